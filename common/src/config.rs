@@ -1,0 +1,279 @@
+//! Configuration: one typed struct per service, read once before any port is bound.
+//!
+//! Layers: the TOML file named by `--config`, then the environment (`HOLDFAST__SECTION__KEY`). Secrets come from the
+//! environment only, as themselves or as `HOLDFAST__SECTION__KEY_FILE`, the path of a file that holds them. Unknown keys
+//! are refused, because a misspelt limit is a limit that isn't there.
+
+use std::{
+    collections::HashMap, env, fmt, fs, net::SocketAddr, path::Path, path::PathBuf, time::Duration,
+};
+
+use config::{Config, Environment, File, FileFormat};
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+/// Why a configuration is refused. The text says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read configuration file {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file named by a `*_FILE` variable can't be read.
+    #[error("cannot read the file named by {variable}")]
+    SecretFile {
+        /// The environment variable.
+        variable: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A key is unknown, missing, or has a bad value.
+    #[error("configuration is not valid")]
+    Invalid(#[source] Box<config::ConfigError>),
+}
+
+const ENVIRONMENT_PREFIX: &str = "HOLDFAST";
+
+/// Reads the layers into `C`.
+pub fn load<C: DeserializeOwned>(file: Option<&Path>) -> Result<C, ConfigError> {
+    let variables = secrets_from_files(env::vars().collect())?;
+    load_from(file, variables)
+}
+
+/// As [`load`], with the environment given, which makes it testable.
+fn load_from<C: DeserializeOwned>(
+    file: Option<&Path>,
+    variables: HashMap<String, String>,
+) -> Result<C, ConfigError> {
+    let mut builder = Config::builder();
+    if let Some(path) = file {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+        builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+    }
+    builder
+        .add_source(
+            Environment::with_prefix(ENVIRONMENT_PREFIX)
+                .prefix_separator("__")
+                .separator("__")
+                .source(Some(variables)),
+        )
+        .build()
+        .and_then(Config::try_deserialize)
+        .map_err(|error| ConfigError::Invalid(Box::new(error)))
+}
+
+/// Replaces each `HOLDFAST__…_FILE` by the content of the file that it names, without the final line break.
+fn secrets_from_files(
+    variables: HashMap<String, String>,
+) -> Result<HashMap<String, String>, ConfigError> {
+    let mut resolved = HashMap::new();
+    for (variable, value) in variables {
+        let setting = variable
+            .strip_suffix("_FILE")
+            .filter(|setting| setting.starts_with(ENVIRONMENT_PREFIX) && setting.contains("__"));
+        if let Some(setting) = setting {
+            let content = fs::read_to_string(&value)
+                .map_err(|source| ConfigError::SecretFile { variable: variable.clone(), source })?;
+            resolved.insert(setting.to_owned(), content.trim_end_matches(['\r', '\n']).to_owned());
+        } else if variable.starts_with("HOLDFAST__") {
+            resolved.entry(variable).or_insert(value);
+        }
+    }
+    Ok(resolved)
+}
+
+/// What every process has: an admin port, logs, a bounded stop.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceConfig {
+    /// Address of the admin port (`/metrics`, `/healthz`, `/readyz`).
+    pub admin_listen: SocketAddr,
+    /// Log filter in the syntax of `tracing-subscriber`. Default `info`.
+    #[serde(default = "default_log")]
+    pub log: String,
+    /// Time for finishing what is in hand after SIGTERM. Default 8 s; a supervisor kills after 10 s.
+    #[serde(default = "default_drain", deserialize_with = "duration")]
+    pub drain: Duration,
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+const fn default_drain() -> Duration {
+    Duration::from_secs(8)
+}
+
+/// Certificate, key and trust roots of this process, as PEM files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// Certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// Private key of the leaf.
+    pub key: PathBuf,
+    /// Certificates of the authorities that peers are checked against.
+    pub trust_bundle: PathBuf,
+}
+
+/// Where a service answers gRPC.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrpcConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+}
+
+/// The service's own PostgreSQL.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// `postgres://user:password@host:port/database`. Secret: environment only.
+    pub url: SecretString,
+    /// Largest number of connections of this process, relay apart. Default 10; a caller waits up to 2 s for one.
+    #[serde(default = "default_connections")]
+    pub connections_max: u32,
+}
+
+const fn default_connections() -> u32 {
+    10
+}
+
+/// The broker.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Comma-separated `host:port` of bootstrap brokers.
+    pub brokers: String,
+    /// Static group membership: a replica that restarts under the same id within the session timeout (10 s) keeps its
+    /// partitions. One id per replica. Default: none, each start is a new member.
+    #[serde(default)]
+    pub instance_id: Option<String>,
+    /// Most events in one transaction. Default 100.
+    #[serde(default = "default_batch")]
+    pub batch_events_max: usize,
+}
+
+const fn default_batch() -> usize {
+    100
+}
+
+/// Reads `500ms`, `2s`, `5m` or `1h`.
+pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+/// A text that is not a duration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurationError(String);
+
+impl fmt::Display for DurationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a duration such as 500ms, 2s, 5m or 1h", self.0)
+    }
+}
+
+impl std::error::Error for DurationError {}
+
+/// As [`duration`], for command lines.
+pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+    let refuse = || DurationError(text.to_owned());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| refuse())?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(refuse()),
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(refuse)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        service: ServiceConfig,
+        database: DatabaseConfig,
+    }
+
+    const FILE: &str = r#"
+        [service]
+        admin_listen = "127.0.0.1:9101"
+        drain = "5s"
+        [database]
+        connections_max = 4
+    "#;
+
+    fn read(file: &str, variables: &[(&str, &str)]) -> Result<Sample, ConfigError> {
+        let mut handle = tempfile::NamedTempFile::new().expect("a temporary file");
+        handle.write_all(file.as_bytes()).expect("written");
+        let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        load_from(Some(handle.path()), secrets_from_files(variables)?)
+    }
+
+    const URL: (&str, &str) = ("HOLDFAST__DATABASE__URL", "postgres://u:secret@h/d");
+
+    /// The environment wins over the file, and units are read.
+    #[test]
+    fn environment_wins_over_file() {
+        let sample = read(FILE, &[URL, ("HOLDFAST__SERVICE__LOG", "debug")]).expect("valid");
+        assert_eq!(sample.service.log, "debug");
+        assert_eq!(sample.service.drain, Duration::from_secs(5));
+        assert_eq!(sample.database.connections_max, 4);
+    }
+
+    /// A misspelt key, a bad value and a missing secret are refused, each by its name.
+    #[test]
+    fn mistakes_are_refused_by_name() {
+        let misspelt = FILE.replace("drain", "drian");
+        for (file, variables, named) in [
+            (misspelt.as_str(), &[URL][..], "drian"),
+            (&FILE.replace("5s", "5 weeks"), &[URL], "5 weeks"),
+            (FILE, &[], "url"),
+            (FILE, &[URL, ("HOLDFAST__SERVICE__COLOUR", "red")], "colour"),
+        ] {
+            let error = read(file, variables).expect_err(named);
+            let text = format!("{error}: {}", std::error::Error::source(&error).expect("has a cause"));
+            assert!(text.contains(named), "{text}");
+        }
+    }
+
+    /// A secret can be in a file of its own, and never shows in a debug print.
+    #[test]
+    fn secrets_come_from_files_and_stay_hidden() {
+        let mut secret = tempfile::NamedTempFile::new().expect("a temporary file");
+        secret.write_all(b"postgres://u:hush@h/d\n").expect("written");
+        let path = secret.path().display().to_string();
+        let sample = read(FILE, &[("HOLDFAST__DATABASE__URL_FILE", &path)]).expect("valid");
+        assert_eq!(sample.database.url.expose_secret(), "postgres://u:hush@h/d");
+        assert!(!format!("{sample:?}").contains("hush"));
+    }
+
+    /// Durations have a unit.
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
+        for bad in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! One batch, one transaction; and how a culprit is found so that poison costs its neighbours nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use futures_util::future::BoxFuture;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+pub use super::{dead_letter::dead_letter_topic, inbox::Counts};
+use super::{
+    Accepted, Answer, Class, Handler, Poison,
+    dead_letter::{self, DeadLetter},
+    inbox::{self, Entry, Place},
+};
+use crate::{
+    database::{Conflicting, Database, DatabaseError},
+    event::{HeaderError, Metadata, payload},
+    record::Record,
+    service::chain,
+};
+
+/// Attempts of a record that fails alone, for a reason in the data that the handler did not classify.
+pub const ATTEMPTS_MAX: i32 = 3;
+
+/// Handles records of one consumer group in one database.
+pub struct Processor<H: Handler> {
+    database: Database,
+    group: &'static str,
+    handler: Arc<H>,
+}
+
+impl<H: Handler> Clone for Processor<H> {
+    fn clone(&self) -> Self {
+        Self { database: self.database.clone(), group: self.group, handler: self.handler.clone() }
+    }
+}
+
+/// What is known against single records, by place: found while the batch runs, used when it runs again.
+type Verdicts = HashMap<(Place, i64), (Poison, i32, OffsetDateTime)>;
+
+/// How a transaction ended that was not committed.
+enum Stopped {
+    Failed(DatabaseError),
+    /// The handler refused records; without them the batch can succeed.
+    Refused(Vec<(Place, i64, Poison)>),
+}
+
+impl From<DatabaseError> for Stopped {
+    fn from(error: DatabaseError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Conflicting for Stopped {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is_conflict())
+    }
+}
+
+/// What became of a record's form.
+enum Form<E> {
+    Good(Accepted<E>),
+    Bad(Poison),
+}
+
+impl<H: Handler> Processor<H> {
+    /// A processor for the group `group`, which is the service's name.
+    #[must_use]
+    pub fn new(database: Database, group: &'static str, handler: H) -> Self {
+        Self { database, group, handler: Arc::new(handler) }
+    }
+
+    /// Handles `records`, in order, each exactly once. An error means *try again*: the infrastructure is away and
+    /// nothing of what is left was done. Everything else ends as applied, duplicate or parked.
+    pub async fn process(&self, records: Arc<[Record]>) -> Result<Counts, DatabaseError> {
+        let mut verdicts = Verdicts::new();
+        let mut total = Counts::default();
+        // Ranges that are still to do, the next one last: a range that fails is replaced by its halves.
+        let mut ranges = vec![0..records.len()];
+        while let Some(range) = ranges.pop() {
+            if range.is_empty() {
+                continue;
+            }
+            match self.transact(&records, range.clone(), &verdicts).await {
+                Ok(counts) => {
+                    total.applied += counts.applied;
+                    total.duplicates += counts.duplicates;
+                    total.parked += counts.parked;
+                }
+                Err(Stopped::Refused(refused)) => {
+                    let now = OffsetDateTime::now_utc();
+                    for (place, offset, poison) in refused {
+                        verdicts.insert((place, offset), (poison, 1, now));
+                    }
+                    ranges.push(range);
+                }
+                Err(Stopped::Failed(error)) if !is_in_the_data(&error) => return Err(error),
+                Err(Stopped::Failed(error)) if range.len() > 1 => {
+                    tracing::info!(
+                        records = range.len(),
+                        error = chain(&error),
+                        "batch failed for a reason in the data, searching for the culprit"
+                    );
+                    let middle = range.start + range.len() / 2;
+                    ranges.push(middle..range.end);
+                    ranges.push(range.start..middle);
+                }
+                Err(Stopped::Failed(error)) => {
+                    let record = &records[range.start];
+                    let key = (place_of(record), record.offset);
+                    let now = OffsetDateTime::now_utc();
+                    let (attempts, since) =
+                        verdicts.get(&key).map_or((1, now), |(_, attempts, since)| (attempts + 1, *since));
+                    // Only the error's own words, never the server's: they may quote the data.
+                    let poison = Poison::new(Class::AttemptsExhausted, error.to_string());
+                    tracing::warn!(
+                        topic = record.topic,
+                        partition = record.partition,
+                        offset = record.offset,
+                        attempt = attempts,
+                        error = chain(&error),
+                        "handling failed for a reason in the data"
+                    );
+                    verdicts.insert(key, (poison, attempts, since));
+                    ranges.push(range);
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    async fn transact(
+        &self,
+        records: &Arc<[Record]>,
+        range: std::ops::Range<usize>,
+        verdicts: &Verdicts,
+    ) -> Result<Counts, Stopped> {
+        let (this, records, verdicts) = (self.clone(), records.clone(), Arc::new(verdicts.clone()));
+        self.database
+            .transaction("consumer.batch", move |connection: &mut PgConnection| {
+                let (this, records, verdicts) = (this.clone(), records.clone(), verdicts.clone());
+                let range = range.clone();
+                let work: BoxFuture<'_, _> =
+                    Box::pin(async move { this.work(connection, &records[range], &verdicts).await });
+                work
+            })
+            .await
+    }
+
+    /// The work of one transaction.
+    async fn work(
+        &self,
+        connection: &mut PgConnection,
+        records: &[Record],
+        verdicts: &Verdicts,
+    ) -> Result<Counts, Stopped> {
+        let mut counts: BTreeMap<Place, Counts> =
+            records.iter().map(|record| (place_of(record), Counts::default())).collect();
+        let before = inbox::lock_positions(connection, self.group, &counts).await?;
+        let news = self.first_seen(connection, records).await?;
+
+        let subjects: Vec<&str> = records.iter().filter_map(Metadata::subject_of).collect();
+        let mut blocked = dead_letter::blockers(connection, self.group, &subjects).await?;
+
+        let mut letters = Vec::new();
+        let mut events = Vec::new();
+        let mut accepted_records = Vec::new();
+        let mut next_offsets = before.clone();
+        for (record, seen) in records.iter().zip(news) {
+            let place = place_of(record);
+            let next = next_offsets.entry(place.clone()).or_default();
+            // Below the position: delivered again after a crash between commit and offset. It was counted then.
+            let counted = record.offset >= *next;
+            *next = (*next).max(record.offset + 1);
+            let (event_id, reused) = match seen {
+                Seen::Before => {
+                    if counted {
+                        counts.entry(place).or_default().duplicates += 1;
+                    }
+                    continue;
+                }
+                Seen::FirstTime { event_id } => (event_id, false),
+                Seen::OtherPayload { event_id } => (event_id, true),
+            };
+            let count = counts.entry(place.clone()).or_default();
+            let subject = Metadata::subject_of(record);
+            let blocker = subject.and_then(|subject| blocked.get(subject)).copied();
+            let verdict = verdicts.get(&(place, record.offset)).filter(|(poison, attempts, _)| {
+                poison.class != Class::AttemptsExhausted || *attempts >= ATTEMPTS_MAX
+            });
+            let form = if reused {
+                Form::Bad(Poison::new(Class::SchemaViolation, "event id was used for another payload"))
+            } else {
+                self.form(record)
+            };
+            let now = OffsetDateTime::now_utc();
+            let (poison, attempts, since, blocked_by) = match (form, blocker, verdict) {
+                (Form::Bad(poison), ..) => (poison, 1, now, None),
+                (Form::Good(_), Some(blocker), _) => {
+                    let poison = Poison::new(Class::BlockedByKey, "an earlier event of the aggregate is parked");
+                    (poison, 0, now, Some(blocker))
+                }
+                (Form::Good(_), None, Some((poison, attempts, since))) => {
+                    (poison.clone(), *attempts, *since, None)
+                }
+                (Form::Good(accepted), None, None) => {
+                    count.applied += i64::from(counted);
+                    events.push(accepted);
+                    accepted_records.push(record);
+                    continue;
+                }
+            };
+            count.parked += i64::from(counted);
+            let id = Uuid::now_v7();
+            if let Some(subject) = subject {
+                blocked.entry(subject.to_owned()).or_insert(id);
+            }
+            letters.push(DeadLetter { id, record, poison, event_id, blocked_by, attempts, first_failed_at: since });
+        }
+
+        if !events.is_empty() {
+            let answers = self.handler.handle(connection, &events).await?;
+            let refused = refused(&accepted_records, answers)?;
+            if !refused.is_empty() {
+                return Err(Stopped::Refused(refused));
+            }
+        }
+        dead_letter::park(connection, self.group, &letters).await?;
+        inbox::advance(connection, self.group, &counts, &next_offsets).await?;
+        for letter in &letters {
+            metrics::counter!("dead_letters_total", "topic" => letter.record.topic.clone(),
+                "class" => letter.poison.class.as_str())
+            .increment(1);
+            tracing::warn!(
+                dlq.id = %letter.id,
+                class = letter.poison.class.as_str(),
+                reason = letter.poison.reason(),
+                topic = letter.record.topic,
+                partition = letter.record.partition,
+                offset = letter.record.offset,
+                "record parked as a dead letter"
+            );
+        }
+        Ok(counts.values().fold(Counts::default(), |sum, count| Counts {
+            applied: sum.applied + count.applied,
+            duplicates: sum.duplicates + count.duplicates,
+            parked: sum.parked + count.parked,
+        }))
+    }
+
+    /// Records the batch in the inbox and says, for each record, whether it is there for the first time.
+    async fn first_seen(
+        &self,
+        connection: &mut PgConnection,
+        records: &[Record],
+    ) -> Result<Vec<Seen>, DatabaseError> {
+        let mut in_batch: HashMap<Uuid, Vec<u8>> = HashMap::new();
+        let entries: Vec<Entry> = records
+            .iter()
+            .map(|record| Entry {
+                event_id: Metadata::inbox_id(record),
+                topic: record.topic.clone(),
+                payload_hash: hash(&payload(record)),
+            })
+            .collect();
+        let mut unique = Vec::new();
+        for entry in &entries {
+            if in_batch.insert(entry.event_id, entry.payload_hash.clone()).is_none() {
+                unique.push(entry.clone());
+            }
+        }
+        let inserted = inbox::insert(connection, self.group, &unique).await?;
+        let old: Vec<Uuid> =
+            in_batch.keys().filter(|event_id| !inserted.contains(event_id)).copied().collect();
+        let mut known = inbox::payload_hashes(connection, self.group, &old).await?;
+
+        let mut derived = Vec::new();
+        let mut seen = Vec::with_capacity(entries.len());
+        for (entry, record) in entries.iter().zip(records) {
+            match known.get(&entry.event_id) {
+                None => {
+                    known.insert(entry.event_id, entry.payload_hash.clone());
+                    seen.push(Seen::FirstTime { event_id: entry.event_id });
+                }
+                Some(hash) if *hash == entry.payload_hash => seen.push(Seen::Before),
+                Some(_) => {
+                    // The id is taken by another payload: this record is recorded under its place instead.
+                    let event_id = Metadata::id_of_place(record);
+                    derived.push(Entry { event_id, ..entry.clone() });
+                    seen.push(Seen::OtherPayload { event_id });
+                }
+            }
+        }
+        let parked_now: HashSet<Uuid> = inbox::insert(connection, self.group, &derived).await?;
+        for seen in &mut seen {
+            if let Seen::OtherPayload { event_id } = *seen
+                && !parked_now.contains(&event_id)
+            {
+                *seen = Seen::Before;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Checks of form: headers, type, version, topic, content.
+    fn form(&self, record: &Record) -> Form<H::Event> {
+        match self.check(record) {
+            Ok(accepted) => Form::Good(accepted),
+            Err(poison) => Form::Bad(poison),
+        }
+    }
+
+    fn check(&self, record: &Record) -> Result<Accepted<H::Event>, Poison> {
+        let metadata = Metadata::read(record).map_err(|error| {
+            let class = match error {
+                HeaderError::UnknownType => Class::UnknownType,
+                _ => Class::SchemaViolation,
+            };
+            Poison::new(class, error.to_string())
+        })?;
+        if metadata.kind != record.topic {
+            return Err(if self.handler.is_event_topic(&metadata.kind) {
+                Poison::new(Class::WrongTopic, "event belongs to another topic")
+            } else {
+                Poison::new(Class::UnknownType, "event type is not known")
+            });
+        }
+        let versions = self.handler.versions(&record.topic);
+        if versions.is_empty() {
+            return Err(Poison::new(Class::UnknownType, "topic is not read by this service"));
+        }
+        if !versions.contains(&metadata.version) {
+            let reason = format!("version {} is not one of {versions:?}", metadata.version);
+            return Err(Poison::new(Class::UnknownVersion, reason));
+        }
+        if payload(record).is_empty() {
+            return Err(Poison::new(Class::Decode, "value is empty"));
+        }
+        let event = self.handler.decode(record, &metadata)?;
+        Ok(Accepted { metadata, event })
+    }
+}
+
+/// Whether a record was handled before.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    FirstTime { event_id: Uuid },
+    Before,
+    OtherPayload { event_id: Uuid },
+}
+
+/// The records that the handler refused: the first of each aggregate, because the later ones were handled on top of
+/// effects that are rolled back now.
+fn refused(records: &[&Record], answers: Vec<Answer>) -> Result<Vec<(Place, i64, Poison)>, DatabaseError> {
+    if answers.len() != records.len() {
+        return Err(DatabaseError::Corrupt("the handler did not answer for each event".into()));
+    }
+    let mut subjects = HashSet::new();
+    let mut refused = Vec::new();
+    for (record, answer) in records.iter().zip(answers) {
+        if let Answer::DeadLetter(poison) = answer
+            && subjects.insert(Metadata::subject_of(record))
+        {
+            refused.push((place_of(record), record.offset, poison));
+        }
+    }
+    Ok(refused)
+}
+
+fn place_of(record: &Record) -> Place {
+    (record.topic.clone(), record.partition)
+}
+
+fn hash(payload: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, payload).as_ref().to_vec()
+}
+
+/// Whether the error is the data's fault; else it is the infrastructure's, and waiting helps.
+fn is_in_the_data(error: &DatabaseError) -> bool {
+    match error {
+        DatabaseError::Data(_) | DatabaseError::Defect(_) | DatabaseError::Corrupt(_) => true,
+        DatabaseError::Unavailable(_) | DatabaseError::Conflict(_) | DatabaseError::CommitUnknown(_) => false,
+    }
+}

@@ -1,0 +1,129 @@
+//! Parking: the row that lets an operator repair and redrive, and the copy for the dead-letter topic, both in the
+//! transaction that records the event in the inbox.
+
+use std::collections::HashMap;
+
+use sqlx::{PgConnection, Row as _};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use super::Poison;
+use crate::{
+    database::DatabaseError,
+    event::Metadata,
+    outbox::OutboxRecord,
+    record::{Header, Record, encode_headers},
+};
+
+/// A record on its way to the dead letters.
+#[derive(Debug)]
+pub(super) struct DeadLetter<'a> {
+    pub(super) id: Uuid,
+    pub(super) record: &'a Record,
+    pub(super) poison: Poison,
+    pub(super) event_id: Uuid,
+    pub(super) blocked_by: Option<Uuid>,
+    pub(super) attempts: i32,
+    pub(super) first_failed_at: OffsetDateTime,
+}
+
+/// `<topic>.<group>.dlq`.
+#[must_use]
+pub fn dead_letter_topic(topic: &str, group: &str) -> String {
+    format!("{topic}.{group}.dlq")
+}
+
+impl DeadLetter<'_> {
+    /// The copy for the dead-letter topic: key, value and original headers unchanged, ours behind them.
+    fn copy(&self, group: &str) -> OutboxRecord {
+        let record = self.record;
+        let mut headers = record.headers.clone();
+        let mut add = |name: &str, value: String| headers.push(Header::new(name, value));
+        add("dlq-id", self.id.to_string());
+        add("dlq-class", self.poison.class.as_str().to_owned());
+        add("dlq-reason", self.poison.reason().to_owned());
+        // A group is named after its service.
+        add("dlq-service", group.to_owned());
+        add("dlq-group", group.to_owned());
+        add("dlq-original-topic", record.topic.clone());
+        add("dlq-original-partition", record.partition.to_string());
+        add("dlq-original-offset", record.offset.to_string());
+        if let Some(timestamp_ms) = record.timestamp_ms {
+            add("dlq-original-timestamp", timestamp_ms.to_string());
+        }
+        // Our own clock, so RFC 3339 can express it.
+        add("dlq-first-failed-at", self.first_failed_at.format(&Rfc3339).unwrap_or_default());
+        add("dlq-attempts", self.attempts.to_string());
+        add("dlq-redrive-count", "0".to_owned());
+        if let Some(blocked_by) = self.blocked_by {
+            add("dlq-blocked-by", blocked_by.to_string());
+        }
+        OutboxRecord {
+            topic: dead_letter_topic(&record.topic, group),
+            key: record.key.as_ref().map(|key| key.to_vec()),
+            value: record.value.as_ref().map(|value| value.to_vec()),
+            headers,
+        }
+    }
+}
+
+/// The oldest parked letter of each of these aggregates.
+pub(super) async fn blockers(
+    connection: &mut PgConnection,
+    group: &str,
+    subjects: &[&str],
+) -> Result<HashMap<String, Uuid>, DatabaseError> {
+    if subjects.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(
+        "-- dead_letter.blockers
+        select distinct on (subject) subject, id
+        from dead_letters
+        where group_name = $1 and subject = any($2) and state = 'parked'
+        order by subject, id",
+    )
+    .bind(group)
+    .bind(subjects)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| Ok((row.try_get("subject")?, row.try_get("id")?))).collect()
+}
+
+/// Writes the letters and their copies.
+pub(super) async fn park(
+    connection: &mut PgConnection,
+    group: &str,
+    letters: &[DeadLetter<'_>],
+) -> Result<(), DatabaseError> {
+    for letter in letters {
+        let record = letter.record;
+        sqlx::query(
+            "-- dead_letter.park
+            insert into dead_letters (
+                id, group_name, class, reason, topic, partition, record_offset, record_timestamp_ms,
+                key, value, headers, event_id, subject, blocked_by, attempts, first_failed_at
+            ) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+        )
+        .bind(letter.id)
+        .bind(group)
+        .bind(letter.poison.class.as_str())
+        .bind(letter.poison.reason())
+        .bind(&record.topic)
+        .bind(record.partition)
+        .bind(record.offset)
+        .bind(record.timestamp_ms)
+        .bind(record.key.as_deref())
+        .bind(record.value.as_deref())
+        .bind(encode_headers(&record.headers))
+        .bind(letter.event_id)
+        .bind(Metadata::subject_of(record))
+        .bind(letter.blocked_by)
+        .bind(letter.attempts)
+        .bind(letter.first_failed_at)
+        .execute(&mut *connection)
+        .await?;
+    }
+    let copies = letters.iter().map(|letter| letter.copy(group)).collect();
+    crate::outbox::append(connection, copies).await
+}

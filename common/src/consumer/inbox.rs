@@ -1,0 +1,152 @@
+//! SQL of the inbox and of the account of each partition.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::database::DatabaseError;
+
+/// Topic and partition.
+pub(super) type Place = (String, i32);
+
+/// What was done with the records of one partition in one transaction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Effects were had now.
+    pub applied: i64,
+    /// Effects were had before.
+    pub duplicates: i64,
+    /// Went to the dead letters.
+    pub parked: i64,
+}
+
+/// Locks the positions of `places` and answers with the next offset of each. The lock makes two members that both
+/// believe to own a partition take turns.
+pub(super) async fn lock_positions(
+    connection: &mut PgConnection,
+    group: &str,
+    places: &BTreeMap<Place, Counts>,
+) -> Result<HashMap<Place, i64>, DatabaseError> {
+    // A BTreeMap: everybody locks in the same order.
+    let (topics, partitions): (Vec<_>, Vec<_>) = places.keys().cloned().unzip();
+    let rows = sqlx::query(
+        "-- inbox.lock_positions
+        insert into consumer_positions as p (group_name, topic, partition)
+        select $1, topic, partition
+        from unnest($2::text[], $3::int[]) with ordinality as r (topic, partition, position)
+        order by position
+        on conflict (group_name, topic, partition) do update set next_offset = p.next_offset
+        returning topic, partition, next_offset",
+    )
+    .bind(group)
+    .bind(topics)
+    .bind(partitions)
+    .fetch_all(connection)
+    .await?;
+    let mut next_offsets = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let place = (row.try_get("topic")?, row.try_get("partition")?);
+        next_offsets.insert(place, row.try_get("next_offset")?);
+    }
+    Ok(next_offsets)
+}
+
+/// One inbox row.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) event_id: Uuid,
+    pub(super) topic: String,
+    pub(super) payload_hash: Vec<u8>,
+}
+
+/// Writes those entries that aren't there, and answers with them. A conflict is a duplicate, not an error (pitfalls
+/// P26).
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    group: &str,
+    entries: &[Entry],
+) -> Result<HashSet<Uuid>, DatabaseError> {
+    if entries.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<Uuid> = entries.iter().map(|entry| entry.event_id).collect();
+    let topics: Vec<&str> = entries.iter().map(|entry| entry.topic.as_str()).collect();
+    let hashes: Vec<&[u8]> = entries.iter().map(|entry| entry.payload_hash.as_slice()).collect();
+    let rows = sqlx::query(
+        "-- inbox.insert
+        insert into inbox (group_name, event_id, topic, payload_hash)
+        select $1, event_id, topic, payload_hash
+        from unnest($2::uuid[], $3::text[], $4::bytea[]) as r (event_id, topic, payload_hash)
+        order by event_id
+        on conflict (group_name, event_id) do nothing
+        returning event_id",
+    )
+    .bind(group)
+    .bind(ids)
+    .bind(topics)
+    .bind(hashes)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| Ok(row.try_get("event_id")?)).collect()
+}
+
+/// The payload hashes of events that are in the inbox.
+pub(super) async fn payload_hashes(
+    connection: &mut PgConnection,
+    group: &str,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Vec<u8>>, DatabaseError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(
+        "-- inbox.payload_hashes
+        select event_id, payload_hash from inbox where group_name = $1 and event_id = any($2)",
+    )
+    .bind(group)
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| Ok((row.try_get("event_id")?, row.try_get("payload_hash")?))).collect()
+}
+
+/// Adds what was done to the account, and moves the positions on.
+pub(super) async fn advance(
+    connection: &mut PgConnection,
+    group: &str,
+    counts: &BTreeMap<Place, Counts>,
+    next_offsets: &HashMap<Place, i64>,
+) -> Result<(), DatabaseError> {
+    let (mut topics, mut partitions, mut nexts) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut applied, mut duplicates, mut parked) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, count) in counts {
+        topics.push(place.0.as_str());
+        partitions.push(place.1);
+        nexts.push(next_offsets.get(place).copied().unwrap_or_default());
+        applied.push(count.applied);
+        duplicates.push(count.duplicates);
+        parked.push(count.parked);
+    }
+    sqlx::query(
+        "-- inbox.advance
+        update consumer_positions as p
+        set next_offset = greatest(p.next_offset, r.next_offset),
+            applied = p.applied + r.applied,
+            duplicates = p.duplicates + r.duplicates,
+            parked = p.parked + r.parked
+        from unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+            as r (topic, partition, next_offset, applied, duplicates, parked)
+        where p.group_name = $1 and p.topic = r.topic and p.partition = r.partition",
+    )
+    .bind(group)
+    .bind(topics)
+    .bind(partitions)
+    .bind(nexts)
+    .bind(applied)
+    .bind(duplicates)
+    .bind(parked)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! Events on the wire: CloudEvents 1.0 in the Kafka protocol binding, binary content mode.
+//!
+//! [`NewEvent`] is what a service writes to its outbox, [`Metadata`] is what a consumer reads from a record's headers.
+
+use bytes::Bytes;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use crate::record::{Header, Record};
+
+/// The namespace of all event types: `holdfast.<topic>.v<version>`.
+const TYPE_PREFIX: &str = "holdfast";
+/// The only content type.
+const CONTENT_TYPE: &str = "application/protobuf";
+
+/// An event that was not written yet.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Identifies the event for ever; the inbox key of its consumers.
+    pub id: Uuid,
+    /// Where it goes.
+    pub topic: &'static str,
+    /// Of its schema.
+    pub version: u32,
+    /// Kafka key: events with one key keep their order.
+    pub key: String,
+    /// The aggregate.
+    pub subject: String,
+    /// When it happened.
+    pub time: OffsetDateTime,
+    /// W3C trace context of the cause, where there is one.
+    pub traceparent: Option<String>,
+    /// The encoded message.
+    pub payload: Vec<u8>,
+}
+
+impl NewEvent {
+    /// The headers of the record, `source` being the service that writes it.
+    #[must_use]
+    pub fn headers(&self, source: &str) -> Vec<Header> {
+        // RFC 3339 can express every time that is between the years 0 and 9999, so ours.
+        let time = self.time.format(&Rfc3339).unwrap_or_default();
+        let mut headers = vec![
+            Header::new("ce_specversion", "1.0"),
+            Header::new("ce_id", self.id.to_string()),
+            Header::new("ce_source", format!("/holdfast/{source}")),
+            Header::new("ce_type", format!("{TYPE_PREFIX}.{}.v{}", self.topic, self.version)),
+            Header::new("ce_subject", self.subject.clone()),
+            Header::new("ce_time", time),
+            Header::new("content-type", CONTENT_TYPE),
+        ];
+        if let Some(traceparent) = &self.traceparent {
+            headers.push(Header::new("traceparent", traceparent.clone()));
+        }
+        headers
+    }
+}
+
+/// What the headers of an event say, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// `ce_id`.
+    pub id: Uuid,
+    /// `ce_type` without prefix and version: the topic that the writer meant.
+    pub kind: String,
+    /// The version of `ce_type`.
+    pub version: u32,
+    /// `ce_subject`: the aggregate.
+    pub subject: String,
+    /// `ce_time`.
+    pub time: OffsetDateTime,
+    /// `traceparent`, where there is one.
+    pub traceparent: Option<String>,
+}
+
+/// Why headers are not those of an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// A required header is not there.
+    #[error("header {0} is missing")]
+    Missing(&'static str),
+    /// A header that must be unique is there twice.
+    #[error("header {0} is there more than once")]
+    Repeated(&'static str),
+    /// A header's value can't be read.
+    #[error("header {0} has a bad value")]
+    Value(&'static str),
+    /// Header names that aren't UTF-8.
+    #[error("header names are not readable")]
+    Unreadable,
+    /// `ce_type` is not one of ours.
+    #[error("event type is not known")]
+    UnknownType,
+}
+
+impl Metadata {
+    /// Reads the headers of a record.
+    pub fn read(record: &Record) -> Result<Self, HeaderError> {
+        if record.headers_unreadable {
+            return Err(HeaderError::Unreadable);
+        }
+        let headers = record.headers.as_slice();
+        if required(headers, "ce_specversion")? != "1.0" {
+            return Err(HeaderError::Value("ce_specversion"));
+        }
+        let id = Uuid::try_parse(required(headers, "ce_id")?).map_err(|_| HeaderError::Value("ce_id"))?;
+        if id.is_nil() {
+            return Err(HeaderError::Value("ce_id"));
+        }
+        if required(headers, "ce_source")?.is_empty() {
+            return Err(HeaderError::Value("ce_source"));
+        }
+        let subject = required(headers, "ce_subject")?;
+        if subject.is_empty() || subject.len() > 255 || subject.contains('\0') {
+            return Err(HeaderError::Value("ce_subject"));
+        }
+        let time = OffsetDateTime::parse(required(headers, "ce_time")?, &Rfc3339)
+            .map_err(|_| HeaderError::Value("ce_time"))?;
+        if required(headers, "content-type")? != CONTENT_TYPE {
+            return Err(HeaderError::Value("content-type"));
+        }
+        let (kind, version) =
+            parse_type(required(headers, "ce_type")?).ok_or(HeaderError::UnknownType)?;
+        let traceparent = optional(headers, "traceparent")?.map(str::to_owned);
+        Ok(Self {
+            id,
+            kind: kind.to_owned(),
+            version,
+            subject: subject.to_owned(),
+            time,
+            traceparent,
+        })
+    }
+
+    /// The aggregate that a record names, also when its other headers are broken.
+    #[must_use]
+    pub fn subject_of(record: &Record) -> Option<&str> {
+        optional(&record.headers, "ce_subject").ok().flatten().filter(|subject| !subject.contains('\0'))
+    }
+
+    /// The inbox key of a record: its `ce_id`, or an id derived from where it is if that can't be read.
+    #[must_use]
+    pub fn inbox_id(record: &Record) -> Uuid {
+        optional(&record.headers, "ce_id")
+            .ok()
+            .flatten()
+            .and_then(|text| Uuid::try_parse(text).ok())
+            .filter(|id| !id.is_nil())
+            .unwrap_or_else(|| Self::id_of_place(record))
+    }
+
+    /// An id that belongs to topic, partition and offset.
+    #[must_use]
+    pub fn id_of_place(record: &Record) -> Uuid {
+        let place = format!("kafka:{}:{}:{}", record.topic, record.partition, record.offset);
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes())
+    }
+}
+
+/// `holdfast.order.created.v1` -> (`order.created`, 1).
+fn parse_type(text: &str) -> Option<(&str, u32)> {
+    let (kind, version) =
+        text.strip_prefix(TYPE_PREFIX)?.strip_prefix('.')?.rsplit_once(".v")?;
+    let plain = !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit());
+    if kind.is_empty() || !plain {
+        return None;
+    }
+    Some((kind, version.parse().ok()?))
+}
+
+fn optional<'a>(headers: &'a [Header], name: &'static str) -> Result<Option<&'a str>, HeaderError> {
+    let mut found = headers.iter().filter(|header| header.name == name);
+    let Some(first) = found.next() else { return Ok(None) };
+    if found.next().is_some() {
+        return Err(HeaderError::Repeated(name));
+    }
+    let value = first.value.as_deref().ok_or(HeaderError::Value(name))?;
+    std::str::from_utf8(value).map(Some).map_err(|_| HeaderError::Value(name))
+}
+
+fn required<'a>(headers: &'a [Header], name: &'static str) -> Result<&'a str, HeaderError> {
+    optional(headers, name)?.ok_or(HeaderError::Missing(name))
+}
+
+/// The value of a record, or empty for a tombstone.
+#[must_use]
+pub fn payload(record: &Record) -> Bytes {
+    record.value.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event() -> NewEvent {
+        NewEvent {
+            id: Uuid::now_v7(),
+            topic: "order.created",
+            version: 1,
+            key: "user-1".to_owned(),
+            subject: "an-order".to_owned(),
+            time: OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("in range"),
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            payload: vec![1, 2, 3],
+        }
+    }
+
+    fn record(headers: Vec<Header>) -> Record {
+        Record {
+            topic: "order.created".to_owned(),
+            partition: 3,
+            offset: 42,
+            timestamp_ms: None,
+            key: None,
+            value: None,
+            headers,
+            headers_unreadable: false,
+        }
+    }
+
+    /// What is written is what is read.
+    #[test]
+    fn headers_round_trip() {
+        let event = event();
+        let metadata = Metadata::read(&record(event.headers("order"))).expect("valid");
+        assert_eq!(metadata.id, event.id);
+        assert_eq!(metadata.kind, event.topic);
+        assert_eq!(metadata.version, 1);
+        assert_eq!(metadata.subject, event.subject);
+        assert_eq!(metadata.time, event.time);
+        assert_eq!(metadata.traceparent, event.traceparent);
+    }
+
+    /// Each required header that is missing, repeated or not UTF-8 is named.
+    #[test]
+    fn broken_headers_are_named() {
+        let good = event().headers("order");
+        for index in 0..7 {
+            let mut missing = good.clone();
+            let name = missing.remove(index).name;
+            let mut repeated = good.clone();
+            repeated.push(good[index].clone());
+            let mut broken = good.clone();
+            broken[index].value = Some(Bytes::from_static(&[0xff, 0xfe]));
+            let mut absent = good.clone();
+            absent[index].value = None;
+            for (headers, expected) in
+                [(missing, "missing"), (repeated, "more than once"), (broken, "bad value"), (absent, "bad value")]
+            {
+                let error = Metadata::read(&record(headers)).expect_err(expected).to_string();
+                assert!(error.contains(&name) && error.contains(expected), "{error}");
+            }
+        }
+    }
+
+    /// A record without a usable id gets one that belongs to its place, the same each time.
+    #[test]
+    fn a_record_without_id_gets_one_of_its_place() {
+        let nameless = record(Vec::new());
+        let mut next = nameless.clone();
+        next.offset += 1;
+        assert_eq!(Metadata::inbox_id(&nameless), Metadata::inbox_id(&nameless));
+        assert_ne!(Metadata::inbox_id(&nameless), Metadata::inbox_id(&next));
+    }
+
+    /// Types have a kind and a version.
+    #[test]
+    fn types_have_a_kind_and_a_version() {
+        assert_eq!(parse_type("holdfast.order.created.v1"), Some(("order.created", 1)));
+        assert_eq!(parse_type("holdfast.order.created.v0"), Some(("order.created", 0)));
+        for bad in ["", "holdfast", "holdfast..v1", "holdfast.x", "holdfast.x.v", "holdfast.x.v+1", "y.x.v1"] {
+            assert_eq!(parse_type(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        /// Headers of any shape get an answer, never a panic.
+        #[test]
+        fn any_headers_get_an_answer(
+            headers in prop::collection::vec(("(ce_[a-z]{0,12}|.{0,6})", prop::option::of(prop::collection::vec(any::<u8>(), 0..20))), 0..10)
+        ) {
+            let headers = headers.into_iter().map(|(name, value)| Header { name, value: value.map(Bytes::from) }).collect();
+            let record = record(headers);
+            let _ = Metadata::read(&record);
+            let _ = Metadata::inbox_id(&record);
+        }
+    }
+}

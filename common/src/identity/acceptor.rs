@@ -1,0 +1,143 @@
+//! Accepts connections, shakes hands, and yields only those whose peer proved an identity.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use super::{Identity, Peer};
+use crate::service::chain;
+
+/// A peer that takes longer is dropped, so that slow or silent connections can't pile up.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Handshakes at a time; the next ones wait in the kernel's backlog.
+const HANDSHAKES_MAX: usize = 256;
+/// Connections that shook hands and wait for the server to take them; when full, handshakes wait.
+const ACCEPTED_MAX: usize = 64;
+
+/// A connection that knows its peer.
+#[derive(Debug)]
+pub struct PeerStream {
+    io: TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+/// Accepts on `listener` until `stop`.
+pub fn accept(
+    listener: TcpListener,
+    identity: Identity,
+    stop: CancellationToken,
+) -> ReceiverStream<io::Result<PeerStream>> {
+    let (accepted, stream) = mpsc::channel(ACCEPTED_MAX);
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    tokio::spawn(async move {
+        loop {
+            // The semaphore is never closed.
+            let Ok(slot) = handshakes.clone().acquire_owned().await else { return };
+            let tcp = tokio::select! {
+                () = stop.cancelled() => return,
+                () = accepted.closed() => return,
+                tcp = listener.accept() => tcp,
+            };
+            let tcp = match tcp {
+                Ok((tcp, _)) => tcp,
+                Err(error) => {
+                    // Mostly: no file descriptors left. They come back when connections close.
+                    tracing::warn!(error = chain(&error), "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            // A task of its own for each handshake: one slow peer must not hold up the others.
+            let (accepted, identity) = (accepted.clone(), identity.clone());
+            tokio::spawn(async move {
+                match shake_hands(tcp, &identity).await {
+                    Ok(stream) => {
+                        // Fails only when the server is gone, and the connection with it.
+                        let _ = accepted.send(Ok(stream)).await;
+                    }
+                    Err(error) => {
+                        metrics::counter!("tls_handshake_failures_total").increment(1);
+                        tracing::info!(error = chain(&error), "connection refused in the handshake");
+                    }
+                }
+                drop(slot);
+            });
+        }
+    });
+    ReceiverStream::new(stream)
+}
+
+async fn shake_hands(tcp: TcpStream, identity: &Identity) -> io::Result<PeerStream> {
+    // Small messages both ways; waiting to fill a segment would add a delayed acknowledgement to each call.
+    tcp.set_nodelay(true)?;
+    let acceptor = TlsAcceptor::from(identity.server_config());
+    let io = tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(tcp)).await??;
+    let (_, session) = io.get_ref();
+    if session.alpn_protocol() != Some(b"h2") {
+        return Err(io::Error::other("peer does not speak HTTP/2"));
+    }
+    let certificate = session
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .ok_or_else(|| io::Error::other("peer sent no certificate"))?;
+    let peer = Peer::from_certificate(certificate).map_err(io::Error::other)?;
+    Ok(PeerStream { io, peer })
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

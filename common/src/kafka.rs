@@ -1,0 +1,126 @@
+//! Settings of librdkafka that matter, each with its reason, and whether the broker answers.
+
+use std::time::Duration;
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    error::KafkaError,
+    producer::{FutureProducer, Producer as _},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::KafkaConfig, health::Component};
+
+/// Largest record that we publish: a dead-letter copy is a record at the broker's default limit (1 MiB) plus headers.
+const RECORD_BYTES_MAX: &str = "2097152";
+/// A member that falls silent is replaced after this time.
+pub const SESSION_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often readiness is checked.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+const PROBE_TIME_MAX: Duration = Duration::from_millis(1500);
+
+/// Turns librdkafka's log into ours: it speaks of brokers that come and go, which `/readyz` and metrics tell better.
+#[derive(Debug, Clone, Copy)]
+pub struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::error!(facility, message, "librdkafka");
+            }
+            _ => tracing::debug!(facility, message, "librdkafka"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(error = %error, reason, "librdkafka");
+    }
+}
+
+fn base(config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.brokers)
+        // Come back quickly after a broker's restart.
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.keepalive.enable", "true")
+        // A request and its answer are small; waiting for more to send only adds latency.
+        .set("socket.nagle.disable", "true");
+    client
+}
+
+/// The settings of a consumer in `group`.
+#[must_use]
+pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
+    let mut client = base(config);
+    client
+        .set("group.id", group)
+        // Offsets are stored by us after the transaction, and what is stored is committed in the background
+        // (pitfalls P19). What isn't committed in a crash is delivered again, and the inbox knows it.
+        .set("enable.auto.offset.store", "false")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        // A new group reads everything. An offset that the broker lost must stop us, not skip records: "earliest"
+        // reads again from the oldest record, which the inbox makes harmless.
+        .set("auto.offset.reset", "earliest")
+        // Eager assignment: cooperative-sticky has open defects with stored offsets (pitfalls P20).
+        .set("partition.assignment.strategy", "range")
+        .set("session.timeout.ms", SESSION_TIME_MAX.as_millis().to_string())
+        .set("heartbeat.interval.ms", "1000")
+        // The work of one batch is bounded far below this.
+        .set("max.poll.interval.ms", "300000")
+        .set("enable.partition.eof", "false")
+        // Answer a fetch as soon as there is a record.
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", "500")
+        // Bounds the memory of the prefetch queue (KiB).
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.message.max.bytes", RECORD_BYTES_MAX)
+        // After an empty or failed fetch, ask again soon.
+        .set("fetch.error.backoff.ms", "50")
+        .set("allow.auto.create.topics", "false");
+    if let Some(instance) = &config.instance_id {
+        client.set("group.instance.id", format!("{group}-{instance}"));
+    }
+    client
+}
+
+/// A producer that acknowledges only what all in-sync replicas have.
+pub fn producer(config: &KafkaConfig) -> Result<FutureProducer<QuietContext>, KafkaError> {
+    base(config)
+        .set("acks", "all")
+        // No duplicates and no reordering by retries inside the producer.
+        .set("enable.idempotence", "true")
+        // The relay sends what it has at once; what arrives meanwhile is the next batch.
+        .set("linger.ms", "0")
+        // For ever: a record waits for its broker. Giving up would only mean to send it again, out of order
+        // (pitfalls P18). The relay's stop ends the wait.
+        .set("message.timeout.ms", "0")
+        .set("retry.backoff.ms", "50")
+        .set("message.max.bytes", RECORD_BYTES_MAX)
+        .set("queue.buffering.max.messages", "10000")
+        .set("compression.type", "none")
+        .create_with_context(QuietContext)
+}
+
+/// Keeps `component` in step with whether the broker answers, until `stop`.
+pub async fn follow(producer: FutureProducer<QuietContext>, component: Component, stop: CancellationToken) {
+    loop {
+        let client = producer.clone();
+        let probe = tokio::task::spawn_blocking(move || {
+            client.client().fetch_metadata(None, PROBE_TIME_MAX).map(drop)
+        });
+        match probe.await {
+            Ok(Ok(())) => component.ready(),
+            Ok(Err(error)) => component.waiting(error.to_string()),
+            Err(_) => return,
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PROBE_EVERY) => {}
+        }
+    }
+}

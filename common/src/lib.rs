@@ -1,0 +1,27 @@
+//! The resilience library: everything that the four services have in common, and no business word in it.
+//!
+//! One module per concern. A service is configuration in ([`config`]), [`service::run_service`] out; between the two it
+//! takes what it needs from here:
+//!
+//! - calls: [`identity`] (who is at the other end), [`grpc`] (the server column), [`client`] (the client column);
+//! - state: [`database`] (transactions that a caller can't break), [`outbox`] (write an event with the change that it
+//!   tells), [`consumer`] (handle an event once: inbox, batches, dead letters);
+//! - [`participant`] puts these together for a service with a database and events;
+//! - operation: [`health`], [`admin`], [`telemetry`], [`service`].
+
+pub mod admin;
+pub mod backoff;
+pub mod client;
+pub mod config;
+pub mod consumer;
+pub mod database;
+pub mod event;
+pub mod grpc;
+pub mod health;
+pub mod identity;
+pub mod kafka;
+pub mod outbox;
+pub mod participant;
+pub mod record;
+pub mod service;
+pub mod telemetry;

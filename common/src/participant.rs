@@ -1,0 +1,91 @@
+//! A participant of the saga: a service with a database of its own that answers gRPC, reads events and writes events.
+//! Order, payment and delivery are put together here in one way, so that start, readiness and drain are the same.
+
+use sqlx::migrate::Migrator;
+use tonic::service::Routes;
+
+use crate::{
+    config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
+    consumer::{
+        Handler,
+        batch::Processor,
+        runtime::Runtime,
+    },
+    database::Database,
+    grpc::{self, Permissions},
+    identity::Identity,
+    kafka,
+    outbox::relay::Relay,
+    service::{BoxError, Context, bind},
+};
+
+/// What a participant is made of.
+#[derive(Debug)]
+pub struct Participant<'a> {
+    /// Where it answers.
+    pub grpc: &'a GrpcConfig,
+    /// Who it is.
+    pub identity: &'a IdentityConfig,
+    /// Its state.
+    pub database: &'a DatabaseConfig,
+    /// Its events.
+    pub kafka: &'a KafkaConfig,
+    /// Its own tables.
+    pub migrations: &'static Migrator,
+    /// The topics it reads; its consumer group is named after the service.
+    pub topics: &'a [&'a str],
+    /// Who may call it.
+    pub permissions: Permissions,
+}
+
+impl Participant<'_> {
+    /// Binds the port and starts the parts; none of them needs the database or the broker to be there yet.
+    pub async fn start<H: Handler>(
+        self,
+        context: &mut Context,
+        database: &Database,
+        handler: H,
+        routes: Routes,
+    ) -> Result<(), BoxError> {
+        let identity = Identity::load(self.identity.clone())?;
+        let listener = bind(self.grpc.listen).await?;
+        let (health, stop) = (context.health.clone(), context.stop.clone());
+
+        let task = database.clone().follow(self.migrations, health.component("database"), stop.clone());
+        context.spawn("database", finished(task));
+
+        let producer = kafka::producer(self.kafka)?;
+        let task = kafka::follow(producer.clone(), health.component("kafka"), stop.clone());
+        context.spawn("kafka", finished(task));
+
+        let relay = Relay::new(database.clone(), producer, health.component("outbox"));
+        context.spawn("relay", finished(relay.run(stop.clone())));
+
+        let group = context.name;
+        let consumer = Runtime::new(
+            self.kafka,
+            group,
+            self.topics,
+            Processor::new(database.clone(), group, handler),
+            &health,
+        )?;
+        let (migrated, stopped) = (database.clone(), stop.clone());
+        context.spawn("consumer", async move {
+            tokio::select! {
+                () = stopped.cancelled() => return Ok(()),
+                () = migrated.migrated() => {}
+            }
+            consumer.run(stopped).await
+        });
+
+        context.spawn("identity", finished(identity.clone().follow(stop.clone())));
+        context.spawn("grpc", grpc::serve(listener, identity, self.permissions, routes, health, stop));
+        Ok(())
+    }
+}
+
+/// For a task that ends only when asked to.
+pub async fn finished(task: impl Future<Output = ()>) -> Result<(), BoxError> {
+    task.await;
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! One way to run for every process: configuration, telemetry, health, work, drain, exit code.
+//!
+//! Exit codes: 0 stopped when asked, 1 failed (a supervisor restarts it), 2 wrong command line or configuration (a
+//! restart won't help).
+
+use std::{
+    env,
+    error::Error as StdError,
+    fmt::{Debug, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use serde::de::DeserializeOwned;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{admin, config, config::ServiceConfig, health::Health, telemetry};
+
+/// An error that stops a process. The text is for the operator.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What the runner needs of a service's configuration.
+pub trait Configuration: DeserializeOwned + Debug {
+    /// The common section.
+    fn service(&self) -> &ServiceConfig;
+}
+
+/// What a service builds itself from. Long-lived work is given to [`Context::spawn`].
+#[derive(Debug)]
+pub struct Context {
+    /// The name of the service.
+    pub name: &'static str,
+    /// Its health, shown on the admin port.
+    pub health: Health,
+    /// Cancelled when the process is asked to stop: accept nothing new, finish what is in hand, return.
+    pub stop: CancellationToken,
+    tasks: JoinSet<(&'static str, Result<(), BoxError>)>,
+}
+
+impl Context {
+    /// Runs `task` until the process stops. It returns after [`Context::stop`] is cancelled; if it ends before, or
+    /// panics, the process fails, because a process that lost a part must not look alive.
+    pub fn spawn<F>(&mut self, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.tasks.spawn(async move { (name, task.await) });
+    }
+}
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+
+/// Runs a service to its end. `start` binds its ports, hands its work to the context and returns.
+pub fn run_service<C, F>(name: &'static str, start: F) -> ExitCode
+where
+    C: Configuration,
+    F: AsyncFnOnce(&mut Context, C) -> Result<(), BoxError>,
+{
+    let config: C = match command_line(name) {
+        Ok(Command::Run(file)) => match config::load(file.as_deref()) {
+            Ok(config) => config,
+            Err(error) => return complain(name, &error, EXIT_USAGE),
+        },
+        Ok(Command::Help) => {
+            say(&usage(name));
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return complain(name, error.as_ref(), EXIT_USAGE),
+    };
+    let metrics = match telemetry::install(&config.service().log) {
+        Ok(metrics) => metrics,
+        Err(error) => return complain(name, &error, EXIT_USAGE),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(name, &error, EXIT_FAILED),
+    };
+    let drain = config.service().drain;
+    let outcome = runtime.block_on(async move {
+        let mut context = Context {
+            name,
+            health: Health::default(),
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        tracing::info!(service = name, config = ?config, version = env!("CARGO_PKG_VERSION"), "starting");
+        let admin_listener = bind(config.service().admin_listen).await?;
+        context.spawn("admin", {
+            // The admin port stays up while the rest drains, so it has a token of its own: the runtime's end.
+            let (health, metrics) = (context.health.clone(), metrics.clone());
+            async move {
+                admin::serve(admin_listener, health, metrics, CancellationToken::new()).await.map_err(Into::into)
+            }
+        });
+        tokio::spawn(telemetry::upkeep(metrics));
+        start(&mut context, config).await?;
+        supervise(context, drain).await
+    });
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(service = name, error = chain(error.as_ref()), "stopped by a failure");
+            complain(name, error.as_ref(), EXIT_FAILED)
+        }
+    }
+}
+
+/// Waits for a signal or the end of a task, then drains within `drain`.
+async fn supervise(mut context: Context, drain: Duration) -> Result<(), BoxError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = context.tasks.join_next() => Err(describe_end(ended)),
+    };
+    tracing::info!(service = context.name, "draining");
+    let draining = context.health.component("process");
+    draining.waiting("draining");
+    context.stop.cancel();
+    let finish = async {
+        // The admin task never ends by itself; it is the last one left.
+        while context.tasks.len() > 1 {
+            if let Some(Ok((task, Err(error)))) = context.tasks.join_next().await {
+                tracing::warn!(task, error = chain(error.as_ref()), "task failed while draining");
+            }
+        }
+    };
+    if tokio::time::timeout(drain, finish).await.is_err() {
+        tracing::warn!(service = context.name, left = context.tasks.len() - 1, "drain time is over");
+    }
+    tracing::info!(service = context.name, "stopped");
+    outcome
+}
+
+fn describe_end(
+    ended: Result<(&'static str, Result<(), BoxError>), tokio::task::JoinError>,
+) -> BoxError {
+    match ended {
+        Ok((task, Ok(()))) => format!("task {task} ended although nobody asked it to").into(),
+        Ok((task, Err(error))) => format!("task {task} failed: {}", chain(error.as_ref())).into(),
+        Err(panic) => format!("a task panicked: {panic}").into(),
+    }
+}
+
+/// Listens on `address`; the error names it.
+pub async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, BoxError> {
+    TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}").into())
+}
+
+enum Command {
+    Run(Option<PathBuf>),
+    Help,
+}
+
+fn command_line(name: &'static str) -> Result<Command, BoxError> {
+    let mut arguments = env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
+        (None, ..) => Ok(Command::Run(None)),
+        (Some("--config"), Some(path), None) => Ok(Command::Run(Some(PathBuf::from(path)))),
+        (Some("--help" | "-h"), None, _) => Ok(Command::Help),
+        _ => Err(usage(name).into()),
+    }
+}
+
+fn usage(name: &str) -> String {
+    format!("usage: holdfast-{name} [--config FILE]")
+}
+
+/// The error with all its causes, on one line.
+#[must_use]
+pub fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a String can't fail.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[expect(clippy::print_stdout, reason = "help is data, asked for on the command line")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn complain(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
+    eprintln!("holdfast-{name}: {}", chain(error));
+    ExitCode::from(code)
+}

@@ -1,0 +1,116 @@
+//! Payments to deliveries.
+
+use std::collections::HashMap;
+
+use futures_util::future::BoxFuture;
+use holdfast_common::{
+    consumer::{Accepted, Answer, Class, Handler, Poison, check},
+    database::DatabaseError,
+    event::Metadata,
+    outbox,
+    record::Record,
+};
+use holdfast_proto::{OrderId, UserId, payment::v1 as payment, topic};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    domain::{Delivery, Plan, check_repeated},
+    event, store,
+};
+
+/// Handles what payment tells.
+#[derive(Debug, Clone)]
+pub(crate) struct DeliveryEvents {
+    plan: Plan,
+}
+
+impl DeliveryEvents {
+    pub(crate) const fn new(plan: Plan) -> Self {
+        Self { plan }
+    }
+}
+
+/// The payment of one order was decided.
+#[derive(Debug, Clone)]
+pub(crate) struct PaymentDecided {
+    order_id: OrderId,
+    user_id: UserId,
+    /// None: not charged, so there is nothing to deliver.
+    deliver_to: Option<String>,
+}
+
+impl Handler for DeliveryEvents {
+    type Event = PaymentDecided;
+
+    fn versions(&self, topic: &str) -> &'static [u32] {
+        if topic == topic::PAYMENT_COMPLETED { &[1] } else { &[] }
+    }
+
+    fn is_event_topic(&self, topic: &str) -> bool {
+        topic::EVENT_TOPICS.contains(&topic)
+    }
+
+    fn decode(&self, record: &Record, metadata: &Metadata) -> Result<PaymentDecided, Poison> {
+        let message: payment::PaymentCompleted = check::message(record)?;
+        check::placed(record, metadata, &message.user_id, &message.order_id)?;
+        let deliver_to = match message.status() {
+            payment::PaymentStatus::Success if message.delivery_address.is_empty() => {
+                return Err(check::violation("delivery_address is empty"));
+            }
+            payment::PaymentStatus::Success => Some(message.delivery_address),
+            payment::PaymentStatus::InsufficientFunds => None,
+            _ => return Err(check::violation("status is not one of this event")),
+        };
+        Ok(PaymentDecided {
+            order_id: check::field("order_id", OrderId::parse(&message.order_id))?,
+            user_id: check::field("user_id", UserId::parse(&message.user_id))?,
+            deliver_to,
+        })
+    }
+
+    fn handle<'c>(
+        &'c self,
+        connection: &'c mut PgConnection,
+        events: &'c [Accepted<PaymentDecided>],
+    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>> {
+        Box::pin(async move {
+            let ids: Vec<OrderId> = events
+                .iter()
+                .filter(|accepted| accepted.event.deliver_to.is_some())
+                .map(|accepted| accepted.event.order_id)
+                .collect();
+            let mut deliveries: HashMap<OrderId, Delivery> =
+                store::deliveries_of_orders(connection, &ids).await?;
+            let (mut new, mut records, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+            let now = OffsetDateTime::now_utc();
+            for Accepted { metadata, event } in events {
+                let Some(address) = &event.deliver_to else {
+                    answers.push(Answer::Applied);
+                    continue;
+                };
+                if let Some(delivery) = deliveries.get(&event.order_id) {
+                    answers.push(match check_repeated(delivery, &event.user_id, address) {
+                        Ok(()) => Answer::Applied,
+                        Err(other) => {
+                            Answer::DeadLetter(Poison::new(Class::BusinessInvariant, other.to_string()))
+                        }
+                    });
+                    continue;
+                }
+                let user_id = event.user_id.clone();
+                let id = Uuid::now_v7();
+                let delivery =
+                    Delivery::create(id, event.order_id, user_id, address.clone(), &self.plan, now);
+                records.push(event::status_updated(&delivery, metadata.traceparent.clone()));
+                new.push(delivery.clone());
+                deliveries.insert(event.order_id, delivery);
+                answers.push(Answer::Applied);
+            }
+            store::insert_deliveries(connection, &new).await?;
+            outbox::append(connection, records).await?;
+            Ok(answers)
+        })
+    }
+}

@@ -1,0 +1,51 @@
+//! The delivery service: one delivery per paid order, moved on by due times in its table.
+//!
+//! [`domain`] decides, without I/O; [`store`] holds all SQL; [`grpc`] and [`consumer`] translate between the wire and
+//! the domain; [`progress`] moves deliveries on.
+
+mod config;
+mod consumer;
+pub mod domain;
+mod event;
+mod grpc;
+mod progress;
+mod store;
+
+use holdfast_common::{
+    database::Database,
+    participant::{Participant, finished},
+    service::{BoxError, Context},
+};
+use holdfast_proto::{delivery::v1::delivery_service_server::DeliveryServiceServer, topic};
+use sqlx::migrate::Migrator;
+use tonic::service::Routes;
+
+pub use crate::config::Config;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Starts the service.
+pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+    let plan = config.delivery.plan()?;
+    let database = Database::new(&config.database)?;
+    let handler = grpc::DeliveryHandler::new(database.clone());
+    let progress = progress::run(database.clone(), plan.step, context.stop.clone());
+    Participant {
+        grpc: &config.grpc,
+        identity: &config.identity,
+        database: &config.database,
+        kafka: &config.kafka,
+        migrations: &MIGRATIONS,
+        topics: &topic::read_by(context.name),
+        permissions: &[("holdfast.delivery.v1.DeliveryService", &["gateway"])],
+    }
+    .start(
+        context,
+        &database,
+        consumer::DeliveryEvents::new(plan),
+        Routes::new(DeliveryServiceServer::new(handler)),
+    )
+    .await?;
+    context.spawn("progress", finished(progress));
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! Moves deliveries on when they are due. Any number of replicas may do it: each takes rows that no other has.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use holdfast_common::{
+    backoff::Backoff,
+    database::{Database, DatabaseError},
+    outbox,
+    service::chain,
+};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use crate::{event, store};
+
+/// Deliveries moved in one transaction.
+const BATCH_MAX: i64 = 200;
+/// Longest and shortest sleep between looks: new deliveries are not told to this loop, and none is due sooner than one
+/// step after it was made.
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(500);
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
+
+/// Works until `stop`.
+pub(crate) async fn run(database: Database, step: Duration, stop: CancellationToken) {
+    let mut backoff = Backoff::for_infrastructure();
+    let look_every = (step / 4).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);
+    loop {
+        let pause = match advance_due(&database, step).await {
+            Ok(moved) => {
+                backoff.reset();
+                metrics::counter!("delivery_steps_total").increment(moved);
+                // A full batch: there may be more.
+                if moved == BATCH_MAX.unsigned_abs() { Duration::ZERO } else { look_every }
+            }
+            Err(error) => {
+                // Said once per outage; the database component shows it meanwhile.
+                if backoff.attempt() == 0 {
+                    tracing::warn!(error = chain(&error), "cannot move deliveries on, waiting for the database");
+                }
+                backoff.next_pause()
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Status, history and event of each due delivery in one transaction. Answers how many moved.
+async fn advance_due(database: &Database, step: Duration) -> Result<u64, DatabaseError> {
+    database
+        .transaction("delivery.advance", move |connection: &mut PgConnection| {
+            let work: BoxFuture<'_, Result<u64, DatabaseError>> = Box::pin(async move {
+                let now = OffsetDateTime::now_utc();
+                let mut due = store::lock_due(connection, now, BATCH_MAX).await?;
+                due.retain_mut(|delivery| delivery.advance(step, now));
+                store::update_deliveries(connection, &due).await?;
+                let records = due.iter().map(|delivery| event::status_updated(delivery, None)).collect();
+                outbox::append(connection, records).await?;
+                Ok(due.len() as u64)
+            });
+            work
+        })
+        .await
+}

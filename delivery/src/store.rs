@@ -1,0 +1,209 @@
+//! All SQL of the delivery service.
+
+use std::collections::HashMap;
+
+use holdfast_common::database::DatabaseError;
+use holdfast_proto::{OrderId, UserId};
+use sqlx::{PgConnection, PgPool, Row as _, postgres::PgRow};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::domain::{Delivery, Status};
+
+/// A step of the history.
+pub(crate) type Step = (Status, OffsetDateTime);
+
+/// The delivery of an order of this user, with its history.
+pub(crate) async fn delivery_of_user(
+    pool: &PgPool,
+    order_id: OrderId,
+    user: &UserId,
+) -> Result<Option<(Delivery, Vec<Step>)>, DatabaseError> {
+    let row = sqlx::query(
+        "-- delivery.delivery_of_user
+        select d.delivery_id, d.order_id, d.user_id, d.delivery_address, d.status, d.will_fail, d.due_at,
+            d.created_at, d.updated_at, s.statuses, s.times
+        from deliveries as d
+        cross join lateral (
+            select array_agg(status order by position) as statuses, array_agg(at order by position) as times
+            from delivery_steps where delivery_id = d.delivery_id
+        ) as s
+        where d.order_id = $1 and d.user_id = $2",
+    )
+    .bind(order_id.as_uuid())
+    .bind(user.as_str())
+    .fetch_optional(pool)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let statuses: Vec<String> = row.try_get("statuses")?;
+    let times: Vec<OffsetDateTime> = row.try_get("times")?;
+    let steps = statuses
+        .iter()
+        .zip(times)
+        .map(|(status, at)| Ok((status_from_text(status)?, at)))
+        .collect::<Result<Vec<_>, DatabaseError>>()?;
+    Ok(Some((delivery_from_row(&row)?, steps)))
+}
+
+/// The deliveries of these orders.
+pub(crate) async fn deliveries_of_orders(
+    connection: &mut PgConnection,
+    orders: &[OrderId],
+) -> Result<HashMap<OrderId, Delivery>, DatabaseError> {
+    if orders.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(
+        "-- delivery.deliveries_of_orders
+        select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at
+        from deliveries where order_id = any($1)",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let delivery = delivery_from_row(row)?;
+            Ok((delivery.order_id, delivery))
+        })
+        .collect()
+}
+
+/// Writes new deliveries with their first step.
+pub(crate) async fn insert_deliveries(
+    connection: &mut PgConnection,
+    deliveries: &[Delivery],
+) -> Result<(), DatabaseError> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let (mut ids, mut orders, mut users) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut addresses, mut statuses, mut fails) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut dues, mut created) = (Vec::new(), Vec::new());
+    for delivery in deliveries {
+        ids.push(delivery.delivery_id);
+        orders.push(delivery.order_id.as_uuid());
+        users.push(delivery.user_id.as_str());
+        addresses.push(delivery.delivery_address.as_str());
+        statuses.push(status_to_text(delivery.status));
+        fails.push(delivery.will_fail);
+        dues.push(delivery.due_at);
+        created.push(delivery.created_at);
+    }
+    sqlx::query(
+        "-- delivery.insert_deliveries
+        with inserted as (
+            insert into deliveries (delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at,
+                created_at, updated_at)
+            select d.*, d.created_at
+            from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::boolean[],
+                $7::timestamptz[], $8::timestamptz[])
+                as d (delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at)
+            returning delivery_id, status, created_at
+        )
+        insert into delivery_steps (delivery_id, position, status, at)
+        select delivery_id, 0, status, created_at from inserted",
+    )
+    .bind(ids)
+    .bind(orders)
+    .bind(users)
+    .bind(addresses)
+    .bind(statuses)
+    .bind(fails)
+    .bind(dues)
+    .bind(created)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Locks deliveries that are due and that no other worker has, the longest due first.
+pub(crate) async fn lock_due(
+    connection: &mut PgConnection,
+    now: OffsetDateTime,
+    limit: i64,
+) -> Result<Vec<Delivery>, DatabaseError> {
+    // Skipping locked rows can't reorder the events of one delivery: its next step needs the lock of this one.
+    let rows = sqlx::query(
+        "-- delivery.lock_due
+        select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at
+        from deliveries where due_at <= $1 order by due_at limit $2 for update skip locked",
+    )
+    .bind(now)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(delivery_from_row).collect()
+}
+
+/// Writes where deliveries are now, each with the step that took it there.
+pub(crate) async fn update_deliveries(
+    connection: &mut PgConnection,
+    deliveries: &[Delivery],
+) -> Result<(), DatabaseError> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let (mut ids, mut statuses, mut dues, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for delivery in deliveries {
+        ids.push(delivery.delivery_id);
+        statuses.push(status_to_text(delivery.status));
+        dues.push(delivery.due_at);
+        times.push(delivery.updated_at);
+    }
+    sqlx::query(
+        "-- delivery.update_deliveries
+        with updated as (
+            update deliveries as d set status = n.status, due_at = n.due_at, updated_at = n.updated_at
+            from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+                as n (delivery_id, status, due_at, updated_at)
+            where d.delivery_id = n.delivery_id
+            returning d.delivery_id, d.status, d.updated_at
+        )
+        insert into delivery_steps (delivery_id, position, status, at)
+        select u.delivery_id, (select count(*) from delivery_steps as s where s.delivery_id = u.delivery_id),
+            u.status, u.updated_at
+        from updated as u",
+    )
+    .bind(ids)
+    .bind(statuses)
+    .bind(dues)
+    .bind(times)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn delivery_from_row(row: &PgRow) -> Result<Delivery, DatabaseError> {
+    let status: String = row.try_get("status")?;
+    let user_id: String = row.try_get("user_id")?;
+    Ok(Delivery {
+        delivery_id: row.try_get("delivery_id")?,
+        order_id: OrderId::from(row.try_get::<Uuid, _>("order_id")?),
+        user_id: UserId::parse(&user_id).map_err(|_| DatabaseError::Corrupt("user_id".into()))?,
+        delivery_address: row.try_get("delivery_address")?,
+        status: status_from_text(&status)?,
+        will_fail: row.try_get("will_fail")?,
+        due_at: row.try_get("due_at")?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+    })
+}
+
+const fn status_to_text(status: Status) -> &'static str {
+    match status {
+        Status::Pending => "PENDING",
+        Status::InTransit => "IN_TRANSIT",
+        Status::OutForDelivery => "OUT_FOR_DELIVERY",
+        Status::Delivered => "DELIVERED",
+        Status::Failed => "FAILED",
+    }
+}
+
+fn status_from_text(text: &str) -> Result<Status, DatabaseError> {
+    [Status::Pending, Status::InTransit, Status::OutForDelivery, Status::Delivered, Status::Failed]
+        .into_iter()
+        .find(|status| status_to_text(*status) == text)
+        .ok_or_else(|| DatabaseError::Corrupt("status".into()))
+}

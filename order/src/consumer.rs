@@ -1,0 +1,123 @@
+//! Events of other services to changes of orders.
+
+use futures_util::future::BoxFuture;
+use holdfast_common::{
+    consumer::{Accepted, Answer, Class, Handler, Poison, check},
+    database::DatabaseError,
+    event::Metadata,
+    record::Record,
+};
+use holdfast_proto::{Money, OrderId, UserId, delivery::v1 as delivery, payment::v1 as payment, topic};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::{
+    domain::{Change, DeliveryStatus, Event},
+    store,
+};
+
+/// Handles what payment and delivery tell.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OrderEvents;
+
+/// An event for one order.
+#[derive(Debug, Clone)]
+pub(crate) struct OrderEvent {
+    order_id: OrderId,
+    user_id: UserId,
+    event: Event,
+}
+
+impl Handler for OrderEvents {
+    type Event = OrderEvent;
+
+    fn versions(&self, topic: &str) -> &'static [u32] {
+        match topic {
+            topic::PAYMENT_COMPLETED | topic::PAYMENT_REFUNDED | topic::DELIVERY_STATUS_UPDATED => &[1],
+            _ => &[],
+        }
+    }
+
+    fn is_event_topic(&self, topic: &str) -> bool {
+        topic::EVENT_TOPICS.contains(&topic)
+    }
+
+    fn decode(&self, record: &Record, metadata: &Metadata) -> Result<OrderEvent, Poison> {
+        let (order_id, user_id, event) = match record.topic.as_str() {
+            topic::PAYMENT_COMPLETED => {
+                let message: payment::PaymentCompleted = check::message(record)?;
+                let amount = check::field("amount", Money::from_proto(message.amount.as_ref()))?;
+                let event = match message.status() {
+                    payment::PaymentStatus::Success => Event::Charged(amount),
+                    payment::PaymentStatus::InsufficientFunds => Event::Declined,
+                    _ => return Err(check::violation("status is not one of this event")),
+                };
+                (message.order_id, message.user_id, event)
+            }
+            topic::PAYMENT_REFUNDED => {
+                let message: payment::PaymentRefunded = check::message(record)?;
+                let amount = check::field("amount", Money::from_proto(message.amount.as_ref()))?;
+                (message.order_id, message.user_id, Event::Refunded(amount))
+            }
+            _ => {
+                let message: delivery::DeliveryStatusUpdated = check::message(record)?;
+                let status = match message.status() {
+                    delivery::DeliveryStatus::Pending => DeliveryStatus::Pending,
+                    delivery::DeliveryStatus::InTransit => DeliveryStatus::InTransit,
+                    delivery::DeliveryStatus::OutForDelivery => DeliveryStatus::OutForDelivery,
+                    delivery::DeliveryStatus::Delivered => DeliveryStatus::Delivered,
+                    delivery::DeliveryStatus::Failed => DeliveryStatus::Failed,
+                    delivery::DeliveryStatus::Unspecified => {
+                        return Err(check::violation("status is not known"));
+                    }
+                };
+                (message.order_id, message.user_id, Event::Delivery(status))
+            }
+        };
+        check::placed(record, metadata, &user_id, &order_id)?;
+        Ok(OrderEvent {
+            order_id: check::field("order_id", OrderId::parse(&order_id))?,
+            user_id: check::field("user_id", UserId::parse(&user_id))?,
+            event,
+        })
+    }
+
+    fn handle<'c>(
+        &'c self,
+        connection: &'c mut PgConnection,
+        events: &'c [Accepted<OrderEvent>],
+    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>> {
+        Box::pin(async move {
+            let ids: Vec<OrderId> = events.iter().map(|accepted| accepted.event.order_id).collect();
+            let mut orders = store::lock_orders(connection, &ids).await?;
+            let mut changed = Vec::new();
+            let now = OffsetDateTime::now_utc();
+            let mut answers = Vec::with_capacity(events.len());
+            for Accepted { event, .. } in events {
+                // The order is stored before its first event is published, so an unknown one never was ours.
+                let order = orders.get_mut(&event.order_id);
+                let Some(order) = order.filter(|order| order.user_id == event.user_id) else {
+                    answers.push(refuse("no such order of this user"));
+                    continue;
+                };
+                match order.apply(event.event, now) {
+                    Ok(Change::Changed) => {
+                        changed.push(event.order_id);
+                        answers.push(Answer::Applied);
+                    }
+                    Ok(Change::Nothing) => answers.push(Answer::Applied),
+                    Err(violation) => answers.push(refuse(&violation.to_string())),
+                }
+            }
+            changed.sort_unstable();
+            changed.dedup();
+            let changed: Vec<_> = changed.iter().filter_map(|id| orders.get(id)).collect();
+            store::update_orders(connection, &changed).await?;
+            Ok(answers)
+        })
+    }
+}
+
+fn refuse(reason: &str) -> Answer {
+    Answer::DeadLetter(Poison::new(Class::BusinessInvariant, reason))
+}

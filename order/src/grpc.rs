@@ -1,0 +1,245 @@
+//! gRPC to domain and back.
+
+use aws_lc_rs::digest;
+use futures_util::future::BoxFuture;
+use holdfast_common::{
+    database::{Conflicting, Database, DatabaseError},
+    event::NewEvent,
+    outbox::{self, OutboxRecord},
+};
+use holdfast_proto::{
+    IdempotencyKey, Money, OrderId, UserId, order::v1 as pb, order::v1::order_service_server::OrderService,
+    to_timestamp, topic::Event as _,
+};
+use prost::Message as _;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::{
+    domain::{self, Draft, Item, Order},
+    store::{self, KeyUse},
+};
+
+/// Largest page of a listing.
+const PAGE_SIZE_MAX: u32 = 100;
+
+/// Answers calls.
+#[derive(Debug, Clone)]
+pub(crate) struct OrderHandler {
+    database: Database,
+}
+
+/// Why no order was created.
+#[derive(Debug)]
+enum CreateError {
+    /// A call with the same key has not finished.
+    StillRunning,
+    /// The key belongs to another content.
+    KeyReused,
+    Database(DatabaseError),
+}
+
+impl From<DatabaseError> for CreateError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Conflicting for CreateError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(error) if error.is_conflict())
+    }
+}
+
+impl From<CreateError> for Status {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::StillRunning => Self::aborted("a request with this idempotency key is still running"),
+            CreateError::KeyReused => {
+                Self::already_exists("this idempotency key was used for a request with another content")
+            }
+            CreateError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl OrderHandler {
+    pub(crate) const fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Order, lines, key and event in one transaction. Answers with the order and whether it was there before.
+    async fn create(&self, draft: Draft, key: IdempotencyKey) -> Result<(Order, bool), CreateError> {
+        let fingerprint = digest::digest(&digest::SHA256, &draft.canonical_bytes()).as_ref().to_vec();
+        let order_id = OrderId::generate();
+        self.database
+            .transaction("order.create", move |connection: &mut PgConnection| {
+                let (draft, key, fingerprint) = (draft.clone(), key.clone(), fingerprint.clone());
+                let work: BoxFuture<'_, _> = Box::pin(async move {
+                    if !store::try_lock_key(connection, &draft.user_id, &key).await? {
+                        return Err(CreateError::StillRunning);
+                    }
+                    if let Some(used) = store::key_use(connection, &draft.user_id, &key).await? {
+                        if used.fingerprint != fingerprint {
+                            return Err(CreateError::KeyReused);
+                        }
+                        let order = store::order_of_user(connection, used.order_id, &draft.user_id).await?;
+                        let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
+                        return Ok((order.as_created(), true));
+                    }
+                    let user = draft.user_id.clone();
+                    let order = Order::create(order_id, draft, now());
+                    store::insert_order(connection, &order).await?;
+                    store::insert_key(connection, &user, &key, &KeyUse { fingerprint, order_id }).await?;
+                    let event = OutboxRecord::from_event(order_created(&order), "order");
+                    outbox::append(connection, vec![event]).await?;
+                    Ok((order, false))
+                });
+                work
+            })
+            .await
+    }
+}
+
+/// The database keeps microseconds: cut here, so that the first answer and a replay are the same.
+fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)
+}
+
+#[tonic::async_trait]
+impl OrderService for OrderHandler {
+    async fn create_order(
+        &self,
+        request: Request<pb::CreateOrderRequest>,
+    ) -> Result<Response<pb::CreateOrderResponse>, Status> {
+        let request = request.into_inner();
+        let user_id = parse_user(&request.user_id)?;
+        let key = IdempotencyKey::parse(&request.idempotency_key)
+            .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?;
+        let draft = parse_draft(user_id, request.delivery_address, request.items)?;
+        let (order, replayed) = self.create(draft, key).await?;
+        if !replayed {
+            metrics::counter!("orders_created_total").increment(1);
+        }
+        Ok(Response::new(pb::CreateOrderResponse { order: Some(order_to_proto(&order)), replayed }))
+    }
+
+    async fn get_order(
+        &self,
+        request: Request<pb::GetOrderRequest>,
+    ) -> Result<Response<pb::GetOrderResponse>, Status> {
+        let request = request.into_inner();
+        let user_id = parse_user(&request.user_id)?;
+        let order_id = parse_order_id(&request.order_id)?;
+        let order = store::order_of_user(self.database.pool(), order_id, &user_id).await?;
+        let order = order.ok_or_else(|| Status::not_found("no such order"))?;
+        Ok(Response::new(pb::GetOrderResponse { order: Some(order_to_proto(&order)) }))
+    }
+
+    async fn list_orders(
+        &self,
+        request: Request<pb::ListOrdersRequest>,
+    ) -> Result<Response<pb::ListOrdersResponse>, Status> {
+        let request = request.into_inner();
+        let user_id = parse_user(&request.user_id)?;
+        if !(1..=PAGE_SIZE_MAX).contains(&request.page_size) {
+            return Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_SIZE_MAX}")));
+        }
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => Some(OrderId::parse(token).map_err(|_| Status::invalid_argument("page_token is not valid"))?),
+        };
+        // One more than asked for tells whether there is another page.
+        let limit = i64::from(request.page_size) + 1;
+        let mut orders = store::orders_of_user(self.database.pool(), &user_id, before, limit).await?;
+        let more = orders.len() > request.page_size as usize;
+        orders.truncate(request.page_size as usize);
+        let next_page_token = orders.last().filter(|_| more).map(|order| order.order_id.to_string());
+        Ok(Response::new(pb::ListOrdersResponse {
+            orders: orders.iter().map(order_to_proto).collect(),
+            next_page_token: next_page_token.unwrap_or_default(),
+        }))
+    }
+}
+
+fn parse_user(text: &str) -> Result<UserId, Status> {
+    UserId::parse(text).map_err(|error| Status::invalid_argument(format!("user_id {error}")))
+}
+
+fn parse_order_id(text: &str) -> Result<OrderId, Status> {
+    OrderId::parse(text).map_err(|error| Status::invalid_argument(format!("order_id {error}")))
+}
+
+fn parse_draft(user_id: UserId, address: String, items: Vec<pb::OrderItem>) -> Result<Draft, Status> {
+    let items = items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| {
+            let price = Money::from_proto(item.price.as_ref())
+                .map_err(|error| Status::invalid_argument(format!("items[{index}].price {error}")))?;
+            Ok(Item { product_id: item.product_id, quantity: item.quantity, price })
+        })
+        .collect::<Result<Vec<_>, Status>>()?;
+    Draft::new(user_id, address, items).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn order_created(order: &Order) -> NewEvent {
+    let payload = pb::OrderCreated {
+        order_id: order.order_id.to_string(),
+        user_id: order.user_id.to_string(),
+        delivery_address: order.delivery_address.clone(),
+        items: order.items.iter().map(item_to_proto).collect(),
+        total: Some(order.total.to_proto()),
+        created_at: Some(to_timestamp(order.created_at)),
+    };
+    NewEvent {
+        id: Uuid::now_v7(),
+        topic: pb::OrderCreated::TOPIC,
+        version: pb::OrderCreated::VERSION,
+        key: order.user_id.to_string(),
+        subject: order.order_id.to_string(),
+        time: order.created_at,
+        traceparent: None,
+        payload: payload.encode_to_vec(),
+    }
+}
+
+fn item_to_proto(item: &Item) -> pb::OrderItem {
+    pb::OrderItem {
+        product_id: item.product_id.clone(),
+        quantity: item.quantity,
+        price: Some(item.price.to_proto()),
+    }
+}
+
+fn order_to_proto(order: &Order) -> pb::Order {
+    let status = match order.status {
+        domain::Status::Pending => pb::OrderStatus::Pending,
+        domain::Status::Paid => pb::OrderStatus::Paid,
+        domain::Status::InsufficientFunds => pb::OrderStatus::InsufficientFunds,
+        domain::Status::Refunded => pb::OrderStatus::Refunded,
+    };
+    let delivery_status = match order.delivery_status {
+        None => pb::OrderDeliveryStatus::Unspecified,
+        Some(domain::DeliveryStatus::Pending) => pb::OrderDeliveryStatus::Pending,
+        Some(domain::DeliveryStatus::InTransit) => pb::OrderDeliveryStatus::InTransit,
+        Some(domain::DeliveryStatus::OutForDelivery) => pb::OrderDeliveryStatus::OutForDelivery,
+        Some(domain::DeliveryStatus::Delivered) => pb::OrderDeliveryStatus::Delivered,
+        Some(domain::DeliveryStatus::Failed) => pb::OrderDeliveryStatus::Failed,
+    };
+    pb::Order {
+        order_id: order.order_id.to_string(),
+        user_id: order.user_id.to_string(),
+        status: status.into(),
+        delivery_status: delivery_status.into(),
+        delivery_address: order.delivery_address.clone(),
+        items: order.items.iter().map(item_to_proto).collect(),
+        total: Some(order.total.to_proto()),
+        version: order.version,
+        created_at: Some(to_timestamp(order.created_at)),
+        updated_at: Some(to_timestamp(order.updated_at)),
+    }
+}

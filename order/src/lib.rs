@@ -1,0 +1,49 @@
+//! The order service: accepts orders, tells of them, and follows what becomes of them.
+//!
+//! [`domain`] decides, without I/O; [`store`] holds all SQL; [`grpc`] and [`consumer`] translate between the wire and
+//! the domain; [`watchdog`] reports orders that stay unfinished.
+
+mod config;
+mod consumer;
+pub mod domain;
+mod grpc;
+mod store;
+mod watchdog;
+
+use holdfast_common::{
+    database::Database,
+    participant::{Participant, finished},
+    service::{BoxError, Context},
+};
+use holdfast_proto::{order::v1::order_service_server::OrderServiceServer, topic};
+use sqlx::migrate::Migrator;
+use tonic::service::Routes;
+
+pub use crate::config::Config;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Starts the service.
+pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+    let database = Database::new(&config.database)?;
+    let handler = grpc::OrderHandler::new(database.clone());
+    let watchdog = watchdog::watch(database.clone(), config.order.stuck_after, context.stop.clone());
+    Participant {
+        grpc: &config.grpc,
+        identity: &config.identity,
+        database: &config.database,
+        kafka: &config.kafka,
+        migrations: &MIGRATIONS,
+        topics: &topic::read_by(context.name),
+        permissions: &[("holdfast.order.v1.OrderService", &["gateway"])],
+    }
+    .start(
+        context,
+        &database,
+        consumer::OrderEvents,
+        Routes::new(OrderServiceServer::new(handler)),
+    )
+    .await?;
+    context.spawn("watchdog", finished(watchdog));
+    Ok(())
+}

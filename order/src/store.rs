@@ -1,0 +1,318 @@
+//! All SQL of the order service.
+
+use std::{collections::HashMap, time::Duration};
+
+use holdfast_common::database::DatabaseError;
+use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
+use sqlx::{PgConnection, PgExecutor, Row as _, postgres::PgRow};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::domain::{DeliveryStatus, Item, Order, Status};
+
+/// What an idempotency key was used for.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyUse {
+    /// SHA-256 of the content.
+    pub(crate) fingerprint: Vec<u8>,
+    /// What was created.
+    pub(crate) order_id: OrderId,
+}
+
+/// Takes the key for this transaction. False: another transaction has it right now.
+pub(crate) async fn try_lock_key(
+    connection: &mut PgConnection,
+    user: &UserId,
+    key: &IdempotencyKey,
+) -> Result<bool, DatabaseError> {
+    // A hash that collides makes an unrelated call wait its turn, nothing worse: the unique index decides.
+    let row = sqlx::query(
+        "-- order.try_lock_key
+        select pg_try_advisory_xact_lock(hashtextextended($1, hashtextextended($2, 0))) as locked",
+    )
+    .bind(key.as_str())
+    .bind(user.as_str())
+    .fetch_one(connection)
+    .await?;
+    Ok(row.try_get("locked")?)
+}
+
+pub(crate) async fn key_use(
+    connection: &mut PgConnection,
+    user: &UserId,
+    key: &IdempotencyKey,
+) -> Result<Option<KeyUse>, DatabaseError> {
+    let row = sqlx::query(
+        "-- order.key_use
+        select fingerprint, order_id from idempotency_keys where user_id = $1 and key = $2",
+    )
+    .bind(user.as_str())
+    .bind(key.as_str())
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        Ok(KeyUse {
+            fingerprint: row.try_get("fingerprint")?,
+            order_id: OrderId::from(row.try_get::<Uuid, _>("order_id")?),
+        })
+    })
+    .transpose()
+}
+
+/// Records the key, in the transaction that creates the order.
+pub(crate) async fn insert_key(
+    connection: &mut PgConnection,
+    user: &UserId,
+    key: &IdempotencyKey,
+    used: &KeyUse,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "-- order.insert_key
+        insert into idempotency_keys (user_id, key, fingerprint, order_id) values ($1, $2, $3, $4)",
+    )
+    .bind(user.as_str())
+    .bind(key.as_str())
+    .bind(&used.fingerprint)
+    .bind(used.order_id.as_uuid())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn insert_order(connection: &mut PgConnection, order: &Order) -> Result<(), DatabaseError> {
+    let mut product_ids = Vec::with_capacity(order.items.len());
+    let mut quantities = Vec::with_capacity(order.items.len());
+    let mut prices = Vec::with_capacity(order.items.len());
+    for item in &order.items {
+        product_ids.push(item.product_id.as_str());
+        quantities.push(i32::try_from(item.quantity).map_err(|_| corrupt("quantity"))?);
+        prices.push(item.price.minor_units);
+    }
+    // One statement, one round trip: the order and its lines.
+    sqlx::query(
+        "-- order.insert_order
+        with inserted as (
+            insert into orders (order_id, user_id, status, delivery_status, delivery_address, currency, total_minor,
+                version, created_at, updated_at)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+            returning order_id
+        )
+        insert into order_items (order_id, position, product_id, quantity, price_minor)
+        select inserted.order_id, i.position, i.product_id, i.quantity, i.price_minor
+        from inserted, unnest($11::text[], $12::int[], $13::bigint[])
+            with ordinality as i (product_id, quantity, price_minor, position)",
+    )
+    .bind(order.order_id.as_uuid())
+    .bind(order.user_id.as_str())
+    .bind(status_to_text(order.status))
+    .bind(order.delivery_status.map(delivery_status_to_text))
+    .bind(&order.delivery_address)
+    .bind(order.total.currency.as_str())
+    .bind(order.total.minor_units)
+    .bind(order.version)
+    .bind(order.created_at)
+    .bind(order.updated_at)
+    .bind(product_ids)
+    .bind(quantities)
+    .bind(prices)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The columns of an order with its lines as arrays.
+macro_rules! select_orders {
+    ($rest:literal) => {
+        concat!(
+            "select o.order_id, o.user_id, o.status, o.delivery_status, o.delivery_address, o.currency,
+                o.total_minor, o.version, o.created_at, o.updated_at, i.product_ids, i.quantities, i.prices
+            from orders as o
+            cross join lateral (
+                select array_agg(product_id order by position) as product_ids,
+                    array_agg(quantity order by position) as quantities,
+                    array_agg(price_minor order by position) as prices
+                from order_items where order_id = o.order_id
+            ) as i ",
+            $rest
+        )
+    };
+}
+
+/// An order of this user.
+pub(crate) async fn order_of_user(
+    executor: impl PgExecutor<'_>,
+    order_id: OrderId,
+    user: &UserId,
+) -> Result<Option<Order>, DatabaseError> {
+    let row = sqlx::query(concat!(
+        "-- order.order_of_user\n",
+        select_orders!("where o.order_id = $1 and o.user_id = $2")
+    ))
+    .bind(order_id.as_uuid())
+    .bind(user.as_str())
+    .fetch_optional(executor)
+    .await?;
+    row.as_ref().map(order_from_row).transpose()
+}
+
+/// Orders of this user, newest first, those older than `before` if it is given.
+pub(crate) async fn orders_of_user(
+    executor: impl PgExecutor<'_>,
+    user: &UserId,
+    before: Option<OrderId>,
+    limit: i64,
+) -> Result<Vec<Order>, DatabaseError> {
+    let rows = sqlx::query(concat!(
+        "-- order.orders_of_user\n",
+        select_orders!(
+            "where o.user_id = $1 and ($2::uuid is null or o.order_id < $2)
+            order by o.order_id desc limit $3"
+        )
+    ))
+    .bind(user.as_str())
+    .bind(before.map(OrderId::as_uuid))
+    .bind(limit)
+    .fetch_all(executor)
+    .await?;
+    rows.iter().map(order_from_row).collect()
+}
+
+/// Locks these orders, always in the same order, and answers with those that exist. Lines are left out: no event
+/// looks at them.
+pub(crate) async fn lock_orders(
+    connection: &mut PgConnection,
+    order_ids: &[OrderId],
+) -> Result<HashMap<OrderId, Order>, DatabaseError> {
+    let ids: Vec<Uuid> = order_ids.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(
+        "-- order.lock_orders
+        select order_id, user_id, status, delivery_status, delivery_address, currency, total_minor, version,
+            created_at, updated_at, array[]::text[] as product_ids, array[]::int[] as quantities,
+            array[]::bigint[] as prices
+        from orders where order_id = any($1) order by order_id for update",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let order = order_from_row(row)?;
+            Ok((order.order_id, order))
+        })
+        .collect()
+}
+
+/// Writes what events change.
+pub(crate) async fn update_orders(
+    connection: &mut PgConnection,
+    orders: &[&Order],
+) -> Result<(), DatabaseError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let (mut ids, mut statuses, mut deliveries) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut versions, mut times) = (Vec::new(), Vec::new());
+    for order in orders {
+        ids.push(order.order_id.as_uuid());
+        statuses.push(status_to_text(order.status));
+        deliveries.push(order.delivery_status.map(delivery_status_to_text));
+        versions.push(order.version);
+        times.push(order.updated_at);
+    }
+    sqlx::query(
+        "-- order.update_orders
+        update orders as o
+        set status = n.status, delivery_status = n.delivery_status, version = n.version, updated_at = n.updated_at
+        from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
+            as n (order_id, status, delivery_status, version, updated_at)
+        where o.order_id = n.order_id",
+    )
+    .bind(ids)
+    .bind(statuses)
+    .bind(deliveries)
+    .bind(versions)
+    .bind(times)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// How many orders are not terminal although they are older than `age`.
+pub(crate) async fn count_stuck(executor: impl PgExecutor<'_>, age: Duration) -> Result<i64, DatabaseError> {
+    let row = sqlx::query(
+        "-- order.count_stuck
+        select count(*) as stuck from orders
+        where created_at < now() - make_interval(secs => $1)
+            and (status = 'PENDING' or (status = 'PAID' and delivery_status is distinct from 'DELIVERED'))",
+    )
+    .bind(age.as_secs_f64())
+    .fetch_one(executor)
+    .await?;
+    Ok(row.try_get("stuck")?)
+}
+
+fn order_from_row(row: &PgRow) -> Result<Order, DatabaseError> {
+    let currency: String = row.try_get("currency")?;
+    let currency = Currency::parse(&currency).map_err(|_| corrupt("currency"))?;
+    let product_ids: Vec<String> = row.try_get("product_ids")?;
+    let quantities: Vec<i32> = row.try_get("quantities")?;
+    let prices: Vec<i64> = row.try_get("prices")?;
+    let mut items = Vec::with_capacity(product_ids.len());
+    for ((product_id, quantity), price) in product_ids.into_iter().zip(quantities).zip(prices) {
+        let quantity = u32::try_from(quantity).map_err(|_| corrupt("quantity"))?;
+        items.push(Item { product_id, quantity, price: Money::new(price, currency) });
+    }
+    let user_id: String = row.try_get("user_id")?;
+    let status: String = row.try_get("status")?;
+    let delivery_status: Option<String> = row.try_get("delivery_status")?;
+    Ok(Order {
+        order_id: OrderId::from(row.try_get::<Uuid, _>("order_id")?),
+        user_id: UserId::parse(&user_id).map_err(|_| corrupt("user_id"))?,
+        status: status_from_text(&status)?,
+        delivery_status: delivery_status.as_deref().map(delivery_status_from_text).transpose()?,
+        delivery_address: row.try_get("delivery_address")?,
+        items,
+        total: Money::new(row.try_get("total_minor")?, currency),
+        version: row.try_get("version")?,
+        created_at: row.try_get::<OffsetDateTime, _>("created_at")?,
+        updated_at: row.try_get::<OffsetDateTime, _>("updated_at")?,
+    })
+}
+
+fn corrupt(column: &'static str) -> DatabaseError {
+    DatabaseError::Corrupt(column.into())
+}
+
+const fn status_to_text(status: Status) -> &'static str {
+    match status {
+        Status::Pending => "PENDING",
+        Status::Paid => "PAID",
+        Status::InsufficientFunds => "INSUFFICIENT_FUNDS",
+        Status::Refunded => "REFUNDED",
+    }
+}
+
+fn status_from_text(text: &str) -> Result<Status, DatabaseError> {
+    [Status::Pending, Status::Paid, Status::InsufficientFunds, Status::Refunded]
+        .into_iter()
+        .find(|status| status_to_text(*status) == text)
+        .ok_or_else(|| corrupt("status"))
+}
+
+const fn delivery_status_to_text(status: DeliveryStatus) -> &'static str {
+    match status {
+        DeliveryStatus::Pending => "PENDING",
+        DeliveryStatus::InTransit => "IN_TRANSIT",
+        DeliveryStatus::OutForDelivery => "OUT_FOR_DELIVERY",
+        DeliveryStatus::Delivered => "DELIVERED",
+        DeliveryStatus::Failed => "FAILED",
+    }
+}
+
+fn delivery_status_from_text(text: &str) -> Result<DeliveryStatus, DatabaseError> {
+    use DeliveryStatus::{Delivered, Failed, InTransit, OutForDelivery, Pending};
+    [Pending, InTransit, OutForDelivery, Delivered, Failed]
+        .into_iter()
+        .find(|status| delivery_status_to_text(*status) == text)
+        .ok_or_else(|| corrupt("delivery_status"))
+}

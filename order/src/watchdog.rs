@@ -1,0 +1,34 @@
+//! Reports orders that stay unfinished too long. It never mends them: whoever finds out why they are stuck does.
+
+use std::time::Duration;
+
+use holdfast_common::{database::Database, service::chain};
+use tokio_util::sync::CancellationToken;
+
+use crate::store;
+
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Looks regularly until `stop`.
+pub(crate) async fn watch(database: Database, stuck_after: Duration, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    let mut reported = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        match store::count_stuck(database.pool(), stuck_after).await {
+            Ok(stuck) => {
+                #[expect(clippy::cast_precision_loss, reason = "a count far below 2^52")]
+                metrics::gauge!("orders_stuck").set(stuck as f64);
+                if stuck > reported {
+                    tracing::warn!(orders = stuck, "orders are unfinished for too long");
+                }
+                reported = stuck;
+            }
+            // The database's absence is reported by its own component.
+            Err(error) => tracing::debug!(error = chain(&error), "cannot look for stuck orders"),
+        }
+    }
+}

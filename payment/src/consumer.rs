@@ -1,0 +1,235 @@
+//! Events of other services to charges and refunds.
+
+use std::collections::{BTreeSet, HashMap};
+
+use futures_util::future::BoxFuture;
+use holdfast_common::{
+    consumer::{Accepted, Answer, Class, Handler, Poison, check},
+    database::DatabaseError,
+    event::{Metadata, NewEvent},
+    outbox::{self, OutboxRecord},
+    record::Record,
+};
+use holdfast_proto::{
+    Currency, Money, OrderId, UserId, delivery::v1 as delivery, order::v1 as order, payment::v1 as pb,
+    to_timestamp, topic, topic::Event as TopicEvent,
+};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    domain::{Account, Entry, Payment, Violation, check_repeated},
+    grpc::status_to_proto,
+    store,
+};
+
+/// Handles what order and delivery tell.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PaymentEvents;
+
+/// An event for the payment of one order.
+#[derive(Debug, Clone)]
+pub(crate) struct PaymentEvent {
+    order_id: OrderId,
+    user_id: UserId,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    OrderCreated { total: Money, delivery_address: String },
+    DeliveryFailed,
+    DeliveryMoved,
+}
+
+impl Handler for PaymentEvents {
+    type Event = PaymentEvent;
+
+    fn versions(&self, topic: &str) -> &'static [u32] {
+        match topic {
+            topic::ORDER_CREATED | topic::DELIVERY_STATUS_UPDATED => &[1],
+            _ => &[],
+        }
+    }
+
+    fn is_event_topic(&self, topic: &str) -> bool {
+        topic::EVENT_TOPICS.contains(&topic)
+    }
+
+    fn decode(&self, record: &Record, metadata: &Metadata) -> Result<PaymentEvent, Poison> {
+        let (order_id, user_id, kind) = if record.topic == topic::ORDER_CREATED {
+            let message: order::OrderCreated = check::message(record)?;
+            let total = check::field("total", Money::from_proto(message.total.as_ref()))?;
+            if total.minor_units <= 0 {
+                return Err(check::violation("total is not positive"));
+            }
+            let kind = Kind::OrderCreated { total, delivery_address: message.delivery_address };
+            (message.order_id, message.user_id, kind)
+        } else {
+            let message: delivery::DeliveryStatusUpdated = check::message(record)?;
+            let kind = match message.status() {
+                delivery::DeliveryStatus::Failed => Kind::DeliveryFailed,
+                delivery::DeliveryStatus::Unspecified => return Err(check::violation("status is not known")),
+                _ => Kind::DeliveryMoved,
+            };
+            (message.order_id, message.user_id, kind)
+        };
+        check::placed(record, metadata, &user_id, &order_id)?;
+        Ok(PaymentEvent {
+            order_id: check::field("order_id", OrderId::parse(&order_id))?,
+            user_id: check::field("user_id", UserId::parse(&user_id))?,
+            kind,
+        })
+    }
+
+    fn handle<'c>(
+        &'c self,
+        connection: &'c mut PgConnection,
+        events: &'c [Accepted<PaymentEvent>],
+    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>> {
+        Box::pin(async move {
+            let mut work = Work::load(connection, events).await?;
+            let now = OffsetDateTime::now_utc();
+            let answers = events
+                .iter()
+                .map(|accepted| match work.take(&accepted.event, &accepted.metadata, now) {
+                    Ok(()) => Answer::Applied,
+                    Err(violation) => {
+                        Answer::DeadLetter(Poison::new(Class::BusinessInvariant, violation.to_string()))
+                    }
+                })
+                .collect();
+            work.save(connection).await?;
+            Ok(answers)
+        })
+    }
+}
+
+/// A batch in memory: what is stored is loaded once, the events are applied to it, and what changed is written once.
+struct Work {
+    accounts: HashMap<UserId, Account>,
+    payments: HashMap<OrderId, Payment>,
+    entries: Vec<Entry>,
+    inserted: BTreeSet<OrderId>,
+    refunded: BTreeSet<OrderId>,
+    outbox: Vec<OutboxRecord>,
+}
+
+impl Work {
+    /// Loads and locks what the events touch: payments first, then accounts, each in one order.
+    async fn load(
+        connection: &mut PgConnection,
+        events: &[Accepted<PaymentEvent>],
+    ) -> Result<Self, DatabaseError> {
+        let acting = || {
+            events
+                .iter()
+                .map(|accepted| &accepted.event)
+                .filter(|event| !matches!(event.kind, Kind::DeliveryMoved))
+        };
+        let orders: Vec<OrderId> = acting().map(|event| event.order_id).collect();
+        let users: BTreeSet<&UserId> = acting().map(|event| &event.user_id).collect();
+        let users: Vec<&UserId> = users.into_iter().collect();
+        let (payments, accounts) = if orders.is_empty() {
+            (HashMap::new(), HashMap::new())
+        } else {
+            (store::lock_payments(connection, &orders).await?, store::lock_accounts(connection, &users).await?)
+        };
+        Ok(Self {
+            accounts,
+            payments,
+            entries: Vec::new(),
+            inserted: BTreeSet::new(),
+            refunded: BTreeSet::new(),
+            outbox: Vec::new(),
+        })
+    }
+
+    fn take(&mut self, event: &PaymentEvent, metadata: &Metadata, now: OffsetDateTime) -> Result<(), Violation> {
+        match &event.kind {
+            Kind::DeliveryMoved => Ok(()),
+            Kind::OrderCreated { total, delivery_address } => {
+                if let Some(payment) = self.payments.get(&event.order_id) {
+                    return check_repeated(payment, &event.user_id, *total);
+                }
+                // A user without an account has nothing; there is no need to make one for that.
+                let account = self
+                    .accounts
+                    .entry(event.user_id.clone())
+                    .or_insert_with(|| Account::empty(event.user_id.clone(), Currency::EUR));
+                let (payment, entry) = account.charge(Uuid::now_v7(), event.order_id, *total, now)?;
+                self.entries.extend(entry);
+                self.write(&completed(&payment, delivery_address), &payment, metadata, now);
+                self.inserted.insert(event.order_id);
+                self.payments.insert(event.order_id, payment);
+                Ok(())
+            }
+            Kind::DeliveryFailed => {
+                let payment = self.payments.get_mut(&event.order_id);
+                let Some(payment) = payment.filter(|payment| payment.user_id == event.user_id) else {
+                    return Err(Violation::NeverCharged);
+                };
+                let account = self.accounts.get_mut(&event.user_id).ok_or(Violation::NeverCharged)?;
+                if let Some(entry) = account.refund(payment, now)? {
+                    self.entries.push(entry);
+                    self.refunded.insert(event.order_id);
+                    let payment = payment.clone();
+                    self.write(&refunded(&payment), &payment, metadata, now);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Remembers an event for the outbox.
+    fn write<E: TopicEvent>(&mut self, message: &E, payment: &Payment, cause: &Metadata, now: OffsetDateTime) {
+        let event = NewEvent {
+            id: Uuid::now_v7(),
+            topic: E::TOPIC,
+            version: E::VERSION,
+            key: payment.user_id.to_string(),
+            subject: payment.order_id.to_string(),
+            time: now,
+            traceparent: cause.traceparent.clone(),
+            payload: message.encode_to_vec(),
+        };
+        self.outbox.push(OutboxRecord::from_event(event, "payment"));
+    }
+
+    async fn save(self, connection: &mut PgConnection) -> Result<(), DatabaseError> {
+        let touched: BTreeSet<&UserId> = self.entries.iter().map(|entry| &entry.user_id).collect();
+        let accounts: Vec<&Account> = touched.iter().filter_map(|user| self.accounts.get(*user)).collect();
+        store::save(connection, &accounts, &self.entries).await?;
+        let pick = |ids: &BTreeSet<OrderId>| -> Vec<&Payment> {
+            ids.iter().filter_map(|id| self.payments.get(id)).collect()
+        };
+        store::insert_payments(connection, &pick(&self.inserted)).await?;
+        // One that was made and refunded in this batch was inserted as it is now.
+        let old = self.refunded.difference(&self.inserted).copied().collect();
+        store::update_payments(connection, &pick(&old)).await?;
+        outbox::append(connection, self.outbox).await
+    }
+}
+
+fn completed(payment: &Payment, delivery_address: &str) -> pb::PaymentCompleted {
+    pb::PaymentCompleted {
+        payment_id: payment.payment_id.to_string(),
+        order_id: payment.order_id.to_string(),
+        user_id: payment.user_id.to_string(),
+        amount: Some(payment.amount.to_proto()),
+        status: status_to_proto(payment.status).into(),
+        delivery_address: delivery_address.to_owned(),
+        completed_at: Some(to_timestamp(payment.created_at)),
+    }
+}
+
+fn refunded(payment: &Payment) -> pb::PaymentRefunded {
+    pb::PaymentRefunded {
+        payment_id: payment.payment_id.to_string(),
+        order_id: payment.order_id.to_string(),
+        user_id: payment.user_id.to_string(),
+        amount: Some(payment.amount.to_proto()),
+        refunded_at: Some(to_timestamp(payment.updated_at)),
+    }
+}

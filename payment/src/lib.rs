@@ -1,0 +1,59 @@
+//! The payment service: accounts with a ledger, one payment per order, refunds for failed deliveries.
+//!
+//! [`domain`] decides, without I/O; [`store`] holds all SQL; [`grpc`] and [`consumer`] translate between the wire and
+//! the domain; [`opening`] gives the accounts of a development stack their first money.
+
+mod config;
+mod consumer;
+pub mod domain;
+mod grpc;
+mod opening;
+mod store;
+
+use holdfast_common::{
+    database::Database,
+    participant::{Participant, finished},
+    service::{BoxError, Context},
+};
+use holdfast_proto::{payment::v1::payment_service_server::PaymentServiceServer, topic};
+use sqlx::migrate::Migrator;
+use tonic::service::Routes;
+
+pub use crate::config::Config;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Starts the service.
+pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+    let database = Database::new(&config.database)?;
+    let handler = grpc::PaymentHandler::new(database.clone());
+    let balances = opening::parse(&config.payment.opening_balances)?;
+    let opening = opening::open(database.clone(), balances, context.health.component("accounts"));
+    Participant {
+        grpc: &config.grpc,
+        identity: &config.identity,
+        database: &config.database,
+        kafka: &config.kafka,
+        migrations: &MIGRATIONS,
+        topics: &topic::read_by(context.name),
+        permissions: &[("holdfast.payment.v1.PaymentService", &["gateway"])],
+    }
+    .start(
+        context,
+        &database,
+        consumer::PaymentEvents,
+        Routes::new(PaymentServiceServer::new(handler)),
+    )
+    .await?;
+    let stop = context.stop.clone();
+    context.spawn(
+        "opening",
+        finished(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = async { opening.await; stop.cancelled().await } => {}
+            }
+        }),
+    );
+    Ok(())
+}

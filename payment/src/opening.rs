@@ -1,0 +1,64 @@
+//! First money for the accounts of a development stack. Opened once: later starts change nothing.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+use holdfast_common::{
+    backoff::Backoff,
+    database::{Database, DatabaseError},
+    health::Component,
+    service::{BoxError, chain},
+};
+use holdfast_proto::{Currency, Money, UserId};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::{
+    domain::{Account, EntryKind},
+    store,
+};
+
+/// Reads the setting; an error names the entry.
+pub(crate) fn parse(balances: &BTreeMap<String, String>) -> Result<Vec<(UserId, Money)>, BoxError> {
+    balances
+        .iter()
+        .map(|(user, amount)| {
+            let refuse = |error: &dyn std::fmt::Display| format!("payment.opening_balances.{user}: {error}");
+            let user_id = UserId::parse(user).map_err(|error| refuse(&error))?;
+            let money = Money::parse_decimal(amount, Currency::EUR).map_err(|error| refuse(&error))?;
+            Ok((user_id, money))
+        })
+        .collect()
+}
+
+/// Opens those accounts that are not there, as soon as the database is.
+pub(crate) async fn open(database: Database, balances: Vec<(UserId, Money)>, component: Component) {
+    let mut backoff = Backoff::for_infrastructure();
+    for (user_id, balance) in balances {
+        while let Err(error) = open_account(&database, user_id.clone(), balance).await {
+            component.waiting(chain(&error));
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+    component.ready();
+}
+
+async fn open_account(database: &Database, user_id: UserId, balance: Money) -> Result<(), DatabaseError> {
+    database
+        .transaction("payment.open_account", move |connection: &mut PgConnection| {
+            let user_id = user_id.clone();
+            let work: BoxFuture<'_, _> = Box::pin(async move {
+                if !store::insert_account(connection, &user_id, balance.currency).await? {
+                    return Ok(());
+                }
+                let mut account = Account::empty(user_id, balance.currency);
+                match account.credit(EntryKind::Opening, balance, OffsetDateTime::now_utc()) {
+                    Ok(entry) => store::save(connection, &[&account], &[entry]).await.map(drop),
+                    // An opening balance of zero: the account is there, and nothing is in it.
+                    Err(_) => Ok(()),
+                }
+            });
+            work
+        })
+        .await
+}

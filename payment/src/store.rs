@@ -1,0 +1,346 @@
+//! All SQL of the payment service.
+
+use std::collections::HashMap;
+
+use holdfast_common::database::DatabaseError;
+use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
+use sqlx::{PgConnection, PgExecutor, Row as _, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::domain::{Account, Entry, EntryKind, Payment, Status};
+
+/// What an idempotency key of a credit was used for.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyUse {
+    /// SHA-256 of the content.
+    pub(crate) fingerprint: Vec<u8>,
+    /// The balance right after the credit.
+    pub(crate) balance_after: Money,
+}
+
+/// Creates an empty account. False: it is there.
+pub(crate) async fn insert_account(
+    connection: &mut PgConnection,
+    user: &UserId,
+    currency: Currency,
+) -> Result<bool, DatabaseError> {
+    let done = sqlx::query(
+        "-- payment.insert_account
+        insert into accounts (user_id, currency, balance_minor) values ($1, $2, 0)
+        on conflict (user_id) do nothing",
+    )
+    .bind(user.as_str())
+    .bind(currency.as_str())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(crate) async fn account(
+    executor: impl PgExecutor<'_>,
+    user: &UserId,
+) -> Result<Option<Account>, DatabaseError> {
+    let row = sqlx::query(
+        "-- payment.account
+        select user_id, currency, balance_minor from accounts where user_id = $1",
+    )
+    .bind(user.as_str())
+    .fetch_optional(executor)
+    .await?;
+    row.as_ref().map(account_from_row).transpose()
+}
+
+/// Locks these accounts, always in the same order, and answers with those that exist.
+pub(crate) async fn lock_accounts(
+    connection: &mut PgConnection,
+    users: &[&UserId],
+) -> Result<HashMap<UserId, Account>, DatabaseError> {
+    let ids: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
+    let rows = sqlx::query(
+        "-- payment.lock_accounts
+        select user_id, currency, balance_minor from accounts
+        where user_id = any($1) order by user_id for update",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let account = account_from_row(row)?;
+            Ok((account.user_id.clone(), account))
+        })
+        .collect()
+}
+
+/// Writes balances and the entries that explain them. Answers with the ids of the entries.
+pub(crate) async fn save(
+    connection: &mut PgConnection,
+    accounts: &[&Account],
+    entries: &[Entry],
+) -> Result<Vec<Uuid>, DatabaseError> {
+    if entries.is_empty() {
+        return Ok(Vec::new());
+    }
+    let users: Vec<&str> = accounts.iter().map(|account| account.user_id.as_str()).collect();
+    let balances: Vec<i64> = accounts.iter().map(|account| account.balance.minor_units).collect();
+    sqlx::query(
+        "-- payment.update_accounts
+        update accounts as a set balance_minor = n.balance_minor, updated_at = now()
+        from unnest($1::text[], $2::bigint[]) as n (user_id, balance_minor)
+        where a.user_id = n.user_id",
+    )
+    .bind(users)
+    .bind(balances)
+    .execute(&mut *connection)
+    .await?;
+
+    let mut ids = Vec::new();
+    let (mut users, mut kinds, mut amounts) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut balances, mut orders, mut times) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in entries {
+        let (kind, order_id) = match entry.kind {
+            EntryKind::Opening => ("OPENING", None),
+            EntryKind::Credit => ("CREDIT", None),
+            EntryKind::Charge(order_id) => ("CHARGE", Some(order_id.as_uuid())),
+            EntryKind::Refund(order_id) => ("REFUND", Some(order_id.as_uuid())),
+        };
+        ids.push(Uuid::now_v7());
+        users.push(entry.user_id.as_str());
+        kinds.push(kind);
+        amounts.push(entry.amount.minor_units);
+        balances.push(entry.balance_after.minor_units);
+        orders.push(order_id);
+        times.push(entry.created_at);
+    }
+    sqlx::query(
+        "-- payment.insert_ledger_entries
+        insert into ledger_entries
+            (entry_id, user_id, kind, amount_minor, balance_after_minor, order_id, created_at)
+        select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::uuid[],
+            $7::timestamptz[])",
+    )
+    .bind(&ids)
+    .bind(users)
+    .bind(kinds)
+    .bind(amounts)
+    .bind(balances)
+    .bind(orders)
+    .bind(times)
+    .execute(connection)
+    .await?;
+    Ok(ids)
+}
+
+/// Locks the payments of these orders, always in the same order.
+pub(crate) async fn lock_payments(
+    connection: &mut PgConnection,
+    orders: &[OrderId],
+) -> Result<HashMap<OrderId, Payment>, DatabaseError> {
+    let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(
+        "-- payment.lock_payments
+        select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at
+        from payments where order_id = any($1) order by order_id for update",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let payment = payment_from_row(row)?;
+            Ok((payment.order_id, payment))
+        })
+        .collect()
+}
+
+/// The payment of an order of this user.
+pub(crate) async fn payment_of_user(
+    executor: impl PgExecutor<'_>,
+    order_id: OrderId,
+    user: &UserId,
+) -> Result<Option<Payment>, DatabaseError> {
+    let row = sqlx::query(
+        "-- payment.payment_of_user
+        select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at
+        from payments where order_id = $1 and user_id = $2",
+    )
+    .bind(order_id.as_uuid())
+    .bind(user.as_str())
+    .fetch_optional(executor)
+    .await?;
+    row.as_ref().map(payment_from_row).transpose()
+}
+
+/// Writes new payments. One payment per order is the index's business: a
+/// second one is an error, never an overwrite.
+pub(crate) async fn insert_payments(
+    connection: &mut PgConnection,
+    payments: &[&Payment],
+) -> Result<(), DatabaseError> {
+    if payments.is_empty() {
+        return Ok(());
+    }
+    let (mut ids, mut orders, mut users) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut currencies, mut amounts, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut created, mut updated) = (Vec::new(), Vec::new());
+    for payment in payments {
+        ids.push(payment.payment_id);
+        orders.push(payment.order_id.as_uuid());
+        users.push(payment.user_id.as_str());
+        currencies.push(payment.amount.currency.to_string());
+        amounts.push(payment.amount.minor_units);
+        statuses.push(status_to_text(payment.status));
+        created.push(payment.created_at);
+        updated.push(payment.updated_at);
+    }
+    sqlx::query(
+        "-- payment.insert_payments
+        insert into payments
+            (payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at)
+        select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+            $7::timestamptz[], $8::timestamptz[])",
+    )
+    .bind(ids)
+    .bind(orders)
+    .bind(users)
+    .bind(currencies)
+    .bind(amounts)
+    .bind(statuses)
+    .bind(created)
+    .bind(updated)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks payments as refunded.
+pub(crate) async fn update_payments(
+    connection: &mut PgConnection,
+    payments: &[&Payment],
+) -> Result<(), DatabaseError> {
+    if payments.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = payments.iter().map(|payment| payment.payment_id).collect();
+    let statuses: Vec<&str> = payments.iter().map(|payment| status_to_text(payment.status)).collect();
+    let times: Vec<_> = payments.iter().map(|payment| payment.updated_at).collect();
+    sqlx::query(
+        "-- payment.update_payments
+        update payments as p set status = n.status, updated_at = n.updated_at
+        from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as n (payment_id, status, updated_at)
+        where p.payment_id = n.payment_id",
+    )
+    .bind(ids)
+    .bind(statuses)
+    .bind(times)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes the key for this transaction. False: another transaction has it right now.
+pub(crate) async fn try_lock_key(
+    connection: &mut PgConnection,
+    requested_by: &UserId,
+    key: &IdempotencyKey,
+) -> Result<bool, DatabaseError> {
+    // A hash that collides makes an unrelated call wait its turn, nothing worse: the unique index decides.
+    let row = sqlx::query(
+        "-- payment.try_lock_key
+        select pg_try_advisory_xact_lock(hashtextextended($1, hashtextextended($2, 0))) as locked",
+    )
+    .bind(key.as_str())
+    .bind(requested_by.as_str())
+    .fetch_one(connection)
+    .await?;
+    Ok(row.try_get("locked")?)
+}
+
+pub(crate) async fn key_use(
+    connection: &mut PgConnection,
+    requested_by: &UserId,
+    key: &IdempotencyKey,
+) -> Result<Option<KeyUse>, DatabaseError> {
+    let row = sqlx::query(
+        "-- payment.key_use
+        select k.fingerprint, e.balance_after_minor, a.currency
+        from credit_keys as k
+        join ledger_entries as e on e.entry_id = k.entry_id
+        join accounts as a on a.user_id = e.user_id
+        where k.requested_by = $1 and k.key = $2",
+    )
+    .bind(requested_by.as_str())
+    .bind(key.as_str())
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        Ok(KeyUse {
+            fingerprint: row.try_get("fingerprint")?,
+            balance_after: money(&row, "balance_after_minor")?,
+        })
+    })
+    .transpose()
+}
+
+pub(crate) async fn insert_key(
+    connection: &mut PgConnection,
+    requested_by: &UserId,
+    key: &IdempotencyKey,
+    fingerprint: &[u8],
+    entry_id: Uuid,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "-- payment.insert_key
+        insert into credit_keys (requested_by, key, fingerprint, entry_id) values ($1, $2, $3, $4)",
+    )
+    .bind(requested_by.as_str())
+    .bind(key.as_str())
+    .bind(fingerprint)
+    .bind(entry_id)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn account_from_row(row: &PgRow) -> Result<Account, DatabaseError> {
+    Ok(Account { user_id: user_id(row)?, balance: money(row, "balance_minor")? })
+}
+
+fn payment_from_row(row: &PgRow) -> Result<Payment, DatabaseError> {
+    let status: String = row.try_get("status")?;
+    Ok(Payment {
+        payment_id: row.try_get("payment_id")?,
+        order_id: OrderId::from(row.try_get::<Uuid, _>("order_id")?),
+        user_id: user_id(row)?,
+        amount: money(row, "amount_minor")?,
+        status: status_from_text(&status)?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+    })
+}
+
+fn user_id(row: &PgRow) -> Result<UserId, DatabaseError> {
+    let text: String = row.try_get("user_id")?;
+    UserId::parse(&text).map_err(|_| DatabaseError::Corrupt("user_id".into()))
+}
+
+fn money(row: &PgRow, column: &str) -> Result<Money, DatabaseError> {
+    let currency: String = row.try_get("currency")?;
+    let currency = Currency::parse(&currency).map_err(|_| DatabaseError::Corrupt("currency".into()))?;
+    Ok(Money::new(row.try_get(column)?, currency))
+}
+
+const fn status_to_text(status: Status) -> &'static str {
+    match status {
+        Status::Success => "SUCCESS",
+        Status::InsufficientFunds => "INSUFFICIENT_FUNDS",
+        Status::Refunded => "REFUNDED",
+    }
+}
+
+fn status_from_text(text: &str) -> Result<Status, DatabaseError> {
+    [Status::Success, Status::InsufficientFunds, Status::Refunded]
+        .into_iter()
+        .find(|status| status_to_text(*status) == text)
+        .ok_or_else(|| DatabaseError::Corrupt("status".into()))
+}
