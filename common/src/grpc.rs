@@ -9,7 +9,7 @@ use futures_util::future::{Either, Ready, ready};
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, body::Body, service::Routes, transport::Server};
+use tonic::{Status, body::Body, metadata::MetadataMap, service::Routes, transport::Server};
 use tower::{Layer, Service};
 
 use crate::{
@@ -69,6 +69,14 @@ pub async fn serve(
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
     Ok(())
+}
+
+/// The W3C trace context of a call, for the events that it causes. What is not one is left out, never passed on.
+#[must_use]
+pub fn traceparent(metadata: &MetadataMap) -> Option<String> {
+    let text = metadata.get("traceparent")?.to_str().ok()?;
+    let plain = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    (text.len() == 55 && plain).then(|| text.to_owned())
 }
 
 /// Lets a call pass if the table allows it to the peer; everything else is `PERMISSION_DENIED`.

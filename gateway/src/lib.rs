@@ -1,1 +1,55 @@
-//! Placeholder.
+//! The REST edge: checks who asks and what, turns REST into gRPC, and every failure into `application/problem+json`.
+//!
+//! - [`http`]: connections, the column of middleware, request context, problems, strict JSON;
+//! - [`auth`]: tokens and scopes;
+//! - [`api`]: one file per resource: parse, call, answer;
+//! - [`upstream`]: the three services and what their status codes mean here.
+
+mod api;
+mod auth;
+mod config;
+mod http;
+mod upstream;
+
+use std::sync::Arc;
+
+use holdfast_common::{
+    identity::Identity,
+    participant::finished,
+    service::{BoxError, Context, bind},
+};
+
+pub use crate::config::Config;
+use crate::{auth::Authenticator, upstream::Upstream};
+
+/// What handlers share.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    authenticator: Authenticator,
+    upstream: Upstream,
+    health: holdfast_common::health::Health,
+}
+
+/// Starts the gateway.
+pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+    let identity = Identity::load(config.identity)?;
+    let authenticator = Authenticator::load(&config.auth)?;
+    let upstream = Upstream::new(&config.upstream, &identity)?;
+    let listener = bind(config.gateway.listen).await?;
+    let stop = context.stop.clone();
+
+    let gateway = Arc::new(Gateway {
+        authenticator: authenticator.clone(),
+        upstream: upstream.clone(),
+        health: context.health.clone(),
+    });
+    let router = http::router(gateway, config.gateway.deadline);
+    context.spawn("http", http::server::serve(listener, router, stop.clone()));
+    context.spawn("identity", finished(identity.follow(stop.clone())));
+    context.spawn("jwks", finished(authenticator.follow(stop.clone())));
+    for (name, service) in upstream.services() {
+        let component = context.health.component(name);
+        context.spawn(name, finished(upstream::follow(service, component, stop.clone())));
+    }
+    Ok(())
+}

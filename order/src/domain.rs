@@ -4,19 +4,14 @@
 //! of the same events ends in the same order: statuses have ranks and only rise, and an event that proves an earlier
 //! one (a delivery proves the payment) brings its effect along.
 
-use holdfast_proto::{Money, MoneyError, OrderId, UserId};
+use holdfast_proto::{
+    Money, MoneyError, OrderId, UserId,
+    limits::{
+        ADDRESS_CHARS_MAX, AMOUNT_MINOR_MAX, ITEMS_MAX, PRODUCT_ID_CHARS_MAX, QUANTITY_MAX, is_address,
+        is_product_id,
+    },
+};
 use time::OffsetDateTime;
-
-/// Most lines of an order.
-pub const ITEMS_MAX: usize = 100;
-/// Most pieces of one line.
-pub const QUANTITY_MAX: u32 = 10_000;
-/// Highest price of one piece, in cents.
-pub const PRICE_MINOR_MAX: i64 = 100_000_000;
-/// Most characters of an address.
-pub const ADDRESS_CHARS_MAX: usize = 500;
-/// Most characters of a product id.
-pub const PRODUCT_ID_CHARS_MAX: usize = 64;
 
 /// Where an order stands; ranks rise only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +116,7 @@ impl Draft {
             if !(1..=QUANTITY_MAX).contains(&item.quantity) {
                 return Err(DraftError::Quantity(index));
             }
-            if !(1..=PRICE_MINOR_MAX).contains(&item.price.minor_units) {
+            if !(1..=AMOUNT_MINOR_MAX).contains(&item.price.minor_units) {
                 return Err(DraftError::Price(index));
             }
             let line = item.price.checked_mul(item.quantity).map_err(DraftError::Total)?;
@@ -152,23 +147,6 @@ impl Draft {
         }
         bytes
     }
-}
-
-/// Whether a text can be the id of a product.
-#[must_use]
-pub fn is_product_id(text: &str) -> bool {
-    (1..=PRODUCT_ID_CHARS_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
-}
-
-/// Whether a text can be an address: something to read in it, nothing that changes how it is displayed.
-#[must_use]
-pub fn is_address(text: &str) -> bool {
-    // Directional overrides and isolates let a label show another address than it holds.
-    let reorders = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    (1..=ADDRESS_CHARS_MAX).contains(&text.chars().count())
-        && !text.trim().is_empty()
-        && !text.chars().any(|c| c.is_control() || reorders(c))
 }
 
 /// An order.

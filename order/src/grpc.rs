@@ -5,10 +5,11 @@ use futures_util::future::BoxFuture;
 use holdfast_common::{
     database::{Conflicting, Database, DatabaseError},
     event::NewEvent,
+    grpc::traceparent,
     outbox::{self, OutboxRecord},
 };
 use holdfast_proto::{
-    IdempotencyKey, Money, OrderId, UserId, order::v1 as pb, order::v1::order_service_server::OrderService,
+    IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb, order::v1::order_service_server::OrderService,
     to_timestamp, topic::Event as _,
 };
 use prost::Message as _;
@@ -21,9 +22,6 @@ use crate::{
     domain::{self, Draft, Item, Order},
     store::{self, KeyUse},
 };
-
-/// Largest page of a listing.
-const PAGE_SIZE_MAX: u32 = 100;
 
 /// Answers calls.
 #[derive(Debug, Clone)]
@@ -71,12 +69,18 @@ impl OrderHandler {
     }
 
     /// Order, lines, key and event in one transaction. Answers with the order and whether it was there before.
-    async fn create(&self, draft: Draft, key: IdempotencyKey) -> Result<(Order, bool), CreateError> {
+    async fn create(
+        &self,
+        draft: Draft,
+        key: IdempotencyKey,
+        traceparent: Option<String>,
+    ) -> Result<(Order, bool), CreateError> {
         let fingerprint = digest::digest(&digest::SHA256, &draft.canonical_bytes()).as_ref().to_vec();
         let order_id = OrderId::generate();
         self.database
             .transaction("order.create", move |connection: &mut PgConnection| {
                 let (draft, key, fingerprint) = (draft.clone(), key.clone(), fingerprint.clone());
+                let traceparent = traceparent.clone();
                 let work: BoxFuture<'_, _> = Box::pin(async move {
                     if !store::try_lock_key(connection, &draft.user_id, &key).await? {
                         return Err(CreateError::StillRunning);
@@ -93,7 +97,7 @@ impl OrderHandler {
                     let order = Order::create(order_id, draft, now());
                     store::insert_order(connection, &order).await?;
                     store::insert_key(connection, &user, &key, &KeyUse { fingerprint, order_id }).await?;
-                    let event = OutboxRecord::from_event(order_created(&order), "order");
+                    let event = OutboxRecord::from_event(order_created(&order, traceparent), "order");
                     outbox::append(connection, vec![event]).await?;
                     Ok((order, false))
                 });
@@ -115,12 +119,13 @@ impl OrderService for OrderHandler {
         &self,
         request: Request<pb::CreateOrderRequest>,
     ) -> Result<Response<pb::CreateOrderResponse>, Status> {
+        let traceparent = traceparent(request.metadata());
         let request = request.into_inner();
         let user_id = parse_user(&request.user_id)?;
         let key = IdempotencyKey::parse(&request.idempotency_key)
             .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?;
         let draft = parse_draft(user_id, request.delivery_address, request.items)?;
-        let (order, replayed) = self.create(draft, key).await?;
+        let (order, replayed) = self.create(draft, key, traceparent).await?;
         if !replayed {
             metrics::counter!("orders_created_total").increment(1);
         }
@@ -186,7 +191,7 @@ fn parse_draft(user_id: UserId, address: String, items: Vec<pb::OrderItem>) -> R
     Draft::new(user_id, address, items).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-fn order_created(order: &Order) -> NewEvent {
+fn order_created(order: &Order, traceparent: Option<String>) -> NewEvent {
     let payload = pb::OrderCreated {
         order_id: order.order_id.to_string(),
         user_id: order.user_id.to_string(),
@@ -202,7 +207,7 @@ fn order_created(order: &Order) -> NewEvent {
         key: order.user_id.to_string(),
         subject: order.order_id.to_string(),
         time: order.created_at,
-        traceparent: None,
+        traceparent,
         payload: payload.encode_to_vec(),
     }
 }

@@ -1,13 +1,11 @@
 //! What may happen to an account and to a payment. Pure: no I/O, no clock, no randomness.
 
-use holdfast_proto::{Currency, Money, OrderId, UserId};
+use holdfast_proto::{Currency, Money, OrderId, UserId, limits::AMOUNT_MINOR_MAX};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// Largest balance, in cents: far above any sum of credits, far below the end of `i64`.
 pub const BALANCE_MINOR_MAX: i64 = 1_000_000_000_000_000;
-/// Largest single credit, in cents.
-pub const CREDIT_MINOR_MAX: i64 = 100_000_000;
 
 /// Where a payment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +141,7 @@ impl Account {
         if amount.currency != self.balance.currency {
             return Err(Violation::Currency);
         }
-        let limit = if kind == EntryKind::Credit { CREDIT_MINOR_MAX } else { BALANCE_MINOR_MAX };
+        let limit = if kind == EntryKind::Credit { AMOUNT_MINOR_MAX } else { BALANCE_MINOR_MAX };
         if !(1..=limit).contains(&amount.minor_units) {
             return Err(Violation::CreditAmount);
         }

@@ -4,6 +4,7 @@
 //! contract allows, so the code behind them never checks again. This crate must never do I/O.
 
 mod id;
+pub mod limits;
 mod money;
 mod timestamp;
 pub mod topic;

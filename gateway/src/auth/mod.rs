@@ -1,0 +1,124 @@
+//! Who asks, and what they may. A handler that takes a [`Caller`] is protected; [`Caller::may`] checks the scope.
+
+mod keys;
+mod token;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use holdfast_common::service::{BoxError, chain};
+use holdfast_proto::UserId;
+use tokio_util::sync::CancellationToken;
+
+use self::keys::KeySet;
+use crate::{Gateway, config::AuthConfig, http::problem::Problem};
+
+/// How often the key file is compared with what is in use.
+const RELOAD_EVERY: Duration = Duration::from_secs(2);
+
+/// Checks tokens; clones share the keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Authenticator {
+    config: Arc<AuthConfig>,
+    keys: Arc<ArcSwap<KeySet>>,
+}
+
+impl Authenticator {
+    /// Reads the keys; an error names the file.
+    pub(crate) fn load(config: &AuthConfig) -> Result<Self, BoxError> {
+        let keys = KeySet::load(&config.jwks_file)?;
+        Ok(Self { config: Arc::new(config.clone()), keys: Arc::new(ArcSwap::from_pointee(keys)) })
+    }
+
+    /// Keeps the keys in step with the file until `stop`. What can't be read is refused and the old stays.
+    pub(crate) async fn follow(self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(RELOAD_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            match KeySet::load(&self.config.jwks_file) {
+                Ok(keys) if keys.is_same(&self.keys.load()) => {}
+                Ok(keys) => {
+                    self.keys.store(Arc::new(keys));
+                    tracing::info!("token keys reloaded");
+                }
+                Err(error) => {
+                    metrics::counter!("jwks_reload_failures_total").increment(1);
+                    tracing::error!(error = chain(&error), "token keys refused, the old ones stay");
+                }
+            }
+        }
+    }
+}
+
+/// A client whose token was proven.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// `sub`.
+    pub(crate) user_id: UserId,
+    scopes: Vec<String>,
+}
+
+impl Caller {
+    /// 403 if the token lacks the scope.
+    pub(crate) fn may(&self, scope: Scope) -> Result<(), Problem> {
+        if self.scopes.iter().any(|granted| granted == scope.as_str()) {
+            return Ok(());
+        }
+        let detail = format!("the token lacks the scope {}", scope.as_str());
+        Err(Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)
+            .challenge("Bearer error=\"insufficient_scope\""))
+    }
+}
+
+/// What a token can allow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Scope {
+    OrdersRead,
+    OrdersWrite,
+    AccountsRead,
+    AccountsCredit,
+}
+
+impl Scope {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::OrdersRead => "orders:read",
+            Self::OrdersWrite => "orders:write",
+            Self::AccountsRead => "accounts:read",
+            Self::AccountsCredit => "accounts:credit",
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Gateway>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
+        let authenticator = &gateway.authenticator;
+        bearer(&parts.headers)
+            .ok_or(token::Refused::Missing)
+            .and_then(|text| token::check(text, &authenticator.keys.load(), &authenticator.config))
+            .map_err(|refused| {
+                // The cause is for us; a client that guesses learns nothing from the answer.
+                metrics::counter!("tokens_refused_total", "cause" => refused.as_str()).increment(1);
+                tracing::debug!(cause = refused.as_str(), "token refused");
+                Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", "a valid access token is required")
+                    .challenge("Bearer error=\"invalid_token\"")
+            })
+    }
+}
+
+/// The token of the one `Authorization: Bearer` header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}

@@ -1,0 +1,103 @@
+//! RFC 9068 access tokens, checked strictly.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use holdfast_proto::UserId;
+use jsonwebtoken::{Validation, decode, decode_header};
+use serde::Deserialize;
+
+use super::{Caller, keys::KeySet};
+use crate::config::AuthConfig;
+
+/// Longest token in bytes that is looked at.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Clocks may differ by this much.
+const LEEWAY_S: u64 = 5;
+
+/// Why a token is refused; for logs and metrics, never for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    Missing,
+    TooLong,
+    Header,
+    Type,
+    UnknownKey,
+    Algorithm,
+    SignatureOrClaims,
+    IssuedInFuture,
+    Subject,
+}
+
+impl Refused {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::TooLong => "too-long",
+            Self::Header => "header",
+            Self::Type => "type",
+            Self::UnknownKey => "unknown-key",
+            Self::Algorithm => "algorithm",
+            Self::SignatureOrClaims => "signature-or-claims",
+            Self::IssuedInFuture => "issued-in-future",
+            Self::Subject => "subject",
+        }
+    }
+}
+
+/// All are required, and of exactly these types: a claim of another type is not an absent one.
+#[derive(Debug, Deserialize)]
+struct Claims {
+    sub: String,
+    scope: String,
+    iat: u64,
+    #[serde(rename = "exp")]
+    _exp: u64,
+    #[serde(rename = "jti")]
+    _jti: String,
+    /// Checked by the library where it is present; here for its type.
+    #[serde(rename = "nbf", default, deserialize_with = "present_number")]
+    _nbf: Option<u64>,
+}
+
+/// A number if it is there at all; `null` is not one.
+fn present_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    u64::deserialize(deserializer).map(Some)
+}
+
+/// Checks a token and answers who it speaks for.
+pub(super) fn check(token: &str, keys: &KeySet, config: &AuthConfig) -> Result<Caller, Refused> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Refused::TooLong);
+    }
+    let header = decode_header(token).map_err(|_| Refused::Header)?;
+    // RFC 9068, 2.1: an id token must not pass for an access token.
+    let access_token = header.typ.as_deref().is_some_and(|typ| {
+        typ.eq_ignore_ascii_case("at+jwt") || typ.eq_ignore_ascii_case("application/at+jwt")
+    });
+    if !access_token {
+        return Err(Refused::Type);
+    }
+    // RFC 7515, 4.1.11: we understand no extension.
+    if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
+        return Err(Refused::Header);
+    }
+    // `jwk`, `jku` and `x5u` are the sender's word for its own key and are never looked at.
+    let key = header.kid.as_deref().and_then(|kid| keys.find(kid)).ok_or(Refused::UnknownKey)?;
+    if header.alg != key.algorithm {
+        return Err(Refused::Algorithm);
+    }
+    let mut validation = Validation::new(key.algorithm);
+    validation.leeway = LEEWAY_S;
+    validation.validate_nbf = true;
+    validation.set_audience(&[&config.audience]);
+    validation.set_issuer(&[&config.issuer]);
+    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+    let claims =
+        decode::<Claims>(token, &key.key, &validation).map_err(|_| Refused::SignatureOrClaims)?.claims;
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if claims.iat > now_s + LEEWAY_S {
+        return Err(Refused::IssuedInFuture);
+    }
+    let user_id = UserId::parse(&claims.sub).map_err(|_| Refused::Subject)?;
+    Ok(Caller { user_id, scopes: claims.scope.split(' ').map(str::to_owned).collect() })
+}

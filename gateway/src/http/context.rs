@@ -1,0 +1,104 @@
+//! What a request carries from its entry on: ids, deadline; and what every answer gets on its way out.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, MatchedPath, Request},
+    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use holdfast_common::client::{Deadline, DeadlinePassed};
+use tonic::metadata::MetadataValue;
+
+use super::problem::{self, Problem};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest request id that is taken from a client.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// The context of one request.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// 32 hexadecimal digits; `instance` of problems, and in the events that the request causes.
+    pub(crate) trace_id: String,
+    /// When an answer is of no use any more.
+    pub(crate) deadline: Deadline,
+}
+
+impl Call {
+    fn new(deadline: Duration) -> Self {
+        Self { trace_id: format!("{:032x}", fastrand::u128(1..)), deadline: Deadline::after(deadline) }
+    }
+
+    /// A gRPC request with what is left of the deadline and the trace context.
+    pub(crate) fn request<M>(&self, message: M) -> Result<tonic::Request<M>, DeadlinePassed> {
+        let mut request = self.deadline.request(message)?;
+        let traceparent = format!("00-{}-{:016x}-01", self.trace_id, fastrand::u64(1..));
+        // Hexadecimal digits and dashes are always a metadata value.
+        if let Ok(value) = MetadataValue::try_from(traceparent) {
+            request.metadata_mut().insert("traceparent", value);
+        }
+        Ok(request)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Call {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(Problem::internal)
+    }
+}
+
+/// Gives the request its context, ends it at its deadline, counts and logs it, and names it in the answer.
+pub(super) async fn enter(
+    deadline: Duration,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Infallible> {
+    let started = std::time::Instant::now();
+    let call = Call::new(deadline);
+    let request_id = request
+        .headers()
+        .get(&REQUEST_ID)
+        .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.to_str().is_ok())
+        .cloned();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    request.extensions_mut().insert(call.clone());
+
+    let answer = tokio::time::timeout(call.deadline.remaining(), next.run(request)).await;
+    let mut response = answer.unwrap_or_else(|_| Problem::deadline().into_response());
+    problem::sign(&mut response, &call.trace_id);
+
+    let status = response.status();
+    // The route, never the path: its parameters belong to users, and would make a metric per order.
+    let route = route.unwrap_or_else(|| "none".to_owned());
+    let seconds = started.elapsed().as_secs_f64();
+    metrics::histogram!("http_request_seconds", "route" => route.clone(), "status" => status.as_str().to_owned())
+        .record(seconds);
+    if status.is_server_error() {
+        tracing::warn!(trace_id = call.trace_id, %method, route, status = status.as_u16(), seconds, "request failed");
+    } else {
+        tracing::debug!(trace_id = call.trace_id, %method, route, status = status.as_u16(), seconds, "request answered");
+    }
+    let id = request_id.or_else(|| HeaderValue::from_str(&call.trace_id).ok());
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    Ok(response)
+}
+
+impl From<DeadlinePassed> for Problem {
+    fn from(_: DeadlinePassed) -> Self {
+        Self::deadline()
+    }
+}
+
+impl Problem {
+    /// Time is over.
+    pub(crate) fn deadline() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "the request could not be answered in time")
+    }
+}

@@ -1,0 +1,182 @@
+//! Strict JSON in, JSON out. Amounts are read and written as text, so no float ever touches them.
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use http_body_util::{BodyExt as _, LengthLimitError};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{error::Category, value::RawValue};
+use serde_path_to_error::{Path, Segment};
+
+use super::{
+    Call,
+    problem::{FieldError, Problem},
+};
+
+/// The body of a request: 415 for another media type, 413 for too long, 400 for what is not JSON, 422 for what is not
+/// the object asked for.
+#[derive(Debug)]
+pub(crate) struct StrictJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for StrictJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            let detail = "the body must be application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail));
+        }
+        let call = request.extensions().get::<Call>().cloned().ok_or_else(Problem::internal)?;
+        let bytes = read(request.into_body(), &call).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(media_type), None) = (types.next(), types.next()) else { return false };
+    let Ok(text) = media_type.to_str() else { return false };
+    let mut parts = text.split(';').map(str::trim);
+    let essence = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let utf8 = |parameter: &str| {
+        parameter.is_empty()
+            || parameter
+                .split_once('=')
+                .is_some_and(|(name, value)| {
+                    name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+                })
+    };
+    // An encoded body (gzip and the like) is not read at all, so there is nothing to bomb.
+    essence && parts.all(utf8) && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+async fn read(body: Body, call: &Call) -> Result<bytes::Bytes, Problem> {
+    let collected = tokio::time::timeout(call.deadline.remaining(), body.collect()).await;
+    match collected {
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow-body", "the body did not arrive in time")),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) => {
+            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+            while let Some(error) = cause {
+                if error.is::<LengthLimitError>() {
+                    return Err(Problem::too_large());
+                }
+                cause = error.source();
+            }
+            Err(Problem::malformed("the body was cut short"))
+        }
+    }
+}
+
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let pointer = pointer(error.path());
+        refuse(pointer, error.inner())
+    })?;
+    // Something behind the value.
+    deserializer.end().map_err(|error| refuse(String::new(), &error))?;
+    Ok(value)
+}
+
+fn refuse(pointer: String, error: &serde_json::Error) -> Problem {
+    match error.classify() {
+        Category::Data => Problem::invalid(vec![FieldError::new(pointer, error.to_string())]),
+        Category::Syntax | Category::Eof | Category::Io => {
+            Problem::malformed(format!("the body is not JSON: {error}"))
+        }
+    }
+}
+
+/// RFC 6901.
+fn pointer(path: &Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                pointer.push('/');
+                pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+            }
+            Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+/// A JSON answer.
+pub(crate) fn answer(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => {
+            tracing::error!(error = %error, "answer cannot be written as JSON");
+            Problem::internal().into_response()
+        }
+    }
+}
+
+/// An exact decimal as a JSON number.
+pub(crate) fn number(decimal: String) -> Result<Box<RawValue>, Problem> {
+    RawValue::from_string(decimal).map_err(|_| Problem::internal())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        items: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only its parsing matters here")]
+        quantity: u32,
+        price: Box<RawValue>,
+    }
+
+    fn status_of(body: &[u8]) -> u16 {
+        parse::<Outer>(body).map_or_else(|problem| problem.into_response().status().as_u16(), |_| 200)
+    }
+
+    /// What is not JSON is 400; what is JSON but not an order is 422.
+    #[test]
+    fn malformed_is_400_and_invalid_is_422() {
+        let deep = format!("{{\"items\":{}1{}}}", "[".repeat(20_000), "]".repeat(20_000));
+        for (body, expected) in [
+            (&br#"{"items":[{"quantity":1,"price":12.50}]}"#[..], 200),
+            (b"", 400),
+            (b"{", 400),
+            (br#"{"items":[]} x"#, 400),
+            (b"\xef\xbb\xbf{\"items\":[]}", 400),
+            (b"{\x00\"\x00i\x00", 400),
+            (b"{\"items\":[{\"quantity\":1,\"price\":NaN}]}", 400),
+            (b"{\"items\":\"\xff\xfe\"}", 400),
+            (br#"{"items":[],"items":[]}"#, 422),
+            (br#"{"items":[],"status":"PAID"}"#, 422),
+            (br#"{"items":[{"quantity":-1,"price":1}]}"#, 422),
+            (br#"{"items":[{"quantity":4294967296,"price":1}]}"#, 422),
+            (br#"{"items":[{"quantity":1.5,"price":1}]}"#, 422),
+            (br"[]", 422),
+            (br"null", 422),
+        ] {
+            assert_eq!(status_of(body), expected, "{}", String::from_utf8_lossy(body));
+        }
+        assert!([400, 422].contains(&status_of(deep.as_bytes())));
+    }
+
+    /// Amounts come through as they were written.
+    #[test]
+    fn amounts_come_through_as_text() {
+        let outer: Outer = parse(br#"{"items":[{"quantity":1,"price":0.10}]}"#).expect("valid");
+        assert_eq!(outer.items[0].price.get(), "0.10");
+    }
+}

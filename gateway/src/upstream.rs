@@ -1,0 +1,113 @@
+//! The three services, and what their status codes mean to a REST client.
+
+use std::time::Duration;
+
+use holdfast_common::{
+    client::{self, Deadline, Destination},
+    health::Component,
+    identity::Identity,
+    service::BoxError,
+};
+use holdfast_proto::{
+    delivery::v1::delivery_service_client::DeliveryServiceClient,
+    order::v1::order_service_client::OrderServiceClient,
+    payment::v1::payment_service_client::PaymentServiceClient,
+};
+use axum::http::StatusCode;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use crate::{
+    config::UpstreamConfig,
+    http::problem::{FieldError, Problem},
+};
+
+/// The services; clones share the connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Upstream {
+    order: Destination,
+    payment: Destination,
+    delivery: Destination,
+}
+
+impl Upstream {
+    pub(crate) fn new(config: &UpstreamConfig, identity: &Identity) -> Result<Self, BoxError> {
+        Ok(Self {
+            order: client::destination(&config.order, identity)?,
+            payment: client::destination(&config.payment, identity)?,
+            delivery: client::destination(&config.delivery, identity)?,
+        })
+    }
+
+    pub(crate) fn orders(&self) -> OrderServiceClient<Destination> {
+        OrderServiceClient::new(self.order.clone())
+    }
+
+    pub(crate) fn payments(&self) -> PaymentServiceClient<Destination> {
+        PaymentServiceClient::new(self.payment.clone())
+    }
+
+    pub(crate) fn deliveries(&self) -> DeliveryServiceClient<Destination> {
+        DeliveryServiceClient::new(self.delivery.clone())
+    }
+
+    /// All of them, by name.
+    pub(crate) fn services(&self) -> [(&'static str, Destination); 3] {
+        [("order", self.order.clone()), ("payment", self.payment.clone()), ("delivery", self.delivery.clone())]
+    }
+}
+
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Keeps `component` in step with whether the service says that it serves, until `stop`.
+pub(crate) async fn follow(service: Destination, component: Component, stop: CancellationToken) {
+    let mut health = HealthClient::new(service);
+    loop {
+        let request = Deadline::after(PROBE_TIME_MAX).request(HealthCheckRequest { service: String::new() });
+        if let Ok(request) = request {
+            match health.check(request).await.map_err(client::from_service) {
+                Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => component.ready(),
+                Ok(_) => component.waiting("the service waits for a part of its own"),
+                Err(status) => component.waiting(format!("{:?}", status.code())),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PROBE_EVERY) => {}
+        }
+    }
+}
+
+impl From<Status> for Problem {
+    /// The one table from gRPC to HTTP.
+    fn from(status: Status) -> Self {
+        let status = client::from_service(status);
+        match status.code() {
+            Code::NotFound => Self::not_found(),
+            Code::InvalidArgument | Code::OutOfRange => {
+                Self::invalid(vec![FieldError::new("", status.message())])
+            }
+            // Of a write: its key belongs to another content.
+            Code::AlreadyExists => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "the idempotency key was used for a request with another content",
+            ),
+            // Of a write: a request with the same key is still running.
+            Code::Aborted => Self::new(
+                StatusCode::CONFLICT,
+                "idempotency-key-in-use",
+                "a request with this idempotency key is still running",
+            )
+            .retry_after(1),
+            Code::Unavailable | Code::ResourceExhausted => Self::unavailable(),
+            Code::DeadlineExceeded | Code::Cancelled => Self::deadline(),
+            code => {
+                tracing::error!(?code, message = status.message(), "service failed");
+                Self::internal()
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Limits of the contract that both the edge and the services keep: the edge to name everything that is wrong at once, the
+//! services because they trust no edge.
+
+/// Most lines of an order.
+pub const ITEMS_MAX: usize = 100;
+/// Most pieces of one line.
+pub const QUANTITY_MAX: u32 = 10_000;
+/// Highest price of one piece and highest credit, in cents: 1,000,000.00.
+pub const AMOUNT_MINOR_MAX: i64 = 100_000_000;
+/// Most characters of an address.
+pub const ADDRESS_CHARS_MAX: usize = 500;
+/// Most characters of a product id.
+pub const PRODUCT_ID_CHARS_MAX: usize = 64;
+/// Largest page of a listing.
+pub const PAGE_SIZE_MAX: u32 = 100;
+
+/// Whether a text can be the id of a product: 1-64 of `[A-Za-z0-9._:-]`.
+#[must_use]
+pub fn is_product_id(text: &str) -> bool {
+    (1..=PRODUCT_ID_CHARS_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
+}
+
+/// Whether a text can be an address: something to read in it, nothing that changes how it is displayed.
+#[must_use]
+pub fn is_address(text: &str) -> bool {
+    // Directional overrides and isolates let a label show another address than it holds.
+    let reorders = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (1..=ADDRESS_CHARS_MAX).contains(&text.chars().count())
+        && !text.trim().is_empty()
+        && !text.chars().any(|c| c.is_control() || reorders(c))
+}
