@@ -1,1 +1,47 @@
-fn main() {}
+//! `holdfast`: the operator's one command. It is thin: what it does is in the crates that it calls.
+//!
+//! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.
+
+mod arguments;
+mod bench;
+mod logs;
+mod stack;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::{Arguments, Command};
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// It did what it could, and the answer is no.
+    Failed,
+    /// There is nothing of what was asked for.
+    NothingMatched,
+}
+
+fn main() -> ExitCode {
+    // clap ends the process with 2 on a wrong command line.
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Up(up) => stack::up(&up),
+        Command::Down(down) => stack::down(&down),
+        Command::Status(status) => stack::status(&status),
+        Command::Logs(logs) => logs::run(&logs),
+        Command::Env(at) => stack::env(&at),
+        Command::Token(token) => stack::token(&token),
+        Command::Bench(bench) => bench::run(&bench),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::from(1),
+        Ok(Outcome::NothingMatched) => ExitCode::from(3),
+        Err(error) => {
+            eprintln!("holdfast: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The native stack: real Apache Kafka, three real PostgreSQL servers and the services as child processes on loopback,
+//! without a container engine. `make up`, the tests and the chaos runs all use this one supervisor.
+//!
+//! - [`layout`]: ports, folders, names; what is where;
+//! - [`prepare`]: everything that must be true before something is started, each failure with what to do about it;
+//! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is had, set up and started;
+//! - [`supervisor`]: starts, watches, restarts, stops;
+//! - [`control`]: the other side: is it running, what does it say, stop it;
+//! - [`testkit`]: a stack of its own for a test process.
+
+mod artifacts;
+pub mod control;
+mod kafka;
+pub mod layout;
+mod postgres;
+pub mod prepare;
+mod services;
+pub mod supervisor;
+pub mod testkit;

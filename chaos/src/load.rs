@@ -1,0 +1,84 @@
+//! Open-loop load. Requests are due at fixed times, whether or not earlier ones have been answered, and their time counts
+//! from when they were due: a server that stalls is seen as slow for all who would have come, not for one (no coordinated
+//! omission).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+/// How much load.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Requests per second.
+    pub rate: f64,
+    /// How many requests.
+    pub requests: u64,
+    /// Requests in flight at a time; the next ones wait, and their waiting counts.
+    pub clients: usize,
+}
+
+/// Runs `request` for each number from 0, each with the time when it is due. Answers with the results in the order of
+/// their ends.
+pub async fn open_loop<T, F, W>(plan: Plan, request: W) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+    W: Fn(u64, Instant) -> F + Send + Sync + 'static,
+{
+    let clients = Arc::new(Semaphore::new(plan.clients));
+    let request = Arc::new(request);
+    let mut running = JoinSet::new();
+    let mut results = Vec::new();
+    let begin = Instant::now();
+    for number in 0..plan.requests {
+        #[expect(clippy::cast_precision_loss, reason = "a count of requests is far below 2^52")]
+        let due = begin + Duration::from_secs_f64(number as f64 / plan.rate);
+        sleep_until(due).await;
+        let (clients, request) = (clients.clone(), request.clone());
+        running.spawn(async move {
+            let permit = clients.acquire_owned().await;
+            let result = request(number, due).await;
+            drop(permit);
+            result
+        });
+        while let Some(Ok(result)) = running.try_join_next() {
+            results.push(result);
+        }
+    }
+    while let Some(ended) = running.join_next().await {
+        match ended {
+            Ok(result) => results.push(result),
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+    }
+    results
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that stalls once is seen by every request that was due meanwhile, not by one.
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_is_seen_by_all_who_would_have_come() {
+        let plan = Plan { rate: 100.0, requests: 100, clients: 1 };
+        let begin = Instant::now();
+        let waits = open_loop(plan, move |_, due| async move {
+            // The server is away for half a second.
+            sleep_until(begin + Duration::from_millis(500)).await;
+            due.elapsed()
+        })
+        .await;
+        assert_eq!(waits.len(), 100);
+        let slow = waits.iter().filter(|wait| **wait > Duration::from_millis(50)).count();
+        assert!((44..=46).contains(&slow), "{slow}");
+    }
+}

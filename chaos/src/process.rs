@@ -1,0 +1,81 @@
+//! What processes cost: CPU time and memory, from `/proc`.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+/// A process of a stack by its component's name.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// The component.
+    pub name: String,
+    /// Its process; that of a database has children, which count as well.
+    pub pid: u32,
+}
+
+/// What a component uses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// User and system time since its start.
+    pub cpu: Duration,
+    /// Its share of the memory in bytes: pages that several processes share count once (PSS).
+    pub memory_bytes: u64,
+}
+
+/// Kernel ticks per second; 100 on every Linux of today (`USER_HZ`).
+const TICKS_PER_SECOND: u64 = 100;
+
+/// What each process uses now, children included.
+pub fn usage(processes: &[Process]) -> Result<BTreeMap<String, Usage>> {
+    let children = children()?;
+    let mut all = BTreeMap::new();
+    for process in processes {
+        let own = usage_of(process.pid).with_context(|| format!("{} is gone", process.name))?;
+        let mut sum = own;
+        for child in children.get(&process.pid).into_iter().flatten() {
+            // A database's child may end while we look.
+            if let Ok(usage) = usage_of(*child) {
+                sum.cpu += usage.cpu;
+                sum.memory_bytes += usage.memory_bytes;
+            }
+        }
+        all.insert(process.name.clone(), sum);
+    }
+    Ok(all)
+}
+
+fn children() -> Result<BTreeMap<u32, Vec<u32>>> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if let Ok(fields) = stat(pid)
+            && let Some(parent) = fields.get(1).and_then(|parent| parent.parse().ok())
+        {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    Ok(children)
+}
+
+/// The fields of `/proc/<pid>/stat` behind the name, which may hold spaces: state, parent, ...
+fn stat(pid: u32) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = text.rsplit_once(')').context("unreadable stat")?;
+    Ok(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+fn usage_of(pid: u32) -> Result<Usage> {
+    let fields = stat(pid)?;
+    // proc(5): utime and stime are fields 14 and 15; state is field 3 and our first. cutime and cstime: children that
+    // have ended.
+    let ticks: u64 = fields.get(11..15).context("short stat")?.iter().filter_map(|field| field.parse::<u64>().ok()).sum();
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let kib: u64 = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|number| number.trim().parse().ok())
+        .context("no Pss in smaps_rollup")?;
+    Ok(Usage { cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND), memory_bytes: kib * 1024 })
+}

@@ -1,0 +1,180 @@
+//! A client of the REST interface.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use holdfast_certs::{Claims, TokenIssuer};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde_json::{Value, json};
+
+/// Longer than the gateway's deadline: an answer that comes at all is seen.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+const TOKEN_LIFE: Duration = Duration::from_secs(6 * 3600);
+/// Everything that a user may do.
+const USER_SCOPES: &str = "orders:read orders:write accounts:read";
+const TREASURY_SCOPES: &str = "accounts:credit";
+
+/// An answer, read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its head.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON; null if it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// Talks to one gateway; clones share the connections.
+#[derive(Clone)]
+pub struct Rest {
+    base_url: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+    issuer: Arc<TokenIssuer>,
+}
+
+impl Rest {
+    /// A client with at most `connections` idle connections.
+    #[must_use]
+    pub fn new(base_url: String, issuer: TokenIssuer, connections: usize) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(connections)
+            .build(connector);
+        Self { base_url, client, issuer: Arc::new(issuer) }
+    }
+
+    /// A token for `user`.
+    pub fn token(&self, user: &str, scopes: &str) -> Result<String> {
+        Ok(self.issuer.sign(&Claims::new(user, scopes, TOKEN_LIFE)?)?)
+    }
+
+    /// A user's session.
+    pub fn user(&self, user: &str) -> Result<Session> {
+        let token = self.token(user, USER_SCOPES)?;
+        Ok(Session { rest: self.clone(), user: user.to_owned(), token })
+    }
+
+    /// Sends a request as it is.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
+        let exchange = async {
+            let response = self.client.request(request).await?;
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok::<_, anyhow::Error>(Answer { status: parts.status, headers: parts.headers, body })
+        };
+        tokio::time::timeout(ANSWER_TIME_MAX, exchange).await.context("no answer in time")?
+    }
+
+    /// A request with a token, a body and whatever other headers.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Answer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base_url))
+            .header(header::AUTHORIZATION, format!("Bearer {token}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        self.send(request.body(Full::new(body))?).await
+    }
+
+    /// Pays `amount` into the account of `user`.
+    pub async fn credit(&self, user: &str, amount: &str, key: &str) -> Result<()> {
+        let token = self.token("treasury", TREASURY_SCOPES)?;
+        let body: Value = serde_json::from_str(&format!("{{\"amount\": {amount}}}"))?;
+        let path = format!("/api/accounts/{user}/credits");
+        let answer =
+            self.call(Method::POST, &path, &token, &[("idempotency-key", key)], Some(&body)).await?;
+        if answer.status != StatusCode::CREATED {
+            bail!("credit of {user} was answered {}: {:?}", answer.status, answer.body);
+        }
+        Ok(())
+    }
+
+    /// The address of the gateway.
+    #[must_use]
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+}
+
+/// One user with a token.
+#[derive(Clone)]
+pub struct Session {
+    rest: Rest,
+    /// Whose session it is.
+    pub user: String,
+    /// Their token.
+    pub token: String,
+}
+
+impl Session {
+    /// `POST /api/orders`.
+    pub async fn create_order(&self, order: &Value, key: Option<&str>) -> Result<Answer> {
+        let headers: Vec<_> = key.iter().map(|key| ("idempotency-key", *key)).collect();
+        self.rest.call(Method::POST, "/api/orders", &self.token, &headers, Some(order)).await
+    }
+
+    /// `GET` of any path.
+    pub async fn get(&self, path: &str) -> Result<Answer> {
+        self.rest.call(Method::GET, path, &self.token, &[], None).await
+    }
+
+    /// The order as it is now.
+    pub async fn order(&self, order_id: &str) -> Result<Value> {
+        let answer = self.get(&format!("/api/orders/{order_id}")).await?;
+        if answer.status != StatusCode::OK {
+            bail!("order {order_id} was answered {}", answer.status);
+        }
+        Ok(answer.json())
+    }
+}
+
+/// An order of one line.
+#[must_use]
+pub fn sample_order(address: &str, cents: u32) -> Value {
+    // Built from text: an amount is never a float, not here either.
+    let price = format!("{}.{:02}", cents / 100, cents % 100);
+    let price: Value = serde_json::from_str(&price).unwrap_or_default();
+    json!({"delivery_address": address, "items": [{"product_id": "tea-100g", "quantity": 1, "price": price}]})
+}
+
+/// Whether nothing can happen to an order any more.
+#[must_use]
+pub fn is_terminal(order: &Value) -> bool {
+    match order["status"].as_str() {
+        Some("INSUFFICIENT_FUNDS" | "REFUNDED") => true,
+        Some("PAID") => order["delivery_status"] == "DELIVERED",
+        _ => false,
+    }
+}

@@ -1,0 +1,184 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use holdfast_native::layout::PORT_OFFSET_MAX;
+
+/// Runs and operates Holdfast.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the native stack: three PostgreSQL, Kafka, four services
+    Up(Up),
+    /// Stop the native stack
+    Down(Down),
+    /// Show each component; fails if one is not ready
+    Status(Status),
+    /// Show logs, of all components or of one
+    Logs(Logs),
+    /// Print `export` lines with the addresses of the stack
+    Env(At),
+    /// Print a signed development token
+    Token(Token),
+    /// Measure latency, throughput and cost of a running stack
+    Bench(Bench),
+}
+
+/// Which stack.
+#[derive(Debug, Args)]
+pub(crate) struct At {
+    /// Folder of the stack's data
+    #[arg(long, env = "HOLDFAST_DATA_DIR", default_value = ".holdfast", value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+impl At {
+    /// The folder, absolute: children run elsewhere.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf> {
+        std::path::absolute(&self.data_dir).context("the data folder has no absolute path")
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Stay in the foreground; Ctrl-C stops the stack
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Add N to each port, so that stacks can coexist
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
+    pub(crate) port_offset: u16,
+    /// Leave a component down when it dies, instead of starting it again
+    #[arg(long)]
+    pub(crate) no_restart: bool,
+    /// Seconds to wait until everything is ready
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub(crate) wait: u64,
+    /// Databases and broker only
+    #[arg(long, hide = true)]
+    pub(crate) infrastructure_only: bool,
+    /// End when standard input closes, and delete the data
+    #[arg(long, hide = true, requires = "foreground")]
+    pub(crate) until_parent_ends: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Delete the stack's data too
+    #[arg(long)]
+    pub(crate) delete_data: bool,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs; stable.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// A component's name, as `holdfast status` shows it
+    pub(crate) name: Option<String>,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Whom the token speaks for
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: String,
+    /// Scopes, separated by spaces
+    #[arg(long, default_value = "orders:read orders:write accounts:read")]
+    pub(crate) scope: String,
+    /// How long it is valid: 30s, 15m, 1h
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = duration)]
+    pub(crate) ttl: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// Users that the load is spread over
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) users: u32,
+    /// Length of each latency phase
+    #[arg(long, default_value = "15s", value_name = "TIME", value_parser = duration)]
+    pub(crate) phase: Duration,
+    /// Orders per second of the phase with 32 clients
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// Orders of the throughput phase
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) orders: u64,
+}
+
+/// `30s`, `15m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 500ms, 30s, 15m or 1h");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// The command line is consistent in itself.
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    /// Times have a unit.
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        for bad in ["", "5", "h", "1.5h", "-1s", "99999999999999999999h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `logs`.
+
+use std::{
+    fs::File,
+    io::{self, BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::Result;
+use holdfast_native::{layout::Layout, supervisor::component_names};
+
+use crate::{Outcome, arguments::Logs};
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// A log that is being read.
+struct Tail {
+    /// Stands before each line where several logs are shown.
+    prefix: String,
+    path: PathBuf,
+    reader: Option<BufReader<File>>,
+    /// What was read of a line that is not complete yet.
+    partial: String,
+}
+
+impl Tail {
+    /// Prints what is new. Answers whether there was anything.
+    fn print(&mut self, out: &mut impl io::Write) -> io::Result<bool> {
+        if self.reader.is_none() {
+            match File::open(&self.path) {
+                Ok(file) => self.reader = Some(BufReader::new(file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(reader) = &mut self.reader else { return Ok(false) };
+        let mut any = false;
+        loop {
+            let mut bytes = Vec::new();
+            if reader.read_until(b'\n', &mut bytes)? == 0 {
+                return Ok(any);
+            }
+            // A component may log bytes that are no text.
+            self.partial.push_str(&String::from_utf8_lossy(&bytes));
+            if self.partial.ends_with('\n') {
+                write!(out, "{}{}", self.prefix, self.partial)?;
+                self.partial.clear();
+                any = true;
+            }
+        }
+    }
+}
+
+pub(crate) fn run(logs: &Logs) -> Result<Outcome> {
+    let layout = Layout::new(logs.at.data_dir()?, 0);
+    let known: Vec<&str> = component_names().chain(["supervisor"]).collect();
+    let wanted: Vec<&str> =
+        known.iter().copied().filter(|name| logs.name.as_deref().is_none_or(|wanted| wanted == *name)).collect();
+    if wanted.is_empty() {
+        eprintln!("there is no such component; there are {}", known.join(", "));
+        return Ok(Outcome::NothingMatched);
+    }
+    let width = wanted.iter().map(|name| name.len()).max().unwrap_or(0);
+    let mut tails: Vec<Tail> = wanted
+        .iter()
+        .map(|name| Tail {
+            prefix: if wanted.len() > 1 { format!("{name:width$} | ") } else { String::new() },
+            path: layout.log_file(name),
+            reader: None,
+            partial: String::new(),
+        })
+        .collect();
+    if !logs.follow && tails.iter().all(|tail| !tail.path.exists()) {
+        eprintln!("there are no logs in {}", layout.data_dir.display());
+        return Ok(Outcome::NothingMatched);
+    }
+    let mut out = io::stdout().lock();
+    loop {
+        let mut any = false;
+        for tail in &mut tails {
+            match tail.print(&mut out) {
+                Ok(more) => any |= more,
+                // The reader of our output has seen enough.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Outcome::Done),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        out.flush()?;
+        if !logs.follow {
+            return Ok(Outcome::Done);
+        }
+        if !any {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}

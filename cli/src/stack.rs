@@ -1,0 +1,194 @@
+//! `up`, `down`, `status`, `env`, `token`.
+
+use std::{io::IsTerminal as _, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use comfy_table::{Table, presets::NOTHING};
+use holdfast_certs::{Claims, TokenIssuer};
+use holdfast_native::{
+    control::{self, Found, Stopped},
+    layout::{Layout, PARTICIPANTS, Scope},
+    prepare,
+    supervisor::{self, ComponentState, Lifetime, Restart, StackReport},
+};
+use serde::Serialize;
+
+use crate::{
+    Outcome,
+    arguments::{At, Down, Format, Status, Token, Up},
+};
+
+/// Time to stop everything: each component gets 10 s, services and infrastructure after each other.
+const STOP_TIME_MAX: Duration = Duration::from_secs(45);
+
+pub(crate) fn up(up: &Up) -> Result<Outcome> {
+    let data_dir = up.at.data_dir()?;
+    let time_max = Duration::from_secs(up.wait);
+    match control::find(&data_dir)? {
+        Found::Running(report) => {
+            eprintln!("the stack in {} runs already", data_dir.display());
+            if report.port_offset != up.port_offset {
+                bail!("it runs with --port-offset {}: stop it with `holdfast down` first", report.port_offset);
+            }
+            if up.foreground {
+                bail!("stop it with `holdfast down` to run it in the foreground");
+            }
+            let report = control::wait_ready(&data_dir, time_max)?;
+            greet(&data_dir, &report)?;
+            return Ok(Outcome::Done);
+        }
+        Found::Abandoned(_) => {
+            if control::stop(&data_dir, STOP_TIME_MAX)? == Stopped::Abandoned {
+                eprintln!("stopped components that had lost their supervisor");
+            }
+        }
+        Found::Nothing => {}
+    }
+    let scope = if up.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
+    let layout = Layout::new(data_dir.clone(), up.port_offset);
+    let prepared = prepare::prepare(layout.clone(), scope)?;
+    if up.foreground {
+        let restart = if up.no_restart { Restart::Never } else { Restart::Always };
+        let lifetime = if up.until_parent_ends { Lifetime::UntilParentEnds } else { Lifetime::UntilStopped };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let outcome = runtime.block_on(supervisor::run(prepared, restart, lifetime));
+        // A probe that hangs must not hold the process up.
+        runtime.shutdown_background();
+        return outcome.map(|()| Outcome::Done);
+    }
+    let mut arguments: Vec<String> = vec!["up".into(), "--foreground".into()];
+    arguments.extend(["--port-offset".into(), up.port_offset.to_string()]);
+    arguments.extend(["--data-dir".into(), data_dir.display().to_string()]);
+    if up.no_restart {
+        arguments.push("--no-restart".into());
+    }
+    control::detach(&layout, &arguments)?;
+    let report = control::wait_ready(&data_dir, time_max)?;
+    greet(&data_dir, &report)?;
+    Ok(Outcome::Done)
+}
+
+/// What a newcomer needs next.
+#[expect(clippy::print_stdout, reason = "the addresses are the command's data")]
+fn greet(data_dir: &Path, report: &StackReport) -> Result<()> {
+    let layout = Layout::new(data_dir.to_owned(), report.port_offset);
+    let url = layout.gateway_url();
+    println!("REST       {url}/api/orders");
+    println!("health     {url}/readyz");
+    println!("metrics    {}/metrics", layout.admin_url("gateway"));
+    println!("Kafka      {}", layout.kafka_brokers());
+    println!("token      {}", sign(data_dir, "user-123", "orders:read orders:write accounts:read", Duration::from_secs(3600))?);
+    println!();
+    println!("next: make test-create-order");
+    Ok(())
+}
+
+pub(crate) fn down(down: &Down) -> Result<Outcome> {
+    let data_dir = down.at.data_dir()?;
+    match control::stop(&data_dir, STOP_TIME_MAX)? {
+        Stopped::Running => eprintln!("stopped"),
+        Stopped::Abandoned => eprintln!("stopped components that had lost their supervisor"),
+        Stopped::Nothing => eprintln!("nothing runs in {}", data_dir.display()),
+    }
+    if down.delete_data {
+        // Only what is a stack's folder: a slip of the hand must not delete another one.
+        let layout = Layout::new(data_dir.clone(), 0);
+        if data_dir.exists() && !layout.pki_dir().exists() && !data_dir.join("config").exists() {
+            bail!("{} is not the folder of a stack, so it is left alone", data_dir.display());
+        }
+        control::delete(&layout)?;
+        eprintln!("deleted {}", data_dir.display());
+    }
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct StatusDocument<'a> {
+    components: &'a [supervisor::ComponentReport],
+}
+
+#[expect(clippy::print_stdout, reason = "the table is the command's data")]
+pub(crate) fn status(status: &Status) -> Result<Outcome> {
+    let data_dir = status.at.data_dir()?;
+    let report = match control::find(&data_dir)? {
+        Found::Running(report) | Found::Abandoned(report) => report,
+        Found::Nothing => {
+            eprintln!("nothing was started in {}", data_dir.display());
+            return Ok(Outcome::NothingMatched);
+        }
+    };
+    match status.output {
+        Format::Json => {
+            println!("{}", serde_json::to_string_pretty(&StatusDocument { components: &report.components })?);
+        }
+        Format::Table => {
+            let mut table = Table::new();
+            table.load_style(NOTHING).set_header(["NAME", "KIND", "STATE", "PORT", "PID", "RESTARTS", "LOG"]);
+            for component in &report.components {
+                table.add_row([
+                    component.name.clone(),
+                    format!("{:?}", component.kind).to_lowercase(),
+                    format!("{:?}", component.state).to_lowercase(),
+                    component.port.to_string(),
+                    component.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                    component.restarts.to_string(),
+                    component.log.clone(),
+                ]);
+            }
+            println!("{table}");
+        }
+    }
+    let all_ready = report.components.iter().all(|component| component.state == ComponentState::Ready);
+    Ok(if all_ready { Outcome::Done } else { Outcome::Failed })
+}
+
+/// The stack of a folder; an error if none runs.
+pub(crate) fn running(at: &At) -> Result<(Layout, StackReport)> {
+    let data_dir = at.data_dir()?;
+    match control::find(&data_dir)? {
+        Found::Running(report) => Ok((Layout::new(data_dir, report.port_offset), report)),
+        Found::Abandoned(_) | Found::Nothing => {
+            bail!("no stack runs in {}: start one with `make up`", data_dir.display())
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the lines are the command's data")]
+pub(crate) fn env(at: &At) -> Result<Outcome> {
+    let (layout, _) = running(at)?;
+    println!("export HOLDFAST_URL={}", layout.gateway_url());
+    for participant in &PARTICIPANTS {
+        let url = layout.database_url(participant).context("cannot read the database password")?;
+        println!("export {}_DATABASE_URL={url}", participant.name.to_uppercase());
+    }
+    println!("export KAFKA_BROKERS={}", layout.kafka_brokers());
+    let pki = layout.pki_dir();
+    println!("export HOLDFAST_CA={}", quoted(&pki.join("ca.crt")));
+    println!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&pki.join("operator/tls.crt")));
+    println!("export HOLDFAST_OPERATOR_KEY={}", quoted(&pki.join("operator/tls.key")));
+    if std::io::stdout().is_terminal() {
+        eprintln!("# use it with: eval \"$(holdfast env)\"");
+    }
+    Ok(Outcome::Done)
+}
+
+/// For a POSIX shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+#[expect(clippy::print_stdout, reason = "the token is the command's data")]
+pub(crate) fn token(token: &Token) -> Result<Outcome> {
+    let data_dir = token.at.data_dir()?;
+    println!("{}", sign(&data_dir, &token.user, &token.scope, token.ttl)?);
+    Ok(Outcome::Done)
+}
+
+fn sign(data_dir: &Path, user: &str, scope: &str, life: Duration) -> Result<String> {
+    let layout = Layout::new(data_dir.to_owned(), 0);
+    if !layout.pki_dir().exists() {
+        bail!("no stack was made in {}: start one with `make up`", data_dir.display());
+    }
+    let issuer = TokenIssuer::load_or_create(&layout.pki_dir())?;
+    Ok(issuer.sign(&Claims::new(user, scope, life)?)?)
+}

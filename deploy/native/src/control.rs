@@ -1,0 +1,162 @@
+//! The other side of the supervisor: is a stack running, how is it, stop it, delete it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    layout::Layout,
+    postgres,
+    supervisor::{ComponentState, StackReport, lock},
+};
+
+/// How a stack's folder is found.
+#[derive(Debug)]
+pub enum Found {
+    /// A supervisor runs.
+    Running(StackReport),
+    /// A supervisor ended without stopping its components: killed, or the machine went down.
+    Abandoned(StackReport),
+    /// Nothing was started here.
+    Nothing,
+}
+
+/// Looks at a stack's folder. The port offset of the answer is the one that it was started with.
+pub fn find(data_dir: &Path) -> Result<Found> {
+    let layout = Layout::new(data_dir.to_owned(), 0);
+    if !layout.state_file().exists() {
+        return Ok(Found::Nothing);
+    }
+    let path = layout.state_file();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut report: StackReport =
+        serde_json::from_str(&text).with_context(|| format!("{} is not a report of a stack", path.display()))?;
+    if lock(&layout)?.is_none() {
+        return Ok(Found::Running(report));
+    }
+    for component in &mut report.components {
+        component.state = ComponentState::Down;
+    }
+    Ok(Found::Abandoned(report))
+}
+
+/// Starts a supervisor in the background: this program again, with `arguments`. Its own words go to a log file.
+pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
+    let log_path = layout.log_file("supervisor");
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .with_context(|| format!("cannot write {}", log_path.display()))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.spawn().context("cannot start the supervisor")?;
+    Ok(())
+}
+
+/// Waits until every component is ready.
+pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport> {
+    let until = Instant::now() + time_max;
+    let layout = Layout::new(data_dir.to_owned(), 0);
+    loop {
+        let found = find(data_dir);
+        if let Ok(Found::Running(report)) = &found
+            && report.components.iter().all(|component| component.state == ComponentState::Ready)
+        {
+            return Ok(report.clone());
+        }
+        if Instant::now() > until {
+            let waiting: Vec<String> = match found {
+                Ok(Found::Running(report)) => report
+                    .components
+                    .iter()
+                    .filter(|component| component.state != ComponentState::Ready)
+                    .map(|component| format!("{} (see {})", component.name, component.log))
+                    .collect(),
+                _ => vec![format!("the supervisor (see {})", layout.log_file("supervisor").display())],
+            };
+            bail!("not ready after {} s: {}", time_max.as_secs(), waiting.join(", "));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What stopping did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// A running stack was stopped.
+    Running,
+    /// Components that had lost their supervisor were killed.
+    Abandoned,
+    /// Nothing ran.
+    Nothing,
+}
+
+/// Stops whatever runs in this folder.
+pub fn stop(data_dir: &Path, time_max: Duration) -> Result<Stopped> {
+    let layout = Layout::new(data_dir.to_owned(), 0);
+    match find(data_dir)? {
+        Found::Nothing => Ok(Stopped::Nothing),
+        Found::Running(report) => {
+            let pid = i32::try_from(report.supervisor_pid)?;
+            kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot stop the supervisor")?;
+            let until = Instant::now() + time_max;
+            while lock(&layout)?.is_none() {
+                if Instant::now() > until {
+                    bail!("the supervisor (process {pid}) did not stop within {} s", time_max.as_secs());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            fs::remove_file(layout.state_file())?;
+            Ok(Stopped::Running)
+        }
+        Found::Abandoned(report) => {
+            let mut killed = Stopped::Nothing;
+            for component in &report.components {
+                if let Some(pid) = component.pid.filter(|pid| is_ours(*pid, &layout)) {
+                    // PostgreSQL's SIGQUIT takes its child processes along.
+                    let signal = if component.name.ends_with("-db") { Signal::SIGQUIT } else { Signal::SIGKILL };
+                    kill(Pid::from_raw(i32::try_from(pid)?), signal)
+                        .with_context(|| format!("cannot stop {}", component.name))?;
+                    killed = Stopped::Abandoned;
+                    let until = Instant::now() + time_max;
+                    while is_ours(pid, &layout) && Instant::now() < until {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            }
+            fs::remove_file(layout.state_file())?;
+            Ok(killed)
+        }
+    }
+}
+
+/// Whether a process still is the one that was started for this stack: numbers are used again.
+fn is_ours(pid: u32, layout: &Layout) -> bool {
+    let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let command = String::from_utf8_lossy(&command).into_owned();
+    let clusters = crate::layout::PARTICIPANTS.iter().map(|participant| postgres::cluster_dir(layout, participant));
+    std::iter::once(layout.data_dir.clone())
+        .chain(clusters)
+        .any(|folder| command.contains(folder.to_string_lossy().as_ref()))
+}
+
+/// Deletes everything that a stack has written. It must not run.
+pub fn delete(layout: &Layout) -> Result<()> {
+    postgres::remove(layout).context("cannot delete the databases")?;
+    if layout.data_dir.exists() {
+        fs::remove_dir_all(&layout.data_dir)
+            .with_context(|| format!("cannot delete {}", layout.data_dir.display()))?;
+    }
+    Ok(())
+}

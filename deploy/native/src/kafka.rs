@@ -1,0 +1,164 @@
+//! Apache Kafka: one node, KRaft.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    error::RDKafkaErrorCode,
+};
+
+use crate::{
+    artifacts::{Artifacts, run},
+    layout::Layout,
+};
+
+/// Partitions of each topic: several replicas of a service share the work, and few files are open.
+const PARTITIONS: i32 = 4;
+/// A dead-letter copy is a record at the broker's default limit (1 MiB) plus headers.
+const DEAD_LETTER_BYTES_MAX: &str = "2097152";
+const DEAD_LETTER_RETENTION_MS: &str = "2592000000";
+const EVENT_RETENTION_MS: &str = "604800000";
+
+/// Topics that carry events, each with the groups that read it.
+const TOPICS: [(&str, &[&str]); 4] = [
+    ("order.created", &["payment"]),
+    ("payment.completed", &["order", "delivery"]),
+    ("payment.refunded", &["order"]),
+    ("delivery.status.updated", &["order", "payment"]),
+];
+
+const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="WARN">
+  <Appenders>
+    <Console name="out" target="SYSTEM_OUT"><PatternLayout pattern="%d %p %m (%c)%n"/></Console>
+  </Appenders>
+  <Loggers><Root level="WARN"><AppenderRef ref="out"/></Root></Loggers>
+</Configuration>
+"#;
+
+/// Writes the configuration, and formats the storage once.
+pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
+    let folder = layout.kafka_dir();
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    fs::write(folder.join("log4j2.xml"), LOG4J)?;
+    let logs = folder.join("logs");
+    let (port, controller) = (layout.kafka_port(), layout.kafka_controller_port());
+    let properties = format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={}
+# One node: nothing can be replicated. A machine that dies takes the topics with it; production has three.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+# Topics are made by us, with their partitions; a misspelt name must not become one.
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+# After kill -9 the controller waits for the dead session: 9 s by default.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+# Memory and files of a developer's machine.
+num.network.threads=2
+num.io.threads=4
+log.cleaner.dedupe.buffer.size=8388608
+log.segment.bytes=67108864
+log.index.size.max.bytes=1048576
+",
+        logs.display()
+    );
+    let file = folder.join("server.properties");
+    fs::write(&file, properties).with_context(|| format!("cannot write {}", file.display()))?;
+    if logs.join("meta.properties").exists() {
+        return Ok(());
+    }
+    let _ = fs::remove_dir_all(&logs);
+    run(java(layout, artifacts)
+        .arg("kafka.tools.StorageTool")
+        .args(["format", "-t", "SG9sZGZhc3QtbmF0aXZlMQ", "-c"])
+        .arg(&file))
+    .context("cannot format the storage of Kafka")
+}
+
+fn java(layout: &Layout, artifacts: &Artifacts) -> Command {
+    let mut command = Command::new("java");
+    command
+        // Enough for development, and quick to start: a serial collector, and only the first compiler.
+        .args(["-Xms96m", "-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
+        .args(["-XX:ReservedCodeCacheSize=64m", "-XX:MaxMetaspaceSize=128m"])
+        .arg(format!("-Dlog4j2.configurationFile={}", layout.kafka_dir().join("log4j2.xml").display()))
+        .arg("-cp")
+        .arg(artifacts.jars.join("*"));
+    command
+}
+
+/// The command that starts the broker in the foreground.
+pub(crate) fn command(layout: &Layout, artifacts: &Artifacts) -> Command {
+    let mut command = java(layout, artifacts);
+    command.arg("kafka.Kafka").arg(layout.kafka_dir().join("server.properties"));
+    command
+}
+
+const PROBE_TIME_MAX: Duration = Duration::from_millis(1500);
+
+/// Talks to the broker for the supervisor.
+pub(crate) struct Broker {
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Broker {
+    pub(crate) fn new(layout: &Layout) -> Result<Self> {
+        let admin = ClientConfig::new()
+            .set("bootstrap.servers", layout.kafka_brokers())
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "300")
+            .set("log_level", "2")
+            .create()?;
+        Ok(Self { admin })
+    }
+
+    /// Whether it answers.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.admin.inner().fetch_metadata(None, PROBE_TIME_MAX).is_ok_and(|metadata| !metadata.brokers().is_empty())
+    }
+
+    /// Makes those topics that aren't there.
+    pub(crate) async fn ensure_topics(&self) -> Result<()> {
+        let mut names = Vec::new();
+        for (topic, groups) in TOPICS {
+            names.push((topic.to_owned(), EVENT_RETENTION_MS, "1048588"));
+            for group in groups {
+                names.push((format!("{topic}.{group}.dlq"), DEAD_LETTER_RETENTION_MS, DEAD_LETTER_BYTES_MAX));
+            }
+        }
+        let topics: Vec<NewTopic<'_>> = names
+            .iter()
+            .map(|(name, retention_ms, bytes_max)| {
+                NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1))
+                    .set("retention.ms", retention_ms)
+                    .set("max.message.bytes", bytes_max)
+            })
+            .collect();
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+        for result in self.admin.create_topics(&topics, &options).await? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, error)) => bail!("cannot create the topic {topic}: {error}"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Everything that must be true before something is started. Each failure says what to do about it.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_certs::{Authority, TokenIssuer};
+use nix::sys::statvfs::statvfs;
+
+use crate::{
+    artifacts::Artifacts,
+    kafka,
+    layout::{Layout, Scope},
+    postgres, services,
+};
+
+/// Free space that a start asks for, in bytes: three clusters, a broker's log, and room to work.
+const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
+const JAVA_VERSION_MIN: u32 = 17;
+
+/// Identities that get a certificate.
+const IDENTITIES: [&str; 5] = ["gateway", "order", "payment", "delivery", "operator"];
+
+/// A stack that can be started.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Where it is.
+    pub layout: Layout,
+    /// How much of it.
+    pub scope: Scope,
+    pub(crate) artifacts: Artifacts,
+}
+
+/// Checks the machine and makes files, databases, certificates and configurations, as far as they aren't there.
+pub fn prepare(layout: Layout, scope: Scope) -> Result<Prepared> {
+    fs::create_dir_all(&layout.data_dir)
+        .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
+    check_space(&layout.data_dir)?;
+    check_java()?;
+    check_ports(&layout, scope)?;
+    let artifacts = Artifacts::ensure()?;
+    for folder in ["config", "logs"] {
+        let folder = layout.data_dir.join(folder);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    write_password(&layout)?;
+    postgres::prepare(&layout, &artifacts)?;
+    kafka::prepare(&layout, &artifacts)?;
+    if scope == Scope::Everything {
+        renew_certificates(&layout)?;
+        TokenIssuer::load_or_create(&layout.pki_dir())?;
+        services::prepare(&layout)?;
+    }
+    Ok(Prepared { layout, scope, artifacts })
+}
+
+/// Makes sure that every identity has a certificate with time left.
+pub(crate) fn renew_certificates(layout: &Layout) -> Result<()> {
+    let authority = Authority::load_or_create(&layout.pki_dir())?;
+    for identity in IDENTITIES {
+        authority.ensure_leaf(identity)?;
+    }
+    Ok(())
+}
+
+fn check_space(folder: &Path) -> Result<()> {
+    let stat = statvfs(folder).with_context(|| format!("cannot ask for the free space of {}", folder.display()))?;
+    // The widths of these two differ between platforms.
+    #[allow(clippy::useless_conversion, reason = "needed where they are 32 bits wide")]
+    let free = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
+    if free < FREE_BYTES_MIN {
+        bail!(
+            "only {} MiB are free in {}, {} MiB are needed: make room, or choose another folder with --data-dir",
+            free >> 20,
+            folder.display(),
+            FREE_BYTES_MIN >> 20
+        );
+    }
+    Ok(())
+}
+
+fn check_java() -> Result<()> {
+    const HELP: &str = "Apache Kafka needs Java 17 or newer: run `make deps`, or install a Java runtime (Debian: apt-get install \
+         openjdk-17-jre-headless) so that `java` is on the PATH";
+    let Ok(output) = Command::new("java").arg("-version").output() else {
+        bail!("no Java was found. {HELP}");
+    };
+    // openjdk version "17.0.15" 2025-04-15
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let version = text
+        .split('"')
+        .nth(1)
+        .and_then(|version| version.split(['.', '-', '+']).next())
+        .and_then(|major| major.parse::<u32>().ok());
+    match version {
+        Some(version) if version >= JAVA_VERSION_MIN => Ok(()),
+        Some(version) => bail!("Java {version} is too old. {HELP}"),
+        None => bail!("`java -version` does not say its version. {HELP}"),
+    }
+}
+
+fn check_ports(layout: &Layout, scope: Scope) -> Result<()> {
+    for (component, port) in layout.ports(scope) {
+        if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            bail!(
+                "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports \
+                 with --port-offset N"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// One password for the three servers, made at the first start.
+fn write_password(layout: &Layout) -> Result<()> {
+    let path = layout.password_file();
+    if path.exists() {
+        return Ok(());
+    }
+    let password = uuid::Uuid::new_v4().simple().to_string();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(file, "{password}")?;
+    Ok(())
+}

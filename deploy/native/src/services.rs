@@ -1,0 +1,158 @@
+//! The four services: their configuration files and how they are started.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use crate::layout::{Layout, PARTICIPANTS, Participant};
+
+/// Accounts that exist from the first start, with their balances.
+const DEMO_ACCOUNTS: [(&str, &str); 4] =
+    [("user-123", "10000.00"), ("alice", "1000.00"), ("bob", "250.00"), ("carol", "0.00")];
+
+#[derive(Serialize)]
+struct Service {
+    admin_listen: String,
+    log: String,
+}
+
+#[derive(Serialize)]
+struct Identity {
+    certificate: PathBuf,
+    key: PathBuf,
+    trust_bundle: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    listen: String,
+}
+
+#[derive(Serialize)]
+struct Kafka {
+    brokers: String,
+    instance_id: String,
+}
+
+#[derive(Serialize)]
+struct Payment {
+    opening_balances: BTreeMap<&'static str, &'static str>,
+}
+
+#[derive(Serialize)]
+struct Delivery {
+    step: String,
+    fail_prefix: &'static str,
+}
+
+#[derive(Serialize)]
+struct ParticipantFile {
+    service: Service,
+    identity: Identity,
+    grpc: Listen,
+    kafka: Kafka,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment: Option<Payment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery: Option<Delivery>,
+}
+
+#[derive(Serialize)]
+struct Destination {
+    address: String,
+    name: &'static str,
+}
+
+#[derive(Serialize)]
+struct Auth {
+    jwks_file: PathBuf,
+}
+
+#[derive(Serialize)]
+struct GatewayFile {
+    service: Service,
+    identity: Identity,
+    gateway: Listen,
+    auth: Auth,
+    upstream: BTreeMap<&'static str, Destination>,
+}
+
+fn loopback(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn identity(layout: &Layout, name: &str) -> Identity {
+    let folder = layout.pki_dir().join(name);
+    Identity {
+        certificate: folder.join("tls.crt"),
+        key: folder.join("tls.key"),
+        trust_bundle: folder.join("ca.crt"),
+    }
+}
+
+fn service(port: u16) -> Service {
+    Service { admin_listen: loopback(port), log: "info".to_owned() }
+}
+
+/// Writes the configuration of each service. Secrets are not in there; they go by the environment.
+pub(crate) fn prepare(layout: &Layout) -> Result<()> {
+    for participant in &PARTICIPANTS {
+        let file = ParticipantFile {
+            service: service(layout.admin_port(participant)),
+            identity: identity(layout, participant.name),
+            grpc: Listen { listen: loopback(layout.grpc_port(participant)) },
+            kafka: Kafka { brokers: layout.kafka_brokers(), instance_id: "0".to_owned() },
+            payment: (participant.name == "payment")
+                .then(|| Payment { opening_balances: DEMO_ACCOUNTS.into_iter().collect() }),
+            delivery: (participant.name == "delivery")
+                .then(|| Delivery { step: "2s".to_owned(), fail_prefix: "UNDELIVERABLE" }),
+        };
+        write(layout, participant.name, &file)?;
+    }
+    let upstream = PARTICIPANTS
+        .iter()
+        .map(|participant| {
+            let address = loopback(layout.grpc_port(participant));
+            (participant.name, Destination { address, name: participant.name })
+        })
+        .collect();
+    let file = GatewayFile {
+        service: service(layout.gateway_admin_port()),
+        identity: identity(layout, "gateway"),
+        gateway: Listen { listen: loopback(layout.gateway_port()) },
+        auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
+        upstream,
+    };
+    write(layout, "gateway", &file)
+}
+
+fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
+    let path = layout.config_file(name);
+    let text = format!("# Written at each start of the native stack; the environment wins over it.\n{}", toml::to_string(file)?);
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The command that starts a service in the foreground.
+pub(crate) fn command(layout: &Layout, name: &str) -> Result<Command> {
+    let mut command = Command::new(binary(name)?);
+    command.arg("--config").arg(layout.config_file(name));
+    let participant: Option<&Participant> =
+        PARTICIPANTS.iter().find(|participant| participant.name == name);
+    if let Some(participant) = participant {
+        let url = layout.database_url(participant).context("cannot read the database password")?;
+        command.env("HOLDFAST__DATABASE__URL", url);
+    }
+    Ok(command)
+}
+
+/// Beside this program, or one folder up when this is a test.
+fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let file = format!("holdfast-{name}");
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(&file)).find(|path| path.exists());
+    let Some(found) = found else {
+        bail!("{file} is not beside {}: build it with `cargo build --workspace`", own.display());
+    };
+    Ok(found)
+}

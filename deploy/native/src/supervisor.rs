@@ -1,0 +1,502 @@
+//! Starts the components, watches them, restarts those that die, and stops them in order.
+//!
+//! Databases and broker first, then the topics, then the services. Services could wait for the others by themselves; the
+//! order only makes the first start quicker.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Read as _,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::Child,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    kafka::{self, Broker},
+    layout::{Kind, Layout, PARTICIPANTS, Participant, Scope},
+    postgres,
+    prepare::{Prepared, renew_certificates},
+    services,
+};
+
+/// How long a component may take to stop before it is killed.
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+const PROBE_EVERY_STARTING: Duration = Duration::from_millis(50);
+const PROBE_EVERY_READY: Duration = Duration::from_millis(500);
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A component that ran this long is restarted without a pause.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+const RENEW_EVERY: Duration = Duration::from_secs(600);
+/// A log that is longer is set aside at the start.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What to do with a component that dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Start it again, with growing pauses.
+    Always,
+    /// Leave it down: a fault stays a fault.
+    Never,
+}
+
+/// How long the stack lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until SIGTERM or SIGINT.
+    UntilStopped,
+    /// Until standard input closes, which it does whatever way the parent ends; then everything is killed and its data
+    /// deleted.
+    UntilParentEnds,
+}
+
+/// How a component is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComponentState {
+    /// It does its work.
+    Ready,
+    /// It runs, and is not ready (yet, or any more).
+    Starting,
+    /// It does not run.
+    Down,
+}
+
+/// What is known of one component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentReport {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its process; absent while it is down.
+    pub pid: Option<u32>,
+    /// Where it listens.
+    pub port: u16,
+    /// How it is.
+    pub state: ComponentState,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Its log file.
+    pub log: String,
+}
+
+/// What the supervisor tells of its stack; the content of `state.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StackReport {
+    /// The supervisor's process.
+    pub supervisor_pid: u32,
+    /// Added to each port.
+    pub port_offset: u16,
+    /// Each component, in the order of their start.
+    pub components: Vec<ComponentReport>,
+}
+
+/// The shared report, written to the file at each change.
+struct Reporter {
+    layout: Layout,
+    report: Mutex<StackReport>,
+}
+
+impl Reporter {
+    fn change(&self, name: &str, change: impl FnOnce(&mut ComponentReport)) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(component) = report.components.iter_mut().find(|component| component.name == name) else {
+            return;
+        };
+        let before = component.clone();
+        change(component);
+        if *component == before {
+            return;
+        }
+        if component.state != before.state {
+            eprintln!("{name}: {:?} -> {:?}", before.state, component.state);
+        }
+        if let Err(error) = self.write(&report) {
+            eprintln!("cannot write {}: {error}", self.layout.state_file().display());
+        }
+    }
+
+    fn write(&self, report: &StackReport) -> std::io::Result<()> {
+        let (path, draft) = (self.layout.state_file(), self.layout.state_file().with_extension("draft"));
+        fs::write(&draft, serde_json::to_vec_pretty(report)?)?;
+        fs::rename(draft, path)
+    }
+
+    fn all_ready(&self, kinds: &[Kind]) -> bool {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report
+            .components
+            .iter()
+            .filter(|component| kinds.contains(&component.kind))
+            .all(|component| component.state == ComponentState::Ready)
+    }
+}
+
+/// What is started, and how to ask whether it works.
+#[derive(Debug, Clone, Copy)]
+enum Component {
+    Database(&'static Participant),
+    Kafka,
+    Participant(&'static Participant),
+    Gateway,
+}
+
+impl Component {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Database(participant) => participant.server,
+            Self::Kafka => "kafka",
+            Self::Participant(participant) => participant.name,
+            Self::Gateway => "gateway",
+        }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Database(_) => Kind::Postgres,
+            Self::Kafka => Kind::Kafka,
+            Self::Participant(_) | Self::Gateway => Kind::Service,
+        }
+    }
+
+    fn port(self, layout: &Layout) -> u16 {
+        match self {
+            Self::Database(participant) => layout.database_port(participant),
+            Self::Kafka => layout.kafka_port(),
+            Self::Participant(participant) => layout.grpc_port(participant),
+            Self::Gateway => layout.gateway_port(),
+        }
+    }
+
+    fn command(self, prepared: &Prepared) -> Result<Command> {
+        let layout = &prepared.layout;
+        match self {
+            Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant),
+            Self::Kafka => Ok(kafka::command(layout, &prepared.artifacts)),
+            Self::Participant(_) | Self::Gateway => services::command(layout, self.name()),
+        }
+    }
+
+    /// The signal that asks for an orderly end. PostgreSQL's SIGTERM would wait for all clients to leave.
+    const fn stop_signal(self) -> Signal {
+        match self {
+            Self::Database(_) => Signal::SIGINT,
+            Self::Kafka | Self::Participant(_) | Self::Gateway => Signal::SIGTERM,
+        }
+    }
+
+    /// The signal that ends it at once. PostgreSQL's SIGQUIT takes its child processes along.
+    const fn kill_signal(self) -> Signal {
+        match self {
+            Self::Database(_) => Signal::SIGQUIT,
+            Self::Kafka | Self::Participant(_) | Self::Gateway => Signal::SIGKILL,
+        }
+    }
+
+    async fn is_ready(self, layout: &Layout, broker: &Arc<Broker>) -> bool {
+        match self {
+            Self::Database(participant) => postgres::is_ready(layout, participant).await,
+            Self::Kafka => {
+                if TcpStream::connect(("127.0.0.1", layout.kafka_port())).await.is_err() {
+                    return false;
+                }
+                let broker = broker.clone();
+                tokio::task::spawn_blocking(move || broker.is_ready()).await.unwrap_or(false)
+            }
+            Self::Participant(participant) => answers_ready(layout.admin_port(participant)).await,
+            Self::Gateway => answers_ready(layout.gateway_admin_port()).await,
+        }
+    }
+}
+
+/// Whether `/readyz` on an admin port answers 200.
+async fn answers_ready(port: u16) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await?;
+        Ok::<_, std::io::Error>(status.ends_with(b" 200"))
+    };
+    tokio::time::timeout(Duration::from_secs(1), ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+}
+
+/// How the components are ended.
+#[derive(Debug, Clone)]
+struct Stops {
+    services: CancellationToken,
+    infrastructure: CancellationToken,
+    lifetime: Lifetime,
+}
+
+/// Takes the lock of a stack's folder; held as long as the value lives, whatever way the process ends.
+pub(crate) fn lock(layout: &Layout) -> Result<Option<Flock<File>>> {
+    let path = layout.lock_file();
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Runs a prepared stack until its lifetime ends.
+pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Result<()> {
+    let layout = prepared.layout.clone();
+    let Some(_lock) = lock(&layout)? else {
+        bail!("a stack runs in {} already", layout.data_dir.display());
+    };
+    let infrastructure: Vec<Component> =
+        PARTICIPANTS.iter().map(Component::Database).chain([Component::Kafka]).collect();
+    let services: Vec<Component> = if prepared.scope == Scope::Everything {
+        PARTICIPANTS.iter().map(Component::Participant).chain([Component::Gateway]).collect()
+    } else {
+        Vec::new()
+    };
+    let reporter = Arc::new(Reporter {
+        report: Mutex::new(StackReport {
+            supervisor_pid: std::process::id(),
+            port_offset: layout.port_offset,
+            components: infrastructure
+                .iter()
+                .chain(&services)
+                .map(|component| ComponentReport {
+                    name: component.name().to_owned(),
+                    kind: component.kind(),
+                    pid: None,
+                    port: component.port(&layout),
+                    state: ComponentState::Down,
+                    restarts: 0,
+                    log: layout.log_file(component.name()).display().to_string(),
+                })
+                .collect(),
+        }),
+        layout: layout.clone(),
+    });
+    let stops =
+        Stops { services: CancellationToken::new(), infrastructure: CancellationToken::new(), lifetime };
+    let broker = Arc::new(Broker::new(&layout)?);
+    let mut tasks = JoinSet::new();
+    let mut start = |component: Component| {
+        let (prepared, reporter, broker) = (prepared.clone(), reporter.clone(), broker.clone());
+        tasks.spawn(supervise(component, prepared, reporter, broker, stops.clone(), restart))
+    };
+    let infrastructure_tasks: Vec<_> = infrastructure.into_iter().map(&mut start).collect();
+    let ended = async {
+        while !reporter.all_ready(&[Kind::Postgres, Kind::Kafka]) {
+            tokio::time::sleep(PROBE_EVERY_STARTING).await;
+        }
+        while let Err(error) = broker.ensure_topics().await {
+            eprintln!("topics are not there yet: {error:#}");
+            tokio::time::sleep(RESTART_PAUSE_MIN).await;
+        }
+        services.into_iter().map(&mut start).collect::<Vec<_>>()
+    };
+    let mut stop = std::pin::pin!(asked_to_stop(lifetime));
+    let services_tasks = tokio::select! {
+        started = ended => Some(started),
+        () = &mut stop => None,
+    };
+    if services_tasks.is_some() {
+        tokio::select! {
+            () = &mut stop => {}
+            () = renew_for_ever(prepared.clone()) => {}
+        }
+    }
+    eprintln!("stopping");
+    stops.services.cancel();
+    let services_tasks = services_tasks.unwrap_or_default();
+    while !services_tasks.iter().all(tokio::task::AbortHandle::is_finished) {
+        tokio::time::sleep(PROBE_EVERY_STARTING).await;
+    }
+    stops.infrastructure.cancel();
+    while !infrastructure_tasks.iter().all(tokio::task::AbortHandle::is_finished) {
+        tokio::time::sleep(PROBE_EVERY_STARTING).await;
+    }
+    if lifetime == Lifetime::UntilParentEnds {
+        crate::control::delete(&layout)?;
+    }
+    Ok(())
+}
+
+async fn asked_to_stop(lifetime: Lifetime) {
+    let signals = async {
+        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            // A terminal that closes must not end a stack in the background.
+            signal(SignalKind::hangup()),
+        ) else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => {}
+            }
+        }
+    };
+    match lifetime {
+        Lifetime::UntilStopped => signals.await,
+        Lifetime::UntilParentEnds => {
+            // A thread of its own: tokio's standard input would keep the runtime from ending.
+            let (ended, parent) = tokio::sync::oneshot::channel::<()>();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while std::io::stdin().read(&mut buffer).is_ok_and(|read| read > 0) {}
+                // Nobody listens any more if a signal came first.
+                let _ = ended.send(());
+            });
+            tokio::select! {
+                () = signals => {}
+                _ = parent => {}
+            }
+        }
+    }
+}
+
+/// Keeps certificates fresh; services notice the new files by themselves.
+async fn renew_for_ever(prepared: Prepared) {
+    let mut tick = tokio::time::interval(RENEW_EVERY);
+    loop {
+        tick.tick().await;
+        if prepared.scope == Scope::Infrastructure {
+            continue;
+        }
+        let layout = prepared.layout.clone();
+        match tokio::task::spawn_blocking(move || renew_certificates(&layout)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => eprintln!("cannot renew certificates: {error:#}"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// One component, from its first start to its end.
+async fn supervise(
+    component: Component,
+    prepared: Prepared,
+    reporter: Arc<Reporter>,
+    broker: Arc<Broker>,
+    stops: Stops,
+    restart: Restart,
+) {
+    let stop = match component.kind() {
+        Kind::Service => stops.services.clone(),
+        Kind::Postgres | Kind::Kafka => stops.infrastructure.clone(),
+    };
+    let mut pause = RESTART_PAUSE_MIN;
+    while !stop.is_cancelled() {
+        let started = Instant::now();
+        match spawn(component, &prepared) {
+            Ok(mut child) => {
+                let pid = child.id();
+                reporter.change(component.name(), |report| {
+                    report.pid = pid;
+                    report.state = ComponentState::Starting;
+                });
+                let layout = &prepared.layout;
+                tokio::select! {
+                    () = stop.cancelled() => end(component, &mut child, stops.lifetime).await,
+                    ended = child.wait() => match ended {
+                        Ok(status) => eprintln!("{}: ended ({status})", component.name()),
+                        Err(error) => eprintln!("{}: cannot be watched: {error}", component.name()),
+                    },
+                    () = probe_for_ever(component, layout, &broker, &reporter) => {}
+                }
+            }
+            Err(error) => eprintln!("{}: cannot be started: {error:#}", component.name()),
+        }
+        reporter.change(component.name(), |report| {
+            report.pid = None;
+            report.state = ComponentState::Down;
+        });
+        if stop.is_cancelled() || restart == Restart::Never {
+            return;
+        }
+        if started.elapsed() > STABLE_AFTER {
+            pause = RESTART_PAUSE_MIN;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
+        reporter.change(component.name(), |report| report.restarts += 1);
+    }
+}
+
+fn spawn(component: Component, prepared: &Prepared) -> Result<Child> {
+    let log_path = prepared.layout.log_file(component.name());
+    if fs::metadata(&log_path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+        fs::rename(&log_path, log_path.with_extension("log.old"))?;
+    }
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .with_context(|| format!("cannot write {}", log_path.display()))?;
+    let mut command = component.command(prepared)?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut command = tokio::process::Command::from(command);
+    // A group of its own, so that Ctrl-C in a terminal reaches the supervisor only, which stops things in order.
+    command.process_group(0);
+    command.spawn().with_context(|| format!("cannot start {}", component.name()))
+}
+
+async fn probe_for_ever(component: Component, layout: &Layout, broker: &Arc<Broker>, reporter: &Reporter) {
+    loop {
+        let ready = component.is_ready(layout, broker).await;
+        let state = if ready { ComponentState::Ready } else { ComponentState::Starting };
+        reporter.change(component.name(), |report| report.state = state);
+        tokio::time::sleep(if ready { PROBE_EVERY_READY } else { PROBE_EVERY_STARTING }).await;
+    }
+}
+
+async fn end(component: Component, child: &mut Child, lifetime: Lifetime) {
+    let send = |child: &Child, signal| {
+        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // Fails only if it is gone.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    };
+    let first = match lifetime {
+        Lifetime::UntilStopped => component.stop_signal(),
+        Lifetime::UntilParentEnds => component.kill_signal(),
+    };
+    send(child, first);
+    if tokio::time::timeout(STOP_TIME_MAX, child.wait()).await.is_err() {
+        eprintln!("{}: does not stop, killing it", component.name());
+        send(child, component.kill_signal());
+        let _ = tokio::time::timeout(STOP_TIME_MAX, child.wait()).await;
+    }
+}
+
+/// Names of the components of a whole stack, in the order of their start.
+pub fn component_names() -> impl Iterator<Item = &'static str> {
+    let servers = PARTICIPANTS.iter().map(|participant| participant.server);
+    servers.chain(["kafka"]).chain(PARTICIPANTS.iter().map(|participant| participant.name)).chain(["gateway"])
+}
