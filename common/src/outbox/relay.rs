@@ -59,6 +59,7 @@ pub struct Relay {
     producer: FutureProducer<QuietContext>,
     committed: Arc<Notify>,
     component: Component,
+    poll_every: Duration,
     hook: Option<StepHook>,
 }
 
@@ -97,7 +98,14 @@ impl Relay {
     #[must_use]
     pub fn new(database: Database, producer: FutureProducer<QuietContext>, component: Component) -> Self {
         let committed = database.committed();
-        Self { database, producer, committed, component, hook: None }
+        Self { database, producer, committed, component, poll_every: POLL_EVERY, hook: None }
+    }
+
+    /// Looks for rows of other replicas at another interval; for tests.
+    #[must_use]
+    pub const fn with_poll_every(mut self, poll_every: Duration) -> Self {
+        self.poll_every = poll_every;
+        self
     }
 
     /// Calls `hook` after each durable step; for tests.
@@ -152,7 +160,7 @@ impl Relay {
             if rows.is_empty() {
                 self.component.ready();
                 // A timeout here is the poll.
-                let _ = tokio::time::timeout(POLL_EVERY, woken).await;
+                let _ = tokio::time::timeout(self.poll_every, woken).await;
                 continue;
             }
             self.step(Step::Claimed);

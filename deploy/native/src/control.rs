@@ -1,4 +1,5 @@
 //! The other side of the supervisor: is a stack running, how is it, stop it, delete it.
+#![expect(clippy::disallowed_methods, reason = "called by a command that has no runtime, so there is none to block")]
 
 use std::{
     fs,

@@ -131,7 +131,7 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Part
 
 const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Whether the server answers; makes the participant's database if it isn't there.
+/// Whether the server takes a login; makes the participant's database if it isn't there.
 pub(crate) async fn is_ready(layout: &Layout, participant: &Participant) -> bool {
     tokio::time::timeout(PROBE_TIME_MAX, ensure_database(layout, participant)).await.is_ok_and(|done| done.is_ok())
 }

@@ -38,7 +38,8 @@ use crate::{
 /// How long a component may take to stop before it is killed.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 const PROBE_EVERY_STARTING: Duration = Duration::from_millis(50);
-const PROBE_EVERY_READY: Duration = Duration::from_millis(500);
+/// Its end is noticed at once, whatever this is; only a component that lives and does not work is found by asking.
+const PROBE_EVERY_READY: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A component that ran this long is restarted without a pause.

@@ -1,0 +1,43 @@
+# Everything a newcomer types. Each target works from a fresh machine and can be run again.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help deps build up health test-create-order logs down clean test bench
+
+# rustup's default place, for shells that were open before it was installed.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+HOLDFAST := $(or $(CARGO_TARGET_DIR),target)/release/holdfast
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+deps: ## Install what is missing on this machine (compiler, Java, Maven)
+	@deploy/native/install.sh
+
+build: deps ## Build everything, optimised
+	cargo build --release --workspace --locked
+
+up: build ## Start everything and wait until it is ready
+	$(HOLDFAST) up
+
+health: ## One line per component; fails if one is not ready
+	@$(HOLDFAST) status
+
+test-create-order: ## Create an order and follow it to its end
+	@HOLDFAST=$(HOLDFAST) scripts/test-create-order.sh
+
+logs: ## Follow all logs; make logs S=order follows one
+	@$(HOLDFAST) logs -f $(S)
+
+down: ## Stop everything
+	@$(HOLDFAST) down
+
+clean: ## Stop everything and delete its data
+	@$(HOLDFAST) down --delete-data
+
+test: deps ## Everything CI runs
+	@scripts/test.sh
+
+bench: build ## Measure a running stack (starts one if there is none)
+	$(HOLDFAST) up
+	$(HOLDFAST) bench $(ARGS)

@@ -1,0 +1,331 @@
+//! The idempotent consumer against real PostgreSQL and Kafka.
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use holdfast_common::{
+    consumer::runtime::Runtime,
+    event::Metadata,
+    record::{Header, Record},
+};
+use support::{Lab, eventually};
+use tokio_util::sync::CancellationToken;
+
+fn batch(records: Vec<Record>) -> Arc<[Record]> {
+    records.into()
+}
+
+/// A batch that is delivered again, as after a crash between commit and offset, has its effects once and is counted
+/// once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redelivered_batch_has_its_effects_once() {
+    let lab = Lab::new("redelivered").await;
+    let records: Vec<Record> =
+        (0..10).map(|n| lab.record(n, lab.event("order", &n.to_string()))).collect();
+    let processor = lab.processor();
+    processor.process(batch(records[..6].to_vec())).await.expect("applied");
+    // The offset of the first six was never stored: everything comes again.
+    processor.process(batch(records.clone())).await.expect("applied");
+    assert_eq!(lab.effects().await.len(), 10);
+    assert_eq!(lab.account().await, (10, 0, 0));
+    // The same event at another offset is a duplicate, and is counted as one.
+    let mut again = records[3].clone();
+    again.offset = 10;
+    processor.process(batch(vec![again])).await.expect("acknowledged");
+    assert_eq!(lab.effects().await.len(), 10);
+    assert_eq!(lab.account().await, (10, 1, 0));
+}
+
+/// Poison costs its neighbours nothing: wherever it stands in a batch, and whoever refuses it, it alone is parked.
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_costs_its_neighbours_nothing() {
+    for (payload, class) in [
+        ("undecodable", "decode"),
+        ("poison", "business-invariant"),
+        ("unstorable", "attempts-exhausted"),
+    ] {
+        let lab = Lab::new("poison").await;
+        let records: Vec<Record> = (0..30)
+            .map(|n| {
+                let bad = n == 0 || n == 17 || n == 29;
+                lab.record(n, lab.event(&format!("order-{n}"), if bad { payload } else { "fine" }))
+            })
+            .collect();
+        lab.processor().process(batch(records.clone())).await.expect("done");
+        assert_eq!(lab.effects().await.len(), 27, "{payload}");
+        assert_eq!(lab.account().await, (27, 0, 3), "{payload}");
+        let letters = lab.dead_letters().await;
+        let expected: Vec<_> =
+            [0, 17, 29].map(|n| (format!("order-{n}"), class.to_owned(), None)).to_vec();
+        assert_eq!(letters, expected);
+        // Parked once, not again at each delivery (pitfalls P24).
+        lab.processor().process(batch(records)).await.expect("done");
+        assert_eq!(lab.account().await, (27, 0, 3), "{payload}");
+        assert_eq!(lab.dead_letters().await.len(), 3);
+    }
+}
+
+/// Later events of a parked aggregate wait behind it, in the same batch and in later ones; other aggregates don't.
+#[tokio::test(flavor = "multi_thread")]
+async fn later_events_wait_behind_a_parked_one() {
+    for payload in ["undecodable", "poison", "unstorable"] {
+        let lab = Lab::new("blocked").await;
+        let event = |offset, subject: &str, payload: &str| lab.record(offset, lab.event(subject, payload));
+        let first = vec![
+            event(0, "a", "1"),
+            event(1, "a", payload),
+            event(2, "b", "1"),
+            event(3, "a", "3"),
+            event(4, "b", "2"),
+        ];
+        lab.processor().process(batch(first)).await.expect("done");
+        lab.processor().process(batch(vec![event(5, "a", "4"), event(6, "b", "3")])).await.expect("done");
+        let effects = lab.effects().await;
+        let of = |subject: &str| -> Vec<&str> {
+            effects.iter().filter(|(s, _)| s == subject).map(|(_, payload)| payload.as_str()).collect()
+        };
+        assert_eq!(of("a"), ["1"], "{payload}");
+        assert_eq!(of("b"), ["1", "2", "3"], "{payload}");
+        let letters = lab.dead_letters().await;
+        assert_eq!(letters.len(), 3);
+        let culprit = letters[0].1.clone();
+        for letter in &letters[1..] {
+            assert_eq!(*letter, ("a".to_owned(), "blocked-by-key".to_owned(), Some(culprit.clone())));
+        }
+        assert_eq!(lab.account().await, (4, 0, 3));
+    }
+}
+
+/// Each bad record gets its class, and its copy for the dead-letter topic has key, value and headers byte for byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_bad_record_gets_its_class() {
+    let lab = Lab::new("classes").await;
+    let good = || lab.record(0, lab.event("order", "fine"));
+    let with = |name: &str, value: Option<&str>| {
+        let mut record = good();
+        record.headers.retain(|header| header.name != name);
+        if let Some(value) = value {
+            record.headers.push(Header::new(name, value.to_owned()));
+        }
+        record
+    };
+    let mut cases: Vec<(Record, &str)> = vec![
+        (with("ce_id", None), "schema-violation"),
+        (with("ce_id", Some("not-a-uuid")), "schema-violation"),
+        (with("ce_subject", None), "schema-violation"),
+        (with("ce_specversion", Some("0.3")), "schema-violation"),
+        (with("ce_time", Some("yesterday")), "schema-violation"),
+        (with("content-type", Some("application/json")), "schema-violation"),
+        (with("ce_type", Some("com.example.thing")), "unknown-type"),
+        (with("ce_type", Some("holdfast.no.such.thing.v1")), "unknown-type"),
+        (with("ce_type", Some("holdfast.test.other.v1")), "wrong-topic"),
+        (with("ce_type", Some(&format!("holdfast.{}.v0", lab.topic))), "unknown-version"),
+        (with("ce_type", Some(&format!("holdfast.{}.v2", lab.topic))), "unknown-version"),
+    ];
+    let mut tombstone = good();
+    tombstone.value = None;
+    cases.push((tombstone, "decode"));
+    let mut empty = good();
+    empty.value = Some(Bytes::new());
+    cases.push((empty, "decode"));
+    let mut bare = good();
+    bare.headers.clear();
+    bare.key = None;
+    cases.push((bare, "schema-violation"));
+    let mut doubled = good();
+    doubled.headers.push(Header::new("ce_type", "again"));
+    cases.push((doubled, "schema-violation"));
+    let mut latin = good();
+    latin.headers.push(Header { name: "note".to_owned(), value: Some(Bytes::from_static(&[0xff, 0x00])) });
+    latin.headers.push(Header { name: "dlq-id".to_owned(), value: None });
+    latin.value = Some(Bytes::from_static(b"undecodable"));
+    cases.push((latin, "decode"));
+
+    for (offset, (record, _)) in cases.iter_mut().enumerate() {
+        record.offset = i64::try_from(offset).expect("few");
+        // Each aggregate alone: none waits behind another.
+        for header in &mut record.headers {
+            if header.name == "ce_subject" {
+                header.value = Some(Bytes::from(format!("order-{offset}")));
+            }
+        }
+    }
+    let records = cases.iter().map(|(record, _)| record.clone()).collect();
+    lab.processor().process(batch(records)).await.expect("done");
+    let classes: Vec<String> = lab.dead_letters().await.into_iter().map(|(_, class, _)| class).collect();
+    let expected: Vec<&str> = cases.iter().map(|(_, class)| *class).collect();
+    assert_eq!(classes, expected);
+
+    let copies = sqlx::query_as::<_, (Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>, String)>(
+        "select key, value, headers, topic from outbox order by id",
+    )
+    .fetch_all(lab.database.pool())
+    .await
+    .expect("read");
+    assert_eq!(copies.len(), cases.len());
+    for ((key, value, headers, topic), (record, class)) in copies.into_iter().zip(&cases) {
+        assert_eq!(topic, format!("{}.{}.dlq", lab.topic, lab.group));
+        assert_eq!(key.as_deref(), record.key.as_deref());
+        assert_eq!(value.as_deref(), record.value.as_deref());
+        let headers = holdfast_common::record::decode_headers(&headers).expect("ours");
+        let (originals, added) = headers.split_at(record.headers.len());
+        assert_eq!(originals, record.headers);
+        let added: Vec<(&str, String)> = added
+            .iter()
+            .map(|header| {
+                let value = header.value.as_deref().unwrap_or_default();
+                (header.name.as_str(), String::from_utf8_lossy(value).into_owned())
+            })
+            .collect();
+        let get = |name: &str| added.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
+        assert_eq!(get("dlq-class"), Some(*class));
+        assert_eq!(get("dlq-original-topic"), Some(lab.topic));
+        assert_eq!(get("dlq-original-partition"), Some("0"));
+        assert_eq!(get("dlq-original-offset"), Some(record.offset.to_string().as_str()));
+        assert_eq!(get("dlq-original-timestamp"), Some("1800000000000"));
+        assert_eq!(get("dlq-group"), Some(lab.group));
+        assert_eq!(get("dlq-redrive-count"), Some("0"));
+        for name in ["dlq-id", "dlq-reason", "dlq-service", "dlq-first-failed-at", "dlq-attempts"] {
+            assert!(get(name).is_some_and(|value| !value.is_empty()), "{name}");
+        }
+    }
+}
+
+/// An id that comes again with another payload is no duplicate: it is parked, and the first stays as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reused_id_with_another_payload_is_parked() {
+    let lab = Lab::new("reused").await;
+    let event = lab.event("order", "first");
+    let mut other = event.clone();
+    other.payload = b"second".to_vec();
+    let records = vec![lab.record(0, event), lab.record(1, other)];
+    // In one batch, and delivered again.
+    for _ in 0..2 {
+        lab.processor().process(batch(records.clone())).await.expect("done");
+        assert_eq!(lab.effects().await, [("order".to_owned(), "first".to_owned())]);
+        assert_eq!(lab.account().await, (1, 0, 1));
+        assert_eq!(lab.dead_letters().await, [("order".to_owned(), "schema-violation".to_owned(), None)]);
+    }
+    assert_eq!(lab.count("select count(*) from inbox").await, 2);
+    assert_ne!(Metadata::inbox_id(&records[1]), Metadata::id_of_place(&records[1]));
+}
+
+/// Two members that both believe to own a partition have each effect once.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_owners_of_a_partition_have_each_effect_once() {
+    let lab = Lab::new("zombie").await;
+    let records: Vec<Record> =
+        (0..200).map(|n| lab.record(n, lab.event(&format!("order-{}", n % 7), &format!("{n:03}")))).collect();
+    let work = |size: usize| {
+        let (processor, records) = (lab.processor(), records.clone());
+        tokio::spawn(async move {
+            for chunk in records.chunks(size) {
+                processor.process(batch(chunk.to_vec())).await.expect("done");
+            }
+        })
+    };
+    let (first, second) = (work(13), work(17));
+    first.await.expect("done");
+    second.await.expect("done");
+    let effects = lab.effects().await;
+    assert_eq!(effects.len(), 200);
+    assert_eq!(lab.account().await, (200, 0, 0));
+    for subject in 0..7 {
+        let of: Vec<&String> =
+            effects.iter().filter(|(s, _)| *s == format!("order-{subject}")).map(|(_, p)| p).collect();
+        assert!(of.is_sorted(), "order of {subject}: {of:?}");
+    }
+}
+
+/// From Kafka and through restarts at any point: every record has its effect once, and nothing is left over.
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_repeat_nothing_and_lose_nothing() {
+    let lab = Lab::new("restarts").await;
+    let relay_stop = CancellationToken::new();
+    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
+    let events = (0..300).map(|n| lab.event(&format!("order-{}", n % 5), &format!("{n:03}"))).collect();
+    lab.write(events).await;
+
+    let start = |stop: CancellationToken| {
+        let runtime =
+            Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health).expect("a consumer");
+        tokio::spawn(runtime.run(stop))
+    };
+    // Killed without a word, again and again: offsets that were not committed are delivered again.
+    for round in 1..4 {
+        let member = start(CancellationToken::new());
+        eventually("some are applied", || async { lab.account().await.0 >= round * 20 }).await;
+        member.abort();
+        let _ = member.await;
+    }
+    let stop = CancellationToken::new();
+    let member = start(stop.clone());
+    eventually("all are applied", || async { lab.account().await.0 == 300 }).await;
+    stop.cancel();
+    member.await.expect("ends").expect("ends when asked to");
+    relay_stop.cancel();
+    relay.await.expect("ends when asked to");
+    assert_eq!(lab.effects().await.len(), 300);
+    assert_eq!(lab.account().await, (300, 0, 0));
+}
+
+/// While its database refuses to work nothing is dead-lettered, the consumer stays in its group and says so; then it
+/// goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absent_database_is_never_a_dead_letter() {
+    let lab = Lab::new("away").await;
+    let relay_stop = CancellationToken::new();
+    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
+    let stop = CancellationToken::new();
+    let runtime =
+        Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health).expect("a consumer");
+    let member = tokio::spawn(runtime.run(stop.clone()));
+    lab.write(vec![lab.event("order", "1")]).await;
+    eventually("the first is applied", || async { lab.account().await.0 == 1 }).await;
+
+    // Another session holds the inbox: each batch runs into the server's statement timeout or waits for it.
+    let options = lab.database.pool().connect_options();
+    let mut holder = <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await.expect("connected");
+    sqlx::raw_sql("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; begin; lock table inbox")
+        .execute(&mut holder)
+        .await
+        .expect("locked");
+    lab.write(vec![lab.event("order", "2"), lab.event("order", "3")]).await;
+    eventually("readiness says so", || async { !lab.health.components()["consumer"].ready }).await;
+    sqlx::raw_sql("rollback").execute(&mut holder).await.expect("released");
+
+    eventually("the others are applied", || async { lab.account().await.0 == 3 }).await;
+    eventually("readiness is back", || async { lab.health.components()["consumer"].ready }).await;
+    assert_eq!(lab.dead_letters().await.len(), 0);
+    stop.cancel();
+    relay_stop.cancel();
+    member.await.expect("ends").expect("ends when asked to");
+    relay.await.expect("ends when asked to");
+}
+
+/// A caller that goes away at any point leaves no open transaction behind (pitfalls P12).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_leaves_no_transaction_open() {
+    let lab = Lab::new("cancelled").await;
+    for micros in (0..4_000).step_by(40) {
+        let processor = lab.processor();
+        let record = lab.record(micros, lab.event("order", "1"));
+        let call = async move { processor.process(batch(vec![record])).await };
+        let _ = tokio::time::timeout(Duration::from_micros(u64::try_from(micros).expect("positive")), call).await;
+    }
+    eventually("no session is idle in a transaction", || async {
+        lab.count(
+            "select count(*) from pg_stat_activity
+            where datname = current_database() and state like 'idle in transaction%'",
+        )
+        .await
+            == 0
+    })
+    .await;
+    // And each event that was begun is whole: its inbox row and its effect together.
+    let (effects, inbox) =
+        (lab.effects().await.len(), lab.count("select count(*) from inbox").await);
+    assert_eq!(i64::try_from(effects).expect("few"), inbox);
+}

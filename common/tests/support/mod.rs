@@ -1,0 +1,272 @@
+//! A database and topics of a test's own on the real servers, and a little business to do in them.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(missing_docs, unreachable_pub, reason = "not a public interface")]
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use holdfast_common::{
+    config::{DatabaseConfig, KafkaConfig},
+    consumer::{Accepted, Answer, Class, Handler, Poison, batch::Processor},
+    database::{Database, DatabaseError},
+    event::{Metadata, NewEvent},
+    health::Health,
+    kafka,
+    outbox::{self, OutboxRecord, relay::Relay},
+    record::Record,
+};
+use holdfast_native::testkit;
+use rdkafka::{
+    ClientConfig, Message as _,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    consumer::{BaseConsumer, Consumer as _},
+};
+use sqlx::{
+    Connection as _, PgConnection, Row as _, SqlSafeStr as _,
+    migrate::{Migration, MigrationType, Migrator},
+};
+use uuid::Uuid;
+
+/// Longer than anything here takes, shorter than a reader's patience.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a condition with a bound.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < until, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What a test works in. The name is part of the topic's and of the group's, so that tests run side by side.
+pub struct Lab {
+    pub database: Database,
+    pub kafka: KafkaConfig,
+    pub topic: &'static str,
+    pub group: &'static str,
+    pub health: Health,
+}
+
+impl Lab {
+    pub async fn new(name: &str) -> Self {
+        let stack = testkit::infrastructure();
+        let id = Uuid::now_v7().simple().to_string();
+        let topic: &'static str = format!("test.{name}.{id}").leak();
+        let group: &'static str = format!("group-{name}-{id}").leak();
+        let database_name = format!("test_{id}");
+        let url = stack.database_url("order");
+        let mut admin = PgConnection::connect(&url).await.expect("the server is ready");
+        sqlx::query(sqlx::AssertSqlSafe(format!("create database {database_name}")))
+            .execute(&mut admin)
+            .await
+            .expect("a database of one's own");
+        let (server, _) = url.rsplit_once('/').expect("a URL with a database");
+        let config = DatabaseConfig { url: format!("{server}/{database_name}").into(), connections_max: 5 };
+        let database = Database::new(&config).expect("a URL");
+        database.migrate(&business()).await.expect("migrated");
+        let kafka = KafkaConfig {
+            brokers: stack.layout.kafka_brokers(),
+            instance_id: None,
+            batch_events_max: 100,
+        };
+        let lab = Self { database, kafka, topic, group, health: Health::default() };
+        lab.create_topic(topic).await;
+        lab
+    }
+
+    async fn create_topic(&self, name: &str) {
+        let admin: AdminClient<_> =
+            ClientConfig::new().set("bootstrap.servers", &self.kafka.brokers).create().expect("a client");
+        let topic = NewTopic::new(name, 2, TopicReplication::Fixed(1));
+        let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("the broker answers");
+        made.into_iter().for_each(|made| drop(made.expect("made")));
+    }
+
+    pub fn relay(&self) -> Relay {
+        let producer = kafka::producer(&self.kafka).expect("a producer");
+        Relay::new(self.database.clone(), producer, self.health.component("outbox"))
+    }
+
+    pub fn processor(&self) -> Processor<Ledger> {
+        Processor::new(self.database.clone(), self.group, Ledger { topic: self.topic })
+    }
+
+    /// Writes events to the outbox, each in a transaction of its own.
+    pub async fn write(&self, events: Vec<NewEvent>) {
+        for event in events {
+            let record = OutboxRecord::from_event(event, "test");
+            self.database
+                .transaction("test.write", move |connection: &mut PgConnection| {
+                    let record = record.clone();
+                    let work: BoxFuture<'_, Result<(), DatabaseError>> =
+                        Box::pin(async move { outbox::append(connection, vec![record]).await });
+                    work
+                })
+                .await
+                .expect("written");
+        }
+    }
+
+    pub fn event(&self, subject: &str, payload: &str) -> NewEvent {
+        NewEvent {
+            id: Uuid::now_v7(),
+            topic: self.topic,
+            version: 1,
+            key: subject.to_owned(),
+            subject: subject.to_owned(),
+            time: time::OffsetDateTime::now_utc(),
+            traceparent: None,
+            payload: payload.as_bytes().to_vec(),
+        }
+    }
+
+    /// A record as it would come from the broker.
+    pub fn record(&self, offset: i64, event: NewEvent) -> Record {
+        Record {
+            topic: self.topic.to_owned(),
+            partition: 0,
+            offset,
+            timestamp_ms: Some(1_800_000_000_000),
+            headers: event.headers("test"),
+            key: Some(event.key.into_bytes().into()),
+            value: Some(event.payload.into()),
+            headers_unreadable: false,
+        }
+    }
+
+    /// Everything in a topic: partition, key and value, in the order of each partition.
+    pub async fn read_topic(&self, topic: &str) -> Vec<(i32, String, String)> {
+        let (brokers, topic) = (self.kafka.brokers.clone(), topic.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", brokers)
+                .set("group.id", Uuid::now_v7().to_string())
+                .set("enable.auto.commit", "false")
+                .create()
+                .expect("a consumer");
+            let metadata = consumer.fetch_metadata(Some(&topic), PATIENCE).expect("the broker answers");
+            let mut list = rdkafka::TopicPartitionList::new();
+            let mut left = 0;
+            for partition in metadata.topics()[0].partitions() {
+                let (low, high) = consumer.fetch_watermarks(&topic, partition.id(), PATIENCE).expect("answers");
+                left += high - low;
+                list.add_partition_offset(&topic, partition.id(), rdkafka::Offset::Beginning).expect("added");
+            }
+            consumer.assign(&list).expect("assigned");
+            let mut all = Vec::new();
+            while left > 0 {
+                let message = consumer.poll(PATIENCE).expect("there is more").expect("a message");
+                let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+                all.push((message.partition(), text(message.key()), text(message.payload())));
+                left -= 1;
+            }
+            all
+        })
+        .await
+        .expect("read")
+    }
+
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query(sql).fetch_one(self.database.pool()).await.expect("counted").get(0)
+    }
+
+    /// What was done for each subject, in order.
+    pub async fn effects(&self) -> Vec<(String, String)> {
+        sqlx::query("select subject, payload from effects order by id")
+            .fetch_all(self.database.pool())
+            .await
+            .expect("read")
+            .into_iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect()
+    }
+
+    /// Applied, duplicates, parked: the account of the group.
+    pub async fn account(&self) -> (i64, i64, i64) {
+        let row = sqlx::query(
+            "select coalesce(sum(applied), 0)::bigint, coalesce(sum(duplicates), 0)::bigint,
+                coalesce(sum(parked), 0)::bigint from consumer_positions",
+        )
+        .fetch_one(self.database.pool())
+        .await
+        .expect("read");
+        (row.get(0), row.get(1), row.get(2))
+    }
+
+    /// Subject, class and the class of what blocks it, oldest first.
+    pub async fn dead_letters(&self) -> Vec<(String, String, Option<String>)> {
+        sqlx::query(
+            "select coalesce(d.subject, ''), d.class, b.class from dead_letters as d
+            left join dead_letters as b on b.id = d.blocked_by order by d.id",
+        )
+        .fetch_all(self.database.pool())
+        .await
+        .expect("read")
+        .into_iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect()
+    }
+}
+
+/// The table of the test's business. `check` is how data can be refused by the database.
+fn business() -> Migrator {
+    let sql = "create table effects (
+        id bigint generated always as identity,
+        subject text not null,
+        payload text not null check (payload not like '%unstorable%')
+    )";
+    Migrator::with_migrations(vec![Migration::new(
+        1001,
+        "effects".into(),
+        MigrationType::Simple,
+        sql.into_sql_str(),
+        false,
+    )])
+}
+
+/// Writes each event down. Payloads that begin with `poison` are refused by the handler; those that hold
+/// `unstorable` by the database; `undecodable` can't be decoded.
+pub struct Ledger {
+    topic: &'static str,
+}
+
+impl Handler for Ledger {
+    type Event = String;
+
+    fn decode(&self, record: &Record, _: &Metadata) -> Result<String, Poison> {
+        let text = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned();
+        if text == "undecodable" { Err(Poison::new(Class::Decode, "as agreed")) } else { Ok(text) }
+    }
+
+    fn versions(&self, topic: &str) -> &'static [u32] {
+        if topic == self.topic { &[1] } else { &[] }
+    }
+
+    fn is_event_topic(&self, topic: &str) -> bool {
+        topic == self.topic || topic == "test.other"
+    }
+
+    fn handle<'c>(
+        &'c self,
+        connection: &'c mut PgConnection,
+        events: &'c [Accepted<String>],
+    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>> {
+        Box::pin(async move {
+            let mut answers = Vec::new();
+            for Accepted { metadata, event } in events {
+                if event.starts_with("poison") {
+                    answers.push(Answer::DeadLetter(Poison::new(Class::BusinessInvariant, "as agreed")));
+                    continue;
+                }
+                sqlx::query("insert into effects (subject, payload) values ($1, $2)")
+                    .bind(&metadata.subject)
+                    .bind(event)
+                    .execute(&mut *connection)
+                    .await?;
+                answers.push(Answer::Applied);
+            }
+            Ok(answers)
+        })
+    }
+}

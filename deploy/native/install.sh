@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Installs what the native stack and its build need and this machine lacks. Says what it does; does nothing if all is
+# there. Works as root, and as a user with sudo; elsewhere it says what is missing.
+set -euo pipefail
+
+missing=()
+need() { # command, Debian package
+    command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+need gcc gcc
+need make make
+need bash bash
+need curl curl
+need tar tar
+need xz xz-utils
+need unzip unzip
+need mvn maven
+# librdkafka's gzip support.
+echo '#include <zlib.h>' | gcc -E -x c - >/dev/null 2>&1 || missing+=(zlib1g-dev libc6-dev)
+
+java_major() {
+    java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1
+}
+if ! command -v java >/dev/null 2>&1 || [ "$(java_major)" -lt 17 ] 2>/dev/null; then
+    missing+=(openjdk-17-jre-headless)
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "missing on this machine: ${missing[*]}" >&2
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "there is no apt here: install these (named as in Debian) by your system's own means, then run this again" >&2
+        exit 1
+    fi
+    sudo=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null 2>&1; then
+            echo "neither root nor sudo: ask somebody who may to run: apt-get install ${missing[*]}" >&2
+            exit 1
+        fi
+        sudo=(sudo)
+    fi
+    "${sudo[@]}" apt-get update -qq
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "Rust is missing: install rustup (https://rustup.rs), which brings the version that rust-toolchain.toml names" >&2
+    exit 1
+fi

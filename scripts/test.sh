@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Everything CI runs: form, lints, dependencies, all tests. Ends with one line that counts the tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$1"; }
+
+step "format"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+
+step "dependencies"
+scripts/deny.sh
+
+step "build"
+# Before the tests: those on the real stack start the binaries that lie beside them.
+cargo build --workspace --all-targets --locked
+
+step "tests"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
+passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
+failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
+echo
+echo "$passed passed, $failed failed"
+if [ "$passed" -eq 0 ]; then
+    echo "no test ran" >&2
+    exit 1
+fi
+exit "$status"
