@@ -9,7 +9,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 use sqlx::{
-    PgConnection, PgPool,
+    Connection as _, PgConnection, PgPool,
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -29,6 +29,8 @@ const STATEMENT_TIME_MAX: &str = "3000";
 const IDLE_IN_TRANSACTION_TIME_MAX: &str = "10000";
 /// Connections are renewed, so that a failover or a changed password is noticed.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(1800);
+/// A connection that was idle for this long is tested before it is used.
+const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// How often readiness is checked.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Attempts of a transaction that lost against another one (deadlock, serialization).
@@ -105,8 +107,14 @@ impl Database {
             .max_connections(config.connections_max)
             .acquire_timeout(ACQUIRE_TIME_MAX)
             .max_lifetime(CONNECTION_AGE_MAX)
-            // Connections of a server that was restarted are dead (pitfalls P13).
-            .test_before_acquire(true)
+            // Connections of a server that was restarted are dead (pitfalls P13). One that was used a moment ago needs no
+            // round trip to prove that it lives; if it died since, the transaction fails as unavailable.
+            .test_before_acquire(false)
+            .before_acquire(|connection, metadata| {
+                Box::pin(async move {
+                    Ok(metadata.idle_for < TEST_AFTER_IDLE || connection.ping().await.is_ok())
+                })
+            })
             .connect_lazy_with(options);
         Ok(Self { pool, migrated: Arc::new(watch::Sender::new(false)), committed: Arc::default() })
     }

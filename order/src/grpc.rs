@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{self, Draft, Item, Order},
-    store::{self, KeyUse},
+    store,
 };
 
 /// Answers calls.
@@ -93,10 +93,8 @@ impl OrderHandler {
                         let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
                         return Ok((order.as_created(), true));
                     }
-                    let user = draft.user_id.clone();
                     let order = Order::create(order_id, draft, now());
-                    store::insert_order(connection, &order).await?;
-                    store::insert_key(connection, &user, &key, &KeyUse { fingerprint, order_id }).await?;
+                    store::insert_order(connection, &order, &key, &fingerprint).await?;
                     let event = OutboxRecord::from_event(order_created(&order, traceparent), "order");
                     outbox::append(connection, vec![event]).await?;
                     Ok((order, false))

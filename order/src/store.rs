@@ -59,27 +59,13 @@ pub(crate) async fn key_use(
     .transpose()
 }
 
-/// Records the key, in the transaction that creates the order.
-pub(crate) async fn insert_key(
+/// Writes an order, its lines and its key: one statement, one round trip.
+pub(crate) async fn insert_order(
     connection: &mut PgConnection,
-    user: &UserId,
+    order: &Order,
     key: &IdempotencyKey,
-    used: &KeyUse,
+    fingerprint: &[u8],
 ) -> Result<(), DatabaseError> {
-    sqlx::query(
-        "-- order.insert_key
-        insert into idempotency_keys (user_id, key, fingerprint, order_id) values ($1, $2, $3, $4)",
-    )
-    .bind(user.as_str())
-    .bind(key.as_str())
-    .bind(&used.fingerprint)
-    .bind(used.order_id.as_uuid())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-pub(crate) async fn insert_order(connection: &mut PgConnection, order: &Order) -> Result<(), DatabaseError> {
     let mut product_ids = Vec::with_capacity(order.items.len());
     let mut quantities = Vec::with_capacity(order.items.len());
     let mut prices = Vec::with_capacity(order.items.len());
@@ -88,7 +74,6 @@ pub(crate) async fn insert_order(connection: &mut PgConnection, order: &Order) -
         quantities.push(i32::try_from(item.quantity).map_err(|_| corrupt("quantity"))?);
         prices.push(item.price.minor_units);
     }
-    // One statement, one round trip: the order and its lines.
     sqlx::query(
         "-- order.insert_order
         with inserted as (
@@ -96,6 +81,9 @@ pub(crate) async fn insert_order(connection: &mut PgConnection, order: &Order) -
                 version, created_at, updated_at)
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
             returning order_id
+        ), keyed as (
+            insert into idempotency_keys (user_id, key, fingerprint, order_id)
+            select $2, $14, $15, order_id from inserted
         )
         insert into order_items (order_id, position, product_id, quantity, price_minor)
         select inserted.order_id, i.position, i.product_id, i.quantity, i.price_minor
@@ -115,6 +103,8 @@ pub(crate) async fn insert_order(connection: &mut PgConnection, order: &Order) -
     .bind(product_ids)
     .bind(quantities)
     .bind(prices)
+    .bind(key.as_str())
+    .bind(fingerprint)
     .execute(connection)
     .await?;
     Ok(())

@@ -72,7 +72,7 @@ pub(crate) async fn lock_accounts(
         .collect()
 }
 
-/// Writes balances and the entries that explain them. Answers with the ids of the entries.
+/// Writes balances and the entries that explain them, in one statement. Answers with the ids of the entries.
 pub(crate) async fn save(
     connection: &mut PgConnection,
     accounts: &[&Account],
@@ -81,19 +81,6 @@ pub(crate) async fn save(
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let users: Vec<&str> = accounts.iter().map(|account| account.user_id.as_str()).collect();
-    let balances: Vec<i64> = accounts.iter().map(|account| account.balance.minor_units).collect();
-    sqlx::query(
-        "-- payment.update_accounts
-        update accounts as a set balance_minor = n.balance_minor, updated_at = now()
-        from unnest($1::text[], $2::bigint[]) as n (user_id, balance_minor)
-        where a.user_id = n.user_id",
-    )
-    .bind(users)
-    .bind(balances)
-    .execute(&mut *connection)
-    .await?;
-
     let mut ids = Vec::new();
     let (mut users, mut kinds, mut amounts) = (Vec::new(), Vec::new(), Vec::new());
     let (mut balances, mut orders, mut times) = (Vec::new(), Vec::new(), Vec::new());
@@ -113,7 +100,12 @@ pub(crate) async fn save(
         times.push(entry.created_at);
     }
     sqlx::query(
-        "-- payment.insert_ledger_entries
+        "-- payment.save
+        with updated as (
+            update accounts as a set balance_minor = n.balance_minor, updated_at = now()
+            from unnest($8::text[], $9::bigint[]) as n (user_id, balance_minor)
+            where a.user_id = n.user_id
+        )
         insert into ledger_entries
             (entry_id, user_id, kind, amount_minor, balance_after_minor, order_id, created_at)
         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::uuid[],
@@ -126,6 +118,8 @@ pub(crate) async fn save(
     .bind(balances)
     .bind(orders)
     .bind(times)
+    .bind(accounts.iter().map(|account| account.user_id.as_str()).collect::<Vec<_>>())
+    .bind(accounts.iter().map(|account| account.balance.minor_units).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(ids)

@@ -160,16 +160,20 @@ impl<H: Handler> Processor<H> {
     ) -> Result<Counts, Stopped> {
         let mut counts: BTreeMap<Place, Counts> =
             records.iter().map(|record| (place_of(record), Counts::default())).collect();
-        let before = inbox::lock_positions(connection, self.group, &counts).await?;
+        let positions = inbox::lock_positions(connection, self.group, &counts).await?;
         let news = self.first_seen(connection, records).await?;
 
         let subjects: Vec<&str> = records.iter().filter_map(Metadata::subject_of).collect();
-        let mut blocked = dead_letter::blockers(connection, self.group, &subjects).await?;
+        let mut blocked = if positions.any_parked {
+            dead_letter::blockers(connection, self.group, &subjects).await?
+        } else {
+            HashMap::new()
+        };
 
         let mut letters = Vec::new();
         let mut events = Vec::new();
         let mut accepted_records = Vec::new();
-        let mut next_offsets = before.clone();
+        let mut next_offsets = positions.next_offsets;
         for (record, seen) in records.iter().zip(news) {
             let place = place_of(record);
             let next = next_offsets.entry(place.clone()).or_default();

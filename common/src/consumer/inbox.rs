@@ -21,13 +21,20 @@ pub struct Counts {
     pub parked: i64,
 }
 
-/// Locks the positions of `places` and answers with the next offset of each. The lock makes two members that both
-/// believe to own a partition take turns.
+/// The state of the partitions of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Positions {
+    pub(super) next_offsets: HashMap<Place, i64>,
+    /// Whether the group has any parked letters: mostly not, and then no aggregate needs to be looked up.
+    pub(super) any_parked: bool,
+}
+
+/// Locks the positions of `places`. The lock makes two members that both believe to own a partition take turns.
 pub(super) async fn lock_positions(
     connection: &mut PgConnection,
     group: &str,
     places: &BTreeMap<Place, Counts>,
-) -> Result<HashMap<Place, i64>, DatabaseError> {
+) -> Result<Positions, DatabaseError> {
     // A BTreeMap: everybody locks in the same order.
     let (topics, partitions): (Vec<_>, Vec<_>) = places.keys().cloned().unzip();
     let rows = sqlx::query(
@@ -37,19 +44,21 @@ pub(super) async fn lock_positions(
         from unnest($2::text[], $3::int[]) with ordinality as r (topic, partition, position)
         order by position
         on conflict (group_name, topic, partition) do update set next_offset = p.next_offset
-        returning topic, partition, next_offset",
+        returning topic, partition, next_offset,
+            exists (select from dead_letters where group_name = $1 and state = 'parked') as any_parked",
     )
     .bind(group)
     .bind(topics)
     .bind(partitions)
     .fetch_all(connection)
     .await?;
-    let mut next_offsets = HashMap::with_capacity(rows.len());
+    let mut positions = Positions::default();
     for row in rows {
         let place = (row.try_get("topic")?, row.try_get("partition")?);
-        next_offsets.insert(place, row.try_get("next_offset")?);
+        positions.next_offsets.insert(place, row.try_get("next_offset")?);
+        positions.any_parked |= row.try_get::<bool, _>("any_parked")?;
     }
-    Ok(next_offsets)
+    Ok(positions)
 }
 
 /// One inbox row.

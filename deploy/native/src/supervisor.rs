@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Read as _,
+    io::{Read as _, Write as _},
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -34,6 +34,14 @@ use crate::{
     prepare::{Prepared, renew_certificates},
     services,
 };
+
+/// Talk for people. Unlike `eprintln!` it doesn't panic when nobody reads it any more or the disk is full: a supervisor
+/// that dies of its own words would leave its components behind.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
 
 /// How long a component may take to stop before it is killed.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
@@ -127,10 +135,10 @@ impl Reporter {
             return;
         }
         if component.state != before.state {
-            eprintln!("{name}: {:?} -> {:?}", before.state, component.state);
+            say!("{name}: {:?} -> {:?}", before.state, component.state);
         }
         if let Err(error) = self.write(&report) {
-            eprintln!("cannot write {}: {error}", self.layout.state_file().display());
+            say!("cannot write {}: {error}", self.layout.state_file().display());
         }
     }
 
@@ -310,7 +318,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
             tokio::time::sleep(PROBE_EVERY_STARTING).await;
         }
         while let Err(error) = broker.ensure_topics().await {
-            eprintln!("topics are not there yet: {error:#}");
+            say!("topics are not there yet: {error:#}");
             tokio::time::sleep(RESTART_PAUSE_MIN).await;
         }
         services.into_iter().map(&mut start).collect::<Vec<_>>()
@@ -326,7 +334,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
             () = renew_for_ever(prepared.clone()) => {}
         }
     }
-    eprintln!("stopping");
+    say!("stopping");
     stops.services.cancel();
     let services_tasks = services_tasks.unwrap_or_default();
     while !services_tasks.iter().all(tokio::task::AbortHandle::is_finished) {
@@ -390,7 +398,7 @@ async fn renew_for_ever(prepared: Prepared) {
         let layout = prepared.layout.clone();
         match tokio::task::spawn_blocking(move || renew_certificates(&layout)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => eprintln!("cannot renew certificates: {error:#}"),
+            Ok(Err(error)) => say!("cannot renew certificates: {error:#}"),
             Err(_) => return,
         }
     }
@@ -423,13 +431,13 @@ async fn supervise(
                 tokio::select! {
                     () = stop.cancelled() => end(component, &mut child, stops.lifetime).await,
                     ended = child.wait() => match ended {
-                        Ok(status) => eprintln!("{}: ended ({status})", component.name()),
-                        Err(error) => eprintln!("{}: cannot be watched: {error}", component.name()),
+                        Ok(status) => say!("{}: ended ({status})", component.name()),
+                        Err(error) => say!("{}: cannot be watched: {error}", component.name()),
                     },
                     () = probe_for_ever(component, layout, &broker, &reporter) => {}
                 }
             }
-            Err(error) => eprintln!("{}: cannot be started: {error:#}", component.name()),
+            Err(error) => say!("{}: cannot be started: {error:#}", component.name()),
         }
         reporter.change(component.name(), |report| {
             report.pid = None;
@@ -490,7 +498,7 @@ async fn end(component: Component, child: &mut Child, lifetime: Lifetime) {
     };
     send(child, first);
     if tokio::time::timeout(STOP_TIME_MAX, child.wait()).await.is_err() {
-        eprintln!("{}: does not stop, killing it", component.name());
+        say!("{}: does not stop, killing it", component.name());
         send(child, component.kill_signal());
         let _ = tokio::time::timeout(STOP_TIME_MAX, child.wait()).await;
     }
