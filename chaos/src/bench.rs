@@ -184,7 +184,12 @@ struct Sample {
     paid: Option<Duration>,
 }
 
-async fn latency(sessions: &Arc<[Session]>, clients: usize, rate: f64, phase: Duration) -> Result<LatencyPhase> {
+async fn latency(
+    sessions: &Arc<[Session]>,
+    clients: usize,
+    rate: f64,
+    phase: Duration,
+) -> Result<LatencyPhase> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive count")]
     let (requests, watch_each) =
         ((rate * phase.as_secs_f64()).ceil() as u64, (rate / WATCHED_PER_SECOND).ceil().max(1.0) as u64);
@@ -264,7 +269,8 @@ async fn throughput(
     let after = process::usage(processes)?;
 
     let cpu_seconds = cpu_between(&before, &after);
-    let ours: f64 = ["gateway", "order", "payment", "delivery"].iter().filter_map(|name| cpu_seconds.get(*name)).sum();
+    let ours: f64 =
+        ["gateway", "order", "payment", "delivery"].iter().filter_map(|name| cpu_seconds.get(*name)).sum();
     #[expect(clippy::cast_precision_loss, reason = "a count of orders is far below 2^52")]
     let count = created.len() as f64;
     Ok(ThroughputPhase {
@@ -354,7 +360,8 @@ impl Report {
             format!("{:.2} ms", throughput.service_cpu_ms_per_order),
         ]);
         for (name, seconds) in &throughput.cpu_seconds {
-            table.add_row([format!("CPU of {name}, {} orders", throughput.orders), format!("{seconds:.2} s")]);
+            table
+                .add_row([format!("CPU of {name}, {} orders", throughput.orders), format!("{seconds:.2} s")]);
         }
         table.add_row(["idle CPU of the stack".to_owned(), format!("{:.3} cores", self.idle_cpu_cores)]);
         table.add_row(["idle memory of the stack".to_owned(), mb(self.idle_memory_total_bytes)]);

@@ -69,7 +69,8 @@ fn usage_of(pid: u32) -> Result<Usage> {
     let fields = stat(pid)?;
     // proc(5): utime and stime are fields 14 and 15; state is field 3 and our first. cutime and cstime: children that
     // have ended.
-    let ticks: u64 = fields.get(11..15).context("short stat")?.iter().filter_map(|field| field.parse::<u64>().ok()).sum();
+    let ticks: u64 =
+        fields.get(11..15).context("short stat")?.iter().filter_map(|field| field.parse::<u64>().ok()).sum();
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let kib: u64 = rollup
         .lines()

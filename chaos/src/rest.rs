@@ -113,8 +113,7 @@ impl Rest {
         let token = self.token("treasury", TREASURY_SCOPES)?;
         let body: Value = serde_json::from_str(&format!("{{\"amount\": {amount}}}"))?;
         let path = format!("/api/accounts/{user}/credits");
-        let answer =
-            self.call(Method::POST, &path, &token, &[("idempotency-key", key)], Some(&body)).await?;
+        let answer = self.call(Method::POST, &path, &token, &[("idempotency-key", key)], Some(&body)).await?;
         if answer.status != StatusCode::CREATED {
             bail!("credit of {user} was answered {}: {:?}", answer.status, answer.body);
         }

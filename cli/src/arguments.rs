@@ -48,6 +48,7 @@ impl At {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a command line")]
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) at: At,

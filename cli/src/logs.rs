@@ -55,8 +55,11 @@ impl Tail {
 pub(crate) fn run(logs: &Logs) -> Result<Outcome> {
     let layout = Layout::new(logs.at.data_dir()?, 0);
     let known: Vec<&str> = component_names().chain(["supervisor"]).collect();
-    let wanted: Vec<&str> =
-        known.iter().copied().filter(|name| logs.name.as_deref().is_none_or(|wanted| wanted == *name)).collect();
+    let wanted: Vec<&str> = known
+        .iter()
+        .copied()
+        .filter(|name| logs.name.as_deref().is_none_or(|wanted| wanted == *name))
+        .collect();
     if wanted.is_empty() {
         eprintln!("there is no such component; there are {}", known.join(", "));
         return Ok(Outcome::NothingMatched);

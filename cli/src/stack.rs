@@ -28,7 +28,10 @@ pub(crate) fn up(up: &Up) -> Result<Outcome> {
         Found::Running(report) => {
             eprintln!("the stack in {} runs already", data_dir.display());
             if report.port_offset != up.port_offset {
-                bail!("it runs with --port-offset {}: stop it with `holdfast down` first", report.port_offset);
+                bail!(
+                    "it runs with --port-offset {}: stop it with `holdfast down` first",
+                    report.port_offset
+                );
             }
             if up.foreground {
                 bail!("stop it with `holdfast down` to run it in the foreground");
@@ -77,7 +80,10 @@ fn greet(data_dir: &Path, report: &StackReport) -> Result<()> {
     println!("health     {url}/readyz");
     println!("metrics    {}/metrics", layout.admin_url("gateway"));
     println!("Kafka      {}", layout.kafka_brokers());
-    println!("token      {}", sign(data_dir, "user-123", "orders:read orders:write accounts:read", Duration::from_secs(3600))?);
+    println!(
+        "token      {}",
+        sign(data_dir, "user-123", "orders:read orders:write accounts:read", Duration::from_secs(3600))?
+    );
     println!();
     println!("next: make test-create-order");
     Ok(())

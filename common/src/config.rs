@@ -4,9 +4,7 @@
 //! environment only, as themselves or as `HOLDFAST__SECTION__KEY_FILE`, the path of a file that holds them. Unknown keys
 //! are refused, because a misspelt limit is a limit that isn't there.
 
-use std::{
-    collections::HashMap, env, fmt, fs, net::SocketAddr, path::Path, path::PathBuf, time::Duration,
-};
+use std::{collections::HashMap, env, fmt, fs, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
 use config::{Config, Environment, File, FileFormat};
 use secrecy::SecretString;
@@ -53,8 +51,8 @@ fn load_from<C: DeserializeOwned>(
 ) -> Result<C, ConfigError> {
     let mut builder = Config::builder();
     if let Some(path) = file {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
         builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
     }
     builder
@@ -70,9 +68,7 @@ fn load_from<C: DeserializeOwned>(
 }
 
 /// Replaces each `HOLDFAST__…_FILE` by the content of the file that it names, without the final line break.
-fn secrets_from_files(
-    variables: HashMap<String, String>,
-) -> Result<HashMap<String, String>, ConfigError> {
+fn secrets_from_files(variables: HashMap<String, String>) -> Result<HashMap<String, String>, ConfigError> {
     let mut resolved = HashMap::new();
     for (variable, value) in variables {
         let setting = variable

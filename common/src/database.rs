@@ -111,9 +111,9 @@ impl Database {
             // round trip to prove that it lives; if it died since, the transaction fails as unavailable.
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| {
-                Box::pin(async move {
-                    Ok(metadata.idle_for < TEST_AFTER_IDLE || connection.ping().await.is_ok())
-                })
+                Box::pin(
+                    async move { Ok(metadata.idle_for < TEST_AFTER_IDLE || connection.ping().await.is_ok()) },
+                )
             })
             .connect_lazy_with(options);
         Ok(Self { pool, migrated: Arc::new(watch::Sender::new(false)), committed: Arc::default() })
@@ -152,7 +152,10 @@ impl Database {
         loop {
             let migrated = *self.migrated.borrow();
             let checked = if migrated {
-                sqlx::query("-- database.probe\nselect 1").execute(&self.pool).await.map(drop)
+                sqlx::query("-- database.probe\nselect 1")
+                    .execute(&self.pool)
+                    .await
+                    .map(drop)
                     .map_err(|error| chain(&error))
             } else {
                 self.migrate(own).await.map_err(|error| chain(&error))

@@ -119,17 +119,9 @@ impl Metadata {
         if required(headers, "content-type")? != CONTENT_TYPE {
             return Err(HeaderError::Value("content-type"));
         }
-        let (kind, version) =
-            parse_type(required(headers, "ce_type")?).ok_or(HeaderError::UnknownType)?;
+        let (kind, version) = parse_type(required(headers, "ce_type")?).ok_or(HeaderError::UnknownType)?;
         let traceparent = optional(headers, "traceparent")?.map(str::to_owned);
-        Ok(Self {
-            id,
-            kind: kind.to_owned(),
-            version,
-            subject: subject.to_owned(),
-            time,
-            traceparent,
-        })
+        Ok(Self { id, kind: kind.to_owned(), version, subject: subject.to_owned(), time, traceparent })
     }
 
     /// The aggregate that a record names, also when its other headers are broken.
@@ -159,8 +151,7 @@ impl Metadata {
 
 /// `holdfast.order.created.v1` -> (`order.created`, 1).
 fn parse_type(text: &str) -> Option<(&str, u32)> {
-    let (kind, version) =
-        text.strip_prefix(TYPE_PREFIX)?.strip_prefix('.')?.rsplit_once(".v")?;
+    let (kind, version) = text.strip_prefix(TYPE_PREFIX)?.strip_prefix('.')?.rsplit_once(".v")?;
     let plain = !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit());
     if kind.is_empty() || !plain {
         return None;
@@ -246,9 +237,12 @@ mod tests {
             broken[index].value = Some(Bytes::from_static(&[0xff, 0xfe]));
             let mut absent = good.clone();
             absent[index].value = None;
-            for (headers, expected) in
-                [(missing, "missing"), (repeated, "more than once"), (broken, "bad value"), (absent, "bad value")]
-            {
+            for (headers, expected) in [
+                (missing, "missing"),
+                (repeated, "more than once"),
+                (broken, "bad value"),
+                (absent, "bad value"),
+            ] {
                 let error = Metadata::read(&record(headers)).expect_err(expected).to_string();
                 assert!(error.contains(&name) && error.contains(expected), "{error}");
             }
@@ -270,7 +264,8 @@ mod tests {
     fn types_have_a_kind_and_a_version() {
         assert_eq!(parse_type("holdfast.order.created.v1"), Some(("order.created", 1)));
         assert_eq!(parse_type("holdfast.order.created.v0"), Some(("order.created", 0)));
-        for bad in ["", "holdfast", "holdfast..v1", "holdfast.x", "holdfast.x.v", "holdfast.x.v+1", "y.x.v1"] {
+        for bad in ["", "holdfast", "holdfast..v1", "holdfast.x", "holdfast.x.v", "holdfast.x.v+1", "y.x.v1"]
+        {
             assert_eq!(parse_type(bad), None, "{bad}");
         }
     }

@@ -94,16 +94,16 @@ impl Health {
 
     fn set(&self, name: &'static str, state: ComponentState) {
         let mut parts = self.lock();
-        let before = parts.components.insert(name, state.clone());
-        let all_ready = parts.components.values().all(|state| state.ready);
-        drop(parts);
-        if before.as_ref().map(|before| before.ready) != Some(state.ready) {
+        if parts.components.get(name).map(|before| before.ready) != Some(state.ready) {
             if state.ready {
                 tracing::info!(component = name, "component is ready");
             } else {
                 tracing::warn!(component = name, detail = state.detail, "component is not ready");
             }
         }
+        parts.components.insert(name, state);
+        let all_ready = parts.components.values().all(|state| state.ready);
+        drop(parts);
         self.ready.send_if_modified(|ready| std::mem::replace(ready, all_ready) != all_ready);
     }
 }

@@ -6,11 +6,7 @@ use tonic::service::Routes;
 
 use crate::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
-    consumer::{
-        Handler,
-        batch::Processor,
-        runtime::Runtime,
-    },
+    consumer::{Handler, batch::Processor, runtime::Runtime},
     database::Database,
     grpc::{self, Permissions},
     identity::Identity,

@@ -96,7 +96,9 @@ where
             // The admin port stays up while the rest drains, so it has a token of its own: the runtime's end.
             let (health, metrics) = (context.health.clone(), metrics.clone());
             async move {
-                admin::serve(admin_listener, health, metrics, CancellationToken::new()).await.map_err(Into::into)
+                admin::serve(admin_listener, health, metrics, CancellationToken::new())
+                    .await
+                    .map_err(Into::into)
             }
         });
         tokio::spawn(telemetry::upkeep(metrics));
@@ -141,9 +143,7 @@ async fn supervise(mut context: Context, drain: Duration) -> Result<(), BoxError
     outcome
 }
 
-fn describe_end(
-    ended: Result<(&'static str, Result<(), BoxError>), tokio::task::JoinError>,
-) -> BoxError {
+fn describe_end(ended: Result<(&'static str, Result<(), BoxError>), tokio::task::JoinError>) -> BoxError {
     match ended {
         Ok((task, Ok(()))) => format!("task {task} ended although nobody asked it to").into(),
         Ok((task, Err(error))) => format!("task {task} failed: {}", chain(error.as_ref())).into(),

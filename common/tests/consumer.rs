@@ -22,8 +22,7 @@ fn batch(records: Vec<Record>) -> Arc<[Record]> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redelivered_batch_has_its_effects_once() {
     let lab = Lab::new("redelivered").await;
-    let records: Vec<Record> =
-        (0..10).map(|n| lab.record(n, lab.event("order", &n.to_string()))).collect();
+    let records: Vec<Record> = (0..10).map(|n| lab.record(n, lab.event("order", &n.to_string()))).collect();
     let processor = lab.processor();
     processor.process(batch(records[..6].to_vec())).await.expect("applied");
     // The offset of the first six was never stored: everything comes again.
@@ -41,11 +40,9 @@ async fn a_redelivered_batch_has_its_effects_once() {
 /// Poison costs its neighbours nothing: wherever it stands in a batch, and whoever refuses it, it alone is parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_costs_its_neighbours_nothing() {
-    for (payload, class) in [
-        ("undecodable", "decode"),
-        ("poison", "business-invariant"),
-        ("unstorable", "attempts-exhausted"),
-    ] {
+    for (payload, class) in
+        [("undecodable", "decode"), ("poison", "business-invariant"), ("unstorable", "attempts-exhausted")]
+    {
         let lab = Lab::new("poison").await;
         let records: Vec<Record> = (0..30)
             .map(|n| {
@@ -57,8 +54,7 @@ async fn poison_costs_its_neighbours_nothing() {
         assert_eq!(lab.effects().await.len(), 27, "{payload}");
         assert_eq!(lab.account().await, (27, 0, 3), "{payload}");
         let letters = lab.dead_letters().await;
-        let expected: Vec<_> =
-            [0, 17, 29].map(|n| (format!("order-{n}"), class.to_owned(), None)).to_vec();
+        let expected: Vec<_> = [0, 17, 29].map(|n| (format!("order-{n}"), class.to_owned(), None)).to_vec();
         assert_eq!(letters, expected);
         // Parked once, not again at each delivery (pitfalls P24).
         lab.processor().process(batch(records)).await.expect("done");
@@ -249,8 +245,8 @@ async fn restarts_repeat_nothing_and_lose_nothing() {
     lab.write(events).await;
 
     let start = |stop: CancellationToken| {
-        let runtime =
-            Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health).expect("a consumer");
+        let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health)
+            .expect("a consumer");
         tokio::spawn(runtime.run(stop))
     };
     // Killed without a word, again and again: offsets that were not committed are delivered again.
@@ -287,11 +283,14 @@ async fn an_absent_database_is_never_a_dead_letter() {
 
     // Another session holds the inbox: each batch runs into the server's statement timeout or waits for it.
     let options = lab.database.pool().connect_options();
-    let mut holder = <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await.expect("connected");
-    sqlx::raw_sql("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; begin; lock table inbox")
-        .execute(&mut holder)
-        .await
-        .expect("locked");
+    let mut holder =
+        <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await.expect("connected");
+    sqlx::raw_sql(
+        "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; begin; lock table inbox",
+    )
+    .execute(&mut holder)
+    .await
+    .expect("locked");
     lab.write(vec![lab.event("order", "2"), lab.event("order", "3")]).await;
     eventually("readiness says so", || async { !lab.health.components()["consumer"].ready }).await;
     sqlx::raw_sql("rollback").execute(&mut holder).await.expect("released");
@@ -313,7 +312,8 @@ async fn a_caller_that_goes_away_leaves_no_transaction_open() {
         let processor = lab.processor();
         let record = lab.record(micros, lab.event("order", "1"));
         let call = async move { processor.process(batch(vec![record])).await };
-        let _ = tokio::time::timeout(Duration::from_micros(u64::try_from(micros).expect("positive")), call).await;
+        let _ =
+            tokio::time::timeout(Duration::from_micros(u64::try_from(micros).expect("positive")), call).await;
     }
     eventually("no session is idle in a transaction", || async {
         lab.count(
@@ -325,7 +325,6 @@ async fn a_caller_that_goes_away_leaves_no_transaction_open() {
     })
     .await;
     // And each event that was begun is whole: its inbox row and its effect together.
-    let (effects, inbox) =
-        (lab.effects().await.len(), lab.count("select count(*) from inbox").await);
+    let (effects, inbox) = (lab.effects().await.len(), lab.count("select count(*) from inbox").await);
     assert_eq!(i64::try_from(effects).expect("few"), inbox);
 }

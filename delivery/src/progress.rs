@@ -37,7 +37,10 @@ pub(crate) async fn run(database: Database, step: Duration, stop: CancellationTo
             Err(error) => {
                 // Said once per outage; the database component shows it meanwhile.
                 if backoff.attempt() == 0 {
-                    tracing::warn!(error = chain(&error), "cannot move deliveries on, waiting for the database");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "cannot move deliveries on, waiting for the database"
+                    );
                 }
                 backoff.next_pause()
             }

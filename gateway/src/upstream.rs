@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use holdfast_common::{
     client::{self, Deadline, Destination},
     health::Component,
@@ -13,10 +14,11 @@ use holdfast_proto::{
     order::v1::order_service_client::OrderServiceClient,
     payment::v1::payment_service_client::PaymentServiceClient,
 };
-use axum::http::StatusCode;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{
     config::UpstreamConfig,
@@ -54,7 +56,11 @@ impl Upstream {
 
     /// All of them, by name.
     pub(crate) fn services(&self) -> [(&'static str, Destination); 3] {
-        [("order", self.order.clone()), ("payment", self.payment.clone()), ("delivery", self.delivery.clone())]
+        [
+            ("order", self.order.clone()),
+            ("payment", self.payment.clone()),
+            ("delivery", self.delivery.clone()),
+        ]
     }
 }
 

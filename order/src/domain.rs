@@ -95,7 +95,9 @@ pub enum DraftError {
     #[error("the total {0}")]
     Total(#[source] MoneyError),
     /// The address breaks its limits.
-    #[error("delivery_address must be 1 to {ADDRESS_CHARS_MAX} characters, not blank, without control characters")]
+    #[error(
+        "delivery_address must be 1 to {ADDRESS_CHARS_MAX} characters, not blank, without control characters"
+    )]
     Address,
 }
 
@@ -287,7 +289,9 @@ impl Order {
             }
             // There is a delivery, so the order was paid, even if that news is still on its way.
             Event::Delivery(new) => match self.delivery_status {
-                Some(old) if old.rank() == 3 && new.rank() == 3 && old != new => Err(Violation::DeliveryEnded),
+                Some(old) if old.rank() == 3 && new.rank() == 3 && old != new => {
+                    Err(Violation::DeliveryEnded)
+                }
                 Some(old) if old.rank() >= new.rank() => Ok((self.at_least_paid(), Some(old))),
                 _ => Ok((self.at_least_paid(), Some(new))),
             },

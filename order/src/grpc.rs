@@ -9,8 +9,8 @@ use holdfast_common::{
     outbox::{self, OutboxRecord},
 };
 use holdfast_proto::{
-    IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb, order::v1::order_service_server::OrderService,
-    to_timestamp, topic::Event as _,
+    IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb,
+    order::v1::order_service_server::OrderService, to_timestamp, topic::Event as _,
 };
 use prost::Message as _;
 use sqlx::PgConnection;
@@ -54,7 +54,9 @@ impl Conflicting for CreateError {
 impl From<CreateError> for Status {
     fn from(error: CreateError) -> Self {
         match error {
-            CreateError::StillRunning => Self::aborted("a request with this idempotency key is still running"),
+            CreateError::StillRunning => {
+                Self::aborted("a request with this idempotency key is still running")
+            }
             CreateError::KeyReused => {
                 Self::already_exists("this idempotency key was used for a request with another content")
             }
@@ -153,7 +155,9 @@ impl OrderService for OrderHandler {
         }
         let before = match request.page_token.as_str() {
             "" => None,
-            token => Some(OrderId::parse(token).map_err(|_| Status::invalid_argument("page_token is not valid"))?),
+            token => {
+                Some(OrderId::parse(token).map_err(|_| Status::invalid_argument("page_token is not valid"))?)
+            }
         };
         // One more than asked for tells whether there is another page.
         let limit = i64::from(request.page_size) + 1;

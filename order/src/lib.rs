@@ -37,12 +37,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         topics: &topic::read_by(context.name),
         permissions: &[("holdfast.order.v1.OrderService", &["gateway"])],
     }
-    .start(
-        context,
-        &database,
-        consumer::OrderEvents,
-        Routes::new(OrderServiceServer::new(handler)),
-    )
+    .start(context, &database, consumer::OrderEvents, Routes::new(OrderServiceServer::new(handler)))
     .await?;
     context.spawn("watchdog", finished(watchdog));
     Ok(())

@@ -1,6 +1,8 @@
 //! The order's state machine under any order of events, repeated.
 
-use holdfast_order::domain::{Change, DeliveryStatus, Draft, DraftError, Event, Item, Order, Status, Violation};
+use holdfast_order::domain::{
+    Change, DeliveryStatus, Draft, DraftError, Event, Item, Order, Status, Violation,
+};
 use holdfast_proto::{Currency, Money, OrderId, UserId};
 use proptest::prelude::*;
 use time::OffsetDateTime;

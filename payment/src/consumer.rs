@@ -134,7 +134,10 @@ impl Work {
         let (payments, accounts) = if orders.is_empty() {
             (HashMap::new(), HashMap::new())
         } else {
-            (store::lock_payments(connection, &orders).await?, store::lock_accounts(connection, &users).await?)
+            (
+                store::lock_payments(connection, &orders).await?,
+                store::lock_accounts(connection, &users).await?,
+            )
         };
         Ok(Self {
             accounts,
@@ -146,7 +149,12 @@ impl Work {
         })
     }
 
-    fn take(&mut self, event: &PaymentEvent, metadata: &Metadata, now: OffsetDateTime) -> Result<(), Violation> {
+    fn take(
+        &mut self,
+        event: &PaymentEvent,
+        metadata: &Metadata,
+        now: OffsetDateTime,
+    ) -> Result<(), Violation> {
         match &event.kind {
             Kind::DeliveryMoved => Ok(()),
             Kind::OrderCreated { total, delivery_address } => {
@@ -183,7 +191,13 @@ impl Work {
     }
 
     /// Remembers an event for the outbox.
-    fn write<E: TopicEvent>(&mut self, message: &E, payment: &Payment, cause: &Metadata, now: OffsetDateTime) {
+    fn write<E: TopicEvent>(
+        &mut self,
+        message: &E,
+        payment: &Payment,
+        cause: &Metadata,
+        now: OffsetDateTime,
+    ) {
         let event = NewEvent {
             id: Uuid::now_v7(),
             topic: E::TOPIC,

@@ -137,7 +137,12 @@ impl Account {
     }
 
     /// Pays money in.
-    pub fn credit(&mut self, kind: EntryKind, amount: Money, now: OffsetDateTime) -> Result<Entry, Violation> {
+    pub fn credit(
+        &mut self,
+        kind: EntryKind,
+        amount: Money,
+        now: OffsetDateTime,
+    ) -> Result<Entry, Violation> {
         if amount.currency != self.balance.currency {
             return Err(Violation::Currency);
         }

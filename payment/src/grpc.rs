@@ -48,11 +48,15 @@ impl Conflicting for CreditError {
 impl From<CreditError> for Status {
     fn from(error: CreditError) -> Self {
         match error {
-            CreditError::StillRunning => Self::aborted("a request with this idempotency key is still running"),
+            CreditError::StillRunning => {
+                Self::aborted("a request with this idempotency key is still running")
+            }
             CreditError::KeyReused => {
                 Self::already_exists("this idempotency key was used for a request with another content")
             }
-            CreditError::Refused(violation @ Violation::BalanceLimit) => Self::out_of_range(violation.to_string()),
+            CreditError::Refused(violation @ Violation::BalanceLimit) => {
+                Self::out_of_range(violation.to_string())
+            }
             CreditError::Refused(violation) => Self::invalid_argument(violation.to_string()),
             CreditError::Database(error) => error.into(),
         }

@@ -38,12 +38,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         topics: &topic::read_by(context.name),
         permissions: &[("holdfast.payment.v1.PaymentService", &["gateway"])],
     }
-    .start(
-        context,
-        &database,
-        consumer::PaymentEvents,
-        Routes::new(PaymentServiceServer::new(handler)),
-    )
+    .start(context, &database, consumer::PaymentEvents, Routes::new(PaymentServiceServer::new(handler)))
     .await?;
     let stop = context.stop.clone();
     context.spawn(

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use holdfast_payment::domain::{
-    Account, Entry, EntryKind, Payment, Status, Violation, check_repeated,
-};
+use holdfast_payment::domain::{Account, Entry, EntryKind, Payment, Status, Violation, check_repeated};
 use holdfast_proto::{Currency, Money, OrderId, UserId};
 use proptest::prelude::*;
 use time::OffsetDateTime;
@@ -68,13 +66,10 @@ proptest! {
                     None => Err(Violation::NeverCharged),
                 },
             };
-            match entry {
-                Ok(Some(entry)) => {
-                    prop_assert_eq!(entry.balance_after, account.balance);
-                    ledger.push(entry);
-                }
-                Ok(None) | Err(_) => prop_assert_eq!(&account, &before),
-            }
+            if let Ok(Some(entry)) = entry {
+                prop_assert_eq!(entry.balance_after, account.balance);
+                ledger.push(entry);
+            } else { prop_assert_eq!(&account, &before) }
             prop_assert!(account.balance.minor_units >= 0);
             let sum: i64 = ledger.iter().map(|entry| entry.amount.minor_units).sum();
             prop_assert_eq!(sum, account.balance.minor_units);

@@ -22,7 +22,7 @@ pub enum IdError {
     Character,
 }
 
-/// The id of an order, UUIDv7, made by the order service. It is the saga's id too (`ce_subject`).
+/// The id of an order, `UUIDv7`, made by the order service. It is the saga's id too (`ce_subject`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct OrderId(Uuid);
 

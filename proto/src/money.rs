@@ -104,8 +104,10 @@ impl Money {
         // value = digits x 10^(exponent - fraction digits); in cents, two more.
         let digits = format!("{whole}{fraction}").parse::<i128>().map_err(|_| MoneyError::Overflow)?;
         let fraction_digits = i32::try_from(fraction.len()).map_err(|_| MoneyError::Decimals)?;
-        let scale =
-            exponent.checked_add(2).and_then(|e| e.checked_sub(fraction_digits)).ok_or(MoneyError::Overflow)?;
+        let scale = exponent
+            .checked_add(2)
+            .and_then(|e| e.checked_sub(fraction_digits))
+            .ok_or(MoneyError::Overflow)?;
         let cents = if scale >= 0 {
             let factor = 10i128.checked_pow(scale.unsigned_abs()).ok_or(MoneyError::Overflow)?;
             digits.checked_mul(factor).ok_or(MoneyError::Overflow)?

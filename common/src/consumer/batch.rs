@@ -10,12 +10,12 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use super::{dead_letter::dead_letter_topic, inbox::Counts};
 use super::{
     Accepted, Answer, Class, Handler, Poison,
     dead_letter::{self, DeadLetter},
     inbox::{self, Entry, Place},
 };
+pub use super::{dead_letter::dead_letter_topic, inbox::Counts};
 use crate::{
     database::{Conflicting, Database, DatabaseError},
     event::{HeaderError, Metadata, payload},
@@ -39,8 +39,30 @@ impl<H: Handler> Clone for Processor<H> {
     }
 }
 
-/// What is known against single records, by place: found while the batch runs, used when it runs again.
-type Verdicts = HashMap<(Place, i64), (Poison, i32, OffsetDateTime)>;
+/// What was found against a record.
+#[derive(Debug, Clone)]
+pub(super) struct Verdict {
+    pub(super) poison: Poison,
+    pub(super) attempts: i32,
+    pub(super) first_failed_at: OffsetDateTime,
+}
+
+impl Verdict {
+    /// Whether the record is parked now, or gets another attempt.
+    fn is_final(&self) -> bool {
+        self.poison.class != Class::AttemptsExhausted || self.attempts >= ATTEMPTS_MAX
+    }
+}
+
+/// A verdict together with what the record waits behind.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) verdict: Verdict,
+    pub(super) blocked_by: Option<Uuid>,
+}
+
+/// Verdicts by place: found while the batch runs, used when it runs again.
+type Verdicts = HashMap<(Place, i64), Verdict>;
 
 /// How a transaction ended that was not committed.
 enum Stopped {
@@ -61,10 +83,11 @@ impl Conflicting for Stopped {
     }
 }
 
-/// What became of a record's form.
-enum Form<E> {
-    Good(Accepted<E>),
-    Bad(Poison),
+/// Whether a record's event id is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reused {
+    No,
+    WithOtherPayload,
 }
 
 impl<H: Handler> Processor<H> {
@@ -80,7 +103,8 @@ impl<H: Handler> Processor<H> {
         let mut verdicts = Verdicts::new();
         let mut total = Counts::default();
         // Ranges that are still to do, the next one last: a range that fails is replaced by its halves.
-        let mut ranges = vec![0..records.len()];
+        let mut ranges = Vec::new();
+        ranges.push(0..records.len());
         while let Some(range) = ranges.pop() {
             if range.is_empty() {
                 continue;
@@ -94,7 +118,8 @@ impl<H: Handler> Processor<H> {
                 Err(Stopped::Refused(refused)) => {
                     let now = OffsetDateTime::now_utc();
                     for (place, offset, poison) in refused {
-                        verdicts.insert((place, offset), (poison, 1, now));
+                        let verdict = Verdict { poison, attempts: 1, first_failed_at: now };
+                        verdicts.insert((place, offset), verdict);
                     }
                     ranges.push(range);
                 }
@@ -112,9 +137,10 @@ impl<H: Handler> Processor<H> {
                 Err(Stopped::Failed(error)) => {
                     let record = &records[range.start];
                     let key = (place_of(record), record.offset);
-                    let now = OffsetDateTime::now_utc();
-                    let (attempts, since) =
-                        verdicts.get(&key).map_or((1, now), |(_, attempts, since)| (attempts + 1, *since));
+                    let before = verdicts.get(&key);
+                    let attempts = before.map_or(1, |verdict| verdict.attempts + 1);
+                    let first_failed_at =
+                        before.map_or_else(OffsetDateTime::now_utc, |verdict| verdict.first_failed_at);
                     // Only the error's own words, never the server's: they may quote the data.
                     let poison = Poison::new(Class::AttemptsExhausted, error.to_string());
                     tracing::warn!(
@@ -125,7 +151,7 @@ impl<H: Handler> Processor<H> {
                         error = chain(&error),
                         "handling failed for a reason in the data"
                     );
-                    verdicts.insert(key, (poison, attempts, since));
+                    verdicts.insert(key, Verdict { poison, attempts, first_failed_at });
                     ranges.push(range);
                 }
             }
@@ -187,43 +213,28 @@ impl<H: Handler> Processor<H> {
                     }
                     continue;
                 }
-                Seen::FirstTime { event_id } => (event_id, false),
-                Seen::OtherPayload { event_id } => (event_id, true),
+                Seen::FirstTime { event_id } => (event_id, Reused::No),
+                Seen::OtherPayload { event_id } => (event_id, Reused::WithOtherPayload),
             };
             let count = counts.entry(place.clone()).or_default();
             let subject = Metadata::subject_of(record);
             let blocker = subject.and_then(|subject| blocked.get(subject)).copied();
-            let verdict = verdicts.get(&(place, record.offset)).filter(|(poison, attempts, _)| {
-                poison.class != Class::AttemptsExhausted || *attempts >= ATTEMPTS_MAX
-            });
-            let form = if reused {
-                Form::Bad(Poison::new(Class::SchemaViolation, "event id was used for another payload"))
-            } else {
-                self.form(record)
-            };
-            let now = OffsetDateTime::now_utc();
-            let (poison, attempts, since, blocked_by) = match (form, blocker, verdict) {
-                (Form::Bad(poison), ..) => (poison, 1, now, None),
-                (Form::Good(_), Some(blocker), _) => {
-                    let poison = Poison::new(Class::BlockedByKey, "an earlier event of the aggregate is parked");
-                    (poison, 0, now, Some(blocker))
-                }
-                (Form::Good(_), None, Some((poison, attempts, since))) => {
-                    (poison.clone(), *attempts, *since, None)
-                }
-                (Form::Good(accepted), None, None) => {
+            let verdict = verdicts.get(&(place, record.offset));
+            let judged = match self.judge(record, reused, blocker, verdict) {
+                Ok(accepted) => {
                     count.applied += i64::from(counted);
                     events.push(accepted);
                     accepted_records.push(record);
                     continue;
                 }
+                Err(judged) => judged,
             };
             count.parked += i64::from(counted);
             let id = Uuid::now_v7();
             if let Some(subject) = subject {
                 blocked.entry(subject.to_owned()).or_insert(id);
             }
-            letters.push(DeadLetter { id, record, poison, event_id, blocked_by, attempts, first_failed_at: since });
+            letters.push(DeadLetter { id, record, event_id, judged });
         }
 
         if !events.is_empty() {
@@ -237,12 +248,12 @@ impl<H: Handler> Processor<H> {
         inbox::advance(connection, self.group, &counts, &next_offsets).await?;
         for letter in &letters {
             metrics::counter!("dead_letters_total", "topic" => letter.record.topic.clone(),
-                "class" => letter.poison.class.as_str())
+                "class" => letter.judged.verdict.poison.class.as_str())
             .increment(1);
             tracing::warn!(
                 dlq.id = %letter.id,
-                class = letter.poison.class.as_str(),
-                reason = letter.poison.reason(),
+                class = letter.judged.verdict.poison.class.as_str(),
+                reason = letter.judged.verdict.poison.reason(),
                 topic = letter.record.topic,
                 partition = letter.record.partition,
                 offset = letter.record.offset,
@@ -310,14 +321,36 @@ impl<H: Handler> Processor<H> {
         Ok(seen)
     }
 
-    /// Checks of form: headers, type, version, topic, content.
-    fn form(&self, record: &Record) -> Form<H::Event> {
-        match self.check(record) {
-            Ok(accepted) => Form::Good(accepted),
-            Err(poison) => Form::Bad(poison),
+    /// Whether a record goes to the handler or to the dead letters: its form first, then what it waits behind, then what
+    /// was found against it.
+    fn judge(
+        &self,
+        record: &Record,
+        reused: Reused,
+        blocker: Option<Uuid>,
+        verdict: Option<&Verdict>,
+    ) -> Result<Accepted<H::Event>, Judged> {
+        let now = OffsetDateTime::now_utc();
+        let judged = |poison, attempts, blocked_by| Judged {
+            verdict: Verdict { poison, attempts, first_failed_at: now },
+            blocked_by,
+        };
+        if reused == Reused::WithOtherPayload {
+            let poison = Poison::new(Class::SchemaViolation, "event id was used for another payload");
+            return Err(judged(poison, 1, None));
+        }
+        let accepted = self.check(record).map_err(|poison| judged(poison, 1, None))?;
+        if let Some(blocker) = blocker {
+            let poison = Poison::new(Class::BlockedByKey, "an earlier event of the aggregate is parked");
+            return Err(judged(poison, 0, Some(blocker)));
+        }
+        match verdict {
+            Some(verdict) if verdict.is_final() => Err(Judged { verdict: verdict.clone(), blocked_by: None }),
+            _ => Ok(accepted),
         }
     }
 
+    /// Checks of form: headers, type, version, topic, content.
     fn check(&self, record: &Record) -> Result<Accepted<H::Event>, Poison> {
         let metadata = Metadata::read(record).map_err(|error| {
             let class = match error {

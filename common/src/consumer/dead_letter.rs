@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 
 use sqlx::{PgConnection, Row as _};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::Poison;
+use super::batch::Judged;
 use crate::{
     database::DatabaseError,
     event::Metadata,
@@ -20,11 +20,8 @@ use crate::{
 pub(super) struct DeadLetter<'a> {
     pub(super) id: Uuid,
     pub(super) record: &'a Record,
-    pub(super) poison: Poison,
     pub(super) event_id: Uuid,
-    pub(super) blocked_by: Option<Uuid>,
-    pub(super) attempts: i32,
-    pub(super) first_failed_at: OffsetDateTime,
+    pub(super) judged: Judged,
 }
 
 /// `<topic>.<group>.dlq`.
@@ -36,12 +33,12 @@ pub fn dead_letter_topic(topic: &str, group: &str) -> String {
 impl DeadLetter<'_> {
     /// The copy for the dead-letter topic: key, value and original headers unchanged, ours behind them.
     fn copy(&self, group: &str) -> OutboxRecord {
-        let record = self.record;
+        let (record, verdict) = (self.record, &self.judged.verdict);
         let mut headers = record.headers.clone();
         let mut add = |name: &str, value: String| headers.push(Header::new(name, value));
         add("dlq-id", self.id.to_string());
-        add("dlq-class", self.poison.class.as_str().to_owned());
-        add("dlq-reason", self.poison.reason().to_owned());
+        add("dlq-class", verdict.poison.class.as_str().to_owned());
+        add("dlq-reason", verdict.poison.reason().to_owned());
         // A group is named after its service.
         add("dlq-service", group.to_owned());
         add("dlq-group", group.to_owned());
@@ -52,10 +49,10 @@ impl DeadLetter<'_> {
             add("dlq-original-timestamp", timestamp_ms.to_string());
         }
         // Our own clock, so RFC 3339 can express it.
-        add("dlq-first-failed-at", self.first_failed_at.format(&Rfc3339).unwrap_or_default());
-        add("dlq-attempts", self.attempts.to_string());
+        add("dlq-first-failed-at", verdict.first_failed_at.format(&Rfc3339).unwrap_or_default());
+        add("dlq-attempts", verdict.attempts.to_string());
         add("dlq-redrive-count", "0".to_owned());
-        if let Some(blocked_by) = self.blocked_by {
+        if let Some(blocked_by) = self.judged.blocked_by {
             add("dlq-blocked-by", blocked_by.to_string());
         }
         OutboxRecord {
@@ -97,7 +94,7 @@ pub(super) async fn park(
     letters: &[DeadLetter<'_>],
 ) -> Result<(), DatabaseError> {
     for letter in letters {
-        let record = letter.record;
+        let (record, verdict) = (letter.record, &letter.judged.verdict);
         sqlx::query(
             "-- dead_letter.park
             insert into dead_letters (
@@ -107,8 +104,8 @@ pub(super) async fn park(
         )
         .bind(letter.id)
         .bind(group)
-        .bind(letter.poison.class.as_str())
-        .bind(letter.poison.reason())
+        .bind(verdict.poison.class.as_str())
+        .bind(verdict.poison.reason())
         .bind(&record.topic)
         .bind(record.partition)
         .bind(record.offset)
@@ -118,9 +115,9 @@ pub(super) async fn park(
         .bind(encode_headers(&record.headers))
         .bind(letter.event_id)
         .bind(Metadata::subject_of(record))
-        .bind(letter.blocked_by)
-        .bind(letter.attempts)
-        .bind(letter.first_failed_at)
+        .bind(letter.judged.blocked_by)
+        .bind(verdict.attempts)
+        .bind(verdict.first_failed_at)
         .execute(&mut *connection)
         .await?;
     }

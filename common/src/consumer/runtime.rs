@@ -122,7 +122,10 @@ impl<H: Handler> Runtime<H> {
         if let Err(error) = self.consumer.commit_consumer_state(rdkafka::consumer::CommitMode::Sync)
             && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
         {
-            tracing::warn!(error = chain(&error), "cannot commit offsets; their records will be delivered again");
+            tracing::warn!(
+                error = chain(&error),
+                "cannot commit offsets; their records will be delivered again"
+            );
         }
         Ok(())
     }

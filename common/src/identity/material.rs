@@ -122,12 +122,10 @@ impl Material {
 }
 
 /// The leaf proves an identity, is valid now, and was signed by one of the authorities. Returns its end.
-fn check_leaf(
-    leaf: &CertificateDer<'_>,
-    authorities: &[CertificateDer<'_>],
-) -> Result<i64, IdentityError> {
+fn check_leaf(leaf: &CertificateDer<'_>, authorities: &[CertificateDer<'_>]) -> Result<i64, IdentityError> {
     Peer::from_certificate(leaf)?;
-    let parse = |der: &CertificateDer<'_>, check: &mut dyn FnMut(&x509_parser::certificate::X509Certificate<'_>)| {
+    let parse = |der: &CertificateDer<'_>,
+                 check: &mut dyn FnMut(&x509_parser::certificate::X509Certificate<'_>)| {
         x509_parser::parse_x509_certificate(der).map(|(_, certificate)| check(&certificate)).is_ok()
     };
     let (mut validity, mut signed) = ((0, 0), false);

@@ -18,11 +18,11 @@ use arc_swap::ArcSwap;
 use rustls::{ClientConfig, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
+use self::material::Material;
 pub use self::{
     material::IdentityError,
     peer::{Peer, PeerError, SpiffeId, TRUST_DOMAIN},
 };
-use self::material::Material;
 use crate::{config::IdentityConfig, service::chain};
 
 /// How often the files are compared with what is in use. Content is compared rather than times or inode events,

@@ -75,8 +75,7 @@ impl Peer {
         if certificate.is_ca() {
             return Err(PeerError::Authority);
         }
-        let names =
-            certificate.subject_alternative_name().map_err(|_| PeerError::Malformed)?;
+        let names = certificate.subject_alternative_name().map_err(|_| PeerError::Malformed)?;
         let uris: Vec<&str> = names
             .iter()
             .flat_map(|names| &names.value.general_names)

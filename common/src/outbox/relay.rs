@@ -189,7 +189,7 @@ impl Relay {
                 continue;
             }
             let (id, topic) = (row.id, row.topic.clone());
-            match self.enqueue(row) {
+            match self.enqueue(&row) {
                 Ok(delivery) => sent.push((id, topic, delivery)),
                 Err(RelayError::Publish { source, .. })
                     if source.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) =>
@@ -220,7 +220,7 @@ impl Relay {
         (acknowledged, failure)
     }
 
-    fn enqueue(&self, row: Row) -> Result<DeliveryFuture, RelayError> {
+    fn enqueue(&self, row: &Row) -> Result<DeliveryFuture, RelayError> {
         let headers =
             decode_headers(&row.headers).map_err(|source| RelayError::Headers { id: row.id, source })?;
         let mut native = OwnedHeaders::new_with_capacity(headers.len());
@@ -233,9 +233,11 @@ impl Relay {
         let mut record = FutureRecord::<[u8], [u8]>::to(&row.topic).headers(native);
         record.key = row.key.as_deref();
         record.payload = row.value.as_deref();
-        self.producer
-            .send_result(record)
-            .map_err(|(source, _)| RelayError::Publish { id: row.id, topic: row.topic.clone(), source })
+        self.producer.send_result(record).map_err(|(source, _)| RelayError::Publish {
+            id: row.id,
+            topic: row.topic.clone(),
+            source,
+        })
     }
 
     fn step(&self, step: Step) {

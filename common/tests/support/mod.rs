@@ -65,11 +65,8 @@ impl Lab {
         let config = DatabaseConfig { url: format!("{server}/{database_name}").into(), connections_max: 5 };
         let database = Database::new(&config).expect("a URL");
         database.migrate(&business()).await.expect("migrated");
-        let kafka = KafkaConfig {
-            brokers: stack.layout.kafka_brokers(),
-            instance_id: None,
-            batch_events_max: 100,
-        };
+        let kafka =
+            KafkaConfig { brokers: stack.layout.kafka_brokers(), instance_id: None, batch_events_max: 100 };
         let lab = Self { database, kafka, topic, group, health: Health::default() };
         lab.create_topic(topic).await;
         lab
@@ -80,7 +77,9 @@ impl Lab {
             ClientConfig::new().set("bootstrap.servers", &self.kafka.brokers).create().expect("a client");
         let topic = NewTopic::new(name, 2, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("the broker answers");
-        made.into_iter().for_each(|made| drop(made.expect("made")));
+        for made in made {
+            made.expect("made");
+        }
     }
 
     pub fn relay(&self) -> Relay {
@@ -149,7 +148,8 @@ impl Lab {
             let mut list = rdkafka::TopicPartitionList::new();
             let mut left = 0;
             for partition in metadata.topics()[0].partitions() {
-                let (low, high) = consumer.fetch_watermarks(&topic, partition.id(), PATIENCE).expect("answers");
+                let (low, high) =
+                    consumer.fetch_watermarks(&topic, partition.id(), PATIENCE).expect("answers");
                 left += high - low;
                 list.add_partition_offset(&topic, partition.id(), rdkafka::Offset::Beginning).expect("added");
             }
@@ -157,7 +157,8 @@ impl Lab {
             let mut all = Vec::new();
             while left > 0 {
                 let message = consumer.poll(PATIENCE).expect("there is more").expect("a message");
-                let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+                let text =
+                    |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
                 all.push((message.partition(), text(message.key()), text(message.payload())));
                 left -= 1;
             }

@@ -67,15 +67,13 @@ fn fetch(pom: &Path, jars: &Path) -> Result<()> {
         "aarch64" => "linux-arm64v8",
         other => bail!("there is no PostgreSQL artifact for the processor {other}"),
     };
-    run(
-        Command::new("mvn")
-            .args(["-B", "-q", "-f"])
-            .arg(pom)
-            .arg("dependency:copy-dependencies")
-            .arg("-DincludeScope=runtime")
-            .arg(format!("-Dpostgres.platform={platform}"))
-            .arg(format!("-DoutputDirectory={}", jars.display())),
-    )
+    run(Command::new("mvn")
+        .args(["-B", "-q", "-f"])
+        .arg(pom)
+        .arg("dependency:copy-dependencies")
+        .arg("-DincludeScope=runtime")
+        .arg(format!("-Dpostgres.platform={platform}"))
+        .arg(format!("-DoutputDirectory={}", jars.display())))
     .context("Maven could not fetch Kafka and PostgreSQL; is the network there? `make deps` installs Maven")
 }
 

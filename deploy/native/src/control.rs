@@ -1,5 +1,8 @@
 //! The other side of the supervisor: is a stack running, how is it, stop it, delete it.
-#![expect(clippy::disallowed_methods, reason = "called by a command that has no runtime, so there is none to block")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "called by a command that has no runtime, so there is none to block"
+)]
 
 use std::{
     fs,
@@ -39,8 +42,8 @@ pub fn find(data_dir: &Path) -> Result<Found> {
     }
     let path = layout.state_file();
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut report: StackReport =
-        serde_json::from_str(&text).with_context(|| format!("{} is not a report of a stack", path.display()))?;
+    let mut report: StackReport = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a report of a stack", path.display()))?;
     if lock(&layout)?.is_none() {
         return Ok(Found::Running(report));
     }
@@ -126,7 +129,8 @@ pub fn stop(data_dir: &Path, time_max: Duration) -> Result<Stopped> {
             for component in &report.components {
                 if let Some(pid) = component.pid.filter(|pid| is_ours(*pid, &layout)) {
                     // PostgreSQL's SIGQUIT takes its child processes along.
-                    let signal = if component.name.ends_with("-db") { Signal::SIGQUIT } else { Signal::SIGKILL };
+                    let signal =
+                        if component.name.ends_with("-db") { Signal::SIGQUIT } else { Signal::SIGKILL };
                     kill(Pid::from_raw(i32::try_from(pid)?), signal)
                         .with_context(|| format!("cannot stop {}", component.name))?;
                     killed = Stopped::Abandoned;
@@ -146,7 +150,8 @@ pub fn stop(data_dir: &Path, time_max: Duration) -> Result<Stopped> {
 fn is_ours(pid: u32, layout: &Layout) -> bool {
     let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     let command = String::from_utf8_lossy(&command).into_owned();
-    let clusters = crate::layout::PARTICIPANTS.iter().map(|participant| postgres::cluster_dir(layout, participant));
+    let clusters =
+        crate::layout::PARTICIPANTS.iter().map(|participant| postgres::cluster_dir(layout, participant));
     std::iter::once(layout.data_dir.clone())
         .chain(clusters)
         .any(|folder| command.contains(folder.to_string_lossy().as_ref()))

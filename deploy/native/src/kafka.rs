@@ -132,7 +132,10 @@ impl Broker {
 
     /// Whether it answers.
     pub(crate) fn is_ready(&self) -> bool {
-        self.admin.inner().fetch_metadata(None, PROBE_TIME_MAX).is_ok_and(|metadata| !metadata.brokers().is_empty())
+        self.admin
+            .inner()
+            .fetch_metadata(None, PROBE_TIME_MAX)
+            .is_ok_and(|metadata| !metadata.brokers().is_empty())
     }
 
     /// Makes those topics that aren't there.

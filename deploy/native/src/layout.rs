@@ -188,7 +188,8 @@ impl Layout {
     /// Every port with the component that will listen on it.
     #[must_use]
     pub fn ports(&self, scope: Scope) -> Vec<(&'static str, u16)> {
-        let mut ports = vec![("kafka", self.kafka_port()), ("kafka (controller)", self.kafka_controller_port())];
+        let mut ports =
+            vec![("kafka", self.kafka_port()), ("kafka (controller)", self.kafka_controller_port())];
         for participant in &PARTICIPANTS {
             ports.push((participant.server, self.database_port(participant)));
         }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::{fs::chown, fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{fs::PermissionsExt as _, fs::chown, process::CommandExt as _},
     path::PathBuf,
     process::Command,
     time::Duration,
@@ -133,7 +133,9 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Whether the server takes a login; makes the participant's database if it isn't there.
 pub(crate) async fn is_ready(layout: &Layout, participant: &Participant) -> bool {
-    tokio::time::timeout(PROBE_TIME_MAX, ensure_database(layout, participant)).await.is_ok_and(|done| done.is_ok())
+    tokio::time::timeout(PROBE_TIME_MAX, ensure_database(layout, participant))
+        .await
+        .is_ok_and(|done| done.is_ok())
 }
 
 async fn ensure_database(layout: &Layout, participant: &Participant) -> Result<()> {

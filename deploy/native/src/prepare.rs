@@ -70,7 +70,8 @@ pub(crate) fn renew_certificates(layout: &Layout) -> Result<()> {
 }
 
 fn check_space(folder: &Path) -> Result<()> {
-    let stat = statvfs(folder).with_context(|| format!("cannot ask for the free space of {}", folder.display()))?;
+    let stat =
+        statvfs(folder).with_context(|| format!("cannot ask for the free space of {}", folder.display()))?;
     // The widths of these two differ between platforms.
     #[allow(clippy::useless_conversion, reason = "needed where they are 32 bits wide")]
     let free = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());

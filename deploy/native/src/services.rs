@@ -129,7 +129,10 @@ pub(crate) fn prepare(layout: &Layout) -> Result<()> {
 
 fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
     let path = layout.config_file(name);
-    let text = format!("# Written at each start of the native stack; the environment wins over it.\n{}", toml::to_string(file)?);
+    let text = format!(
+        "# Written at each start of the native stack; the environment wins over it.\n{}",
+        toml::to_string(file)?
+    );
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -137,8 +140,7 @@ fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
 pub(crate) fn command(layout: &Layout, name: &str) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
     command.arg("--config").arg(layout.config_file(name));
-    let participant: Option<&Participant> =
-        PARTICIPANTS.iter().find(|participant| participant.name == name);
+    let participant: Option<&Participant> = PARTICIPANTS.iter().find(|participant| participant.name == name);
     if let Some(participant) = participant {
         let url = layout.database_url(participant).context("cannot read the database password")?;
         command.env("HOLDFAST__DATABASE__URL", url);

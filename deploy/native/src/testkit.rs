@@ -2,7 +2,10 @@
 //!
 //! It is started once per process, on ports that nobody uses, and ends with the process whatever way that ends: the
 //! supervisor reads its standard input, which closes then.
-#![expect(clippy::disallowed_methods, reason = "starting a stack blocks its test, which waits for nothing else")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "starting a stack blocks its test, which waits for nothing else"
+)]
 #![expect(clippy::panic, reason = "a test that has no stack can only fail")]
 
 use std::{
@@ -64,7 +67,8 @@ impl TestStack {
     fn try_start(scope: Scope, environment: &[(&str, &str)]) -> Option<Self> {
         // Below the range from which the kernel takes ports for outgoing connections, so far as the highest allows.
         let port_offset = fastrand::u16(100..PORT_OFFSET_MAX);
-        let data_dir = std::env::temp_dir().join(format!("holdfast-test-{}-{port_offset}", std::process::id()));
+        let data_dir =
+            std::env::temp_dir().join(format!("holdfast-test-{}-{port_offset}", std::process::id()));
         let mut command = Command::new(binary());
         command
             .args(["up", "--foreground", "--until-parent-ends", "--port-offset", &port_offset.to_string()])
@@ -77,7 +81,8 @@ impl TestStack {
         if scope == Scope::Infrastructure {
             command.arg("--infrastructure-only");
         }
-        let mut supervisor = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let mut supervisor =
+            command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         // Keep its words for a failure, and keep reading, or it would block one day.
         let said = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
         if let Some(stderr) = supervisor.stderr.take() {

@@ -61,7 +61,8 @@ async fn credit(
     let mut errors = Vec::new();
     let user_id = path.ok().and_then(|Path(text)| UserId::parse(&text).ok());
     if user_id.is_none() {
-        errors.push(FieldError::new("/user_id", "must be 1 to 128 printable ASCII characters without spaces"));
+        errors
+            .push(FieldError::new("/user_id", "must be 1 to 128 printable ASCII characters without spaces"));
     }
     let money = amount("/amount", &new.amount, &mut errors);
     let (Some(user_id), Some(money)) = (user_id, money) else { return Err(Problem::invalid(errors)) };

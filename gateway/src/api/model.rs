@@ -1,7 +1,9 @@
 //! The JSON of the contract, and how it comes from the services' messages.
+#![expect(clippy::struct_field_names, reason = "the contract names the fields")]
 
 use holdfast_proto::{
-    Money, delivery::v1 as delivery, from_timestamp, order::v1 as order, payment::v1 as payment, r#type::v1 as value,
+    Money, delivery::v1 as delivery, from_timestamp, order::v1 as order, payment::v1 as payment,
+    r#type::v1 as value,
 };
 use prost_types::Timestamp;
 use serde::{Deserialize, Serialize};

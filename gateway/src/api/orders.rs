@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{Path, Query, State, rejection::{PathRejection, QueryRejection}},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
     routing::get,
 };
 use holdfast_common::client::from_service;
 use holdfast_proto::{
-    IdempotencyKey, OrderId, UserId, delivery::v1 as delivery,
+    IdempotencyKey, OrderId, UserId,
+    delivery::v1 as delivery,
     limits::{ITEMS_MAX, PAGE_SIZE_MAX, QUANTITY_MAX, is_address, is_product_id},
-    order::v1 as order, payment::v1 as payment,
+    order::v1 as order,
+    payment::v1 as payment,
 };
 use serde::Deserialize;
 use tonic::{Code, Status};
@@ -144,12 +149,18 @@ async fn list(
     }
     let page_token = page.cursor.unwrap_or_default();
     if !page_token.is_empty() && OrderId::parse(&page_token).is_err() {
-        return Err(Problem::invalid(vec![FieldError::new("/cursor", "must be a next_cursor of an earlier page")]));
+        return Err(Problem::invalid(vec![FieldError::new(
+            "/cursor",
+            "must be a next_cursor of an earlier page",
+        )]));
     }
     let message = order::ListOrdersRequest { user_id: caller.user_id.to_string(), page_size, page_token };
     let answer = gateway.upstream.orders().list_orders(call.request(message)?).await?.into_inner();
-    let orders =
-        answer.orders.into_iter().map(|order| model::Order::from_proto(Some(order))).collect::<Result<_, _>>()?;
+    let orders = answer
+        .orders
+        .into_iter()
+        .map(|order| model::Order::from_proto(Some(order)))
+        .collect::<Result<_, _>>()?;
     let next_cursor = Some(answer.next_page_token).filter(|token| !token.is_empty());
     Ok(json::answer(StatusCode::OK, &model::OrderPage { orders, next_cursor }))
 }
@@ -217,7 +228,8 @@ async fn read_delivery(
         delivery::GetDeliveryRequest { order_id: id.to_string(), user_id: caller.user_id.to_string() };
     let request = call.request(message)?;
     let mut deliveries = gateway.upstream.deliveries();
-    let (order, found) = tokio::join!(get_order(&gateway, &caller, &call, id), deliveries.get_delivery(request));
+    let (order, found) =
+        tokio::join!(get_order(&gateway, &caller, &call, id), deliveries.get_delivery(request));
     let order = order?;
     match found.map_err(from_service) {
         Ok(found) => {

@@ -55,8 +55,8 @@ impl fmt::Debug for KeySet {
 
 impl KeySet {
     pub(crate) fn load(path: &Path) -> Result<Self, KeySetError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| KeySetError::Read { path: path.to_owned(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| KeySetError::Read { path: path.to_owned(), source })?;
         let set: JwkSet = serde_json::from_str(&text)
             .map_err(|source| KeySetError::Parse { path: path.to_owned(), source })?;
         if set.keys.len() > KEYS_MAX {

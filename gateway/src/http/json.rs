@@ -43,11 +43,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     let essence = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
     let utf8 = |parameter: &str| {
         parameter.is_empty()
-            || parameter
-                .split_once('=')
-                .is_some_and(|(name, value)| {
-                    name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-                })
+            || parameter.split_once('=').is_some_and(|(name, value)| {
+                name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            })
     };
     // An encoded body (gzip and the like) is not read at all, so there is nothing to bomb.
     essence && parts.all(utf8) && !headers.contains_key(header::CONTENT_ENCODING)
@@ -56,7 +54,9 @@ fn is_json(headers: &HeaderMap) -> bool {
 async fn read(body: Body, call: &Call) -> Result<bytes::Bytes, Problem> {
     let collected = tokio::time::timeout(call.deadline.remaining(), body.collect()).await;
     match collected {
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow-body", "the body did not arrive in time")),
+        Err(_) => {
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow-body", "the body did not arrive in time"))
+        }
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) => {
             let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
@@ -96,7 +96,10 @@ fn pointer(path: &Path) -> String {
     let mut pointer = String::new();
     for segment in path {
         match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Seq { index } => {
+                pointer.push('/');
+                pointer.push_str(&index.to_string());
+            }
             Segment::Map { key } | Segment::Enum { variant: key } => {
                 pointer.push('/');
                 pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));

@@ -37,7 +37,11 @@ pub(crate) fn router(gateway: Arc<Gateway>, deadline: Duration) -> Router {
         .route("/readyz", get(async move || admin::readiness(&ready)))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not-found", "no such path"))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "the path does not have this method")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "the path does not have this method",
+            )
         })
         // Authentication is the `Caller` extractor of each handler (crate::auth), so that a route without it is seen
         // where it is written; the rate limit per subject comes behind it.

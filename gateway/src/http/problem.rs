@@ -38,14 +38,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, slug: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            slug,
-            detail: detail.into(),
-            errors: Vec::new(),
-            retry_after_s: None,
-            challenge: None,
-        }
+        Self { status, slug, detail: detail.into(), errors: Vec::new(), retry_after_s: None, challenge: None }
     }
 
     /// When to try again.
@@ -88,7 +81,8 @@ impl Problem {
 
     /// 503.
     pub(crate) fn unavailable() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "a service cannot be reached").retry_after(1)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "a service cannot be reached")
+            .retry_after(1)
     }
 
     /// 500: a defect of ours; the log knows more.
