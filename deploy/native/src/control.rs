@@ -68,6 +68,19 @@ pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// A component that was restarted this often before it was ready won't be.
+const RESTARTS_MAX: u32 = 3;
+
+/// The last words of a component.
+fn last_line(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    String::from_utf8_lossy(&text)
+        .lines()
+        .rfind(|line| !line.trim().is_empty())
+        .unwrap_or("no words")
+        .to_owned()
+}
+
 /// Waits until every component is ready.
 pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport> {
     let until = Instant::now() + time_max;
@@ -78,6 +91,18 @@ pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport> {
             && report.components.iter().all(|component| component.state == ComponentState::Ready)
         {
             return Ok(report.clone());
+        }
+        if let Ok(Found::Running(report)) = &found
+            && let Some(component) = report.components.iter().find(|component| {
+                component.restarts >= RESTARTS_MAX && component.state != ComponentState::Ready
+            })
+        {
+            bail!(
+                "{} ends again and again: {} (more in {})",
+                component.name,
+                last_line(Path::new(&component.log)),
+                component.log
+            );
         }
         if Instant::now() > until {
             let waiting: Vec<String> = match found {

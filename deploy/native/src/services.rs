@@ -11,6 +11,9 @@ use crate::layout::{Layout, PARTICIPANTS, Participant};
 const DEMO_ACCOUNTS: [(&str, &str); 4] =
     [("user-123", "10000.00"), ("alice", "1000.00"), ("bob", "250.00"), ("carol", "0.00")];
 
+/// Sections of the configuration that belong to the service of the same name.
+const OWN_SECTIONS: [&str; 4] = ["order", "payment", "delivery", "gateway"];
+
 #[derive(Serialize)]
 struct Service {
     admin_listen: String,
@@ -140,6 +143,16 @@ fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
 pub(crate) fn command(layout: &Layout, name: &str) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
     command.arg("--config").arg(layout.config_file(name));
+    // A setting of one service is an unknown key to the others, which refuse it.
+    for (variable, _) in std::env::vars_os() {
+        let Some(section) = variable.to_str().and_then(|variable| variable.strip_prefix("HOLDFAST__")) else {
+            continue;
+        };
+        let section = section.split("__").next().unwrap_or_default().to_lowercase();
+        if section != name && OWN_SECTIONS.contains(&section.as_str()) {
+            command.env_remove(variable);
+        }
+    }
     let participant: Option<&Participant> = PARTICIPANTS.iter().find(|participant| participant.name == name);
     if let Some(participant) = participant {
         let url = layout.database_url(participant).context("cannot read the database password")?;

@@ -105,9 +105,13 @@ impl TestStack {
                 assert!(words.contains("cannot be used"), "the stack ended:\n{words}");
                 return None;
             }
-            if control::wait_ready(&data_dir, Duration::from_millis(500)).is_ok() {
-                let layout = Layout::new(data_dir, port_offset);
-                return Some(Self { layout, _supervisor: supervisor });
+            match control::wait_ready(&data_dir, Duration::from_millis(500)) {
+                Ok(_) => {
+                    let layout = Layout::new(data_dir, port_offset);
+                    return Some(Self { layout, _supervisor: supervisor });
+                }
+                Err(error) if error.to_string().contains("again and again") => panic!("{error:#}"),
+                Err(_) => {}
             }
             assert!(std::time::Instant::now() < until, "the stack is not ready:\n{}", words());
         }

@@ -14,7 +14,7 @@ use holdfast_proto::{UserId, payment::v1 as payment};
 use super::{amount, idempotency_key, model, orders::mark_replayed};
 use crate::{
     Gateway,
-    auth::{Caller, Scope},
+    auth::{Allowed, scope},
     http::{
         Call,
         json::{self, StrictJson},
@@ -30,11 +30,10 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
 
 async fn read(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    caller: Allowed<scope::AccountsRead>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    caller.may(Scope::AccountsRead)?;
     // The same answer whether that user exists or not.
     if !matches!(path, Ok(Path(user_id)) if user_id == caller.user_id.as_str()) {
         let detail = "only one's own account can be read";
@@ -47,13 +46,12 @@ async fn read(
 
 async fn credit(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    caller: Allowed<scope::AccountsCredit>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     StrictJson(new): StrictJson<model::NewCredit>,
 ) -> Result<Response, Problem> {
-    caller.may(Scope::AccountsCredit)?;
     let key = idempotency_key(&headers)?.ok_or_else(|| {
         let detail = "a credit needs an Idempotency-Key";
         Problem::new(StatusCode::BAD_REQUEST, "idempotency-key-required", detail)

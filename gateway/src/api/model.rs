@@ -18,7 +18,7 @@ use crate::http::{json, problem::Problem};
 pub(super) struct NewOrder {
     pub(super) user_id: Option<String>,
     pub(super) delivery_address: String,
-    pub(super) items: Vec<NewItem>,
+    pub(super) items: Vec<json::Object<NewItem>>,
 }
 
 /// A line of it.

@@ -26,7 +26,7 @@ use tonic::{Code, Status};
 use super::{IDEMPOTENT_REPLAYED, amount, idempotency_key, model};
 use crate::{
     Gateway,
-    auth::{Caller, Scope},
+    auth::{Allowed, scope},
     http::{
         Call,
         json::{self, StrictJson},
@@ -46,12 +46,11 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
 
 async fn create(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    caller: Allowed<scope::OrdersWrite>,
     call: Call,
     headers: HeaderMap,
     StrictJson(new): StrictJson<model::NewOrder>,
 ) -> Result<Response, Problem> {
-    caller.may(Scope::OrdersWrite)?;
     // A client without a key gets one for this request, so that it is safe to send again below the edge.
     let key = idempotency_key(&headers)?.unwrap_or_else(IdempotencyKey::generate);
     let message = parse_new_order(&caller.user_id, &key, new)?;
@@ -93,7 +92,7 @@ fn parse_new_order(
         errors.push(FieldError::new("/items", "must have 1 to 100 entries"));
     }
     let mut items = Vec::with_capacity(new.items.len().min(ITEMS_MAX));
-    for (index, item) in new.items.into_iter().enumerate().take(ITEMS_MAX) {
+    for (index, json::Object(item)) in new.items.into_iter().enumerate().take(ITEMS_MAX) {
         if !is_product_id(&item.product_id) {
             let pointer = format!("/items/{index}/product_id");
             errors.push(FieldError::new(pointer, "must be 1 to 64 of A-Z a-z 0-9 . _ : -"));
@@ -129,11 +128,10 @@ struct Page {
 
 async fn list(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    caller: Allowed<scope::OrdersRead>,
     call: Call,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    caller.may(Scope::OrdersRead)?;
     let wrong_limit = || Problem::invalid(vec![FieldError::new("/limit", "must be 1 to 100")]);
     let Query(page) = page.map_err(|rejection| {
         let text = rejection.body_text();
@@ -173,40 +171,38 @@ fn parse_id(path: Result<Path<String>, PathRejection>) -> Result<OrderId, Proble
 
 async fn read(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    caller: Allowed<scope::OrdersRead>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    caller.may(Scope::OrdersRead)?;
-    let order = get_order(&gateway, &caller, &call, parse_id(path)?).await?;
+    let order = get_order(&gateway, &caller.user_id, &call, parse_id(path)?).await?;
     Ok(json::answer(StatusCode::OK, &order))
 }
 
 async fn get_order(
     gateway: &Gateway,
-    caller: &Caller,
+    user_id: &UserId,
     call: &Call,
     order_id: OrderId,
 ) -> Result<model::Order, Problem> {
-    let message =
-        order::GetOrderRequest { order_id: order_id.to_string(), user_id: caller.user_id.to_string() };
+    let message = order::GetOrderRequest { order_id: order_id.to_string(), user_id: user_id.to_string() };
     let answer = gateway.upstream.orders().get_order(call.request(message)?).await?;
     model::Order::from_proto(answer.into_inner().order)
 }
 
 async fn read_payment(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    caller: Allowed<scope::OrdersRead>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    caller.may(Scope::OrdersRead)?;
     let id = parse_id(path)?;
     let message =
         payment::GetPaymentRequest { order_id: id.to_string(), user_id: caller.user_id.to_string() };
     let request = call.request(message)?;
     let mut payments = gateway.upstream.payments();
-    let (order, found) = tokio::join!(get_order(&gateway, &caller, &call, id), payments.get_payment(request));
+    let (order, found) =
+        tokio::join!(get_order(&gateway, &caller.user_id, &call, id), payments.get_payment(request));
     let order = order?;
     match found.map_err(from_service) {
         Ok(found) => {
@@ -218,18 +214,17 @@ async fn read_payment(
 
 async fn read_delivery(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    caller: Allowed<scope::OrdersRead>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    caller.may(Scope::OrdersRead)?;
     let id = parse_id(path)?;
     let message =
         delivery::GetDeliveryRequest { order_id: id.to_string(), user_id: caller.user_id.to_string() };
     let request = call.request(message)?;
     let mut deliveries = gateway.upstream.deliveries();
     let (order, found) =
-        tokio::join!(get_order(&gateway, &caller, &call, id), deliveries.get_delivery(request));
+        tokio::join!(get_order(&gateway, &caller.user_id, &call, id), deliveries.get_delivery(request));
     let order = order?;
     match found.map_err(from_service) {
         Ok(found) => {

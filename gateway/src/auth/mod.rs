@@ -1,9 +1,9 @@
-//! Who asks, and what they may. A handler that takes a [`Caller`] is protected; [`Caller::may`] checks the scope.
+//! Who asks, and what they may. A handler says what it needs by its first parameter, an [`Allowed`] with a scope.
 
 mod keys;
 mod token;
 
-use std::{sync::Arc, time::Duration};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -65,35 +65,50 @@ pub(crate) struct Caller {
     scopes: Vec<String>,
 }
 
-impl Caller {
-    /// 403 if the token lacks the scope.
-    pub(crate) fn may(&self, scope: Scope) -> Result<(), Problem> {
-        if self.scopes.iter().any(|granted| granted == scope.as_str()) {
-            return Ok(());
-        }
-        let detail = format!("the token lacks the scope {}", scope.as_str());
-        Err(Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)
-            .challenge("Bearer error=\"insufficient_scope\""))
+/// What a token can allow, each a type of its own, so that a handler says in its signature what it needs.
+pub(crate) trait Scope {
+    /// Its name in the `scope` claim.
+    const NAME: &'static str;
+}
+
+/// The scopes of the contract.
+pub(crate) mod scope {
+    macro_rules! scopes {
+        ($($type:ident = $name:literal),* $(,)?) => {$(
+            #[derive(Debug, Clone, Copy)]
+            pub(crate) struct $type;
+            impl super::Scope for $type {
+                const NAME: &'static str = $name;
+            }
+        )*};
+    }
+    scopes! {
+        OrdersRead = "orders:read",
+        OrdersWrite = "orders:write",
+        AccountsRead = "accounts:read",
+        AccountsCredit = "accounts:credit",
     }
 }
 
-/// What a token can allow.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Scope {
-    OrdersRead,
-    OrdersWrite,
-    AccountsRead,
-    AccountsCredit,
+/// A caller who may do `S`; checked before the body is read. 401 without a valid token, 403 without the scope.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowed<S> {
+    /// Who.
+    pub(crate) user_id: UserId,
+    scope: PhantomData<S>,
 }
 
-impl Scope {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::OrdersRead => "orders:read",
-            Self::OrdersWrite => "orders:write",
-            Self::AccountsRead => "accounts:read",
-            Self::AccountsCredit => "accounts:credit",
+impl<S: Scope> FromRequestParts<Arc<Gateway>> for Allowed<S> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, gateway).await?;
+        if caller.scopes.iter().any(|granted| granted == S::NAME) {
+            return Ok(Self { user_id: caller.user_id, scope: PhantomData });
         }
+        let detail = format!("the token lacks the scope {}", S::NAME);
+        Err(Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)
+            .challenge("Bearer error=\"insufficient_scope\""))
     }
 }
 

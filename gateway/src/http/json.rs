@@ -1,5 +1,7 @@
 //! Strict JSON in, JSON out. Amounts are read and written as text, so no float ever touches them.
 
+use std::{fmt, marker::PhantomData};
+
 use axum::{
     body::Body,
     extract::{FromRequest, Request},
@@ -7,7 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http_body_util::{BodyExt as _, LengthLimitError};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::{error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment};
 
@@ -31,7 +36,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for StrictJson<T> {
         }
         let call = request.extensions().get::<Call>().cloned().ok_or_else(Problem::internal)?;
         let bytes = read(request.into_body(), &call).await?;
-        parse(&bytes).map(Self)
+        let Object(value) = parse(&bytes)?;
+        Ok(Self(value))
     }
 }
 
@@ -91,6 +97,30 @@ fn refuse(pointer: String, error: &serde_json::Error) -> Problem {
     }
 }
 
+/// A JSON object. Derived structs would take an array of their fields too, which no client should come to rely on.
+#[derive(Debug)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
 /// RFC 6901.
 fn pointer(path: &Path) -> String {
     let mut pointer = String::new();
@@ -128,14 +158,12 @@ pub(crate) fn number(decimal: String) -> Result<Box<RawValue>, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Outer {
-        items: Vec<Inner>,
+        items: Vec<Object<Inner>>,
     }
 
     #[derive(Debug, Deserialize)]
@@ -147,7 +175,7 @@ mod tests {
     }
 
     fn status_of(body: &[u8]) -> u16 {
-        parse::<Outer>(body).map_or_else(|problem| problem.into_response().status().as_u16(), |_| 200)
+        parse::<Object<Outer>>(body).map_or_else(|problem| problem.into_response().status().as_u16(), |_| 200)
     }
 
     /// What is not JSON is 400; what is JSON but not an order is 422.
@@ -169,6 +197,8 @@ mod tests {
             (br#"{"items":[{"quantity":4294967296,"price":1}]}"#, 422),
             (br#"{"items":[{"quantity":1.5,"price":1}]}"#, 422),
             (br"[]", 422),
+            (br#"[[{"quantity":1,"price":1}]]"#, 422),
+            (br#"{"items":[[1,1]]}"#, 422),
             (br"null", 422),
         ] {
             assert_eq!(status_of(body), expected, "{}", String::from_utf8_lossy(body));
@@ -179,7 +209,8 @@ mod tests {
     /// Amounts come through as they were written.
     #[test]
     fn amounts_come_through_as_text() {
-        let outer: Outer = parse(br#"{"items":[{"quantity":1,"price":0.10}]}"#).expect("valid");
-        assert_eq!(outer.items[0].price.get(), "0.10");
+        let Object(outer): Object<Outer> =
+            parse(br#"{"items":[{"quantity":1,"price":0.10}]}"#).expect("valid");
+        assert_eq!(outer.items[0].0.price.get(), "0.10");
     }
 }

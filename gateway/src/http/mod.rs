@@ -43,7 +43,7 @@ pub(crate) fn router(gateway: Arc<Gateway>, deadline: Duration) -> Router {
                 "the path does not have this method",
             )
         })
-        // Authentication is the `Caller` extractor of each handler (crate::auth), so that a route without it is seen
+        // Authentication is the `Allowed` extractor of each handler (crate::auth), so that a route without it is seen
         // where it is written; the rate limit per subject comes behind it.
         .layer(middleware::from_fn(limit_body))
         .layer(middleware::from_fn(check_head))

@@ -1,0 +1,87 @@
+//! A whole stack for a test file, seen from outside: REST, databases, topics, processes.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(missing_docs, unreachable_pub, reason = "not a public interface")]
+
+use std::time::Duration;
+
+use holdfast_certs::TokenIssuer;
+use holdfast_chaos::rest::{Rest, Session, sample_order};
+use holdfast_native::testkit::{self, TestStack};
+use serde_json::Value;
+use sqlx::{Connection as _, PgConnection, Row as _};
+use uuid::Uuid;
+
+/// Longer than anything here takes, shorter than a reader's patience.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a condition with a bound.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < until, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The stack and a client of it.
+pub struct World {
+    pub stack: &'static TestStack,
+    pub rest: Rest,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let stack = testkit::everything();
+        let rest = Rest::new(stack.layout.gateway_url(), Self::issuer(stack), 64);
+        Self { stack, rest }
+    }
+
+    pub fn issuer(stack: &TestStack) -> TokenIssuer {
+        TokenIssuer::load_or_create(&stack.layout.pki_dir()).expect("made at the start")
+    }
+
+    /// A user of this test alone, with money.
+    pub async fn user(&self, name: &str, balance: &str) -> Session {
+        let user = format!("{name}-{}", Uuid::now_v7().simple());
+        self.rest.credit(&user, balance, &user).await.expect("credited");
+        self.rest.user(&user).expect("a token")
+    }
+
+    /// Creates an order and answers with it.
+    pub async fn create(&self, session: &Session, address: &str, cents: u32) -> Value {
+        let answer = session.create_order(&sample_order(address, cents), None).await.expect("answered");
+        assert_eq!(answer.status, 201, "{:?}", answer.body);
+        answer.json()
+    }
+
+    pub async fn connect(&self, service: &str) -> PgConnection {
+        PgConnection::connect(&self.stack.database_url(service)).await.expect("the database is there")
+    }
+
+    pub async fn count(&self, service: &str, sql: &'static str, parameter: &str) -> i64 {
+        let mut connection = self.connect(service).await;
+        sqlx::query(sql).bind(parameter).fetch_one(&mut connection).await.expect("counted").get(0)
+    }
+
+    /// `/readyz` of a service's admin port.
+    pub async fn readyz(&self, service: &str) -> (u16, Value) {
+        let url = format!("{}/readyz", self.stack.layout.admin_url(service));
+        let request = http::Request::get(url).body(http_body_util::Full::default()).expect("a request");
+        match self.rest.send(request).await {
+            Ok(answer) => (answer.status.as_u16(), answer.json()),
+            Err(_) => (0, Value::Null),
+        }
+    }
+
+    pub fn kill(&self, component: &str) {
+        let pid = self.stack.pid(component).expect("it runs");
+        // A database's own children notice within moments that their parent is gone.
+        let done =
+            std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs");
+        assert!(done.success(), "kill -9 of {component}");
+    }
+}
+
+pub fn id(order: &Value) -> String {
+    order["order_id"].as_str().expect("an id").to_owned()
+}
