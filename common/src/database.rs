@@ -27,6 +27,9 @@ const ACQUIRE_TIME_MAX: Duration = Duration::from_secs(2);
 const STATEMENT_TIME_MAX: &str = "3000";
 /// A transaction whose task hangs gives its locks back.
 const IDLE_IN_TRANSACTION_TIME_MAX: &str = "10000";
+/// A server that neither answers nor breaks the connection (stopped, half-open TCP) holds a transaction this long; the
+/// server's own timeouts end it long before in all other cases.
+const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// Connections are renewed, so that a failover or a changed password is noticed.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(1800);
 /// A connection that was idle for this long is tested before it is used.
@@ -152,11 +155,7 @@ impl Database {
         loop {
             let migrated = *self.migrated.borrow();
             let checked = if migrated {
-                sqlx::query("-- database.probe\nselect 1")
-                    .execute(&self.pool)
-                    .await
-                    .map(drop)
-                    .map_err(|error| chain(&error))
+                self.probe().await.map_err(|error| chain(&error))
             } else {
                 self.migrate(own).await.map_err(|error| chain(&error))
             };
@@ -176,6 +175,10 @@ impl Database {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    async fn probe(&self) -> Result<(), DatabaseError> {
+        bounded(sqlx::query("-- database.probe\nselect 1").execute(&self.pool)).await.map(drop)
     }
 
     /// Runs `work` in one transaction and commits it if it answers `Ok`. Transactions that lose against another are run
@@ -220,19 +223,47 @@ impl Database {
         if !*self.migrated.borrow() {
             return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed).into());
         }
-        let mut transaction = self.pool.begin().await.map_err(DatabaseError::from)?;
-        match work(&mut transaction).await {
-            Ok(value) => {
-                transaction.commit().await.map_err(commit_error)?;
+        let mut connection = self.pool.acquire().await.map_err(DatabaseError::from)?;
+        let outcome = tokio::time::timeout(TRANSACTION_TIME_MAX, async {
+            let mut transaction = connection.begin().await.map_err(DatabaseError::from)?;
+            match work(&mut transaction).await {
+                Ok(value) => {
+                    transaction.commit().await.map_err(commit_error)?;
+                    Ok(value)
+                }
+                Err(error) => {
+                    // A failed rollback means a broken connection, which rolls back by itself.
+                    let _ = transaction.rollback().await;
+                    Err(error)
+                }
+            }
+        })
+        .await;
+        if outcome.is_err() {
+            // Cut off in the middle, so it must not go back to the pool with an open transaction.
+            connection.close_on_drop();
+        }
+        match outcome {
+            Ok(Ok(value)) => {
                 self.committed.notify_one();
                 Ok(value)
             }
-            Err(error) => {
-                // A failed rollback means a broken connection, which rolls back by itself.
-                let _ = transaction.rollback().await;
-                Err(error)
-            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(DatabaseError::CommitUnknown(sqlx::Error::PoolTimedOut).into()),
         }
+    }
+}
+
+/// Time for one statement outside of a transaction, if the server neither answers nor breaks the connection.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// A statement outside of a transaction that doesn't wait for ever.
+pub(crate) async fn bounded<T>(
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, DatabaseError> {
+    match tokio::time::timeout(ANSWER_TIME_MAX, statement).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(DatabaseError::Unavailable(sqlx::Error::PoolTimedOut)),
     }
 }
 

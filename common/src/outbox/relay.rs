@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::Backoff,
-    database::{Database, DatabaseError},
+    database::{Database, DatabaseError, bounded},
     health::Component,
     kafka::QuietContext,
     record::{HeaderCodecError, decode_headers},
@@ -142,7 +142,7 @@ impl Relay {
         // A connection of its own rather than one of the pool: the lock must end with the relay, not go back with a
         // connection.
         let options = self.database.pool().connect_options();
-        let mut connection = PgConnection::connect_with(&options).await.map_err(DatabaseError::from)?;
+        let mut connection = bounded(PgConnection::connect_with(&options)).await?;
         while !try_lock(&mut connection).await? {
             self.component.ready();
             tokio::time::sleep(LEADER_RETRY_EVERY).await;
@@ -248,21 +248,18 @@ impl Relay {
 }
 
 async fn try_lock(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
-    let row = sqlx::query("-- relay.try_lock\nselect pg_try_advisory_lock($1) as leader")
-        .bind(LEADER_LOCK)
-        .fetch_one(connection)
-        .await?;
+    let query = sqlx::query("-- relay.try_lock\nselect pg_try_advisory_lock($1) as leader").bind(LEADER_LOCK);
+    let row = bounded(query.fetch_one(connection)).await?;
     Ok(row.try_get("leader")?)
 }
 
 async fn claim(connection: &mut PgConnection) -> Result<Vec<Row>, DatabaseError> {
-    let rows = sqlx::query(
+    let query = sqlx::query(
         "-- relay.claim
         select id, topic, key, value, headers from outbox order by id limit $1",
     )
-    .bind(CLAIM_ROWS_MAX)
-    .fetch_all(connection)
-    .await?;
+    .bind(CLAIM_ROWS_MAX);
+    let rows = bounded(query.fetch_all(connection)).await?;
     rows.into_iter()
         .map(|row| {
             Ok(Row {
@@ -282,23 +279,24 @@ async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), Databa
     }
     // Not waiting for the disk is safe here: a deletion that is lost in a crash publishes the row again, which the
     // consumers' inboxes know.
-    let mut transaction = connection.begin_with("begin; set local synchronous_commit = off").await?;
-    sqlx::query("-- relay.delete\ndelete from outbox where id = any($1)")
-        .bind(ids)
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    Ok(())
+    bounded(async {
+        let mut transaction = connection.begin_with("begin; set local synchronous_commit = off").await?;
+        sqlx::query("-- relay.delete\ndelete from outbox where id = any($1)")
+            .bind(ids)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await
+    })
+    .await
 }
 
 async fn measure(connection: &mut PgConnection) -> Result<(), DatabaseError> {
-    let row = sqlx::query(
+    let query = sqlx::query(
         "-- relay.measure
         select coalesce(extract(epoch from clock_timestamp() - created_at), 0)::float8 as age_s
         from outbox order by id limit 1",
-    )
-    .fetch_optional(connection)
-    .await?;
+    );
+    let row = bounded(query.fetch_optional(connection)).await?;
     let age_s: f64 = row.map_or(Ok(0.0), |row| row.try_get("age_s"))?;
     metrics::gauge!("outbox_oldest_age_seconds").set(age_s);
     Ok(())

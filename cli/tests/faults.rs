@@ -1,0 +1,137 @@
+//! Parts are killed with -9 while orders come in: nothing is lost, nothing is done twice, and everything goes on by itself.
+
+mod support;
+
+use std::{collections::HashMap, time::Duration};
+
+use holdfast_chaos::rest::{Session, is_terminal, sample_order};
+use support::{World, eventually, id};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+/// These tests kill parts of the one stack of this file: one at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// Sends an order with one key until it is answered, as a careful client does.
+async fn create_surely(user: &Session, address: &str, cents: u32) -> String {
+    let key = Uuid::now_v7().to_string();
+    let order = sample_order(address, cents);
+    let until = tokio::time::Instant::now() + support::PATIENCE;
+    loop {
+        match user.create_order(&order, Some(&key)).await {
+            Ok(answer) if answer.status == 201 => return id(&answer.json()),
+            Ok(answer) => assert!(
+                [409, 500, 503, 504].contains(&answer.status.as_u16()),
+                "{}: {:?}",
+                answer.status,
+                answer.body
+            ),
+            Err(_) => {}
+        }
+        assert!(tokio::time::Instant::now() < until, "the order was never accepted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Whatever is killed: every order that was accepted ends, is charged once, delivered once, and the money adds up.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::new();
+    let user = world.user("faults", "1000.00").await;
+    let mut orders: HashMap<String, u32> = HashMap::new();
+    let victims =
+        ["order", "payment", "delivery", "gateway", "kafka", "orders-db", "payments-db", "deliveries-db"];
+    for victim in victims {
+        let load = {
+            let user = user.clone();
+            tokio::spawn(async move {
+                let mut created = Vec::new();
+                for n in 0..12 {
+                    let (address, cents) =
+                        if n % 4 == 0 { ("UNDELIVERABLE 1", 70) } else { ("1 Quay Street", 100) };
+                    created.push((create_surely(&user, address, cents).await, cents));
+                }
+                created
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let before = world.stack.pid(victim);
+        world.kill(victim);
+        orders.extend(load.await.expect("all were accepted in the end"));
+        eventually(&format!("{victim} is back"), || async {
+            let pid = world.stack.pid(victim);
+            pid.is_some() && pid != before
+        })
+        .await;
+    }
+    for order_id in orders.keys() {
+        eventually("every order ends", || async {
+            user.order(order_id).await.is_ok_and(|order| is_terminal(&order))
+        })
+        .await;
+    }
+    let mut spent = 0;
+    for (order_id, cents) in &orders {
+        let order = user.order(order_id).await.expect("answered");
+        let charges = "select count(*) from ledger_entries where kind = 'CHARGE' and order_id::text = $1";
+        let refunds = "select count(*) from ledger_entries where kind = 'REFUND' and order_id::text = $1";
+        let deliveries = "select count(*) from deliveries where order_id::text = $1";
+        let refunded = order["status"] == "REFUNDED";
+        assert_eq!(refunded, *cents == 70, "{order}");
+        assert_eq!(world.count("payment", charges, order_id).await, 1, "{order}");
+        assert_eq!(world.count("payment", refunds, order_id).await, i64::from(refunded), "{order}");
+        assert_eq!(world.count("delivery", deliveries, order_id).await, 1, "{order}");
+        spent += if refunded { 0 } else { i64::from(*cents) };
+    }
+    let made = world.count("order", "select count(*) from orders where user_id = $1", &user.user).await;
+    assert_eq!(made, i64::try_from(orders.len()).expect("few"), "one order for each key");
+    let balance = "select balance_minor from accounts where user_id = $1";
+    assert_eq!(world.count("payment", balance, &user.user).await, 100_000 - spent);
+    let sum = "select sum(amount_minor)::bigint from ledger_entries where user_id = $1";
+    assert_eq!(world.count("payment", sum, &user.user).await, 100_000 - spent);
+    for service in ["order", "payment", "delivery"] {
+        let letters = world.count(service, "select count(*) from dead_letters where subject <> $1", "").await;
+        assert_eq!(letters, 0, "an absent part is never a dead letter, in {service}");
+        eventually("the outbox is empty", || async {
+            world.count(service, "select count(*) from outbox where topic <> $1", "").await == 0
+        })
+        .await;
+    }
+}
+
+/// While a database is away its service says so, the gateway answers quickly with a problem, and reads of the others go
+/// on; then all is well by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absent_database_is_said_and_survived() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::new();
+    let user = world.user("absent", "10.00").await;
+    let pid = world.stack.pid("payments-db").expect("it runs");
+    // The server and its children, which have process groups of their own.
+    let signal = |signal: &str| {
+        let children = std::process::Command::new("pkill").args([signal, "-P", &pid.to_string()]).status();
+        let server = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+        assert!(children.expect("pkill runs").success() && server.expect("kill runs").success());
+    };
+    // Stopped rather than killed: nobody restarts it, and connections hang instead of being refused.
+    signal("-STOP");
+    eventually("payment says so", || async {
+        let (status, body) = world.readyz("payment").await;
+        status == 503 && body["components"]["database"]["ready"] == false
+    })
+    .await;
+    eventually("the gateway says so", || async { world.readyz("gateway").await.0 == 503 }).await;
+    let begin = std::time::Instant::now();
+    let answer = user.get(&format!("/api/accounts/{}", user.user)).await.expect("answered");
+    assert!([503, 504].contains(&answer.status.as_u16()), "{}", answer.status);
+    assert!(begin.elapsed() < Duration::from_secs(4), "the deadline is kept: {:?}", begin.elapsed());
+    let order = create_surely(&user, "1 Quay Street", 100).await;
+    assert_eq!(user.order(&order).await.expect("answered")["status"], "PENDING");
+    signal("-CONT");
+    eventually("the order is delivered", || async {
+        is_terminal(&user.order(&order).await.expect("answered"))
+    })
+    .await;
+    eventually("the gateway is ready", || async { world.readyz("gateway").await.0 == 200 }).await;
+}
