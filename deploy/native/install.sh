@@ -14,6 +14,7 @@ need curl curl
 need tar tar
 need xz xz-utils
 need unzip unzip
+need pkill procps
 need mvn maven
 # librdkafka's gzip support.
 echo '#include <zlib.h>' | gcc -E -x c - >/dev/null 2>&1 || missing+=(zlib1g-dev libc6-dev)

@@ -1,0 +1,149 @@
+//! The command line: what goes where, what it answers to mistakes, and what it says when something is missing.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    process::{Command, Output},
+};
+
+/// A stack's folder that nobody else uses.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn holdfast(data_dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    command.args(arguments).env("HOLDFAST_DATA_DIR", data_dir);
+    command
+}
+
+fn run(data_dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    finished(&mut holdfast(data_dir, arguments))
+}
+
+fn finished(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Ports of this test alone, as far as one can know.
+const PORT_OFFSET: &str = "14900";
+
+/// A wrong command line is 2, nothing found is 3, a failure is 1; data is on stdout, talk on stderr.
+#[test]
+fn exit_codes_are_as_documented() {
+    let folder = folder();
+    for (arguments, code) in [
+        (&["no-such-command"][..], 2),
+        (&["up", "--port-offset", "x"], 2),
+        (&["up", "--port-offset", "15001"], 2),
+        (&["token"], 2),
+        (&["token", "--user", "u", "--ttl", "soon"], 2),
+        (&["status", "-o", "xml"], 2),
+        (&["status"], 3),
+        (&["logs"], 3),
+        (&["logs", "nobody"], 3),
+        (&["env"], 1),
+        (&["token", "--user", "u"], 1),
+        (&["bench"], 1),
+        (&["down"], 0),
+    ] {
+        let (status, stdout, stderr) = run(folder.path(), arguments);
+        assert_eq!(status, Some(code), "{arguments:?}: {stderr}");
+        assert_eq!(stdout, "", "{arguments:?}");
+        assert!(!stderr.is_empty(), "{arguments:?}");
+    }
+    let (status, stdout, _) = run(folder.path(), &["--help"]);
+    assert_eq!(status, Some(0));
+    for command in ["up", "down", "status", "logs", "env", "token", "bench"] {
+        assert!(stdout.contains(command), "{command} in {stdout}");
+        let (status, help, _) = run(folder.path(), &[command, "--help"]);
+        assert!(status == Some(0) && help.contains("--data-dir"), "{help}");
+    }
+}
+
+/// A port in use is an error that names the port, its component and the way out.
+#[test]
+fn a_port_in_use_is_named() {
+    let folder = folder();
+    let port = 9092 + PORT_OFFSET.parse::<u16>().expect("a number");
+    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("free");
+    let (status, _, stderr) = run(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
+    assert_eq!(status, Some(1));
+    for part in [&port.to_string(), "kafka", "--port-offset"] {
+        assert!(stderr.contains(part), "{part} in {stderr}");
+    }
+}
+
+/// No Java, an old Java and one that says nothing: what to install, and how.
+#[test]
+fn a_missing_java_is_said_with_the_way_out() {
+    let folder = folder();
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).expect("made");
+    let java = bin.join("java");
+    for (script, said) in [
+        (None, "no Java was found"),
+        (Some("echo 'openjdk version \"11.0.2\" 2019' >&2"), "Java 11 is too old"),
+        (Some("exit 0"), "does not say its version"),
+    ] {
+        if let Some(script) = script {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::write(&java, format!("#!/bin/sh\n{script}\n")).expect("written");
+            fs::set_permissions(&java, fs::Permissions::from_mode(0o755)).expect("allowed");
+        }
+        let mut command = holdfast(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
+        let (status, _, stderr) = finished(command.env("PATH", &bin));
+        assert_eq!(status, Some(1));
+        assert!(stderr.contains(said) && stderr.contains("openjdk-17-jre-headless"), "{stderr}");
+    }
+}
+
+/// `down --delete-data` leaves a folder alone that is not a stack's.
+#[test]
+fn only_a_stacks_folder_is_deleted() {
+    let folder = folder();
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "x").expect("written");
+    let (status, _, stderr) = run(folder.path(), &["down", "--delete-data"]);
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("left alone"), "{stderr}");
+    assert!(precious.exists());
+}
+
+fn service(name: &str) -> Command {
+    let beside = Path::new(env!("CARGO_BIN_EXE_holdfast")).with_file_name(format!("holdfast-{name}"));
+    let mut command = Command::new(beside);
+    command.env_clear();
+    command
+}
+
+/// A service with a broken configuration stops before it binds anything, says what is wrong, and exits with 2.
+#[test]
+fn a_broken_configuration_is_said() {
+    let folder = folder();
+    let file = folder.path().join("config.toml");
+    let good = "[service]\nadmin_listen = \"127.0.0.1:1\"\n";
+    for (text, said) in [
+        ("this is not TOML", "TOML"),
+        ("[service]\nadmin_listen = \"nowhere\"\n", "socket address"),
+        (&format!("{good}colour = \"red\"\n"), "colour"),
+        (good, "missing"),
+    ] {
+        fs::write(&file, text).expect("written");
+        for name in ["order", "payment", "delivery", "gateway"] {
+            let (status, stdout, stderr) = finished(service(name).arg("--config").arg(&file));
+            assert_eq!(status, Some(2), "{name}: {stderr}");
+            assert!(stderr.contains(said), "{said} in {stderr}");
+            assert_eq!(stdout, "");
+        }
+    }
+    let (status, _, stderr) = finished(service("order").args(["--config", "/no/such/file"]));
+    assert_eq!(status, Some(2));
+    assert!(stderr.contains("/no/such/file"), "{stderr}");
+    let (status, _, stderr) = finished(service("order").arg("--verbose"));
+    assert_eq!(status, Some(2));
+    assert!(stderr.contains("usage"), "{stderr}");
+}
