@@ -438,7 +438,7 @@ async fn heads_that_are_wrong_are_refused() {
     let token = world.user("heads", "1.00").await.token;
     let auth = format!("Authorization: Bearer {token}\r\nContent-Type: application/json\r\n");
     let long = "x".repeat(100 * 1024);
-    let fields: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let fields = "x-many: 1\r\n".repeat(200);
     for (head, expected) in [
         (
             format!(
@@ -502,6 +502,7 @@ async fn a_slow_body_ends_at_the_deadline() {
 }
 
 /// A token is taken only if everything about it is right; every cause of refusal gets the same answer.
+#[expect(clippy::too_many_lines, reason = "one list of everything that can be wrong with a token")]
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_checked_strictly() {
     let world = World::new();

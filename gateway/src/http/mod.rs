@@ -1,5 +1,6 @@
 //! The HTTP side: one function shows everything that a request goes through.
 
+mod body;
 mod context;
 pub(crate) mod json;
 pub(crate) mod problem;
@@ -16,14 +17,10 @@ use axum::{
     routing::get,
 };
 use holdfast_common::admin;
-use http_body_util::Limited;
 
 pub(crate) use self::context::Call;
 use self::problem::Problem;
 use crate::{Gateway, api};
-
-/// Largest body of a request in bytes; a longer one is 413.
-pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// All routes, and around them what every request goes through, outermost last.
 pub(crate) fn router(gateway: Arc<Gateway>, deadline: Duration) -> Router {
@@ -45,7 +42,7 @@ pub(crate) fn router(gateway: Arc<Gateway>, deadline: Duration) -> Router {
         })
         // Authentication is the `Allowed` extractor of each handler (crate::auth), so that a route without it is seen
         // where it is written; the rate limit per subject comes behind it.
-        .layer(middleware::from_fn(limit_body))
+        .layer(middleware::from_fn(body::limit))
         .layer(middleware::from_fn(check_head))
         // The rate limit per client address comes here, before any work.
         .layer(middleware::from_fn(move |request, next| context::enter(deadline, request, next)))
@@ -61,17 +58,4 @@ async fn check_head(request: Request, next: Next) -> Response {
         return Problem::malformed("both Content-Length and Transfer-Encoding").into_response();
     }
     next.run(request).await
-}
-
-/// Bounds the body of every request, whoever reads it.
-async fn limit_body(request: Request, next: Next) -> Response {
-    let declared = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-        return Problem::too_large().into_response();
-    }
-    next.run(request.map(|body| axum::body::Body::new(Limited::new(body, BODY_BYTES_MAX)))).await
 }
