@@ -2,9 +2,12 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
     process::{Command, Output},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// A stack's folder that nobody else uses.
@@ -146,4 +149,75 @@ fn a_broken_configuration_is_said() {
     let (status, _, stderr) = finished(service("order").arg("--verbose"));
     assert_eq!(status, Some(2));
     assert!(stderr.contains("usage"), "{stderr}");
+}
+
+/// The status and the body of a GET on loopback; 0 while nobody answers.
+fn get(port: u16, path: &str) -> (u16, String) {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().unwrap_or_default();
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    (status, answer)
+}
+
+/// Started alone, a service waits for its database and its broker, says so, lives, and stops in order when asked to.
+#[test]
+fn a_service_waits_for_what_is_absent() {
+    let folder = folder();
+    let authority = holdfast_certs::Authority::load_or_create(folder.path()).expect("made");
+    authority.issue("order").expect("issued");
+    // Below the range of ephemeral ports: a client that tries again and again there connects to itself one day.
+    let free_port = || {
+        let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));
+        ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).expect("endless")
+    };
+    let (admin, grpc, absent) = (free_port(), free_port(), free_port());
+    let pki = folder.path().join("order");
+    let config = format!(
+        "[service]\nadmin_listen = \"127.0.0.1:{admin}\"\n[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n\
+         [kafka]\nbrokers = \"127.0.0.1:{absent}\"\n\
+         [identity]\ncertificate = {:?}\nkey = {:?}\ntrust_bundle = {:?}\n",
+        pki.join("tls.crt"),
+        pki.join("tls.key"),
+        pki.join("ca.crt")
+    );
+    let file = folder.path().join("order.toml");
+    fs::write(&file, config).expect("written");
+    let mut process = service("order")
+        .arg("--config")
+        .arg(&file)
+        .env("HOLDFAST__DATABASE__URL", format!("postgres://nobody:hush@127.0.0.1:{absent}/none"))
+        .stdout(fs::File::create(folder.path().join("log")).expect("made"))
+        .spawn()
+        .expect("it starts");
+    let begin = Instant::now();
+    let said = loop {
+        let (status, body) = get(admin, "/readyz");
+        if status == 503 && body.contains("refused") && body.contains("BrokerTransportFailure") {
+            break body;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "{status} {body}");
+        #[expect(clippy::disallowed_methods, reason = "this test has no runtime")]
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert!(
+        said.contains("\"database\":{\"ready\":false") && said.contains("\"kafka\":{\"ready\":false"),
+        "{said}"
+    );
+    assert_eq!(get(admin, "/healthz").0, 200);
+    assert!(process.try_wait().expect("asked").is_none(), "it lives");
+
+    let stopping = Instant::now();
+    assert!(Command::new("kill").arg(process.id().to_string()).status().expect("kill runs").success());
+    let status = process.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0));
+    assert!(stopping.elapsed() < Duration::from_secs(10), "within the time that supervisors give");
+    let log = fs::read_to_string(folder.path().join("log")).expect("there");
+    assert!(!log.contains("hush"), "no secret in the log: {log}");
 }

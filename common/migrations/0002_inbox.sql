@@ -11,6 +11,9 @@ create table inbox (
     primary key (group_name, event_id)
 );
 
+-- Rows are written in the order of their age, so a few bytes per block are enough to find the old ones.
+create index inbox_age on inbox using brin (handled_at);
+
 -- The account of each partition: records = applied + duplicates + parked, exactly.
 create table consumer_positions (
     group_name   text   not null,

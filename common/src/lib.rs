@@ -18,6 +18,7 @@ pub mod database;
 pub mod event;
 pub mod grpc;
 pub mod health;
+pub mod idempotency;
 pub mod identity;
 pub mod kafka;
 pub mod outbox;

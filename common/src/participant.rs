@@ -6,7 +6,7 @@ use tonic::service::Routes;
 
 use crate::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
-    consumer::{Handler, batch::Processor, runtime::Runtime},
+    consumer::{Handler, batch::Processor, janitor, runtime::Runtime},
     database::Database,
     grpc::{self, Permissions},
     identity::Identity,
@@ -74,6 +74,7 @@ impl Participant<'_> {
             consumer.run(stopped).await
         });
 
+        context.spawn("janitor", finished(janitor::run(database.clone(), stop.clone())));
         context.spawn("identity", finished(identity.clone().follow(stop.clone())));
         context.spawn("grpc", grpc::serve(listener, identity, self.permissions, routes, health, stop));
         Ok(())

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_common::{
-    consumer::runtime::Runtime,
+    consumer::{janitor, runtime::Runtime},
     event::Metadata,
     record::{Header, Record},
 };
@@ -206,6 +206,23 @@ async fn a_reused_id_with_another_payload_is_parked() {
     }
     assert_eq!(lab.count("select count(*) from inbox").await, 2);
     assert_ne!(Metadata::inbox_id(&records[1]), Metadata::id_of_place(&records[1]));
+}
+
+/// What no duplicate can ask for any more is purged; the rest stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_old_inbox_rows_are_purged() {
+    let lab = Lab::new("purge").await;
+    let records = (0..3).map(|n| lab.record(n, lab.event("order", "1"))).collect();
+    lab.processor().process(batch(records)).await.expect("done");
+    sqlx::query(
+        "update inbox set handled_at = now() - interval '15 days' where ctid = (select min(ctid) from inbox)",
+    )
+    .execute(lab.database.pool())
+    .await
+    .expect("aged");
+    assert_eq!(janitor::purge(&lab.database, janitor::INBOX_RETENTION).await.expect("purged"), 1);
+    assert_eq!(janitor::purge(&lab.database, janitor::INBOX_RETENTION).await.expect("purged"), 0);
+    assert_eq!(lab.count("select count(*) from inbox").await, 2);
 }
 
 /// Two members that both believe to own a partition have each effect once.

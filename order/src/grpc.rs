@@ -6,6 +6,7 @@ use holdfast_common::{
     database::{Conflicting, Database, DatabaseError},
     event::NewEvent,
     grpc::traceparent,
+    idempotency,
     outbox::{self, OutboxRecord},
 };
 use holdfast_proto::{
@@ -84,7 +85,7 @@ impl OrderHandler {
                 let (draft, key, fingerprint) = (draft.clone(), key.clone(), fingerprint.clone());
                 let traceparent = traceparent.clone();
                 let work: BoxFuture<'_, _> = Box::pin(async move {
-                    if !store::try_lock_key(connection, &draft.user_id, &key).await? {
+                    if !idempotency::try_lock(connection, draft.user_id.as_str(), key.as_str()).await? {
                         return Err(CreateError::StillRunning);
                     }
                     if let Some(used) = store::key_use(connection, &draft.user_id, &key).await? {

@@ -19,24 +19,6 @@ pub(crate) struct KeyUse {
     pub(crate) order_id: OrderId,
 }
 
-/// Takes the key for this transaction. False: another transaction has it right now.
-pub(crate) async fn try_lock_key(
-    connection: &mut PgConnection,
-    user: &UserId,
-    key: &IdempotencyKey,
-) -> Result<bool, DatabaseError> {
-    // A hash that collides makes an unrelated call wait its turn, nothing worse: the unique index decides.
-    let row = sqlx::query(
-        "-- order.try_lock_key
-        select pg_try_advisory_xact_lock(hashtextextended($1, hashtextextended($2, 0))) as locked",
-    )
-    .bind(key.as_str())
-    .bind(user.as_str())
-    .fetch_one(connection)
-    .await?;
-    Ok(row.try_get("locked")?)
-}
-
 pub(crate) async fn key_use(
     connection: &mut PgConnection,
     user: &UserId,

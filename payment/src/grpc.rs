@@ -2,7 +2,10 @@
 
 use aws_lc_rs::digest;
 use futures_util::future::BoxFuture;
-use holdfast_common::database::{Conflicting, Database, DatabaseError};
+use holdfast_common::{
+    database::{Conflicting, Database, DatabaseError},
+    idempotency,
+};
 use holdfast_proto::{
     Currency, IdempotencyKey, Money, OrderId, UserId, payment::v1 as pb,
     payment::v1::payment_service_server::PaymentService, to_timestamp,
@@ -86,7 +89,7 @@ impl PaymentHandler {
                 let (credit, fingerprint) = (credit.clone(), fingerprint.clone());
                 let work: BoxFuture<'_, _> = Box::pin(async move {
                     let Credit { user_id, amount, requested_by, key } = credit;
-                    if !store::try_lock_key(connection, &requested_by, &key).await? {
+                    if !idempotency::try_lock(connection, requested_by.as_str(), key.as_str()).await? {
                         return Err(CreditError::StillRunning);
                     }
                     if let Some(used) = store::key_use(connection, &requested_by, &key).await? {

@@ -232,24 +232,6 @@ pub(crate) async fn update_payments(
     Ok(())
 }
 
-/// Takes the key for this transaction. False: another transaction has it right now.
-pub(crate) async fn try_lock_key(
-    connection: &mut PgConnection,
-    requested_by: &UserId,
-    key: &IdempotencyKey,
-) -> Result<bool, DatabaseError> {
-    // A hash that collides makes an unrelated call wait its turn, nothing worse: the unique index decides.
-    let row = sqlx::query(
-        "-- payment.try_lock_key
-        select pg_try_advisory_xact_lock(hashtextextended($1, hashtextextended($2, 0))) as locked",
-    )
-    .bind(key.as_str())
-    .bind(requested_by.as_str())
-    .fetch_one(connection)
-    .await?;
-    Ok(row.try_get("locked")?)
-}
-
 pub(crate) async fn key_use(
     connection: &mut PgConnection,
     requested_by: &UserId,

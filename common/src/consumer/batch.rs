@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Accepted, Answer, Class, Handler, Poison,
     dead_letter::{self, DeadLetter},
-    inbox::{self, Entry, Place},
+    inbox::{self, Entry, Place, Positions},
 };
 pub use super::{dead_letter::dead_letter_topic, inbox::Counts};
 use crate::{
@@ -186,8 +186,7 @@ impl<H: Handler> Processor<H> {
     ) -> Result<Counts, Stopped> {
         let mut counts: BTreeMap<Place, Counts> =
             records.iter().map(|record| (place_of(record), Counts::default())).collect();
-        let positions = inbox::lock_positions(connection, self.group, &counts).await?;
-        let news = self.first_seen(connection, records).await?;
+        let (positions, news) = self.first_seen(connection, records, &counts).await?;
 
         let subjects: Vec<&str> = records.iter().filter_map(Metadata::subject_of).collect();
         let mut blocked = if positions.any_parked {
@@ -267,12 +266,14 @@ impl<H: Handler> Processor<H> {
         }))
     }
 
-    /// Records the batch in the inbox and says, for each record, whether it is there for the first time.
+    /// Locks the positions, records the batch in the inbox, and says for each record whether it is there for the first
+    /// time.
     async fn first_seen(
         &self,
         connection: &mut PgConnection,
         records: &[Record],
-    ) -> Result<Vec<Seen>, DatabaseError> {
+        places: &BTreeMap<Place, Counts>,
+    ) -> Result<(Positions, Vec<Seen>), DatabaseError> {
         let mut in_batch: HashMap<Uuid, Vec<u8>> = HashMap::new();
         let entries: Vec<Entry> = records
             .iter()
@@ -288,7 +289,7 @@ impl<H: Handler> Processor<H> {
                 unique.push(entry.clone());
             }
         }
-        let inserted = inbox::insert(connection, self.group, &unique).await?;
+        let (positions, inserted) = inbox::open(connection, self.group, places, &unique).await?;
         let old: Vec<Uuid> =
             in_batch.keys().filter(|event_id| !inserted.contains(event_id)).copied().collect();
         let mut known = inbox::payload_hashes(connection, self.group, &old).await?;
@@ -318,7 +319,7 @@ impl<H: Handler> Processor<H> {
                 *seen = Seen::Before;
             }
         }
-        Ok(seen)
+        Ok((positions, seen))
     }
 
     /// Whether a record goes to the handler or to the dead letters: its form first, then what it waits behind, then what

@@ -29,38 +29,6 @@ pub(super) struct Positions {
     pub(super) any_parked: bool,
 }
 
-/// Locks the positions of `places`. The lock makes two members that both believe to own a partition take turns.
-pub(super) async fn lock_positions(
-    connection: &mut PgConnection,
-    group: &str,
-    places: &BTreeMap<Place, Counts>,
-) -> Result<Positions, DatabaseError> {
-    // A BTreeMap: everybody locks in the same order.
-    let (topics, partitions): (Vec<_>, Vec<_>) = places.keys().cloned().unzip();
-    let rows = sqlx::query(
-        "-- inbox.lock_positions
-        insert into consumer_positions as p (group_name, topic, partition)
-        select $1, topic, partition
-        from unnest($2::text[], $3::int[]) with ordinality as r (topic, partition, position)
-        order by position
-        on conflict (group_name, topic, partition) do update set next_offset = p.next_offset
-        returning topic, partition, next_offset,
-            exists (select from dead_letters where group_name = $1 and state = 'parked') as any_parked",
-    )
-    .bind(group)
-    .bind(topics)
-    .bind(partitions)
-    .fetch_all(connection)
-    .await?;
-    let mut positions = Positions::default();
-    for row in rows {
-        let place = (row.try_get("topic")?, row.try_get("partition")?);
-        positions.next_offsets.insert(place, row.try_get("next_offset")?);
-        positions.any_parked |= row.try_get::<bool, _>("any_parked")?;
-    }
-    Ok(positions)
-}
-
 /// One inbox row.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -69,8 +37,74 @@ pub(super) struct Entry {
     pub(super) payload_hash: Vec<u8>,
 }
 
-/// Writes those entries that aren't there, and answers with them. A conflict is a duplicate, not an error (pitfalls
-/// P26).
+/// Entries as columns.
+fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
+    let ids = entries.iter().map(|entry| entry.event_id).collect();
+    let topics = entries.iter().map(|entry| entry.topic.as_str()).collect();
+    let hashes = entries.iter().map(|entry| entry.payload_hash.as_slice()).collect();
+    (ids, topics, hashes)
+}
+
+/// Locks the positions of `places` and writes those entries that aren't there, in one round trip. Answers with the
+/// positions and with what was written.
+///
+/// The locks make two members that both believe to own a partition take turns. An entry that is there is a duplicate,
+/// not an error (pitfalls P26).
+pub(super) async fn open(
+    connection: &mut PgConnection,
+    group: &str,
+    places: &BTreeMap<Place, Counts>,
+    entries: &[Entry],
+) -> Result<(Positions, HashSet<Uuid>), DatabaseError> {
+    // Sorted, both of them: everybody locks in the same order.
+    let (topics, partitions): (Vec<_>, Vec<_>) = places.keys().cloned().unzip();
+    let (event_ids, event_topics, hashes) = columns(entries);
+    let rows = sqlx::query(
+        "-- inbox.open
+        with positions as (
+            insert into consumer_positions as p (group_name, topic, partition)
+            select $1, topic, partition
+            from unnest($2::text[], $3::int[]) with ordinality as r (topic, partition, position)
+            order by position
+            on conflict (group_name, topic, partition) do update set next_offset = p.next_offset
+            returning topic, partition, next_offset
+        ), inserted as (
+            insert into inbox (group_name, event_id, topic, payload_hash)
+            select $1, event_id, topic, payload_hash
+            from unnest($4::uuid[], $5::text[], $6::bytea[]) as r (event_id, topic, payload_hash)
+            order by event_id
+            on conflict (group_name, event_id) do nothing
+            returning event_id
+        )
+        select topic, partition, next_offset, null::uuid as event_id,
+            exists (select from dead_letters where group_name = $1 and state = 'parked') as any_parked
+        from positions
+        union all
+        select null, null, null, event_id, false from inserted",
+    )
+    .bind(group)
+    .bind(topics)
+    .bind(partitions)
+    .bind(event_ids)
+    .bind(event_topics)
+    .bind(hashes)
+    .fetch_all(connection)
+    .await?;
+    let (mut positions, mut inserted) = (Positions::default(), HashSet::new());
+    for row in rows {
+        if let Some(event_id) = row.try_get("event_id")? {
+            inserted.insert(event_id);
+            continue;
+        }
+        let place = (row.try_get("topic")?, row.try_get("partition")?);
+        positions.next_offsets.insert(place, row.try_get("next_offset")?);
+        positions.any_parked |= row.try_get::<bool, _>("any_parked")?;
+    }
+    Ok((positions, inserted))
+}
+
+/// Writes those entries that aren't there, and answers with them: for records that are entered under another id than
+/// their own.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     group: &str,
@@ -79,9 +113,7 @@ pub(super) async fn insert(
     if entries.is_empty() {
         return Ok(HashSet::new());
     }
-    let ids: Vec<Uuid> = entries.iter().map(|entry| entry.event_id).collect();
-    let topics: Vec<&str> = entries.iter().map(|entry| entry.topic.as_str()).collect();
-    let hashes: Vec<&[u8]> = entries.iter().map(|entry| entry.payload_hash.as_slice()).collect();
+    let (ids, topics, hashes) = columns(entries);
     let rows = sqlx::query(
         "-- inbox.insert
         insert into inbox (group_name, event_id, topic, payload_hash)

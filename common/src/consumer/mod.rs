@@ -10,6 +10,7 @@ pub mod batch;
 pub mod check;
 mod dead_letter;
 mod inbox;
+pub mod janitor;
 pub mod runtime;
 
 use futures_util::future::BoxFuture;

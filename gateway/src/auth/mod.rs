@@ -37,20 +37,27 @@ impl Authenticator {
     /// Keeps the keys in step with the file until `stop`. What can't be read is refused and the old stays.
     pub(crate) async fn follow(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(RELOAD_EVERY);
+        let mut refused = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
             match KeySet::load(&self.config.jwks_file) {
-                Ok(keys) if keys.is_same(&self.keys.load()) => {}
+                Ok(keys) if keys.is_same(&self.keys.load()) => refused = None,
                 Ok(keys) => {
+                    refused = None;
                     self.keys.store(Arc::new(keys));
                     tracing::info!("token keys reloaded");
                 }
                 Err(error) => {
                     metrics::counter!("jwks_reload_failures_total").increment(1);
-                    tracing::error!(error = chain(&error), "token keys refused, the old ones stay");
+                    // Said once per mistake, counted each time.
+                    let text = chain(&error);
+                    if refused.as_ref() != Some(&text) {
+                        tracing::error!(error = text, "token keys refused, the old ones stay");
+                        refused = Some(text);
+                    }
                 }
             }
         }
