@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
-    process::{Command, Output},
+    process::{Child, Command, Output},
     thread,
     time::{Duration, Instant},
 };
@@ -166,6 +166,17 @@ fn get(port: u16, path: &str) -> (u16, String) {
     (status, answer)
 }
 
+/// Ends with the test, also with one that fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails only if it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Started alone, a service waits for its database and its broker, says so, lives, and stops in order when asked to.
 #[test]
 fn a_service_waits_for_what_is_absent() {
@@ -189,17 +200,20 @@ fn a_service_waits_for_what_is_absent() {
     );
     let file = folder.path().join("order.toml");
     fs::write(&file, config).expect("written");
-    let mut process = service("order")
+    let log = fs::File::create(folder.path().join("log")).expect("made");
+    let process = service("order")
         .arg("--config")
         .arg(&file)
         .env("HOLDFAST__DATABASE__URL", format!("postgres://nobody:hush@127.0.0.1:{absent}/none"))
-        .stdout(fs::File::create(folder.path().join("log")).expect("made"))
+        .stdout(log.try_clone().expect("open"))
+        .stderr(log)
         .spawn()
         .expect("it starts");
+    let mut process = Running(process);
     let begin = Instant::now();
     let said = loop {
         let (status, body) = get(admin, "/readyz");
-        if status == 503 && body.contains("refused") && body.contains("BrokerTransportFailure") {
+        if status == 503 && body.contains("timed out") && body.contains("BrokerTransportFailure") {
             break body;
         }
         assert!(begin.elapsed() < Duration::from_secs(30), "{status} {body}");
@@ -211,11 +225,11 @@ fn a_service_waits_for_what_is_absent() {
         "{said}"
     );
     assert_eq!(get(admin, "/healthz").0, 200);
-    assert!(process.try_wait().expect("asked").is_none(), "it lives");
+    assert!(process.0.try_wait().expect("asked").is_none(), "it lives");
 
     let stopping = Instant::now();
-    assert!(Command::new("kill").arg(process.id().to_string()).status().expect("kill runs").success());
-    let status = process.wait().expect("it ends");
+    assert!(Command::new("kill").arg(process.0.id().to_string()).status().expect("kill runs").success());
+    let status = process.0.wait().expect("it ends");
     assert_eq!(status.code(), Some(0));
     assert!(stopping.elapsed() < Duration::from_secs(10), "within the time that supervisors give");
     let log = fs::read_to_string(folder.path().join("log")).expect("there");
