@@ -160,6 +160,10 @@ pub(crate) fn remove(layout: &Layout) -> std::io::Result<()> {
         if cluster.exists() {
             fs::remove_dir_all(&cluster)?;
         }
+        // The last one takes the folder of all along; the others find it not empty yet.
+        if let Some(parent) = cluster.parent() {
+            let _ = fs::remove_dir(parent);
+        }
     }
     Ok(())
 }

@@ -75,6 +75,10 @@ fn check_space(folder: &Path) -> Result<()> {
     // The widths of these two differ between platforms.
     #[allow(clippy::useless_conversion, reason = "needed where they are 32 bits wide")]
     let free = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
+    enough(free, folder)
+}
+
+fn enough(free: u64, folder: &Path) -> Result<()> {
     if free < FREE_BYTES_MIN {
         bail!(
             "only {} MiB are free in {}, {} MiB are needed: make room, or choose another folder with --data-dir",
@@ -133,4 +137,20 @@ fn write_password(layout: &Layout) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))?;
     writeln!(file, "{password}")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full disk is said before anything is started, with how much is needed and the way out.
+    #[test]
+    fn a_full_disk_is_said_with_the_way_out() {
+        let folder = Path::new("/full/disk");
+        let text = enough(FREE_BYTES_MIN - 1, folder).expect_err("too little").to_string();
+        for part in ["511 MiB", "/full/disk", "512 MiB", "--data-dir"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(enough(FREE_BYTES_MIN, folder).is_ok());
+    }
 }
