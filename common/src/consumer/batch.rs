@@ -61,6 +61,44 @@ pub(super) struct Judged {
     pub(super) blocked_by: Option<Uuid>,
 }
 
+/// What is said of a letter once its transaction is committed.
+struct Parked {
+    id: Uuid,
+    class: &'static str,
+    reason: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+}
+
+impl Parked {
+    fn of(letter: &DeadLetter<'_>) -> Self {
+        let poison = &letter.judged.verdict.poison;
+        Self {
+            id: letter.id,
+            class: poison.class.as_str(),
+            reason: poison.reason().to_owned(),
+            topic: letter.record.topic.clone(),
+            partition: letter.record.partition,
+            offset: letter.record.offset,
+        }
+    }
+
+    fn report(&self) {
+        metrics::counter!("dead_letters_total", "topic" => self.topic.clone(), "class" => self.class)
+            .increment(1);
+        tracing::warn!(
+            dlq.id = %self.id,
+            class = self.class,
+            reason = self.reason,
+            topic = self.topic,
+            partition = self.partition,
+            offset = self.offset,
+            "record parked as a dead letter"
+        );
+    }
+}
+
 /// Verdicts by place: found while the batch runs, used when it runs again.
 type Verdicts = HashMap<(Place, i64), Verdict>;
 
@@ -110,10 +148,12 @@ impl<H: Handler> Processor<H> {
                 continue;
             }
             match self.transact(&records, range.clone(), &verdicts).await {
-                Ok(counts) => {
+                Ok((counts, parked)) => {
                     total.applied += counts.applied;
                     total.duplicates += counts.duplicates;
                     total.parked += counts.parked;
+                    // Only now: a transaction that was not committed has parked nothing.
+                    parked.iter().for_each(Parked::report);
                 }
                 Err(Stopped::Refused(refused)) => {
                     let now = OffsetDateTime::now_utc();
@@ -164,7 +204,7 @@ impl<H: Handler> Processor<H> {
         records: &Arc<[Record]>,
         range: std::ops::Range<usize>,
         verdicts: &Verdicts,
-    ) -> Result<Counts, Stopped> {
+    ) -> Result<(Counts, Vec<Parked>), Stopped> {
         let (this, records, verdicts) = (self.clone(), records.clone(), Arc::new(verdicts.clone()));
         self.database
             .transaction("consumer.batch", move |connection: &mut PgConnection| {
@@ -183,7 +223,7 @@ impl<H: Handler> Processor<H> {
         connection: &mut PgConnection,
         records: &[Record],
         verdicts: &Verdicts,
-    ) -> Result<Counts, Stopped> {
+    ) -> Result<(Counts, Vec<Parked>), Stopped> {
         let mut counts: BTreeMap<Place, Counts> =
             records.iter().map(|record| (place_of(record), Counts::default())).collect();
         let (positions, news) = self.first_seen(connection, records, &counts).await?;
@@ -245,25 +285,13 @@ impl<H: Handler> Processor<H> {
         }
         dead_letter::park(connection, self.group, &letters).await?;
         inbox::advance(connection, self.group, &counts, &next_offsets).await?;
-        for letter in &letters {
-            metrics::counter!("dead_letters_total", "topic" => letter.record.topic.clone(),
-                "class" => letter.judged.verdict.poison.class.as_str())
-            .increment(1);
-            tracing::warn!(
-                dlq.id = %letter.id,
-                class = letter.judged.verdict.poison.class.as_str(),
-                reason = letter.judged.verdict.poison.reason(),
-                topic = letter.record.topic,
-                partition = letter.record.partition,
-                offset = letter.record.offset,
-                "record parked as a dead letter"
-            );
-        }
-        Ok(counts.values().fold(Counts::default(), |sum, count| Counts {
+        let parked = letters.iter().map(Parked::of).collect();
+        let counts = counts.values().fold(Counts::default(), |sum, count| Counts {
             applied: sum.applied + count.applied,
             duplicates: sum.duplicates + count.duplicates,
             parked: sum.parked + count.parked,
-        }))
+        });
+        Ok((counts, parked))
     }
 
     /// Locks the positions, records the batch in the inbox, and says for each record whether it is there for the first
