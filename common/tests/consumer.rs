@@ -341,7 +341,8 @@ async fn a_caller_that_goes_away_leaves_no_transaction_open() {
             == 0
     })
     .await;
-    // And each event that was begun is whole: its inbox row and its effect together.
-    let (effects, inbox) = (lab.effects().await.len(), lab.count("select count(*) from inbox").await);
-    assert_eq!(i64::try_from(effects).expect("few"), inbox);
+    // And each event that was begun is whole, its inbox row and its effect together; one statement sees one moment, so
+    // transactions that still finish don't matter.
+    let halves = lab.count("select (select count(*) from effects) - (select count(*) from inbox)").await;
+    assert_eq!(halves, 0);
 }
