@@ -3,6 +3,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use holdfast_proto::topic;
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -20,15 +21,9 @@ const PARTITIONS: i32 = 4;
 /// A dead-letter copy is a record at the broker's default limit (1 MiB) plus headers.
 const DEAD_LETTER_BYTES_MAX: &str = "2097152";
 const DEAD_LETTER_RETENTION_MS: &str = "2592000000";
+/// The broker's default.
+const EVENT_BYTES_MAX: &str = "1048588";
 const EVENT_RETENTION_MS: &str = "604800000";
-
-/// Topics that carry events, each with the groups that read it.
-const TOPICS: [(&str, &[&str]); 4] = [
-    ("order.created", &["payment"]),
-    ("payment.completed", &["order", "delivery"]),
-    ("payment.refunded", &["order"]),
-    ("delivery.status.updated", &["order", "payment"]),
-];
 
 const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="WARN">
@@ -141,11 +136,11 @@ impl Broker {
     /// Makes those topics that aren't there.
     pub(crate) async fn ensure_topics(&self) -> Result<()> {
         let mut names = Vec::new();
-        for (topic, groups) in TOPICS {
-            names.push((topic.to_owned(), EVENT_RETENTION_MS, "1048588"));
-            for group in groups {
-                names.push((format!("{topic}.{group}.dlq"), DEAD_LETTER_RETENTION_MS, DEAD_LETTER_BYTES_MAX));
-            }
+        for topic in topic::EVENT_TOPICS {
+            names.push((topic.to_owned(), EVENT_RETENTION_MS, EVENT_BYTES_MAX));
+        }
+        for (topic, group) in topic::READINGS {
+            names.push((format!("{topic}.{group}.dlq"), DEAD_LETTER_RETENTION_MS, DEAD_LETTER_BYTES_MAX));
         }
         let topics: Vec<NewTopic<'_>> = names
             .iter()
