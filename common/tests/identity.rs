@@ -4,8 +4,9 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use holdfast_certs::Authority;
 use holdfast_common::{
-    client::{self, Deadline, Destination, DestinationConfig},
+    client::{self, CallsConfig, Destination, DestinationConfig},
     config::IdentityConfig,
+    deadline::Deadline,
     grpc,
     health::Health,
     identity::{Identity, Reload},
@@ -41,14 +42,18 @@ async fn serve(server: Identity, stop: CancellationToken) -> SocketAddr {
 }
 
 fn destination(address: SocketAddr, name: &str, identity: &Identity) -> Destination {
-    let config = DestinationConfig { address: address.to_string(), name: name.to_owned() };
-    client::destination(&config, identity).expect("an address")
+    let config = DestinationConfig {
+        address: address.to_string(),
+        name: name.to_owned(),
+        calls: CallsConfig::default(),
+    };
+    client::destination(&config, identity, |_, _| false).expect("an address")
 }
 
 async fn check(destination: Destination) -> Result<(), Status> {
     let request =
         Deadline::after(Duration::from_secs(5)).request(HealthCheckRequest::default()).expect("time is left");
-    HealthClient::new(destination).check(request).await.map(drop).map_err(client::from_service)
+    HealthClient::new(destination).check(request).await.map(drop)
 }
 
 /// Somebody with a certificate of ours is served; everybody else is refused, and the client sees UNAVAILABLE.

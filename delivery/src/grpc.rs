@@ -1,6 +1,7 @@
 //! gRPC to domain and back.
 
-use holdfast_common::database::Database;
+use futures_util::FutureExt as _;
+use holdfast_common::{database::Database, deadline::Deadline};
 use holdfast_proto::{
     OrderId, UserId, delivery::v1 as pb, delivery::v1::delivery_service_server::DeliveryService, to_timestamp,
 };
@@ -26,12 +27,16 @@ impl DeliveryService for DeliveryHandler {
         &self,
         request: Request<pb::GetDeliveryRequest>,
     ) -> Result<Response<pb::GetDeliveryResponse>, Status> {
+        let deadline = Deadline::of(&request);
         let request = request.into_inner();
         let user_id = UserId::parse(&request.user_id)
             .map_err(|error| Status::invalid_argument(format!("user_id {error}")))?;
         let order_id = OrderId::parse(&request.order_id)
             .map_err(|error| Status::invalid_argument(format!("order_id {error}")))?;
-        let found = store::delivery_of_user(self.database.pool(), order_id, &user_id).await?;
+        let found = self
+            .database
+            .read(deadline, move |connection| store::delivery_of_user(connection, order_id, user_id).boxed())
+            .await?;
         let (delivery, steps) = found.ok_or_else(|| Status::not_found("no delivery of this order yet"))?;
         let history = steps
             .into_iter()

@@ -13,6 +13,7 @@ mod store;
 
 use holdfast_common::{
     database::Database,
+    grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
     service::{BoxError, Context},
 };
@@ -28,7 +29,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let plan = config.delivery.plan()?;
     let database = Database::new(&config.database)?;
-    let handler = grpc::DeliveryHandler::new(database.clone());
+    let server = DeliveryServiceServer::new(grpc::DeliveryHandler::new(database.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let progress = progress::run(database.clone(), plan.step, context.stop.clone());
     Participant {
         grpc: &config.grpc,
@@ -39,12 +41,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         topics: &topic::read_by(context.name),
         permissions: &[("holdfast.delivery.v1.DeliveryService", &["gateway"])],
     }
-    .start(
-        context,
-        &database,
-        consumer::DeliveryEvents::new(plan),
-        Routes::new(DeliveryServiceServer::new(handler)),
-    )
+    .start(context, &database, consumer::DeliveryEvents::new(plan), Routes::new(server))
     .await?;
     context.spawn("progress", finished(progress));
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use holdfast_common::database::DatabaseError;
 use holdfast_proto::{OrderId, UserId};
-use sqlx::{PgConnection, PgPool, Row as _, postgres::PgRow};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -15,9 +15,9 @@ pub(crate) type Step = (Status, OffsetDateTime);
 
 /// The delivery of an order of this user, with its history.
 pub(crate) async fn delivery_of_user(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     order_id: OrderId,
-    user: &UserId,
+    user: UserId,
 ) -> Result<Option<(Delivery, Vec<Step>)>, DatabaseError> {
     let row = sqlx::query(
         "-- delivery.delivery_of_user
@@ -32,7 +32,7 @@ pub(crate) async fn delivery_of_user(
     )
     .bind(order_id.as_uuid())
     .bind(user.as_str())
-    .fetch_optional(pool)
+    .fetch_optional(connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
     let statuses: Vec<String> = row.try_get("statuses")?;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use holdfast_common::{
-    client::{self, Deadline, Destination},
+    client::{self, Destination, Unguarded},
+    deadline::Deadline,
     health::Component,
     identity::Identity,
     service::BoxError,
@@ -35,10 +36,11 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn new(config: &UpstreamConfig, identity: &Identity) -> Result<Self, BoxError> {
+        let destination = |config| client::destination(config, identity, holdfast_proto::is_idempotent);
         Ok(Self {
-            order: client::destination(&config.order, identity)?,
-            payment: client::destination(&config.payment, identity)?,
-            delivery: client::destination(&config.delivery, identity)?,
+            order: destination(&config.order)?,
+            payment: destination(&config.payment)?,
+            delivery: destination(&config.delivery)?,
         })
     }
 
@@ -72,8 +74,10 @@ pub(crate) async fn follow(service: Destination, component: Component, stop: Can
     let mut health = HealthClient::new(service);
     loop {
         let request = Deadline::after(PROBE_TIME_MAX).request(HealthCheckRequest { service: String::new() });
-        if let Ok(request) = request {
-            match health.check(request).await.map_err(client::from_service) {
+        if let Ok(mut request) = request {
+            // An answer about health must not close a breaker that opened for other reasons, nor wait for it.
+            request.extensions_mut().insert(Unguarded);
+            match health.check(request).await {
                 Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => component.ready(),
                 Ok(_) => component.waiting("the service waits for a part of its own"),
                 Err(status) => component.waiting(format!("{:?}", status.code())),
@@ -89,7 +93,6 @@ pub(crate) async fn follow(service: Destination, component: Component, stop: Can
 impl From<Status> for Problem {
     /// The one table from gRPC to HTTP.
     fn from(status: Status) -> Self {
-        let status = client::from_service(status);
         match status.code() {
             Code::NotFound => Self::not_found(),
             Code::InvalidArgument | Code::OutOfRange => {

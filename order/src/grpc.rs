@@ -1,9 +1,10 @@
 //! gRPC to domain and back.
 
 use aws_lc_rs::digest;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use holdfast_common::{
     database::{Conflicting, Database, DatabaseError},
+    deadline::Deadline,
     event::NewEvent,
     grpc::traceparent,
     idempotency,
@@ -52,16 +53,12 @@ impl Conflicting for CreateError {
     }
 }
 
-impl From<CreateError> for Status {
-    fn from(error: CreateError) -> Self {
-        match error {
-            CreateError::StillRunning => {
-                Self::aborted("a request with this idempotency key is still running")
-            }
-            CreateError::KeyReused => {
-                Self::already_exists("this idempotency key was used for a request with another content")
-            }
-            CreateError::Database(error) => error.into(),
+impl CreateError {
+    fn into_status(self, still_running: Status) -> Status {
+        match self {
+            Self::StillRunning => still_running,
+            Self::KeyReused => idempotency::key_reused(),
+            Self::Database(error) => error.into(),
         }
     }
 }
@@ -77,11 +74,12 @@ impl OrderHandler {
         draft: Draft,
         key: IdempotencyKey,
         traceparent: Option<String>,
+        deadline: Deadline,
     ) -> Result<(Order, bool), CreateError> {
         let fingerprint = digest::digest(&digest::SHA256, &draft.canonical_bytes()).as_ref().to_vec();
         let order_id = OrderId::generate();
         self.database
-            .transaction("order.create", move |connection: &mut PgConnection| {
+            .transaction("order.create", deadline, move |connection: &mut PgConnection| {
                 let (draft, key, fingerprint) = (draft.clone(), key.clone(), fingerprint.clone());
                 let traceparent = traceparent.clone();
                 let work: BoxFuture<'_, _> = Box::pin(async move {
@@ -92,7 +90,8 @@ impl OrderHandler {
                         if used.fingerprint != fingerprint {
                             return Err(CreateError::KeyReused);
                         }
-                        let order = store::order_of_user(connection, used.order_id, &draft.user_id).await?;
+                        let order =
+                            store::order_of_user(connection, used.order_id, draft.user_id.clone()).await?;
                         let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
                         return Ok((order.as_created(), true));
                     }
@@ -120,13 +119,15 @@ impl OrderService for OrderHandler {
         &self,
         request: Request<pb::CreateOrderRequest>,
     ) -> Result<Response<pb::CreateOrderResponse>, Status> {
-        let traceparent = traceparent(request.metadata());
+        let (deadline, traceparent) = (Deadline::of(&request), traceparent(request.metadata()));
+        let still_running = idempotency::still_running(request.metadata());
         let request = request.into_inner();
         let user_id = parse_user(&request.user_id)?;
         let key = IdempotencyKey::parse(&request.idempotency_key)
             .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?;
         let draft = parse_draft(user_id, request.delivery_address, request.items)?;
-        let (order, replayed) = self.create(draft, key, traceparent).await?;
+        let created = self.create(draft, key, traceparent, deadline).await;
+        let (order, replayed) = created.map_err(|error| error.into_status(still_running))?;
         if !replayed {
             metrics::counter!("orders_created_total").increment(1);
         }
@@ -137,10 +138,14 @@ impl OrderService for OrderHandler {
         &self,
         request: Request<pb::GetOrderRequest>,
     ) -> Result<Response<pb::GetOrderResponse>, Status> {
+        let deadline = Deadline::of(&request);
         let request = request.into_inner();
         let user_id = parse_user(&request.user_id)?;
         let order_id = parse_order_id(&request.order_id)?;
-        let order = store::order_of_user(self.database.pool(), order_id, &user_id).await?;
+        let order = self
+            .database
+            .read(deadline, move |connection| store::order_of_user(connection, order_id, user_id).boxed())
+            .await?;
         let order = order.ok_or_else(|| Status::not_found("no such order"))?;
         Ok(Response::new(pb::GetOrderResponse { order: Some(order_to_proto(&order)) }))
     }
@@ -149,6 +154,7 @@ impl OrderService for OrderHandler {
         &self,
         request: Request<pb::ListOrdersRequest>,
     ) -> Result<Response<pb::ListOrdersResponse>, Status> {
+        let deadline = Deadline::of(&request);
         let request = request.into_inner();
         let user_id = parse_user(&request.user_id)?;
         if !(1..=PAGE_SIZE_MAX).contains(&request.page_size) {
@@ -162,7 +168,12 @@ impl OrderService for OrderHandler {
         };
         // One more than asked for tells whether there is another page.
         let limit = i64::from(request.page_size) + 1;
-        let mut orders = store::orders_of_user(self.database.pool(), &user_id, before, limit).await?;
+        let mut orders = self
+            .database
+            .read(deadline, move |connection| {
+                store::orders_of_user(connection, user_id, before, limit).boxed()
+            })
+            .await?;
         let more = orders.len() > request.page_size as usize;
         orders.truncate(request.page_size as usize);
         let next_page_token = orders.last().filter(|_| more).map(|order| order.order_id.to_string());

@@ -12,6 +12,7 @@ mod watchdog;
 
 use holdfast_common::{
     database::Database,
+    grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
     service::{BoxError, Context},
 };
@@ -26,7 +27,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Starts the service.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let database = Database::new(&config.database)?;
-    let handler = grpc::OrderHandler::new(database.clone());
+    let server = OrderServiceServer::new(grpc::OrderHandler::new(database.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let watchdog = watchdog::watch(database.clone(), config.order.stuck_after, context.stop.clone());
     Participant {
         grpc: &config.grpc,
@@ -37,7 +39,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         topics: &topic::read_by(context.name),
         permissions: &[("holdfast.order.v1.OrderService", &["gateway"])],
     }
-    .start(context, &database, consumer::OrderEvents, Routes::new(OrderServiceServer::new(handler)))
+    .start(context, &database, consumer::OrderEvents, Routes::new(server))
     .await?;
     context.spawn("watchdog", finished(watchdog));
     Ok(())

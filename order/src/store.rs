@@ -112,9 +112,9 @@ macro_rules! select_orders {
 
 /// An order of this user.
 pub(crate) async fn order_of_user(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     order_id: OrderId,
-    user: &UserId,
+    user: UserId,
 ) -> Result<Option<Order>, DatabaseError> {
     let row = sqlx::query(concat!(
         "-- order.order_of_user\n",
@@ -122,15 +122,15 @@ pub(crate) async fn order_of_user(
     ))
     .bind(order_id.as_uuid())
     .bind(user.as_str())
-    .fetch_optional(executor)
+    .fetch_optional(connection)
     .await?;
     row.as_ref().map(order_from_row).transpose()
 }
 
 /// Orders of this user, newest first, those older than `before` if it is given.
 pub(crate) async fn orders_of_user(
-    executor: impl PgExecutor<'_>,
-    user: &UserId,
+    connection: &mut PgConnection,
+    user: UserId,
     before: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<Order>, DatabaseError> {
@@ -144,7 +144,7 @@ pub(crate) async fn orders_of_user(
     .bind(user.as_str())
     .bind(before.map(OrderId::as_uuid))
     .bind(limit)
-    .fetch_all(executor)
+    .fetch_all(connection)
     .await?;
     rows.iter().map(order_from_row).collect()
 }

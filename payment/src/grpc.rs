@@ -1,9 +1,10 @@
 //! gRPC to domain and back.
 
 use aws_lc_rs::digest;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use holdfast_common::{
     database::{Conflicting, Database, DatabaseError},
+    deadline::Deadline,
     idempotency,
 };
 use holdfast_proto::{
@@ -48,20 +49,14 @@ impl Conflicting for CreditError {
     }
 }
 
-impl From<CreditError> for Status {
-    fn from(error: CreditError) -> Self {
-        match error {
-            CreditError::StillRunning => {
-                Self::aborted("a request with this idempotency key is still running")
-            }
-            CreditError::KeyReused => {
-                Self::already_exists("this idempotency key was used for a request with another content")
-            }
-            CreditError::Refused(violation @ Violation::BalanceLimit) => {
-                Self::out_of_range(violation.to_string())
-            }
-            CreditError::Refused(violation) => Self::invalid_argument(violation.to_string()),
-            CreditError::Database(error) => error.into(),
+impl CreditError {
+    fn into_status(self, still_running: Status) -> Status {
+        match self {
+            Self::StillRunning => still_running,
+            Self::KeyReused => idempotency::key_reused(),
+            Self::Refused(violation @ Violation::BalanceLimit) => Status::out_of_range(violation.to_string()),
+            Self::Refused(violation) => Status::invalid_argument(violation.to_string()),
+            Self::Database(error) => error.into(),
         }
     }
 }
@@ -81,11 +76,11 @@ impl PaymentHandler {
     }
 
     /// Account, entry and key in one transaction. Answers with the balance after it and whether it was there before.
-    async fn credit(&self, credit: Credit) -> Result<(Money, bool), CreditError> {
+    async fn credit(&self, credit: Credit, deadline: Deadline) -> Result<(Money, bool), CreditError> {
         let content = format!("{}\n{}", credit.user_id, credit.amount);
         let fingerprint = digest::digest(&digest::SHA256, content.as_bytes()).as_ref().to_vec();
         self.database
-            .transaction("payment.credit", move |connection: &mut PgConnection| {
+            .transaction("payment.credit", deadline, move |connection: &mut PgConnection| {
                 let (credit, fingerprint) = (credit.clone(), fingerprint.clone());
                 let work: BoxFuture<'_, _> = Box::pin(async move {
                     let Credit { user_id, amount, requested_by, key } = credit;
@@ -126,11 +121,15 @@ impl PaymentService for PaymentHandler {
         &self,
         request: Request<pb::GetPaymentRequest>,
     ) -> Result<Response<pb::GetPaymentResponse>, Status> {
+        let deadline = Deadline::of(&request);
         let request = request.into_inner();
         let user_id = parse_user("user_id", &request.user_id)?;
         let order_id = OrderId::parse(&request.order_id)
             .map_err(|error| Status::invalid_argument(format!("order_id {error}")))?;
-        let payment = store::payment_of_user(self.database.pool(), order_id, &user_id).await?;
+        let payment = self
+            .database
+            .read(deadline, move |connection| store::payment_of_user(connection, order_id, user_id).boxed())
+            .await?;
         let payment = payment.ok_or_else(|| Status::not_found("no payment of this order yet"))?;
         Ok(Response::new(pb::GetPaymentResponse { payment: Some(payment_to_proto(&payment)) }))
     }
@@ -139,8 +138,11 @@ impl PaymentService for PaymentHandler {
         &self,
         request: Request<pb::GetAccountRequest>,
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
+        let deadline = Deadline::of(&request);
         let user_id = parse_user("user_id", &request.into_inner().user_id)?;
-        let account = store::account(self.database.pool(), &user_id).await?;
+        let user = user_id.clone();
+        let account =
+            self.database.read(deadline, move |connection| store::account(connection, user).boxed()).await?;
         let account = account.unwrap_or_else(|| Account::empty(user_id, Currency::EUR));
         Ok(Response::new(pb::GetAccountResponse { account: Some(account_to_proto(&account)) }))
     }
@@ -149,6 +151,8 @@ impl PaymentService for PaymentHandler {
         &self,
         request: Request<pb::CreditAccountRequest>,
     ) -> Result<Response<pb::CreditAccountResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let still_running = idempotency::still_running(request.metadata());
         let request = request.into_inner();
         let mut amount = request.amount.unwrap_or_default();
         if amount.currency.is_empty() {
@@ -163,7 +167,8 @@ impl PaymentService for PaymentHandler {
                 .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?,
         };
         let user_id = credit.user_id.clone();
-        let (balance, replayed) = self.credit(credit).await?;
+        let credited = self.credit(credit, deadline).await;
+        let (balance, replayed) = credited.map_err(|error| error.into_status(still_running))?;
         let account = account_to_proto(&Account { user_id, balance });
         Ok(Response::new(pb::CreditAccountResponse { account: Some(account), replayed }))
     }

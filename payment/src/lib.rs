@@ -12,6 +12,7 @@ mod store;
 
 use holdfast_common::{
     database::Database,
+    grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
     service::{BoxError, Context},
 };
@@ -26,7 +27,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Starts the service.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let database = Database::new(&config.database)?;
-    let handler = grpc::PaymentHandler::new(database.clone());
+    let server = PaymentServiceServer::new(grpc::PaymentHandler::new(database.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let balances = opening::parse(&config.payment.opening_balances)?;
     let opening = opening::open(database.clone(), balances, context.health.component("accounts"));
     Participant {
@@ -38,7 +40,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         topics: &topic::read_by(context.name),
         permissions: &[("holdfast.payment.v1.PaymentService", &["gateway"])],
     }
-    .start(context, &database, consumer::PaymentEvents, Routes::new(PaymentServiceServer::new(handler)))
+    .start(context, &database, consumer::PaymentEvents, Routes::new(server))
     .await?;
     let stop = context.stop.clone();
     context.spawn(

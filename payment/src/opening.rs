@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use holdfast_common::{
     backoff::Backoff,
-    database::{Database, DatabaseError},
+    database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    deadline::Deadline,
     health::Component,
     service::{BoxError, chain},
 };
@@ -45,20 +46,24 @@ pub(crate) async fn open(database: Database, balances: Vec<(UserId, Money)>, com
 
 async fn open_account(database: &Database, user_id: UserId, balance: Money) -> Result<(), DatabaseError> {
     database
-        .transaction("payment.open_account", move |connection: &mut PgConnection| {
-            let user_id = user_id.clone();
-            let work: BoxFuture<'_, _> = Box::pin(async move {
-                if !store::insert_account(connection, &user_id, balance.currency).await? {
-                    return Ok(());
-                }
-                let mut account = Account::empty(user_id, balance.currency);
-                match account.credit(EntryKind::Opening, balance, OffsetDateTime::now_utc()) {
-                    Ok(entry) => store::save(connection, &[&account], &[entry]).await.map(drop),
-                    // An opening balance of zero: the account is there, and nothing is in it.
-                    Err(_) => Ok(()),
-                }
-            });
-            work
-        })
+        .transaction(
+            "payment.open_account",
+            Deadline::after(BACKGROUND_TIME_MAX),
+            move |connection: &mut PgConnection| {
+                let user_id = user_id.clone();
+                let work: BoxFuture<'_, _> = Box::pin(async move {
+                    if !store::insert_account(connection, &user_id, balance.currency).await? {
+                        return Ok(());
+                    }
+                    let mut account = Account::empty(user_id, balance.currency);
+                    match account.credit(EntryKind::Opening, balance, OffsetDateTime::now_utc()) {
+                        Ok(entry) => store::save(connection, &[&account], &[entry]).await.map(drop),
+                        // An opening balance of zero: the account is there, and nothing is in it.
+                        Err(_) => Ok(()),
+                    }
+                });
+                work
+            },
+        )
         .await
 }

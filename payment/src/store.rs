@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use holdfast_common::database::DatabaseError;
 use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
-use sqlx::{PgConnection, PgExecutor, Row as _, postgres::PgRow};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::domain::{Account, Entry, EntryKind, Payment, Status};
@@ -37,15 +37,15 @@ pub(crate) async fn insert_account(
 }
 
 pub(crate) async fn account(
-    executor: impl PgExecutor<'_>,
-    user: &UserId,
+    connection: &mut PgConnection,
+    user: UserId,
 ) -> Result<Option<Account>, DatabaseError> {
     let row = sqlx::query(
         "-- payment.account
         select user_id, currency, balance_minor from accounts where user_id = $1",
     )
     .bind(user.as_str())
-    .fetch_optional(executor)
+    .fetch_optional(connection)
     .await?;
     row.as_ref().map(account_from_row).transpose()
 }
@@ -149,9 +149,9 @@ pub(crate) async fn lock_payments(
 
 /// The payment of an order of this user.
 pub(crate) async fn payment_of_user(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     order_id: OrderId,
-    user: &UserId,
+    user: UserId,
 ) -> Result<Option<Payment>, DatabaseError> {
     let row = sqlx::query(
         "-- payment.payment_of_user
@@ -160,7 +160,7 @@ pub(crate) async fn payment_of_user(
     )
     .bind(order_id.as_uuid())
     .bind(user.as_str())
-    .fetch_optional(executor)
+    .fetch_optional(connection)
     .await?;
     row.as_ref().map(payment_from_row).transpose()
 }

@@ -54,3 +54,27 @@ pub use generated::{delivery, ops, order, payment, r#type};
 
 /// All message types as an encoded `FileDescriptorSet`; tools decode events by it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The unary calls whose `.proto` marks them as idempotent (`idempotency_level`): sent twice, they have the effect of
+/// one. Only these may be retried.
+const IDEMPOTENT_METHODS: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/idempotent.rs"));
+
+/// Whether `service`/`method` may be sent again when its outcome is unknown.
+#[must_use]
+pub fn is_idempotent(service: &str, method: &str) -> bool {
+    IDEMPOTENT_METHODS.contains(&(service, method))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A method is idempotent because its `.proto` says so, not because it is called a read.
+    #[test]
+    fn idempotent_is_what_the_contract_marks() {
+        assert!(is_idempotent("holdfast.order.v1.OrderService", "CreateOrder"));
+        assert!(is_idempotent("holdfast.payment.v1.PaymentService", "GetAccount"));
+        assert!(!is_idempotent("holdfast.order.v1.OrderService", "Create"));
+        assert!(!is_idempotent("grpc.health.v1.Health", "Check"));
+    }
+}

@@ -1,54 +1,48 @@
 //! What a failed call means. A transport's failure is never the service's answer, so it gets a code of its own.
 
-use std::error::Error as StdError;
+use tonic::{Status, TimeoutExpired};
 
-use tonic::{Code, Status, TimeoutExpired, transport};
+use super::attempt::causes;
+use crate::{deadline::DeadlinePassed, service::BoxError};
 
-/// Gives every failure of the transport the code that callers act on: `DEADLINE_EXCEEDED` if time ran out,
-/// `UNAVAILABLE` for anything else below the service (refused, reset, GOAWAY race, handshake). Answers of the service
-/// pass unchanged.
-#[must_use]
-pub fn from_service(status: Status) -> Status {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.is::<TimeoutExpired>() {
-            return with_code(Code::DeadlineExceeded, "deadline exceeded", &status);
-        }
-        if error.is::<transport::Error>() || error.is::<hyper::Error>() {
-            // A timeout may hide deeper in the chain.
-            let mut deeper: Option<&(dyn StdError + 'static)> = Some(error);
-            while let Some(error) = deeper {
-                if error.is::<TimeoutExpired>() {
-                    return with_code(Code::DeadlineExceeded, "deadline exceeded", &status);
-                }
-                deeper = error.source();
-            }
-            return with_code(Code::Unavailable, "service cannot be reached", &status);
-        }
-        cause = error.source();
+/// Gives a failure below the service the code that callers act on: `DEADLINE_EXCEEDED` if time ran out, `UNAVAILABLE`
+/// for everything else (refused, reset, handshake, an answer cut off, a call that raced with a graceful GOAWAY).
+///
+/// tonic reports these as CANCELLED, UNKNOWN or INTERNAL, partly by chance.
+pub(super) fn of_transport(error: BoxError) -> Status {
+    if causes(error.as_ref()).any(<dyn std::error::Error>::is::<TimeoutExpired>) {
+        return DeadlinePassed.into();
     }
-    // tonic reports its own expired timeout without a source.
-    if status.code() == Code::Cancelled && status.message().contains("Timeout expired") {
-        return with_code(Code::DeadlineExceeded, "deadline exceeded", &status);
-    }
+    let mut status =
+        Status::unavailable(format!("endpoint cannot be reached: {}", innermost(error.as_ref())));
+    status.set_source(error.into());
     status
 }
 
-fn with_code(code: Code, text: &str, original: &Status) -> Status {
-    Status::new(code, format!("{text}: {}", original.message()))
+/// The last cause says most: "connection refused" rather than "transport error".
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use tonic::Code;
 
     use super::*;
 
-    /// Time that ran out is a deadline, and an answer of the service is left alone.
+    /// Whatever happens below the service is UNAVAILABLE, with the cause in its text.
     #[test]
-    fn time_is_a_deadline_and_answers_are_left_alone() {
-        assert_eq!(from_service(Status::cancelled("Timeout expired")).code(), Code::DeadlineExceeded);
-        for code in [Code::NotFound, Code::Internal, Code::Unavailable, Code::Cancelled] {
-            assert_eq!(from_service(Status::new(code, "said so")).code(), code);
+    fn the_transports_failures_are_unavailable() {
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset] {
+            let status = of_transport(Box::new(io::Error::from(kind)));
+            assert_eq!(status.code(), Code::Unavailable);
+            assert!(status.message().contains("connection"), "{status}");
+        }
+        // tonic turns what the connection says into an INTERNAL or UNKNOWN of its own.
+        for status in [Status::internal("h2 protocol error"), Status::unknown("transport error")] {
+            assert_eq!(of_transport(Box::new(status)).code(), Code::Unavailable);
         }
     }
 }

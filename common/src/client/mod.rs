@@ -1,55 +1,151 @@
-//! The client column of every call: deadline > (retry > balance > breaker > attempt timeout, next to come) > mTLS
-//! channel with keepalive.
+//! The client column of every call, outermost first:
 //!
-//! A [`Destination`] is made once per service and cloned into generated clients. Each call carries what is left of the
-//! request's [`Deadline`], and each failure that isn't the service's own answer becomes `UNAVAILABLE` or
-//! `DEADLINE_EXCEEDED` ([`failure`]), so callers look at codes only.
+//! ```text
+//! deadline         the whole call ends here                              total.rs
+//! replay           reads the message once, so that it can be sent again  replay.rs
+//! retry            idempotent calls, UNAVAILABLE, within a budget        retry.rs
+//! balance          two at random, the one with less to do                balance.rs, resolve.rs
+//! circuit breaker  one per endpoint                                      breaker/
+//! attempt          a timeout for each, and every failure gets its code   attempt.rs, failure.rs
+//! channel          HTTP/2 with keepalive over mutual TLS                 channel.rs
+//! ```
+//!
+//! A [`Destination`] is made once per service and cloned into generated clients, which need no change. Callers look at
+//! status codes only: what is no answer of the service is `UNAVAILABLE` or `DEADLINE_EXCEEDED`. The reasons for the
+//! order and the numbers are in `docs/adr/0006-client-column.md`.
 
-mod deadline;
+mod attempt;
+mod balance;
+pub mod breaker;
+mod channel;
 mod failure;
+mod replay;
+mod resolve;
+mod retry;
+mod total;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
-use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
+use tonic::{Status, body::Body};
+use tower::{ServiceBuilder, retry::RetryLayer, util::BoxCloneSyncService};
 
-pub use self::{
-    deadline::{Deadline, DeadlinePassed},
-    failure::from_service,
+pub(crate) use self::retry::{PREVIOUS_ATTEMPTS, PUSHBACK_MS};
+use self::{
+    attempt::Attempt,
+    balance::{Balance, Endpoint, Endpoints},
+    breaker::{Breaker, BreakerConfig, Rejected, has_source},
+    replay::ReplayLayer,
+    retry::{RetryLimits, RetryPolicy},
+    total::DeadlineLayer,
 };
-use crate::{identity::Identity, identity::connector, service::BoxError};
+pub use self::{balance::Unguarded, replay::IsIdempotent};
+use crate::{config::duration, identity::Identity, service::BoxError};
 
-/// Where a service is.
+/// Where a service is, and how it is called.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DestinationConfig {
-    /// `host:port`.
+    /// `host:port`, or several of them separated by commas. Calls are spread over all addresses of all names.
     pub address: String,
     /// The DNS name in its certificate.
     pub name: String,
+    /// How it is called.
+    #[serde(default)]
+    pub calls: CallsConfig,
 }
 
-/// A service that can be called; clones share the connection.
-pub type Destination = Channel;
+/// How a service is called.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallsConfig {
+    /// Time for one attempt, the connection included. Default 1 s.
+    #[serde(deserialize_with = "duration")]
+    pub attempt_timeout: Duration,
+    /// Attempts of one call, the first included; 1 turns retries off. Default 3.
+    pub attempts_max: u32,
+    /// Retries per hundred calls. Default 20.
+    pub retry_budget_percent: u32,
+    /// Retries per second that are allowed however few calls there are. Default 3.
+    pub retry_budget_per_second: u32,
+    /// The circuit breaker of each endpoint.
+    pub breaker: BreakerConfig,
+}
 
-/// Ping an idle connection after 10 s and drop it 5 s later: a dead peer is found before the next call needs it
-/// (pitfalls P28).
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEPALIVE_WAIT_MAX: Duration = Duration::from_secs(5);
+impl Default for CallsConfig {
+    fn default() -> Self {
+        Self {
+            attempt_timeout: Duration::from_secs(1),
+            attempts_max: 3,
+            retry_budget_percent: 20,
+            retry_budget_per_second: 3,
+            breaker: BreakerConfig::default(),
+        }
+    }
+}
+
+/// A service that can be called; clones share everything.
+pub type Destination = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
 /// Prepares a destination. Nothing is connected before the first call, so start needs no order.
-pub fn destination(config: &DestinationConfig, identity: &Identity) -> Result<Destination, BoxError> {
-    let (address, name, identity) = (config.address.clone(), config.name.clone(), identity.clone());
-    // `http` although it is TLS: the connector does the TLS, and tonic refuses `https` for connectors as soon as any
-    // crate in the build turns on one of its TLS features. `origin` sets the scheme that the server sees.
-    let endpoint = Endpoint::from_shared(format!("http://{}", config.address))?
-        .origin(format!("https://{}", config.name).parse()?)
-        .http2_keep_alive_interval(KEEPALIVE_EVERY)
-        .keep_alive_timeout(KEEPALIVE_WAIT_MAX)
-        .keep_alive_while_idle(true);
-    Ok(endpoint.connect_with_connector_lazy(service_fn(move |_| {
-        let (address, name, identity) = (address.clone(), name.clone(), identity.clone());
-        async move { connector::connect(&address, &name, &identity).await }
-    })))
+///
+/// `is_idempotent` says which calls may be sent again; `holdfast_proto::is_idempotent` for ours.
+pub fn destination(
+    config: &DestinationConfig,
+    identity: &Identity,
+    is_idempotent: IsIdempotent,
+) -> Result<Destination, BoxError> {
+    let addresses: Vec<String> = config.address.split(',').map(|address| address.trim().to_owned()).collect();
+    if let Some(wrong) = addresses.iter().find(|address| !has_port(address)) {
+        return Err(format!("{wrong:?} is not host:port, the address of {}", config.name).into());
+    }
+    let origin: http::Uri = format!("https://{}", config.name).parse()?;
+
+    let endpoints = Arc::new(Endpoints::unknown());
+    let (calls, name, identity) = (config.calls.clone(), config.name.clone(), identity.clone());
+    let make = move |address: std::net::SocketAddr| {
+        let inner = channel::connect_lazily(address, &name, origin.clone(), &identity);
+        let breaker = Breaker::new(&calls.breaker, &name, &address.to_string());
+        Endpoint::new(address.to_string(), breaker, Attempt { inner, time_max: calls.attempt_timeout })
+    };
+    tokio::spawn(resolve::follow(config.name.clone(), addresses, Arc::downgrade(&endpoints), make));
+    let known_within = config.calls.attempt_timeout;
+    Ok(column(Balance { endpoints, known_within }, &config.name, &config.calls, is_idempotent))
 }
+
+/// The layers around a balancer; tests put other endpoints under them.
+fn column<S>(balance: Balance<S>, name: &str, calls: &CallsConfig, is_idempotent: IsIdempotent) -> Destination
+where
+    Balance<S>: tower::Service<http::Request<replay::Message>, Response = http::Response<Body>, Error = Status>
+        + Send
+        + Sync
+        + 'static,
+    <Balance<S> as tower::Service<http::Request<replay::Message>>>::Future: Send,
+{
+    let limits = RetryLimits {
+        attempts_max: calls.attempts_max,
+        budget_percent: calls.retry_budget_percent,
+        budget_per_second: calls.retry_budget_per_second,
+    };
+    let stack = ServiceBuilder::new()
+        .layer(DeadlineLayer)
+        .layer(ReplayLayer { is_idempotent })
+        .layer(RetryLayer::new(RetryPolicy::new(limits, name)))
+        .service(balance);
+    BoxCloneSyncService::new(stack)
+}
+
+fn has_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// Whether the breakers refused a call: nothing was sent, and the next moments will be the same.
+#[must_use]
+pub fn is_breaker_open(status: &Status) -> bool {
+    has_source::<Rejected>(status)
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,8 @@ use super::{
 };
 pub use super::{dead_letter::dead_letter_topic, inbox::Counts};
 use crate::{
-    database::{Conflicting, Database, DatabaseError},
+    database::{BACKGROUND_TIME_MAX, Conflicting, Database, DatabaseError},
+    deadline::Deadline,
     event::{HeaderError, Metadata, payload},
     record::Record,
     service::chain,
@@ -207,13 +208,17 @@ impl<H: Handler> Processor<H> {
     ) -> Result<(Counts, Vec<Parked>), Stopped> {
         let (this, records, verdicts) = (self.clone(), records.clone(), Arc::new(verdicts.clone()));
         self.database
-            .transaction("consumer.batch", move |connection: &mut PgConnection| {
-                let (this, records, verdicts) = (this.clone(), records.clone(), verdicts.clone());
-                let range = range.clone();
-                let work: BoxFuture<'_, _> =
-                    Box::pin(async move { this.work(connection, &records[range], &verdicts).await });
-                work
-            })
+            .transaction(
+                "consumer.batch",
+                Deadline::after(BACKGROUND_TIME_MAX),
+                move |connection: &mut PgConnection| {
+                    let (this, records, verdicts) = (this.clone(), records.clone(), verdicts.clone());
+                    let range = range.clone();
+                    let work: BoxFuture<'_, _> =
+                        Box::pin(async move { this.work(connection, &records[range], &verdicts).await });
+                    work
+                },
+            )
             .await
     }
 

@@ -11,20 +11,23 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use super::{Identity, Peer};
+use super::{Identity, Peer, socket};
 use crate::service::chain;
 
 /// A peer that takes longer is dropped, so that slow or silent connections can't pile up.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Handshakes at a time; the next ones wait in the kernel's backlog.
 const HANDSHAKES_MAX: usize = 256;
+/// Connections at a time, handshakes included. Further ones wait in the kernel's backlog until others end: a client that
+/// opens connections without end hurts itself before it takes our memory and file descriptors.
+const CONNECTIONS_MAX: usize = 1024;
 /// Connections that shook hands and wait for the server to take them; when full, handshakes wait.
 const ACCEPTED_MAX: usize = 64;
 
@@ -33,6 +36,8 @@ const ACCEPTED_MAX: usize = 64;
 pub struct PeerStream {
     io: TlsStream<TcpStream>,
     peer: Peer,
+    /// Given back when the connection ends.
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Connected for PeerStream {
@@ -51,10 +56,12 @@ pub fn accept(
 ) -> ReceiverStream<io::Result<PeerStream>> {
     let (accepted, stream) = mpsc::channel(ACCEPTED_MAX);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::spawn(async move {
         loop {
-            // The semaphore is never closed.
-            let Ok(slot) = handshakes.clone().acquire_owned().await else { return };
+            // The semaphores are never closed.
+            let Ok(handshake) = handshakes.clone().acquire_owned().await else { return };
+            let Ok(slot) = connections.clone().acquire_owned().await else { return };
             let tcp = tokio::select! {
                 () = stop.cancelled() => return,
                 () = accepted.closed() => return,
@@ -72,7 +79,7 @@ pub fn accept(
             // A task of its own for each handshake: one slow peer must not hold up the others.
             let (accepted, identity) = (accepted.clone(), identity.clone());
             tokio::spawn(async move {
-                match shake_hands(tcp, &identity).await {
+                match shake_hands(tcp, &identity, slot).await {
                     Ok(stream) => {
                         // Fails only when the server is gone, and the connection with it.
                         let _ = accepted.send(Ok(stream)).await;
@@ -82,16 +89,19 @@ pub fn accept(
                         tracing::info!(error = chain(&error), "connection refused in the handshake");
                     }
                 }
-                drop(slot);
+                drop(handshake);
             });
         }
     });
     ReceiverStream::new(stream)
 }
 
-async fn shake_hands(tcp: TcpStream, identity: &Identity) -> io::Result<PeerStream> {
-    // Small messages both ways; waiting to fill a segment would add a delayed acknowledgement to each call.
-    tcp.set_nodelay(true)?;
+async fn shake_hands(
+    tcp: TcpStream,
+    identity: &Identity,
+    slot: OwnedSemaphorePermit,
+) -> io::Result<PeerStream> {
+    socket::tune(&tcp)?;
     let acceptor = TlsAcceptor::from(identity.server_config());
     let io = tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(tcp)).await??;
     let (_, session) = io.get_ref();
@@ -103,7 +113,7 @@ async fn shake_hands(tcp: TcpStream, identity: &Identity) -> io::Result<PeerStre
         .and_then(|chain| chain.first())
         .ok_or_else(|| io::Error::other("peer sent no certificate"))?;
     let peer = Peer::from_certificate(certificate).map_err(io::Error::other)?;
-    Ok(PeerStream { io, peer })
+    Ok(PeerStream { io, peer, _slot: slot })
 }
 
 impl AsyncRead for PeerStream {

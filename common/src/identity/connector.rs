@@ -1,27 +1,27 @@
 //! Makes mutually authenticated connections; the configuration is read anew for each, so a rotated certificate is
 //! used from the next connection on.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::Identity;
+use super::{Identity, socket};
 
 /// For TCP and TLS together; a peer on the same network answers within milliseconds or not at all.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Connects to `address` (`host:port`) and checks that its certificate is for the DNS name `name`.
+/// Connects to `address` and checks that its certificate is for the DNS name `name`.
 pub(crate) async fn connect(
-    address: &str,
+    address: SocketAddr,
     name: &str,
     identity: &Identity,
 ) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
     let handshake = async {
         let tcp = TcpStream::connect(address).await?;
-        tcp.set_nodelay(true)?;
+        socket::tune(&tcp)?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(identity.client_config()).connect(name, tcp).await
     };

@@ -11,6 +11,7 @@ pub mod acceptor;
 pub mod connector;
 mod material;
 mod peer;
+mod socket;
 
 use std::{sync::Arc, time::Duration};
 

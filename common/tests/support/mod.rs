@@ -8,7 +8,8 @@ use futures_util::future::BoxFuture;
 use holdfast_common::{
     config::{DatabaseConfig, KafkaConfig},
     consumer::{Accepted, Answer, Class, Handler, Poison, batch::Processor},
-    database::{Database, DatabaseError},
+    database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    deadline::Deadline,
     event::{Metadata, NewEvent},
     health::Health,
     kafka,
@@ -96,12 +97,16 @@ impl Lab {
         for event in events {
             let record = OutboxRecord::from_event(event, "test");
             self.database
-                .transaction("test.write", move |connection: &mut PgConnection| {
-                    let record = record.clone();
-                    let work: BoxFuture<'_, Result<(), DatabaseError>> =
-                        Box::pin(async move { outbox::append(connection, vec![record]).await });
-                    work
-                })
+                .transaction(
+                    "test.write",
+                    Deadline::after(BACKGROUND_TIME_MAX),
+                    move |connection: &mut PgConnection| {
+                        let record = record.clone();
+                        let work: BoxFuture<'_, Result<(), DatabaseError>> =
+                            Box::pin(async move { outbox::append(connection, vec![record]).await });
+                        work
+                    },
+                )
                 .await
                 .expect("written");
         }

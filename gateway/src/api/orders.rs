@@ -12,7 +12,6 @@ use axum::{
     response::Response,
     routing::get,
 };
-use holdfast_common::client::from_service;
 use holdfast_proto::{
     IdempotencyKey, OrderId, UserId,
     delivery::v1 as delivery,
@@ -52,7 +51,10 @@ async fn create(
     StrictJson(new): StrictJson<model::NewOrder>,
 ) -> Result<Response, Problem> {
     // A client without a key gets one for this request, so that it is safe to send again below the edge.
-    let key = idempotency_key(&headers)?.unwrap_or_else(IdempotencyKey::generate);
+    let key = idempotency_key(&headers)?;
+    // Without a key of the client only a retry of ours can have been there before.
+    let key_given = key.is_some();
+    let key = key.unwrap_or_else(IdempotencyKey::generate);
     let message = parse_new_order(&caller.user_id, &key, new)?;
     let answer = gateway.upstream.orders().create_order(call.request(message)?).await?.into_inner();
     let order = model::Order::from_proto(answer.order)?;
@@ -61,7 +63,7 @@ async fn create(
     if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    mark_replayed(&mut response, answer.replayed);
+    mark_replayed(&mut response, answer.replayed && key_given);
     Ok(response)
 }
 
@@ -204,7 +206,7 @@ async fn read_payment(
     let (order, found) =
         tokio::join!(get_order(&gateway, &caller.user_id, &call, id), payments.get_payment(request));
     let order = order?;
-    match found.map_err(from_service) {
+    match found {
         Ok(found) => {
             Ok(json::answer(StatusCode::OK, &model::Payment::from_proto(found.into_inner().payment)?))
         }
@@ -226,7 +228,7 @@ async fn read_delivery(
     let (order, found) =
         tokio::join!(get_order(&gateway, &caller.user_id, &call, id), deliveries.get_delivery(request));
     let order = order?;
-    match found.map_err(from_service) {
+    match found {
         Ok(found) => {
             Ok(json::answer(StatusCode::OK, &model::Delivery::from_proto(found.into_inner().delivery)?))
         }

@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use holdfast_common::client::{Deadline, DeadlinePassed};
+use holdfast_common::deadline::{Deadline, DeadlinePassed};
 use tonic::metadata::MetadataValue;
 
 use super::problem::{self, Problem};
@@ -16,6 +16,9 @@ use super::problem::{self, Problem};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// What calls leave of the deadline, so that their failure can still be answered as such.
+const ANSWER_TIME: Duration = Duration::from_millis(100);
 
 /// The context of one request.
 #[derive(Debug, Clone)]
@@ -33,7 +36,7 @@ impl Call {
 
     /// A gRPC request with what is left of the deadline and the trace context.
     pub(crate) fn request<M>(&self, message: M) -> Result<tonic::Request<M>, DeadlinePassed> {
-        let mut request = self.deadline.request(message)?;
+        let mut request = self.deadline.earlier_by(ANSWER_TIME).request(message)?;
         let traceparent = format!("00-{}-{:016x}-01", self.trace_id, fastrand::u64(1..));
         // Hexadecimal digits and dashes are always a metadata value.
         if let Ok(value) = MetadataValue::try_from(traceparent) {

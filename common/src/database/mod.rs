@@ -2,34 +2,47 @@
 //!
 //! A transaction runs in a task of its own that is never dropped ([`Database::transaction`]). If it ran in the caller's
 //! future, a caller that goes away in `begin()` would hand an open transaction to the next borrower of the connection
-//! (pitfalls P12), and every gRPC timeout is such a caller.
+//! (pitfalls P12), and every gRPC timeout is such a caller. A read whose caller goes away ([`Database::read`]) takes its
+//! connection along.
+//!
+//! Nothing outlives its deadline: transactions have what is left of it as `statement_timeout`, what is cut off closes
+//! its connection, and the server looks every 100 ms whether its client is still there.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+mod error;
+
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 use sqlx::{
-    Connection as _, PgConnection, PgPool,
+    AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres,
     migrate::{MigrateError, Migrator},
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, config::DatabaseConfig, health::Component, service::chain};
+use self::error::commit_error;
+pub use self::error::{Conflicting, DatabaseError};
+use crate::{
+    backoff::Backoff, config::DatabaseConfig, deadline::Deadline, health::Component, service::chain,
+};
 
 /// The tables of this library; a service's own migrations begin at version 1001.
 static COMMON_MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Time to get a connection; below the edge's deadline, so that a full pool is UNAVAILABLE rather than a timeout.
 const ACQUIRE_TIME_MAX: Duration = Duration::from_secs(2);
-/// No statement outlives the edge's deadline (3 s).
-const STATEMENT_TIME_MAX: &str = "3000";
+/// For statements without a deadline of their own.
+const STATEMENT_TIME_MAX: &str = "10000";
+/// A statement whose client is gone is ended after this time.
+const CLIENT_CHECK_EVERY: &str = "100";
 /// A transaction whose task hangs gives its locks back.
 const IDLE_IN_TRANSACTION_TIME_MAX: &str = "10000";
-/// A server that neither answers nor breaks the connection (stopped, half-open TCP) holds a transaction this long; the
-/// server's own timeouts end it long before in all other cases.
-const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(10);
+/// For background work, which has no caller whose deadline it could take: a server that neither answers nor breaks the
+/// connection (stopped, half-open TCP) holds a transaction this long.
+pub const BACKGROUND_TIME_MAX: Duration = Duration::from_secs(10);
 /// Connections are renewed, so that a failover or a changed password is noticed.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(1800);
 /// A connection that was idle for this long is tested before it is used.
@@ -38,55 +51,6 @@ const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Attempts of a transaction that lost against another one (deadlock, serialization).
 const CONFLICT_ATTEMPTS_MAX: u32 = 5;
-
-/// A failed statement or transaction; the variant says what comes next.
-#[derive(Debug, thiserror::Error)]
-pub enum DatabaseError {
-    /// The database is away, full, read-only or too busy: try again later. Nothing was done.
-    #[error("database is not available")]
-    Unavailable(#[source] sqlx::Error),
-    /// Lost against another transaction: run the whole transaction again. Nothing was done.
-    #[error("transaction lost against another one")]
-    Conflict(#[source] sqlx::Error),
-    /// The connection broke while committing: done or not, look it up by key (pitfalls P11).
-    #[error("outcome of the commit is unknown")]
-    CommitUnknown(#[source] sqlx::Error),
-    /// The data can't be stored as it is (a constraint, a range): trying again won't help.
-    #[error("data was refused by the database")]
-    Data(#[source] sqlx::Error),
-    /// A statement that doesn't fit the schema: a defect of ours.
-    #[error("statement failed")]
-    Defect(#[source] sqlx::Error),
-    /// Stored data that our own code can't read: a defect of ours.
-    #[error("stored data is not valid: {0}")]
-    Corrupt(Cow<'static, str>),
-}
-
-impl From<sqlx::Error> for DatabaseError {
-    /// Sorts by SQLSTATE (PostgreSQL documentation, appendix A).
-    fn from(error: sqlx::Error) -> Self {
-        let code = match &error {
-            sqlx::Error::Database(database) => database.code(),
-            sqlx::Error::Io(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::BeginFailed => return Self::Unavailable(error),
-            _ => return Self::Defect(error),
-        };
-        match code.as_deref() {
-            Some("40001" | "40P01") => Self::Conflict(error),
-            // Connection exceptions, resources (disk full, too many connections), operator intervention (shutdown,
-            // statement timeout), lock timeout, read-only transaction, system errors.
-            Some("55P03" | "25006" | "25P03") => Self::Unavailable(error),
-            Some(code) if ["08", "53", "57", "58"].contains(&&code[..2]) => Self::Unavailable(error),
-            Some(code) if ["22", "23"].contains(&&code[..2]) => Self::Data(error),
-            _ => Self::Defect(error),
-        }
-    }
-}
 
 /// The pool of one process; clones share it.
 #[derive(Debug, Clone)]
@@ -105,6 +69,7 @@ impl Database {
         let options = options.options([
             ("statement_timeout", STATEMENT_TIME_MAX),
             ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIME_MAX),
+            ("client_connection_check_interval", CLIENT_CHECK_EVERY),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(config.connections_max)
@@ -122,7 +87,7 @@ impl Database {
         Ok(Self { pool, migrated: Arc::new(watch::Sender::new(false)), committed: Arc::default() })
     }
 
-    /// For reads of one statement, and for tests.
+    /// For background statements that have no caller, and for tests. Calls use [`Database::read`].
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
@@ -184,8 +149,9 @@ impl Database {
     /// Runs `work` in one transaction and commits it if it answers `Ok`. Transactions that lose against another are run
     /// again, so `work` must have no effect outside of the connection. `name` is for metrics.
     ///
-    /// The transaction is finished even if the caller goes away. Wakes the relay after the commit.
-    pub async fn transaction<T, E, W>(&self, name: &'static str, work: W) -> Result<T, E>
+    /// The transaction is finished even if the caller goes away, and rolled back at the deadline. Wakes the relay after
+    /// the commit.
+    pub async fn transaction<T, E, W>(&self, name: &'static str, deadline: Deadline, work: W) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<DatabaseError> + Conflicting + Send + 'static,
@@ -195,7 +161,7 @@ impl Database {
         let task = tokio::spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
             loop {
-                let outcome = database.attempt(&work).await;
+                let outcome = database.attempt(deadline, &work).await;
                 let lost = outcome.as_ref().err().is_some_and(Conflicting::is_conflict);
                 if lost && backoff.attempt() + 1 < CONFLICT_ATTEMPTS_MAX {
                     metrics::counter!("transaction_conflicts_total", "name" => name).increment(1);
@@ -215,17 +181,17 @@ impl Database {
         }
     }
 
-    async fn attempt<T, E, W>(&self, work: &W) -> Result<T, E>
+    async fn attempt<T, E, W>(&self, deadline: Deadline, work: &W) -> Result<T, E>
     where
         E: From<DatabaseError>,
         W: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>>,
     {
-        if !*self.migrated.borrow() {
-            return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed).into());
-        }
-        let mut connection = self.pool.acquire().await.map_err(DatabaseError::from)?;
-        let outcome = tokio::time::timeout(TRANSACTION_TIME_MAX, async {
-            let mut transaction = connection.begin().await.map_err(DatabaseError::from)?;
+        let mut lease = Lease { connection: self.acquire(deadline).await?, outcome: Outcome::CutOff };
+        // The limit travels with BEGIN, so it costs no round trip. At least 1: 0 would mean no limit.
+        let time_ms = deadline.remaining().as_millis().max(1);
+        let begin = AssertSqlSafe(format!("begin; set local statement_timeout = {time_ms}"));
+        let outcome = tokio::time::timeout_at(deadline.instant(), async {
+            let mut transaction = lease.connection.begin_with(begin).await.map_err(DatabaseError::from)?;
             match work(&mut transaction).await {
                 Ok(value) => {
                     transaction.commit().await.map_err(commit_error)?;
@@ -239,17 +205,56 @@ impl Database {
             }
         })
         .await;
-        if outcome.is_err() {
-            // Cut off in the middle, so it must not go back to the pool with an open transaction.
-            connection.close_on_drop();
+        let Ok(outcome) = outcome else {
+            return Err(DatabaseError::CommitUnknown(sqlx::Error::PoolTimedOut).into());
+        };
+        lease.outcome = Outcome::Finished;
+        if outcome.is_ok() {
+            self.committed.notify_one();
         }
-        match outcome {
-            Ok(Ok(value)) => {
-                self.committed.notify_one();
-                Ok(value)
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(DatabaseError::CommitUnknown(sqlx::Error::PoolTimedOut).into()),
+        outcome
+    }
+
+    /// Runs a statement that changes nothing. If the deadline passes or the caller goes away, the connection is closed
+    /// and the server ends the statement.
+    pub async fn read<T, W>(&self, deadline: Deadline, work: W) -> Result<T, DatabaseError>
+    where
+        W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, DatabaseError>>,
+    {
+        let mut lease = Lease { connection: self.acquire(deadline).await?, outcome: Outcome::CutOff };
+        let answer = tokio::time::timeout_at(deadline.instant(), work(&mut lease.connection)).await;
+        let answer = answer.map_err(|_| DatabaseError::Unavailable(sqlx::Error::PoolTimedOut))?;
+        lease.outcome = Outcome::Finished;
+        answer
+    }
+
+    async fn acquire(&self, deadline: Deadline) -> Result<PoolConnection<Postgres>, DatabaseError> {
+        if !*self.migrated.borrow() {
+            return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed));
+        }
+        let connection = tokio::time::timeout_at(deadline.instant(), self.pool.acquire()).await;
+        Ok(connection.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+    }
+}
+
+/// A connection that is used. One that was cut off in the middle must not go back to the pool: a statement may run on
+/// it, and a transaction may be open.
+struct Lease {
+    connection: PoolConnection<Postgres>,
+    outcome: Outcome,
+}
+
+#[derive(PartialEq, Eq)]
+enum Outcome {
+    CutOff,
+    Finished,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.outcome == Outcome::CutOff {
+            metrics::counter!("database_connections_cut_off_total").increment(1);
+            self.connection.close_on_drop();
         }
     }
 }
@@ -264,42 +269,5 @@ pub(crate) async fn bounded<T>(
     match tokio::time::timeout(ANSWER_TIME_MAX, statement).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(DatabaseError::Unavailable(sqlx::Error::PoolTimedOut)),
-    }
-}
-
-/// Whether a transaction's error means that it should be run again.
-pub trait Conflicting {
-    /// Lost against another transaction.
-    fn is_conflict(&self) -> bool;
-}
-
-impl Conflicting for DatabaseError {
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Conflict(_))
-    }
-}
-
-/// The server's own refusal means that nothing was done; a broken connection leaves it open.
-fn commit_error(error: sqlx::Error) -> DatabaseError {
-    if matches!(error, sqlx::Error::Database(_)) {
-        DatabaseError::from(error)
-    } else {
-        DatabaseError::CommitUnknown(error)
-    }
-}
-
-impl From<DatabaseError> for tonic::Status {
-    /// Unknown outcomes are `UNAVAILABLE`: every write carries a key, so the caller may send it again and learns which.
-    fn from(error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::Unavailable(_) | DatabaseError::Conflict(_) | DatabaseError::CommitUnknown(_) => {
-                tracing::warn!(error = chain(&error), "database call failed");
-                Self::unavailable("database is not available")
-            }
-            DatabaseError::Data(_) | DatabaseError::Defect(_) | DatabaseError::Corrupt(_) => {
-                tracing::error!(error = chain(&error), "database call failed");
-                Self::internal("internal error")
-            }
-        }
     }
 }

@@ -1,0 +1,81 @@
+//! What an answer says about the endpoint that gave it.
+
+use tonic::{Code, Status};
+
+/// Three outcomes, because two are not enough: an answer that blames the caller must neither trip a breaker (pitfalls
+/// P4) nor close one (P3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The endpoint did its work.
+    Success,
+    /// The endpoint could not do its work.
+    Failure,
+    /// Says nothing about the endpoint.
+    Neutral,
+}
+
+/// The attempt had so little time that its end says nothing about the endpoint; travels as the source of a `Status`.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the attempt had hardly any time")]
+pub(crate) struct CutShort;
+
+impl Outcome {
+    /// The one table from status codes to outcomes.
+    #[must_use]
+    pub fn of<T>(answer: &Result<T, Status>) -> Self {
+        let Err(status) = answer else { return Self::Success };
+        match status.code() {
+            Code::Ok => Self::Success,
+            Code::DeadlineExceeded if has_source::<CutShort>(status) => Self::Neutral,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unknown | Code::DataLoss => {
+                Self::Failure
+            }
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Aborted
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::Unimplemented
+            // Overload says so itself, and a breaker would turn "a little less" into "nothing at all".
+            | Code::ResourceExhausted
+            // The caller went away.
+            | Code::Cancelled => Self::Neutral,
+        }
+    }
+}
+
+/// Whether the direct source of `status` is an `E`; extensions of a `Status` don't survive, sources do.
+pub(crate) fn has_source<E: std::error::Error + 'static>(status: &Status) -> bool {
+    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<E>)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Each code counts as the table of the design says, whatever its text.
+    #[test]
+    fn each_code_counts_as_designed() {
+        let failures =
+            [Code::Unavailable, Code::DeadlineExceeded, Code::Internal, Code::Unknown, Code::DataLoss];
+        for number in 1..=16 {
+            let code = Code::from_i32(number);
+            let expected = if failures.contains(&code) { Outcome::Failure } else { Outcome::Neutral };
+            assert_eq!(Outcome::of(&Err::<(), _>(Status::new(code, "said so"))), expected, "{code:?}");
+        }
+        assert_eq!(Outcome::of(&Ok(())), Outcome::Success);
+    }
+
+    /// An attempt that began a moment before the deadline doesn't count against its endpoint.
+    #[test]
+    fn an_attempt_without_time_says_nothing() {
+        let mut status = Status::deadline_exceeded("deadline has passed");
+        status.set_source(Arc::new(CutShort));
+        assert_eq!(Outcome::of(&Err::<(), _>(status)), Outcome::Neutral);
+    }
+}

@@ -1,0 +1,118 @@
+//! Keeps the endpoints of a destination in step with what its names stand for.
+//!
+//! Names are resolved again and again, because replicas come and go behind a name (a headless service in Kubernetes).
+//! An endpoint that stays keeps its connection and its breaker; one that is gone finishes the calls in hand. A name
+//! that can't be resolved changes nothing: the last known addresses are better than none.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::net::lookup_host;
+
+use super::balance::{Endpoint, Endpoints};
+use crate::backoff::Backoff;
+
+/// How often names are resolved. Resolvers cache by themselves, so this is cheap.
+const RESOLVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Resolves `addresses` (`host:port`) until nobody holds the endpoints any more.
+pub(super) async fn follow<S: Send + Sync + 'static>(
+    destination: String,
+    addresses: Vec<String>,
+    endpoints: Weak<Endpoints<S>>,
+    make: impl Fn(SocketAddr) -> Endpoint<S> + Send,
+) {
+    let mut backoff = Backoff::for_infrastructure();
+    loop {
+        let resolved = resolve(&addresses).await;
+        let Some(endpoints) = endpoints.upgrade() else { return };
+        let pause = match resolved {
+            Ok(found) => {
+                backoff.reset();
+                update(&destination, &endpoints, &found, &make);
+                RESOLVE_EVERY
+            }
+            Err(error) => {
+                metrics::counter!("resolve_failures_total", "destination" => destination.clone())
+                    .increment(1);
+                tracing::warn!(destination, %error, "name cannot be resolved, the last addresses stay");
+                backoff.next_pause()
+            }
+        };
+        drop(endpoints);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn resolve(addresses: &[String]) -> std::io::Result<BTreeSet<SocketAddr>> {
+    let mut found = BTreeSet::new();
+    for address in addresses {
+        found.extend(lookup_host(address).await?);
+    }
+    Ok(found)
+}
+
+fn update<S>(
+    destination: &str,
+    endpoints: &Endpoints<S>,
+    found: &BTreeSet<SocketAddr>,
+    make: impl Fn(SocketAddr) -> Endpoint<S>,
+) {
+    let before = endpoints.all();
+    let same = before.len() == found.len()
+        && before.iter().zip(found).all(|(endpoint, address)| endpoint.address == address.to_string());
+    if same && !found.is_empty() {
+        return;
+    }
+    let after = found
+        .iter()
+        .map(|address| {
+            let kept = before.iter().find(|endpoint| endpoint.address == address.to_string());
+            kept.cloned().unwrap_or_else(|| Arc::new(make(*address)))
+        })
+        .collect();
+    tracing::info!(destination, endpoints = ?found, "endpoints changed");
+    endpoints.set(after);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::breaker::{Breaker, BreakerConfig};
+
+    fn make(address: SocketAddr) -> Endpoint<()> {
+        let breaker = Breaker::new(&BreakerConfig::default(), "test", &address.to_string());
+        Endpoint::new(address.to_string(), breaker, ())
+    }
+
+    fn addresses(last: &[u8]) -> BTreeSet<SocketAddr> {
+        last.iter().map(|last| SocketAddr::from(([10, 0, 0, *last], 50051))).collect()
+    }
+
+    /// An endpoint that stays is the same one, with its connection and its breaker; others come and go.
+    #[tokio::test]
+    async fn endpoints_that_stay_are_kept() {
+        let endpoints = Endpoints::unknown();
+        update("test", &endpoints, &addresses(&[1, 2]), make);
+        let before = endpoints.all();
+        update("test", &endpoints, &addresses(&[1, 2]), make);
+        assert!(Arc::ptr_eq(&before, &endpoints.all()), "nothing changed");
+        update("test", &endpoints, &addresses(&[2, 3]), make);
+        let after = endpoints.all();
+        assert_eq!(after.len(), 2);
+        assert!(Arc::ptr_eq(&before[1], &after[0]), "the second stays");
+        assert_eq!(after[1].address, "10.0.0.3:50051");
+    }
+
+    /// Several addresses, several names, and the same address twice make one set.
+    #[tokio::test]
+    async fn names_and_addresses_make_one_set() {
+        let names = ["127.0.0.1:1", "127.0.0.2:1", "127.0.0.1:1"].map(str::to_owned);
+        assert_eq!(resolve(&names).await.expect("resolved").len(), 2);
+        assert!(resolve(&["no-such-host.invalid:1".to_owned()]).await.is_err());
+    }
+}

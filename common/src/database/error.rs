@@ -1,0 +1,91 @@
+//! What a failed statement or transaction means for what comes next.
+
+use std::borrow::Cow;
+
+use crate::service::chain;
+
+/// A failed statement or transaction; the variant says what comes next.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The database is away, full, read-only or too busy: try again later. Nothing was done.
+    #[error("database is not available")]
+    Unavailable(#[source] sqlx::Error),
+    /// Lost against another transaction: run the whole transaction again. Nothing was done.
+    #[error("transaction lost against another one")]
+    Conflict(#[source] sqlx::Error),
+    /// The connection broke while committing: done or not, look it up by key (pitfalls P11).
+    #[error("outcome of the commit is unknown")]
+    CommitUnknown(#[source] sqlx::Error),
+    /// The data can't be stored as it is (a constraint, a range): trying again won't help.
+    #[error("data was refused by the database")]
+    Data(#[source] sqlx::Error),
+    /// A statement that doesn't fit the schema: a defect of ours.
+    #[error("statement failed")]
+    Defect(#[source] sqlx::Error),
+    /// Stored data that our own code can't read: a defect of ours.
+    #[error("stored data is not valid: {0}")]
+    Corrupt(Cow<'static, str>),
+}
+
+impl From<sqlx::Error> for DatabaseError {
+    /// Sorts by SQLSTATE (PostgreSQL documentation, appendix A).
+    fn from(error: sqlx::Error) -> Self {
+        let code = match &error {
+            sqlx::Error::Database(database) => database.code(),
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::BeginFailed => return Self::Unavailable(error),
+            _ => return Self::Defect(error),
+        };
+        match code.as_deref() {
+            Some("40001" | "40P01") => Self::Conflict(error),
+            // Connection exceptions, resources (disk full, too many connections), operator intervention (shutdown,
+            // statement timeout), lock timeout, read-only transaction, system errors.
+            Some("55P03" | "25006" | "25P03") => Self::Unavailable(error),
+            Some(code) if ["08", "53", "57", "58"].contains(&&code[..2]) => Self::Unavailable(error),
+            Some(code) if ["22", "23"].contains(&&code[..2]) => Self::Data(error),
+            _ => Self::Defect(error),
+        }
+    }
+}
+
+/// Whether a transaction's error means that it should be run again.
+pub trait Conflicting {
+    /// Lost against another transaction.
+    fn is_conflict(&self) -> bool;
+}
+
+impl Conflicting for DatabaseError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_))
+    }
+}
+
+/// The server's own refusal means that nothing was done; a broken connection leaves it open.
+pub(super) fn commit_error(error: sqlx::Error) -> DatabaseError {
+    if matches!(error, sqlx::Error::Database(_)) {
+        DatabaseError::from(error)
+    } else {
+        DatabaseError::CommitUnknown(error)
+    }
+}
+
+impl From<DatabaseError> for tonic::Status {
+    /// Unknown outcomes are `UNAVAILABLE`: every write carries a key, so the caller may send it again and learns which.
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Unavailable(_) | DatabaseError::Conflict(_) | DatabaseError::CommitUnknown(_) => {
+                tracing::warn!(error = chain(&error), "database call failed");
+                Self::unavailable("database is not available")
+            }
+            DatabaseError::Data(_) | DatabaseError::Defect(_) | DatabaseError::Corrupt(_) => {
+                tracing::error!(error = chain(&error), "database call failed");
+                Self::internal("internal error")
+            }
+        }
+    }
+}

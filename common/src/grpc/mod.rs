@@ -1,0 +1,106 @@
+//! The server column of every service, outermost first:
+//!
+//! ```text
+//! mutual TLS       who calls                            identity::acceptor
+//! HTTP/2 limits    streams, heads, resets, age          here
+//! permission       who may call what                    permission.rs
+//! load shedding    calls in hand                        shed.rs
+//! deadline         work ends when nobody waits for it   deadline.rs
+//! handlers         the service's own
+//! ```
+
+mod deadline;
+mod permission;
+mod shed;
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{metadata::MetadataMap, service::Routes, transport::Server};
+
+use self::{deadline::DeadlineLayer, permission::PermissionLayer, shed::ShedLayer};
+use crate::{
+    health::Health,
+    identity::{Identity, acceptor},
+    service::BoxError,
+};
+
+/// Streams that one connection may have open; the rest wait at the client.
+const STREAMS_MAX: u32 = 256;
+/// Streams that a client may open and reset again before they are looked at; more end its connection (pitfalls P36).
+const RESET_STREAMS_MAX: usize = 32;
+/// Answers to a silent peer: ping after 10 s, give up 5 s later (pitfalls P28).
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// A connection lives this long, then the client is asked to make a new one: it comes back with the certificate of
+/// today and spreads over new replicas (pitfalls P29). The calls in hand have the grace to finish.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(300);
+const CONNECTION_AGE_GRACE: Duration = Duration::from_secs(15);
+/// Bytes of all header fields of one request.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Largest message that a service takes; the largest that the contract allows is below 64 KiB. For
+/// `max_decoding_message_size` of generated servers.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// Anyone with a certificate of ours may ask for health, however busy a service is.
+const HEALTH_SERVICE: &str = "grpc.health.v1.Health";
+
+/// Who may call which gRPC service: package-qualified service name and the names of the callers.
+pub type Permissions = &'static [(&'static str, &'static [&'static str])];
+
+/// Serves `routes` until `stop`, then finishes the calls in hand.
+pub async fn serve(
+    listener: TcpListener,
+    identity: Identity,
+    permissions: Permissions,
+    routes: Routes,
+    health: Health,
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    tokio::spawn(async move {
+        let mut ready = health.watch();
+        loop {
+            let status = if *ready.borrow_and_update() {
+                tonic_health::ServingStatus::Serving
+            } else {
+                tonic_health::ServingStatus::NotServing
+            };
+            reporter.set_service_status("", status).await;
+            if ready.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    let incoming = acceptor::accept(listener, identity, stop.clone());
+    Server::builder()
+        .max_concurrent_streams(Some(STREAMS_MAX))
+        .http2_max_header_list_size(Some(HEADER_BYTES_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_WAIT_MAX))
+        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
+        .max_connection_age(CONNECTION_AGE_MAX)
+        .max_connection_age_grace(CONNECTION_AGE_GRACE)
+        .layer(PermissionLayer { permissions })
+        .layer(ShedLayer::default())
+        .layer(DeadlineLayer)
+        .add_routes(routes)
+        .add_service(health_service)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+/// The W3C trace context of a call, for the events that it causes. What is not one is left out, never passed on.
+#[must_use]
+pub fn traceparent(metadata: &MetadataMap) -> Option<String> {
+    let text = metadata.get("traceparent")?.to_str().ok()?;
+    let plain = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    (text.len() == 55 && plain).then(|| text.to_owned())
+}
+
+/// `holdfast.order.v1.OrderService` of `/holdfast.order.v1.OrderService/CreateOrder`.
+fn service_of(path: &str) -> Option<&str> {
+    path.strip_prefix('/')?.split_once('/').map(|(service, _)| service)
+}
