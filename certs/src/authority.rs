@@ -1,9 +1,6 @@
-//! A certificate authority in a directory.
+//! One certificate authority, and the leaves that it signs.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -11,137 +8,147 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use crate::files::{self, Access};
+use crate::{PkiError, error::at, inspect};
 
 /// All identities live under this trust domain.
 pub const TRUST_DOMAIN: &str = "holdfast.internal";
-/// Leaves are short-lived: a stolen one is worth little, and renewal is exercised every day.
-pub const LEAF_LIFE: Duration = Duration::hours(24);
-const AUTHORITY_LIFE: Duration = Duration::days(3650);
+/// Leaves are short-lived: a stolen one is worth little, and renewal is exercised every day. No leaf lives longer.
+pub const LEAF_LIFE_MAX: Duration = Duration::hours(24);
+/// An authority's life, unless somebody asks for another.
+pub const AUTHORITY_LIFE: Duration = Duration::days(3650);
 /// Clocks may differ by this much.
 const BACKDATE: Duration = Duration::minutes(5);
 
-/// Why certificates can't be made.
-#[derive(Debug, thiserror::Error)]
-pub enum PkiError {
-    /// A file can't be read or written.
-    #[error("cannot use {path}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A key or certificate can't be made or read.
-    #[error("cannot make or read a certificate")]
-    Certificate(#[from] rcgen::Error),
-    /// A stored certificate can't be read.
-    #[error("{path} is not a certificate")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A stored token key can't be read.
-    #[error("{path} is not a token key")]
-    TokenKey {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A token would live too long.
-    #[error("a token lives a year at most")]
-    TokenLife,
-    /// A token can't be signed.
-    #[error("cannot sign a token")]
-    Sign(#[from] jsonwebtoken::errors::Error),
+/// What is to be in a leaf. [`LeafRequest::service`] is what services get; tests change what they need.
+#[derive(Debug, Clone)]
+pub struct LeafRequest {
+    /// Common name; for people.
+    pub name: String,
+    /// URI names; services have exactly one, their SPIFFE id.
+    pub uris: Vec<String>,
+    /// DNS names.
+    pub dns_names: Vec<String>,
+    /// From now; negative is in the past.
+    pub valid_from: Duration,
+    /// From now.
+    pub valid_until: Duration,
+    /// What it may be used for.
+    pub usages: Vec<Usage>,
+    /// Whether it may sign others.
+    pub kind: Kind,
 }
 
-/// Maps an I/O error to one that names the file.
-pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> PkiError + '_ {
-    move |source| PkiError::File { path: path.to_owned(), source }
+/// An extended key usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// Answer.
+    Server,
+    /// Call.
+    Client,
 }
 
-/// A certificate authority in a directory.
+/// What a certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Signs nothing.
+    Leaf,
+    /// Signs others.
+    Authority,
+}
+
+impl LeafRequest {
+    /// `spiffe://holdfast.internal/<name>`, the DNS names `<name>` and `localhost`, for both ends of a connection.
+    #[must_use]
+    pub fn service(name: &str, life: Duration) -> Self {
+        Self {
+            name: name.to_owned(),
+            uris: vec![format!("spiffe://{TRUST_DOMAIN}/{name}")],
+            dns_names: vec![name.to_owned(), "localhost".to_owned()],
+            valid_from: -BACKDATE,
+            valid_until: life,
+            usages: vec![Usage::Server, Usage::Client],
+            kind: Kind::Leaf,
+        }
+    }
+}
+
+/// A certificate and its private key, as PEM.
+#[derive(Clone)]
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: String,
+    /// The private key. Never logged, never committed.
+    pub key: String,
+}
+
+/// A certificate authority.
 pub struct Authority {
-    directory: PathBuf,
     certificate: String,
+    key: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// Reads the authority of `directory`, or makes one.
-    pub fn load_or_create(directory: &Path) -> Result<Self, PkiError> {
-        let (certificate_path, key_path) = (directory.join("ca.crt"), directory.join("ca.key"));
-        if certificate_path.exists() && key_path.exists() {
-            let certificate = fs::read_to_string(&certificate_path).map_err(at(&certificate_path))?;
-            let key = fs::read_to_string(&key_path).map_err(at(&key_path))?;
-            let name = common_name(&certificate_path, &certificate)?;
-            let issuer = Issuer::new(parameters(&name), KeyPair::from_pem(&key)?);
-            return Ok(Self { directory: directory.to_owned(), certificate, issuer });
-        }
-        fs::create_dir_all(directory).map_err(at(directory))?;
-        // A name of its own for each authority, so that an old and a new one can stand in one trust bundle.
+    /// Makes one with a name of its own, so that an old and a new one can stand in one trust bundle.
+    pub fn generate(life: Duration) -> Result<Self, PkiError> {
         let name = format!("Holdfast CA {}", uuid::Uuid::now_v7());
         let key = KeyPair::generate()?;
-        let parameters = parameters(&name);
+        let parameters = parameters(&name, life);
         let certificate = parameters.self_signed(&key)?.pem();
-        files::write(&key_path, &key.serialize_pem(), Access::Private).map_err(at(&key_path))?;
-        files::write(&certificate_path, &certificate, Access::Public).map_err(at(&certificate_path))?;
-        Ok(Self { directory: directory.to_owned(), certificate, issuer: Issuer::new(parameters, key) })
+        let pem = key.serialize_pem();
+        Ok(Self { certificate, key: pem, issuer: Issuer::new(parameters, key) })
     }
 
-    /// Makes sure that the identity `name` has a leaf with more than half of its life left.
-    pub fn ensure_leaf(&self, name: &str) -> Result<(), PkiError> {
-        let leaf = self.directory.join(name).join("tls.crt");
-        let fresh = fs::read_to_string(&leaf)
-            .ok()
-            .and_then(|text| not_after(&leaf, &text).ok())
-            .is_some_and(|end| end - OffsetDateTime::now_utc() > LEAF_LIFE / 2);
-        if fresh { Ok(()) } else { self.issue(name) }
+    /// Reads one.
+    pub fn load(certificate_path: &Path, key_path: &Path) -> Result<Self, PkiError> {
+        let certificate = fs::read_to_string(certificate_path).map_err(at(certificate_path))?;
+        let key = fs::read_to_string(key_path).map_err(at(key_path))?;
+        let name = inspect::certificate(certificate_path, &certificate)?.subject;
+        let issuer = Issuer::new(parameters(&name, AUTHORITY_LIFE), KeyPair::from_pem(&key)?);
+        Ok(Self { certificate, key, issuer })
     }
 
-    /// Issues a leaf: `spiffe://holdfast.internal/<name>`, and the DNS names `<name>` and `localhost`.
-    pub fn issue(&self, name: &str) -> Result<(), PkiError> {
-        let (certificate, key) = self.leaf(name, LEAF_LIFE)?;
-        let directory = self.directory.join(name);
-        fs::create_dir_all(&directory).map_err(at(&directory))?;
-        // The three are not replaced as one: a reader that sees a key without its certificate keeps what it has.
-        for (file, content, access) in [
-            ("ca.crt", &self.certificate, Access::Public),
-            ("tls.key", &key, Access::Private),
-            ("tls.crt", &certificate, Access::Public),
-        ] {
-            let path = directory.join(file);
-            files::write(&path, content, access).map_err(at(&path))?;
-        }
-        Ok(())
-    }
-
-    /// A leaf and its key as PEM, for tests that need one in other hands.
-    pub fn leaf(&self, name: &str, life: Duration) -> Result<(String, String), PkiError> {
+    /// Signs a new key.
+    pub fn leaf(&self, request: &LeafRequest) -> Result<Leaf, PkiError> {
         let key = KeyPair::generate()?;
-        let mut parameters = CertificateParams::new(vec![name.to_owned(), "localhost".to_owned()])?;
-        let id = format!("spiffe://{TRUST_DOMAIN}/{name}");
-        parameters.subject_alt_names.push(SanType::URI(id.try_into()?));
-        parameters.distinguished_name.push(DnType::CommonName, name);
+        let mut parameters = CertificateParams::new(request.dns_names.clone())?;
+        for uri in &request.uris {
+            parameters.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
+        }
+        parameters.distinguished_name.push(DnType::CommonName, request.name.as_str());
         let now = OffsetDateTime::now_utc();
-        parameters.not_before = now - BACKDATE;
-        parameters.not_after = now + life;
+        parameters.not_before = now + request.valid_from;
+        parameters.not_after = now + request.valid_until;
+        if request.kind == Kind::Authority {
+            parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        parameters.extended_key_usages = request
+            .usages
+            .iter()
+            .map(|usage| match usage {
+                Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
+                Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
+            })
+            .collect();
         parameters.use_authority_key_identifier_extension = true;
-        Ok((parameters.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
+        let certificate = parameters.signed_by(&key, &self.issuer)?.pem();
+        Ok(Leaf { certificate, key: key.serialize_pem() })
     }
 
-    /// The authority's certificate as PEM.
+    /// Its certificate as PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
+
+    /// Its private key as PEM.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
 }
 
-fn parameters(name: &str) -> CertificateParams {
+fn parameters(name: &str, life: Duration) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = rcgen::DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, name);
@@ -149,63 +156,7 @@ fn parameters(name: &str) -> CertificateParams {
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let now = OffsetDateTime::now_utc();
-    parameters.not_before = now - BACKDATE;
-    parameters.not_after = now + AUTHORITY_LIFE;
+    parameters.not_before = now - BACKDATE.max(-life + BACKDATE);
+    parameters.not_after = now + life;
     parameters
-}
-
-fn parse<T>(
-    path: &Path,
-    pem: &str,
-    read: impl FnOnce(&x509_parser::certificate::X509Certificate<'_>) -> Option<T>,
-) -> Result<T, PkiError> {
-    let refuse = || PkiError::Parse { path: path.to_owned() };
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|_| refuse())?;
-    let certificate = pem.parse_x509().map_err(|_| refuse())?;
-    read(&certificate).ok_or_else(refuse)
-}
-
-fn common_name(path: &Path, pem: &str) -> Result<String, PkiError> {
-    parse(path, pem, |certificate| {
-        Some(certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned())
-    })
-}
-
-fn not_after(path: &Path, pem: &str) -> Result<OffsetDateTime, PkiError> {
-    parse(path, pem, |certificate| {
-        OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The authority is made once, and leaves that are fresh are left alone.
-    #[test]
-    fn the_authority_is_made_once() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let first = Authority::load_or_create(directory.path()).expect("made");
-        first.ensure_leaf("order").expect("issued");
-        let leaf = directory.path().join("order/tls.crt");
-        let before = fs::read_to_string(&leaf).expect("there");
-        let second = Authority::load_or_create(directory.path()).expect("read");
-        assert_eq!(first.certificate(), second.certificate());
-        second.ensure_leaf("order").expect("fresh");
-        assert_eq!(fs::read_to_string(&leaf).expect("there"), before);
-        second.issue("order").expect("issued");
-        assert_ne!(fs::read_to_string(&leaf).expect("there"), before);
-    }
-
-    /// Nobody but the owner reads a private key.
-    #[test]
-    fn private_keys_are_private() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = tempfile::tempdir().expect("a directory");
-        Authority::load_or_create(directory.path()).expect("made").issue("order").expect("issued");
-        for file in ["ca.key", "order/tls.key"] {
-            let mode = fs::metadata(directory.path().join(file)).expect("there").permissions().mode();
-            assert_eq!(mode & 0o077, 0, "{file}");
-        }
-    }
 }

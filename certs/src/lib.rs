@@ -1,17 +1,26 @@
-//! The private certificate authority of an installation, its leaf certificates, and the keys that sign development
-//! tokens.
+//! The private certificate authority of an installation, its leaf certificates and how they are replaced, and the keys
+//! that sign development tokens.
 //!
-//! Everything lives in one directory, made at the first start and never committed:
+//! Everything lives in one folder, made at the first start and never committed:
 //!
 //! ```text
-//! ca.crt ca.key                    the authority
-//! <name>/tls.crt tls.key ca.crt    one identity: gateway, order, payment, delivery, operator
-//! jwks.json token.key token.kid    public keys for the gateway, private key of the development issuer
+//! ca.crt ca.key                        the authority
+//! ca.next.crt ca.next.key rotation     during the replacement of the authority: the next one, and how far it is
+//! revoked                              serials of leaves that are refused
+//! <name>/tls.crt tls.key               one identity: gateway, order, payment, delivery, operator
+//! <name>/ca.crt revoked                what this identity trusts, and what not
+//! jwks.json token.key token.kid        public keys for the gateway, private key of the development issuer
 //! ```
 
 mod authority;
+mod deny_list;
+mod error;
 mod files;
+mod inspect;
+mod pki;
 mod token;
 
-pub use authority::{Authority, LEAF_LIFE, PkiError, TRUST_DOMAIN};
+pub use authority::{AUTHORITY_LIFE, Authority, Kind, LEAF_LIFE_MAX, Leaf, LeafRequest, TRUST_DOMAIN, Usage};
+pub use error::PkiError;
+pub use pki::{LeafState, LeafStatus, Phase, Pki};
 pub use token::{Claims, TokenIssuer};

@@ -9,7 +9,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::{
-    authority::{PkiError, at},
+    PkiError,
+    error::at,
     files::{self, Access},
 };
 

@@ -181,8 +181,8 @@ impl Drop for Running {
 #[test]
 fn a_service_waits_for_what_is_absent() {
     let folder = folder();
-    let authority = holdfast_certs::Authority::load_or_create(folder.path()).expect("made");
-    authority.issue("order").expect("issued");
+    let certificates = holdfast_certs::Pki::open_or_init(folder.path()).expect("made");
+    certificates.ensure_leaf("order").expect("issued");
     // Below the range of ephemeral ports: a client that tries again and again there connects to itself one day.
     let free_port = || {
         let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));

@@ -117,6 +117,10 @@ pub struct IdentityConfig {
     pub key: PathBuf,
     /// Certificates of the authorities that peers are checked against.
     pub trust_bundle: PathBuf,
+    /// Serials of certificates that are refused although their time is not over: one per line, lower-case hexadecimal,
+    /// first word. Default: none.
+    #[serde(default)]
+    pub deny_list: Option<PathBuf>,
 }
 
 /// Where a service answers gRPC.

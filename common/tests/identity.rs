@@ -1,8 +1,15 @@
-//! Mutual TLS on real sockets: who is served, who is refused, and a certificate that changes while it is in use.
+//! Mutual TLS on real sockets: who is served, who is refused, and certificates that change or are revoked while in use.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use holdfast_certs::Authority;
+use holdfast_certs::{Authority, Kind, LEAF_LIFE_MAX, Leaf, LeafRequest, Pki, Usage};
 use holdfast_common::{
     client::{self, CallsConfig, Destination, DestinationConfig},
     config::IdentityConfig,
@@ -11,42 +18,75 @@ use holdfast_common::{
     health::Health,
     identity::{Identity, Reload},
 };
-use tokio::net::TcpListener;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    version::TLS13,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::Routes};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-fn identity(directory: &Path, name: &str) -> IdentityConfig {
+const HOUR: time::Duration = time::Duration::hours(1);
+
+fn config(directory: &Path, name: &str) -> IdentityConfig {
     let directory = directory.join(name);
     IdentityConfig {
         certificate: directory.join("tls.crt"),
         key: directory.join("tls.key"),
         trust_bundle: directory.join("ca.crt"),
+        deny_list: Some(directory.join("revoked")),
     }
 }
 
-fn issued(directory: &Path, name: &str) -> Identity {
-    let authority = Authority::load_or_create(directory).expect("made");
-    authority.issue(name).expect("issued");
-    Identity::load(identity(directory, name)).expect("loaded")
+/// An installation with an authority, and servers and clients of it.
+struct Lab {
+    folder: tempfile::TempDir,
+    pki: Pki,
+    stop: CancellationToken,
 }
 
-/// A server that knows nothing but health.
-async fn serve(server: Identity, stop: CancellationToken) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let address = listener.local_addr().expect("an address");
-    let health = Health::default();
-    health.component("test").ready();
-    tokio::spawn(grpc::serve(listener, server, &[], Routes::default(), health, stop));
-    address
+impl Lab {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pki = Pki::open_or_init(folder.path()).expect("made");
+        Self { folder, pki, stop: CancellationToken::new() }
+    }
+
+    fn identity(&self, name: &str) -> Identity {
+        self.pki.ensure_leaf(name).expect("issued");
+        Identity::load(config(self.folder.path(), name)).expect("loaded")
+    }
+
+    fn authority(&self) -> Authority {
+        self.pki.authority().expect("made")
+    }
+
+    /// A server that knows nothing but health, and refuses the rest.
+    async fn serve(&self, server: Identity) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let health = Health::default();
+        health.component("test").ready();
+        tokio::spawn(grpc::serve(listener, server, &[], Routes::default(), health, self.stop.clone()));
+        address
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 fn destination(address: SocketAddr, name: &str, identity: &Identity) -> Destination {
-    let config = DestinationConfig {
-        address: address.to_string(),
-        name: name.to_owned(),
-        calls: CallsConfig::default(),
-    };
+    let config =
+        DestinationConfig { address: address.to_string(), name: name.to_owned(), calls: CallsConfig::default() };
     client::destination(&config, identity, |_, _| false).expect("an address")
 }
 
@@ -56,89 +96,282 @@ async fn check(destination: Destination) -> Result<(), Status> {
     HealthClient::new(destination).check(request).await.map(drop)
 }
 
-/// Somebody with a certificate of ours is served; everybody else is refused, and the client sees UNAVAILABLE.
-#[tokio::test(flavor = "multi_thread")]
-async fn only_certificates_of_ours_are_served() {
-    let (ours, theirs) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    let stop = CancellationToken::new();
-    let address = serve(issued(ours.path(), "order"), stop.clone()).await;
-    let gateway = issued(ours.path(), "gateway");
-    check(destination(address, "order", &gateway)).await.expect("served");
-
-    // Of another authority: refused by both sides.
-    let foreign = issued(theirs.path(), "gateway");
-    let refused = check(destination(address, "order", &foreign)).await.expect_err("refused");
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    // Of another authority, but trusting ours: refused by the server.
-    let ca = std::fs::read(ours.path().join("ca.crt")).expect("there");
-    let both = [std::fs::read(theirs.path().join("ca.crt")).expect("there"), ca].concat();
-    std::fs::write(theirs.path().join("gateway/ca.crt"), both).expect("written");
-    let foreign = Identity::load(identity(theirs.path(), "gateway")).expect("loaded");
-    let refused = check(destination(address, "order", &foreign)).await.expect_err("refused");
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    // The server is not who was asked for.
-    let refused = check(destination(address, "payment", &gateway)).await.expect_err("refused");
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    // A call that the table does not allow.
-    let mut client = tonic::client::Grpc::new(destination(address, "order", &gateway));
-    client.ready().await.expect("connected");
-    let path = http::uri::PathAndQuery::from_static("/holdfast.order.v1.OrderService/CreateOrder");
-    let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckRequest>::default();
-    let request = tonic::Request::new(HealthCheckRequest::default());
-    let refused = client.unary(request, path, codec).await.expect_err("refused");
-    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    stop.cancel();
+/// A client that sends whatever certificate it is given, and trusts our authority.
+fn raw_client(trusts: &str, leaf: Option<&Leaf>, protocol: &[u8]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusts.as_bytes()).expect("a certificate")).expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots);
+    let mut config = match leaf {
+        None => builder.with_no_client_auth(),
+        Some(leaf) => {
+            let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes())
+                .collect::<Result<Vec<_>, _>>()
+                .expect("certificates");
+            let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("a key");
+            builder.with_client_auth_cert(chain, key).expect("a pair")
+        }
+    };
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config
 }
 
-/// Without TLS, without a certificate or with silence nothing is served, and others are not held up.
+/// Whether the server goes on after the handshake: it sends its HTTP/2 settings only to those it serves.
+async fn is_served(address: SocketAddr, config: ClientConfig) -> bool {
+    let exchange = async {
+        let tcp = TcpStream::connect(address).await?;
+        let name = ServerName::try_from("order").expect("a name");
+        let mut tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        tls.flush().await?;
+        // A frame's head: length, then type 4, SETTINGS.
+        let mut head = [0; 9];
+        tls.read_exact(&mut head).await?;
+        Ok::<_, std::io::Error>(head[3] == 4)
+    };
+    matches!(tokio::time::timeout(Duration::from_secs(10), exchange).await, Ok(Ok(true)))
+}
+
+/// Everything that is wrong with a client's certificate is refused by the server; the same client in order is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wrong_client_certificate_is_refused() {
+    let lab = Lab::new();
+    let address = lab.serve(lab.identity("order")).await;
+    let authority = lab.authority();
+    let ours = authority.certificate().to_owned();
+    let good = LeafRequest::service("gateway", HOUR);
+    let make = |change: &dyn Fn(&mut LeafRequest)| {
+        let mut request = good.clone();
+        change(&mut request);
+        authority.leaf(&request).expect("made")
+    };
+
+    let served = make(&|_| {});
+    assert!(is_served(address, raw_client(&ours, Some(&served), b"h2")).await, "a good one is served");
+    let foreign = Authority::generate(HOUR).expect("made").leaf(&good).expect("made");
+    let self_signed = {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut parameters = rcgen::CertificateParams::new(vec!["gateway".to_owned()]).expect("a name");
+        let uri = "spiffe://holdfast.internal/gateway".try_into().expect("a URI");
+        parameters.subject_alt_names.push(rcgen::SanType::URI(uri));
+        let certificate = parameters.self_signed(&key).expect("signed").pem();
+        Leaf { certificate, key: key.serialize_pem() }
+    };
+    let ca_key = fs::read_to_string(lab.folder.path().join("ca.key")).expect("there");
+    let wrong = [
+        ("none", None),
+        ("expired", Some(make(&|leaf| leaf.valid_until = time::Duration::seconds(-60)))),
+        ("not yet valid", Some(make(&|leaf| leaf.valid_from = time::Duration::minutes(30)))),
+        ("of another authority", Some(foreign)),
+        ("self-signed", Some(self_signed)),
+        ("the authority's own", Some(Leaf { certificate: ours.clone(), key: ca_key })),
+        ("an authority's as a leaf", Some(make(&|leaf| leaf.kind = Kind::Authority))),
+        ("without a URI name", Some(make(&|leaf| leaf.uris.clear()))),
+        (
+            "with two URI names",
+            Some(make(&|leaf| leaf.uris.push("spiffe://holdfast.internal/operator".to_owned()))),
+        ),
+        (
+            "of another trust domain",
+            Some(make(&|leaf| leaf.uris = vec!["spiffe://holdfast.example/gateway".to_owned()])),
+        ),
+        ("for servers only", Some(make(&|leaf| leaf.usages = vec![Usage::Server]))),
+    ];
+    for (what, leaf) in wrong {
+        assert!(!is_served(address, raw_client(&ours, leaf.as_ref(), b"h2")).await, "{what}");
+    }
+    assert!(!is_served(address, raw_client(&ours, Some(&served), b"http/1.1")).await, "HTTP/1.1");
+    let mut without_alpn = raw_client(&ours, Some(&served), b"h2");
+    without_alpn.alpn_protocols.clear();
+    assert!(!is_served(address, without_alpn).await, "no protocol named");
+    assert!(is_served(address, raw_client(&ours, Some(&served), b"h2")).await, "others are not held up");
+}
+
+/// A client refuses a server whose certificate is not in order or is for another name.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wrong_server_certificate_is_refused() {
+    let lab = Lab::new();
+    let gateway = lab.identity("gateway");
+    let order = lab.serve(lab.identity("order")).await;
+    check(destination(order, "order", &gateway)).await.expect("a good one is called");
+    let refused = check(destination(order, "payment", &gateway)).await.expect_err("another name");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let other = Lab::new();
+    let foreign = other.serve(other.identity("order")).await;
+    let refused = check(destination(foreign, "order", &gateway)).await.expect_err("another authority");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+
+    let authority = lab.authority();
+    let good = LeafRequest::service("order", HOUR);
+    for (what, request) in [
+        ("expired", LeafRequest { valid_until: time::Duration::seconds(-60), ..good.clone() }),
+        ("for clients only", LeafRequest { usages: vec![Usage::Client], ..good.clone() }),
+        ("without an identity", LeafRequest { uris: Vec::new(), ..good.clone() }),
+    ] {
+        let leaf = authority.leaf(&request).expect("made");
+        let chain = vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .expect("TLS 1.3")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a pair");
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                // The client ends it, at the latest at its deadline.
+                if let Ok(mut tls) = acceptor.accept(tcp).await {
+                    let mut all = Vec::new();
+                    let _ = tls.read_to_end(&mut all).await;
+                }
+            }
+        });
+        let refused = check(destination(address, "order", &gateway)).await.expect_err(what);
+        assert_eq!(refused.code(), Code::Unavailable, "{what}: {refused}");
+        let text = refused.message();
+        assert!(text.contains("certificate") || text.contains("URI"), "{what}: {refused}");
+    }
+}
+
+/// Without TLS, with an old TLS, with silence or garbage nothing is served, and others are not held up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_or_plain_connection_holds_nobody_up() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let folder = tempfile::tempdir().expect("a folder");
-    let stop = CancellationToken::new();
-    let address = serve(issued(folder.path(), "order"), stop.clone()).await;
-    let _silent = tokio::net::TcpStream::connect(address).await.expect("connected");
-    let mut plain = tokio::net::TcpStream::connect(address).await.expect("connected");
-    plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
-    let mut answer = Vec::new();
-    // It ends, with at most a TLS alert (first byte 21).
-    let _ = plain.read_to_end(&mut answer).await;
-    assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
-    let gateway = issued(folder.path(), "gateway");
-    check(destination(address, "order", &gateway)).await.expect("served");
-    stop.cancel();
+    let lab = Lab::new();
+    let address = lab.serve(lab.identity("order")).await;
+    let _silent = TcpStream::connect(address).await.expect("connected");
+    // A ClientHello of TLS 1.2: record head, handshake head, version, random, no session, one cipher suite.
+    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x2f, 1, 0]);
+    for said in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), hello, vec![0; 4096]] {
+        let mut plain = TcpStream::connect(address).await.expect("connected");
+        plain.write_all(&said).await.expect("sent");
+        let mut answer = Vec::new();
+        // It ends, with at most a TLS alert (first byte 21).
+        let _ = plain.read_to_end(&mut answer).await;
+        assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
+    }
+    check(destination(address, "order", &lab.identity("gateway"))).await.expect("served");
 }
 
-/// New files are taken for new connections; torn, foreign and broken ones are refused and the old stays.
+/// A call that the table does not allow is refused, whoever proved who they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_table_does_not_allow_is_refused() {
+    let lab = Lab::new();
+    let address = lab.serve(lab.identity("order")).await;
+    let mut client = tonic::client::Grpc::new(destination(address, "order", &lab.identity("gateway")));
+    client.ready().await.expect("always");
+    let path = http::uri::PathAndQuery::from_static("/holdfast.order.v1.OrderService/CreateOrder");
+    let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckRequest>::default();
+    let refused = client.unary(tonic::Request::new(HealthCheckRequest::default()), path, codec).await;
+    assert_eq!(refused.expect_err("refused").code(), Code::PermissionDenied);
+}
+
+/// A revoked certificate is refused in the handshake, and ends the connections that were open before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_refused_on_open_connections_too() {
+    let lab = Lab::new();
+    let (server, thief) = (lab.identity("order"), lab.identity("gateway"));
+    let address = lab.serve(server.clone()).await;
+    let open = destination(address, "order", &thief);
+    check(open.clone()).await.expect("served before");
+    lab.pki.revoke("gateway", "stolen").expect("revoked");
+    assert_eq!(server.reload().expect("readable"), Reload::Swapped);
+    // The thief goes on with what was stolen: on the open connection, and on new ones.
+    check(open.clone()).await.expect_err("the open connection is over");
+    check(open).await.expect_err("and no new one is made");
+    check(destination(address, "order", &thief)).await.expect_err("by nobody");
+    check(destination(address, "order", &lab.identity("gateway"))).await.expect("the new one is served");
+    // The other way round: a server whose certificate is revoked is not called any more.
+    let gateway = lab.identity("gateway");
+    let open = destination(address, "order", &gateway);
+    check(open.clone()).await.expect("called before");
+    lab.pki.revoke("order", "stolen").expect("revoked");
+    assert_eq!(gateway.reload().expect("readable"), Reload::Swapped);
+    check(open.clone()).await.expect_err("the open connection is over");
+    check(open).await.expect_err("and no new one is made");
+}
+
+/// New files are taken for new connections; torn, foreign and broken ones are refused, the old stays, and the next good
+/// ones are taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_while_in_use() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let stop = CancellationToken::new();
-    let server = issued(folder.path(), "order");
-    let address = serve(server.clone(), stop.clone()).await;
-    let gateway = issued(folder.path(), "gateway");
+    let lab = Lab::new();
+    let server = lab.identity("order");
+    let address = lab.serve(server.clone()).await;
+    let gateway = lab.identity("gateway");
     assert_eq!(server.reload().expect("readable"), Reload::Unchanged);
-
-    let authority = Authority::load_or_create(folder.path()).expect("read");
-    authority.issue("order").expect("issued");
+    lab.pki.issue("order", LEAF_LIFE_MAX).expect("issued");
     assert_eq!(server.reload().expect("readable"), Reload::Swapped);
     check(destination(address, "order", &gateway)).await.expect("served with the new one");
 
-    let good = std::fs::read(folder.path().join("order/tls.crt")).expect("there");
-    let (other_pair, _) = authority.leaf("order", time::Duration::hours(1)).expect("made");
-    let (over, _) = authority.leaf("order", time::Duration::seconds(-60)).expect("made");
-    for (what, bad) in [
-        ("cut short", good[..good.len() / 2].to_vec()),
-        ("another key's", other_pair.into_bytes()),
-        ("over", over.into_bytes()),
-        ("the authority's own", authority.certificate().as_bytes().to_vec()),
-        ("empty", Vec::new()),
+    let authority = lab.authority();
+    let leaf = |life| authority.leaf(&LeafRequest::service("order", life)).expect("made").certificate;
+    let foreign = Authority::generate(HOUR).expect("made");
+    let certificate = lab.folder.path().join("order/tls.crt");
+    let good = fs::read(&certificate).expect("there");
+    let bundle = lab.folder.path().join("order/ca.crt");
+    let good_bundle = fs::read(&bundle).expect("there");
+    for (what, path, bad) in [
+        ("cut short", &certificate, good[..good.len() / 2].to_vec()),
+        ("another key's", &certificate, leaf(HOUR).into_bytes()),
+        ("over", &certificate, leaf(time::Duration::seconds(-60)).into_bytes()),
+        ("the authority's own", &certificate, authority.certificate().as_bytes().to_vec()),
+        ("empty", &certificate, Vec::new()),
+        ("another authority", &bundle, foreign.certificate().as_bytes().to_vec()),
+        ("no authority", &bundle, Vec::new()),
+        ("binary", &bundle, vec![0xff; 64]),
     ] {
-        std::fs::write(folder.path().join("order/tls.crt"), bad).expect("written");
+        let before = fs::read(path).expect("there");
+        fs::write(path, bad).expect("written");
         assert!(server.reload().is_err(), "{what}");
         check(destination(address, "order", &gateway)).await.expect("served with the old one");
+        fs::write(path, before).expect("written");
+        assert_eq!(server.reload().expect("readable"), Reload::Unchanged, "{what}");
     }
-    std::fs::write(folder.path().join("order/tls.crt"), good).expect("written");
-    assert_eq!(server.reload().expect("readable"), Reload::Unchanged);
-    stop.cancel();
+    assert_eq!(fs::read(&bundle).expect("there"), good_bundle);
+    lab.pki.issue("order", LEAF_LIFE_MAX).expect("issued");
+    assert_eq!(server.reload().expect("readable"), Reload::Swapped, "the next good one is taken");
+}
+
+/// Kubernetes and Vault agents swap a symbolic link instead of writing files: every swap is seen, not only the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_symlink_swap_is_seen() {
+    let lab = Lab::new();
+    lab.pki.ensure_leaf("order").expect("issued");
+    let mount = lab.folder.path().join("mount");
+    fs::create_dir(&mount).expect("made");
+    let publish = |number: usize| {
+        let version = mount.join(format!("..version-{number}"));
+        fs::create_dir(&version).expect("made");
+        for file in ["tls.crt", "tls.key", "ca.crt", "revoked"] {
+            fs::copy(lab.folder.path().join("order").join(file), version.join(file)).expect("copied");
+        }
+        let draft = mount.join("..data.draft");
+        symlink(&version, &draft).expect("linked");
+        fs::rename(&draft, mount.join("..data")).expect("swapped");
+    };
+    publish(0);
+    let file = |name: &str| -> PathBuf { mount.join("..data").join(name) };
+    let identity = Identity::load(IdentityConfig {
+        certificate: file("tls.crt"),
+        key: file("tls.key"),
+        trust_bundle: file("ca.crt"),
+        deny_list: Some(file("revoked")),
+    })
+    .expect("loaded");
+    for number in 1..=5 {
+        lab.pki.issue("order", LEAF_LIFE_MAX).expect("issued");
+        publish(number);
+        assert_eq!(identity.reload().expect("readable"), Reload::Swapped, "swap {number}");
+        assert_eq!(identity.reload().expect("readable"), Reload::Unchanged);
+    }
 }

@@ -78,7 +78,7 @@ mod tests {
 
     fn peer(name: &str) -> Peer {
         let id = SpiffeId::parse(&format!("spiffe://holdfast.internal/{name}")).expect("an id");
-        Peer { id: Arc::new(id) }
+        Peer { id: Arc::new(id), serial: "01".into(), not_after: i64::MAX }
     }
 
     /// Only the table opens a method, health apart; a peer without identity opens nothing.

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use super::{Identity, Peer, socket};
+use super::{Identity, Peer, guard::Guarded, socket};
 use crate::service::chain;
 
 /// A peer that takes longer is dropped, so that slow or silent connections can't pile up.
@@ -34,7 +34,7 @@ const ACCEPTED_MAX: usize = 64;
 /// A connection that knows its peer.
 #[derive(Debug)]
 pub struct PeerStream {
-    io: TlsStream<TcpStream>,
+    io: Guarded<TlsStream<TcpStream>>,
     peer: Peer,
     /// Given back when the connection ends.
     _slot: OwnedSemaphorePermit,
@@ -108,11 +108,8 @@ async fn shake_hands(
     if session.alpn_protocol() != Some(b"h2") {
         return Err(io::Error::other("peer does not speak HTTP/2"));
     }
-    let certificate = session
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .ok_or_else(|| io::Error::other("peer sent no certificate"))?;
-    let peer = Peer::from_certificate(certificate).map_err(io::Error::other)?;
+    let peer = Peer::of_session(session)?;
+    let io = Guarded::new(io, &peer, identity)?;
     Ok(PeerStream { io, peer, _slot: slot })
 }
 

@@ -1,13 +1,14 @@
 //! Certificate files into rustls configurations. All or nothing: what doesn't fit together is refused here, so nothing
 //! behind this module ever sees a torn rotation.
 
-use std::{fs, path::Path, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, fs, path::Path, path::PathBuf, sync::Arc};
 
+use aws_lc_rs::digest::{self, SHA256};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
 
@@ -50,17 +51,52 @@ pub enum IdentityError {
     /// Our own certificate names no identity that peers would accept.
     #[error("our own certificate proves no identity")]
     Peer(#[from] PeerError),
-    /// Our own certificate is over or not yet valid.
-    #[error("certificate is valid from {not_before} to {not_after} (Unix time), not now")]
-    NotNow {
-        /// Seconds since 1970.
-        not_before: i64,
-        /// Seconds since 1970.
-        not_after: i64,
-    },
-    /// The leaf was not signed by any authority of the trust bundle: peers would refuse it.
-    #[error("certificate was issued by no authority of the trust bundle")]
-    Chain,
+    /// Our own certificate is on the deny list: peers would refuse it.
+    #[error("certificate is revoked")]
+    Revoked,
+    /// Over, not yet valid, or signed by no authority of the trust bundle: peers would refuse it.
+    #[error("certificate would not be accepted by a peer with the same trust bundle")]
+    Unacceptable(#[source] rustls::Error),
+}
+
+/// The content of all files, read once: what is compared, checked and used is the same.
+pub(super) struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    trust_bundle: Vec<u8>,
+    deny_list: Vec<u8>,
+}
+
+impl Files {
+    pub(super) fn read(config: &IdentityConfig) -> Result<Self, IdentityError> {
+        Ok(Self {
+            certificate: read(&config.certificate)?,
+            key: read(&config.key)?,
+            trust_bundle: read(&config.trust_bundle)?,
+            deny_list: config.deny_list.as_deref().map(read).transpose()?.unwrap_or_default(),
+        })
+    }
+
+    /// Equal content needs no reload.
+    pub(super) fn digest(&self) -> Vec<u8> {
+        let mut context = digest::Context::new(&SHA256);
+        for part in [&self.certificate, &self.key, &self.trust_bundle, &self.deny_list] {
+            // With the lengths, so that bytes can't move from one file to the next unseen.
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
+        }
+        context.finish().as_ref().to_vec()
+    }
+
+    /// For people and `holdfast certs`, which computes the same from the files: 16 hexadecimal digits over everything
+    /// but the key.
+    fn fingerprint(&self) -> String {
+        let mut context = digest::Context::new(&SHA256);
+        for part in [&self.certificate, &self.trust_bundle, &self.deny_list] {
+            context.update(part);
+        }
+        hexadecimal(&context.finish().as_ref()[..8])
+    }
 }
 
 /// One consistent set of files.
@@ -68,7 +104,11 @@ pub enum IdentityError {
 pub(super) struct Material {
     pub(super) server: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
-    pub(super) fingerprint: Vec<u8>,
+    /// Serials that are refused.
+    pub(super) denied: HashSet<String>,
+    pub(super) digest: Vec<u8>,
+    serial: String,
+    fingerprint: String,
     not_after: i64,
 }
 
@@ -78,20 +118,19 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 }
 
 impl Material {
-    pub(super) fn load(files: &IdentityConfig) -> Result<Self, IdentityError> {
-        let fingerprint = Self::fingerprint(files)?;
-        let chain = certificates(&files.certificate)?;
-        let pem = |source| IdentityError::Pem { path: files.key.clone(), source };
-        let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(pem)?;
-        let authorities = certificates(&files.trust_bundle)?;
-        let not_after = check_leaf(&chain[0], &authorities)?;
-
+    pub(super) fn load(config: &IdentityConfig, files: &Files) -> Result<Self, IdentityError> {
+        let chain = certificates(&config.certificate, &files.certificate)?;
+        let pem = |source| IdentityError::Pem { path: config.key.clone(), source };
+        let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(pem)?;
         let mut roots = RootCertStore::empty();
-        for authority in authorities {
+        for authority in certificates(&config.trust_bundle, &files.trust_bundle)? {
             roots.add(authority)?;
         }
         let roots = Arc::new(roots);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider()).build()?;
+        let denied = denied(&files.deny_list);
+        let own = check_own(&chain, verifier.as_ref(), &denied)?;
+
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
@@ -103,53 +142,71 @@ impl Material {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
         client.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { server: Arc::new(server), client: Arc::new(client), fingerprint, not_after })
+        Ok(Self {
+            server: Arc::new(server),
+            client: Arc::new(client),
+            denied,
+            digest: files.digest(),
+            fingerprint: files.fingerprint(),
+            serial: own.serial.as_ref().to_owned(),
+            not_after: own.not_after,
+        })
     }
 
-    /// The content of all files; equal content needs no reload.
-    pub(super) fn fingerprint(files: &IdentityConfig) -> Result<Vec<u8>, IdentityError> {
-        let mut all = read(&files.certificate)?;
-        all.extend(read(&files.key)?);
-        all.extend(read(&files.trust_bundle)?);
-        Ok(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &all).as_ref().to_vec())
-    }
-
-    /// Tells the metrics which certificate is in use now.
-    pub(super) fn publish(&self) {
+    /// Tells the metrics which certificate is in use now, and no longer which was.
+    pub(super) fn publish(&self, before: Option<&Self>) {
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
-        metrics::gauge!("certificate_not_after_seconds").set(self.not_after as f64);
+        metrics::gauge!("cert_not_after").set(self.not_after as f64);
+        let info = |material: &Self| {
+            metrics::gauge!(
+                "cert_info", "serial" => material.serial.clone(), "fingerprint" => material.fingerprint.clone()
+            )
+        };
+        if let Some(before) = before {
+            info(before).set(0.0);
+        }
+        info(self).set(1.0);
     }
 }
 
-/// The leaf proves an identity, is valid now, and was signed by one of the authorities. Returns its end.
-fn check_leaf(leaf: &CertificateDer<'_>, authorities: &[CertificateDer<'_>]) -> Result<i64, IdentityError> {
-    Peer::from_certificate(leaf)?;
-    let parse = |der: &CertificateDer<'_>,
-                 check: &mut dyn FnMut(&x509_parser::certificate::X509Certificate<'_>)| {
-        x509_parser::parse_x509_certificate(der).map(|(_, certificate)| check(&certificate)).is_ok()
-    };
-    let (mut validity, mut signed) = ((0, 0), false);
-    let parsed = parse(leaf, &mut |leaf| {
-        validity = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
-        for authority in authorities {
-            parse(authority, &mut |authority| signed |= leaf.issuer() == authority.subject());
-        }
-    });
-    let (not_before, not_after) = validity;
-    let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    if !parsed || !(not_before..=not_after).contains(&now) {
-        return Err(IdentityError::NotNow { not_before, not_after });
+/// Our own leaf is checked as a peer would check it: whatever is refused here would be an outage there.
+fn check_own(
+    chain: &[CertificateDer<'_>],
+    verifier: &dyn ClientCertVerifier,
+    denied: &HashSet<String>,
+) -> Result<Peer, IdentityError> {
+    let own = Peer::from_certificate(&chain[0])?;
+    if denied.contains(own.serial.as_ref()) {
+        return Err(IdentityError::Revoked);
     }
-    if signed { Ok(not_after) } else { Err(IdentityError::Chain) }
+    verifier
+        .verify_client_cert(&chain[0], &chain[1..], UnixTime::now())
+        .map_err(IdentityError::Unacceptable)?;
+    Ok(own)
+}
+
+/// The first word of each line.
+fn denied(list: &[u8]) -> HashSet<String> {
+    let text = String::from_utf8_lossy(list);
+    text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_lowercase).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     fs::read(path).map_err(|source| IdentityError::Read { path: path.to_owned(), source })
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let chain = CertificateDer::pem_slice_iter(&read(path)?)
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| IdentityError::Pem { path: path.to_owned(), source })?;
     if chain.is_empty() { Err(IdentityError::Empty { path: path.to_owned() }) } else { Ok(chain) }
+}
+
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        use std::fmt::Write as _;
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -9,6 +9,7 @@
 
 pub mod acceptor;
 pub mod connector;
+mod guard;
 mod material;
 mod peer;
 mod socket;
@@ -19,7 +20,7 @@ use arc_swap::ArcSwap;
 use rustls::{ClientConfig, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
-use self::material::Material;
+use self::material::{Files, Material};
 pub use self::{
     material::IdentityError,
     peer::{Peer, PeerError, SpiffeId, TRUST_DOMAIN},
@@ -30,19 +31,27 @@ use crate::{config::IdentityConfig, service::chain};
 /// because secret managers swap symbolic links, and a watcher misses the second swap (pitfalls P30).
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
 
+/// Time that a writer takes between two files that belong together.
+const TORN_TIME_MAX: Duration = Duration::from_millis(100);
+
 /// This process's identity; clones share it.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    files: Arc<IdentityConfig>,
+    config: Arc<IdentityConfig>,
     current: Arc<ArcSwap<Material>>,
 }
 
 impl Identity {
     /// Reads the files; an error names the one that is wrong.
-    pub fn load(files: IdentityConfig) -> Result<Self, IdentityError> {
-        let material = Material::load(&files)?;
-        material.publish();
-        Ok(Self { files: Arc::new(files), current: Arc::new(ArcSwap::from_pointee(material)) })
+    pub fn load(config: IdentityConfig) -> Result<Self, IdentityError> {
+        let material = Material::load(&config, &Files::read(&config)?)?;
+        material.publish(None);
+        Ok(Self { config: Arc::new(config), current: Arc::new(ArcSwap::from_pointee(material)) })
+    }
+
+    /// Whether a certificate is on the deny list.
+    fn denies(&self, serial: &str) -> bool {
+        self.current.load().denied.contains(serial)
     }
 
     /// The configuration for the next connection that is accepted.
@@ -59,11 +68,13 @@ impl Identity {
 
     /// Takes the files again if they changed. What doesn't fit together is refused and the old stays in use.
     pub fn reload(&self) -> Result<Reload, IdentityError> {
-        if Material::fingerprint(&self.files)? == self.current.load().fingerprint {
+        let files = Files::read(&self.config)?;
+        let current = self.current.load();
+        if files.digest() == current.digest {
             return Ok(Reload::Unchanged);
         }
-        let material = Material::load(&self.files)?;
-        material.publish();
+        let material = Material::load(&self.config, &files)?;
+        material.publish(Some(&current));
         self.current.store(Arc::new(material));
         Ok(Reload::Swapped)
     }
@@ -77,8 +88,14 @@ impl Identity {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            match self.reload() {
-                Ok(Reload::Unchanged) => {}
+            let mut reloaded = self.reload();
+            if reloaded.is_err() {
+                // Perhaps read between the writes of two files that belong together.
+                tokio::time::sleep(TORN_TIME_MAX).await;
+                reloaded = self.reload();
+            }
+            match reloaded {
+                Ok(Reload::Unchanged) => refused = None,
                 Ok(Reload::Swapped) => {
                     refused = None;
                     tracing::info!("certificate reloaded");

@@ -1,9 +1,11 @@
 //! The identity in a certificate.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
-use rustls::pki_types::CertificateDer;
+use rustls::{CommonState, pki_types::CertificateDer};
 use x509_parser::extensions::GeneralName;
+
+use super::material::hexadecimal;
 
 /// All identities live under this trust domain.
 pub const TRUST_DOMAIN: &str = "holdfast.internal";
@@ -65,9 +67,20 @@ impl fmt::Display for SpiffeId {
 pub struct Peer {
     /// Proven by the handshake.
     pub id: Arc<SpiffeId>,
+    /// Of the certificate: lower-case hexadecimal, as deny lists write it.
+    pub serial: Arc<str>,
+    /// End of the certificate, in seconds since 1970.
+    pub not_after: i64,
 }
 
 impl Peer {
+    /// The other end of a connection that shook hands.
+    pub(super) fn of_session(session: &CommonState) -> io::Result<Self> {
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let certificate = certificate.ok_or_else(|| io::Error::other("peer sent no certificate"))?;
+        Self::from_certificate(certificate).map_err(io::Error::other)
+    }
+
     /// Reads the identity of a certificate whose chain was verified before.
     pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Self, PeerError> {
         let (_, certificate) =
@@ -85,7 +98,11 @@ impl Peer {
             })
             .collect();
         match uris[..] {
-            [uri] => Ok(Self { id: Arc::new(SpiffeId::parse(uri)?) }),
+            [uri] => Ok(Self {
+                id: Arc::new(SpiffeId::parse(uri)?),
+                serial: hexadecimal(certificate.raw_serial()).into(),
+                not_after: certificate.validity().not_after.timestamp(),
+            }),
             _ => Err(PeerError::UriNames { found: uris.len() }),
         }
     }

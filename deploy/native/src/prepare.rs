@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use holdfast_certs::{Authority, TokenIssuer};
+use holdfast_certs::{Pki, TokenIssuer};
 use nix::sys::statvfs::statvfs;
 
 use crate::{
@@ -62,9 +62,9 @@ pub fn prepare(layout: Layout, scope: Scope) -> Result<Prepared> {
 
 /// Makes sure that every identity has a certificate with time left.
 pub(crate) fn renew_certificates(layout: &Layout) -> Result<()> {
-    let authority = Authority::load_or_create(&layout.pki_dir())?;
+    let pki = Pki::open_or_init(&layout.pki_dir())?;
     for identity in IDENTITIES {
-        authority.ensure_leaf(identity)?;
+        pki.ensure_leaf(identity)?;
     }
     Ok(())
 }

@@ -1,0 +1,76 @@
+//! Why certificates can't be made, read or rotated.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Why certificates can't be made, read or rotated. The text says what to do where there is something to do.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file can't be read or written.
+    #[error("cannot use {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A key or certificate can't be made or read.
+    #[error("cannot make or read a certificate")]
+    Certificate(#[from] rcgen::Error),
+    /// A stored certificate can't be read.
+    #[error("{path} is not a certificate")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no authority in this folder.
+    #[error("there is no certificate authority in {path}: make one with `holdfast certs init`")]
+    NoAuthority {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// What the authority signs now is void already.
+    #[error("the certificate authority is over since {since}: replace it with `holdfast certs rotate --ca`")]
+    AuthorityOver {
+        /// Its end.
+        since: time::OffsetDateTime,
+    },
+    /// A name that no identity can have.
+    #[error("{name:?} is not a name: 1 to 64 of a-z, 0-9 and -")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// A leaf would live too long or not at all.
+    #[error("a certificate lives 1 minute to 24 hours")]
+    LeafLife,
+    /// No such identity was issued here.
+    #[error("there is no certificate of {name}")]
+    NoLeaf {
+        /// Its name.
+        name: String,
+    },
+    /// A step of a rotation that is not due.
+    #[error("no rotation of the authority is at this step")]
+    NotDue,
+    /// A stored token key can't be read.
+    #[error("{path} is not a token key")]
+    TokenKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A token would live too long.
+    #[error("a token lives a year at most")]
+    TokenLife,
+    /// A token can't be signed.
+    #[error("cannot sign a token")]
+    Sign(#[from] jsonwebtoken::errors::Error),
+}
+
+/// Maps an I/O error to one that names the file.
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> PkiError + '_ {
+    move |source| PkiError::File { path: path.to_owned(), source }
+}

@@ -1,0 +1,462 @@
+//! The folder of an installation: its authority, its identities, its deny list, and how far a rotation is.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::digest;
+use nix::fcntl::{Flock, FlockArg};
+use time::{Duration, OffsetDateTime};
+
+use crate::{
+    PkiError,
+    authority::{AUTHORITY_LIFE, Authority, LEAF_LIFE_MAX, LeafRequest},
+    deny_list::{DenyList, Revoked},
+    error::at,
+    files::{self, Access},
+    inspect::{self, Summary},
+};
+
+const LEAF_LIFE_MIN: Duration = Duration::minutes(1);
+
+/// How far the replacement of an authority is. Each step is safe to repeat, and nothing fails between them: peers trust
+/// both authorities from the first step to the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The new authority is made and trusted everywhere; the old one still signs.
+    Overlap,
+    /// The new one signs, and every leaf is renewed; the old one is still trusted.
+    Leaves,
+}
+
+/// How a leaf is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeafState {
+    /// In order.
+    Valid,
+    /// Its time is over.
+    Expired,
+    /// On the deny list.
+    Revoked,
+    /// Its issuer is not in the trust bundle beside it.
+    Untrusted,
+}
+
+/// One identity as its files show it.
+#[derive(Debug, Clone)]
+pub struct LeafStatus {
+    /// The identity.
+    pub name: String,
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// Name of the authority that signed it.
+    pub issuer: String,
+    /// Its end.
+    pub not_after: OffsetDateTime,
+    /// Names of the authorities that it trusts.
+    pub trusts: Vec<String>,
+    /// What a service that uses these files tells in its metric `cert_info`.
+    pub fingerprint: String,
+    /// How it is.
+    pub state: LeafState,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pki {
+    directory: PathBuf,
+}
+
+impl Pki {
+    /// The folder, with an authority made if there is none.
+    pub fn open_or_init(directory: &Path) -> Result<Self, PkiError> {
+        fs::create_dir_all(directory).map_err(at(directory))?;
+        let pki = Self { directory: directory.to_owned() };
+        let _lock = pki.lock()?;
+        if !pki.path("ca.crt").exists() || !pki.path("ca.key").exists() {
+            pki.write_authority("ca", &Authority::generate(AUTHORITY_LIFE)?)?;
+        }
+        Ok(pki)
+    }
+
+    /// The folder of an installation that is there.
+    pub fn open(directory: &Path) -> Result<Self, PkiError> {
+        let pki = Self { directory: directory.to_owned() };
+        if pki.path("ca.crt").exists() && pki.path("ca.key").exists() {
+            Ok(pki)
+        } else {
+            Err(PkiError::NoAuthority { path: directory.to_owned() })
+        }
+    }
+
+    /// The authority that signs now.
+    pub fn authority(&self) -> Result<Authority, PkiError> {
+        self.load(if self.phase()? == Some(Phase::Leaves) { "ca.next" } else { "ca" })
+    }
+
+    /// Makes sure that `name` has a leaf with more than half of its life left.
+    pub fn ensure_leaf(&self, name: &str) -> Result<(), PkiError> {
+        let _lock = self.lock()?;
+        let fresh = self.leaf_status(name).is_ok_and(|leaf| {
+            leaf.state == LeafState::Valid && leaf.not_after - OffsetDateTime::now_utc() > LEAF_LIFE_MAX / 2
+        });
+        if fresh { Ok(()) } else { self.write_leaf(name, LEAF_LIFE_MAX) }
+    }
+
+    /// Issues a leaf that lives for `life`, at most a day.
+    pub fn issue(&self, name: &str, life: Duration) -> Result<(), PkiError> {
+        let _lock = self.lock()?;
+        self.write_leaf(name, life)
+    }
+
+    /// Renews the leaf of `name`, then puts the old one on the deny list. Services refuse it as soon as they have read
+    /// the list, on connections that are open too.
+    pub fn revoke(&self, name: &str, reason: &str) -> Result<LeafStatus, PkiError> {
+        let _lock = self.lock()?;
+        let leaf = self.leaf_status(name)?;
+        self.write_leaf(name, LEAF_LIFE_MAX)?;
+        let mut list = DenyList::read(&self.path("revoked"))?;
+        list.add(Revoked { serial: leaf.serial.clone(), not_after: leaf.not_after, reason: reason.to_owned() });
+        files::write(&self.path("revoked"), &list.to_text(), Access::Public).map_err(at(&self.directory))?;
+        self.distribute()?;
+        Ok(leaf)
+    }
+
+    /// The identities that have a leaf, by name.
+    pub fn identities(&self) -> Result<Vec<String>, PkiError> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(at(&self.directory))? {
+            let entry = entry.map_err(at(&self.directory))?;
+            if entry.path().join("tls.crt").exists() {
+                names.extend(entry.file_name().to_str().map(str::to_owned));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// One identity as its files show it.
+    pub fn leaf_status(&self, name: &str) -> Result<LeafStatus, PkiError> {
+        check_name(name)?;
+        let folder = self.path(name);
+        if !folder.join("tls.crt").exists() {
+            return Err(PkiError::NoLeaf { name: name.to_owned() });
+        }
+        let read = |file: &str| {
+            let path = folder.join(file);
+            fs::read_to_string(&path).map_err(at(&path))
+        };
+        let (certificate, bundle, revoked) = (read("tls.crt")?, read("ca.crt")?, read("revoked")?);
+        let Summary { serial, issuer, not_after, .. } =
+            inspect::certificate(&folder.join("tls.crt"), &certificate)?;
+        let trusts: Vec<String> = inspect::certificates(&folder.join("ca.crt"), &bundle)?
+            .into_iter()
+            .map(|authority| authority.subject)
+            .collect();
+        let state = if not_after <= OffsetDateTime::now_utc() {
+            LeafState::Expired
+        } else if DenyList::parse(&revoked).contains(&serial) {
+            LeafState::Revoked
+        } else if trusts.contains(&issuer) {
+            LeafState::Valid
+        } else {
+            LeafState::Untrusted
+        };
+        let fingerprint = fingerprint([&certificate, &bundle, &revoked]);
+        Ok(LeafStatus { name: name.to_owned(), serial, issuer, not_after, trusts, fingerprint, state })
+    }
+
+    /// The end of the authority that signs now.
+    pub fn authority_not_after(&self) -> Result<OffsetDateTime, PkiError> {
+        let authority = self.authority()?;
+        Ok(inspect::certificate(&self.path("ca.crt"), authority.certificate())?.not_after)
+    }
+
+    /// How far a rotation of the authority is; `None`: there is none.
+    pub fn phase(&self) -> Result<Option<Phase>, PkiError> {
+        let path = self.path("rotation");
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim() == "overlap" => Ok(Some(Phase::Overlap)),
+            Ok(text) if text.trim() == "leaves" => Ok(Some(Phase::Leaves)),
+            Ok(_) => Err(PkiError::NotDue),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
+    /// Step 1 of 3: makes the next authority, and has everybody trust it beside the present one.
+    pub fn begin_rotation(&self) -> Result<(), PkiError> {
+        let _lock = self.lock()?;
+        if self.phase()?.is_none() {
+            self.write_authority("ca.next", &Authority::generate(AUTHORITY_LIFE)?)?;
+            self.write_phase("overlap")?;
+        }
+        self.distribute()
+    }
+
+    /// Step 2 of 3, when everybody has taken step 1: the next authority signs, and every leaf is renewed by it.
+    pub fn renew_all_by_next(&self) -> Result<(), PkiError> {
+        let _lock = self.lock()?;
+        if self.phase()?.is_none() {
+            return Err(PkiError::NotDue);
+        }
+        self.write_phase("leaves")?;
+        for name in self.identities()? {
+            self.write_leaf(&name, LEAF_LIFE_MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Step 3 of 3, when everybody has taken step 2: nobody trusts the old authority any more.
+    pub fn finish_rotation(&self) -> Result<(), PkiError> {
+        let _lock = self.lock()?;
+        if self.phase()? != Some(Phase::Leaves) {
+            return Err(PkiError::NotDue);
+        }
+        // A crash in between leaves the marker, and the step is done again.
+        self.write_authority("ca", &self.load("ca.next")?)?;
+        let marker = self.path("rotation");
+        fs::remove_file(&marker).map_err(at(&marker))?;
+        for file in ["ca.next.crt", "ca.next.key"] {
+            // Only leftovers of no meaning: without the marker nobody reads them.
+            let _ = fs::remove_file(self.path(file));
+        }
+        self.distribute()
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.directory.join(file)
+    }
+
+    /// One process at a time changes the folder: an operator's command and the supervisor that renews leaves.
+    fn lock(&self) -> Result<Flock<File>, PkiError> {
+        let path = self.path("lock");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| at(&path)(errno.into()))
+    }
+
+    fn load(&self, name: &str) -> Result<Authority, PkiError> {
+        Authority::load(&self.path(&format!("{name}.crt")), &self.path(&format!("{name}.key")))
+    }
+
+    fn write_authority(&self, name: &str, authority: &Authority) -> Result<(), PkiError> {
+        let (key, certificate) = (self.path(&format!("{name}.key")), self.path(&format!("{name}.crt")));
+        files::write(&key, authority.key(), Access::Private).map_err(at(&key))?;
+        files::write(&certificate, authority.certificate(), Access::Public).map_err(at(&certificate))
+    }
+
+    fn write_phase(&self, phase: &str) -> Result<(), PkiError> {
+        let path = self.path("rotation");
+        files::write(&path, phase, Access::Public).map_err(at(&path))
+    }
+
+    /// The authorities that peers are checked against now.
+    fn trust_bundle(&self) -> Result<String, PkiError> {
+        let mut bundle = self.load("ca")?.certificate().to_owned();
+        if self.phase()?.is_some() {
+            bundle.push_str(self.load("ca.next")?.certificate());
+        }
+        Ok(bundle)
+    }
+
+    fn write_leaf(&self, name: &str, life: Duration) -> Result<(), PkiError> {
+        check_name(name)?;
+        if !(LEAF_LIFE_MIN..=LEAF_LIFE_MAX).contains(&life) {
+            return Err(PkiError::LeafLife);
+        }
+        let since = self.authority_not_after()?;
+        if since <= OffsetDateTime::now_utc() {
+            return Err(PkiError::AuthorityOver { since });
+        }
+        let leaf = self.authority()?.leaf(&LeafRequest::service(name, life))?;
+        let folder = self.path(name);
+        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        self.write_trust(&folder)?;
+        // The two are not replaced as one: a reader that sees a key without its certificate keeps what it has, and
+        // looks again.
+        for (file, content, access) in
+            [("tls.key", &leaf.key, Access::Private), ("tls.crt", &leaf.certificate, Access::Public)]
+        {
+            let path = folder.join(file);
+            files::write(&path, content, access).map_err(at(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Trust bundle and deny list beside the leaf of each identity.
+    fn distribute(&self) -> Result<(), PkiError> {
+        for name in self.identities()? {
+            self.write_trust(&self.path(&name))?;
+        }
+        Ok(())
+    }
+
+    fn write_trust(&self, folder: &Path) -> Result<(), PkiError> {
+        let deny_list = DenyList::read(&self.path("revoked"))?.to_text();
+        for (file, content) in [("ca.crt", self.trust_bundle()?), ("revoked", deny_list)] {
+            let path = folder.join(file);
+            if fs::read_to_string(&path).is_ok_and(|before| before == content) {
+                continue;
+            }
+            files::write(&path, &content, Access::Public).map_err(at(&path))?;
+        }
+        Ok(())
+    }
+}
+
+/// The same as in `holdfast_common::identity`, which tells it as a metric: certificate, trust bundle and deny list, the
+/// key left out.
+fn fingerprint(contents: [&str; 3]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for content in contents {
+        context.update(content.as_bytes());
+    }
+    context.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn check_name(name: &str) -> Result<(), PkiError> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=64).contains(&name.len()) && name.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err(PkiError::Name { name: name.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a folder")
+    }
+
+    /// The authority is made once, and leaves that are fresh are left alone.
+    #[test]
+    fn the_authority_is_made_once() {
+        let folder = folder();
+        let first = Pki::open_or_init(folder.path()).expect("made");
+        first.ensure_leaf("order").expect("issued");
+        let before = first.leaf_status("order").expect("there");
+        let second = Pki::open_or_init(folder.path()).expect("read");
+        assert_eq!(
+            first.authority().expect("read").certificate(),
+            second.authority().expect("read").certificate()
+        );
+        second.ensure_leaf("order").expect("fresh");
+        assert_eq!(second.leaf_status("order").expect("there").serial, before.serial);
+        second.issue("order", LEAF_LIFE_MAX).expect("issued");
+        assert_ne!(second.leaf_status("order").expect("there").serial, before.serial);
+        second.issue("payment", Duration::hours(1)).expect("issued");
+        second.ensure_leaf("payment").expect("renewed before it ends");
+        let left = second.leaf_status("payment").expect("there").not_after - OffsetDateTime::now_utc();
+        assert!(left > Duration::hours(23), "{left}");
+    }
+
+    /// Names that could leave the folder, and leaves that live for ever, are refused.
+    #[test]
+    fn odd_requests_are_refused() {
+        let folder = folder();
+        let pki = Pki::open_or_init(folder.path()).expect("made");
+        for name in ["", "..", "a/b", "Order", "ca.next", &"a".repeat(65)] {
+            assert!(matches!(pki.issue(name, LEAF_LIFE_MAX), Err(PkiError::Name { .. })), "{name:?}");
+        }
+        for life in [Duration::hours(25), Duration::ZERO, Duration::seconds(-1)] {
+            assert!(matches!(pki.issue("order", life), Err(PkiError::LeafLife)), "{life}");
+        }
+        assert!(matches!(Pki::open(&folder.path().join("other")), Err(PkiError::NoAuthority { .. })));
+    }
+
+    /// Nobody but the owner reads a private key, after a rotation neither.
+    #[test]
+    fn private_keys_are_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = folder();
+        let pki = Pki::open_or_init(folder.path()).expect("made");
+        pki.issue("order", LEAF_LIFE_MAX).expect("issued");
+        pki.begin_rotation().expect("begun");
+        pki.renew_all_by_next().expect("renewed");
+        let private = |file: &str| {
+            let mode = fs::metadata(folder.path().join(file)).expect("there").permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{file}");
+        };
+        private("ca.next.key");
+        pki.finish_rotation().expect("finished");
+        private("ca.key");
+        private("order/tls.key");
+    }
+
+    /// At each step of a rotation every leaf is trusted by every identity, before and after the step; a step that is
+    /// done again does no harm, and one that is not due is refused.
+    #[test]
+    fn nothing_is_untrusted_at_any_step_of_a_rotation() {
+        let folder = folder();
+        let pki = Pki::open_or_init(folder.path()).expect("made");
+        for name in ["order", "gateway"] {
+            pki.issue(name, LEAF_LIFE_MAX).expect("issued");
+        }
+        let statuses = || ["order", "gateway"].map(|name| pki.leaf_status(name).expect("there"));
+        let before = statuses();
+        // Services take new files at their own pace, so neighbours in time must trust each other.
+        let trusted = |older: &[LeafStatus], newer: &[LeafStatus]| {
+            for one in older.iter().chain(newer) {
+                for other in older.iter().chain(newer) {
+                    assert!(other.trusts.contains(&one.issuer), "{one:?} by {other:?}");
+                }
+                assert_eq!(one.state, LeafState::Valid);
+            }
+        };
+        assert!(matches!(pki.renew_all_by_next(), Err(PkiError::NotDue)));
+        assert!(matches!(pki.finish_rotation(), Err(PkiError::NotDue)));
+        for _ in 0..2 {
+            pki.begin_rotation().expect("begun");
+        }
+        let both = statuses();
+        trusted(&before, &both);
+        assert!(matches!(pki.finish_rotation(), Err(PkiError::NotDue)));
+        for _ in 0..2 {
+            pki.renew_all_by_next().expect("renewed");
+        }
+        let renewed = statuses();
+        trusted(&both, &renewed);
+        pki.finish_rotation().expect("finished");
+        let after = statuses();
+        trusted(&renewed, &after);
+        assert_eq!(pki.phase().expect("readable"), None);
+        assert!(!after[0].trusts.contains(&before[0].issuer), "the old one is gone");
+        pki.issue("order", LEAF_LIFE_MAX).expect("the new one signs");
+        trusted(&after, &statuses());
+    }
+
+    /// An authority that is over signs nothing any more, and can be replaced all the same.
+    #[test]
+    fn an_expired_authority_can_be_replaced() {
+        let folder = folder();
+        let pki = Pki::open_or_init(folder.path()).expect("made");
+        pki.issue("order", LEAF_LIFE_MAX).expect("issued");
+        pki.write_authority("ca", &Authority::generate(Duration::seconds(-5)).expect("made")).expect("written");
+        assert!(matches!(pki.issue("order", LEAF_LIFE_MAX), Err(PkiError::AuthorityOver { .. })));
+        pki.begin_rotation().expect("begun");
+        pki.renew_all_by_next().expect("renewed");
+        pki.finish_rotation().expect("finished");
+        assert_eq!(pki.leaf_status("order").expect("there").state, LeafState::Valid);
+    }
+
+    /// A revoked leaf is replaced first, then named on everybody's list.
+    #[test]
+    fn a_revoked_leaf_is_on_everybodys_list() {
+        let folder = folder();
+        let pki = Pki::open_or_init(folder.path()).expect("made");
+        for name in ["order", "gateway"] {
+            pki.issue(name, LEAF_LIFE_MAX).expect("issued");
+        }
+        let revoked = pki.revoke("gateway", "stolen laptop").expect("revoked");
+        for name in ["order", "gateway"] {
+            let list = fs::read_to_string(folder.path().join(name).join("revoked")).expect("there");
+            assert!(DenyList::parse(&list).contains(&revoked.serial), "{name}");
+            assert_eq!(pki.leaf_status(name).expect("there").state, LeafState::Valid);
+        }
+        assert!(matches!(pki.revoke("nobody", "?"), Err(PkiError::NoLeaf { .. })));
+    }
+}
