@@ -1,6 +1,6 @@
 //! What is in a certificate.
 
-use std::path::Path;
+use std::{fmt::Write as _, path::Path};
 
 use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, pem::Pem};
@@ -40,8 +40,17 @@ fn summary(certificate: &X509Certificate<'_>) -> Option<Summary> {
     Some(Summary {
         subject: name(certificate.subject())?,
         issuer: name(certificate.issuer())?,
-        serial: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+        serial: hexadecimal(certificate.raw_serial()),
         not_after: OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()?,
+    })
+}
+
+/// Lower-case, two digits a byte.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
     })
 }
 

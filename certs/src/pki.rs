@@ -117,7 +117,11 @@ impl Pki {
         let leaf = self.leaf_status(name)?;
         self.write_leaf(name, LEAF_LIFE_MAX)?;
         let mut list = DenyList::read(&self.path("revoked"))?;
-        list.add(Revoked { serial: leaf.serial.clone(), not_after: leaf.not_after, reason: reason.to_owned() });
+        list.add(Revoked {
+            serial: leaf.serial.clone(),
+            not_after: leaf.not_after,
+            reason: reason.to_owned(),
+        });
         files::write(&self.path("revoked"), &list.to_text(), Access::Public).map_err(at(&self.directory))?;
         self.distribute()?;
         Ok(leaf)
@@ -232,7 +236,8 @@ impl Pki {
     /// One process at a time changes the folder: an operator's command and the supervisor that renews leaves.
     fn lock(&self) -> Result<Flock<File>, PkiError> {
         let path = self.path("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| at(&path)(errno.into()))
     }
 
@@ -312,7 +317,7 @@ fn fingerprint(contents: [&str; 3]) -> String {
     for content in contents {
         context.update(content.as_bytes());
     }
-    context.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    inspect::hexadecimal(&context.finish().as_ref()[..8])
 }
 
 fn check_name(name: &str) -> Result<(), PkiError> {
@@ -435,7 +440,8 @@ mod tests {
         let folder = folder();
         let pki = Pki::open_or_init(folder.path()).expect("made");
         pki.issue("order", LEAF_LIFE_MAX).expect("issued");
-        pki.write_authority("ca", &Authority::generate(Duration::seconds(-5)).expect("made")).expect("written");
+        pki.write_authority("ca", &Authority::generate(Duration::seconds(-5)).expect("made"))
+            .expect("written");
         assert!(matches!(pki.issue("order", LEAF_LIFE_MAX), Err(PkiError::AuthorityOver { .. })));
         pki.begin_rotation().expect("begun");
         pki.renew_all_by_next().expect("renewed");

@@ -29,6 +29,9 @@ pub(crate) enum Command {
     Env(At),
     /// Print a signed development token
     Token(Token),
+    /// Make, renew, replace and revoke certificates
+    #[command(subcommand)]
+    Certs(CertsAction),
     /// Measure latency, throughput and cost of a running stack
     Bench(Bench),
 }
@@ -59,6 +62,9 @@ pub(crate) struct Up {
     /// Add N to each port, so that stacks can coexist
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
     pub(crate) port_offset: u16,
+    /// Start N replicas of order, payment or delivery; may be given for each
+    #[arg(long, value_name = "SERVICE=N")]
+    pub(crate) replicas: Vec<String>,
     /// Leave a component down when it dies, instead of starting it again
     #[arg(long)]
     pub(crate) no_restart: bool,
@@ -124,6 +130,78 @@ pub(crate) struct Token {
     /// How long it is valid: 30s, 15m, 1h
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) ttl: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsAction {
+    /// Make an authority and a certificate for each service and for the operator, as far as they aren't there
+    Init(CertsAt),
+    /// Issue a certificate for an identity
+    Issue(CertsIssue),
+    /// Renew certificates, or replace the authority, and wait until every running service uses them
+    Rotate(CertsRotate),
+    /// Renew the certificate of an identity and have the old one refused everywhere
+    Revoke(CertsRevoke),
+    /// Show each certificate and who uses it; fails if one is not valid
+    Status(CertsStatus),
+}
+
+/// Which certificates.
+#[derive(Debug, Args)]
+pub(crate) struct CertsAt {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Folder of the certificates, if it is not the stack's own
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertsIssue {
+    #[command(flatten)]
+    pub(crate) at: CertsAt,
+    /// The name of the identity, such as `reporting`
+    pub(crate) name: String,
+    /// How long it is valid, at most 24h
+    #[arg(long, default_value = "24h", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) ttl: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertsRotate {
+    #[command(flatten)]
+    pub(crate) at: CertsAt,
+    /// Replace the authority too: trust both, renew every certificate, trust the new one only
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) ca: bool,
+    /// Only these identities
+    pub(crate) names: Vec<String>,
+    /// Time for the running services to take each step
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertsRevoke {
+    #[command(flatten)]
+    pub(crate) at: CertsAt,
+    /// The identity
+    pub(crate) name: String,
+    /// Why; stands in the deny list
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Time for the running services to take the list
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertsStatus {
+    #[command(flatten)]
+    pub(crate) at: CertsAt,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
 }
 
 #[derive(Debug, Args)]

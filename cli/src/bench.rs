@@ -13,6 +13,7 @@ use holdfast_chaos::{
 use crate::{
     Outcome,
     arguments::{Bench, Format},
+    output::data,
     stack,
 };
 
@@ -20,7 +21,6 @@ const CONNECTIONS_MAX: usize = 256;
 /// Three steps of `delivery.step`, which the native stack leaves at 2 s.
 const DELIVERY_TIME: Duration = Duration::from_secs(6);
 
-#[expect(clippy::print_stdout, reason = "the figures are the command's data")]
 pub(crate) fn run(arguments: &Bench) -> Result<Outcome> {
     let (layout, report) = stack::running(&arguments.at)?;
     let processes = report
@@ -42,8 +42,8 @@ pub(crate) fn run(arguments: &Bench) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(bench::run(rest, processes, options, DELIVERY_TIME))?;
     match arguments.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Format::Table => println!("{}", report.table()),
+        Format::Json => data!("{}", serde_json::to_string_pretty(&report)?)?,
+        Format::Table => data!("{}", report.table())?,
     }
     Ok(Outcome::Done)
 }

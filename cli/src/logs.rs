@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use holdfast_native::{layout::Layout, supervisor::component_names};
+use holdfast_native::layout::Layout;
 
 use crate::{Outcome, arguments::Logs};
 
@@ -54,10 +54,10 @@ impl Tail {
 
 pub(crate) fn run(logs: &Logs) -> Result<Outcome> {
     let layout = Layout::new(logs.at.data_dir()?, 0);
-    let known: Vec<&str> = component_names().chain(["supervisor"]).collect();
+    let known = layout.component_names();
     let wanted: Vec<&str> = known
         .iter()
-        .copied()
+        .map(String::as_str)
         .filter(|name| logs.name.as_deref().is_none_or(|wanted| wanted == *name))
         .collect();
     if wanted.is_empty() {

@@ -4,7 +4,9 @@
 
 mod arguments;
 mod bench;
+mod certs;
 mod logs;
+mod output;
 mod stack;
 
 use std::process::ExitCode;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Logs(logs) => logs::run(&logs),
         Command::Env(at) => stack::env(&at),
         Command::Token(token) => stack::token(&token),
+        Command::Certs(action) => certs::run(&action),
         Command::Bench(bench) => bench::run(&bench),
     };
     match outcome {

@@ -7,7 +7,7 @@ use comfy_table::{Table, presets::NOTHING};
 use holdfast_certs::{Claims, TokenIssuer};
 use holdfast_native::{
     control::{self, Found, Stopped},
-    layout::{Layout, PARTICIPANTS, Scope},
+    layout::{Layout, PARTICIPANTS, Replicas, Scope},
     prepare,
     supervisor::{self, ComponentState, Lifetime, Restart, StackReport},
 };
@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::{
     Outcome,
     arguments::{At, Down, Format, Status, Token, Up},
+    output::data,
 };
 
 /// Time to stop everything: each component gets 10 s, services and infrastructure after each other.
@@ -23,6 +24,10 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(45);
 
 pub(crate) fn up(up: &Up) -> Result<Outcome> {
     let data_dir = up.at.data_dir()?;
+    let mut replicas = Replicas::default();
+    for wanted in &up.replicas {
+        replicas.set(wanted).with_context(|| format!("--replicas {wanted}"))?;
+    }
     let time_max = Duration::from_secs(up.wait);
     match control::find(&data_dir)? {
         Found::Running(report) => {
@@ -49,7 +54,7 @@ pub(crate) fn up(up: &Up) -> Result<Outcome> {
     }
     let scope = if up.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
     let layout = Layout::new(data_dir.clone(), up.port_offset);
-    let prepared = prepare::prepare(layout.clone(), scope)?;
+    let prepared = prepare::prepare(layout.clone(), scope, replicas)?;
     if up.foreground {
         let restart = if up.no_restart { Restart::Never } else { Restart::Always };
         let lifetime = if up.until_parent_ends { Lifetime::UntilParentEnds } else { Lifetime::UntilStopped };
@@ -62,6 +67,7 @@ pub(crate) fn up(up: &Up) -> Result<Outcome> {
     let mut arguments: Vec<String> = vec!["up".into(), "--foreground".into()];
     arguments.extend(["--port-offset".into(), up.port_offset.to_string()]);
     arguments.extend(["--data-dir".into(), data_dir.display().to_string()]);
+    arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".to_owned(), replicas]));
     if up.no_restart {
         arguments.push("--no-restart".into());
     }
@@ -72,20 +78,19 @@ pub(crate) fn up(up: &Up) -> Result<Outcome> {
 }
 
 /// What a newcomer needs next.
-#[expect(clippy::print_stdout, reason = "the addresses are the command's data")]
 fn greet(data_dir: &Path, report: &StackReport) -> Result<()> {
     let layout = Layout::new(data_dir.to_owned(), report.port_offset);
     let url = layout.gateway_url();
-    println!("REST       {url}/api/orders");
-    println!("health     {url}/readyz");
-    println!("metrics    {}/metrics", layout.admin_url("gateway"));
-    println!("Kafka      {}", layout.kafka_brokers());
-    println!(
+    data!("REST       {url}/api/orders")?;
+    data!("health     {url}/readyz")?;
+    data!("metrics    {}/metrics", layout.admin_url("gateway"))?;
+    data!("Kafka      {}", layout.kafka_brokers())?;
+    data!(
         "token      {}",
         sign(data_dir, "user-123", "orders:read orders:write accounts:read", Duration::from_secs(3600))?
-    );
-    println!();
-    println!("next: make test-create-order");
+    )?;
+    data!("")?;
+    data!("next: make test-create-order")?;
     Ok(())
 }
 
@@ -113,7 +118,6 @@ struct StatusDocument<'a> {
     components: &'a [supervisor::ComponentReport],
 }
 
-#[expect(clippy::print_stdout, reason = "the table is the command's data")]
 pub(crate) fn status(status: &Status) -> Result<Outcome> {
     let data_dir = status.at.data_dir()?;
     let report = match control::find(&data_dir)? {
@@ -125,7 +129,7 @@ pub(crate) fn status(status: &Status) -> Result<Outcome> {
     };
     match status.output {
         Format::Json => {
-            println!("{}", serde_json::to_string_pretty(&StatusDocument { components: &report.components })?);
+            data!("{}", serde_json::to_string_pretty(&StatusDocument { components: &report.components })?)?;
         }
         Format::Table => {
             let mut table = Table::new();
@@ -141,7 +145,7 @@ pub(crate) fn status(status: &Status) -> Result<Outcome> {
                     component.log.clone(),
                 ]);
             }
-            println!("{table}");
+            data!("{table}")?;
         }
     }
     let all_ready = report.components.iter().all(|component| component.state == ComponentState::Ready);
@@ -159,19 +163,18 @@ pub(crate) fn running(at: &At) -> Result<(Layout, StackReport)> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the lines are the command's data")]
 pub(crate) fn env(at: &At) -> Result<Outcome> {
     let (layout, _) = running(at)?;
-    println!("export HOLDFAST_URL={}", layout.gateway_url());
+    data!("export HOLDFAST_URL={}", layout.gateway_url())?;
     for participant in &PARTICIPANTS {
         let url = layout.database_url(participant).context("cannot read the database password")?;
-        println!("export {}_DATABASE_URL={url}", participant.name.to_uppercase());
+        data!("export {}_DATABASE_URL={url}", participant.name.to_uppercase())?;
     }
-    println!("export KAFKA_BROKERS={}", layout.kafka_brokers());
+    data!("export KAFKA_BROKERS={}", layout.kafka_brokers())?;
     let pki = layout.pki_dir();
-    println!("export HOLDFAST_CA={}", quoted(&pki.join("ca.crt")));
-    println!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&pki.join("operator/tls.crt")));
-    println!("export HOLDFAST_OPERATOR_KEY={}", quoted(&pki.join("operator/tls.key")));
+    data!("export HOLDFAST_CA={}", quoted(&pki.join("ca.crt")))?;
+    data!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&pki.join("operator/tls.crt")))?;
+    data!("export HOLDFAST_OPERATOR_KEY={}", quoted(&pki.join("operator/tls.key")))?;
     if std::io::stdout().is_terminal() {
         eprintln!("# use it with: eval \"$(holdfast env)\"");
     }
@@ -183,10 +186,9 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
-#[expect(clippy::print_stdout, reason = "the token is the command's data")]
 pub(crate) fn token(token: &Token) -> Result<Outcome> {
     let data_dir = token.at.data_dir()?;
-    println!("{}", sign(&data_dir, &token.user, &token.scope, token.ttl)?);
+    data!("{}", sign(&data_dir, &token.user, &token.scope, token.ttl)?)?;
     Ok(Outcome::Done)
 }
 

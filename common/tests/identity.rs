@@ -85,8 +85,11 @@ impl Drop for Lab {
 }
 
 fn destination(address: SocketAddr, name: &str, identity: &Identity) -> Destination {
-    let config =
-        DestinationConfig { address: address.to_string(), name: name.to_owned(), calls: CallsConfig::default() };
+    let config = DestinationConfig {
+        address: address.to_string(),
+        name: name.to_owned(),
+        calls: CallsConfig::default(),
+    };
     client::destination(&config, identity, |_, _| false).expect("an address")
 }
 

@@ -31,7 +31,11 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        let stack = testkit::everything();
+        Self::of(testkit::everything())
+    }
+
+    /// Of a stack that a test file has started for itself.
+    pub fn of(stack: &'static TestStack) -> Self {
         let rest = Rest::new(stack.layout.gateway_url(), Self::issuer(stack), 64);
         Self { stack, rest }
     }
@@ -71,6 +75,26 @@ impl World {
             Ok(answer) => (answer.status.as_u16(), answer.json()),
             Err(_) => (0, Value::Null),
         }
+    }
+
+    /// A metric of a component's admin port: the sum over all series whose line has all of these parts.
+    pub async fn metric(&self, component: &str, name: &str, parts: &[&str]) -> f64 {
+        let url = format!("{}/metrics", self.stack.layout.admin_url(component));
+        let request = http::Request::get(url).body(http_body_util::Full::default()).expect("a request");
+        let Ok(answer) = self.rest.send(request).await else { return 0.0 };
+        let page = String::from_utf8_lossy(&answer.body).into_owned();
+        page.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter(|line| parts.iter().all(|part| line.contains(part)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// A signal to a component's process: `-STOP`, `-CONT`, `-9`.
+    pub fn signal(&self, component: &str, signal: &str) {
+        let pid = self.stack.pid(component).expect("it runs").to_string();
+        let done = std::process::Command::new("kill").args([signal, &pid]).status().expect("kill runs");
+        assert!(done.success(), "kill {signal} of {component}");
     }
 
     pub fn kill(&self, component: &str) {

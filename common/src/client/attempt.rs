@@ -13,7 +13,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Limited, StreamBody};
 use tokio::time::Instant;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{Service, ServiceExt as _};
 
 use super::{breaker::CutShort, failure, replay::Message};
@@ -56,17 +56,17 @@ where
             let deadline = request.extensions().get::<Deadline>().copied();
             let own = begin + time_max;
             let end = deadline.map_or(own, |deadline| deadline.instant().min(own));
-            match tokio::time::timeout_at(end, send(inner, request, end - begin)).await {
-                Ok(answer) => answer,
-                // Nobody waits for this attempt any more, but somebody may for the next.
-                Err(_) if end == own => Err(Status::unavailable("no answer within the time of an attempt")),
-                Err(_) => {
-                    let mut status = Status::from(DeadlinePassed);
-                    if end - begin < FAIR_TIME_MIN {
-                        status.set_source(Arc::new(CutShort));
-                    }
+            let answer = tokio::time::timeout_at(end, send(inner, request, end - begin)).await;
+            match answer.unwrap_or_else(|_| Err(DeadlinePassed.into())) {
+                // Over for this attempt, whoever noticed it first, this end or the other; not for the next.
+                Err(status) if status.code() == Code::DeadlineExceeded && end == own => {
+                    Err(Status::unavailable("no answer within the time of an attempt"))
+                }
+                Err(mut status) if status.code() == Code::DeadlineExceeded && end - begin < FAIR_TIME_MIN => {
+                    status.set_source(Arc::new(CutShort));
                     Err(status)
                 }
+                answer => answer,
             }
         })
     }
@@ -102,7 +102,7 @@ async fn settle(response: Response<Body>) -> Result<Response<Body>, Status> {
 
 fn refused(headers: &HeaderMap) -> Result<(), Status> {
     match Status::from_header_map(headers) {
-        Some(status) if status.code() != tonic::Code::Ok => Err(status),
+        Some(status) if status.code() != Code::Ok => Err(status),
         _ => Ok(()),
     }
 }

@@ -151,10 +151,13 @@ async fn unavailable_is_tried_again() {
 async fn nothing_else_is_ever_repeated() {
     for number in 1..=16 {
         let code = Code::from_i32(number);
-        for (method, expected) in [("Once", 1), ("Get", if code == Code::Unavailable { 3 } else { 1 })] {
+        // The service's own DEADLINE_EXCEEDED is the end of an attempt: the deadline of the call is further away.
+        let over = [Code::Unavailable, Code::DeadlineExceeded].contains(&code);
+        for (method, expected) in [("Once", 1), ("Get", if over { 3 } else { 1 })] {
             let endpoint = Scripted::new(move |_| Does::Say(code));
             let destination = stack(&without_breaker(), &[&endpoint]);
-            assert_eq!(send(&destination, method).await.expect_err("refused").code(), code);
+            let answered = send(&destination, method).await.expect_err("refused").code();
+            assert_eq!(answered, if over { Code::Unavailable } else { code });
             assert_eq!(endpoint.calls(), expected, "{method} {code:?}");
         }
     }
@@ -162,6 +165,18 @@ async fn nothing_else_is_ever_repeated() {
     let destination = stack(&CallsConfig::default(), &[&endpoint]);
     assert_eq!(send(&destination, "Once").await.expect_err("refused").code(), Code::Unavailable);
     assert_eq!(endpoint.calls(), 1);
+}
+
+/// A service that notices first that the time of an attempt is over leaves time for the next attempt.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_the_service_ends_is_tried_again() {
+    let endpoint = Scripted::new(|call| match call {
+        0 => Does::Say(Code::DeadlineExceeded),
+        _ => Does::Answer,
+    });
+    let destination = stack(&CallsConfig::default(), &[&endpoint]);
+    assert_eq!(send(&destination, "Get").await.expect("answered"), "answer");
+    assert_eq!(endpoint.calls(), 2);
 }
 
 /// A status in the trailers of a unary answer is as good as one in its head.

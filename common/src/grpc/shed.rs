@@ -70,6 +70,7 @@ where
             metrics::counter!("grpc_calls_shed_total").increment(1);
             return Box::pin(std::future::ready(Ok(full().into_http())));
         };
+        metrics::counter!("grpc_calls_total").increment(1);
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;

@@ -33,8 +33,88 @@ pub struct Participant {
     pub database: &'static str,
 }
 
+/// Most replicas of one service; their ports lie [`REPLICA_PORT_STEP`] apart.
+pub const REPLICAS_MAX: u16 = 9;
+const REPLICA_PORT_STEP: u16 = 10;
+
+/// One running copy of a service with a database.
+#[derive(Debug, Clone, Copy)]
+pub struct Replica {
+    /// The service.
+    pub participant: &'static Participant,
+    /// From 0.
+    pub number: u16,
+}
+
+impl Replica {
+    /// `order` for the first, then `order-2`, `order-3`.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self.number {
+            0 => self.participant.name.to_owned(),
+            number => format!("{}-{}", self.participant.name, number + 1),
+        }
+    }
+}
+
+/// How many replicas each service has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicas([u16; PARTICIPANTS.len()]);
+
+impl Default for Replicas {
+    fn default() -> Self {
+        Self([1; PARTICIPANTS.len()])
+    }
+}
+
+/// A number of replicas that can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplicasError {
+    /// Not `service=N`.
+    #[error("must be service=N, such as order=2")]
+    Form,
+    /// Replicas of something else.
+    #[error("only order, payment and delivery have replicas here")]
+    Service,
+    /// Too few or too many.
+    #[error("a service has 1 to {REPLICAS_MAX} replicas")]
+    Number,
+}
+
+impl Replicas {
+    /// Sets the number of one service from `service=N`.
+    pub fn set(&mut self, text: &str) -> Result<(), ReplicasError> {
+        let (service, number) = text.split_once('=').ok_or(ReplicasError::Form)?;
+        let index = PARTICIPANTS.iter().position(|participant| participant.name == service);
+        let index = index.ok_or(ReplicasError::Service)?;
+        let number = number.parse().map_err(|_| ReplicasError::Form)?;
+        if !(1..=REPLICAS_MAX).contains(&number) {
+            return Err(ReplicasError::Number);
+        }
+        self.0[index] = number;
+        Ok(())
+    }
+
+    /// `service=N` of each service that has more than one.
+    pub fn arguments(self) -> impl Iterator<Item = String> {
+        let counts = PARTICIPANTS.iter().zip(self.0).filter(|(_, count)| *count > 1);
+        counts.map(|(participant, count)| format!("{}={count}", participant.name))
+    }
+
+    /// All of them.
+    pub fn all(self) -> impl Iterator<Item = Replica> {
+        let counts = PARTICIPANTS.iter().zip(self.0);
+        counts.flat_map(|(participant, count)| (0..count).map(move |number| Replica { participant, number }))
+    }
+
+    /// Those of one service.
+    pub(crate) fn of(self, participant: &'static Participant) -> impl Iterator<Item = Replica> {
+        self.all().filter(move |replica| std::ptr::eq(replica.participant, participant))
+    }
+}
+
 /// The three services with databases, as the contract numbers them.
-pub const PARTICIPANTS: [Participant; 3] = [
+pub static PARTICIPANTS: [Participant; 3] = [
     Participant {
         name: "order",
         grpc_port: 50051,
@@ -66,7 +146,7 @@ const GATEWAY_ADMIN_PORT: u16 = 9100;
 const KAFKA_PORT: u16 = 9092;
 /// KRaft's own port; nobody else talks to it.
 const KAFKA_CONTROLLER_PORT: u16 = 9093;
-/// The highest port is 50053, so this keeps all below 65536.
+/// The highest port is 50133, so this keeps all below 65536.
 pub const PORT_OFFSET_MAX: u16 = 15_000;
 
 /// Name of the PostgreSQL role that owns each database.
@@ -110,12 +190,14 @@ impl Layout {
         self.port(KAFKA_CONTROLLER_PORT)
     }
 
-    pub(crate) fn grpc_port(&self, participant: &Participant) -> u16 {
-        self.port(participant.grpc_port)
+    /// Where a replica answers gRPC.
+    #[must_use]
+    pub fn grpc_port(&self, replica: Replica) -> u16 {
+        self.port(replica.participant.grpc_port + REPLICA_PORT_STEP * replica.number)
     }
 
-    pub(crate) fn admin_port(&self, participant: &Participant) -> u16 {
-        self.port(participant.admin_port)
+    pub(crate) fn admin_port(&self, replica: Replica) -> u16 {
+        self.port(replica.participant.admin_port + REPLICA_PORT_STEP * replica.number)
     }
 
     pub(crate) fn database_port(&self, participant: &Participant) -> u16 {
@@ -128,13 +210,16 @@ impl Layout {
         format!("http://127.0.0.1:{}", self.gateway_port())
     }
 
-    /// The address of a service's admin port; `gateway` is a service too.
+    /// The address of the admin port of a component, as `holdfast status` names it: `order`, `order-2`; the gateway's
+    /// if there is no such service.
     #[must_use]
-    pub fn admin_url(&self, service: &str) -> String {
-        let port = PARTICIPANTS
-            .iter()
-            .find(|participant| participant.name == service)
-            .map_or_else(|| self.gateway_admin_port(), |participant| self.admin_port(participant));
+    pub fn admin_url(&self, component: &str) -> String {
+        let all = Replicas([REPLICAS_MAX; PARTICIPANTS.len()]).all();
+        let port = all
+            .filter(|replica| replica.name() == component)
+            .map(|replica| self.admin_port(replica))
+            .next()
+            .unwrap_or_else(|| self.gateway_admin_port());
         format!("http://127.0.0.1:{port}")
     }
 
@@ -185,20 +270,35 @@ impl Layout {
         self.data_dir.join("supervisor.lock")
     }
 
+    /// Names of the components of a stack in the order of their start, the supervisor last; replicas as far as they
+    /// have run here.
+    #[must_use]
+    pub fn component_names(&self) -> Vec<String> {
+        let servers = PARTICIPANTS.iter().map(|participant| participant.server.to_owned());
+        let replicas = Replicas([REPLICAS_MAX; PARTICIPANTS.len()]).all();
+        let services = replicas
+            .filter(|replica| replica.number == 0 || self.log_file(&replica.name()).exists())
+            .map(Replica::name);
+        let rest = ["gateway".to_owned(), "supervisor".to_owned()];
+        servers.chain(["kafka".to_owned()]).chain(services).chain(rest).collect()
+    }
+
     /// Every port with the component that will listen on it.
     #[must_use]
-    pub fn ports(&self, scope: Scope) -> Vec<(&'static str, u16)> {
-        let mut ports =
-            vec![("kafka", self.kafka_port()), ("kafka (controller)", self.kafka_controller_port())];
+    pub fn ports(&self, scope: Scope, replicas: Replicas) -> Vec<(String, u16)> {
+        let mut ports = vec![
+            ("kafka".to_owned(), self.kafka_port()),
+            ("kafka (controller)".to_owned(), self.kafka_controller_port()),
+        ];
         for participant in &PARTICIPANTS {
-            ports.push((participant.server, self.database_port(participant)));
+            ports.push((participant.server.to_owned(), self.database_port(participant)));
         }
         if scope == Scope::Everything {
-            ports.push(("gateway", self.gateway_port()));
-            ports.push(("gateway (admin)", self.gateway_admin_port()));
-            for participant in &PARTICIPANTS {
-                ports.push((participant.name, self.grpc_port(participant)));
-                ports.push((participant.name, self.admin_port(participant)));
+            ports.push(("gateway".to_owned(), self.gateway_port()));
+            ports.push(("gateway (admin)".to_owned(), self.gateway_admin_port()));
+            for replica in replicas.all() {
+                ports.push((replica.name(), self.grpc_port(replica)));
+                ports.push((format!("{} (admin)", replica.name()), self.admin_port(replica)));
             }
         }
         ports
@@ -222,4 +322,39 @@ pub(crate) fn closed_to_others(path: &Path) -> Option<PathBuf> {
             std::fs::metadata(folder).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0)
         })
         .map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// No two components of the largest stack share a port, and all ports exist.
+    #[test]
+    fn no_two_components_share_a_port() {
+        let layout = Layout::new(PathBuf::from("/"), PORT_OFFSET_MAX);
+        let ports = layout.ports(Scope::Everything, Replicas([REPLICAS_MAX; 3]));
+        let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
+        assert_eq!(distinct.len(), ports.len(), "{ports:?}");
+    }
+
+    /// Replicas are asked for by name and number, and anything else is said.
+    #[test]
+    fn replicas_are_asked_for_by_name_and_number() {
+        let mut replicas = Replicas::default();
+        replicas.set("order=2").expect("two orders");
+        let names: Vec<String> = replicas.all().map(Replica::name).collect();
+        assert_eq!(names, ["order", "order-2", "payment", "delivery"]);
+        assert_eq!(replicas.arguments().collect::<Vec<_>>(), ["order=2"]);
+        for (wrong, error) in [
+            ("order", ReplicasError::Form),
+            ("order=two", ReplicasError::Form),
+            ("order=0", ReplicasError::Number),
+            ("order=10", ReplicasError::Number),
+            ("gateway=2", ReplicasError::Service),
+        ] {
+            assert_eq!(replicas.set(wrong), Err(error), "{wrong}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 use crate::{
     artifacts::Artifacts,
     kafka,
-    layout::{Layout, Scope},
+    layout::{Layout, Replicas, Scope},
     postgres, services,
 };
 
@@ -25,7 +25,7 @@ const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
 const JAVA_VERSION_MIN: u32 = 17;
 
 /// Identities that get a certificate.
-const IDENTITIES: [&str; 5] = ["gateway", "order", "payment", "delivery", "operator"];
+pub const IDENTITIES: [&str; 5] = ["gateway", "order", "payment", "delivery", "operator"];
 
 /// A stack that can be started.
 #[derive(Debug, Clone)]
@@ -34,16 +34,18 @@ pub struct Prepared {
     pub layout: Layout,
     /// How much of it.
     pub scope: Scope,
+    /// How many of each service.
+    pub replicas: Replicas,
     pub(crate) artifacts: Artifacts,
 }
 
 /// Checks the machine and makes files, databases, certificates and configurations, as far as they aren't there.
-pub fn prepare(layout: Layout, scope: Scope) -> Result<Prepared> {
+pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepared> {
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
     check_space(&layout.data_dir)?;
     check_java()?;
-    check_ports(&layout, scope)?;
+    check_ports(&layout, scope, replicas)?;
     let artifacts = Artifacts::ensure()?;
     for folder in ["config", "logs"] {
         let folder = layout.data_dir.join(folder);
@@ -55,9 +57,9 @@ pub fn prepare(layout: Layout, scope: Scope) -> Result<Prepared> {
     if scope == Scope::Everything {
         renew_certificates(&layout)?;
         TokenIssuer::load_or_create(&layout.pki_dir())?;
-        services::prepare(&layout)?;
+        services::prepare(&layout, replicas)?;
     }
-    Ok(Prepared { layout, scope, artifacts })
+    Ok(Prepared { layout, scope, replicas, artifacts })
 }
 
 /// Makes sure that every identity has a certificate with time left.
@@ -110,8 +112,8 @@ fn check_java() -> Result<()> {
     }
 }
 
-fn check_ports(layout: &Layout, scope: Scope) -> Result<()> {
-    for (component, port) in layout.ports(scope) {
+fn check_ports(layout: &Layout, scope: Scope, replicas: Replicas) -> Result<()> {
+    for (component, port) in layout.ports(scope, replicas) {
         if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             bail!(
                 "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports \

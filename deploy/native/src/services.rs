@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use crate::layout::{Layout, PARTICIPANTS, Participant};
+use crate::layout::{Layout, PARTICIPANTS, Replica, Replicas};
 
 /// Accounts that exist from the first start, with their balances.
 const DEMO_ACCOUNTS: [(&str, &str); 4] =
@@ -25,6 +25,7 @@ struct Identity {
     certificate: PathBuf,
     key: PathBuf,
     trust_bundle: PathBuf,
+    deny_list: PathBuf,
 }
 
 #[derive(Serialize)]
@@ -91,6 +92,7 @@ fn identity(layout: &Layout, name: &str) -> Identity {
         certificate: folder.join("tls.crt"),
         key: folder.join("tls.key"),
         trust_bundle: folder.join("ca.crt"),
+        deny_list: folder.join("revoked"),
     }
 }
 
@@ -99,24 +101,26 @@ fn service(port: u16) -> Service {
 }
 
 /// Writes the configuration of each service. Secrets are not in there; they go by the environment.
-pub(crate) fn prepare(layout: &Layout) -> Result<()> {
-    for participant in &PARTICIPANTS {
+pub(crate) fn prepare(layout: &Layout, replicas: Replicas) -> Result<()> {
+    for replica in replicas.all() {
+        let participant = replica.participant;
         let file = ParticipantFile {
-            service: service(layout.admin_port(participant)),
+            service: service(layout.admin_port(replica)),
             identity: identity(layout, participant.name),
-            grpc: Listen { listen: loopback(layout.grpc_port(participant)) },
-            kafka: Kafka { brokers: layout.kafka_brokers(), instance_id: "0".to_owned() },
+            grpc: Listen { listen: loopback(layout.grpc_port(replica)) },
+            kafka: Kafka { brokers: layout.kafka_brokers(), instance_id: replica.number.to_string() },
             payment: (participant.name == "payment")
                 .then(|| Payment { opening_balances: DEMO_ACCOUNTS.into_iter().collect() }),
             delivery: (participant.name == "delivery")
                 .then(|| Delivery { step: "2s".to_owned(), fail_prefix: "UNDELIVERABLE" }),
         };
-        write(layout, participant.name, &file)?;
+        write(layout, &replica.name(), &file)?;
     }
     let upstream = PARTICIPANTS
         .iter()
         .map(|participant| {
-            let address = loopback(layout.grpc_port(participant));
+            let addresses = replicas.of(participant).map(|replica| loopback(layout.grpc_port(replica)));
+            let address = addresses.collect::<Vec<_>>().join(",");
             (participant.name, Destination { address, name: participant.name })
         })
         .collect();
@@ -139,10 +143,22 @@ fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The command that starts a service in the foreground.
-pub(crate) fn command(layout: &Layout, name: &str) -> Result<Command> {
+/// The command that starts a replica of a service in the foreground.
+pub(crate) fn participant_command(layout: &Layout, replica: Replica) -> Result<Command> {
+    let mut command = service_command(layout, replica.participant.name, &replica.name())?;
+    let url = layout.database_url(replica.participant).context("cannot read the database password")?;
+    command.env("HOLDFAST__DATABASE__URL", url);
+    Ok(command)
+}
+
+/// The command that starts the gateway in the foreground.
+pub(crate) fn gateway_command(layout: &Layout) -> Result<Command> {
+    service_command(layout, "gateway", "gateway")
+}
+
+fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
-    command.arg("--config").arg(layout.config_file(name));
+    command.arg("--config").arg(layout.config_file(component));
     // A setting of one service is an unknown key to the others, which refuse it.
     for (variable, _) in std::env::vars_os() {
         let Some(section) = variable.to_str().and_then(|variable| variable.strip_prefix("HOLDFAST__")) else {
@@ -152,11 +168,6 @@ pub(crate) fn command(layout: &Layout, name: &str) -> Result<Command> {
         if section != name && OWN_SECTIONS.contains(&section.as_str()) {
             command.env_remove(variable);
         }
-    }
-    let participant: Option<&Participant> = PARTICIPANTS.iter().find(|participant| participant.name == name);
-    if let Some(participant) = participant {
-        let url = layout.database_url(participant).context("cannot read the database password")?;
-        command.env("HOLDFAST__DATABASE__URL", url);
     }
     Ok(command)
 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     kafka::{self, Broker},
-    layout::{Kind, Layout, PARTICIPANTS, Participant, Scope},
+    layout::{Kind, Layout, PARTICIPANTS, Participant, Replica, Scope},
     postgres,
     prepare::{Prepared, renew_certificates},
     services,
@@ -163,17 +163,17 @@ impl Reporter {
 enum Component {
     Database(&'static Participant),
     Kafka,
-    Participant(&'static Participant),
+    Participant(Replica),
     Gateway,
 }
 
 impl Component {
-    const fn name(self) -> &'static str {
+    fn name(self) -> String {
         match self {
-            Self::Database(participant) => participant.server,
-            Self::Kafka => "kafka",
-            Self::Participant(participant) => participant.name,
-            Self::Gateway => "gateway",
+            Self::Database(participant) => participant.server.to_owned(),
+            Self::Kafka => "kafka".to_owned(),
+            Self::Participant(replica) => replica.name(),
+            Self::Gateway => "gateway".to_owned(),
         }
     }
 
@@ -189,7 +189,7 @@ impl Component {
         match self {
             Self::Database(participant) => layout.database_port(participant),
             Self::Kafka => layout.kafka_port(),
-            Self::Participant(participant) => layout.grpc_port(participant),
+            Self::Participant(replica) => layout.grpc_port(replica),
             Self::Gateway => layout.gateway_port(),
         }
     }
@@ -199,7 +199,8 @@ impl Component {
         match self {
             Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant),
             Self::Kafka => Ok(kafka::command(layout, &prepared.artifacts)),
-            Self::Participant(_) | Self::Gateway => services::command(layout, self.name()),
+            Self::Participant(replica) => services::participant_command(layout, replica),
+            Self::Gateway => services::gateway_command(layout),
         }
     }
 
@@ -229,7 +230,7 @@ impl Component {
                 let broker = broker.clone();
                 tokio::task::spawn_blocking(move || broker.is_ready()).await.unwrap_or(false)
             }
-            Self::Participant(participant) => answers_ready(layout.admin_port(participant)).await,
+            Self::Participant(replica) => answers_ready(layout.admin_port(replica)).await,
             Self::Gateway => answers_ready(layout.gateway_admin_port()).await,
         }
     }
@@ -280,7 +281,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     let infrastructure: Vec<Component> =
         PARTICIPANTS.iter().map(Component::Database).chain([Component::Kafka]).collect();
     let services: Vec<Component> = if prepared.scope == Scope::Everything {
-        PARTICIPANTS.iter().map(Component::Participant).chain([Component::Gateway]).collect()
+        prepared.replicas.all().map(Component::Participant).chain([Component::Gateway]).collect()
     } else {
         Vec::new()
     };
@@ -292,13 +293,13 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
                 .iter()
                 .chain(&services)
                 .map(|component| ComponentReport {
-                    name: component.name().to_owned(),
+                    name: component.name(),
                     kind: component.kind(),
                     pid: None,
                     port: component.port(&layout),
                     state: ComponentState::Down,
                     restarts: 0,
-                    log: layout.log_file(component.name()).display().to_string(),
+                    log: layout.log_file(&component.name()).display().to_string(),
                 })
                 .collect(),
         }),
@@ -423,7 +424,7 @@ async fn supervise(
         match spawn(component, &prepared) {
             Ok(mut child) => {
                 let pid = child.id();
-                reporter.change(component.name(), |report| {
+                reporter.change(&component.name(), |report| {
                     report.pid = pid;
                     report.state = ComponentState::Starting;
                 });
@@ -439,7 +440,7 @@ async fn supervise(
             }
             Err(error) => say!("{}: cannot be started: {error:#}", component.name()),
         }
-        reporter.change(component.name(), |report| {
+        reporter.change(&component.name(), |report| {
             report.pid = None;
             report.state = ComponentState::Down;
         });
@@ -454,12 +455,12 @@ async fn supervise(
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(RESTART_PAUSE_MAX);
-        reporter.change(component.name(), |report| report.restarts += 1);
+        reporter.change(&component.name(), |report| report.restarts += 1);
     }
 }
 
 fn spawn(component: Component, prepared: &Prepared) -> Result<Child> {
-    let log_path = prepared.layout.log_file(component.name());
+    let log_path = prepared.layout.log_file(&component.name());
     if fs::metadata(&log_path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
         fs::rename(&log_path, log_path.with_extension("log.old"))?;
     }
@@ -480,7 +481,7 @@ async fn probe_for_ever(component: Component, layout: &Layout, broker: &Arc<Brok
     loop {
         let ready = component.is_ready(layout, broker).await;
         let state = if ready { ComponentState::Ready } else { ComponentState::Starting };
-        reporter.change(component.name(), |report| report.state = state);
+        reporter.change(&component.name(), |report| report.state = state);
         tokio::time::sleep(if ready { PROBE_EVERY_READY } else { PROBE_EVERY_STARTING }).await;
     }
 }
@@ -502,10 +503,4 @@ async fn end(component: Component, child: &mut Child, lifetime: Lifetime) {
         send(child, component.kill_signal());
         let _ = tokio::time::timeout(STOP_TIME_MAX, child.wait()).await;
     }
-}
-
-/// Names of the components of a whole stack, in the order of their start.
-pub fn component_names() -> impl Iterator<Item = &'static str> {
-    let servers = PARTICIPANTS.iter().map(|participant| participant.server);
-    servers.chain(["kafka"]).chain(PARTICIPANTS.iter().map(|participant| participant.name)).chain(["gateway"])
 }

@@ -38,25 +38,25 @@ pub struct TestStack {
 /// Databases and broker, shared by all tests of this process.
 pub fn infrastructure() -> &'static TestStack {
     static STACK: OnceLock<TestStack> = OnceLock::new();
-    STACK.get_or_init(|| TestStack::start(Scope::Infrastructure, &[]))
+    STACK.get_or_init(|| TestStack::start(Scope::Infrastructure, &[], &[]))
 }
 
 /// The whole stack, shared by all tests of this process. Deliveries take 50 ms a step.
 pub fn everything() -> &'static TestStack {
     static STACK: OnceLock<TestStack> = OnceLock::new();
-    STACK.get_or_init(|| TestStack::start(Scope::Everything, &[("HOLDFAST__DELIVERY__STEP", "50ms")]))
+    STACK.get_or_init(|| TestStack::start(Scope::Everything, &[], &[("HOLDFAST__DELIVERY__STEP", "50ms")]))
 }
 
 impl TestStack {
-    /// Starts a stack; its services get `environment`.
+    /// Starts a stack with these `replicas` (`order=2`); its services get `environment`.
     ///
     /// # Panics
     ///
     /// If it can't be started, with the supervisor's own words.
     #[must_use]
-    pub fn start(scope: Scope, environment: &[(&str, &str)]) -> Self {
+    pub fn start(scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Self {
         for _ in 0..START_ATTEMPTS_MAX {
-            if let Some(stack) = Self::try_start(scope, environment) {
+            if let Some(stack) = Self::try_start(scope, replicas, environment) {
                 return stack;
             }
         }
@@ -64,7 +64,7 @@ impl TestStack {
     }
 
     /// `None`: somebody was quicker with one of the ports.
-    fn try_start(scope: Scope, environment: &[(&str, &str)]) -> Option<Self> {
+    fn try_start(scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
         // Below the range from which the kernel takes ports for outgoing connections, so far as the highest allows.
         let port_offset = fastrand::u16(100..PORT_OFFSET_MAX);
         let data_dir =
@@ -74,6 +74,7 @@ impl TestStack {
             .args(["up", "--foreground", "--until-parent-ends", "--port-offset", &port_offset.to_string()])
             .arg("--data-dir")
             .arg(&data_dir)
+            .args(replicas.iter().flat_map(|replicas| ["--replicas", replicas]))
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

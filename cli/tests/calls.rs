@@ -1,0 +1,262 @@
+//! Calls between the gateway and the services while endpoints hang, die and come back, on a stack with two replicas of
+//! the order service.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use holdfast_chaos::{
+    load::{Plan, open_loop},
+    rest::{is_terminal, sample_order},
+};
+use holdfast_common::{
+    client::{self, CallsConfig, Destination, DestinationConfig},
+    config::IdentityConfig,
+    deadline::Deadline,
+    identity::Identity,
+};
+use holdfast_native::{layout::Scope, testkit::TestStack};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use support::{World, eventually, id};
+use tokio::{sync::Mutex, time::Instant};
+use tonic::{Code, Request};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+fn world() -> World {
+    static STACK: OnceLock<TestStack> = OnceLock::new();
+    World::of(STACK.get_or_init(|| {
+        TestStack::start(Scope::Everything, &["order=2"], &[("HOLDFAST__DELIVERY__STEP", "50ms")])
+    }))
+}
+
+/// Waits until everything is as at the start.
+async fn settled(world: &World) {
+    eventually("the gateway is ready", || async { world.readyz("gateway").await.0 == 200 }).await;
+    for component in ["order", "order-2", "payment", "delivery"] {
+        eventually("a service is ready", || async { world.readyz(component).await.0 == 200 }).await;
+    }
+}
+
+fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
+    times.sort_unstable();
+    times[(times.len() - 1) * percent / 100]
+}
+
+/// A payment service that accepts and never answers: the breaker opens within five calls, the gateway then answers 503
+/// with Retry-After within 50 ms (p99), and serves again within two seconds after the service recovers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_service_is_answered_for_at_once() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    settled(&world).await;
+    let user = world.user("hanging", "10.00").await;
+    let path = format!("/api/accounts/{}", user.user);
+    assert_eq!(user.get(&path).await.expect("answered").status, 200);
+    let open = || world.metric("gateway", "circuit_breaker_state", &["\"payment\"", "\"open\""]);
+    assert!(open().await < 0.5, "closed at the start");
+
+    world.signal("payment", "-STOP");
+    let mut calls = 0;
+    while open().await < 0.5 {
+        calls += 1;
+        assert!(calls <= 5, "open within five calls");
+        let answer = user.get(&path).await.expect("answered");
+        assert!([503, 504].contains(&answer.status.as_u16()), "{}", answer.status);
+    }
+    let (mut times, mut refused) = (Vec::new(), 0);
+    for _ in 0..400 {
+        let asked = Instant::now();
+        let answer = user.get(&path).await.expect("answered");
+        assert!([503, 504].contains(&answer.status.as_u16()), "{}", answer.status);
+        if answer.status == 503 {
+            assert_eq!(answer.headers["retry-after"], "1");
+            assert_eq!(answer.headers["content-type"], "application/problem+json");
+        }
+        let breaker_was_open = asked.elapsed() < Duration::from_millis(900);
+        refused += u32::from(breaker_was_open);
+        if breaker_was_open {
+            times.push(asked.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The others were probes, each of which waits for the time of one attempt.
+    assert!(refused >= 390, "{refused} of 400 were answered without asking the service");
+    let p99 = percentile(times, 99);
+    assert!(p99 <= Duration::from_millis(50), "{p99:?}");
+    // Other services are not touched.
+    assert_eq!(user.get("/api/orders").await.expect("answered").status, 200);
+
+    world.signal("payment", "-CONT");
+    let recovered = Instant::now();
+    while user.get(&path).await.expect("answered").status != 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(recovered.elapsed() <= Duration::from_secs(2), "{:?}", recovered.elapsed());
+    println!("opened within {calls} calls, p99 while open {p99:?}, back after {:?}", recovered.elapsed());
+}
+
+/// One of two order replicas is killed with -9 under load, three times: no read and no write fails at a client, and both
+/// replicas are used before and after.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_death_of_a_replica_is_not_seen_by_clients() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    settled(&world).await;
+    let user = world.user("replica", "1000.00").await;
+    let order = id(&world.create(&user, "1 Replica Road", 100).await);
+    eventually("the order is delivered", || async {
+        is_terminal(&user.order(&order).await.expect("answered"))
+    })
+    .await;
+    let calls = async |component: &str| world.metric(component, "grpc_calls_total", &[]).await;
+    let before = (calls("order").await, calls("order-2").await);
+    assert!(before.0 > 0.0 && before.1 > 0.0, "both are used: {before:?}");
+
+    let killer = async {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            world.kill("order-2");
+            eventually("it is back", || async { world.readyz("order-2").await.0 == 200 }).await;
+        }
+    };
+    let plan = Plan { rate: 100.0, requests: 900, clients: 64 };
+    let load = open_loop(plan, {
+        let (user, order) = (user.clone(), order.clone());
+        move |number, due| {
+            let (user, order) = (user.clone(), order.clone());
+            async move {
+                let write = number % 10 == 0;
+                let answer = if write {
+                    user.create_order(&sample_order("1 Replica Road", 100), None).await
+                } else {
+                    user.get(&format!("/api/orders/{order}")).await
+                };
+                (write, answer.map(|answer| answer.status.as_u16()), due.elapsed())
+            }
+        }
+    });
+    let (answers, ()) = tokio::join!(load, killer);
+    let mut times = Vec::new();
+    for (write, status, time) in answers {
+        let status = status.expect("answered");
+        assert_eq!(status, if write { 201 } else { 200 }, "write: {write}, after {time:?}");
+        times.push(time);
+    }
+    println!(
+        "p50 {:?}, p99 {:?}, slowest {:?}",
+        percentile(times.clone(), 50),
+        percentile(times.clone(), 99),
+        percentile(times, 100)
+    );
+    let retries = world.metric("gateway", "grpc_client_retries_total", &["\"order\""]).await;
+    assert!(retries > 0.0, "it was not by chance");
+    settled(&world).await;
+    let after = calls("order-2").await;
+    eventually("the replica gets calls again", || async {
+        user.order(&order).await.expect("answered");
+        calls("order-2").await > after
+    })
+    .await;
+}
+
+/// Every identity is refused every method that the contract does not give it, and gets an answer of the service itself
+/// to the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_identity_may_call_what_the_contract_says() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    settled(&world).await;
+    let all = FileDescriptorSet::decode(holdfast_proto::DESCRIPTORS).expect("descriptors");
+    let methods: Vec<(String, String)> = all
+        .file
+        .iter()
+        .flat_map(|file| file.service.iter().map(|service| (file.package().to_owned(), service)))
+        .flat_map(|(package, service)| {
+            let full = format!("{package}.{}", service.name());
+            service.method.iter().map(move |method| (full.clone(), method.name().to_owned()))
+        })
+        .collect();
+    assert!(methods.len() >= 9, "{methods:?}");
+    for caller in ["gateway", "order", "payment", "delivery", "operator"] {
+        for (target, port) in [("order", 50051), ("payment", 50052), ("delivery", 50053)] {
+            let destination = destination(&world, caller, target, port + world.stack.layout.port_offset);
+            for (service, method) in &methods {
+                let code = call(&destination, service, method).await;
+                // The contract's table.
+                let own = service.starts_with(&format!("holdfast.{target}."));
+                let operators = service.starts_with("holdfast.ops.");
+                let allowed = caller == "gateway" && own && !operators;
+                let refused = code == Code::PermissionDenied;
+                assert_eq!(refused, !allowed, "{caller} -> {target}: {service}/{method} is {code:?}");
+                if allowed && own {
+                    assert_eq!(code, Code::InvalidArgument, "an empty message reaches the handler");
+                }
+            }
+            assert_eq!(call(&destination, "grpc.health.v1.Health", "Check").await, Code::Ok, "{caller}");
+        }
+    }
+}
+
+fn destination(world: &World, caller: &str, target: &str, port: u16) -> Destination {
+    let folder = world.stack.layout.pki_dir().join(caller);
+    let identity = Identity::load(IdentityConfig {
+        certificate: folder.join("tls.crt"),
+        key: folder.join("tls.key"),
+        trust_bundle: folder.join("ca.crt"),
+        deny_list: Some(folder.join("revoked")),
+    })
+    .expect("issued at the start");
+    let config = DestinationConfig {
+        address: format!("127.0.0.1:{port}"),
+        name: target.to_owned(),
+        calls: CallsConfig::default(),
+    };
+    client::destination(&config, &identity, |_, _| false).expect("an address")
+}
+
+/// Calls any method with an empty message.
+async fn call(destination: &Destination, service: &str, method: &str) -> Code {
+    let mut client = tonic::client::Grpc::new(destination.clone());
+    client.ready().await.expect("always");
+    let path = http::uri::PathAndQuery::try_from(format!("/{service}/{method}")).expect("a path");
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let request: Request<()> = Deadline::after(Duration::from_secs(5)).request(()).expect("time is left");
+    // An answer with fields is no empty message, but an answer all the same.
+    client.unary(request, path, codec).await.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+/// While one service is killed again and again, requests that don't need it go on without an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fall_of_one_service_takes_no_other_along() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    settled(&world).await;
+    let user = world.user("bulkhead", "10.00").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let reader = tokio::spawn({
+        let (user, stop) = (user.clone(), stop.clone());
+        async move {
+            let mut answers = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let answer = user.get("/api/orders").await.expect("answered");
+                assert_eq!(answer.status, 200);
+                answers += 1;
+            }
+            answers
+        }
+    });
+    for _ in 0..3 {
+        world.kill("delivery");
+        eventually("it is back", || async { world.readyz("delivery").await.0 == 200 }).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    assert!(reader.await.expect("no request failed") > 100);
+}

@@ -1,0 +1,173 @@
+//! Certificates of a running stack: renewed, replaced together with their authority, broken and revoked, under load.
+
+mod support;
+
+use std::{
+    fs,
+    process::{Command, Output},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use holdfast_chaos::load::{Plan, open_loop};
+use holdfast_common::{
+    client::{self, CallsConfig, DestinationConfig},
+    config::IdentityConfig,
+    deadline::Deadline,
+    identity::Identity,
+};
+use holdfast_native::{
+    layout::Scope,
+    testkit::{TestStack, binary},
+};
+use support::{World, eventually};
+use tokio::{sync::Mutex, time::Instant};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+fn world() -> World {
+    static STACK: OnceLock<TestStack> = OnceLock::new();
+    World::of(STACK.get_or_init(|| {
+        TestStack::start(Scope::Everything, &["order=2"], &[("HOLDFAST__DELIVERY__STEP", "50ms")])
+    }))
+}
+
+async fn certs(world: &World, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.arg("certs").args(arguments).arg("--data-dir").arg(&world.stack.layout.data_dir);
+    tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("holdfast runs")
+}
+
+async fn certs_done(world: &World, arguments: &[&str]) {
+    let output = certs(world, arguments).await;
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// How long the load of the rotation test lasts; `HOLDFAST_ROTATION_SECONDS=120` for the figure of the measurements.
+fn rotation_time() -> Duration {
+    let seconds = std::env::var("HOLDFAST_ROTATION_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(25))
+}
+
+/// Every certificate is renewed every five seconds, and once the authority is replaced, under 100 requests per second:
+/// no request fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_under_load_fails_no_request() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("rotation", "10.00").await;
+    let time = rotation_time();
+    let plan = Plan { rate: 100.0, requests: 100 * time.as_secs(), clients: 64 };
+    let load = open_loop(plan, {
+        let user = user.clone();
+        move |number, _| {
+            let user = user.clone();
+            async move {
+                // Each of the three services in turn.
+                let path = match number % 3 {
+                    0 => "/api/orders".to_owned(),
+                    1 => format!("/api/accounts/{}", user.user),
+                    _ => "/api/orders/01890a5d-ac96-774b-bcce-b302099a8057/delivery".to_owned(),
+                };
+                (number, user.get(&path).await.map(|answer| answer.status.as_u16()))
+            }
+        }
+    });
+    let rotation = async {
+        let begin = Instant::now();
+        let mut rotations = 0;
+        while begin.elapsed() + Duration::from_secs(5) < time {
+            let authority = rotations == 1;
+            let action: &[&str] = if authority { &["rotate", "--ca"] } else { &["rotate"] };
+            certs_done(&world, action).await;
+            rotations += 1;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        rotations
+    };
+    let (answers, rotations) = tokio::join!(load, rotation);
+    assert!(rotations >= 2, "{rotations} rotations");
+    let failed: Vec<_> = answers
+        .iter()
+        .filter(|(number, status)| {
+            let expected = if number % 3 == 2 { 404 } else { 200 };
+            !matches!(status, Ok(status) if *status == expected)
+        })
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} failed: {:?}",
+        failed.len(),
+        answers.len(),
+        &failed[..failed.len().min(5)]
+    );
+    println!("{} requests, {rotations} rotations, 0 failed", answers.len());
+}
+
+/// A broken rotation leaves the old certificate in use, and metric, log and `certs status` say so; the next good one is
+/// taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_rotation_is_said_and_survived() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("broken", "10.00").await;
+    let path = format!("/api/accounts/{}", user.user);
+    let certificate = world.stack.layout.pki_dir().join("payment/tls.crt");
+    let good = fs::read(&certificate).expect("there");
+    let failures = || world.metric("payment", "certificate_reload_failures_total", &[]);
+    let before = failures().await;
+    fs::write(&certificate, &good[..good.len() / 2]).expect("written");
+    eventually("the metric says so", || async { failures().await > before }).await;
+    let log = fs::read_to_string(world.stack.layout.log_file("payment")).expect("a log");
+    assert!(log.contains("certificate files refused, the old certificate stays"), "the log says so");
+    assert!(world.metric("payment", "cert_not_after", &[]).await > 1e9, "the old one is in use");
+    assert_eq!(user.get(&path).await.expect("answered").status, 200);
+    assert!(!certs(&world, &["status"]).await.status.success(), "certs status says so");
+    fs::write(&certificate, &good).expect("written");
+    certs_done(&world, &["rotate", "payment"]).await;
+    certs_done(&world, &["status"]).await;
+    assert_eq!(user.get(&path).await.expect("answered").status, 200);
+}
+
+/// A revoked certificate is refused by every service within 60 s, on connections that are open too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_refused_within_a_minute() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let folder = world.stack.layout.pki_dir().join("operator");
+    // Taken before, as a thief would have it; it never reloads.
+    let stolen = Identity::load(IdentityConfig {
+        certificate: folder.join("tls.crt"),
+        key: folder.join("tls.key"),
+        trust_bundle: folder.join("ca.crt"),
+        deny_list: None,
+    })
+    .expect("issued at the start");
+    let services = [("order", 50051), ("order", 50061), ("payment", 50052), ("delivery", 50053)];
+    let mut open = Vec::new();
+    for (name, port) in services {
+        let address = format!("127.0.0.1:{}", port + world.stack.layout.port_offset);
+        let config = DestinationConfig { address, name: name.to_owned(), calls: CallsConfig::default() };
+        let destination = client::destination(&config, &stolen, |_, _| false).expect("an address");
+        open.push(HealthClient::new(destination));
+    }
+    let ask = async |client: &HealthClient<_>| {
+        let request = Deadline::after(Duration::from_secs(2)).request(HealthCheckRequest::default());
+        client.clone().check(request.expect("time is left")).await
+    };
+    for client in &open {
+        ask(client).await.expect("served before");
+    }
+    let begin = Instant::now();
+    certs_done(&world, &["revoke", "operator", "--reason", "test"]).await;
+    for client in &open {
+        while ask(client).await.is_ok() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "still served");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        ask(client).await.expect_err("for good");
+    }
+    println!("refused by all after {:?}", begin.elapsed());
+    assert_eq!(world.readyz("gateway").await.0, 200, "nobody else is touched");
+}
