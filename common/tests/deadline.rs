@@ -1,0 +1,166 @@
+//! Deadlines and callers that go away, on a real PostgreSQL: no statement outlives its deadline, and no connection of the
+//! pool is left with somebody else's transaction.
+
+mod support;
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use holdfast_common::{
+    database::{Database, DatabaseError},
+    deadline::Deadline,
+};
+use sqlx::{Connection as _, PgConnection, Row as _};
+use support::{Lab, eventually};
+
+/// Statements of this lab's database that run now, or stand in an open transaction.
+async fn busy(observer: &mut PgConnection) -> i64 {
+    sqlx::query(
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+         and (state = 'active' or state like 'idle in transaction%')",
+    )
+    .fetch_one(observer)
+    .await
+    .expect("asked")
+    .get(0)
+}
+
+async fn observer(database: &Database) -> PgConnection {
+    PgConnection::connect_with(&database.pool().connect_options()).await.expect("connected")
+}
+
+fn slow(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
+    async move {
+        sqlx::query("select pg_sleep(30)").execute(connection).await?;
+        Ok(())
+    }
+    .boxed()
+}
+
+/// Writes a row, then sleeps: half an effect, if it were left.
+fn half(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
+    async move {
+        sqlx::query("insert into effects (subject, payload) values ('half', '')")
+            .execute(&mut *connection)
+            .await?;
+        slow(connection).await
+    }
+    .boxed()
+}
+
+async fn halves(observer: &mut PgConnection) -> i64 {
+    let row = sqlx::query("select count(*) from effects where subject = 'half'").fetch_one(observer).await;
+    row.expect("counted").get(0)
+}
+
+/// Work ends within 200 ms after its deadline, at the caller and in the database, and leaves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_outlives_its_deadline() {
+    let lab = Lab::new("deadline").await;
+    let mut observer = observer(&lab.database).await;
+    let time = Duration::from_millis(300);
+    for kind in ["read", "transaction"] {
+        let begin = Instant::now();
+        let deadline = Deadline::after(time);
+        let ended = match kind {
+            "read" => lab.database.read(deadline, slow).await,
+            _ => lab.database.transaction("test.half", deadline, half).await,
+        };
+        ended.expect_err("too slow");
+        let took = begin.elapsed();
+        assert!(took <= time + Duration::from_millis(200), "{kind}: {took:?}");
+        while busy(&mut observer).await > 0 {
+            assert!(begin.elapsed() <= time + Duration::from_millis(700), "{kind}: a statement goes on");
+        }
+        println!(
+            "{kind}: the caller was free {:?} after the deadline, the database {:?}",
+            took - time,
+            begin.elapsed() - time
+        );
+        assert_eq!(halves(&mut observer).await, 0);
+    }
+}
+
+/// A caller of a read that goes away takes its statement along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_takes_its_statement_along() {
+    let lab = Lab::new("gone").await;
+    let mut observer = observer(&lab.database).await;
+    let database = lab.database.clone();
+    let caller =
+        tokio::spawn(async move { database.read(Deadline::after(Duration::from_secs(20)), slow).await });
+    while busy(&mut observer).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    caller.abort();
+    let begin = Instant::now();
+    while busy(&mut observer).await > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(2), "the statement goes on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Writes two rows.
+fn pair(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
+    async move {
+        for _ in 0..2 {
+            sqlx::query("insert into effects (subject, payload) values ('pair', '')")
+                .execute(&mut *connection)
+                .await?;
+        }
+        Ok(())
+    }
+    .boxed()
+}
+
+fn quick(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
+    async move {
+        sqlx::query("select 1").execute(connection).await?;
+        Ok(())
+    }
+    .boxed()
+}
+
+/// Polls a future this often, then drops it.
+async fn poll_times<F: Future>(future: F, times: usize) {
+    let mut future = pin!(future);
+    let mut left = times;
+    poll_fn(|cx| {
+        if left == 0 || future.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A caller that goes away at any of its polls leaves no transaction open on a connection that the next caller gets
+/// (pitfalls P12), and no half of an effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_poisons_no_connection() {
+    let lab = Lab::new("poison").await;
+    let mut observer = observer(&lab.database).await;
+    let deadline = || Deadline::after(Duration::from_secs(5));
+    for polls in 0..60 {
+        poll_times(lab.database.transaction("test.pair", deadline(), pair), polls).await;
+        poll_times(lab.database.read(deadline(), quick), polls).await;
+    }
+    eventually("the transactions in hand are over", || {
+        let database = lab.database.clone();
+        async move { busy(&mut self::observer(&database).await).await == 0 }
+    })
+    .await;
+    // Each connection of the pool does its work, and none is in a transaction of the past.
+    for _ in 0..20 {
+        lab.database.transaction("test.pair", deadline(), pair).await.expect("a clean connection");
+        lab.database.read(deadline(), quick).await.expect("a clean connection");
+    }
+    let odd = sqlx::query("select count(*) % 2 from effects where subject = 'pair'").fetch_one(&mut observer);
+    assert_eq!(odd.await.expect("counted").get::<i64, _>(0), 0, "only whole pairs");
+}
