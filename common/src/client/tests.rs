@@ -226,6 +226,7 @@ async fn an_outage_is_not_answered_with_more_load() {
             sleep(Duration::from_millis(10)).await;
         }
         assert!(running.join_all().await.into_iter().all(|failed| failed));
+        println!("{} attempts for {REQUESTS} requests", endpoint.calls());
         assert!(endpoint.calls() <= attempts_max, "{} attempts", endpoint.calls());
     }
 }
