@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use holdfast_common::config::parse_duration;
 use holdfast_native::layout::PORT_OFFSET_MAX;
 
+use crate::dlq::DlqAction;
+
 /// Runs and operates Holdfast.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, arg_required_else_help = true)]
@@ -32,6 +34,9 @@ pub(crate) enum Command {
     /// Make, renew, replace and revoke certificates
     #[command(subcommand)]
     Certs(CertsAction),
+    /// Look at dead letters, redrive, edit or discard them
+    #[command(subcommand)]
+    Dlq(DlqAction),
     /// Measure latency, throughput and cost of a running stack
     Bench(Bench),
 }

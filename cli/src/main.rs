@@ -1,10 +1,12 @@
 //! `holdfast`: the operator's one command. It is thin: what it does is in the crates that it calls.
 //!
-//! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.
+//! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched, 4 partly
+//! done.
 
 mod arguments;
 mod bench;
 mod certs;
+mod dlq;
 mod logs;
 mod output;
 mod stack;
@@ -21,6 +23,8 @@ enum Outcome {
     Done,
     /// It did what it could, and the answer is no.
     Failed,
+    /// Some of what was asked for was done.
+    Partly,
     /// There is nothing of what was asked for.
     NothingMatched,
 }
@@ -36,12 +40,14 @@ fn main() -> ExitCode {
         Command::Env(at) => stack::env(&at),
         Command::Token(token) => stack::token(&token),
         Command::Certs(action) => certs::run(&action),
+        Command::Dlq(action) => dlq::run(&action),
         Command::Bench(bench) => bench::run(&bench),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::from(1),
         Ok(Outcome::NothingMatched) => ExitCode::from(3),
+        Ok(Outcome::Partly) => ExitCode::from(4),
         Err(error) => {
             eprintln!("holdfast: {error:#}");
             ExitCode::from(1)

@@ -159,6 +159,27 @@ pub struct KafkaConfig {
     /// Most events in one transaction. Default 100.
     #[serde(default = "default_batch")]
     pub batch_events_max: usize,
+    /// Dead letters in a row that stop the consumer until one record can be handled again. Default 100.
+    #[serde(default = "default_dead_letters_in_a_row")]
+    pub dead_letters_in_a_row_max: u32,
+    /// The consumer stops too when more than this part of the last 1,000 records was parked. Default 0.5.
+    #[serde(default = "default_dead_letter_share")]
+    pub dead_letter_share_max: f64,
+    /// How long it stops before it tries a record; doubles up to eight times. Default 10 s.
+    #[serde(default = "default_dead_letter_pause", deserialize_with = "duration")]
+    pub dead_letter_pause: Duration,
+}
+
+const fn default_dead_letters_in_a_row() -> u32 {
+    100
+}
+
+const fn default_dead_letter_share() -> f64 {
+    0.5
+}
+
+const fn default_dead_letter_pause() -> Duration {
+    Duration::from_secs(10)
 }
 
 const fn default_batch() -> usize {

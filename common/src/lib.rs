@@ -15,6 +15,7 @@ pub mod client;
 pub mod config;
 pub mod consumer;
 pub mod database;
+pub mod dead_letter;
 pub mod deadline;
 pub mod event;
 pub mod grpc;

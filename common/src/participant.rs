@@ -1,6 +1,7 @@
 //! A participant of the saga: a service with a database of its own that answers gRPC, reads events and writes events.
 //! Order, payment and delivery are put together here in one way, so that start, readiness and drain are the same.
 
+use holdfast_proto::ops::v1::dead_letter_service_server::DeadLetterServiceServer;
 use sqlx::migrate::Migrator;
 use tonic::service::Routes;
 
@@ -8,6 +9,7 @@ use crate::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
     consumer::{Handler, batch::Processor, janitor, runtime::Runtime},
     database::Database,
+    dead_letter::{depth, service::DeadLetters},
     grpc::{self, Permissions},
     identity::Identity,
     kafka,
@@ -58,13 +60,11 @@ impl Participant<'_> {
         context.spawn("relay", finished(relay.run(stop.clone())));
 
         let group = context.name;
-        let consumer = Runtime::new(
-            self.kafka,
-            group,
-            self.topics,
-            Processor::new(database.clone(), group, handler),
-            &health,
-        )?;
+        let processor = Processor::new(database.clone(), group, handler);
+        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(processor.clone()))
+            .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
+        let routes = routes.add_service(dead_letters);
+        let consumer = Runtime::new(self.kafka, group, self.topics, processor, &health)?;
         let (migrated, stopped) = (database.clone(), stop.clone());
         context.spawn("consumer", async move {
             tokio::select! {
@@ -75,6 +75,7 @@ impl Participant<'_> {
         });
 
         context.spawn("janitor", finished(janitor::run(database.clone(), stop.clone())));
+        context.spawn("dead letters", finished(depth::follow(database.clone(), group, stop.clone())));
         context.spawn("identity", finished(identity.clone().follow(stop.clone())));
         context.spawn("grpc", grpc::serve(listener, identity, self.permissions, routes, health, stop));
         Ok(())

@@ -39,7 +39,10 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         kafka: &config.kafka,
         migrations: &MIGRATIONS,
         topics: &topic::read_by(context.name),
-        permissions: &[("holdfast.delivery.v1.DeliveryService", &["gateway"])],
+        permissions: &[
+            ("holdfast.delivery.v1.DeliveryService", &["gateway"]),
+            ("holdfast.ops.v1.DeadLetterService", &["operator"]),
+        ],
     }
     .start(context, &database, consumer::DeliveryEvents::new(plan), Routes::new(server))
     .await?;

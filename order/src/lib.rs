@@ -37,7 +37,10 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         kafka: &config.kafka,
         migrations: &MIGRATIONS,
         topics: &topic::read_by(context.name),
-        permissions: &[("holdfast.order.v1.OrderService", &["gateway"])],
+        permissions: &[
+            ("holdfast.order.v1.OrderService", &["gateway"]),
+            ("holdfast.ops.v1.DeadLetterService", &["operator"]),
+        ],
     }
     .start(context, &database, consumer::OrderEvents, Routes::new(server))
     .await?;

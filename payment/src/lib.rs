@@ -38,7 +38,10 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         kafka: &config.kafka,
         migrations: &MIGRATIONS,
         topics: &topic::read_by(context.name),
-        permissions: &[("holdfast.payment.v1.PaymentService", &["gateway"])],
+        permissions: &[
+            ("holdfast.payment.v1.PaymentService", &["gateway"]),
+            ("holdfast.ops.v1.DeadLetterService", &["operator"]),
+        ],
     }
     .start(context, &database, consumer::PaymentEvents, Routes::new(server))
     .await?;

@@ -51,3 +51,15 @@ pub const EVENT_TOPICS: [&str; 4] =
 pub fn read_by(group: &str) -> Vec<&'static str> {
     READINGS.iter().filter(|(_, reader)| *reader == group).map(|(topic, _)| *topic).collect()
 }
+
+/// The full name of the message that a topic carries, for tools that decode events by [`crate::DESCRIPTORS`].
+#[must_use]
+pub fn message_name(topic: &str) -> Option<&'static str> {
+    match topic {
+        ORDER_CREATED => Some("holdfast.order.v1.OrderCreated"),
+        PAYMENT_COMPLETED => Some("holdfast.payment.v1.PaymentCompleted"),
+        PAYMENT_REFUNDED => Some("holdfast.payment.v1.PaymentRefunded"),
+        DELIVERY_STATUS_UPDATED => Some("holdfast.delivery.v1.DeliveryStatusUpdated"),
+        _ => None,
+    }
+}

@@ -10,14 +10,14 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use super::inbox::Counts;
 use super::{
     Accepted, Answer, Class, Handler, Poison,
-    dead_letter::{self, DeadLetter},
     inbox::{self, Entry, Place, Positions},
 };
-pub use super::{dead_letter::dead_letter_topic, inbox::Counts};
 use crate::{
     database::{BACKGROUND_TIME_MAX, Conflicting, Database, DatabaseError},
+    dead_letter::park::{self, DeadLetter},
     deadline::Deadline,
     event::{HeaderError, Metadata, payload},
     record::Record,
@@ -29,9 +29,9 @@ pub const ATTEMPTS_MAX: i32 = 3;
 
 /// Handles records of one consumer group in one database.
 pub struct Processor<H: Handler> {
-    database: Database,
-    group: &'static str,
-    handler: Arc<H>,
+    pub(crate) database: Database,
+    pub(crate) group: &'static str,
+    pub(crate) handler: Arc<H>,
 }
 
 impl<H: Handler> Clone for Processor<H> {
@@ -42,10 +42,10 @@ impl<H: Handler> Clone for Processor<H> {
 
 /// What was found against a record.
 #[derive(Debug, Clone)]
-pub(super) struct Verdict {
-    pub(super) poison: Poison,
-    pub(super) attempts: i32,
-    pub(super) first_failed_at: OffsetDateTime,
+pub(crate) struct Verdict {
+    pub(crate) poison: Poison,
+    pub(crate) attempts: i32,
+    pub(crate) first_failed_at: OffsetDateTime,
 }
 
 impl Verdict {
@@ -57,9 +57,9 @@ impl Verdict {
 
 /// A verdict together with what the record waits behind.
 #[derive(Debug)]
-pub(super) struct Judged {
-    pub(super) verdict: Verdict,
-    pub(super) blocked_by: Option<Uuid>,
+pub(crate) struct Judged {
+    pub(crate) verdict: Verdict,
+    pub(crate) blocked_by: Option<Uuid>,
 }
 
 /// What is said of a letter once its transaction is committed.
@@ -153,6 +153,7 @@ impl<H: Handler> Processor<H> {
                     total.applied += counts.applied;
                     total.duplicates += counts.duplicates;
                     total.parked += counts.parked;
+                    total.blocked += counts.blocked;
                     // Only now: a transaction that was not committed has parked nothing.
                     parked.iter().for_each(Parked::report);
                 }
@@ -235,7 +236,7 @@ impl<H: Handler> Processor<H> {
 
         let subjects: Vec<&str> = records.iter().filter_map(Metadata::subject_of).collect();
         let mut blocked = if positions.any_parked {
-            dead_letter::blockers(connection, self.group, &subjects).await?
+            park::blockers(connection, self.group, &subjects).await?
         } else {
             HashMap::new()
         };
@@ -274,6 +275,7 @@ impl<H: Handler> Processor<H> {
                 Err(judged) => judged,
             };
             count.parked += i64::from(counted);
+            count.blocked += i64::from(counted && judged.blocked_by.is_some());
             let id = Uuid::now_v7();
             if let Some(subject) = subject {
                 blocked.entry(subject.to_owned()).or_insert(id);
@@ -288,13 +290,14 @@ impl<H: Handler> Processor<H> {
                 return Err(Stopped::Refused(refused));
             }
         }
-        dead_letter::park(connection, self.group, &letters).await?;
+        park::park(connection, self.group, &letters).await?;
         inbox::advance(connection, self.group, &counts, &next_offsets).await?;
         let parked = letters.iter().map(Parked::of).collect();
         let counts = counts.values().fold(Counts::default(), |sum, count| Counts {
             applied: sum.applied + count.applied,
             duplicates: sum.duplicates + count.duplicates,
             parked: sum.parked + count.parked,
+            blocked: sum.blocked + count.blocked,
         });
         Ok((counts, parked))
     }
@@ -385,7 +388,7 @@ impl<H: Handler> Processor<H> {
     }
 
     /// Checks of form: headers, type, version, topic, content.
-    fn check(&self, record: &Record) -> Result<Accepted<H::Event>, Poison> {
+    pub(crate) fn check(&self, record: &Record) -> Result<Accepted<H::Event>, Poison> {
         let metadata = Metadata::read(record).map_err(|error| {
             let class = match error {
                 HeaderError::UnknownType => Class::UnknownType,
@@ -451,7 +454,7 @@ fn hash(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Whether the error is the data's fault; else it is the infrastructure's, and waiting helps.
-fn is_in_the_data(error: &DatabaseError) -> bool {
+pub(crate) fn is_in_the_data(error: &DatabaseError) -> bool {
     match error {
         DatabaseError::Data(_) | DatabaseError::Defect(_) | DatabaseError::Corrupt(_) => true,
         DatabaseError::Unavailable(_) | DatabaseError::Conflict(_) | DatabaseError::CommitUnknown(_) => false,

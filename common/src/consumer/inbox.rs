@@ -19,6 +19,8 @@ pub struct Counts {
     pub duplicates: i64,
     /// Went to the dead letters.
     pub parked: i64,
+    /// Those of the parked that only wait behind an earlier one.
+    pub blocked: i64,
 }
 
 /// The state of the partitions of a batch.

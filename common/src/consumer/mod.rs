@@ -8,9 +8,9 @@
 
 pub mod batch;
 pub mod check;
-mod dead_letter;
 mod inbox;
 pub mod janitor;
+pub mod limit;
 pub mod runtime;
 
 use futures_util::future::BoxFuture;

@@ -22,7 +22,11 @@ use rdkafka::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Handler, batch::Processor};
+use super::{
+    Handler,
+    batch::{Counts, Processor},
+    limit::{Limit, LimitConfig, Next},
+};
 use crate::{
     backoff::Backoff,
     config::KafkaConfig,
@@ -42,6 +46,7 @@ pub struct Runtime<H: Handler> {
     consumer: StreamConsumer<GroupContext>,
     processor: Processor<H>,
     batch_events_max: usize,
+    limit: LimitConfig,
     component: Component,
     health: Health,
 }
@@ -97,6 +102,11 @@ impl<H: Handler> Runtime<H> {
             consumer,
             processor,
             batch_events_max: config.batch_events_max.max(1),
+            limit: LimitConfig {
+                in_a_row_max: config.dead_letters_in_a_row_max.max(1),
+                share_max: config.dead_letter_share_max,
+                pause: config.dead_letter_pause,
+            },
             component: health.component("consumer"),
             health: health.clone(),
         })
@@ -107,16 +117,34 @@ impl<H: Handler> Runtime<H> {
         self.component.ready();
         // From here on; before, the loop may wait for its database as long as it takes.
         let heartbeat = self.health.heartbeat("consumer", HEARTBEAT_EVERY_MAX);
+        let mut limit = Limit::new(self.limit);
         while !stop.is_cancelled() {
             heartbeat.beat();
+            let events_max = match limit.next() {
+                Next::Batch => self.batch_events_max,
+                Next::One => 1,
+                Next::Wait(until) => {
+                    self.component
+                        .waiting("too many dead letters: stopped, one record is tried from time to time");
+                    self.pause();
+                    self.keep_polling(until, &heartbeat, &stop).await;
+                    self.resume();
+                    continue;
+                }
+            };
             let first = tokio::select! {
                 () = stop.cancelled() => break,
                 record = self.next() => record,
                 () = tokio::time::sleep(IDLE_ROUND) => continue,
             };
             let Some(first) = first else { continue };
-            let batch = self.fill(first);
-            self.finish(batch, &heartbeat, &stop).await?;
+            let batch = self.fill(first, events_max);
+            if let Some(counts) = self.finish(batch, &heartbeat, &stop).await? {
+                limit.record(counts);
+                if limit.next() == Next::Batch {
+                    self.component.ready();
+                }
+            }
         }
         // Closing the consumer commits what is stored; said here so that a failure is seen.
         if let Err(error) = self.consumer.commit_consumer_state(rdkafka::consumer::CommitMode::Sync)
@@ -143,9 +171,9 @@ impl<H: Handler> Runtime<H> {
     }
 
     /// Takes what is there without waiting: a batch forms under load, and a single event waits for nobody.
-    fn fill(&self, first: Record) -> Vec<Record> {
+    fn fill(&self, first: Record, events_max: usize) -> Vec<Record> {
         let mut batch = vec![first];
-        while batch.len() < self.batch_events_max {
+        while batch.len() < events_max {
             match self.consumer.recv().now_or_never() {
                 Some(Ok(message)) => batch.push(Record::from_message(&message)),
                 Some(Err(_)) | None => break,
@@ -154,19 +182,20 @@ impl<H: Handler> Runtime<H> {
         batch
     }
 
-    /// Processes the batch, again and again while the infrastructure is away, and stores its offsets.
+    /// Processes the batch, again and again while the infrastructure is away, and stores its offsets. `None`: it was not
+    /// processed.
     async fn finish(
         &self,
         batch: Vec<Record>,
         heartbeat: &Heartbeat,
         stop: &CancellationToken,
-    ) -> Result<(), BoxError> {
+    ) -> Result<Option<Counts>, BoxError> {
         let revocations = self.consumer.context().revocations.clone();
         let taken_at = revocations.load(Ordering::SeqCst);
         let records: Arc<[Record]> = batch.into();
         let mut backoff = Backoff::for_infrastructure();
         let mut paused = Paused::No;
-        loop {
+        let done = loop {
             let started = std::time::Instant::now();
             match self.processor.process(records.clone()).await {
                 Ok(counts) => {
@@ -180,7 +209,7 @@ impl<H: Handler> Runtime<H> {
                             .increment(count.unsigned_abs());
                     }
                     self.store_offsets(&records)?;
-                    break;
+                    break Some(counts);
                 }
                 Err(error) => {
                     let text = chain(&error);
@@ -193,31 +222,38 @@ impl<H: Handler> Runtime<H> {
             }
             paused = Paused::Yes;
             self.pause();
-            if !self.keep_polling(backoff.next_pause(), heartbeat, stop).await
+            let until = tokio::time::Instant::now() + backoff.next_pause();
+            if !self.keep_polling(until, heartbeat, stop).await
                 || revocations.load(Ordering::SeqCst) != taken_at
             {
                 // Asked to stop, or the partitions have a new owner: nothing was done, nothing is stored, so the batch
                 // is delivered again from the last committed offset.
                 self.rewind(&records);
-                break;
+                break None;
             }
-        }
+        };
         if matches!(paused, Paused::Yes) {
             self.resume();
             self.component.ready();
         }
-        Ok(())
+        Ok(done)
     }
 
-    /// Serves librdkafka for `time` while the batch waits, so that the member stays in its group however long the
+    /// Serves librdkafka until then while the batch waits, so that the member stays in its group however long the
     /// database is away. Answers false when asked to stop.
-    async fn keep_polling(&self, time: Duration, heartbeat: &Heartbeat, stop: &CancellationToken) -> bool {
-        let until = tokio::time::Instant::now() + time;
+    async fn keep_polling(
+        &self,
+        until: tokio::time::Instant,
+        heartbeat: &Heartbeat,
+        stop: &CancellationToken,
+    ) -> bool {
         loop {
             heartbeat.beat();
             tokio::select! {
                 () = stop.cancelled() => return false,
                 () = tokio::time::sleep_until(until) => return true,
+                // The heart beats however long the wait is.
+                () = tokio::time::sleep(IDLE_ROUND) => {}
                 record = self.next() => {
                     // From a partition that was assigned meanwhile: not now.
                     if let Some(record) = record {

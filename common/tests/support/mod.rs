@@ -66,8 +66,14 @@ impl Lab {
         let config = DatabaseConfig { url: format!("{server}/{database_name}").into(), connections_max: 5 };
         let database = Database::new(&config).expect("a URL");
         database.migrate(&business()).await.expect("migrated");
-        let kafka =
-            KafkaConfig { brokers: stack.layout.kafka_brokers(), instance_id: None, batch_events_max: 100 };
+        let kafka = KafkaConfig {
+            brokers: stack.layout.kafka_brokers(),
+            instance_id: None,
+            batch_events_max: 100,
+            dead_letters_in_a_row_max: 100,
+            dead_letter_share_max: 0.5,
+            dead_letter_pause: Duration::from_secs(10),
+        };
         let lab = Self { database, kafka, topic, group, health: Health::default() };
         lab.create_topic(topic).await;
         lab

@@ -14,6 +14,9 @@ const DEMO_ACCOUNTS: [(&str, &str); 4] =
 /// Sections of the configuration that belong to the service of the same name.
 const OWN_SECTIONS: [&str; 4] = ["order", "payment", "delivery", "gateway"];
 
+/// Sections that the gateway does not have.
+const PARTICIPANT_SECTIONS: [&str; 3] = ["kafka", "database", "grpc"];
+
 #[derive(Serialize)]
 struct Service {
     admin_listen: String,
@@ -165,7 +168,8 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
             continue;
         };
         let section = section.split("__").next().unwrap_or_default().to_lowercase();
-        if section != name && OWN_SECTIONS.contains(&section.as_str()) {
+        let foreign = section != name && OWN_SECTIONS.contains(&section.as_str());
+        if foreign || (name == "gateway" && PARTICIPANT_SECTIONS.contains(&section.as_str())) {
             command.env_remove(variable);
         }
     }

@@ -7,8 +7,8 @@ use sqlx::{PgConnection, Row as _};
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::batch::Judged;
 use crate::{
+    consumer::batch::Judged,
     database::DatabaseError,
     event::Metadata,
     outbox::OutboxRecord,
@@ -17,11 +17,11 @@ use crate::{
 
 /// A record on its way to the dead letters.
 #[derive(Debug)]
-pub(super) struct DeadLetter<'a> {
-    pub(super) id: Uuid,
-    pub(super) record: &'a Record,
-    pub(super) event_id: Uuid,
-    pub(super) judged: Judged,
+pub(crate) struct DeadLetter<'a> {
+    pub(crate) id: Uuid,
+    pub(crate) record: &'a Record,
+    pub(crate) event_id: Uuid,
+    pub(crate) judged: Judged,
 }
 
 /// `<topic>.<group>.dlq`.
@@ -65,7 +65,7 @@ impl DeadLetter<'_> {
 }
 
 /// The oldest parked letter of each of these aggregates.
-pub(super) async fn blockers(
+pub(crate) async fn blockers(
     connection: &mut PgConnection,
     group: &str,
     subjects: &[&str],
@@ -88,7 +88,7 @@ pub(super) async fn blockers(
 }
 
 /// Writes the letters and their copies.
-pub(super) async fn park(
+pub(crate) async fn park(
     connection: &mut PgConnection,
     group: &str,
     letters: &[DeadLetter<'_>],

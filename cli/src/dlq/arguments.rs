@@ -1,0 +1,252 @@
+//! The command line of `dlq`.
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand, ValueEnum};
+use holdfast_common::config::parse_duration;
+use holdfast_proto::{ops::v1 as pb, to_timestamp};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::arguments::{At, Format};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DlqAction {
+    /// Show dead letters, oldest first
+    List(DlqList),
+    /// Show one: headers, reason, attempts, history, and its value decoded by its schema
+    Show(DlqShow),
+    /// Have dead letters handled again, whole aggregates in order; a dry run unless --execute
+    Redrive(DlqRedrive),
+    /// Replace the value of a dead letter; the original is kept
+    Edit(DlqEdit),
+    /// Give dead letters up; what waits behind them is released at the next redrive
+    Discard(DlqDiscard),
+    /// Show how many are parked, and since when
+    Stats(DlqStats),
+    /// Show who did what to which dead letter
+    Audit(DlqAudit),
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub(crate) struct DlqFilter {
+    /// Of this service
+    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    pub(crate) service: Option<String>,
+    /// Of this topic
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) topic: Option<String>,
+    /// Of this class
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: Option<String>,
+    /// Of this order
+    #[arg(long, value_name = "ORDER_ID")]
+    pub(crate) key: Option<String>,
+    /// Parked at or after: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) since: Option<OffsetDateTime>,
+    /// Parked before: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) until: Option<OffsetDateTime>,
+}
+
+impl DlqFilter {
+    pub(super) fn to_proto(&self) -> pb::DeadLetterFilter {
+        pb::DeadLetterFilter {
+            ids: Vec::new(),
+            topic: self.topic.clone().unwrap_or_default(),
+            class: self.class.clone().unwrap_or_default(),
+            subject: self.key.clone().unwrap_or_default(),
+            since: self.since.map(to_timestamp),
+            until: self.until.map(to_timestamp),
+        }
+    }
+
+    /// Whether it narrows anything but the service.
+    pub(super) fn is_empty(&self) -> bool {
+        let texts = [&self.service, &self.topic, &self.class, &self.key];
+        texts.iter().all(|text| text.is_none()) && self.since.is_none() && self.until.is_none()
+    }
+}
+
+fn parse_time(text: &str) -> Result<OffsetDateTime> {
+    if let Ok(ago) = parse_duration(text) {
+        return Ok(OffsetDateTime::now_utc() - ago);
+    }
+    OffsetDateTime::parse(text, &Rfc3339)
+        .context("must be a time such as 2026-01-31T12:00:00Z, or 2h for two hours ago")
+}
+
+/// Where a dead letter stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DlqState {
+    Parked,
+    Redriven,
+    Discarded,
+}
+
+impl From<DlqState> for pb::DeadLetterState {
+    fn from(state: DlqState) -> Self {
+        match state {
+            DlqState::Parked => Self::Parked,
+            DlqState::Redriven => Self::Redriven,
+            DlqState::Discarded => Self::Discarded,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqList {
+    #[command(flatten)]
+    pub(crate) at: At,
+    #[command(flatten)]
+    pub(crate) filter: DlqFilter,
+    /// In this state
+    #[arg(long, value_enum)]
+    pub(crate) state: Option<DlqState>,
+    /// At most this many
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqShow {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Its id
+    pub(crate) id: String,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Who stands in the audit beside the identity.
+#[derive(Debug, Args)]
+pub(crate) struct By {
+    /// Who you are, for the audit
+    #[arg(long, env = "USER", value_name = "NAME")]
+    author: Option<String>,
+}
+
+impl By {
+    pub(super) fn name(&self) -> String {
+        self.author.clone().unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqRedrive {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// These; what else is parked of the same orders goes with them
+    pub(crate) ids: Vec<String>,
+    #[command(flatten)]
+    pub(crate) filter: DlqFilter,
+    /// All that are parked
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Do it; without this it is only shown
+    #[arg(long)]
+    pub(crate) execute: bool,
+    /// So many a second: 50/s
+    #[arg(long, value_name = "N/s", value_parser = parse_rate)]
+    pub(crate) rate: Option<f64>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max: Option<u32>,
+    /// Those too that were redriven 3 times in vain
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) by: By,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+fn parse_rate(text: &str) -> Result<f64> {
+    let rate: f64 =
+        text.strip_suffix("/s").unwrap_or(text).parse().context("must be a number such as 50/s")?;
+    anyhow::ensure!(rate.is_finite() && rate > 0.0, "must be more than 0");
+    Ok(rate)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqEdit {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Its id
+    pub(crate) id: String,
+    /// The event as JSON: a file, or - for standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) value: String,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) by: By,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqDiscard {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Their ids
+    #[arg(required = true, num_args = 1..=1000)]
+    pub(crate) ids: Vec<String>,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Don't ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) by: By,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqStats {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqAudit {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Of this dead letter
+    pub(crate) id: Option<String>,
+    /// Since: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) since: Option<OffsetDateTime>,
+    /// At most this many
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rates and times are read as the help says, and garbage is refused.
+    #[test]
+    fn rates_and_times_are_read_as_the_help_says() {
+        assert!((parse_rate("50/s").expect("a rate") - 50.0).abs() < f64::EPSILON);
+        assert!((parse_rate("0.5").expect("a rate") - 0.5).abs() < f64::EPSILON);
+        for wrong in ["", "fast", "0/s", "-1/s", "inf/s", "50/m"] {
+            assert!(parse_rate(wrong).is_err(), "{wrong:?}");
+        }
+        let ago = OffsetDateTime::now_utc() - parse_time("2h").expect("a time");
+        assert!((ago.whole_seconds() - 7200).abs() <= 1, "{ago}");
+        assert!(parse_time("2026-01-31T12:00:00Z").is_ok());
+        assert!(parse_time("yesterday").is_err());
+    }
+}

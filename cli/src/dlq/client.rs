@@ -1,0 +1,102 @@
+//! The dead-letter services of a stack, called as the operator.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_common::{
+    client::{self, CallsConfig, Destination, DestinationConfig},
+    config::IdentityConfig,
+    deadline::Deadline,
+    identity::Identity,
+};
+use holdfast_native::layout::{Kind, PARTICIPANTS};
+use holdfast_proto::ops::v1::{self as pb, dead_letter_service_client::DeadLetterServiceClient};
+use tonic::{Code, Request};
+
+use crate::{arguments::At, stack::running};
+
+/// An operator waits longer than an API client.
+const CALL_TIME_MAX: Duration = Duration::from_secs(10);
+/// A service that starts or fails over is waited for.
+const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Answers hold whole records.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// One service.
+pub(super) struct Service {
+    pub(super) name: &'static str,
+    destination: Destination,
+}
+
+impl Service {
+    pub(super) fn client(&self) -> DeadLetterServiceClient<Destination> {
+        DeadLetterServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as what it is: a request to this service")]
+    pub(super) fn request<M>(&self, message: M) -> Result<Request<M>> {
+        Ok(Deadline::after(CALL_TIME_MAX).request(message)?)
+    }
+
+    /// For the context of an error.
+    pub(super) fn failed(&self) -> String {
+        format!("{} refused", self.name)
+    }
+}
+
+/// The services that were asked for.
+pub(super) struct Services {
+    pub(super) all: Vec<Service>,
+}
+
+impl Services {
+    /// Of the stack that runs; of one service only if it is named.
+    pub(super) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
+        let (layout, report) = running(at)?;
+        let folder = layout.pki_dir().join("operator");
+        let identity = Identity::load(IdentityConfig {
+            certificate: folder.join("tls.crt"),
+            key: folder.join("tls.key"),
+            trust_bundle: folder.join("ca.crt"),
+            deny_list: Some(folder.join("revoked")),
+        })
+        .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
+        let mut addresses: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for component in report.components.iter().filter(|component| component.kind == Kind::Service) {
+            let service = component.name.split('-').next().unwrap_or_default();
+            addresses.entry(service).or_default().push(format!("127.0.0.1:{}", component.port));
+        }
+        let mut all = Vec::new();
+        for name in PARTICIPANTS.iter().map(|participant| participant.name) {
+            let Some(addresses) = addresses.get(name) else { continue };
+            if only.is_some_and(|only| only != name) {
+                continue;
+            }
+            let calls = CallsConfig { attempt_timeout: ATTEMPT_TIME_MAX, ..CallsConfig::default() };
+            let config = DestinationConfig { address: addresses.join(","), name: name.to_owned(), calls };
+            let destination = client::destination(&config, &identity, holdfast_proto::is_idempotent);
+            let destination = destination.map_err(|error| anyhow::anyhow!("{error}"))?;
+            all.push(Service { name, destination });
+        }
+        if all.is_empty() {
+            bail!("the stack runs no services");
+        }
+        Ok(Self { all })
+    }
+
+    /// The letter, and the service that has it.
+    pub(super) async fn find(&self, id: &str) -> Result<Option<(&Service, pb::DeadLetter)>> {
+        for service in &self.all {
+            let request = service.request(pb::GetDeadLetterRequest { id: id.to_owned() })?;
+            match service.client().get_dead_letter(request).await {
+                Ok(answer) => {
+                    let letter = answer.into_inner().dead_letter.context("an answer without a letter")?;
+                    return Ok(Some((service, letter)));
+                }
+                Err(status) if status.code() == Code::NotFound => {}
+                Err(status) => return Err(status).with_context(|| service.failed()),
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,129 @@
+//! `dlq show`.
+
+use anyhow::Result;
+use holdfast_proto::ops::v1 as pb;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{AuditLine, LetterLine, arguments::DlqShow, audit_line, client::Services, schema, table};
+use crate::{Outcome, arguments::Format, output::data};
+
+/// Bytes: as text where they are text, and always as hexadecimal.
+#[derive(Serialize)]
+struct Bytes {
+    text: Option<String>,
+    hex: String,
+}
+
+impl Bytes {
+    fn of(bytes: &[u8]) -> Self {
+        let readable = |text: &&str| !text.chars().any(char::is_control);
+        let text = std::str::from_utf8(bytes).ok().filter(readable).map(str::to_owned);
+        Self { text, hex: schema::hexadecimal(bytes) }
+    }
+
+    fn show(&self) -> String {
+        self.text.clone().unwrap_or_else(|| format!("0x{}", self.hex))
+    }
+}
+
+#[derive(Serialize)]
+struct Header {
+    name: String,
+    value: Bytes,
+}
+
+#[derive(Serialize)]
+struct Document {
+    #[serde(flatten)]
+    letter: LetterLine,
+    record_key: Option<Bytes>,
+    headers: Vec<Header>,
+    /// Decoded by the schema of its topic; null if it isn't what the topic carries.
+    value: Option<Value>,
+    value_hex: Option<String>,
+    /// What a redrive uses instead.
+    edited_value: Option<Value>,
+    history: Vec<AuditLine>,
+}
+
+impl Document {
+    fn of(letter: &pb::DeadLetter, service: &'static str) -> Result<Self> {
+        let decode = |value: &Option<Vec<u8>>| match value {
+            Some(value) => schema::decode(&letter.topic, value),
+            None => Ok(None),
+        };
+        Ok(Self {
+            letter: LetterLine::of(letter),
+            record_key: letter.key.as_deref().map(Bytes::of),
+            headers: letter
+                .headers
+                .iter()
+                .map(|header| Header { name: header.name.clone(), value: Bytes::of(&header.value) })
+                .collect(),
+            value: decode(&letter.value)?,
+            value_hex: letter.value.as_deref().map(schema::hexadecimal),
+            edited_value: decode(&letter.edited_value)?,
+            history: letter.history.iter().map(|entry| audit_line(entry.clone(), service)).collect(),
+        })
+    }
+}
+
+pub(super) async fn run(show: &DlqShow) -> Result<Outcome> {
+    let services = Services::connect(&show.at, None)?;
+    let Some((service, letter)) = services.find(&show.id).await? else {
+        eprintln!("no service has a dead letter {}", show.id);
+        return Ok(Outcome::NothingMatched);
+    };
+    let document = Document::of(&letter, service.name)?;
+    match show.output {
+        Format::Json => data!("{}", serde_json::to_string_pretty(&document)?)?,
+        Format::Table => print(&document)?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn print(document: &Document) -> Result<()> {
+    let letter = &document.letter;
+    let none = || "-".to_owned();
+    let mut facts = table(&["FACT", "VALUE"]);
+    for (name, value) in [
+        ("id", letter.id.clone()),
+        ("service", letter.service.clone()),
+        ("state", letter.state.to_owned()),
+        ("class", letter.class.clone()),
+        ("reason", letter.reason.clone()),
+        ("record", format!("{} partition {} offset {}", letter.topic, letter.partition, letter.offset)),
+        ("order", letter.key.clone().unwrap_or_else(none)),
+        ("waits behind", letter.blocked_by.clone().unwrap_or_else(none)),
+        ("attempts", letter.attempts.to_string()),
+        ("redrives", letter.redrive_count.to_string()),
+        ("first failed", letter.first_failed_at.clone()),
+        ("parked", letter.parked_at.clone()),
+        ("record key", document.record_key.as_ref().map_or_else(none, Bytes::show)),
+    ] {
+        facts.add_row([name.to_owned(), value]);
+    }
+    data!("{facts}\n")?;
+    let mut headers = table(&["HEADER", "VALUE"]);
+    for header in &document.headers {
+        headers.add_row([header.name.clone(), header.value.show()]);
+    }
+    data!("{headers}\n")?;
+    match (&document.value, &document.value_hex) {
+        (Some(value), _) => data!("VALUE\n{}\n", serde_json::to_string_pretty(value)?)?,
+        (None, Some(hex)) => data!("VALUE (not an event of {})\n{hex}\n", letter.topic)?,
+        (None, None) => data!("VALUE\nnone\n")?,
+    }
+    if let Some(edited) = &document.edited_value {
+        data!("EDITED VALUE\n{}\n", serde_json::to_string_pretty(edited)?)?;
+    }
+    if !document.history.is_empty() {
+        let mut history = table(&["AT", "ACTOR", "ACTION", "DETAIL"]);
+        for line in &document.history {
+            history.add_row([&line.at, &line.actor, &line.action, &line.detail]);
+        }
+        data!("{history}")?;
+    }
+    Ok(())
+}

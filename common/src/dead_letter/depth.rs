@@ -1,0 +1,48 @@
+//! Tells the metrics how many letters are parked, and since when.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::FutureExt as _;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use super::store;
+use crate::{
+    database::{BACKGROUND_TIME_MAX, Database},
+    deadline::Deadline,
+    service::chain,
+};
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps `dead_letters_parked` and `dead_letters_oldest_age_seconds` in step until `stop`.
+pub async fn follow(database: Database, group: &'static str, stop: CancellationToken) {
+    let mut told: BTreeSet<(String, String)> = BTreeSet::new();
+    loop {
+        let deadline = Deadline::after(BACKGROUND_TIME_MAX);
+        match database.read(deadline, move |connection| store::stats(connection, group).boxed()).await {
+            Ok(stats) => {
+                // What is gone since is 0 now.
+                for (topic, class) in std::mem::take(&mut told) {
+                    metrics::gauge!("dead_letters_parked", "topic" => topic, "class" => class).set(0.0);
+                }
+                let oldest = stats.iter().map(|stats| stats.oldest_parked_at).min();
+                let age = oldest.map_or(0.0, |oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64());
+                metrics::gauge!("dead_letters_oldest_age_seconds").set(age.max(0.0));
+                for stats in stats {
+                    #[expect(clippy::cast_precision_loss, reason = "a count of rows is far below 2^52")]
+                    let parked = stats.parked as f64;
+                    let (topic, class) = (stats.topic.clone(), stats.class.clone());
+                    metrics::gauge!("dead_letters_parked", "topic" => topic, "class" => class).set(parked);
+                    told.insert((stats.topic, stats.class));
+                }
+            }
+            // The database component says that the database is away.
+            Err(error) => tracing::debug!(error = chain(&error), "cannot count the dead letters"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}

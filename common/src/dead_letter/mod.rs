@@ -1,0 +1,165 @@
+//! Dead letters: how records are parked ([`park`]), and what operators do with them afterwards.
+//!
+//! A letter is a row of `dead_letters`, written by the consumer in the transaction of its batch. Operators look at it
+//! ([`store`]), edit or discard it, and have it handled again ([`redrive`]) by the same handler that the consumer uses,
+//! whole aggregates in order. [`service`] shows this as gRPC. Whatever changes a letter writes its audit row in the same
+//! transaction.
+
+pub mod depth;
+pub mod park;
+pub mod redrive;
+pub mod service;
+pub mod store;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::record::Record;
+
+/// Redrives of one letter; after them it needs an operator who insists (pitfalls P25).
+pub const REDRIVES_MAX: i32 = 3;
+
+/// Where a letter stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It waits for an operator.
+    Parked,
+    /// It was handled after all.
+    Redriven,
+    /// It was given up.
+    Discarded,
+}
+
+impl State {
+    /// As the table says it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Parked => "parked",
+            Self::Redriven => "redriven",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Parked, Self::Redriven, Self::Discarded].into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A letter as it is stored.
+#[derive(Debug, Clone)]
+pub struct Letter {
+    /// The `dlq-id` of its copy.
+    pub id: Uuid,
+    /// As the contract names it.
+    pub class: String,
+    /// Why, for people.
+    pub reason: String,
+    /// Where it stands.
+    pub state: State,
+    /// The record, byte for byte.
+    pub record: Record,
+    /// The inbox key under which it was recorded.
+    pub event_id: Uuid,
+    /// The aggregate, if the record names one.
+    pub subject: Option<String>,
+    /// The letter that it waits behind.
+    pub blocked_by: Option<Uuid>,
+    /// Attempts of the consumer.
+    pub attempts: i32,
+    /// Redrives, in vain or not.
+    pub redrive_count: i32,
+    /// When it failed first.
+    pub first_failed_at: OffsetDateTime,
+    /// When it was parked.
+    pub parked_at: OffsetDateTime,
+    /// What a redrive uses instead of the record's value.
+    pub edited_value: Option<Vec<u8>>,
+}
+
+impl Letter {
+    /// The record that a redrive handles: the original, or with the edited value.
+    #[must_use]
+    pub fn effective_record(&self) -> Record {
+        let mut record = self.record.clone();
+        if let Some(value) = &self.edited_value {
+            record.value = Some(value.clone().into());
+        }
+        record
+    }
+}
+
+/// Which letters. Empty fields match everything.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// One of these.
+    pub ids: Vec<Uuid>,
+    /// Of this topic.
+    pub topic: Option<String>,
+    /// Of this class.
+    pub class: Option<String>,
+    /// Of this aggregate.
+    pub subject: Option<String>,
+    /// In this state.
+    pub state: Option<State>,
+    /// Parked at or after.
+    pub since: Option<OffsetDateTime>,
+    /// Parked before.
+    pub until: Option<OffsetDateTime>,
+}
+
+/// What was done to a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Handled after all.
+    Redrive,
+    /// Handled again in vain.
+    RedriveFailed,
+    /// Its value was replaced.
+    Edit,
+    /// Given up.
+    Discard,
+}
+
+impl Action {
+    /// As the audit says it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Redrive => "redrive",
+            Self::RedriveFailed => "redrive-failed",
+            Self::Edit => "edit",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// One row of the audit.
+#[derive(Debug, Clone)]
+pub struct AuditEntry {
+    /// The order of the actions.
+    pub id: Uuid,
+    /// When.
+    pub at: OffsetDateTime,
+    /// Who.
+    pub actor: String,
+    /// What.
+    pub action: String,
+    /// To which letter.
+    pub letter: Uuid,
+    /// Why.
+    pub detail: String,
+}
+
+/// Parked letters of one topic and class.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// Of the original records.
+    pub topic: String,
+    /// Of the letters.
+    pub class: String,
+    /// How many.
+    pub parked: i64,
+    /// Of the oldest.
+    pub oldest_parked_at: OffsetDateTime,
+}

@@ -1,0 +1,429 @@
+//! Redrive: parked letters are handled again by the consumer's own handler, whole aggregates in order.
+//!
+//! - **Order.** The letters of an aggregate are handled oldest first. If one fails again, those behind it wait.
+//! - **Once.** A letter is locked while it is `parked`, its effects, its new state and its audit row are one
+//!   transaction. So a redrive can be killed at any point, and run again.
+//! - **One at a time.** A redrive holds an advisory lock of its group on a connection of its own: it ends with the
+//!   process that holds it, whatever way that ends.
+//! - **Nothing else is touched.** Nothing is published but what the handler writes, so other groups see nothing; the
+//!   consumer goes on beside it, and parks what arrives for an aggregate that still has parked letters.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use sqlx::{Connection as _, PgConnection, Row as _};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use uuid::Uuid;
+
+use super::{
+    Action, Filter, Letter, REDRIVES_MAX,
+    store::{self, Unit},
+};
+use crate::{
+    backoff::Backoff,
+    consumer::{
+        Answer, Class, Handler, Poison,
+        batch::{Processor, is_in_the_data},
+    },
+    database::{BACKGROUND_TIME_MAX, DatabaseError, bounded},
+    deadline::Deadline,
+    event::Metadata,
+    service::chain,
+};
+
+/// Letters of one transaction; an aggregate with more is redriven in several, in order.
+const LETTERS_PER_TRANSACTION_MAX: i64 = 100;
+/// Attempts of a transaction while the database is away; then the operator is told, and runs the command again.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// Whether anything is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Says what would be done.
+    DryRun,
+    /// Does it.
+    Execute,
+}
+
+/// What to do with letters that were redriven [`REDRIVES_MAX`] times in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exhausted {
+    /// Leave them.
+    Refuse,
+    /// The operator insists.
+    RedriveToo,
+}
+
+/// What an operator asks for.
+#[derive(Debug, Clone)]
+pub struct Redrive {
+    /// Aggregates with a parked letter that matches.
+    pub filter: Filter,
+    /// Whether anything is done.
+    pub mode: Mode,
+    /// Letters per second; `None`: as fast as they go.
+    pub rate_per_second: Option<f64>,
+    /// Most letters.
+    pub letters_max: Option<u64>,
+    /// See [`Exhausted`].
+    pub exhausted: Exhausted,
+    /// For the audit.
+    pub actor: String,
+}
+
+/// What happened to a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A dry run: it would be redriven.
+    Planned,
+    /// It was handled after all.
+    Redriven,
+    /// It failed again and stays parked.
+    Failed(Poison),
+    /// It was redriven too often.
+    Refused,
+    /// An earlier letter of its aggregate failed or was refused.
+    Behind,
+}
+
+/// A message to the operator.
+#[derive(Debug)]
+pub enum Step {
+    /// The first: what matches.
+    Plan {
+        /// Letters.
+        letters: u64,
+        /// Aggregates, and letters without one.
+        aggregates: u64,
+    },
+    /// One for each letter.
+    Letter {
+        /// The letter as it was.
+        letter: Box<Letter>,
+        /// What happened to it.
+        outcome: Outcome,
+    },
+}
+
+/// Why a redrive did not begin, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RedriveError {
+    /// One at a time.
+    #[error("another redrive of this service is running")]
+    Running,
+    /// The database is away; what was redriven stays redriven.
+    #[error("redrive was interrupted")]
+    Database(#[from] DatabaseError),
+}
+
+/// The right to redrive; given back when it is dropped, and by the server when its connection is gone.
+pub struct Turn(#[expect(dead_code, reason = "the lock lives as long as the connection")] PgConnection);
+
+impl<H: Handler> Processor<H> {
+    /// Takes the turn of this group.
+    pub async fn begin_redrive(&self) -> Result<Turn, RedriveError> {
+        let options = self.database.pool().connect_options();
+        let mut connection = bounded(PgConnection::connect_with(&options)).await?;
+        let query = sqlx::query(
+            "-- dead_letter.begin_redrive
+            select pg_try_advisory_lock(hashtextextended('holdfast redrive ' || $1, 0)) as locked",
+        )
+        .bind(self.group);
+        let row = bounded(query.fetch_one(&mut connection)).await?;
+        if row.try_get("locked").map_err(DatabaseError::from)? {
+            Ok(Turn(connection))
+        } else {
+            Err(RedriveError::Running)
+        }
+    }
+
+    /// Redrives, telling `steps` of each letter. Ends after the transaction in hand when nobody listens any more.
+    pub async fn redrive(&self, request: &Redrive, steps: &mpsc::Sender<Step>) -> Result<(), RedriveError> {
+        let (group, filter) = (self.group, request.filter.clone());
+        let deadline = Deadline::after(BACKGROUND_TIME_MAX);
+        let units = self
+            .database
+            .read(deadline, move |connection| {
+                Box::pin(async move { store::units(connection, group, &filter).await })
+            })
+            .await?;
+        let letters: i64 = units.iter().map(|(_, letters)| letters).sum();
+        let plan = Step::Plan { letters: letters.unsigned_abs(), aggregates: units.len() as u64 };
+        if steps.send(plan).await.is_err() {
+            return Ok(());
+        }
+        let mut left = request.letters_max.unwrap_or(u64::MAX);
+        let mut pace = Pace::new(request.rate_per_second);
+        for (unit, _) in units {
+            // An aggregate may need several transactions; a failure ends its turn.
+            loop {
+                if left == 0 || steps.is_closed() {
+                    return Ok(());
+                }
+                let most = i64::try_from(left).unwrap_or(i64::MAX).min(LETTERS_PER_TRANSACTION_MAX);
+                // At a slow pace small steps keep it even.
+                let most = most.min(pace.letters_at_once());
+                let outcomes = self.redrive_unit_surely(&unit, most, request).await?;
+                let all_redriven = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven);
+                let done = outcomes.len();
+                for (letter, outcome) in outcomes {
+                    metrics::counter!("dead_letters_redriven_total", "outcome" => outcome.name())
+                        .increment(1);
+                    // Nobody listens: what is done is done, and the loop ends above.
+                    let _ = steps.send(Step::Letter { letter: Box::new(letter), outcome }).await;
+                }
+                left = left.saturating_sub(done as u64);
+                tokio::select! {
+                    () = pace.wait_for(done) => {}
+                    () = steps.closed() => return Ok(()),
+                }
+                if done == 0 || !all_redriven || i64::try_from(done).is_ok_and(|done| done < most) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again while the database is away, for a while.
+    async fn redrive_unit_surely(
+        &self,
+        unit: &Unit,
+        most: i64,
+        request: &Redrive,
+    ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
+        let mut backoff = Backoff::for_infrastructure();
+        loop {
+            let outcome = match request.mode {
+                Mode::DryRun => self.plan_unit(unit, request.exhausted).await,
+                Mode::Execute => self.redrive_unit(unit, most, request).await,
+            };
+            match outcome {
+                Err(error) if !is_in_the_data(&error) && backoff.attempt() + 1 < ATTEMPTS_MAX => {
+                    tracing::warn!(error = chain(&error), "redrive waits for its database");
+                    tokio::time::sleep(backoff.next_pause()).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// What would be done with a unit, all of it.
+    async fn plan_unit(
+        &self,
+        unit: &Unit,
+        exhausted: Exhausted,
+    ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
+        let (group, unit) = (self.group, unit.clone());
+        let deadline = Deadline::after(BACKGROUND_TIME_MAX);
+        let letters = self
+            .database
+            .read(deadline, move |connection| {
+                Box::pin(async move { store::parked(connection, group, &unit, i64::MAX).await })
+            })
+            .await?;
+        let mut stopped = false;
+        let planned = letters.into_iter().map(|letter| {
+            let outcome = if stopped {
+                Outcome::Behind
+            } else if is_refused(&letter, exhausted) {
+                stopped = true;
+                Outcome::Refused
+            } else {
+                Outcome::Planned
+            };
+            (letter, outcome)
+        });
+        Ok(planned.collect())
+    }
+
+    /// One transaction: the first letters of a unit, in order, up to the first that fails.
+    async fn redrive_unit(
+        &self,
+        unit: &Unit,
+        most: i64,
+        request: &Redrive,
+    ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
+        let this = Arc::new((self.clone(), unit.clone(), request.clone()));
+        self.database
+            .transaction(
+                "dead_letter.redrive",
+                Deadline::after(BACKGROUND_TIME_MAX),
+                move |connection: &mut PgConnection| {
+                    let this = this.clone();
+                    let work: BoxFuture<'_, _> = Box::pin(async move {
+                        let (processor, unit, request) = &*this;
+                        processor.redrive_letters(connection, unit, most, request).await
+                    });
+                    work
+                },
+            )
+            .await
+    }
+
+    async fn redrive_letters(
+        &self,
+        connection: &mut PgConnection,
+        unit: &Unit,
+        most: i64,
+        request: &Redrive,
+    ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
+        let letters = store::lock_parked(connection, self.group, unit, most).await?;
+        let mut outcomes = Vec::with_capacity(letters.len());
+        let mut stopped = false;
+        for letter in letters {
+            let outcome = if stopped {
+                Outcome::Behind
+            } else if is_refused(&letter, request.exhausted) {
+                Outcome::Refused
+            } else {
+                match self.handle_again(connection, &letter).await? {
+                    Ok(()) => Outcome::Redriven,
+                    Err(poison) => Outcome::Failed(poison),
+                }
+            };
+            match &outcome {
+                Outcome::Redriven => {
+                    store::mark_redriven(connection, letter.id).await?;
+                    let detail = format!("redrive {}", letter.redrive_count + 1);
+                    self.audit(connection, request, Action::Redrive, letter.id, &detail).await?;
+                }
+                Outcome::Failed(poison) => {
+                    stopped = true;
+                    let class = poison.class.as_str();
+                    store::mark_failed(connection, letter.id, class, poison.reason()).await?;
+                    let detail =
+                        format!("redrive {}: {class}: {}", letter.redrive_count + 1, poison.reason());
+                    self.audit(connection, request, Action::RedriveFailed, letter.id, &detail).await?;
+                }
+                Outcome::Planned | Outcome::Refused | Outcome::Behind => stopped = true,
+            }
+            outcomes.push((letter, outcome));
+        }
+        Ok(outcomes)
+    }
+
+    /// Form, then effects, in a savepoint: a letter that fails leaves nothing, and those before it stay.
+    async fn handle_again(
+        &self,
+        connection: &mut PgConnection,
+        letter: &Letter,
+    ) -> Result<Result<(), Poison>, DatabaseError> {
+        let record = letter.effective_record();
+        if Metadata::inbox_id(&record) != letter.event_id {
+            let reason = "event id was used for another payload";
+            return Ok(Err(Poison::new(Class::SchemaViolation, reason)));
+        }
+        let accepted = match self.check(&record) {
+            Ok(accepted) => accepted,
+            Err(poison) => return Ok(Err(poison)),
+        };
+        let mut savepoint = connection.begin().await?;
+        let answers = self.handler.handle(&mut savepoint, std::slice::from_ref(&accepted)).await;
+        let poison = match answers {
+            Ok(answers) => match <[Answer; 1]>::try_from(answers) {
+                Ok([Answer::Applied]) => {
+                    savepoint.commit().await?;
+                    return Ok(Ok(()));
+                }
+                Ok([Answer::DeadLetter(poison)]) => poison,
+                Err(_) => {
+                    return Err(DatabaseError::Corrupt("the handler did not answer for each event".into()));
+                }
+            },
+            Err(error) if is_in_the_data(&error) => Poison::new(Class::AttemptsExhausted, error.to_string()),
+            Err(error) => return Err(error),
+        };
+        savepoint.rollback().await?;
+        Ok(Err(poison))
+    }
+
+    async fn audit(
+        &self,
+        connection: &mut PgConnection,
+        request: &Redrive,
+        action: Action,
+        letter: Uuid,
+        detail: &str,
+    ) -> Result<(), DatabaseError> {
+        store::audit(connection, self.group, &request.actor, action, letter, detail).await
+    }
+}
+
+fn is_refused(letter: &Letter, exhausted: Exhausted) -> bool {
+    exhausted == Exhausted::Refuse && letter.redrive_count >= REDRIVES_MAX
+}
+
+impl Outcome {
+    /// As metrics call it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Redriven => "redriven",
+            Self::Failed(_) => "failed",
+            Self::Refused => "refused",
+            Self::Behind => "behind",
+        }
+    }
+}
+
+/// Keeps a rate on average: each letter makes the next one due later.
+#[derive(Debug)]
+struct Pace {
+    rate_per_second: Option<f64>,
+    due: Instant,
+}
+
+impl Pace {
+    fn new(rate_per_second: Option<f64>) -> Self {
+        Self { rate_per_second: rate_per_second.filter(|rate| *rate > 0.0), due: Instant::now() }
+    }
+
+    /// A tenth of a second's worth.
+    fn letters_at_once(&self) -> i64 {
+        #[expect(clippy::cast_possible_truncation, reason = "saturates, and is bounded by the caller")]
+        self.rate_per_second.map_or(i64::MAX, |rate| ((rate / 10.0) as i64).max(1))
+    }
+
+    async fn wait_for(&mut self, letters: usize) {
+        let Some(rate) = self.rate_per_second else { return };
+        // A letter that took longer than its time doesn't let the next ones hurry without end.
+        self.due = self.due.max(Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or(self.due));
+        #[expect(clippy::cast_precision_loss, reason = "a few letters")]
+        let time = Duration::try_from_secs_f64(letters as f64 / rate).unwrap_or(Duration::from_secs(3600));
+        self.due += time;
+        sleep_until(self.due).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rate is kept on average, whatever the steps, and none at all means no waiting.
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_is_kept_on_average() {
+        for (rate, letters) in [(10.0, 50), (0.5, 5), (1000.0, 5000)] {
+            let begin = Instant::now();
+            let mut pace = Pace::new(Some(rate));
+            let mut left: i64 = letters;
+            while left > 0 {
+                let step = pace.letters_at_once().min(left).min(100);
+                // The work itself takes a part of the time.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                pace.wait_for(usize::try_from(step).expect("small")).await;
+                left -= step;
+            }
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let measured = letters as f64 / begin.elapsed().as_secs_f64();
+            assert!((rate * 0.9..=rate * 1.1).contains(&measured), "{measured} instead of {rate}");
+        }
+        let begin = Instant::now();
+        Pace::new(None).wait_for(1_000_000).await;
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+}

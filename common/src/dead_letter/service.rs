@@ -1,0 +1,468 @@
+//! `holdfast.ops.v1.DeadLetterService`: proto to the types next door and back. One implementation for all services.
+
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use holdfast_proto::{
+    from_timestamp,
+    ops::v1::{self as pb, dead_letter_service_server::DeadLetterService},
+    to_timestamp,
+};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    Action, AuditEntry, Filter, Letter, State,
+    redrive::{Exhausted, Mode, Outcome, Redrive, RedriveError, Step},
+    store,
+};
+use crate::{
+    consumer::{Handler, REASON_BYTES_MAX, batch::Processor},
+    database::DatabaseError,
+    deadline::Deadline,
+    identity::Peer,
+    service::chain,
+};
+
+const PAGE_SIZE_MAX: u32 = 1_000;
+const IDS_MAX: usize = 1_000;
+const AUTHOR_CHARACTERS_MAX: usize = 255;
+/// Steps that wait for a slow operator; then the redrive waits.
+const STEPS_MAX: usize = 64;
+
+/// Serves the dead letters of one group.
+pub struct DeadLetters<H: Handler> {
+    processor: Processor<H>,
+}
+
+impl<H: Handler> DeadLetters<H> {
+    /// Of the group and database of `processor`.
+    #[must_use]
+    pub const fn new(processor: Processor<H>) -> Self {
+        Self { processor }
+    }
+}
+
+#[tonic::async_trait]
+impl<H: Handler> DeadLetterService for DeadLetters<H> {
+    async fn list_dead_letters(
+        &self,
+        request: Request<pb::ListDeadLettersRequest>,
+    ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let request = request.into_inner();
+        let state = match request.state() {
+            pb::DeadLetterState::Unspecified => None,
+            pb::DeadLetterState::Parked => Some(State::Parked),
+            pb::DeadLetterState::Redriven => Some(State::Redriven),
+            pb::DeadLetterState::Discarded => Some(State::Discarded),
+        };
+        let filter = pb::DeadLetterFilter {
+            ids: request.ids,
+            topic: request.topic,
+            class: request.class,
+            subject: request.subject,
+            since: request.since,
+            until: request.until,
+        };
+        let filter = Filter { state, ..parse_filter(filter)? };
+        let (limit, after) = parse_page(request.page_size, &request.page_token)?;
+        let group = self.processor.group;
+        let mut letters = self
+            .processor
+            .database
+            .read(deadline, move |connection| {
+                async move { store::list(connection, group, &filter, after, limit + 1).await }.boxed()
+            })
+            .await?;
+        let next = next_page(&mut letters, limit, |letter| letter.id);
+        let dead_letters = letters.iter().map(|letter| letter_to_proto(letter, group)).collect();
+        Ok(Response::new(pb::ListDeadLettersResponse { dead_letters, next_page_token: next }))
+    }
+
+    async fn get_dead_letter(
+        &self,
+        request: Request<pb::GetDeadLetterRequest>,
+    ) -> Result<Response<pb::GetDeadLetterResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let id = parse_id("id", &request.into_inner().id)?;
+        let group = self.processor.group;
+        let found = self
+            .processor
+            .database
+            .read(deadline, move |connection| {
+                async move {
+                    let letter = store::get(connection, group, id).await?;
+                    let history =
+                        store::audit_entries(connection, group, Some(id), None, None, i64::MAX).await?;
+                    Ok(letter.map(|letter| (letter, history)))
+                }
+                .boxed()
+            })
+            .await?;
+        let (letter, history) = found.ok_or_else(|| Status::not_found("no such dead letter"))?;
+        let (record, mut message) = (&letter.record, letter_to_proto(&letter, group));
+        message.key = record.key.as_ref().map(|key| key.to_vec());
+        message.value = record.value.as_ref().map(|value| value.to_vec());
+        message.headers = record
+            .headers
+            .iter()
+            .map(|header| pb::RecordHeader {
+                name: header.name.clone(),
+                value: header.value.as_ref().map(|value| value.to_vec()).unwrap_or_default(),
+            })
+            .collect();
+        message.edited_value.clone_from(&letter.edited_value);
+        message.history = history.iter().rev().map(entry_to_proto).collect();
+        Ok(Response::new(pb::GetDeadLetterResponse { dead_letter: Some(message) }))
+    }
+
+    type RedriveDeadLettersStream = BoxStream<'static, Result<pb::RedriveDeadLettersResponse, Status>>;
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<pb::RedriveDeadLettersRequest>,
+    ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
+        let peer = peer_of(&request)?;
+        let request = request.into_inner();
+        if !(request.rate_per_second.is_finite() && request.rate_per_second >= 0.0) {
+            return Err(Status::invalid_argument("rate_per_second must be 0 or more"));
+        }
+        let redrive = Redrive {
+            mode: match request.mode() {
+                pb::RedriveMode::Execute => Mode::Execute,
+                pb::RedriveMode::Unspecified | pb::RedriveMode::DryRun => Mode::DryRun,
+            },
+            rate_per_second: Some(request.rate_per_second).filter(|rate| *rate > 0.0),
+            letters_max: Some(u64::from(request.letters_max)).filter(|most| *most > 0),
+            exhausted: if request.force { Exhausted::RedriveToo } else { Exhausted::Refuse },
+            actor: actor(&peer, &request.author)?,
+            filter: parse_filter(request.filter.unwrap_or_default())?,
+        };
+        // A dry run changes nothing, so it may look while a redrive runs.
+        let turn = match redrive.mode {
+            Mode::DryRun => None,
+            Mode::Execute => Some(self.processor.begin_redrive().await?),
+        };
+        let (steps, receiver) = mpsc::channel(STEPS_MAX);
+        let (failed, failure) = tokio::sync::oneshot::channel();
+        let processor = self.processor.clone();
+        tokio::spawn(async move {
+            let outcome = processor.redrive(&redrive, &steps).await;
+            drop(turn);
+            if let Err(error) = outcome {
+                tracing::warn!(error = chain(&error), "redrive was interrupted");
+                // Fails if the operator is gone.
+                let _ = failed.send(Status::from(error));
+            }
+        });
+        let failure = failure.into_stream().filter_map(async |failure| failure.ok().map(Err));
+        let steps = ReceiverStream::new(receiver).map(|step| Ok(step_to_proto(step)));
+        Ok(Response::new(steps.chain(failure).boxed()))
+    }
+
+    async fn edit_dead_letter(
+        &self,
+        request: Request<pb::EditDeadLetterRequest>,
+    ) -> Result<Response<pb::EditDeadLetterResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let request = request.into_inner();
+        let id = parse_id("id", &request.id)?;
+        let reason = parse_reason(&request.reason)?;
+        let actor = actor(&peer, &request.author)?;
+        let this = self.processor.clone();
+        let value = request.value;
+        let edited: Result<(), EditError> = self
+            .processor
+            .database
+            .transaction("dead_letter.edit", deadline, move |connection: &mut PgConnection| {
+                let (this, value) = (this.clone(), value.clone());
+                let (reason, actor) = (reason.clone(), actor.clone());
+                let work: BoxFuture<'_, _> = Box::pin(async move {
+                    let letter = store::get(connection, this.group, id).await?.ok_or(EditError::Unknown)?;
+                    let edited = Letter { edited_value: Some(value.clone()), ..letter };
+                    // What could not be handled anyway is refused now, while the operator looks.
+                    this.check(&edited.effective_record())
+                        .map_err(|poison| EditError::Refused(poison.reason().to_owned()))?;
+                    if !store::edit(connection, this.group, id, &value).await? {
+                        return Err(EditError::NotParked);
+                    }
+                    store::audit(connection, this.group, &actor, Action::Edit, id, &reason).await?;
+                    Ok(())
+                });
+                work
+            })
+            .await;
+        edited?;
+        Ok(Response::new(pb::EditDeadLetterResponse {}))
+    }
+
+    async fn discard_dead_letters(
+        &self,
+        request: Request<pb::DiscardDeadLettersRequest>,
+    ) -> Result<Response<pb::DiscardDeadLettersResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let request = request.into_inner();
+        let ids = parse_ids(&request.ids)?;
+        if ids.is_empty() {
+            return Err(Status::invalid_argument("ids must not be empty"));
+        }
+        let reason = parse_reason(&request.reason)?;
+        let actor = actor(&peer, &request.author)?;
+        let group = self.processor.group;
+        let discarded: Result<Vec<Uuid>, DatabaseError> = self
+            .processor
+            .database
+            .transaction("dead_letter.discard", deadline, move |connection: &mut PgConnection| {
+                let (ids, reason, actor) = (ids.clone(), reason.clone(), actor.clone());
+                let work: BoxFuture<'_, _> = Box::pin(async move {
+                    let discarded = store::discard(connection, group, &ids).await?;
+                    for id in &discarded {
+                        store::audit(connection, group, &actor, Action::Discard, *id, &reason).await?;
+                    }
+                    Ok(discarded)
+                });
+                work
+            })
+            .await;
+        let discarded = discarded?.iter().map(Uuid::to_string).collect();
+        Ok(Response::new(pb::DiscardDeadLettersResponse { discarded }))
+    }
+
+    async fn get_dead_letter_stats(
+        &self,
+        request: Request<pb::GetDeadLetterStatsRequest>,
+    ) -> Result<Response<pb::GetDeadLetterStatsResponse>, Status> {
+        let group = self.processor.group;
+        let stats = self
+            .processor
+            .database
+            .read(Deadline::of(&request), move |connection| store::stats(connection, group).boxed())
+            .await?;
+        let stats = stats
+            .into_iter()
+            .map(|stats| pb::DeadLetterStats {
+                topic: stats.topic,
+                class: stats.class,
+                parked: stats.parked.unsigned_abs(),
+                oldest_parked_at: Some(to_timestamp(stats.oldest_parked_at)),
+            })
+            .collect();
+        Ok(Response::new(pb::GetDeadLetterStatsResponse { stats }))
+    }
+
+    async fn list_dead_letter_audit(
+        &self,
+        request: Request<pb::ListDeadLetterAuditRequest>,
+    ) -> Result<Response<pb::ListDeadLetterAuditResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let request = request.into_inner();
+        let letter = match request.dead_letter_id.as_str() {
+            "" => None,
+            id => Some(parse_id("dead_letter_id", id)?),
+        };
+        let since = parse_time("since", request.since.as_ref())?;
+        let (limit, before) = parse_page(request.page_size, &request.page_token)?;
+        let group = self.processor.group;
+        let mut entries = self
+            .processor
+            .database
+            .read(deadline, move |connection| {
+                store::audit_entries(connection, group, letter, since, before, limit + 1).boxed()
+            })
+            .await?;
+        let next_page_token = next_page(&mut entries, limit, |entry| entry.id);
+        let entries = entries.iter().map(entry_to_proto).collect();
+        Ok(Response::new(pb::ListDeadLetterAuditResponse { entries, next_page_token }))
+    }
+}
+
+/// Why a letter was not edited.
+enum EditError {
+    Unknown,
+    NotParked,
+    Refused(String),
+    Database(DatabaseError),
+}
+
+impl From<DatabaseError> for EditError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl crate::database::Conflicting for EditError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(error) if error.is_conflict())
+    }
+}
+
+impl From<EditError> for Status {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Unknown => Self::not_found("no such dead letter"),
+            EditError::NotParked => Self::failed_precondition("the dead letter is not parked"),
+            EditError::Refused(reason) => {
+                Self::invalid_argument(format!("value cannot be handled: {reason}"))
+            }
+            EditError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<RedriveError> for Status {
+    fn from(error: RedriveError) -> Self {
+        match error {
+            RedriveError::Running => Self::failed_precondition(error.to_string()),
+            RedriveError::Database(error) => error.into(),
+        }
+    }
+}
+
+fn peer_of<M>(request: &Request<M>) -> Result<Peer, Status> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    peer.ok_or_else(|| Status::unauthenticated("the connection proved no identity"))
+}
+
+/// `operator (alice)`.
+fn actor(peer: &Peer, author: &str) -> Result<String, Status> {
+    let fits = author.chars().count() <= AUTHOR_CHARACTERS_MAX && !author.chars().any(char::is_control);
+    if !fits {
+        return Err(Status::invalid_argument("author must be at most 255 characters"));
+    }
+    let name = peer.id.name();
+    Ok(if author.is_empty() { name.to_owned() } else { format!("{name} ({author})") })
+}
+
+fn parse_reason(reason: &str) -> Result<String, Status> {
+    if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX || reason.contains('\0') {
+        return Err(Status::invalid_argument("reason must be 1 to 512 bytes"));
+    }
+    Ok(reason.to_owned())
+}
+
+fn parse_id(field: &str, text: &str) -> Result<Uuid, Status> {
+    Uuid::try_parse(text).map_err(|_| Status::invalid_argument(format!("{field} is not an id")))
+}
+
+fn parse_ids(ids: &[String]) -> Result<Vec<Uuid>, Status> {
+    if ids.len() > IDS_MAX {
+        return Err(Status::invalid_argument(format!("at most {IDS_MAX} ids")));
+    }
+    ids.iter().map(|id| parse_id("ids", id)).collect()
+}
+
+fn parse_time(
+    field: &str,
+    timestamp: Option<&prost_types::Timestamp>,
+) -> Result<Option<OffsetDateTime>, Status> {
+    let Some(timestamp) = timestamp else { return Ok(None) };
+    let time = from_timestamp(Some(timestamp));
+    time.map(Some).ok_or_else(|| Status::invalid_argument(format!("{field} is not a time")))
+}
+
+fn parse_filter(filter: pb::DeadLetterFilter) -> Result<Filter, Status> {
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(Filter {
+        ids: parse_ids(&filter.ids)?,
+        topic: given(filter.topic),
+        class: given(filter.class),
+        subject: given(filter.subject),
+        state: None,
+        since: parse_time("since", filter.since.as_ref())?,
+        until: parse_time("until", filter.until.as_ref())?,
+    })
+}
+
+fn parse_page(size: u32, token: &str) -> Result<(i64, Option<Uuid>), Status> {
+    if !(1..=PAGE_SIZE_MAX).contains(&size) {
+        return Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_SIZE_MAX}")));
+    }
+    let token = match token {
+        "" => None,
+        token => Some(parse_id("page_token", token)?),
+    };
+    Ok((i64::from(size), token))
+}
+
+/// Cuts the one more that was asked for, which tells whether there is another page.
+fn next_page<T>(items: &mut Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> String {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if items.len() <= limit {
+        return String::new();
+    }
+    items.truncate(limit);
+    items.last().map(|item| id(item).to_string()).unwrap_or_default()
+}
+
+fn letter_to_proto(letter: &Letter, group: &str) -> pb::DeadLetter {
+    pb::DeadLetter {
+        id: letter.id.to_string(),
+        // A group is named after its service.
+        service: group.to_owned(),
+        group: group.to_owned(),
+        class: letter.class.clone(),
+        reason: letter.reason.clone(),
+        state: match letter.state {
+            State::Parked => pb::DeadLetterState::Parked,
+            State::Redriven => pb::DeadLetterState::Redriven,
+            State::Discarded => pb::DeadLetterState::Discarded,
+        }
+        .into(),
+        topic: letter.record.topic.clone(),
+        partition: letter.record.partition,
+        offset: letter.record.offset,
+        record_timestamp_ms: letter.record.timestamp_ms,
+        subject: letter.subject.clone().unwrap_or_default(),
+        blocked_by: letter.blocked_by.map(|id| id.to_string()).unwrap_or_default(),
+        attempts: letter.attempts,
+        redrive_count: letter.redrive_count,
+        first_failed_at: Some(to_timestamp(letter.first_failed_at)),
+        parked_at: Some(to_timestamp(letter.parked_at)),
+        ..pb::DeadLetter::default()
+    }
+}
+
+fn entry_to_proto(entry: &AuditEntry) -> pb::DeadLetterAuditEntry {
+    pb::DeadLetterAuditEntry {
+        id: entry.id.to_string(),
+        at: Some(to_timestamp(entry.at)),
+        actor: entry.actor.clone(),
+        action: entry.action.clone(),
+        dead_letter_id: entry.letter.to_string(),
+        detail: entry.detail.clone(),
+    }
+}
+
+fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
+    use pb::redrive_dead_letters_response::Step as Proto;
+    let step = match step {
+        Step::Plan { letters, aggregates } => {
+            Proto::Plan(pb::RedrivePlan { dead_letters: letters, aggregates })
+        }
+        Step::Letter { letter, outcome } => {
+            let (class, reason) = match &outcome {
+                Outcome::Failed(poison) => (poison.class.as_str().to_owned(), poison.reason().to_owned()),
+                _ => (String::new(), String::new()),
+            };
+            Proto::Outcome(pb::RedriveOutcome {
+                dead_letter_id: letter.id.to_string(),
+                topic: letter.record.topic,
+                subject: letter.subject.unwrap_or_default(),
+                result: match outcome {
+                    Outcome::Planned => pb::RedriveResult::Planned,
+                    Outcome::Redriven => pb::RedriveResult::Redriven,
+                    Outcome::Failed(_) => pb::RedriveResult::Failed,
+                    Outcome::Refused => pb::RedriveResult::Refused,
+                    Outcome::Behind => pb::RedriveResult::Behind,
+                }
+                .into(),
+                class,
+                reason,
+            })
+        }
+    };
+    pb::RedriveDeadLettersResponse { step: Some(step) }
+}

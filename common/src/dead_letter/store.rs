@@ -1,0 +1,384 @@
+//! SQL of what operators do with letters.
+
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Action, AuditEntry, Filter, Letter, State, Stats};
+use crate::{
+    database::DatabaseError,
+    record::{Record, decode_headers},
+};
+
+/// The columns of a letter.
+macro_rules! select_letters {
+    ($rest:literal) => {
+        concat!(
+            "select id, class, reason, state, topic, partition, record_offset, record_timestamp_ms, key, value, headers,
+                event_id, subject, blocked_by, attempts, redrive_count, first_failed_at, parked_at, edited_value
+            from dead_letters ",
+            $rest
+        )
+    };
+}
+
+/// Letters that match, oldest first, those behind `after` if it is given.
+pub(super) async fn list(
+    connection: &mut PgConnection,
+    group: &str,
+    filter: &Filter,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Letter>, DatabaseError> {
+    let ids = (!filter.ids.is_empty()).then_some(filter.ids.as_slice());
+    let rows = sqlx::query(concat!(
+        "-- dead_letter.list\n",
+        select_letters!(
+            "where group_name = $1
+                and ($2::uuid[] is null or id = any($2))
+                and ($3::text is null or topic = $3)
+                and ($4::text is null or class = $4)
+                and ($5::text is null or subject = $5)
+                and ($6::text is null or state = $6)
+                and ($7::timestamptz is null or parked_at >= $7)
+                and ($8::timestamptz is null or parked_at < $8)
+                and ($9::uuid is null or id > $9)
+            order by id limit $10"
+        )
+    ))
+    .bind(group)
+    .bind(ids)
+    .bind(&filter.topic)
+    .bind(&filter.class)
+    .bind(&filter.subject)
+    .bind(filter.state.map(State::as_str))
+    .bind(filter.since)
+    .bind(filter.until)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(letter).collect()
+}
+
+/// One letter.
+pub(super) async fn get(
+    connection: &mut PgConnection,
+    group: &str,
+    id: Uuid,
+) -> Result<Option<Letter>, DatabaseError> {
+    let row =
+        sqlx::query(concat!("-- dead_letter.get\n", select_letters!("where group_name = $1 and id = $2")))
+            .bind(group)
+            .bind(id)
+            .fetch_optional(connection)
+            .await?;
+    row.as_ref().map(letter).transpose()
+}
+
+/// Letters that are redriven together: those of one aggregate, or one that names none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Unit {
+    Aggregate(String),
+    Alone(Uuid),
+}
+
+/// The units that have a parked letter that matches, the one with the oldest letter first, and how many letters are
+/// parked in each.
+pub(super) async fn units(
+    connection: &mut PgConnection,
+    group: &str,
+    filter: &Filter,
+) -> Result<Vec<(Unit, i64)>, DatabaseError> {
+    let ids = (!filter.ids.is_empty()).then_some(filter.ids.as_slice());
+    let rows = sqlx::query(
+        "-- dead_letter.units
+        with matching as (
+            select distinct coalesce(subject, id::text) as unit, subject is null as alone
+            from dead_letters
+            where group_name = $1 and state = 'parked'
+                and ($2::uuid[] is null or id = any($2))
+                and ($3::text is null or topic = $3)
+                and ($4::text is null or class = $4)
+                and ($5::text is null or subject = $5)
+                and ($6::timestamptz is null or parked_at >= $6)
+                and ($7::timestamptz is null or parked_at < $7)
+        )
+        select m.unit, m.alone, count(*) as letters
+        from matching as m
+        join dead_letters as d on d.group_name = $1 and d.state = 'parked'
+            and coalesce(d.subject, d.id::text) = m.unit and (d.subject is null) = m.alone
+        group by m.unit, m.alone
+        order by min(d.id::text)",
+    )
+    .bind(group)
+    .bind(ids)
+    .bind(&filter.topic)
+    .bind(&filter.class)
+    .bind(&filter.subject)
+    .bind(filter.since)
+    .bind(filter.until)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let unit: String = row.try_get("unit")?;
+            let unit = if row.try_get("alone")? {
+                Unit::Alone(Uuid::try_parse(&unit).map_err(|_| DatabaseError::Corrupt("id".into()))?)
+            } else {
+                Unit::Aggregate(unit)
+            };
+            Ok((unit, row.try_get("letters")?))
+        })
+        .collect()
+}
+
+/// The first parked letters of a unit, oldest first.
+pub(super) async fn parked(
+    connection: &mut PgConnection,
+    group: &str,
+    unit: &Unit,
+    limit: i64,
+) -> Result<Vec<Letter>, DatabaseError> {
+    parked_rows(
+        connection,
+        concat!(
+            "-- dead_letter.parked\n",
+            select_letters!(
+                "where group_name = $1 and state = 'parked' and (subject = $2 or (subject is null and id = $3))
+                order by id limit $4"
+            )
+        ),
+        group,
+        unit,
+        limit,
+    )
+    .await
+}
+
+/// The same, locked until the end of the transaction: whoever else wants to redrive them waits, and finds them redriven.
+pub(super) async fn lock_parked(
+    connection: &mut PgConnection,
+    group: &str,
+    unit: &Unit,
+    limit: i64,
+) -> Result<Vec<Letter>, DatabaseError> {
+    parked_rows(
+        connection,
+        concat!(
+            "-- dead_letter.lock_parked\n",
+            select_letters!(
+                "where group_name = $1 and state = 'parked' and (subject = $2 or (subject is null and id = $3))
+                order by id limit $4 for update"
+            )
+        ),
+        group,
+        unit,
+        limit,
+    )
+    .await
+}
+
+async fn parked_rows(
+    connection: &mut PgConnection,
+    sql: &'static str,
+    group: &str,
+    unit: &Unit,
+    limit: i64,
+) -> Result<Vec<Letter>, DatabaseError> {
+    let (subject, id) = match unit {
+        Unit::Aggregate(subject) => (Some(subject), None),
+        Unit::Alone(id) => (None, Some(*id)),
+    };
+    let query = sqlx::query(sql).bind(group).bind(subject).bind(id).bind(limit);
+    query.fetch_all(connection).await?.iter().map(letter).collect()
+}
+
+/// A letter was handled after all.
+pub(super) async fn mark_redriven(connection: &mut PgConnection, id: Uuid) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "-- dead_letter.mark_redriven
+        update dead_letters set state = 'redriven', redrive_count = redrive_count + 1 where id = $1",
+    )
+    .bind(id)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A letter failed again: it stays parked, for its latest reason.
+pub(super) async fn mark_failed(
+    connection: &mut PgConnection,
+    id: Uuid,
+    class: &str,
+    reason: &str,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "-- dead_letter.mark_failed
+        update dead_letters
+        set class = $2, reason = $3, redrive_count = redrive_count + 1, blocked_by = null
+        where id = $1",
+    )
+    .bind(id)
+    .bind(class)
+    .bind(reason)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Replaces the value of a parked letter. False: it is not parked.
+pub(super) async fn edit(
+    connection: &mut PgConnection,
+    group: &str,
+    id: Uuid,
+    value: &[u8],
+) -> Result<bool, DatabaseError> {
+    let done = sqlx::query(
+        "-- dead_letter.edit
+        update dead_letters set edited_value = $3 where group_name = $1 and id = $2 and state = 'parked'",
+    )
+    .bind(group)
+    .bind(id)
+    .bind(value)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Gives parked letters up; answers with those that were parked.
+pub(super) async fn discard(
+    connection: &mut PgConnection,
+    group: &str,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, DatabaseError> {
+    let rows = sqlx::query(
+        "-- dead_letter.discard
+        update dead_letters set state = 'discarded'
+        where group_name = $1 and id = any($2) and state = 'parked'
+        returning id",
+    )
+    .bind(group)
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| Ok(row.try_get("id")?)).collect()
+}
+
+/// Writes down what was done.
+pub(super) async fn audit(
+    connection: &mut PgConnection,
+    group: &str,
+    actor: &str,
+    action: Action,
+    letter: Uuid,
+    detail: &str,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "-- dead_letter.audit
+        insert into dead_letter_audit (id, group_name, actor, action, dead_letter_id, detail)
+        values ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(Uuid::now_v7())
+    .bind(group)
+    .bind(actor)
+    .bind(action.as_str())
+    .bind(letter)
+    .bind(detail)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The audit, newest first, before `before` if it is given.
+pub(super) async fn audit_entries(
+    connection: &mut PgConnection,
+    group: &str,
+    letter: Option<Uuid>,
+    since: Option<OffsetDateTime>,
+    before: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<AuditEntry>, DatabaseError> {
+    let rows = sqlx::query(
+        "-- dead_letter.audit_entries
+        select id, at, actor, action, dead_letter_id, detail from dead_letter_audit
+        where group_name = $1
+            and ($2::uuid is null or dead_letter_id = $2)
+            and ($3::timestamptz is null or at >= $3)
+            and ($4::uuid is null or id < $4)
+        order by id desc limit $5",
+    )
+    .bind(group)
+    .bind(letter)
+    .bind(since)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(AuditEntry {
+                id: row.try_get("id")?,
+                at: row.try_get("at")?,
+                actor: row.try_get("actor")?,
+                action: row.try_get("action")?,
+                letter: row.try_get("dead_letter_id")?,
+                detail: row.try_get("detail")?,
+            })
+        })
+        .collect()
+}
+
+/// Parked letters by topic and class.
+pub(super) async fn stats(connection: &mut PgConnection, group: &str) -> Result<Vec<Stats>, DatabaseError> {
+    let rows = sqlx::query(
+        "-- dead_letter.stats
+        select topic, class, count(*) as parked, min(parked_at) as oldest_parked_at
+        from dead_letters where group_name = $1 and state = 'parked'
+        group by topic, class order by topic, class",
+    )
+    .bind(group)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Stats {
+                topic: row.try_get("topic")?,
+                class: row.try_get("class")?,
+                parked: row.try_get("parked")?,
+                oldest_parked_at: row.try_get("oldest_parked_at")?,
+            })
+        })
+        .collect()
+}
+
+fn letter(row: &PgRow) -> Result<Letter, DatabaseError> {
+    let state: String = row.try_get("state")?;
+    let headers: Vec<u8> = row.try_get("headers")?;
+    let bytes = |column| -> Result<Option<Vec<u8>>, DatabaseError> { Ok(row.try_get(column)?) };
+    Ok(Letter {
+        id: row.try_get("id")?,
+        class: row.try_get("class")?,
+        reason: row.try_get("reason")?,
+        state: State::parse(&state).ok_or(DatabaseError::Corrupt("state of a dead letter".into()))?,
+        record: Record {
+            topic: row.try_get("topic")?,
+            partition: row.try_get("partition")?,
+            offset: row.try_get("record_offset")?,
+            timestamp_ms: row.try_get("record_timestamp_ms")?,
+            key: bytes("key")?.map(Into::into),
+            value: bytes("value")?.map(Into::into),
+            headers: decode_headers(&headers)
+                .map_err(|_| DatabaseError::Corrupt("headers of a dead letter".into()))?,
+            headers_unreadable: false,
+        },
+        event_id: row.try_get("event_id")?,
+        subject: row.try_get("subject")?,
+        blocked_by: row.try_get("blocked_by")?,
+        attempts: row.try_get("attempts")?,
+        redrive_count: row.try_get("redrive_count")?,
+        first_failed_at: row.try_get("first_failed_at")?,
+        parked_at: row.try_get("parked_at")?,
+        edited_value: bytes("edited_value")?,
+    })
+}
