@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use holdfast_common::{
     consumer::{janitor, runtime::Runtime},
-    event::Metadata,
+    event::{Metadata, NewEvent},
     record::{Header, Record},
 };
 use support::{Lab, eventually};
@@ -319,6 +319,111 @@ async fn an_absent_database_is_never_a_dead_letter() {
     relay_stop.cancel();
     member.await.expect("ends").expect("ends when asked to");
     relay.await.expect("ends when asked to");
+}
+
+/// Nothing but poison stops the consumer at its limit: it says so in readiness, the rest stays in the topic, and once a
+/// record can be handled again it goes on by itself. Nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_poison_stops_the_consumer() {
+    let mut lab = Lab::new("limit").await;
+    lab.kafka.batch_events_max = 10;
+    lab.kafka.dead_letters_in_a_row_max = 50;
+    lab.kafka.dead_letter_pause = Duration::from_millis(200);
+    let relay_stop = CancellationToken::new();
+    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
+    // One key, so one partition, and the good ones are behind the bad ones.
+    let poison =
+        (0..80).map(|n| NewEvent { key: "one".to_owned(), ..lab.event(&format!("bad-{n}"), "poison") });
+    lab.write(poison.collect()).await;
+    let good = (0..20).map(|n| NewEvent { key: "one".to_owned(), ..lab.event(&format!("good-{n}"), "fine") });
+    lab.write(good.collect()).await;
+
+    let stop = CancellationToken::new();
+    let runtime =
+        Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health).expect("a consumer");
+    let member = tokio::spawn(runtime.run(stop.clone()));
+    eventually("it stops and says so", || async {
+        let component = lab.health.components()["consumer"].clone();
+        !component.ready && component.detail.contains("too many dead letters")
+    })
+    .await;
+    let parked = lab.account().await.2;
+    assert!((50..70).contains(&parked), "{parked} parked when it stopped");
+    // One bad record from time to time, until the good ones come; then all of them at once.
+    eventually("it goes on by itself", || async { lab.account().await == (20, 0, 80) }).await;
+    eventually("readiness is back", || async { lab.health.components()["consumer"].ready }).await;
+    assert_eq!(lab.dead_letters().await.len(), 80);
+    assert_eq!(lab.effects().await.len(), 20);
+    stop.cancel();
+    relay_stop.cancel();
+    member.await.expect("ends").expect("ends when asked to");
+    relay.await.expect("ends when asked to");
+}
+
+/// Several members of a group come and go while a poisoned stream runs: every record is applied or parked once, and each
+/// subject keeps its order.
+#[tokio::test(flavor = "multi_thread")]
+async fn rebalances_under_load_lose_and_repeat_nothing() {
+    const EVENTS: i64 = 600;
+    let lab = Lab::new("rebalance").await;
+    let relay_stop = CancellationToken::new();
+    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
+    let start = || {
+        let stop = CancellationToken::new();
+        let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health)
+            .expect("a consumer");
+        (stop.clone(), tokio::spawn(runtime.run(stop)))
+    };
+    let mut members = vec![start()];
+    for round in 0..6 {
+        let from = round * EVENTS / 6;
+        let events = (from..from + EVENTS / 6)
+            .map(|n| {
+                // Every 50th is poison, and what comes for its subject waits behind it.
+                let payload = if n % 50 == 7 { format!("poison {n:04}") } else { format!("{n:04}") };
+                lab.event(&format!("subject-{}", n % 40), &payload)
+            })
+            .collect();
+        lab.write(events).await;
+        // One joins, or the oldest leaves: in order, or as if killed.
+        if round % 2 == 0 {
+            members.push(start());
+        } else {
+            let (stop, member) = members.remove(0);
+            if round % 4 == 1 {
+                stop.cancel();
+                member.await.expect("ends").expect("ends when asked to");
+            } else {
+                member.abort();
+                let _ = member.await;
+            }
+        }
+        eventually("some are done", || async {
+            let (applied, _, parked) = lab.account().await;
+            applied + parked > from
+        })
+        .await;
+    }
+    eventually("all are done", || async {
+        let (applied, _, parked) = lab.account().await;
+        applied + parked == EVENTS
+    })
+    .await;
+    for (stop, member) in members {
+        stop.cancel();
+        member.await.expect("ends").expect("ends when asked to");
+    }
+    relay_stop.cancel();
+    relay.await.expect("ends when asked to");
+    let effects = lab.effects().await;
+    let letters = lab.dead_letters().await;
+    assert_eq!(i64::try_from(effects.len() + letters.len()).expect("few"), EVENTS);
+    for subject in 0..40 {
+        let name = format!("subject-{subject}");
+        let of: Vec<&String> =
+            effects.iter().filter(|(s, _)| *s == name).map(|(_, payload)| payload).collect();
+        assert!(of.is_sorted(), "order of {name}: {of:?}");
+    }
 }
 
 /// A caller that goes away at any point leaves no open transaction behind (pitfalls P12).

@@ -127,14 +127,14 @@ impl<H: Handler> Runtime<H> {
                     self.component
                         .waiting("too many dead letters: stopped, one record is tried from time to time");
                     self.pause();
-                    self.keep_polling(until, &heartbeat, &stop).await;
+                    self.keep_polling(until, &heartbeat, &stop).await?;
                     self.resume();
                     continue;
                 }
             };
             let first = tokio::select! {
                 () = stop.cancelled() => break,
-                record = self.next() => record,
+                record = self.next() => record?,
                 () = tokio::time::sleep(IDLE_ROUND) => continue,
             };
             let Some(first) = first else { continue };
@@ -158,14 +158,20 @@ impl<H: Handler> Runtime<H> {
         Ok(())
     }
 
-    /// The next record. Errors are the broker's state, which librdkafka mends by itself: they are said, not acted on.
-    async fn next(&self) -> Option<Record> {
+    /// The next record. Errors are mostly the broker's state, which librdkafka mends by itself: they are said, not acted
+    /// on. But some end a member for good (another one took its instance id, for one): it would wait for ever, so the
+    /// process ends, and the next one joins anew.
+    async fn next(&self) -> Result<Option<Record>, BoxError> {
         match self.consumer.recv().await {
-            Ok(message) => Some(Record::from_message(&message)),
+            Ok(message) => Ok(Some(Record::from_message(&message))),
+            Err(error @ KafkaError::MessageConsumptionFatal(_)) => Err(error.into()),
             Err(error) => {
                 tracing::warn!(error = chain(&error), "cannot read from the broker, waiting for it");
+                if let Some((code, reason)) = self.consumer.client().fatal_error() {
+                    return Err(format!("the consumer is lost: {code}: {reason}").into());
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                None
+                Ok(None)
             }
         }
     }
@@ -223,7 +229,7 @@ impl<H: Handler> Runtime<H> {
             paused = Paused::Yes;
             self.pause();
             let until = tokio::time::Instant::now() + backoff.next_pause();
-            if !self.keep_polling(until, heartbeat, stop).await
+            if !self.keep_polling(until, heartbeat, stop).await?
                 || revocations.load(Ordering::SeqCst) != taken_at
             {
                 // Asked to stop, or the partitions have a new owner: nothing was done, nothing is stored, so the batch
@@ -246,17 +252,17 @@ impl<H: Handler> Runtime<H> {
         until: tokio::time::Instant,
         heartbeat: &Heartbeat,
         stop: &CancellationToken,
-    ) -> bool {
+    ) -> Result<bool, BoxError> {
         loop {
             heartbeat.beat();
             tokio::select! {
-                () = stop.cancelled() => return false,
-                () = tokio::time::sleep_until(until) => return true,
+                () = stop.cancelled() => return Ok(false),
+                () = tokio::time::sleep_until(until) => return Ok(true),
                 // The heart beats however long the wait is.
                 () = tokio::time::sleep(IDLE_ROUND) => {}
                 record = self.next() => {
                     // From a partition that was assigned meanwhile: not now.
-                    if let Some(record) = record {
+                    if let Some(record) = record? {
                         self.pause();
                         self.rewind(std::slice::from_ref(&record));
                     }

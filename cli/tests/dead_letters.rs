@@ -1,0 +1,340 @@
+//! Dead letters as an operator meets them: through real Kafka, by the command line, while everything is killed.
+
+mod support;
+
+use std::{
+    process::{Command, Output, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use holdfast_chaos::{
+    load::{Plan, open_loop},
+    rest::{is_terminal, sample_order},
+};
+use holdfast_native::{
+    layout::Scope,
+    testkit::{TestStack, binary},
+};
+use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp};
+use prost::Message as _;
+use rdkafka::{
+    ClientConfig,
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
+};
+use serde_json::Value;
+use sqlx::Row as _;
+use support::{PATIENCE, World, eventually, id};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+fn world() -> World {
+    static STACK: OnceLock<TestStack> = OnceLock::new();
+    World::of(STACK.get_or_init(|| {
+        TestStack::start(
+            Scope::Everything,
+            &[],
+            &[
+                ("HOLDFAST__DELIVERY__STEP", "50ms"),
+                // Here nothing but poison is what is wanted.
+                ("HOLDFAST__KAFKA__DEAD_LETTERS_IN_A_ROW_MAX", "1000000"),
+                ("HOLDFAST__KAFKA__DEAD_LETTER_SHARE_MAX", "1.0"),
+            ],
+        )
+    }))
+}
+
+fn command(world: &World, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.arg("dlq").args(arguments).arg("--data-dir").arg(&world.stack.layout.data_dir);
+    command.env("USER", "tester");
+    command
+}
+
+async fn dlq(world: &World, arguments: &[&str]) -> Output {
+    let mut command = command(world, arguments);
+    tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("holdfast runs")
+}
+
+/// The JSON that a command prints, and its exit code.
+async fn dlq_json(world: &World, arguments: &[&str]) -> (Value, i32) {
+    let output = dlq(world, &[arguments, &["-o", "json"]].concat()).await;
+    let json = serde_json::from_slice(&output.stdout);
+    let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+    (
+        json.unwrap_or_else(|error| panic!("{arguments:?}: {error}: {talk}")),
+        output.status.code().unwrap_or(-1),
+    )
+}
+
+async fn parked_of(world: &World, order_id: &str) -> i64 {
+    let sql = "select count(*) from dead_letters where subject = $1 and state = 'parked'";
+    world.count("payment", sql, order_id).await
+}
+
+/// `order.created` as the order service would send it, with any value.
+async fn send_created(world: &World, user: &str, order_id: &str, value: &[u8]) {
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", world.stack.layout.kafka_brokers())
+        .create()
+        .expect("a producer");
+    let (event_id, time) = (Uuid::now_v7().to_string(), "2026-01-31T12:00:00Z");
+    let headers = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", &event_id),
+        ("ce_source", "/holdfast/order"),
+        ("ce_type", "holdfast.order.created.v1"),
+        ("ce_subject", order_id),
+        ("ce_time", time),
+        ("content-type", "application/protobuf"),
+    ]
+    .into_iter()
+    .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+    let record = FutureRecord::to("order.created").key(user).payload(value).headers(headers);
+    producer.send(record, PATIENCE).await.expect("acknowledged");
+}
+
+fn created(user: &str, order_id: &str, cents: i64) -> order::OrderCreated {
+    order::OrderCreated {
+        order_id: order_id.to_owned(),
+        user_id: user.to_owned(),
+        delivery_address: "1 Repair Road".to_owned(),
+        items: Vec::new(),
+        total: Some(Money { minor_units: cents, currency: Currency::EUR }.to_proto()),
+        created_at: Some(to_timestamp(time::OffsetDateTime::now_utc())),
+    }
+}
+
+/// An operator finds a letter, looks at it, repairs it, tries, and redrives it with what waits behind it; each step is in
+/// the audit.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_repairs_and_redrives_a_letter() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("repair", "10.00").await.user;
+    let order_id = Uuid::now_v7().to_string();
+    // Garbage first, then the same order again, which waits behind it.
+    send_created(&world, &user, &order_id, &[0xff; 7]).await;
+    send_created(&world, &user, &order_id, &created(&user, &order_id, 300).encode_to_vec()).await;
+    eventually("both are parked", || async { parked_of(&world, &order_id).await == 2 }).await;
+
+    let (list, code) = dlq_json(&world, &["list", "--key", &order_id]).await;
+    assert_eq!(code, 0);
+    let letters = list["dead_letters"].as_array().expect("a list").clone();
+    assert_eq!(
+        (letters[0]["class"].as_str(), letters[1]["class"].as_str()),
+        (Some("decode"), Some("blocked-by-key"))
+    );
+    assert_eq!(letters[1]["blocked_by"], letters[0]["id"]);
+    let letter = letters[0]["id"].as_str().expect("an id");
+    let (shown, _) = dlq_json(&world, &["show", letter]).await;
+    assert_eq!(shown["value"], Value::Null, "not an event");
+    assert_eq!(shown["value_hex"], "ffffffffffffff");
+    let table = dlq(&world, &["show", letter]).await;
+    assert!(String::from_utf8_lossy(&table.stdout).contains("ffffffffffffff"));
+
+    // In vain before it is repaired: nothing is redriven, and the command says so.
+    let (vain, code) = dlq_json(&world, &["redrive", letter, "--execute"]).await;
+    assert_eq!((vain["failed"].as_u64(), vain["behind"].as_u64(), code), (Some(1), Some(1), 1));
+
+    let event = serde_json::json!({
+        "orderId": order_id, "userId": user, "deliveryAddress": "1 Repair Road",
+        "total": {"currency": "EUR", "minorUnits": "300"}, "createdAt": "2026-01-31T12:00:00Z",
+    });
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), r#"{"orderId": "nonsense"}"#).expect("written");
+    let path = file.path().to_str().expect("a path");
+    let refused = dlq(&world, &["edit", letter, "--value", path, "--reason", "repaired"]).await;
+    assert_eq!(refused.status.code(), Some(1), "an event that can't be handled");
+    std::fs::write(file.path(), event.to_string()).expect("written");
+    let edited = dlq(&world, &["edit", letter, "--value", path, "--reason", "repaired"]).await;
+    assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
+
+    let (dry, code) = dlq_json(&world, &["redrive", "--key", &order_id]).await;
+    assert_eq!((dry["executed"].as_bool(), dry["planned"].as_u64(), code), (Some(false), Some(2), 0));
+    assert_eq!(parked_of(&world, &order_id).await, 2, "a dry run changes nothing");
+    let (done, code) = dlq_json(&world, &["redrive", "--key", &order_id, "--execute"]).await;
+    assert_eq!((done["redriven"].as_u64(), code), (Some(2), 0), "{done}");
+    let charges = "select count(*) from ledger_entries where order_id::text = $1";
+    assert_eq!(world.count("payment", charges, &order_id).await, 1, "charged once");
+
+    let (audit, _) = dlq_json(&world, &["audit", letter]).await;
+    let actions: Vec<_> =
+        audit["audit"].as_array().expect("a list").iter().map(|line| &line["action"]).collect();
+    assert_eq!(actions, ["redrive", "edit", "redrive-failed"]);
+    assert_eq!(audit["audit"][0]["actor"], "operator (tester)");
+    let (shown, _) = dlq_json(&world, &["show", letter]).await;
+    assert_eq!(shown["state"], "redriven");
+    assert_eq!(shown["edited_value"]["orderId"], order_id.as_str());
+    // And there is nothing left to do.
+    assert_eq!(dlq(&world, &["redrive", "--key", &order_id, "--execute"]).await.status.code(), Some(3));
+    assert_eq!(dlq(&world, &["list", "--key", &order_id, "--state", "parked"]).await.status.code(), Some(3));
+}
+
+/// What an operator gets wrong is said, with the exit code of the contract, and changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_commands_are_said() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let unknown = Uuid::now_v7().to_string();
+    for (arguments, code, says) in [
+        (vec!["redrive"], 1, "which?"),
+        (vec!["redrive", "--all", "--rate", "fast"], 2, "--rate"),
+        (vec!["redrive", "--all", "--max", "0"], 2, "--max"),
+        (vec!["redrive", &unknown, "--execute"], 3, "no parked dead letter matches"),
+        (vec!["redrive", "nonsense", "--execute"], 1, "is not an id"),
+        (vec!["show", &unknown], 3, "no service has"),
+        (vec!["list", "--service", "kafka"], 2, "--service"),
+        (vec!["list", "--since", "yesterday"], 2, "--since"),
+        (vec!["discard", &unknown, "--reason", "x"], 1, "say --yes"),
+        (vec!["discard", &unknown, "--reason", "x", "--yes"], 3, "none of them is parked"),
+        (vec!["edit", &unknown, "--value", "-", "--reason", "x"], 3, "no service has"),
+    ] {
+        let mut command = command(&world, &arguments);
+        command.stdin(Stdio::null());
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("runs");
+        let talk = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {talk}");
+        assert!(talk.contains(says), "{arguments:?}: {talk}");
+    }
+    let (stats, code) = dlq_json(&world, &["stats"]).await;
+    assert!(stats["stats"].is_array() && code == 0);
+}
+
+/// One poison record in a partition where nothing else arrives is parked once, and not again after restarts (pitfalls
+/// P24).
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_in_an_idle_partition_is_parked_once() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let order_id = Uuid::now_v7().to_string();
+    send_created(&world, "nobody-else", &order_id, b"\xff").await;
+    let all = "select count(*) from dead_letters where subject = $1";
+    eventually("it is parked", || async { world.count("payment", all, &order_id).await == 1 }).await;
+    for _ in 0..3 {
+        world.kill("payment");
+        eventually("it is down", || async { world.readyz("payment").await.0 != 200 }).await;
+        eventually("it is back", || async { world.readyz("payment").await.0 == 200 }).await;
+        // A good order goes the same way: when it is through, what was before it is through as well.
+        let user = world.user("after", "10.00").await;
+        let order = world.create(&user, "1 Quay Street", 100).await;
+        eventually("an order passes", || async {
+            is_terminal(&user.order(&id(&order)).await.expect("answered"))
+        })
+        .await;
+        assert_eq!(world.count("payment", all, &order_id).await, 1, "parked once");
+    }
+    let copies = "select coalesce(sum(parked), 0)::bigint from consumer_positions where topic = $1";
+    let parked = world.count("payment", copies, "order.created").await;
+    let rows = "select count(*) from dead_letters where topic = $1";
+    assert_eq!(parked, world.count("payment", rows, "order.created").await, "the account is exact");
+}
+
+/// A thousand letters are redriven while the command, the service and Kafka are killed with -9: each is applied exactly
+/// once, and the audit has every action.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_letters_survive_every_kill() {
+    const LETTERS: u64 = 1000;
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    // The cause: a database that refuses payments, for a reason in the data.
+    let mut payments = world.connect("payment").await;
+    sqlx::raw_sql(
+        "create function refuse() returns trigger language plpgsql as
+            $$ begin raise exception 'refused' using errcode = '23514'; end $$;
+        create trigger refuse before insert on payments for each row execute function refuse()",
+    )
+    .execute(&mut payments)
+    .await
+    .expect("made");
+    let mut users = Vec::new();
+    for n in 0..20 {
+        users.push(world.user(&format!("thousand-{n}"), "1000.00").await);
+    }
+    let plan = Plan { rate: 150.0, requests: LETTERS, clients: 16 };
+    let created = open_loop(plan, move |number, _| {
+        let user = users[usize::try_from(number).unwrap_or(0) % users.len()].clone();
+        async move {
+            let (order, key) = (sample_order("1 Kill Street", 100), Uuid::now_v7().to_string());
+            // A busy machine may say 503; the key makes it safe to come again.
+            loop {
+                let answer = user.create_order(&order, Some(&key)).await.expect("answered");
+                if answer.status == 201 {
+                    return answer.json();
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    })
+    .await;
+    let orders: Vec<String> = created.iter().map(id).collect();
+    assert_eq!(orders.len(), 1000);
+    let class = "select count(*) from dead_letters where class = $1 and state = 'parked'";
+    eventually("all are parked", || async {
+        world.count("payment", class, "attempts-exhausted").await == 1000
+    })
+    .await;
+    sqlx::raw_sql("drop trigger refuse on payments; drop function refuse")
+        .execute(&mut payments)
+        .await
+        .expect("done");
+
+    let left = async || world.count("payment", class, "attempts-exhausted").await;
+    let arguments =
+        ["redrive", "--service", "payment", "--class", "attempts-exhausted", "--execute", "--rate", "250/s"];
+    let start = || {
+        let mut command = command(&world, &arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("holdfast runs")
+    };
+    // The command dies.
+    let mut redrive = start();
+    eventually("some are redriven", || async { left().await < 900 }).await;
+    redrive.kill().expect("kill -9");
+    redrive.wait().expect("it is gone");
+    assert!(left().await > 0);
+    // A second one begins as soon as the service has noticed; a third beside it is refused.
+    let mut redrive = start();
+    eventually("it goes on", || async { left().await < 800 }).await;
+    let refused = dlq(&world, &["redrive", "--service", "payment", "--all", "--execute"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let talk = String::from_utf8_lossy(&refused.stderr);
+    assert!(talk.contains("another redrive of this service is running"), "{talk}");
+    // The service dies, then the broker; the command waits for the one and doesn't need the other.
+    world.kill("payment");
+    eventually("it goes on", || async { left().await < 600 }).await;
+    world.kill("kafka");
+    eventually("it goes on", || async { left().await < 400 }).await;
+    let ended =
+        tokio::task::spawn_blocking(move || redrive.wait()).await.expect("no panic").expect("it ends");
+    assert!(ended.success(), "{ended}");
+    assert_eq!(left().await, 0);
+
+    let rows = sqlx::query(
+        "select count(*), count(distinct dead_letter_id) from dead_letter_audit as a
+        join dead_letters as d on d.id = a.dead_letter_id
+        where a.action = 'redrive' and d.class = 'attempts-exhausted'",
+    )
+    .fetch_one(&mut payments)
+    .await
+    .expect("counted");
+    assert_eq!(
+        (rows.get::<i64, _>(0), rows.get::<i64, _>(1)),
+        (1000, 1000),
+        "the audit has every action once"
+    );
+    let charges = sqlx::query(
+        "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)",
+    )
+    .bind(&orders)
+    .fetch_one(&mut payments)
+    .await
+    .expect("counted");
+    assert_eq!((charges.get::<i64, _>(0), charges.get::<i64, _>(1)), (1000, 1000), "charged exactly once");
+    // And the saga of each order goes on to its end.
+    let paid = "select count(*) from orders where delivery_address = $1 and status = 'PAID'";
+    eventually("all are paid", || async { world.count("order", paid, "1 Kill Street").await == 1000 }).await;
+}

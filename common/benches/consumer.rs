@@ -1,0 +1,102 @@
+//! What the consumer handles, with single events and with batches, without and with poison. Real Kafka and PostgreSQL.
+//!
+//! `cargo build --release -p holdfast && cargo bench -p holdfast-common --bench consumer`; compare lines of one run. CPU
+//! is that of this process (the consumer), not of the servers.
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a program that prints figures"
+)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use holdfast_common::{consumer::runtime::Runtime, kafka, record::Header};
+use rdkafka::{
+    message::{Header as KafkaHeader, OwnedHeaders},
+    producer::{FutureRecord, Producer as _},
+};
+use support::Lab;
+use tokio_util::sync::CancellationToken;
+
+const EVENTS: usize = 6_000;
+
+/// User and system time of this process, in seconds (proc(5), fields 14 and 15, in ticks of 10 ms).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks =
+        |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// Puts the events into the topic; every `poison_every`th can't be handled.
+fn produce(lab: &Lab, poison_every: Option<usize>) {
+    let producer = kafka::producer(&lab.kafka).expect("a producer");
+    for n in 0..EVENTS {
+        let poison = poison_every.is_some_and(|every| n % every == every / 2);
+        let event = lab.event(&format!("subject-{n}"), if poison { "poison" } else { "fine" });
+        let headers =
+            event.headers("bench").iter().fold(OwnedHeaders::new(), |headers, Header { name, value }| {
+                headers.insert(KafkaHeader { key: name, value: value.as_deref() })
+            });
+        let mut record = FutureRecord::to(lab.topic).key(&event.key).payload(&event.payload).headers(headers);
+        loop {
+            match producer.send_result(record) {
+                // The report is awaited for all of them, by the flush.
+                Ok(_) => break,
+                Err((_, again)) => {
+                    record = again;
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+    producer.flush(Duration::from_secs(60)).expect("flushed");
+}
+
+async fn measure(batch: usize, poison_every: Option<usize>) {
+    let mut lab = Lab::new("bench").await;
+    lab.kafka.batch_events_max = batch;
+    produce(&lab, poison_every);
+    let stop = CancellationToken::new();
+    let runtime =
+        Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health).expect("a consumer");
+    let member = tokio::spawn(runtime.run(stop.clone()));
+    // From the first event on: joining a group takes seconds.
+    while lab.account().await.0 == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let first = lab.account().await;
+    let (begin, cpu) = (Instant::now(), cpu_seconds());
+    let done = loop {
+        let (applied, _, parked) = lab.account().await;
+        if applied + parked >= i64::try_from(EVENTS).unwrap_or(i64::MAX) {
+            break applied + parked - first.0 - first.2;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let (wall, cpu) = (begin.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    stop.cancel();
+    member.await.expect("ends").expect("ends when asked to");
+    let poison = poison_every.map_or(0.0, |every| 100.0 / every as f64);
+    println!(
+        "batch {batch:>3}, {poison:>4.0} % poison: {:>7.0} events/s, {:>7.0} events per CPU-second",
+        done as f64 / wall,
+        done as f64 / cpu.max(0.01)
+    );
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        for batch in [1, 100] {
+            for poison_every in [None, Some(100), Some(10)] {
+                measure(batch, poison_every).await;
+            }
+        }
+    });
+}

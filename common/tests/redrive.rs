@@ -1,0 +1,370 @@
+//! What operators do with dead letters, against real PostgreSQL: in order, exactly once, with an audit of everything.
+
+mod support;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::future::join_all;
+use holdfast_common::{
+    dead_letter::{
+        Filter, State,
+        redrive::{Exhausted, Mode, Outcome, Redrive, RedriveError, Step},
+        service::DeadLetters,
+    },
+    identity::{Peer, SpiffeId},
+    record::Record,
+};
+use holdfast_proto::ops::v1::{self as pb, dead_letter_service_server::DeadLetterService as _};
+use sqlx::Row as _;
+use support::Lab;
+use tokio::sync::mpsc;
+use tonic::{Code, Request};
+
+fn all(mode: Mode) -> Redrive {
+    Redrive {
+        filter: Filter::default(),
+        mode,
+        rate_per_second: None,
+        letters_max: None,
+        exhausted: Exhausted::Refuse,
+        actor: "operator (test)".to_owned(),
+    }
+}
+
+/// Redrives and answers with subject and outcome of each letter, in order.
+async fn redrive(lab: &Lab, request: Redrive) -> Vec<(String, Outcome)> {
+    let (steps, mut receiver) = mpsc::channel(64);
+    let processor = lab.processor();
+    let work = tokio::spawn(async move { processor.redrive(&request, &steps).await });
+    let mut outcomes = Vec::new();
+    while let Some(step) = receiver.recv().await {
+        if let Step::Letter { letter, outcome } = step {
+            outcomes.push((letter.subject.unwrap_or_default(), outcome));
+        }
+    }
+    work.await.expect("no panic").expect("the database is there");
+    outcomes
+}
+
+/// The gRPC service, called as the operator would.
+fn service(lab: &Lab) -> DeadLetters<support::Ledger> {
+    DeadLetters::new(lab.processor())
+}
+
+fn as_operator<M>(message: M) -> Request<M> {
+    let id = SpiffeId::parse("spiffe://holdfast.internal/operator").expect("an id");
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(Peer { id: Arc::new(id), serial: "01".into(), not_after: i64::MAX });
+    request
+}
+
+async fn letters(lab: &Lab) -> Vec<pb::DeadLetter> {
+    let request = pb::ListDeadLettersRequest { page_size: 1000, ..Default::default() };
+    let answer = service(lab).list_dead_letters(as_operator(request)).await.expect("listed");
+    answer.into_inner().dead_letters
+}
+
+async fn edit(lab: &Lab, id: &str, value: &str) -> Result<(), tonic::Status> {
+    let request = pb::EditDeadLetterRequest {
+        id: id.to_owned(),
+        value: value.as_bytes().to_vec(),
+        reason: "repaired".to_owned(),
+        author: "alice".to_owned(),
+    };
+    service(lab).edit_dead_letter(as_operator(request)).await.map(drop)
+}
+
+/// Action and letter of each audit row, oldest first.
+async fn audit(lab: &Lab) -> Vec<(String, String)> {
+    let request = pb::ListDeadLetterAuditRequest { page_size: 1000, ..Default::default() };
+    let answer = service(lab).list_dead_letter_audit(as_operator(request)).await.expect("listed");
+    let entries = answer.into_inner().entries;
+    entries.into_iter().rev().map(|entry| (entry.action, entry.dead_letter_id)).collect()
+}
+
+async fn park(lab: &Lab, records: Vec<Record>) {
+    lab.processor().process(records.into()).await.expect("done");
+}
+
+/// Five events of an order, the second poisoned, among others.
+async fn five_with_a_poisoned_second(lab: &Lab) {
+    let payloads = ["1", "poison", "3", "4", "5"];
+    let mut records: Vec<Record> = (0i64..)
+        .zip(payloads)
+        .map(|(offset, payload)| lab.record(offset * 2, lab.event("order", payload)))
+        .collect();
+    for n in 0..4 {
+        records.push(lab.record(n * 2 + 1, lab.event("other", "fine")));
+    }
+    records.sort_by_key(|record| record.offset);
+    park(lab, records).await;
+}
+
+async fn effects_of(lab: &Lab, subject: &str) -> Vec<String> {
+    let effects = lab.effects().await.into_iter();
+    effects.filter(|(of, _)| of == subject).map(|(_, payload)| payload).collect()
+}
+
+/// Event 2 of 5 is repaired: the effects are had once, in the order of the events, and the audit says who did what.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repaired_event_and_those_behind_it_are_redriven_in_order() {
+    let lab = Lab::new("order").await;
+    five_with_a_poisoned_second(&lab).await;
+    let parked = letters(&lab).await;
+    assert_eq!(parked.len(), 4);
+    assert_eq!(effects_of(&lab, "order").await, ["1"]);
+    assert_eq!(effects_of(&lab, "other").await.len(), 4, "others are not held up");
+
+    edit(&lab, &parked[0].id, "2").await.expect("edited");
+    let outcomes = redrive(&lab, all(Mode::Execute)).await;
+    assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven), "{outcomes:?}");
+    assert_eq!(effects_of(&lab, "order").await, ["1", "2", "3", "4", "5"]);
+    // Again: nothing is parked any more, so nothing is done.
+    assert_eq!(redrive(&lab, all(Mode::Execute)).await, []);
+    assert_eq!(effects_of(&lab, "order").await.len(), 5);
+
+    let actions = audit(&lab).await;
+    let expected: Vec<_> = std::iter::once(("edit".to_owned(), parked[0].id.clone()))
+        .chain(parked.iter().map(|letter| ("redrive".to_owned(), letter.id.clone())))
+        .collect();
+    assert_eq!(actions, expected);
+    // The original is kept beside the edit, and the history tells.
+    let request = pb::GetDeadLetterRequest { id: parked[0].id.clone() };
+    let letter = service(&lab).get_dead_letter(as_operator(request)).await.expect("there").into_inner();
+    let letter = letter.dead_letter.expect("a letter");
+    assert_eq!(
+        (letter.value.as_deref(), letter.edited_value.as_deref()),
+        (Some(&b"poison"[..]), Some(&b"2"[..]))
+    );
+    assert_eq!(letter.history.len(), 2);
+    assert_eq!(letter.history[0].actor, "operator (alice)");
+    // A new event of the order is handled at once again, and the account has not changed by the redrive.
+    park(&lab, vec![lab.record(100, lab.event("order", "6"))]).await;
+    assert_eq!(effects_of(&lab, "order").await.last().map(String::as_str), Some("6"));
+    assert_eq!(lab.account().await, (6, 0, 4));
+}
+
+/// What fails again stays parked with what waits behind it, counts, and is refused the fourth time unless the operator
+/// insists.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_again_stays_and_is_refused_the_fourth_time() {
+    let lab = Lab::new("again").await;
+    five_with_a_poisoned_second(&lab).await;
+    for count in 1..=3 {
+        let outcomes = redrive(&lab, all(Mode::Execute)).await;
+        assert!(matches!(outcomes[0].1, Outcome::Failed(_)), "{outcomes:?}");
+        assert!(outcomes[1..].iter().all(|(_, outcome)| *outcome == Outcome::Behind), "{outcomes:?}");
+        assert_eq!(letters(&lab).await[0].redrive_count, count);
+    }
+    let outcomes = redrive(&lab, all(Mode::Execute)).await;
+    assert_eq!(outcomes[0].1, Outcome::Refused);
+    assert_eq!(letters(&lab).await[0].redrive_count, 3, "refused before it was tried");
+    assert_eq!(effects_of(&lab, "order").await, ["1"]);
+    let insisted = Redrive { exhausted: Exhausted::RedriveToo, ..all(Mode::Execute) };
+    assert!(matches!(redrive(&lab, insisted).await[0].1, Outcome::Failed(_)));
+    let actions = audit(&lab).await;
+    assert_eq!(actions.iter().filter(|(action, _)| action == "redrive-failed").count(), 4);
+}
+
+/// A discarded event releases what waits behind it, in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_event_releases_those_behind_it() {
+    let lab = Lab::new("discard").await;
+    five_with_a_poisoned_second(&lab).await;
+    let poisoned = letters(&lab).await[0].id.clone();
+    let discard = |reason: &str| {
+        let request = pb::DiscardDeadLettersRequest {
+            ids: vec![poisoned.clone()],
+            reason: reason.to_owned(),
+            author: String::new(),
+        };
+        as_operator(request)
+    };
+    let refused = service(&lab).discard_dead_letters(discard(" ")).await.expect_err("no reason");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let done = service(&lab).discard_dead_letters(discard("a test")).await.expect("discarded").into_inner();
+    assert_eq!(done.discarded, [poisoned.clone()]);
+    let again = service(&lab).discard_dead_letters(discard("a test")).await.expect("answered").into_inner();
+    assert!(again.discarded.is_empty(), "once");
+    // Still behind: what comes now waits its turn.
+    park(&lab, vec![lab.record(100, lab.event("order", "6"))]).await;
+    redrive(&lab, all(Mode::Execute)).await;
+    assert_eq!(effects_of(&lab, "order").await, ["1", "3", "4", "5", "6"]);
+    assert_eq!(audit(&lab).await[0], ("discard".to_owned(), poisoned));
+}
+
+/// All rows of all tables that a redrive could touch.
+async fn everything(lab: &Lab) -> Vec<String> {
+    let mut all = Vec::new();
+    for sql in [
+        "select row_to_json(t)::text from dead_letters as t order by 1",
+        "select row_to_json(t)::text from dead_letter_audit as t order by 1",
+        "select row_to_json(t)::text from effects as t order by 1",
+        "select row_to_json(t)::text from outbox as t order by 1",
+        "select row_to_json(t)::text from inbox as t order by 1",
+        "select row_to_json(t)::text from consumer_positions as t order by 1",
+    ] {
+        let rows = sqlx::query(sql).fetch_all(lab.database.pool()).await.expect("read");
+        all.extend(rows.into_iter().map(|row| row.get::<String, _>(0)));
+    }
+    all
+}
+
+/// A dry run says what would be done and changes nothing at all, also while a redrive runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_changes_nothing() {
+    let lab = Lab::new("dry").await;
+    five_with_a_poisoned_second(&lab).await;
+    let before = everything(&lab).await;
+    let turn = lab.processor().begin_redrive().await.expect("nobody else");
+    let planned = redrive(&lab, all(Mode::DryRun)).await;
+    assert_eq!(planned.len(), 4);
+    assert!(planned.iter().all(|(_, outcome)| *outcome == Outcome::Planned));
+    assert_eq!(everything(&lab).await, before);
+    drop(turn);
+}
+
+/// One redrive at a time: the second is refused at once, and the turn is free when its holder is gone. Even if two ran
+/// at once, each letter would be handled once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_redrive_is_refused() {
+    let lab = Lab::new("second").await;
+    let first = lab.processor().begin_redrive().await.expect("nobody else");
+    assert!(matches!(lab.processor().begin_redrive().await, Err(RedriveError::Running)));
+    let request =
+        pb::RedriveDeadLettersRequest { mode: pb::RedriveMode::Execute.into(), ..Default::default() };
+    let refused = service(&lab).redrive_dead_letters(as_operator(request)).await.err().expect("refused");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    drop(first);
+    support::eventually("the turn is free", || async { lab.processor().begin_redrive().await.is_ok() }).await;
+
+    five_with_a_poisoned_second(&lab).await;
+    edit(&lab, &letters(&lab).await[0].id, "2").await.expect("edited");
+    join_all((0..4).map(|_| redrive(&lab, all(Mode::Execute)))).await;
+    assert_eq!(effects_of(&lab, "order").await, ["1", "2", "3", "4", "5"]);
+    assert_eq!(audit(&lab).await.iter().filter(|(action, _)| action == "redrive").count(), 4);
+}
+
+/// Wrong edits and wrong requests are refused with a reason, and change nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_requests_are_refused() {
+    let lab = Lab::new("wrong").await;
+    five_with_a_poisoned_second(&lab).await;
+    let before = everything(&lab).await;
+    let id = letters(&lab).await[0].id.clone();
+    let refused = edit(&lab, &id, "undecodable").await.expect_err("can't be handled");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let unknown = uuid::Uuid::now_v7().to_string();
+    assert_eq!(edit(&lab, &unknown, "2").await.expect_err("unknown").code(), Code::NotFound);
+    assert_eq!(edit(&lab, "nonsense", "2").await.expect_err("no id").code(), Code::InvalidArgument);
+    for rate in [f64::NAN, f64::INFINITY, -1.0] {
+        let request = pb::RedriveDeadLettersRequest { rate_per_second: rate, ..Default::default() };
+        let refused = service(&lab).redrive_dead_letters(as_operator(request)).await.err().expect("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
+    for page_size in [0, 1001] {
+        let request = pb::ListDeadLettersRequest { page_size, ..Default::default() };
+        let refused = service(&lab).list_dead_letters(as_operator(request)).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
+    assert_eq!(everything(&lab).await, before);
+    let one = Redrive { letters_max: Some(1), ..all(Mode::Execute) };
+    edit(&lab, &id, "2").await.expect("edited");
+    assert_eq!(redrive(&lab, one).await.len(), 1, "at most one");
+    assert_eq!(effects_of(&lab, "order").await, ["1", "2"]);
+    // It is redriven, so it can't be edited any more.
+    assert_eq!(edit(&lab, &id, "2").await.expect_err("redriven").code(), Code::FailedPrecondition);
+}
+
+/// Pages, filters and numbers agree with what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_have_pages_and_filters() {
+    let lab = Lab::new("pages").await;
+    let records = (0..25).map(|n| lab.record(n, lab.event(&format!("order-{n}"), "poison"))).collect();
+    park(&lab, records).await;
+    let (mut seen, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = pb::ListDeadLettersRequest { page_size: 10, page_token, ..Default::default() };
+        let page = service(&lab).list_dead_letters(as_operator(request)).await.expect("listed").into_inner();
+        seen.extend(page.dead_letters.into_iter().map(|letter| letter.subject));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..25).map(|n| format!("order-{n}")).collect::<Vec<_>>(), "oldest first, each once");
+    let request =
+        pb::ListDeadLettersRequest { page_size: 10, subject: seen[7].clone(), ..Default::default() };
+    let page = service(&lab).list_dead_letters(as_operator(request)).await.expect("listed").into_inner();
+    assert_eq!(page.dead_letters.len(), 1);
+    assert_eq!(page.dead_letters[0].state(), pb::DeadLetterState::Parked);
+    let stats = service(&lab).get_dead_letter_stats(as_operator(pb::GetDeadLetterStatsRequest {})).await;
+    let stats = stats.expect("counted").into_inner().stats;
+    assert_eq!(stats.len(), 1);
+    assert_eq!((stats[0].class.as_str(), stats[0].parked), ("business-invariant", 25));
+    assert_eq!(State::Parked.as_str(), "parked");
+}
+
+/// Whatever is poisoned wherever, however batches are cut, delivered again and interleaved with redrives by several
+/// replicas: once all is repaired and redriven, each subject has each of its effects once, in order, and the account is
+/// exact.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_placement_of_poison_ends_in_order() {
+    for seed in 0..25 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let lab = Lab::new(&format!("seed{seed}")).await;
+        let subjects = random.usize(1..5);
+        let mut counts = vec![0; subjects];
+        let records: Vec<Record> = (0..random.i64(10..60))
+            .map(|offset| {
+                let subject = random.usize(..subjects);
+                counts[subject] += 1;
+                let number = counts[subject];
+                let bad = random.usize(..10) < 2;
+                let kind = if random.bool() { "poison" } else { "unstorable" };
+                let payload = if bad { format!("{kind} {number}") } else { number.to_string() };
+                lab.record(offset, lab.event(&format!("s{subject}"), &payload))
+            })
+            .collect();
+        let mut at = 0;
+        while at < records.len() {
+            let end = (at + random.usize(1..20)).min(records.len());
+            // A restart delivers some of what was handled before again.
+            let from = at.saturating_sub(random.usize(..6));
+            park(&lab, records[from..end].to_vec()).await;
+            at = end;
+            if random.usize(..4) == 0 {
+                // In vain as long as nothing is repaired, and harmless; two replicas at once.
+                let insist = Redrive { exhausted: Exhausted::RedriveToo, ..all(Mode::Execute) };
+                join_all((0..2).map(|_| redrive(&lab, insist.clone()))).await;
+            }
+        }
+        for letter in
+            letters(&lab).await.iter().filter(|letter| letter.state() == pb::DeadLetterState::Parked)
+        {
+            let request = pb::GetDeadLetterRequest { id: letter.id.clone() };
+            let full = service(&lab).get_dead_letter(as_operator(request)).await.expect("there").into_inner();
+            let value = full.dead_letter.and_then(|letter| letter.value).unwrap_or_default();
+            let text = String::from_utf8(value).expect("text");
+            if let Some((_, number)) = text.split_once(' ') {
+                edit(&lab, &letter.id, number).await.expect("edited");
+            }
+        }
+        let insist = Redrive { exhausted: Exhausted::RedriveToo, ..all(Mode::Execute) };
+        join_all((0..2).map(|_| redrive(&lab, insist.clone()))).await;
+        redrive(&lab, insist).await;
+        let mut effects: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (subject, payload) in lab.effects().await {
+            effects.entry(subject).or_default().push(payload);
+        }
+        for (subject, count) in counts.iter().enumerate() {
+            let expected: Vec<String> = (1..=*count).map(|number: i32| number.to_string()).collect();
+            let found = effects.remove(&format!("s{subject}")).unwrap_or_default();
+            assert_eq!(found, expected, "seed {seed}, subject {subject}");
+        }
+        let (applied, _, parked) = lab.account().await;
+        assert_eq!(applied + parked, i64::try_from(records.len()).expect("few"), "seed {seed}");
+        let open = "select count(*) from dead_letters where state = 'parked'";
+        assert_eq!(lab.count(open).await, 0, "seed {seed}");
+    }
+}
