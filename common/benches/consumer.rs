@@ -33,16 +33,19 @@ fn cpu_seconds() -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
+fn headers(headers: &[Header]) -> OwnedHeaders {
+    headers.iter().fold(OwnedHeaders::new(), |all, Header { name, value }| {
+        all.insert(KafkaHeader { key: name, value: value.as_deref() })
+    })
+}
+
 /// Puts the events into the topic; every `poison_every`th can't be handled.
 fn produce(lab: &Lab, poison_every: Option<usize>) {
     let producer = kafka::producer(&lab.kafka).expect("a producer");
     for n in 0..EVENTS {
         let poison = poison_every.is_some_and(|every| n % every == every / 2);
         let event = lab.event(&format!("subject-{n}"), if poison { "poison" } else { "fine" });
-        let headers =
-            event.headers("bench").iter().fold(OwnedHeaders::new(), |headers, Header { name, value }| {
-                headers.insert(KafkaHeader { key: name, value: value.as_deref() })
-            });
+        let headers = headers(&event.headers("bench"));
         let mut record = FutureRecord::to(lab.topic).key(&event.key).payload(&event.payload).headers(headers);
         loop {
             match producer.send_result(record) {
@@ -90,9 +93,64 @@ async fn measure(batch: usize, poison_every: Option<usize>) {
     );
 }
 
+/// p99 in milliseconds from the writing of an event to its effect, over 1,000 events at 200 a second, alone or beside
+/// an order whose second of five events is poison.
+async fn neighbours(poisoned: Poisoned) -> f64 {
+    let lab = Lab::new("neighbours").await;
+    let stop = CancellationToken::new();
+    let runtime =
+        Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health).expect("a consumer");
+    let member = tokio::spawn(runtime.run(stop.clone()));
+    let producer = kafka::producer(&lab.kafka).expect("a producer");
+    let send = async |subject: &str, payload: &str| {
+        let event = lab.event(subject, payload);
+        let headers = headers(&event.headers("bench"));
+        let record = FutureRecord::to(lab.topic).key(&event.key).payload(&event.payload).headers(headers);
+        producer.send(record, Duration::from_secs(10)).await.expect("acknowledged");
+    };
+    send("first", "warm").await;
+    while lab.account().await.0 == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    for n in 0..1_000 {
+        tick.tick().await;
+        if poisoned == Poisoned::One && n % 200 == 100 {
+            send("order", if n == 300 { "poison" } else { "warm" }).await;
+        }
+        let micros = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000;
+        send(&format!("subject-{n}"), &format!("fine {micros}")).await;
+    }
+    while lab.count("select count(*) from effects where payload like 'fine%'").await < 1_000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.cancel();
+    member.await.expect("ends").expect("ends when asked to");
+    let p99_us = lab
+        .count(
+            "select percentile_cont(0.99) within group (
+                order by extract(epoch from at)::float8 * 1e6 - split_part(payload, ' ', 2)::float8
+            )::bigint from effects where payload like 'fine%'",
+        )
+        .await;
+    p99_us as f64 / 1_000.0
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Poisoned {
+    None,
+    One,
+}
+
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
+        for round in 1..=3 {
+            let (alone, poisoned) = (neighbours(Poisoned::None).await, neighbours(Poisoned::One).await);
+            println!(
+                "neighbours, round {round}: p99 {alone:.1} ms alone, {poisoned:.1} ms beside a poisoned order"
+            );
+        }
         for batch in [1, 100] {
             for poison_every in [None, Some(100), Some(10)] {
                 measure(batch, poison_every).await;

@@ -119,8 +119,20 @@ pub enum RedriveError {
     Database(#[from] DatabaseError),
 }
 
-/// The right to redrive; given back when it is dropped, and by the server when its connection is gone.
-pub struct Turn(#[expect(dead_code, reason = "the lock lives as long as the connection")] PgConnection);
+/// The right to redrive. The server takes it back when its connection is gone, a moment after this is dropped;
+/// [`Turn::give_back`] returns when the next one can have it.
+pub struct Turn(PgConnection);
+
+impl Turn {
+    /// Ends the turn.
+    pub async fn give_back(mut self) {
+        // If it fails the connection is broken, and the server takes the turn back by itself.
+        let _ = bounded(
+            sqlx::query("-- dead_letter.give_back\nselect pg_advisory_unlock_all()").execute(&mut self.0),
+        )
+        .await;
+    }
+}
 
 impl<H: Handler> Processor<H> {
     /// Takes the turn of this group.

@@ -151,7 +151,10 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let processor = self.processor.clone();
         tokio::spawn(async move {
             let outcome = processor.redrive(&redrive, &steps).await;
-            drop(turn);
+            // Before the stream ends, so that a command that follows at once finds the turn free.
+            if let Some(turn) = turn {
+                turn.give_back().await;
+            }
             if let Err(error) = outcome {
                 tracing::warn!(error = chain(&error), "redrive was interrupted");
                 // Fails if the operator is gone.

@@ -226,7 +226,8 @@ fn business() -> Migrator {
     let sql = "create table effects (
         id bigint generated always as identity,
         subject text not null,
-        payload text not null check (payload not like '%unstorable%')
+        payload text not null check (payload not like '%unstorable%'),
+        at timestamptz not null default clock_timestamp()
     )";
     Migrator::with_migrations(vec![Migration::new(
         1001,
