@@ -20,6 +20,7 @@ use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp};
 use prost::Message as _;
 use rdkafka::{
     ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
@@ -95,6 +96,17 @@ async fn send_created(world: &World, user: &str, order_id: &str, value: &[u8]) {
     .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
     let record = FutureRecord::to("order.created").key(user).payload(value).headers(headers);
     producer.send(record, PATIENCE).await.expect("acknowledged");
+}
+
+/// How many records a topic has; `None` while a broker that comes back has no leaders yet.
+fn records_of(world: &World, topic: &str) -> Option<i64> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", world.stack.layout.kafka_brokers())
+        .create()
+        .expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).ok()?;
+    let partitions = metadata.topics().first()?.partitions().iter();
+    partitions.map(|p| Some(consumer.fetch_watermarks(topic, p.id(), PATIENCE).ok()?.1)).sum()
 }
 
 fn created(user: &str, order_id: &str, cents: i64) -> order::OrderCreated {
@@ -341,6 +353,12 @@ async fn a_thousand_letters_survive_every_kill() {
     .await
     .expect("counted");
     assert_eq!((charges.get::<i64, _>(0), charges.get::<i64, _>(1)), (1000, 1000), "charged exactly once");
+    // The account is exact: each record of the topic was applied, a duplicate, or parked.
+    let counted = "select coalesce(sum(applied + duplicates + parked), 0)::bigint from consumer_positions where topic = $1";
+    eventually("the account is complete", || async {
+        Some(world.count("payment", counted, "order.created").await) == records_of(&world, "order.created")
+    })
+    .await;
     // And the saga of each order goes on to its end.
     let paid = "select count(*) from orders where delivery_address = $1 and status = 'PAID'";
     eventually("all are paid", || async { world.count("order", paid, "1 Kill Street").await == 1000 }).await;
