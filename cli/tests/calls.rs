@@ -207,13 +207,7 @@ async fn each_identity_may_call_what_the_contract_says() {
 
 fn destination(world: &World, caller: &str, target: &str, port: u16) -> Destination {
     let folder = world.stack.layout.pki_dir().join(caller);
-    let identity = Identity::load(IdentityConfig {
-        certificate: folder.join("tls.crt"),
-        key: folder.join("tls.key"),
-        trust_bundle: folder.join("ca.crt"),
-        deny_list: Some(folder.join("revoked")),
-    })
-    .expect("issued at the start");
+    let identity = Identity::load(IdentityConfig::in_folder(&folder)).expect("issued at the start");
     let config = DestinationConfig {
         address: format!("127.0.0.1:{port}"),
         name: target.to_owned(),

@@ -137,13 +137,8 @@ async fn a_revoked_certificate_is_refused_within_a_minute() {
     let world = world();
     let folder = world.stack.layout.pki_dir().join("operator");
     // Taken before, as a thief would have it; it never reloads.
-    let stolen = Identity::load(IdentityConfig {
-        certificate: folder.join("tls.crt"),
-        key: folder.join("tls.key"),
-        trust_bundle: folder.join("ca.crt"),
-        deny_list: None,
-    })
-    .expect("issued at the start");
+    let stolen = Identity::load(IdentityConfig { deny_list: None, ..IdentityConfig::in_folder(&folder) })
+        .expect("issued at the start");
     let services = [("order", 50051), ("order", 50061), ("payment", 50052), ("delivery", 50053)];
     let mut open = Vec::new();
     for (name, port) in services {

@@ -32,13 +32,7 @@ const TIME: Duration = Duration::from_secs(3);
 fn identity(folder: &std::path::Path, name: &str) -> Identity {
     Pki::open_or_init(folder).expect("made").ensure_leaf(name).expect("issued");
     let folder = folder.join(name);
-    Identity::load(IdentityConfig {
-        certificate: folder.join("tls.crt"),
-        key: folder.join("tls.key"),
-        trust_bundle: folder.join("ca.crt"),
-        deny_list: Some(folder.join("revoked")),
-    })
-    .expect("loaded")
+    Identity::load(IdentityConfig::in_folder(&folder)).expect("loaded")
 }
 
 /// What a client without this library would use.

@@ -123,6 +123,19 @@ pub struct IdentityConfig {
     pub deny_list: Option<PathBuf>,
 }
 
+impl IdentityConfig {
+    /// The files of one identity as `holdfast certs` lays them out.
+    #[must_use]
+    pub fn in_folder(folder: &Path) -> Self {
+        Self {
+            certificate: folder.join("tls.crt"),
+            key: folder.join("tls.key"),
+            trust_bundle: folder.join("ca.crt"),
+            deny_list: Some(folder.join("revoked")),
+        }
+    }
+}
+
 /// Where a service answers gRPC.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

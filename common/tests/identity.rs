@@ -35,13 +35,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 const HOUR: time::Duration = time::Duration::hours(1);
 
 fn config(directory: &Path, name: &str) -> IdentityConfig {
-    let directory = directory.join(name);
-    IdentityConfig {
-        certificate: directory.join("tls.crt"),
-        key: directory.join("tls.key"),
-        trust_bundle: directory.join("ca.crt"),
-        deny_list: Some(directory.join("revoked")),
-    }
+    IdentityConfig::in_folder(&directory.join(name))
 }
 
 /// An installation with an authority, and servers and clients of it.

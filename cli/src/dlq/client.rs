@@ -54,13 +54,8 @@ impl Services {
     pub(super) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
         let (layout, report) = running(at)?;
         let folder = layout.pki_dir().join("operator");
-        let identity = Identity::load(IdentityConfig {
-            certificate: folder.join("tls.crt"),
-            key: folder.join("tls.key"),
-            trust_bundle: folder.join("ca.crt"),
-            deny_list: Some(folder.join("revoked")),
-        })
-        .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
+        let identity = Identity::load(IdentityConfig::in_folder(&folder))
+            .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
         let mut addresses: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for component in report.components.iter().filter(|component| component.kind == Kind::Service) {
             let service = component.name.split('-').next().unwrap_or_default();

@@ -1,22 +1,14 @@
 //! Accepts connections, shakes hands, and yields only those whose peer proved an identity.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
 use super::{Identity, Peer, guard::Guarded, socket};
 use crate::service::chain;
@@ -31,22 +23,8 @@ const CONNECTIONS_MAX: usize = 1024;
 /// Connections that shook hands and wait for the server to take them; when full, handshakes wait.
 const ACCEPTED_MAX: usize = 64;
 
-/// A connection that knows its peer.
-#[derive(Debug)]
-pub struct PeerStream {
-    io: Guarded<TlsStream<TcpStream>>,
-    peer: Peer,
-    /// Given back when the connection ends.
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Connected for PeerStream {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
+/// A connection that knows its peer, and holds its place among [`CONNECTIONS_MAX`].
+pub type PeerStream = Guarded<TlsStream<TcpStream>, OwnedSemaphorePermit>;
 
 /// Accepts on `listener` until `stop`.
 pub fn accept(
@@ -109,42 +87,5 @@ async fn shake_hands(
         return Err(io::Error::other("peer does not speak HTTP/2"));
     }
     let peer = Peer::of_session(session)?;
-    let io = Guarded::new(io, &peer, identity)?;
-    Ok(PeerStream { io, peer, _slot: slot })
-}
-
-impl AsyncRead for PeerStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for PeerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+    Guarded::new(io, peer, identity, slot)
 }

@@ -27,5 +27,5 @@ pub(crate) async fn connect(
     };
     let io = tokio::time::timeout(CONNECT_TIME_MAX, handshake).await??;
     let peer = Peer::of_session(io.get_ref().1)?;
-    Ok(TokioIo::new(Guarded::new(io, &peer, identity)?))
+    Ok(TokioIo::new(Guarded::new(io, peer, identity, ())?))
 }

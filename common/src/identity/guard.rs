@@ -6,39 +6,50 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
 
 use super::{Identity, Peer};
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Guarded<S> {
+pub struct Guarded<S, H = ()> {
     io: S,
-    serial: Arc<str>,
+    peer: Peer,
     identity: Identity,
+    /// Given back when the connection ends.
+    _held: H,
 }
 
-impl<S> Guarded<S> {
-    /// A connection that shook hands; refused if the peer's certificate is on the deny list.
-    pub(super) fn new(io: S, peer: &Peer, identity: &Identity) -> io::Result<Self> {
-        let guarded = Self { io, serial: peer.serial.clone(), identity: identity.clone() };
+impl<S, H> Guarded<S, H> {
+    /// A connection that shook hands with `peer`; refused if the peer's certificate is on the deny list. `held` is kept
+    /// as long as the connection.
+    pub(super) fn new(io: S, peer: Peer, identity: &Identity, held: H) -> io::Result<Self> {
+        let guarded = Self { io, peer, identity: identity.clone(), _held: held };
         guarded.check()?;
         Ok(guarded)
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.identity.denies(&self.serial) {
+        if self.identity.denies(&self.peer.serial) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "peer's certificate is revoked"));
         }
         Ok(())
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S, H> Connected for Guarded<S, H> {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for Guarded<S, H> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -49,7 +60,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncWrite + Unpin, H: Unpin> AsyncWrite for Guarded<S, H> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, data)
     }
