@@ -66,8 +66,7 @@ async fn measure(batch: usize, poison_every: Option<usize>) {
     lab.kafka.batch_events_max = batch;
     produce(&lab, poison_every);
     let stop = CancellationToken::new();
-    let runtime =
-        Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health).expect("a consumer");
+    let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
     let member = tokio::spawn(runtime.run(stop.clone()));
     // From the first event on: joining a group takes seconds.
     while lab.account().await.0 == 0 {
@@ -98,8 +97,7 @@ async fn measure(batch: usize, poison_every: Option<usize>) {
 async fn neighbours(poisoned: Poisoned) -> f64 {
     let lab = Lab::new("neighbours").await;
     let stop = CancellationToken::new();
-    let runtime =
-        Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health).expect("a consumer");
+    let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
     let member = tokio::spawn(runtime.run(stop.clone()));
     let producer = kafka::producer(&lab.kafka).expect("a producer");
     let send = async |subject: &str, payload: &str| {

@@ -64,7 +64,7 @@ impl Participant<'_> {
         let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(processor.clone()))
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
         let routes = routes.add_service(dead_letters);
-        let consumer = Runtime::new(self.kafka, group, self.topics, processor, &health)?;
+        let consumer = Runtime::new(self.kafka, group, self.topics, processor, &health);
         let (migrated, stopped) = (database.clone(), stop.clone());
         context.spawn("consumer", async move {
             tokio::select! {

@@ -180,6 +180,10 @@ impl<H: Handler> Processor<H> {
                     let record = &records[range.start];
                     let key = (place_of(record), record.offset);
                     let before = verdicts.get(&key);
+                    if before.is_some_and(Verdict::is_final) {
+                        // It was to be parked, and even that failed: nothing in the record can be blamed for it.
+                        return Err(error);
+                    }
                     let attempts = before.map_or(1, |verdict| verdict.attempts + 1);
                     let first_failed_at =
                         before.map_or_else(OffsetDateTime::now_utc, |verdict| verdict.first_failed_at);
@@ -457,6 +461,9 @@ fn hash(payload: &[u8]) -> Vec<u8> {
 pub(crate) fn is_in_the_data(error: &DatabaseError) -> bool {
     match error {
         DatabaseError::Data(_) | DatabaseError::Defect(_) | DatabaseError::Corrupt(_) => true,
-        DatabaseError::Unavailable(_) | DatabaseError::Conflict(_) | DatabaseError::CommitUnknown(_) => false,
+        DatabaseError::Unavailable(_)
+        | DatabaseError::Conflict(_)
+        | DatabaseError::CommitUnknown(_)
+        | DatabaseError::Schema(_) => false,
     }
 }

@@ -11,6 +11,7 @@ pub mod check;
 mod inbox;
 pub mod janitor;
 pub mod limit;
+mod member;
 pub mod runtime;
 
 use futures_util::future::BoxFuture;

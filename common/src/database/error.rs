@@ -19,7 +19,11 @@ pub enum DatabaseError {
     /// The data can't be stored as it is (a constraint, a range): trying again won't help.
     #[error("data was refused by the database")]
     Data(#[source] sqlx::Error),
-    /// A statement that doesn't fit the schema: a defect of ours.
+    /// The database isn't as this program needs it: a table or a permission is missing, a migration ran half. No data
+    /// can be blamed for it, and trying again helps once somebody has put it right. Nothing was done.
+    #[error("database does not fit this program")]
+    Schema(#[source] sqlx::Error),
+    /// A statement failed for a reason that nobody foresaw: a defect of ours.
     #[error("statement failed")]
     Defect(#[source] sqlx::Error),
     /// Stored data that our own code can't read: a defect of ours.
@@ -47,6 +51,8 @@ impl From<sqlx::Error> for DatabaseError {
             // statement timeout), lock timeout, read-only transaction, system errors.
             Some("55P03" | "25006" | "25P03") => Self::Unavailable(error),
             Some(code) if ["08", "53", "57", "58"].contains(&&code[..2]) => Self::Unavailable(error),
+            // Unsupported as it is (a cached plan of before a migration), login, database and schema names, syntax and access.
+            Some(code) if ["0A", "28", "3D", "3F", "42"].contains(&&code[..2]) => Self::Schema(error),
             Some(code) if ["22", "23"].contains(&&code[..2]) => Self::Data(error),
             _ => Self::Defect(error),
         }
@@ -82,7 +88,10 @@ impl From<DatabaseError> for tonic::Status {
                 tracing::warn!(error = chain(&error), "database call failed");
                 Self::unavailable("database is not available")
             }
-            DatabaseError::Data(_) | DatabaseError::Defect(_) | DatabaseError::Corrupt(_) => {
+            DatabaseError::Schema(_)
+            | DatabaseError::Data(_)
+            | DatabaseError::Defect(_)
+            | DatabaseError::Corrupt(_) => {
                 tracing::error!(error = chain(&error), "database call failed");
                 Self::internal("internal error")
             }

@@ -233,7 +233,8 @@ impl Database {
             return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed));
         }
         let connection = tokio::time::timeout_at(deadline.instant(), self.pool.acquire()).await;
-        Ok(connection.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+        // Whatever a server says to one who only comes in, it says of itself.
+        connection.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(DatabaseError::Unavailable)
     }
 }
 

@@ -89,6 +89,46 @@ impl Lab {
         }
     }
 
+    /// A member of the group that does nothing by itself. One that isn't polled keeps the others waiting for some
+    /// seconds whenever the group is formed anew. It comes back when it has partitions.
+    pub async fn raw_member(&self, instance: Option<&str>) -> BaseConsumer {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.kafka.brokers)
+            .set("group.id", self.group)
+            .set("enable.auto.commit", "false")
+            .set("partition.assignment.strategy", "range")
+            .set("session.timeout.ms", "6000")
+            .set("max.poll.interval.ms", "6000");
+        if let Some(instance) = instance {
+            config.set("group.instance.id", format!("{}-{instance}", self.group));
+        }
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        consumer.subscribe(&[self.topic]).expect("subscribed");
+        eventually("it has partitions", || async {
+            // What it reads doesn't matter, it never commits.
+            let _ = consumer.poll(Duration::from_millis(100));
+            consumer.assignment().is_ok_and(|list| list.count() > 0)
+        })
+        .await;
+        consumer
+    }
+
+    /// Takes the database away, or gives it back.
+    pub async fn accept_connections(&self, accept: bool) {
+        let name = self.database.pool().connect_options().get_database().expect("named").to_owned();
+        let mut admin =
+            PgConnection::connect(&testkit::infrastructure().database_url("order")).await.expect("connected");
+        for sql in [
+            format!("alter database {name} with allow_connections {accept}"),
+            format!(
+                "select pg_terminate_backend(pid) from pg_stat_activity where not {accept} and datname = '{name}'"
+            ),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut admin).await.expect("done");
+        }
+    }
+
     pub fn relay(&self) -> Relay {
         let producer = kafka::producer(&self.kafka).expect("a producer");
         Relay::new(self.database.clone(), producer, self.health.component("outbox"))
@@ -177,6 +217,11 @@ impl Lab {
         })
         .await
         .expect("read")
+    }
+
+    /// Statements that spoil something, or mend it.
+    pub async fn alter(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(self.database.pool()).await.expect("altered");
     }
 
     pub async fn count(&self, sql: &'static str) -> i64 {
