@@ -2,31 +2,21 @@
 
 mod support;
 
-use std::{
-    process::{Command, Output, Stdio},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{process::Stdio, sync::OnceLock, time::Duration};
 
 use holdfast_chaos::{
     load::{Plan, open_loop},
     rest::{is_terminal, sample_order},
 };
-use holdfast_native::{
-    layout::Scope,
-    testkit::{TestStack, binary},
-};
-use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp};
+use holdfast_native::{layout::Scope, testkit::TestStack};
 use prost::Message as _;
-use rdkafka::{
-    ClientConfig,
-    consumer::{BaseConsumer, Consumer as _},
-    message::{Header, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord},
-};
 use serde_json::Value;
 use sqlx::Row as _;
-use support::{PATIENCE, World, eventually, id};
+use support::{
+    World,
+    events::{created, send_created},
+    eventually, id,
+};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -48,76 +38,16 @@ fn world() -> World {
     }))
 }
 
-fn command(world: &World, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
-    command.arg("dlq").args(arguments).arg("--data-dir").arg(&world.stack.layout.data_dir);
-    command.env("USER", "tester");
-    command
-}
-
-async fn dlq(world: &World, arguments: &[&str]) -> Output {
-    let mut command = command(world, arguments);
-    tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("holdfast runs")
-}
-
-/// The JSON that a command prints, and its exit code.
-async fn dlq_json(world: &World, arguments: &[&str]) -> (Value, i32) {
-    let output = dlq(world, &[arguments, &["-o", "json"]].concat()).await;
-    let json = serde_json::from_slice(&output.stdout);
-    let talk = String::from_utf8_lossy(&output.stderr).into_owned();
-    (
-        json.unwrap_or_else(|error| panic!("{arguments:?}: {error}: {talk}")),
-        output.status.code().unwrap_or(-1),
-    )
-}
+/// A database that refuses payments, for a reason in the data.
+const REFUSE_PAYMENTS: &str = "
+    create function refuse() returns trigger language plpgsql as
+        $$ begin raise exception 'refused' using errcode = '23514'; end $$;
+    create trigger refuse before insert on payments for each row execute function refuse()";
+const ACCEPT_PAYMENTS: &str = "drop trigger refuse on payments; drop function refuse";
 
 async fn parked_of(world: &World, order_id: &str) -> i64 {
     let sql = "select count(*) from dead_letters where subject = $1 and state = 'parked'";
     world.count("payment", sql, order_id).await
-}
-
-/// `order.created` as the order service would send it, with any value.
-async fn send_created(world: &World, user: &str, order_id: &str, value: &[u8]) {
-    let producer: FutureProducer = ClientConfig::new()
-        .set("bootstrap.servers", world.stack.layout.kafka_brokers())
-        .create()
-        .expect("a producer");
-    let (event_id, time) = (Uuid::now_v7().to_string(), "2026-01-31T12:00:00Z");
-    let headers = [
-        ("ce_specversion", "1.0"),
-        ("ce_id", &event_id),
-        ("ce_source", "/holdfast/order"),
-        ("ce_type", "holdfast.order.created.v1"),
-        ("ce_subject", order_id),
-        ("ce_time", time),
-        ("content-type", "application/protobuf"),
-    ]
-    .into_iter()
-    .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
-    let record = FutureRecord::to("order.created").key(user).payload(value).headers(headers);
-    producer.send(record, PATIENCE).await.expect("acknowledged");
-}
-
-/// How many records a topic has; `None` while a broker that comes back has no leaders yet.
-fn records_of(world: &World, topic: &str) -> Option<i64> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", world.stack.layout.kafka_brokers())
-        .create()
-        .expect("a consumer");
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).ok()?;
-    let partitions = metadata.topics().first()?.partitions().iter();
-    partitions.map(|p| Some(consumer.fetch_watermarks(topic, p.id(), PATIENCE).ok()?.1)).sum()
-}
-
-fn created(user: &str, order_id: &str, cents: i64) -> order::OrderCreated {
-    order::OrderCreated {
-        order_id: order_id.to_owned(),
-        user_id: user.to_owned(),
-        delivery_address: "1 Repair Road".to_owned(),
-        items: Vec::new(),
-        total: Some(Money { minor_units: cents, currency: Currency::EUR }.to_proto()),
-        created_at: Some(to_timestamp(time::OffsetDateTime::now_utc())),
-    }
 }
 
 /// An operator finds a letter, looks at it, repairs it, tries, and redrives it with what waits behind it; each step is in
@@ -129,11 +59,11 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     let user = world.user("repair", "10.00").await.user;
     let order_id = Uuid::now_v7().to_string();
     // Garbage first, then the same order again, which waits behind it.
-    send_created(&world, &user, &order_id, &[0xff; 7]).await;
-    send_created(&world, &user, &order_id, &created(&user, &order_id, 300).encode_to_vec()).await;
+    world.send_created(&user, &order_id, &[0xff; 7]).await;
+    world.send_created(&user, &order_id, &created(&user, &order_id, 300).encode_to_vec()).await;
     eventually("both are parked", || async { parked_of(&world, &order_id).await == 2 }).await;
 
-    let (list, code) = dlq_json(&world, &["list", "--key", &order_id]).await;
+    let (list, code) = world.dlq_json(&["list", "--key", &order_id]).await;
     assert_eq!(code, 0);
     let letters = list["dead_letters"].as_array().expect("a list").clone();
     assert_eq!(
@@ -142,14 +72,14 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     );
     assert_eq!(letters[1]["blocked_by"], letters[0]["id"]);
     let letter = letters[0]["id"].as_str().expect("an id");
-    let (shown, _) = dlq_json(&world, &["show", letter]).await;
+    let (shown, _) = world.dlq_json(&["show", letter]).await;
     assert_eq!(shown["value"], Value::Null, "not an event");
     assert_eq!(shown["value_hex"], "ffffffffffffff");
-    let table = dlq(&world, &["show", letter]).await;
+    let table = world.dlq(&["show", letter]).await;
     assert!(String::from_utf8_lossy(&table.stdout).contains("ffffffffffffff"));
 
     // In vain before it is repaired: nothing is redriven, and the command says so.
-    let (vain, code) = dlq_json(&world, &["redrive", letter, "--execute"]).await;
+    let (vain, code) = world.dlq_json(&["redrive", letter, "--execute"]).await;
     assert_eq!((vain["failed"].as_u64(), vain["behind"].as_u64(), code), (Some(1), Some(1), 1));
 
     let event = serde_json::json!({
@@ -159,27 +89,27 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), r#"{"orderId": "nonsense"}"#).expect("written");
     let path = file.path().to_str().expect("a path");
-    let refused = dlq(&world, &["edit", letter, "--value", path, "--reason", "repaired"]).await;
+    let refused = world.dlq(&["edit", letter, "--value", path, "--reason", "repaired"]).await;
     assert_eq!(refused.status.code(), Some(1), "an event that can't be handled");
     std::fs::write(file.path(), event.to_string()).expect("written");
-    let edited = dlq(&world, &["edit", letter, "--value", path, "--reason", "repaired"]).await;
+    let edited = world.dlq(&["edit", letter, "--value", path, "--reason", "repaired"]).await;
     assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
 
-    let (dry, code) = dlq_json(&world, &["redrive", "--service", "payment", "--key", &order_id]).await;
+    let (dry, code) = world.dlq_json(&["redrive", "--service", "payment", "--key", &order_id]).await;
     assert_eq!((dry["executed"].as_bool(), dry["planned"].as_u64(), code), (Some(false), Some(2), 0));
     assert_eq!(parked_of(&world, &order_id).await, 2, "a dry run changes nothing");
     let (done, code) =
-        dlq_json(&world, &["redrive", "--service", "payment", "--key", &order_id, "--execute"]).await;
+        world.dlq_json(&["redrive", "--service", "payment", "--key", &order_id, "--execute"]).await;
     assert_eq!((done["redriven"].as_u64(), code), (Some(2), 0), "{done}");
     let charges = "select count(*) from ledger_entries where order_id::text = $1";
     assert_eq!(world.count("payment", charges, &order_id).await, 1, "charged once");
 
-    let (audit, _) = dlq_json(&world, &["audit", letter]).await;
+    let (audit, _) = world.dlq_json(&["audit", letter]).await;
     let actions: Vec<_> =
         audit["audit"].as_array().expect("a list").iter().map(|line| &line["action"]).collect();
     assert_eq!(actions, ["redrive", "edit", "redrive-failed"]);
     assert_eq!(audit["audit"][0]["actor"], "operator (tester)");
-    let (shown, _) = dlq_json(&world, &["show", letter]).await;
+    let (shown, _) = world.dlq_json(&["show", letter]).await;
     assert_eq!(shown["state"], "redriven");
     assert_eq!(shown["edited_value"]["orderId"], order_id.as_str());
     // And there is nothing left to do there. (The order service does not know this order, and parks what it hears of it.)
@@ -187,7 +117,7 @@ async fn an_operator_repairs_and_redrives_a_letter() {
         &["redrive", "--service", "payment", "--key", &order_id, "--execute"][..],
         &["list", "--service", "payment", "--key", &order_id, "--state", "parked"],
     ] {
-        let output = dlq(&world, nothing).await;
+        let output = world.dlq(nothing).await;
         let talk = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{nothing:?}: {talk}");
     }
@@ -212,7 +142,7 @@ async fn wrong_commands_are_said() {
         (vec!["discard", &unknown, "--reason", "x", "--yes"], 3, "none of them is parked"),
         (vec!["edit", &unknown, "--value", "-", "--reason", "x"], 3, "no service has"),
     ] {
-        let mut command = command(&world, &arguments);
+        let mut command = world.dlq_command(&arguments);
         command.stdin(Stdio::null());
         let output =
             tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("runs");
@@ -220,7 +150,7 @@ async fn wrong_commands_are_said() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {talk}");
         assert!(talk.contains(says), "{arguments:?}: {talk}");
     }
-    let (stats, code) = dlq_json(&world, &["stats"]).await;
+    let (stats, code) = world.dlq_json(&["stats"]).await;
     assert!(stats["stats"].is_array() && code == 0);
 }
 
@@ -231,7 +161,7 @@ async fn poison_in_an_idle_partition_is_parked_once() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let order_id = Uuid::now_v7().to_string();
-    send_created(&world, "nobody-else", &order_id, b"\xff").await;
+    world.send_created("nobody-else", &order_id, b"\xff").await;
     let all = "select count(*) from dead_letters where subject = $1";
     eventually("it is parked", || async { world.count("payment", all, &order_id).await == 1 }).await;
     for _ in 0..3 {
@@ -253,6 +183,81 @@ async fn poison_in_an_idle_partition_is_parked_once() {
     assert_eq!(parked, world.count("payment", rows, "order.created").await, "the account is exact");
 }
 
+/// Everything that payment stores and sends.
+async fn fingerprint(world: &World) -> Vec<(String, i64)> {
+    let mut prints = Vec::new();
+    let mut payments = world.connect("payment").await;
+    // What deliveries say reaches payment too, late, and is none of a redrive's business.
+    for what in [
+        "dead_letters",
+        "dead_letter_audit",
+        "payments",
+        "ledger_entries",
+        "accounts",
+        "(select * from inbox where topic = 'order.created')",
+        "(select * from consumer_positions where topic = 'order.created')",
+    ] {
+        let sql = format!(
+            "select md5(coalesce(string_agg(t::text, ' ' order by t::text), '')), count(*) from {what} as t"
+        );
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_one(&mut payments).await.expect("read");
+        prints.push((format!("{what} {}", row.get::<String, _>(0)), row.get(1)));
+    }
+    for topic in ["order.created", "payment.completed", "payment.refunded", "order.created.payment.dlq"] {
+        prints.push((topic.to_owned(), world.records_of(topic).expect("it has leaders")));
+    }
+    prints
+}
+
+/// A dry run changes nothing, in no table and no topic; and the work itself keeps the pace that it is given, over a crowd
+/// of letters, by the times in the audit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_keeps_its_pace() {
+    const LETTERS: i64 = 300;
+    const RATE: f64 = 30.0;
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let mut payments = world.connect("payment").await;
+    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("made");
+    let user = format!("pace-{}", Uuid::now_v7());
+    let producer = world.producer();
+    for _ in 0..LETTERS {
+        let order_id = Uuid::now_v7().to_string();
+        let event = created(&user, &order_id, 100).encode_to_vec();
+        send_created(&producer, &user, &order_id, &event).await;
+    }
+    let of_user =
+        "select count(*) from dead_letters where convert_from(key, 'UTF8') = $1 and state = 'parked'";
+    eventually("all are parked", || async { world.count("payment", of_user, &user).await == LETTERS }).await;
+    sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("done");
+    eventually("all copies are sent", || async {
+        world.count("payment", "select count(*) from outbox where $1 <> ''", "any").await == 0
+    })
+    .await;
+
+    let which = ["redrive", "--service", "payment", "--class", "attempts-exhausted"];
+    let before = fingerprint(&world).await;
+    let (dry, code) = world.dlq_json(&which).await;
+    assert_eq!((dry["planned"].as_i64(), code), (Some(LETTERS), 0), "{dry}");
+    assert_eq!(fingerprint(&world).await, before, "a dry run changes nothing");
+
+    let (done, code) = world.dlq_json(&[&which[..], &["--execute", "--rate", "30/s"]].concat()).await;
+    assert_eq!((done["redriven"].as_i64(), code), (Some(LETTERS), 0), "{done}");
+    let took: f64 = sqlx::query(
+        "select extract(epoch from max(a.at) - min(a.at))::float8 from dead_letter_audit as a
+        join dead_letters as d on d.id = a.dead_letter_id
+        where a.action = 'redrive' and convert_from(d.key, 'UTF8') = $1",
+    )
+    .bind(&user)
+    .fetch_one(&mut payments)
+    .await
+    .expect("read")
+    .get(0);
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+    let rate = (LETTERS - 1) as f64 / took;
+    assert!((rate / RATE - 1.0).abs() < 0.1, "{rate} letters a second instead of {RATE}");
+}
+
 /// A thousand letters are redriven while the command, the service and Kafka are killed with -9: each is applied exactly
 /// once, and the audit has every action.
 #[tokio::test(flavor = "multi_thread")]
@@ -262,14 +267,7 @@ async fn a_thousand_letters_survive_every_kill() {
     let world = world();
     // The cause: a database that refuses payments, for a reason in the data.
     let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(
-        "create function refuse() returns trigger language plpgsql as
-            $$ begin raise exception 'refused' using errcode = '23514'; end $$;
-        create trigger refuse before insert on payments for each row execute function refuse()",
-    )
-    .execute(&mut payments)
-    .await
-    .expect("made");
+    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("made");
     let mut users = Vec::new();
     for n in 0..20 {
         users.push(world.user(&format!("thousand-{n}"), "1000.00").await);
@@ -297,16 +295,13 @@ async fn a_thousand_letters_survive_every_kill() {
         world.count("payment", class, "attempts-exhausted").await == 1000
     })
     .await;
-    sqlx::raw_sql("drop trigger refuse on payments; drop function refuse")
-        .execute(&mut payments)
-        .await
-        .expect("done");
+    sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("done");
 
     let left = async || world.count("payment", class, "attempts-exhausted").await;
     let arguments =
         ["redrive", "--service", "payment", "--class", "attempts-exhausted", "--execute", "--rate", "250/s"];
     let start = || {
-        let mut command = command(&world, &arguments);
+        let mut command = world.dlq_command(&arguments);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("holdfast runs")
     };
     // The command dies.
@@ -318,7 +313,7 @@ async fn a_thousand_letters_survive_every_kill() {
     // A second one begins as soon as the service has noticed; a third beside it is refused.
     let mut redrive = start();
     eventually("it goes on", || async { left().await < 800 }).await;
-    let refused = dlq(&world, &["redrive", "--service", "payment", "--all", "--execute"]).await;
+    let refused = world.dlq(&["redrive", "--service", "payment", "--all", "--execute"]).await;
     assert_eq!(refused.status.code(), Some(1));
     let talk = String::from_utf8_lossy(&refused.stderr);
     assert!(talk.contains("another redrive of this service is running"), "{talk}");
@@ -356,7 +351,7 @@ async fn a_thousand_letters_survive_every_kill() {
     // The account is exact: each record of the topic was applied, a duplicate, or parked.
     let counted = "select coalesce(sum(applied + duplicates + parked), 0)::bigint from consumer_positions where topic = $1";
     eventually("the account is complete", || async {
-        Some(world.count("payment", counted, "order.created").await) == records_of(&world, "order.created")
+        Some(world.count("payment", counted, "order.created").await) == world.records_of("order.created")
     })
     .await;
     // And the saga of each order goes on to its end.

@@ -100,6 +100,47 @@ async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
     }
 }
 
+/// The broker and a service die within moments of one another, in any order: members of consumer groups are fenced by a
+/// broker that comes back with the state of before, offsets are not committed, and all goes on by itself. A few rounds
+/// here; `HOLDFAST_TEST_ROUNDS=60 cargo test -p holdfast --test faults overlap -- --nocapture` is a soak.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_that_overlap_are_survived() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::new();
+    let user = world.user("overlap", "1000.00").await;
+    let rounds = std::env::var("HOLDFAST_TEST_ROUNDS").map_or(3, |text| text.parse().expect("a number"));
+    for round in 0..rounds {
+        let service = ["order", "payment", "delivery"][fastrand::usize(..3)];
+        let victims = match fastrand::u8(..5) {
+            0 => vec!["kafka", service],
+            1 => vec![service, "kafka"],
+            2 => vec![service, "kafka", service],
+            3 => vec!["kafka", "kafka"],
+            _ => vec![service, service, "kafka"],
+        };
+        let pause = Duration::from_millis(fastrand::u64(..[100, 1_000, 4_000][fastrand::usize(..3)]));
+        for victim in &victims {
+            if world.stack.pid(victim).is_some() {
+                world.kill(victim);
+            }
+            tokio::time::sleep(pause).await;
+        }
+        let begin = std::time::Instant::now();
+        for _ in 0..6 {
+            let order = create_surely(&user, "1 Overlap Street", 100).await;
+            eventually(&format!("delivered after {victims:?}, {pause:?} apart"), || async {
+                user.order(&order).await.is_ok_and(|order| order["delivery_status"] == "DELIVERED")
+            })
+            .await;
+        }
+        eprintln!("round {round}: {victims:?}, {pause:?} apart, well again after {:.1?}", begin.elapsed());
+    }
+    let lost = "select count(*) from dead_letters where subject <> $1";
+    for service in ["order", "payment", "delivery"] {
+        assert_eq!(world.count(service, lost, "").await, 0, "never a dead letter, in {service}");
+    }
+}
+
 /// While a database is away its service says so, the gateway answers quickly with a problem, and reads of the others go
 /// on; then all is well by itself.
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use holdfast_chaos::rest::is_terminal;
 use holdfast_proto::{order::v1 as order, payment::v1 as payment, r#type::v1::Money};
 use prost::Message as _;
 use rdkafka::{
-    ClientConfig, Message as _, Offset, TopicPartitionList,
+    Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     message::{Header, Headers as _, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
@@ -84,17 +84,11 @@ impl Draft {
     }
 }
 
-fn client(world: &World) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", world.stack.layout.kafka_brokers());
-    config
-}
-
 /// All copies in a dead-letter topic, by the place of their originals.
 fn read_copies(world: &World, group: &str) -> Vec<((i32, i64), Draft)> {
     let topic = format!("{TOPIC}.{group}.dlq");
     let consumer: BaseConsumer =
-        client(world).set("group.id", Uuid::now_v7().to_string()).create().expect("a consumer");
+        world.kafka().set("group.id", Uuid::now_v7().to_string()).create().expect("a consumer");
     let metadata = consumer.fetch_metadata(Some(&topic), PATIENCE).expect("the topic is there");
     let (mut list, mut left) = (TopicPartitionList::new(), 0);
     for partition in metadata.topics()[0].partitions() {
@@ -131,7 +125,7 @@ fn read_copies(world: &World, group: &str) -> Vec<((i32, i64), Draft)> {
 async fn bad_events_become_dead_letters_of_their_class() {
     let world = World::new();
     let user = world.user("events", "1000.00").await;
-    let producer: FutureProducer = client(&world).create().expect("a producer");
+    let producer = world.producer();
     let good = || Draft::new(&Uuid::now_v7().to_string(), &user.user, 100);
     let mut other_payload = order::OrderCreated::default().encode_to_vec();
     other_payload.extend_from_slice(&[0xff; 3]);
@@ -210,7 +204,7 @@ async fn bad_events_become_dead_letters_of_their_class() {
     // The account of each group is exact: applied + duplicates + parked = records.
     for group in ["order", "delivery"] {
         eventually("the account is complete", || async {
-            let consumer: BaseConsumer = client(&world).create().expect("a consumer");
+            let consumer: BaseConsumer = world.kafka().create().expect("a consumer");
             let metadata = consumer.fetch_metadata(Some(TOPIC), PATIENCE).expect("there");
             let partitions = metadata.topics()[0].partitions().iter();
             let records: i64 = partitions
@@ -234,7 +228,7 @@ async fn bad_events_become_dead_letters_of_their_class() {
 async fn repeated_and_contradicting_events_change_nothing() {
     let world = World::new();
     let user = world.user("repeats", "10.00").await;
-    let producer: FutureProducer = client(&world).create().expect("a producer");
+    let producer = world.producer();
     let order = world.create(&user, "1 Quay Street", 300).await;
     let order_id = id(&order);
     eventually("it is delivered", || async { is_terminal(&user.order(&order_id).await.expect("answered")) })

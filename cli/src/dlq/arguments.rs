@@ -20,7 +20,9 @@ pub(crate) enum DlqAction {
     Edit(DlqEdit),
     /// Give dead letters up; what waits behind them is released at the next redrive
     Discard(DlqDiscard),
-    /// Show how many are parked, and since when
+    /// Have consumers go on that stopped because of too many dead letters
+    Resume(DlqResume),
+    /// Show how many are parked, since when, and which consumers stopped because of them
     Stats(DlqStats),
     /// Show who did what to which dead letter
     Audit(DlqAudit),
@@ -202,6 +204,23 @@ pub(crate) struct DlqDiscard {
     /// Don't ask
     #[arg(long)]
     pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) by: By,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqResume {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Of this service
+    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    pub(crate) service: String,
+    /// Let each park so many more before the limit holds again
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) park: u32,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
     #[command(flatten)]
     pub(crate) by: By,
 }

@@ -14,10 +14,11 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tonic::Code;
 
 pub(crate) use self::arguments::DlqAction;
 use self::{
-    arguments::{DlqAudit, DlqDiscard, DlqEdit, DlqList, DlqStats},
+    arguments::{DlqAudit, DlqDiscard, DlqEdit, DlqList, DlqResume, DlqStats},
     client::Services,
 };
 use crate::{Outcome, arguments::Format, output::data};
@@ -34,6 +35,7 @@ pub(crate) fn run(action: &DlqAction) -> Result<Outcome> {
             DlqAction::Redrive(redrive) => redrive::run(redrive).await,
             DlqAction::Edit(edit) => self::edit(edit).await,
             DlqAction::Discard(discard) => self::discard(discard).await,
+            DlqAction::Resume(resume) => self::resume(resume).await,
             DlqAction::Stats(stats) => self::stats(stats).await,
             DlqAction::Audit(audit) => self::audit(audit).await,
         }
@@ -236,7 +238,33 @@ async fn discard(discard: &DlqDiscard) -> Result<Outcome> {
     })
 }
 
+async fn resume(resume: &DlqResume) -> Result<Outcome> {
+    let services = Services::connect(&resume.at, Some(&resume.service))?;
+    for service in &services.all {
+        let request = pb::ResumeConsumersRequest {
+            dead_letters_max: resume.park,
+            reason: resume.reason.clone(),
+            author: resume.by.name(),
+        };
+        match service.client().resume_consumers(service.request(request)?).await {
+            Ok(answer) => eprintln!("{}: {} stopped go on", service.name, answer.into_inner().resumed),
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                eprintln!("{}: {}", service.name, status.message());
+                return Ok(Outcome::NothingMatched);
+            }
+            Err(status) => return Err(status).with_context(|| service.failed()),
+        }
+    }
+    Ok(Outcome::Done)
+}
+
 async fn stats(stats: &DlqStats) -> Result<Outcome> {
+    #[derive(Serialize)]
+    struct Stop {
+        service: &'static str,
+        reason: String,
+        stopped_at: String,
+    }
     #[derive(Serialize)]
     struct Line {
         service: &'static str,
@@ -249,27 +277,40 @@ async fn stats(stats: &DlqStats) -> Result<Outcome> {
     #[derive(Serialize)]
     struct Document {
         stats: Vec<Line>,
+        stopped_consumers: Vec<Stop>,
     }
     let services = Services::connect(&stats.at, None)?;
     let now = OffsetDateTime::now_utc();
-    let mut lines = Vec::new();
+    let (mut lines, mut stops) = (Vec::new(), Vec::new());
     for service in &services.all {
         let request = service.request(pb::GetDeadLetterStatsRequest {})?;
         let answer = service.client().get_dead_letter_stats(request).await;
-        lines.extend(answer.with_context(|| service.failed())?.into_inner().stats.into_iter().map(|line| {
-            Line {
-                service: service.name,
-                topic: line.topic,
-                class: line.class,
-                parked: line.parked,
-                oldest_age_seconds: from_timestamp(line.oldest_parked_at.as_ref())
-                    .map_or(0, |at| (now - at).whole_seconds()),
-                oldest_parked_at: time_text(line.oldest_parked_at.as_ref()),
-            }
+        let answer = answer.with_context(|| service.failed())?.into_inner();
+        stops.extend(answer.stops.into_iter().map(|stop| Stop {
+            service: service.name,
+            reason: stop.reason,
+            stopped_at: time_text(stop.stopped_at.as_ref()),
+        }));
+        lines.extend(answer.stats.into_iter().map(|line| Line {
+            service: service.name,
+            topic: line.topic,
+            class: line.class,
+            parked: line.parked,
+            oldest_age_seconds:
+                from_timestamp(line.oldest_parked_at.as_ref()).map_or(0, |at| (now - at).whole_seconds()),
+            oldest_parked_at: time_text(line.oldest_parked_at.as_ref()),
         }));
     }
+    for Stop { service, reason, stopped_at } in &stops {
+        eprintln!(
+            "{service}: a consumer stopped at {stopped_at}: {reason}. See `holdfast dlq resume --help`"
+        );
+    }
     match stats.output {
-        Format::Json => data!("{}", serde_json::to_string_pretty(&Document { stats: lines })?)?,
+        Format::Json => {
+            let document = Document { stats: lines, stopped_consumers: stops };
+            data!("{}", serde_json::to_string_pretty(&document)?)?;
+        }
         Format::Table => {
             let mut table = table(&["SERVICE", "TOPIC", "CLASS", "PARKED", "OLDEST", "AGE"]);
             for line in lines {

@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(missing_docs, unreachable_pub, reason = "not a public interface")]
 
+pub mod events;
+pub mod operator;
+
 use std::time::Duration;
 
 use holdfast_certs::TokenIssuer;

@@ -3,7 +3,8 @@
 //! stay in their topic, where nothing is lost.
 //!
 //! It resumes by itself: after a pause it takes one record. If that can be handled all is well again; if not, it is
-//! parked, and the next pause is longer.
+//! parked, and the next pause is longer. Or an operator has it resume, with leave to park so many more
+//! ([`super::stops`]).
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -43,7 +44,7 @@ pub(super) enum Next {
 #[derive(Debug)]
 enum State {
     Running,
-    Stopped { until: Instant, factor: u32 },
+    Stopped { reason: String, until: Instant, factor: u32 },
 }
 
 /// See the module.
@@ -51,6 +52,8 @@ enum State {
 pub(super) struct Limit {
     config: LimitConfig,
     state: State,
+    /// An operator's leave: so many dead letters are parked without a word.
+    leave: u64,
     in_a_row: u64,
     /// True for a record that was parked.
     window: VecDeque<bool>,
@@ -59,7 +62,14 @@ pub(super) struct Limit {
 
 impl Limit {
     pub(super) fn new(config: LimitConfig) -> Self {
-        Self { config, state: State::Running, in_a_row: 0, window: VecDeque::new(), parked_in_window: 0 }
+        Self {
+            config,
+            state: State::Running,
+            leave: 0,
+            in_a_row: 0,
+            window: VecDeque::new(),
+            parked_in_window: 0,
+        }
     }
 
     pub(super) fn next(&self) -> Next {
@@ -70,21 +80,39 @@ impl Limit {
         }
     }
 
+    /// Why it stops; empty while it runs.
+    pub(super) fn stopped_for(&self) -> &str {
+        match &self.state {
+            State::Running => "",
+            State::Stopped { reason, .. } => reason,
+        }
+    }
+
+    /// An operator has it resume, and park this many dead letters before the limit holds again.
+    pub(super) fn resume(&mut self, leave: u64) {
+        tracing::info!(leave, "consumer resumes: an operator says so");
+        metrics::gauge!("consumer_stopped_by_dead_letters").set(0.0);
+        *self = Self { leave, ..Self::new(self.config) };
+    }
+
     /// What became of the records of a batch. Records that wait behind another one, and duplicates, say nothing.
     pub(super) fn record(&mut self, counts: Counts) {
         let (poisoned, applied) =
             ((counts.parked - counts.blocked).unsigned_abs(), counts.applied.unsigned_abs());
-        if let State::Stopped { factor, .. } = self.state {
+        if let State::Stopped { until, factor, .. } = &mut self.state {
             if applied > 0 {
                 tracing::info!("consumer resumes: a record could be handled");
                 metrics::gauge!("consumer_stopped_by_dead_letters").set(0.0);
                 *self = Self::new(self.config);
             } else if poisoned > 0 {
-                let factor = (factor * 2).min(PAUSE_FACTOR_MAX);
-                self.state = State::Stopped { until: Instant::now() + self.config.pause * factor, factor };
+                *factor = (*factor * 2).min(PAUSE_FACTOR_MAX);
+                *until = Instant::now() + self.config.pause * *factor;
             }
             return;
         }
+        let forgiven = poisoned.min(self.leave);
+        self.leave -= forgiven;
+        let poisoned = poisoned - forgiven;
         self.in_a_row = if applied > 0 { 0 } else { self.in_a_row + poisoned };
         for parked in std::iter::repeat_n(true, saturated(poisoned))
             .chain(std::iter::repeat_n(false, saturated(applied)))
@@ -99,7 +127,7 @@ impl Limit {
             metrics::gauge!("consumer_stopped_by_dead_letters").set(1.0);
             metrics::counter!("consumer_stops_total").increment(1);
             tracing::error!(reason, "consumer stops: too many dead letters");
-            self.state = State::Stopped { until: Instant::now() + self.config.pause, factor: 1 };
+            self.state = State::Stopped { reason, until: Instant::now() + self.config.pause, factor: 1 };
         }
     }
 
@@ -170,6 +198,24 @@ mod tests {
             limit.record(counts(0, 0, 500));
             assert_eq!(limit.next(), Next::Batch);
         }
+    }
+
+    /// An operator's word ends the stop at once, and so many dead letters pass before the limit holds again.
+    #[tokio::test(start_paused = true)]
+    async fn it_resumes_at_an_operators_word() {
+        let mut limit = limit();
+        limit.record(counts(0, 100, 0));
+        assert_eq!(limit.stopped_for(), "100 dead letters in a row");
+        limit.resume(250);
+        for _ in 0..3 {
+            assert_eq!((limit.next(), limit.stopped_for()), (Next::Batch, ""));
+            limit.record(counts(0, 100, 0));
+        }
+        assert_eq!(limit.next(), Next::Batch, "50 beyond the leave");
+        limit.record(counts(0, 50, 0));
+        assert!(matches!(limit.next(), Next::Wait(_)));
+        limit.resume(0);
+        assert_eq!(limit.next(), Next::Batch, "counted anew");
     }
 
     /// After the pause one record is taken: poison makes the next pause longer, what says nothing asks for another one,

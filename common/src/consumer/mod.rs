@@ -13,6 +13,7 @@ pub mod janitor;
 pub mod limit;
 mod member;
 pub mod runtime;
+pub mod stops;
 
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;

@@ -14,6 +14,7 @@ use super::{
     batch::{Counts, Processor},
     limit::{Limit, LimitConfig, Next},
     member::{Lost, Member},
+    stops::Standing,
 };
 use crate::{
     backoff::Backoff,
@@ -27,6 +28,8 @@ use crate::{
 pub const HEARTBEAT_EVERY_MAX: Duration = Duration::from_secs(60);
 /// How often the loop goes round when nothing arrives.
 const IDLE_ROUND: Duration = Duration::from_secs(5);
+/// How often a consumer that stands looks for an operator's word.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A membership that lasted this long was none that is lost again and again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
@@ -70,6 +73,7 @@ impl<H: Handler> Runtime<H> {
             share_max: self.config.dead_letter_share_max,
             pause: self.config.dead_letter_pause,
         });
+        let mut standing = Standing::new(self.processor.database.clone(), self.group);
         let mut backoff = Backoff::for_infrastructure();
         loop {
             let joined = Instant::now();
@@ -82,7 +86,7 @@ impl<H: Handler> Runtime<H> {
                 stop: &stop,
             };
             self.component.ready();
-            let outcome = session.run(&mut limit).await;
+            let outcome = session.run(&mut limit, &mut standing).await;
             // Leaving the group waits for the broker's answer.
             let member = session.member;
             tokio::task::spawn_blocking(move || drop(member)).await?;
@@ -115,7 +119,7 @@ struct Session<'a, H: Handler> {
 impl<H: Handler> Session<'_, H> {
     /// Reads until asked to stop, or until the membership is lost: then what is in hand was not done, or its inbox rows
     /// are there, and the next membership begins after the last committed offset.
-    async fn run(&self, limit: &mut Limit) -> Result<(), Lost> {
+    async fn run(&self, limit: &mut Limit, standing: &mut Standing) -> Result<(), Lost> {
         while !self.stop.is_cancelled() {
             self.heartbeat.beat();
             self.member.check()?;
@@ -123,11 +127,7 @@ impl<H: Handler> Session<'_, H> {
                 Next::Batch => self.batch_events_max,
                 Next::One => 1,
                 Next::Wait(until) => {
-                    self.component
-                        .waiting("too many dead letters: stopped, one record is tried from time to time");
-                    self.member.pause();
-                    self.keep_polling(until).await?;
-                    self.member.resume();
+                    self.stand(until, limit, standing).await?;
                     continue;
                 }
             };
@@ -141,10 +141,32 @@ impl<H: Handler> Session<'_, H> {
                 limit.record(counts);
                 if limit.next() == Next::Batch {
                     self.component.ready();
+                    standing.end().await;
                 }
             }
         }
         self.member.commit();
+        Ok(())
+    }
+
+    /// Takes nothing until then, or until an operator says to go on.
+    async fn stand(&self, until: Instant, limit: &mut Limit, standing: &mut Standing) -> Result<(), Lost> {
+        self.component.waiting(format!(
+            "too many dead letters ({}): stopped, one record is tried from time to time",
+            limit.stopped_for()
+        ));
+        self.member.pause();
+        while Instant::now() < until {
+            if let Some(leave) = standing.look(limit.stopped_for()).await {
+                limit.resume(leave);
+                self.component.ready();
+                break;
+            }
+            if !self.keep_polling(until.min(Instant::now() + LOOK_EVERY)).await? {
+                break;
+            }
+        }
+        self.member.resume();
         Ok(())
     }
 

@@ -108,7 +108,7 @@ pub struct Filter {
     pub until: Option<OffsetDateTime>,
 }
 
-/// What was done to a letter.
+/// What an operator did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Handled after all.
@@ -119,6 +119,8 @@ pub enum Action {
     Edit,
     /// Given up.
     Discard,
+    /// The consumers that the limit had stopped go on; done to no letter.
+    Resume,
 }
 
 impl Action {
@@ -130,6 +132,7 @@ impl Action {
             Self::RedriveFailed => "redrive-failed",
             Self::Edit => "edit",
             Self::Discard => "discard",
+            Self::Resume => "resume",
         }
     }
 }
@@ -145,8 +148,8 @@ pub struct AuditEntry {
     pub actor: String,
     /// What.
     pub action: String,
-    /// To which letter.
-    pub letter: Uuid,
+    /// To which letter, if to one.
+    pub letter: Option<Uuid>,
     /// Why.
     pub detail: String,
 }

@@ -361,7 +361,7 @@ impl<H: Handler> Processor<H> {
         letter: Uuid,
         detail: &str,
     ) -> Result<(), DatabaseError> {
-        store::audit(connection, self.group, &request.actor, action, letter, detail).await
+        store::audit(connection, self.group, &request.actor, action, Some(letter), detail).await
     }
 }
 

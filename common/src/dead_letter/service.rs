@@ -19,7 +19,7 @@ use super::{
     store,
 };
 use crate::{
-    consumer::{Handler, REASON_BYTES_MAX, batch::Processor},
+    consumer::{Handler, REASON_BYTES_MAX, batch::Processor, stops},
     database::DatabaseError,
     deadline::Deadline,
     identity::Peer,
@@ -192,7 +192,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                     if !store::edit(connection, this.group, id, &value).await? {
                         return Err(EditError::NotParked);
                     }
-                    store::audit(connection, this.group, &actor, Action::Edit, id, &reason).await?;
+                    store::audit(connection, this.group, &actor, Action::Edit, Some(id), &reason).await?;
                     Ok(())
                 });
                 work
@@ -223,7 +223,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                 let work: BoxFuture<'_, _> = Box::pin(async move {
                     let discarded = store::discard(connection, group, &ids).await?;
                     for id in &discarded {
-                        store::audit(connection, group, &actor, Action::Discard, *id, &reason).await?;
+                        store::audit(connection, group, &actor, Action::Discard, Some(*id), &reason).await?;
                     }
                     Ok(discarded)
                 });
@@ -234,15 +234,51 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         Ok(Response::new(pb::DiscardDeadLettersResponse { discarded }))
     }
 
+    async fn resume_consumers(
+        &self,
+        request: Request<pb::ResumeConsumersRequest>,
+    ) -> Result<Response<pb::ResumeConsumersResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let request = request.into_inner();
+        let reason = parse_reason(&request.reason)?;
+        let actor = actor(&peer, &request.author)?;
+        let leave = i64::from(request.dead_letters_max);
+        let group = self.processor.group;
+        let resumed: Result<u64, DatabaseError> = self
+            .processor
+            .database
+            .transaction("consumer.resume_all", deadline, move |connection: &mut PgConnection| {
+                let (reason, actor) = (reason.clone(), actor.clone());
+                let work: BoxFuture<'_, _> = Box::pin(async move {
+                    let resumed = stops::resume(connection, group, leave).await?;
+                    if resumed > 0 {
+                        store::audit(connection, group, &actor, Action::Resume, None, &reason).await?;
+                    }
+                    Ok(resumed)
+                });
+                work
+            })
+            .await;
+        match resumed? {
+            0 => Err(Status::failed_precondition("no consumer of this service was stopped")),
+            resumed => Ok(Response::new(pb::ResumeConsumersResponse { resumed })),
+        }
+    }
+
     async fn get_dead_letter_stats(
         &self,
         request: Request<pb::GetDeadLetterStatsRequest>,
     ) -> Result<Response<pb::GetDeadLetterStatsResponse>, Status> {
         let group = self.processor.group;
-        let stats = self
+        let (stats, stops) = self
             .processor
             .database
-            .read(Deadline::of(&request), move |connection| store::stats(connection, group).boxed())
+            .read(Deadline::of(&request), move |connection| {
+                async move {
+                    Ok((store::stats(connection, group).await?, stops::standing(connection, group).await?))
+                }
+                .boxed()
+            })
             .await?;
         let stats = stats
             .into_iter()
@@ -253,7 +289,11 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                 oldest_parked_at: Some(to_timestamp(stats.oldest_parked_at)),
             })
             .collect();
-        Ok(Response::new(pb::GetDeadLetterStatsResponse { stats }))
+        let stops = stops.into_iter().map(|stop| pb::ConsumerStop {
+            reason: stop.reason,
+            stopped_at: Some(to_timestamp(stop.stopped_at)),
+        });
+        Ok(Response::new(pb::GetDeadLetterStatsResponse { stats, stops: stops.collect() }))
     }
 
     async fn list_dead_letter_audit(
@@ -434,7 +474,7 @@ fn entry_to_proto(entry: &AuditEntry) -> pb::DeadLetterAuditEntry {
         at: Some(to_timestamp(entry.at)),
         actor: entry.actor.clone(),
         action: entry.action.clone(),
-        dead_letter_id: entry.letter.to_string(),
+        dead_letter_id: entry.letter.map(|id| id.to_string()).unwrap_or_default(),
         detail: entry.detail.clone(),
     }
 }

@@ -271,7 +271,7 @@ pub(super) async fn audit(
     group: &str,
     actor: &str,
     action: Action,
-    letter: Uuid,
+    letter: Option<Uuid>,
     detail: &str,
 ) -> Result<(), DatabaseError> {
     sqlx::query(

@@ -1,0 +1,79 @@
+//! Nothing but poison, for a minute, against a stack with the settings that it is shipped with.
+
+mod support;
+
+use std::{sync::OnceLock, time::Duration};
+
+use holdfast_native::{layout::Scope, testkit::TestStack};
+use serde_json::Value;
+use support::{World, events::send_created, eventually, id};
+use uuid::Uuid;
+
+fn world() -> World {
+    static STACK: OnceLock<TestStack> = OnceLock::new();
+    let steps = [("HOLDFAST__DELIVERY__STEP", "50ms")];
+    World::of(STACK.get_or_init(|| TestStack::start(Scope::Everything, &[], &steps)))
+}
+
+/// The consumer stops at its limit, says so, and the other ways into its service stay open; what it did not take stays in
+/// the topic, and all of it is parked once an operator says so. Nothing is lost, and nothing is parked twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_of_nothing_but_poison_loses_nothing() {
+    const POISON: i64 = 3_000;
+    const EVERY: Duration = Duration::from_millis(20);
+    let world = world();
+    let user = world.user("patient", "10.00").await;
+    let producer = world.producer();
+    let flood = tokio::spawn(async move {
+        let mut tick = tokio::time::interval(EVERY);
+        for n in 0..POISON {
+            tick.tick().await;
+            send_created(&producer, &format!("user-{}", n % 50), &Uuid::now_v7().to_string(), b"\xff").await;
+        }
+    });
+    eventually("readiness says that it stopped", || async {
+        let (status, page) = world.readyz("payment").await;
+        let detail = page["components"]["consumer"]["detail"].as_str().unwrap_or_default().to_owned();
+        status == 503 && detail.contains("too many dead letters (100 dead letters in a row)")
+    })
+    .await;
+    assert!((world.metric("payment", "consumer_stopped_by_dead_letters", &[]).await - 1.0).abs() < 0.1);
+    // An order is accepted meanwhile, and waits in its topic.
+    let order = id(&world.create(&user, "1 Patience Road", 100).await);
+    flood.await.expect("sent");
+
+    let rows = "select count(*) from dead_letters where topic = $1";
+    let parked = world.count("payment", rows, "order.created").await;
+    // The limit, what was in the same batch, and one from time to time.
+    assert!((100..=220).contains(&parked), "{parked} were parked in a minute");
+    let (stats, _) = world.dlq_json(&["stats"]).await;
+    let stops = stats["stopped_consumers"].as_array().expect("a list");
+    assert_eq!((stops.len(), &stops[0]["service"]), (1, &Value::from("payment")), "{stats}");
+
+    let resume = ["resume", "--service", "payment", "--park", "3000", "--reason", "the sender is mended"];
+    let resumed = world.dlq(&resume).await;
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    eventually("all is parked", || async { world.count("payment", rows, "order.created").await == POISON })
+        .await;
+    eventually("the order went through", || async {
+        user.order(&order).await.is_ok_and(|order| order["status"] == "PAID")
+    })
+    .await;
+    eventually("readiness is back", || async { world.readyz("payment").await.0 == 200 }).await;
+    let counted = "select coalesce(sum(applied + duplicates + parked), 0)::bigint from consumer_positions where topic = $1";
+    assert_eq!(world.records_of("order.created"), Some(POISON + 1));
+    assert_eq!(world.count("payment", counted, "order.created").await, POISON + 1, "the account is exact");
+    eventually("each has its copy", || async {
+        world.records_of("order.created.payment.dlq") == Some(POISON)
+    })
+    .await;
+    let (audit, _) = world.dlq_json(&["audit"]).await;
+    let entry = &audit["audit"][0];
+    assert_eq!(
+        (&entry["action"], &entry["actor"]),
+        (&"resume".into(), &"operator (tester)".into()),
+        "{audit}"
+    );
+    // There is nobody left to resume.
+    assert_eq!(world.dlq(&resume).await.status.code(), Some(3));
+}

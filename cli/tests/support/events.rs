@@ -1,0 +1,65 @@
+//! Events as others than our services would send them, and what the topics hold.
+
+use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp};
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
+};
+use uuid::Uuid;
+
+use super::{PATIENCE, World};
+
+impl World {
+    pub fn kafka(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.stack.layout.kafka_brokers());
+        client
+    }
+
+    pub fn producer(&self) -> FutureProducer {
+        self.kafka().create().expect("a producer")
+    }
+
+    /// `order.created` as the order service would send it, with any value.
+    pub async fn send_created(&self, user: &str, order_id: &str, value: &[u8]) {
+        send_created(&self.producer(), user, order_id, value).await;
+    }
+
+    /// How many records a topic has; `None` while a broker that comes back has no leaders yet.
+    pub fn records_of(&self, topic: &str) -> Option<i64> {
+        let consumer: BaseConsumer = self.kafka().create().expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).ok()?;
+        let partitions = metadata.topics().first()?.partitions().iter();
+        partitions.map(|p| Some(consumer.fetch_watermarks(topic, p.id(), PATIENCE).ok()?.1)).sum()
+    }
+}
+
+pub async fn send_created(producer: &FutureProducer, user: &str, order_id: &str, value: &[u8]) {
+    let event_id = Uuid::now_v7().to_string();
+    let headers = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", &event_id),
+        ("ce_source", "/holdfast/order"),
+        ("ce_type", "holdfast.order.created.v1"),
+        ("ce_subject", order_id),
+        ("ce_time", "2026-01-31T12:00:00Z"),
+        ("content-type", "application/protobuf"),
+    ]
+    .into_iter()
+    .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+    let record = FutureRecord::to("order.created").key(user).payload(value).headers(headers);
+    producer.send(record, PATIENCE).await.expect("acknowledged");
+}
+
+pub fn created(user: &str, order_id: &str, cents: i64) -> order::OrderCreated {
+    order::OrderCreated {
+        order_id: order_id.to_owned(),
+        user_id: user.to_owned(),
+        delivery_address: "1 Repair Road".to_owned(),
+        items: Vec::new(),
+        total: Some(Money { minor_units: cents, currency: Currency::EUR }.to_proto()),
+        created_at: Some(to_timestamp(time::OffsetDateTime::now_utc())),
+    }
+}

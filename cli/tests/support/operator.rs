@@ -1,0 +1,33 @@
+//! `holdfast dlq`, as an operator calls it.
+
+use std::process::{Command, Output};
+
+use holdfast_native::testkit::binary;
+use serde_json::Value;
+
+use super::World;
+
+impl World {
+    pub fn dlq_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("dlq").args(arguments).arg("--data-dir").arg(&self.stack.layout.data_dir);
+        command.env("USER", "tester");
+        command
+    }
+
+    pub async fn dlq(&self, arguments: &[&str]) -> Output {
+        let mut command = self.dlq_command(arguments);
+        tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("holdfast runs")
+    }
+
+    /// The JSON that a command prints, and its exit code.
+    pub async fn dlq_json(&self, arguments: &[&str]) -> (Value, i32) {
+        let output = self.dlq(&[arguments, &["-o", "json"]].concat()).await;
+        let json = serde_json::from_slice(&output.stdout);
+        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+        (
+            json.unwrap_or_else(|error| panic!("{arguments:?}: {error}: {talk}")),
+            output.status.code().unwrap_or(-1),
+        )
+    }
+}

@@ -1,0 +1,166 @@
+//! What the operator sees of consumers that the limit on dead letters stopped, and how the operator's word to go on
+//! reaches them: through the database, which every replica looks into anyway.
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use sqlx::{PgConnection, Row as _};
+use time::OffsetDateTime;
+
+use crate::{
+    database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    deadline::Deadline,
+    service::chain,
+};
+
+/// A replica that was not seen for this time is gone: it looks once a second.
+const SEEN_WITHIN: &str = "30 seconds";
+
+/// A consumer that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// Why, for people.
+    pub reason: String,
+    /// Since when.
+    pub stopped_at: OffsetDateTime,
+}
+
+/// The stop of one replica.
+pub(super) struct Standing {
+    database: Database,
+    group: &'static str,
+    /// Its row, once there is one.
+    id: Option<i64>,
+}
+
+impl Standing {
+    pub(super) const fn new(database: Database, group: &'static str) -> Self {
+        Self { database, group, id: None }
+    }
+
+    /// Says that the replica stands. An operator's word ends the stop: so many dead letters may be parked.
+    pub(super) async fn look(&mut self, reason: &str) -> Option<u64> {
+        match self.try_look(reason).await {
+            Ok(word) => word,
+            Err(error) => {
+                // The database component says that the database is away.
+                tracing::debug!(error = chain(&error), "cannot look for the operator's word");
+                None
+            }
+        }
+    }
+
+    async fn try_look(&mut self, reason: &str) -> Result<Option<u64>, DatabaseError> {
+        let (group, reason, id) = (self.group, reason.to_owned(), self.id);
+        let row = self
+            .write("consumer.stop", move |connection| {
+                let reason = reason.clone();
+                async move {
+                    let row = match id {
+                        None => {
+                            sqlx::query(
+                                "-- consumer.stop
+                                insert into consumer_stops (group_name, reason) values ($1, $2)
+                                returning id, resumed_at, dead_letters_max",
+                            )
+                            .bind(group)
+                            .bind(reason)
+                            .fetch_one(connection)
+                            .await?
+                        }
+                        Some(id) => {
+                            sqlx::query(
+                                "-- consumer.stands
+                                update consumer_stops set seen_at = now() where id = $1
+                                returning id, resumed_at, dead_letters_max",
+                            )
+                            .bind(id)
+                            .fetch_one(connection)
+                            .await?
+                        }
+                    };
+                    Ok((
+                        row.try_get::<i64, _>("id")?,
+                        row.try_get::<Option<OffsetDateTime>, _>("resumed_at")?,
+                        row.try_get::<Option<i64>, _>("dead_letters_max")?,
+                    ))
+                }
+                .boxed()
+            })
+            .await?;
+        let (id, resumed_at, dead_letters_max) = row;
+        if resumed_at.is_none() {
+            self.id = Some(id);
+            return Ok(None);
+        }
+        self.id = None;
+        Ok(Some(dead_letters_max.unwrap_or_default().unsigned_abs()))
+    }
+
+    /// It goes on by itself.
+    pub(super) async fn end(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let ended = self.write("consumer.resume", move |connection| {
+            async move {
+                sqlx::query(
+                    "-- consumer.resume
+                    update consumer_stops set resumed_at = now() where id = $1 and resumed_at is null",
+                )
+                .bind(id)
+                .execute(connection)
+                .await?;
+                Ok(())
+            }
+            .boxed()
+        });
+        if let Err(error) = ended.await {
+            // Nobody sees it any more in a moment.
+            tracing::debug!(error = chain(&error), "cannot say that the consumer resumed");
+        }
+    }
+
+    async fn write<T, W>(&self, name: &'static str, work: W) -> Result<T, DatabaseError>
+    where
+        T: Send + 'static,
+        W: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, DatabaseError>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.database.transaction(name, Deadline::after(BACKGROUND_TIME_MAX), work).await
+    }
+}
+
+/// The consumers of a group that stand, oldest first.
+pub(crate) async fn standing(connection: &mut PgConnection, group: &str) -> Result<Vec<Stop>, DatabaseError> {
+    let rows = sqlx::query(
+        "-- consumer.standing
+        select reason, stopped_at from consumer_stops
+        where group_name = $1 and resumed_at is null and seen_at > now() - $2::interval order by id",
+    )
+    .bind(group)
+    .bind(SEEN_WITHIN)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| Ok(Stop { reason: row.try_get("reason")?, stopped_at: row.try_get("stopped_at")? }))
+        .collect()
+}
+
+/// Has the consumers of a group go on; each may park so many dead letters before the limit holds again. Says how many
+/// stood.
+pub(crate) async fn resume(
+    connection: &mut PgConnection,
+    group: &str,
+    dead_letters_max: i64,
+) -> Result<u64, DatabaseError> {
+    let resumed = sqlx::query(
+        "-- consumer.resume_all
+        update consumer_stops set resumed_at = now(), dead_letters_max = $2
+        where group_name = $1 and resumed_at is null and seen_at > now() - $3::interval",
+    )
+    .bind(group)
+    .bind(dead_letters_max)
+    .bind(SEEN_WITHIN)
+    .execute(connection)
+    .await?;
+    Ok(resumed.rows_affected())
+}
