@@ -330,8 +330,9 @@ async fn a_thousand_letters_survive_every_kill() {
     let rows = sqlx::query(
         "select count(*), count(distinct dead_letter_id) from dead_letter_audit as a
         join dead_letters as d on d.id = a.dead_letter_id
-        where a.action = 'redrive' and d.class = 'attempts-exhausted'",
+        where a.action = 'redrive' and d.subject = any($1)",
     )
+    .bind(&orders)
     .fetch_one(&mut payments)
     .await
     .expect("counted");

@@ -15,7 +15,7 @@ use holdfast_common::{
     record::Record,
 };
 use holdfast_proto::ops::v1::{self as pb, dead_letter_service_server::DeadLetterService as _};
-use sqlx::Row as _;
+use sqlx::{Connection, PgConnection, Row as _};
 use support::Lab;
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
@@ -164,6 +164,62 @@ async fn what_fails_again_stays_and_is_refused_the_fourth_time() {
     assert!(matches!(redrive(&lab, insisted).await[0].1, Outcome::Failed(_)));
     let actions = audit(&lab).await;
     assert_eq!(actions.iter().filter(|(action, _)| action == "redrive-failed").count(), 4);
+}
+
+/// Sessions of this database that wait for a lock.
+const WAITING: &str =
+    "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+
+/// An event that arrives in the very moment of the redrive of its aggregate is not put behind a letter that is gone in a
+/// moment: it waits for the redrive, and is handled.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_meets_a_redrive_waits_for_it() {
+    let lab = Lab::new("meets").await;
+    park(&lab, vec![lab.record(0, lab.event("order", "poison"))]).await;
+    // A redrive in the middle of its transaction.
+    let options = lab.database.pool().connect_options();
+    let mut other = <PgConnection as Connection>::connect_with(&options).await.expect("connected");
+    let mut redrive = other.begin().await.expect("begun");
+    sqlx::query("update dead_letters set state = 'redriven'").execute(&mut *redrive).await.expect("done");
+
+    let (processor, late) = (lab.processor(), lab.record(1, lab.event("order", "late")));
+    let consumer = tokio::spawn(async move { processor.process([late].into()).await });
+    support::eventually("the consumer waits", || async { lab.count(WAITING).await > 0 }).await;
+    redrive.commit().await.expect("committed");
+    consumer.await.expect("no panic").expect("done");
+    assert_eq!(effects_of(&lab, "order").await, ["late"]);
+    assert_eq!(lab.account().await, (1, 0, 1));
+}
+
+/// And a redrive that meets a consumer waits for it, and takes what was parked in that moment along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_that_meets_an_event_takes_it_along() {
+    let lab = Lab::new("meets").await;
+    park(&lab, vec![lab.record(0, lab.event("order", "poison"))]).await;
+    let id = letters(&lab).await[0].id.clone();
+    edit(&lab, &id, "first").await.expect("edited");
+    // A consumer in the middle of its transaction: it has found what blocks, and parks behind it.
+    let options = lab.database.pool().connect_options();
+    let mut other = <PgConnection as Connection>::connect_with(&options).await.expect("connected");
+    let mut consumer = other.begin().await.expect("begun");
+    sqlx::query("select id from dead_letters for share").fetch_all(&mut *consumer).await.expect("locked");
+    sqlx::query(
+        "insert into dead_letters (id, group_name, class, reason, topic, partition, record_offset, value, headers,
+            event_id, subject, blocked_by, attempts, first_failed_at)
+        select 'ffffffff-ffff-7fff-8fff-ffffffffffff', group_name, 'blocked-by-key', '', topic, partition, 1,
+            'second', headers, event_id, subject, id, 1, now() from dead_letters",
+    )
+    .execute(&mut *consumer)
+    .await
+    .expect("parked");
+
+    let waiting = async {
+        support::eventually("the redrive waits", || async { lab.count(WAITING).await > 0 }).await;
+        consumer.commit().await.expect("committed");
+    };
+    let (outcomes, ()) = tokio::join!(redrive(&lab, all(Mode::Execute)), waiting);
+    assert_eq!(outcomes.len(), 2, "{outcomes:?}");
+    assert_eq!(effects_of(&lab, "order").await, ["first", "second"]);
 }
 
 /// A discarded event releases what waits behind it, in order.

@@ -64,7 +64,9 @@ impl DeadLetter<'_> {
     }
 }
 
-/// The oldest parked letter of each of these aggregates.
+/// The oldest parked letter of each of these aggregates, locked against a redrive until the end of the transaction: what
+/// is parked behind a letter here is found by its redrive, and a redrive that is under way is waited for, or its last
+/// letter would be gone when the next one is put behind it.
 pub(crate) async fn blockers(
     connection: &mut PgConnection,
     group: &str,
@@ -75,10 +77,13 @@ pub(crate) async fn blockers(
     }
     let rows = sqlx::query(
         "-- dead_letter.blockers
-        select distinct on (subject) subject, id
-        from dead_letters
-        where group_name = $1 and subject = any($2) and state = 'parked'
-        order by subject, id",
+        select asked.subject, oldest.id
+        from (select distinct unnest($2::text[]) as subject) as asked
+        cross join lateral (
+            select id from dead_letters
+            where group_name = $1 and subject = asked.subject and state = 'parked'
+            order by id limit 1 for share
+        ) as oldest",
     )
     .bind(group)
     .bind(subjects)

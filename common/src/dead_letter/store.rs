@@ -163,6 +163,18 @@ pub(super) async fn lock_parked(
     unit: &Unit,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
+    if let Unit::Aggregate(subject) = unit {
+        // A statement of its own: the next one sees what a consumer that held the lock has parked meanwhile.
+        sqlx::query(
+            "-- dead_letter.lock_oldest
+            select from dead_letters where group_name = $1 and subject = $2 and state = 'parked'
+            order by id limit 1 for update",
+        )
+        .bind(group)
+        .bind(subject)
+        .fetch_optional(&mut *connection)
+        .await?;
+    }
     parked_rows(
         connection,
         concat!(
