@@ -23,6 +23,8 @@ use support::Lab;
 use tokio_util::sync::CancellationToken;
 
 const EVENTS: usize = 6_000;
+/// Rounds of the neighbours, alone and beside in turn: a single p99 of a second is mostly noise of the machine.
+const ROUNDS: usize = 9;
 
 /// User and system time of this process, in seconds (proc(5), fields 14 and 15, in ticks of 10 ms).
 fn cpu_seconds() -> f64 {
@@ -134,6 +136,11 @@ async fn neighbours(poisoned: Poisoned) -> f64 {
     p99_us as f64 / 1_000.0
 }
 
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Poisoned {
     None,
@@ -143,12 +150,19 @@ enum Poisoned {
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        for round in 1..=3 {
-            let (alone, poisoned) = (neighbours(Poisoned::None).await, neighbours(Poisoned::One).await);
-            println!(
-                "neighbours, round {round}: p99 {alone:.1} ms alone, {poisoned:.1} ms beside a poisoned order"
-            );
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            alone.push(neighbours(Poisoned::None).await);
+            beside.push(neighbours(Poisoned::One).await);
         }
+        println!(
+            "neighbours, p99 in ms of each round, alone: {alone:.1?}; beside a poisoned order: {beside:.1?}"
+        );
+        let (alone, beside) = (median(alone), median(beside));
+        println!(
+            "neighbours, median: {alone:.1} ms alone, {beside:.1} ms beside, ratio {:.2}",
+            beside / alone
+        );
         for batch in [1, 100] {
             for poison_every in [None, Some(100), Some(10)] {
                 measure(batch, poison_every).await;
