@@ -33,6 +33,14 @@ async fn create_surely(user: &Session, address: &str, cents: u32) -> String {
     }
 }
 
+/// A signal to a database server and its children, which have process groups of their own.
+fn signal_database(world: &World, server: &str, signal: &str) {
+    let pid = world.stack.pid(server).expect("it runs").to_string();
+    let children = std::process::Command::new("pkill").args([signal, "-P", &pid]).status();
+    let parent = std::process::Command::new("kill").args([signal, &pid]).status();
+    assert!(children.expect("pkill runs").success() && parent.expect("kill runs").success());
+}
+
 /// Whatever is killed: every order that was accepted ends, is charged once, delivered once, and the money adds up.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
@@ -98,6 +106,7 @@ async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
         })
         .await;
     }
+    world.the_account_is_exact().await;
 }
 
 /// The broker and a service die within moments of one another, in any order: members of consumer groups are fenced by a
@@ -139,6 +148,42 @@ async fn kills_that_overlap_are_survived() {
     for service in ["order", "payment", "delivery"] {
         assert_eq!(world.count(service, lost, "").await, 0, "never a dead letter, in {service}");
     }
+    world.the_account_is_exact().await;
+}
+
+/// A database is away while orders come in: every one is accepted, none becomes a dead letter, the backlog grows, and
+/// once the database is back it drains and the money adds up. Some seconds here; `HOLDFAST_OUTAGE_SECONDS=300 cargo test
+/// -p holdfast --test faults backlog -- --nocapture` is an outage of minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backlog_of_an_outage_drains() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::new();
+    let user = world.user("outage", "1000.00").await;
+    let seconds: i64 =
+        std::env::var("HOLDFAST_OUTAGE_SECONDS").map_or(12, |text| text.parse().expect("a number"));
+    signal_database(&world, "payments-db", "-STOP");
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut orders = Vec::new();
+    for _ in 0..seconds {
+        tick.tick().await;
+        orders.push(create_surely(&user, "1 Outage Street", 100).await);
+    }
+    let pending = "select count(*) from orders where user_id = $1 and status = 'PENDING'";
+    assert_eq!(world.count("order", pending, &user.user).await, seconds, "nothing went by the database");
+    signal_database(&world, "payments-db", "-CONT");
+    let back = std::time::Instant::now();
+    eventually("all are paid", || async {
+        let paid = "select count(*) from orders where user_id = $1 and status = 'PAID'";
+        world.count("order", paid, &user.user).await == seconds
+    })
+    .await;
+    eprintln!("{seconds} orders in {seconds} s without a database, paid {:.1?} after it", back.elapsed());
+    let letters = "select count(*) from dead_letters where subject <> $1";
+    assert_eq!(world.count("payment", letters, "").await, 0, "an absent database is never a dead letter");
+    let balance = "select balance_minor from accounts where user_id = $1";
+    assert_eq!(world.count("payment", balance, &user.user).await, 100_000 - 100 * seconds);
+    eventually("the gateway is ready", || async { world.readyz("gateway").await.0 == 200 }).await;
+    world.the_account_is_exact().await;
 }
 
 /// While a database is away its service says so, the gateway answers quickly with a problem, and reads of the others go
@@ -148,15 +193,8 @@ async fn an_absent_database_is_said_and_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::new();
     let user = world.user("absent", "10.00").await;
-    let pid = world.stack.pid("payments-db").expect("it runs");
-    // The server and its children, which have process groups of their own.
-    let signal = |signal: &str| {
-        let children = std::process::Command::new("pkill").args([signal, "-P", &pid.to_string()]).status();
-        let server = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
-        assert!(children.expect("pkill runs").success() && server.expect("kill runs").success());
-    };
     // Stopped rather than killed: nobody restarts it, and connections hang instead of being refused.
-    signal("-STOP");
+    signal_database(&world, "payments-db", "-STOP");
     eventually("payment says so", || async {
         let (status, body) = world.readyz("payment").await;
         status == 503 && body["components"]["database"]["ready"] == false
@@ -169,7 +207,7 @@ async fn an_absent_database_is_said_and_survived() {
     assert!(begin.elapsed() < Duration::from_secs(4), "the deadline is kept: {:?}", begin.elapsed());
     let order = create_surely(&user, "1 Quay Street", 100).await;
     assert_eq!(user.order(&order).await.expect("answered")["status"], "PENDING");
-    signal("-CONT");
+    signal_database(&world, "payments-db", "-CONT");
     eventually("the order is delivered", || async {
         is_terminal(&user.order(&order).await.expect("answered"))
     })

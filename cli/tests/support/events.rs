@@ -9,7 +9,14 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use super::{PATIENCE, World};
+use super::{PATIENCE, World, eventually};
+
+/// Who reads what (contract, Kafka).
+const READERS: [(&str, &[&str]); 3] = [
+    ("order", &["payment.completed", "payment.refunded", "delivery.status.updated"]),
+    ("payment", &["order.created", "delivery.status.updated"]),
+    ("delivery", &["payment.completed"]),
+];
 
 impl World {
     pub fn kafka(&self) -> ClientConfig {
@@ -33,6 +40,23 @@ impl World {
         let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).ok()?;
         let partitions = metadata.topics().first()?.partitions().iter();
         partitions.map(|p| Some(consumer.fetch_watermarks(topic, p.id(), PATIENCE).ok()?.1)).sum()
+    }
+
+    /// The account of each group and topic is exact: every record was applied, a duplicate, or parked. Waits for what is
+    /// on its way.
+    pub async fn the_account_is_exact(&self) {
+        let counted = "select coalesce(sum(applied + duplicates + parked), 0)::bigint from consumer_positions
+            where topic = $1";
+        for (service, topics) in READERS {
+            for topic in topics {
+                eventually(&format!("the account of {service} for {topic} is exact"), || async {
+                    // The topic first: what arrives meanwhile makes it smaller than the account, not equal by chance.
+                    let records = self.records_of(topic);
+                    Some(self.count(service, counted, topic).await) == records
+                })
+                .await;
+            }
+        }
     }
 }
 
