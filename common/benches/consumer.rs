@@ -14,13 +14,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use holdfast_common::{consumer::runtime::Runtime, kafka, record::Header};
+use holdfast_common::{kafka, record::Header};
 use rdkafka::{
     message::{Header as KafkaHeader, OwnedHeaders},
     producer::{FutureRecord, Producer as _},
 };
 use support::Lab;
-use tokio_util::sync::CancellationToken;
 
 const EVENTS: usize = 6_000;
 /// Rounds of the neighbours, alone and beside in turn: a single p99 of a second is mostly noise of the machine.
@@ -67,9 +66,7 @@ async fn measure(batch: usize, poison_every: Option<usize>) {
     let mut lab = Lab::new("bench").await;
     lab.kafka.batch_events_max = batch;
     produce(&lab, poison_every);
-    let stop = CancellationToken::new();
-    let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
-    let member = tokio::spawn(runtime.run(stop.clone()));
+    let member = lab.start_consumer();
     // From the first event on: joining a group takes seconds.
     while lab.account().await.0 == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -84,8 +81,7 @@ async fn measure(batch: usize, poison_every: Option<usize>) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     let (wall, cpu) = (begin.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    stop.cancel();
-    member.await.expect("ends").expect("ends when asked to");
+    member.end().await;
     let poison = poison_every.map_or(0.0, |every| 100.0 / every as f64);
     println!(
         "batch {batch:>3}, {poison:>4.0} % poison: {:>7.0} events/s, {:>7.0} events per CPU-second",
@@ -98,9 +94,7 @@ async fn measure(batch: usize, poison_every: Option<usize>) {
 /// an order whose second of five events is poison.
 async fn neighbours(poisoned: Poisoned) -> f64 {
     let lab = Lab::new("neighbours").await;
-    let stop = CancellationToken::new();
-    let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
-    let member = tokio::spawn(runtime.run(stop.clone()));
+    let member = lab.start_consumer();
     let producer = kafka::producer(&lab.kafka).expect("a producer");
     let send = async |subject: &str, payload: &str| {
         let event = lab.event(subject, payload);
@@ -124,8 +118,7 @@ async fn neighbours(poisoned: Poisoned) -> f64 {
     while lab.count("select count(*) from effects where payload like 'fine%'").await < 1_000 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    stop.cancel();
-    member.await.expect("ends").expect("ends when asked to");
+    member.end().await;
     let p99_us = lab
         .count(
             "select percentile_cont(0.99) within group (

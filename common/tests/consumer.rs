@@ -6,13 +6,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_common::{
-    consumer::{janitor, runtime::Runtime},
+    consumer::janitor,
     database::DatabaseError,
     event::{Metadata, NewEvent},
     record::{Header, Record},
 };
 use support::{Lab, eventually};
-use tokio_util::sync::CancellationToken;
 
 fn batch(records: Vec<Record>) -> Arc<[Record]> {
     records.into()
@@ -294,29 +293,20 @@ async fn two_owners_of_a_partition_have_each_effect_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_repeat_nothing_and_lose_nothing() {
     let lab = Lab::new("restarts").await;
-    let relay_stop = CancellationToken::new();
-    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
+    let relay = lab.start_relay();
     let events = (0..300).map(|n| lab.event(&format!("order-{}", n % 5), &format!("{n:03}"))).collect();
     lab.write(events).await;
 
-    let start = |stop: CancellationToken| {
-        let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
-        tokio::spawn(runtime.run(stop))
-    };
     // Killed without a word, again and again: offsets that were not committed are delivered again.
     for round in 1..4 {
-        let member = start(CancellationToken::new());
+        let member = lab.start_consumer();
         eventually("some are applied", || async { lab.account().await.0 >= round * 20 }).await;
-        member.abort();
-        let _ = member.await;
+        member.kill().await;
     }
-    let stop = CancellationToken::new();
-    let member = start(stop.clone());
+    let member = lab.start_consumer();
     eventually("all are applied", || async { lab.account().await.0 == 300 }).await;
-    stop.cancel();
-    member.await.expect("ends").expect("ends when asked to");
-    relay_stop.cancel();
-    relay.await.expect("ends when asked to");
+    member.end().await;
+    relay.end().await;
     assert_eq!(lab.effects().await.len(), 300);
     assert_eq!(lab.account().await, (300, 0, 0));
 }
@@ -326,11 +316,8 @@ async fn restarts_repeat_nothing_and_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absent_database_is_never_a_dead_letter() {
     let lab = Lab::new("away").await;
-    let relay_stop = CancellationToken::new();
-    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
-    let stop = CancellationToken::new();
-    let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
-    let member = tokio::spawn(runtime.run(stop.clone()));
+    let relay = lab.start_relay();
+    let member = lab.start_consumer();
     lab.write(vec![lab.event("order", "1")]).await;
     eventually("the first is applied", || async { lab.account().await.0 == 1 }).await;
 
@@ -351,10 +338,8 @@ async fn an_absent_database_is_never_a_dead_letter() {
     eventually("the others are applied", || async { lab.account().await.0 == 3 }).await;
     eventually("readiness is back", || async { lab.health.components()["consumer"].ready }).await;
     assert_eq!(lab.dead_letters().await.len(), 0);
-    stop.cancel();
-    relay_stop.cancel();
-    member.await.expect("ends").expect("ends when asked to");
-    relay.await.expect("ends when asked to");
+    member.end().await;
+    relay.end().await;
 }
 
 /// A member that waits for its database loses its partitions and gets them back: a pause of before must not last
@@ -363,17 +348,13 @@ async fn an_absent_database_is_never_a_dead_letter() {
 async fn partitions_that_come_back_while_the_database_is_away_are_read() {
     const EVENTS: i64 = 40;
     let lab = Lab::new("comeback").await;
-    let relay_stop = CancellationToken::new();
-    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
+    let relay = lab.start_relay();
     lab.write((0..EVENTS).map(|n| lab.event(&format!("order-{n}"), "fine")).collect()).await;
     eventually("all are sent", || async { lab.count("select count(*) from outbox").await == 0 }).await;
-    relay_stop.cancel();
-    relay.await.expect("ends when asked to");
+    relay.end().await;
 
     lab.accept_connections(false).await;
-    let stop = CancellationToken::new();
-    let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
-    let member = tokio::spawn(runtime.run(stop.clone()));
+    let member = lab.start_consumer();
     let waits = || async {
         let component = lab.health.components().remove("consumer").expect("registered");
         !component.ready && component.detail != "starting"
@@ -386,8 +367,7 @@ async fn partitions_that_come_back_while_the_database_is_away_are_read() {
 
     lab.accept_connections(true).await;
     eventually("all are applied", || async { lab.account().await == (EVENTS, 0, 0) }).await;
-    stop.cancel();
-    member.await.expect("ends").expect("ends when asked to");
+    member.end().await;
 }
 
 /// A member that the broker ends for good, as it does when another one takes its instance id, joins anew and goes on.
@@ -395,11 +375,8 @@ async fn partitions_that_come_back_while_the_database_is_away_are_read() {
 async fn a_lost_membership_is_taken_up_again() {
     let mut lab = Lab::new("fenced").await;
     lab.kafka.instance_id = Some("1".to_owned());
-    let relay_stop = CancellationToken::new();
-    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
-    let stop = CancellationToken::new();
-    let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
-    let member = tokio::spawn(runtime.run(stop.clone()));
+    let relay = lab.start_relay();
+    let member = lab.start_consumer();
     for round in 1..=3 {
         lab.write((0..10).map(|n| lab.event(&format!("order-{n}"), "fine")).collect()).await;
         eventually("all are applied", || async { lab.account().await.0 == round * 10 }).await;
@@ -407,10 +384,8 @@ async fn a_lost_membership_is_taken_up_again() {
         drop(lab.raw_member(Some("1")).await);
     }
     eventually("it is ready", || async { lab.health.components()["consumer"].ready }).await;
-    stop.cancel();
-    relay_stop.cancel();
-    member.await.expect("ends").expect("ends when asked to");
-    relay.await.expect("ends when asked to");
+    member.end().await;
+    relay.end().await;
     assert_eq!(lab.account().await, (30, 0, 0));
 }
 
@@ -422,8 +397,7 @@ async fn nothing_but_poison_stops_the_consumer() {
     lab.kafka.batch_events_max = 10;
     lab.kafka.dead_letters_in_a_row_max = 50;
     lab.kafka.dead_letter_pause = Duration::from_millis(50);
-    let relay_stop = CancellationToken::new();
-    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
+    let relay = lab.start_relay();
     // One key, so one partition, and the good ones are behind the bad ones.
     let poison =
         (0..80).map(|n| NewEvent { key: "one".to_owned(), ..lab.event(&format!("bad-{n}"), "poison") });
@@ -431,9 +405,7 @@ async fn nothing_but_poison_stops_the_consumer() {
     let good = (0..20).map(|n| NewEvent { key: "one".to_owned(), ..lab.event(&format!("good-{n}"), "fine") });
     lab.write(good.collect()).await;
 
-    let stop = CancellationToken::new();
-    let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
-    let member = tokio::spawn(runtime.run(stop.clone()));
+    let member = lab.start_consumer();
     eventually("it stops and says so", || async {
         let component = lab.health.components()["consumer"].clone();
         !component.ready && component.detail.contains("too many dead letters")
@@ -446,10 +418,8 @@ async fn nothing_but_poison_stops_the_consumer() {
     eventually("readiness is back", || async { lab.health.components()["consumer"].ready }).await;
     assert_eq!(lab.dead_letters().await.len(), 80);
     assert_eq!(lab.effects().await.len(), 20);
-    stop.cancel();
-    relay_stop.cancel();
-    member.await.expect("ends").expect("ends when asked to");
-    relay.await.expect("ends when asked to");
+    member.end().await;
+    relay.end().await;
 }
 
 /// Several members of a group come and go while a poisoned stream runs: every record is applied or parked once, and each
@@ -458,14 +428,8 @@ async fn nothing_but_poison_stops_the_consumer() {
 async fn rebalances_under_load_lose_and_repeat_nothing() {
     const EVENTS: i64 = 600;
     let lab = Lab::new("rebalance").await;
-    let relay_stop = CancellationToken::new();
-    let relay = tokio::spawn(lab.relay().run(relay_stop.clone()));
-    let start = || {
-        let stop = CancellationToken::new();
-        let runtime = Runtime::new(&lab.kafka, lab.group, &[lab.topic], lab.processor(), &lab.health);
-        (stop.clone(), tokio::spawn(runtime.run(stop)))
-    };
-    let mut members = vec![start()];
+    let relay = lab.start_relay();
+    let mut members = vec![lab.start_consumer()];
     for round in 0..6 {
         let from = round * EVENTS / 6;
         let events = (from..from + EVENTS / 6)
@@ -478,15 +442,13 @@ async fn rebalances_under_load_lose_and_repeat_nothing() {
         lab.write(events).await;
         // One joins, or the oldest leaves: in order, or as if killed.
         if round % 2 == 0 {
-            members.push(start());
+            members.push(lab.start_consumer());
         } else {
-            let (stop, member) = members.remove(0);
+            let member = members.remove(0);
             if round % 4 == 1 {
-                stop.cancel();
-                member.await.expect("ends").expect("ends when asked to");
+                member.end().await;
             } else {
-                member.abort();
-                let _ = member.await;
+                member.kill().await;
             }
         }
         eventually("some are done", || async {
@@ -500,12 +462,10 @@ async fn rebalances_under_load_lose_and_repeat_nothing() {
         applied + parked == EVENTS
     })
     .await;
-    for (stop, member) in members {
-        stop.cancel();
-        member.await.expect("ends").expect("ends when asked to");
+    for member in members {
+        member.end().await;
     }
-    relay_stop.cancel();
-    relay.await.expect("ends when asked to");
+    relay.end().await;
     let effects = lab.effects().await;
     let letters = lab.dead_letters().await;
     assert_eq!(i64::try_from(effects.len() + letters.len()).expect("few"), EVENTS);

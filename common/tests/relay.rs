@@ -52,11 +52,9 @@ async fn a_crash_between_any_two_steps_loses_nothing() {
         crashed.cancelled().await;
         assert!(relay.await.is_err(), "the relay dies at {step:?}");
 
-        let stop = CancellationToken::new();
-        let successor = tokio::spawn(lab.relay().run(stop.clone()));
+        let successor = lab.start_relay();
         eventually("the outbox is empty", || outbox_is_empty(&lab)).await;
-        stop.cancel();
-        successor.await.expect("the successor ends when asked to");
+        successor.end().await;
 
         let published = lab.read_topic(lab.topic).await;
         let twice = published.len() - 20;
@@ -119,8 +117,7 @@ async fn one_relay_leads_and_the_other_takes_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_commits_late_is_not_skipped() {
     let lab = Lab::new("relay-gap").await;
-    let stop = CancellationToken::new();
-    let relay = tokio::spawn(lab.relay().run(stop.clone()));
+    let relay = lab.start_relay();
 
     let options = lab.database.pool().connect_options();
     let mut slow = sqlx::PgConnection::connect_with(&options).await.expect("connected");
@@ -135,18 +132,16 @@ async fn a_transaction_that_commits_late_is_not_skipped() {
         outbox_is_empty(&lab).await && lab.read_topic(lab.topic).await.len() == 2
     })
     .await;
-    stop.cancel();
-    relay.await.expect("ends when asked to");
+    relay.end().await;
 }
 
 /// A row that the broker can't take holds back the later ones of its key, and no other; it is never given up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_cannot_be_published_holds_back_only_its_key() {
     let lab = Lab::new("relay-poison").await;
-    let stop = CancellationToken::new();
     let huge = "x".repeat(3 * 1024 * 1024);
     lab.write(vec![lab.event("bad", &huge), lab.event("bad", "behind"), lab.event("good", "fine")]).await;
-    let relay = tokio::spawn(lab.relay().run(stop.clone()));
+    let relay = lab.start_relay();
     eventually("the other key is published", || async {
         lab.count("select count(*) from outbox").await == 2 && lab.read_topic(lab.topic).await.len() == 1
     })
@@ -158,8 +153,7 @@ async fn a_row_that_cannot_be_published_holds_back_only_its_key() {
         .await
         .expect("mended");
     eventually("the outbox is empty", || outbox_is_empty(&lab)).await;
-    stop.cancel();
-    relay.await.expect("ends when asked to");
+    relay.end().await;
     let bad: Vec<String> = lab
         .read_topic(lab.topic)
         .await

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use holdfast_common::{
     config::{DatabaseConfig, KafkaConfig},
-    consumer::{Accepted, Answer, Class, Handler, Poison, batch::Processor},
+    consumer::{Accepted, Answer, Class, Handler, Poison, batch::Processor, runtime::Runtime},
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
     event::{Metadata, NewEvent},
@@ -15,6 +15,7 @@ use holdfast_common::{
     kafka,
     outbox::{self, OutboxRecord, relay::Relay},
     record::Record,
+    service::BoxError,
 };
 use holdfast_native::testkit;
 use rdkafka::{
@@ -26,6 +27,8 @@ use sqlx::{
     Connection as _, PgConnection, Row as _, SqlSafeStr as _,
     migrate::{Migration, MigrationType, Migrator},
 };
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Longer than anything here takes, shorter than a reader's patience.
@@ -47,6 +50,27 @@ pub struct Lab {
     pub topic: &'static str,
     pub group: &'static str,
     pub health: Health,
+}
+
+/// Something that runs beside a test.
+pub struct Task {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), BoxError>>,
+}
+
+impl Task {
+    /// Asks it to end, and waits for that.
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic").expect("ends when asked to");
+    }
+
+    /// Ends it without a word.
+    pub async fn kill(self) {
+        self.task.abort();
+        // Cancelled is what it is to be.
+        let _ = self.task.await;
+    }
 }
 
 impl Lab {
@@ -132,6 +156,24 @@ impl Lab {
     pub fn relay(&self) -> Relay {
         let producer = kafka::producer(&self.kafka).expect("a producer");
         Relay::new(self.database.clone(), producer, self.health.component("outbox"))
+    }
+
+    /// A relay that publishes what is written, until it is asked to end.
+    pub fn start_relay(&self) -> Task {
+        let stop = CancellationToken::new();
+        let relay = self.relay().run(stop.clone());
+        let task = tokio::spawn(async {
+            relay.await;
+            Ok(())
+        });
+        Task { stop, task }
+    }
+
+    /// A consumer that reads the topic, until it is asked to end.
+    pub fn start_consumer(&self) -> Task {
+        let stop = CancellationToken::new();
+        let runtime = Runtime::new(&self.kafka, self.group, &[self.topic], self.processor(), &self.health);
+        Task { task: tokio::spawn(runtime.run(stop.clone())), stop }
     }
 
     pub fn processor(&self) -> Processor<Ledger> {
