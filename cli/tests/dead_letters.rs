@@ -10,10 +10,11 @@ use holdfast_chaos::{
 };
 use holdfast_native::{layout::Scope, testkit::TestStack};
 use prost::Message as _;
+use rdkafka::producer::FutureRecord;
 use serde_json::Value;
 use sqlx::Row as _;
 use support::{
-    World,
+    PATIENCE, World,
     events::{created, send_created},
     eventually, id,
 };
@@ -121,6 +122,51 @@ async fn an_operator_repairs_and_redrives_a_letter() {
         let talk = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{nothing:?}: {talk}");
     }
+}
+
+/// A record without key and headers is repaired by the command line like one with a broken value.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bare_record_is_repaired() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("bare", "10.00").await.user;
+    let (order_id, event_id) = (Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
+    let value = created(&user, &order_id, 300).encode_to_vec();
+    let bare = FutureRecord::<[u8], [u8]>::to("order.created").payload(&value);
+    world.producer().send(bare, PATIENCE).await.expect("acknowledged");
+    let bare = "select count(*) from dead_letters where topic = $1 and subject is null";
+    eventually("it is parked", || async { world.count("payment", bare, "order.created").await == 1 }).await;
+    let (list, _) = world.dlq_json(&["list", "--service", "payment", "--class", "schema-violation"]).await;
+    let letter = &list["dead_letters"][0];
+    assert_eq!(
+        (&letter["key"], &letter["reason"]),
+        (&Value::Null, &"header ce_specversion is missing".into())
+    );
+    let letter = letter["id"].as_str().expect("an id");
+
+    let headers = [
+        "ce_specversion=1.0",
+        &format!("ce_id={event_id}"),
+        "ce_source=/holdfast/order",
+        "ce_type=holdfast.order.created.v1",
+        &format!("ce_subject={order_id}"),
+        "ce_time=2026-01-31T12:00:00Z",
+        "content-type=application/protobuf",
+    ];
+    let mut edit = vec!["edit", letter, "--record-key", &user, "--reason", "sent by hand"];
+    for header in headers {
+        edit.extend(["--header", header]);
+    }
+    let edited = world.dlq(&edit).await;
+    assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
+    let (done, code) = world.dlq_json(&["redrive", letter, "--execute"]).await;
+    assert_eq!((done["redriven"].as_u64(), code), (Some(1), 0), "{done}");
+    let charges = "select count(*) from ledger_entries where order_id::text = $1";
+    assert_eq!(world.count("payment", charges, &order_id).await, 1, "charged once");
+    let (shown, _) = world.dlq_json(&["show", letter]).await;
+    assert_eq!((shown["headers"].as_array().map(Vec::len), &shown["record_key"]), (Some(0), &Value::Null));
+    assert_eq!(shown["edited_record_key"]["text"], user.as_str());
+    world.the_account_is_exact().await;
 }
 
 /// What an operator gets wrong is said, with the exit code of the contract, and changes nothing.

@@ -129,9 +129,7 @@ async fn kills_that_overlap_are_survived() {
         };
         let pause = Duration::from_millis(fastrand::u64(..[100, 1_000, 4_000][fastrand::usize(..3)]));
         for victim in &victims {
-            if world.stack.pid(victim).is_some() {
-                world.kill(victim);
-            }
+            world.kill_what_is_left(victim);
             tokio::time::sleep(pause).await;
         }
         let begin = std::time::Instant::now();

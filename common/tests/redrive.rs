@@ -11,6 +11,7 @@ use holdfast_common::{
         redrive::{Exhausted, Mode, Outcome, Redrive, RedriveError, Step},
         service::DeadLetters,
     },
+    event::{Metadata, NewEvent},
     identity::{Peer, SpiffeId},
     record::Record,
 };
@@ -19,6 +20,7 @@ use sqlx::{Connection, PgConnection, Row as _};
 use support::Lab;
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
+use uuid::Uuid;
 
 fn all(mode: Mode) -> Redrive {
     Redrive {
@@ -65,9 +67,24 @@ async fn letters(lab: &Lab) -> Vec<pb::DeadLetter> {
 }
 
 async fn edit(lab: &Lab, id: &str, value: &str) -> Result<(), tonic::Status> {
+    edit_parts(lab, id, Some(value), &[]).await
+}
+
+async fn edit_parts(
+    lab: &Lab,
+    id: &str,
+    value: Option<&str>,
+    headers: &[(&str, &str)],
+) -> Result<(), tonic::Status> {
+    let header = |(name, value): &(&str, &str)| pb::RecordHeader {
+        name: (*name).to_owned(),
+        value: value.as_bytes().to_vec(),
+    };
     let request = pb::EditDeadLetterRequest {
         id: id.to_owned(),
-        value: value.as_bytes().to_vec(),
+        value: value.unwrap_or_default().as_bytes().to_vec(),
+        key: None,
+        headers: headers.iter().map(header).collect(),
         reason: "repaired".to_owned(),
         author: "alice".to_owned(),
     };
@@ -222,6 +239,54 @@ async fn a_redrive_that_meets_an_event_takes_it_along() {
     assert_eq!(effects_of(&lab, "order").await, ["first", "second"]);
 }
 
+/// Broken headers are repaired like a broken value: the event is handled under the id that it gets, once, with the
+/// aggregate that it names then, and the original stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_headers_are_repaired() {
+    let lab = Lab::new("headers").await;
+    let mut nameless = lab.record(0, lab.event("order", "1"));
+    nameless.headers.retain(|header| !["ce_id", "ce_subject"].contains(&header.name.as_str()));
+    let mut doubled = lab.record(1, lab.event("other", "2"));
+    doubled.headers.push(doubled.headers[0].clone());
+    let original = nameless.headers.clone();
+    let known = lab.record(2, lab.event("known", "3"));
+    let known_id = Metadata::inbox_id(&known).to_string();
+    park(&lab, vec![nameless, doubled, known]).await;
+    let parked = letters(&lab).await;
+    assert_eq!(parked.len(), 2);
+    let (nameless, doubled) = (parked[0].id.as_str(), parked[1].id.as_str());
+
+    let refused = edit_parts(&lab, nameless, None, &[]).await.expect_err("nothing to edit");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let refused = edit_parts(&lab, nameless, None, &[("ce_subject", "order")]).await.expect_err("no id yet");
+    assert!(refused.message().contains("ce_id"), "{refused}");
+    edit_parts(&lab, doubled, None, &[("ce_specversion", "1.0")]).await.expect("edited");
+    // An id that was used is found out when it is redriven, and costs nothing but an attempt.
+    edit_parts(&lab, nameless, None, &[("ce_id", &known_id), ("ce_subject", "order")]).await.expect("edited");
+    let outcomes = redrive(&lab, all(Mode::Execute)).await;
+    assert_eq!(outcomes.len(), 2);
+    assert!(matches!(&outcomes[0], (subject, Outcome::Failed(_)) if subject == "order"), "{outcomes:?}");
+    assert_eq!(outcomes[1], ("other".to_owned(), Outcome::Redriven));
+
+    let event_id = Uuid::now_v7();
+    edit_parts(&lab, nameless, None, &[("ce_id", &event_id.to_string())]).await.expect("edited");
+    let outcomes = redrive(&lab, all(Mode::Execute)).await;
+    assert_eq!(outcomes, [("order".to_owned(), Outcome::Redriven)]);
+    let effects = lab.effects().await;
+    assert_eq!(effects, [("known", "3"), ("other", "2"), ("order", "1")].map(|(s, p)| (s.into(), p.into())));
+
+    // It is known under its new id now: whoever sends it again has sent a duplicate.
+    let again = lab.record(3, NewEvent { id: event_id, ..lab.event("order", "1") });
+    park(&lab, vec![again]).await;
+    assert_eq!(lab.effects().await.len(), 3);
+    assert_eq!(lab.account().await, (1, 1, 2));
+    let request = pb::GetDeadLetterRequest { id: nameless.to_owned() };
+    let answer = service(&lab).get_dead_letter(as_operator(request)).await.expect("it is there");
+    let letter = answer.into_inner().dead_letter.expect("a letter");
+    assert_eq!(letter.headers.len(), original.len());
+    assert_eq!(letter.edited_headers.len(), original.len() + 2);
+}
+
 /// A discarded event releases what waits behind it, in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_discarded_event_releases_those_behind_it() {
@@ -310,7 +375,7 @@ async fn wrong_requests_are_refused() {
     let id = letters(&lab).await[0].id.clone();
     let refused = edit(&lab, &id, "undecodable").await.expect_err("can't be handled");
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
-    let unknown = uuid::Uuid::now_v7().to_string();
+    let unknown = Uuid::now_v7().to_string();
     assert_eq!(edit(&lab, &unknown, "2").await.expect_err("unknown").code(), Code::NotFound);
     assert_eq!(edit(&lab, "nonsense", "2").await.expect_err("no id").code(), Code::InvalidArgument);
     for rate in [f64::NAN, f64::INFINITY, -1.0] {

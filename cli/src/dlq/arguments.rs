@@ -16,7 +16,7 @@ pub(crate) enum DlqAction {
     Show(DlqShow),
     /// Have dead letters handled again, whole aggregates in order; a dry run unless --execute
     Redrive(DlqRedrive),
-    /// Replace the value of a dead letter; the original is kept
+    /// Replace the value, the key or headers of a dead letter; the original is kept
     Edit(DlqEdit),
     /// Give dead letters up; what waits behind them is released at the next redrive
     Discard(DlqDiscard),
@@ -182,13 +182,25 @@ pub(crate) struct DlqEdit {
     /// Its id
     pub(crate) id: String,
     /// The event as JSON: a file, or - for standard input
-    #[arg(long, value_name = "FILE|-")]
-    pub(crate) value: String,
+    #[arg(long, value_name = "FILE|-", required_unless_present_any = ["header", "record_key"])]
+    pub(crate) value: Option<String>,
+    /// A header, in the place of all of its name; may be given again
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]
+    pub(crate) header: Vec<(String, String)>,
+    /// The record's key
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) record_key: Option<String>,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: String,
     #[command(flatten)]
     pub(crate) by: By,
+}
+
+fn parse_header(text: &str) -> Result<(String, String)> {
+    let (name, value) = text.split_once('=').context("must be NAME=VALUE")?;
+    anyhow::ensure!(!name.is_empty(), "must be NAME=VALUE");
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[derive(Debug, Args)]
@@ -267,5 +279,8 @@ mod tests {
         assert!((ago.whole_seconds() - 7200).abs() <= 1, "{ago}");
         assert!(parse_time("2026-01-31T12:00:00Z").is_ok());
         assert!(parse_time("yesterday").is_err());
+        let header = parse_header("ce_type=a=b").expect("a header");
+        assert_eq!(header, ("ce_type".to_owned(), "a=b".to_owned()));
+        assert!(parse_header("ce_type").is_err() && parse_header("=x").is_err());
     }
 }

@@ -7,7 +7,7 @@ mod redrive;
 mod schema;
 mod show;
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
@@ -177,16 +177,20 @@ async fn edit(edit: &DlqEdit) -> Result<Outcome> {
         eprintln!("no service has a dead letter {}", edit.id);
         return Ok(Outcome::NothingMatched);
     };
-    let mut text = String::new();
-    if edit.value == "-" {
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-    } else {
-        text = std::fs::read_to_string(&edit.value).with_context(|| format!("cannot read {}", edit.value))?;
-    }
-    let value = schema::encode(&letter.topic, &text)?;
+    let value = match edit.value.as_deref() {
+        None => None,
+        Some("-") => Some(std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?),
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?),
+    };
+    let header = |(name, value): &(String, String)| pb::RecordHeader {
+        name: name.clone(),
+        value: value.clone().into_bytes(),
+    };
     let request = pb::EditDeadLetterRequest {
         id: edit.id.clone(),
-        value,
+        value: value.map(|text| schema::encode(&letter.topic, &text)).transpose()?.unwrap_or_default(),
+        key: edit.record_key.clone().map(String::into_bytes),
+        headers: edit.header.iter().map(header).collect(),
         reason: edit.reason.clone(),
         author: edit.by.name(),
     };

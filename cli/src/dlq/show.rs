@@ -33,6 +33,12 @@ struct Header {
     value: Bytes,
 }
 
+impl Header {
+    fn of(header: &pb::RecordHeader) -> Self {
+        Self { name: header.name.clone(), value: Bytes::of(&header.value) }
+    }
+}
+
 #[derive(Serialize)]
 struct Document {
     #[serde(flatten)]
@@ -43,6 +49,8 @@ struct Document {
     value: Option<Value>,
     value_hex: Option<String>,
     /// What a redrive uses instead.
+    edited_record_key: Option<Bytes>,
+    edited_headers: Vec<Header>,
     edited_value: Option<Value>,
     history: Vec<AuditLine>,
 }
@@ -56,13 +64,11 @@ impl Document {
         Ok(Self {
             letter: LetterLine::of(letter),
             record_key: letter.key.as_deref().map(Bytes::of),
-            headers: letter
-                .headers
-                .iter()
-                .map(|header| Header { name: header.name.clone(), value: Bytes::of(&header.value) })
-                .collect(),
+            headers: letter.headers.iter().map(Header::of).collect(),
             value: decode(&letter.value)?,
             value_hex: letter.value.as_deref().map(schema::hexadecimal),
+            edited_record_key: letter.edited_key.as_deref().map(Bytes::of),
+            edited_headers: letter.edited_headers.iter().map(Header::of).collect(),
             edited_value: decode(&letter.edited_value)?,
             history: letter.history.iter().map(|entry| audit_line(entry.clone(), service)).collect(),
         })
@@ -101,15 +107,20 @@ fn print(document: &Document) -> Result<()> {
         ("first failed", letter.first_failed_at.clone()),
         ("parked", letter.parked_at.clone()),
         ("record key", document.record_key.as_ref().map_or_else(none, Bytes::show)),
+        ("edited record key", document.edited_record_key.as_ref().map_or_else(none, Bytes::show)),
     ] {
         facts.add_row([name.to_owned(), value]);
     }
     data!("{facts}\n")?;
-    let mut headers = table(&["HEADER", "VALUE"]);
-    for header in &document.headers {
-        headers.add_row([header.name.clone(), header.value.show()]);
+    for (title, headers) in [("HEADER", &document.headers), ("EDITED HEADER", &document.edited_headers)] {
+        let mut rows = table(&[title, "VALUE"]);
+        for header in headers {
+            rows.add_row([header.name.clone(), header.value.show()]);
+        }
+        if !rows.is_empty() {
+            data!("{rows}\n")?;
+        }
     }
-    data!("{headers}\n")?;
     match (&document.value, &document.value_hex) {
         (Some(value), _) => data!("VALUE\n{}\n", serde_json::to_string_pretty(value)?)?,
         (None, Some(hex)) => data!("VALUE (not an event of {})\n{hex}\n", letter.topic)?,

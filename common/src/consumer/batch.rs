@@ -362,6 +362,18 @@ impl<H: Handler> Processor<H> {
         Ok((positions, seen))
     }
 
+    /// Records an event in the inbox. False: its id is there already.
+    pub(crate) async fn enter(
+        &self,
+        connection: &mut PgConnection,
+        event_id: Uuid,
+        record: &Record,
+    ) -> Result<bool, DatabaseError> {
+        let payload_hash = hash(&payload(record));
+        let entry = Entry { event_id, topic: record.topic.clone(), payload_hash };
+        Ok(!inbox::insert(connection, self.group, &[entry]).await?.is_empty())
+    }
+
     /// Whether a record goes to the handler or to the dead letters: its form first, then what it waits behind, then what
     /// was found against it.
     fn judge(

@@ -14,7 +14,7 @@ pub mod store;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::record::Record;
+use crate::record::{Header, Record};
 
 /// Redrives of one letter; after them it needs an operator who insists (pitfalls P25).
 pub const REDRIVES_MAX: i32 = 3;
@@ -73,18 +73,43 @@ pub struct Letter {
     pub first_failed_at: OffsetDateTime,
     /// When it was parked.
     pub parked_at: OffsetDateTime,
-    /// What a redrive uses instead of the record's value.
-    pub edited_value: Option<Vec<u8>>,
+    /// What an operator has put in the place of the record's parts.
+    pub edited: Edited,
+}
+
+/// Parts of a record that an operator has replaced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edited {
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The value.
+    pub value: Option<Vec<u8>>,
+    /// All headers.
+    pub headers: Option<Vec<Header>>,
 }
 
 impl Letter {
-    /// The record that a redrive handles: the original, or with the edited value.
+    /// Puts parts in the place of those that are there, edited or not; each header in the place of all of its name.
+    pub fn edit(&mut self, parts: Edited) {
+        self.edited.key = parts.key.or(self.edited.key.take());
+        self.edited.value = parts.value.or(self.edited.value.take());
+        if let Some(set) = parts.headers {
+            let before = self.edited.headers.as_ref().unwrap_or(&self.record.headers);
+            let is_set = |header: &&Header| set.iter().any(|new| new.name == header.name);
+            let mut headers: Vec<Header> = before.iter().filter(|header| !is_set(header)).cloned().collect();
+            headers.extend(set);
+            self.edited.headers = Some(headers);
+        }
+    }
+
+    /// The record that a redrive handles: the original, with what was edited in its place.
     #[must_use]
     pub fn effective_record(&self) -> Record {
+        let Edited { key, value, headers } = self.edited.clone();
         let mut record = self.record.clone();
-        if let Some(value) = &self.edited_value {
-            record.value = Some(value.clone().into());
-        }
+        record.key = key.map(Into::into).or(record.key);
+        record.value = value.map(Into::into).or(record.value);
+        record.headers = headers.unwrap_or(record.headers);
         record
     }
 }
@@ -115,7 +140,7 @@ pub enum Action {
     Redrive,
     /// Handled again in vain.
     RedriveFailed,
-    /// Its value was replaced.
+    /// Its value, key or headers were replaced.
     Edit,
     /// Given up.
     Discard,

@@ -30,7 +30,6 @@ use crate::{
     },
     database::{BACKGROUND_TIME_MAX, DatabaseError, bounded},
     deadline::Deadline,
-    event::Metadata,
     service::chain,
 };
 
@@ -325,15 +324,19 @@ impl<H: Handler> Processor<H> {
         letter: &Letter,
     ) -> Result<Result<(), Poison>, DatabaseError> {
         let record = letter.effective_record();
-        if Metadata::inbox_id(&record) != letter.event_id {
-            let reason = "event id was used for another payload";
-            return Ok(Err(Poison::new(Class::SchemaViolation, reason)));
-        }
         let accepted = match self.check(&record) {
             Ok(accepted) => accepted,
             Err(poison) => return Ok(Err(poison)),
         };
         let mut savepoint = connection.begin().await?;
+        // Parked under the id of its place, because its own could not be read, or was taken; it enters the inbox under its
+        // own now, if that is free.
+        if accepted.metadata.id != letter.event_id
+            && !self.enter(&mut savepoint, accepted.metadata.id, &record).await?
+        {
+            savepoint.rollback().await?;
+            return Ok(Err(Poison::new(Class::SchemaViolation, "event id was used for another event")));
+        }
         let answers = self.handler.handle(&mut savepoint, std::slice::from_ref(&accepted)).await;
         let poison = match answers {
             Ok(answers) => match <[Answer; 1]>::try_from(answers) {

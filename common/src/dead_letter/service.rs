@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    Action, AuditEntry, Filter, Letter, State,
+    Action, AuditEntry, Edited, Filter, Letter, State,
     redrive::{Exhausted, Mode, Outcome, Redrive, RedriveError, Step},
     store,
 };
@@ -22,13 +22,17 @@ use crate::{
     consumer::{Handler, REASON_BYTES_MAX, batch::Processor, stops},
     database::DatabaseError,
     deadline::Deadline,
+    event::Metadata,
     identity::Peer,
+    record::Header,
     service::chain,
 };
 
 const PAGE_SIZE_MAX: u32 = 1_000;
 const IDS_MAX: usize = 1_000;
 const AUTHOR_CHARACTERS_MAX: usize = 255;
+const EDITED_HEADERS_MAX: usize = 64;
+const HEADER_NAME_BYTES_MAX: usize = 255;
 /// Steps that wait for a slow operator; then the redrive waits.
 const STEPS_MAX: usize = 64;
 
@@ -106,15 +110,10 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let (record, mut message) = (&letter.record, letter_to_proto(&letter, group));
         message.key = record.key.as_ref().map(|key| key.to_vec());
         message.value = record.value.as_ref().map(|value| value.to_vec());
-        message.headers = record
-            .headers
-            .iter()
-            .map(|header| pb::RecordHeader {
-                name: header.name.clone(),
-                value: header.value.as_ref().map(|value| value.to_vec()).unwrap_or_default(),
-            })
-            .collect();
-        message.edited_value.clone_from(&letter.edited_value);
+        message.headers = record.headers.iter().map(header_to_proto).collect();
+        message.edited_key.clone_from(&letter.edited.key);
+        message.edited_value.clone_from(&letter.edited.value);
+        message.edited_headers = letter.edited.headers.iter().flatten().map(header_to_proto).collect();
         message.history = history.iter().rev().map(entry_to_proto).collect();
         Ok(Response::new(pb::GetDeadLetterResponse { dead_letter: Some(message) }))
     }
@@ -176,20 +175,22 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let reason = parse_reason(&request.reason)?;
         let actor = actor(&peer, &request.author)?;
         let this = self.processor.clone();
-        let value = request.value;
+        let edit = parse_edit(request)?;
         let edited: Result<(), EditError> = self
             .processor
             .database
             .transaction("dead_letter.edit", deadline, move |connection: &mut PgConnection| {
-                let (this, value) = (this.clone(), value.clone());
+                let (this, edit) = (this.clone(), edit.clone());
                 let (reason, actor) = (reason.clone(), actor.clone());
                 let work: BoxFuture<'_, _> = Box::pin(async move {
-                    let letter = store::get(connection, this.group, id).await?.ok_or(EditError::Unknown)?;
-                    let edited = Letter { edited_value: Some(value.clone()), ..letter };
+                    let mut letter =
+                        store::get(connection, this.group, id).await?.ok_or(EditError::Unknown)?;
+                    letter.edit(edit);
+                    let record = letter.effective_record();
                     // What could not be handled anyway is refused now, while the operator looks.
-                    this.check(&edited.effective_record())
-                        .map_err(|poison| EditError::Refused(poison.reason().to_owned()))?;
-                    if !store::edit(connection, this.group, id, &value).await? {
+                    this.check(&record).map_err(|poison| EditError::Refused(poison.reason().to_owned()))?;
+                    let subject = Metadata::subject_of(&record);
+                    if !store::edit(connection, this.group, id, &letter.edited, subject).await? {
                         return Err(EditError::NotParked);
                     }
                     store::audit(connection, this.group, &actor, Action::Edit, Some(id), &reason).await?;
@@ -348,7 +349,7 @@ impl From<EditError> for Status {
             EditError::Unknown => Self::not_found("no such dead letter"),
             EditError::NotParked => Self::failed_precondition("the dead letter is not parked"),
             EditError::Refused(reason) => {
-                Self::invalid_argument(format!("value cannot be handled: {reason}"))
+                Self::invalid_argument(format!("the result cannot be handled: {reason}"))
             }
             EditError::Database(error) => error.into(),
         }
@@ -384,6 +385,22 @@ fn parse_reason(reason: &str) -> Result<String, Status> {
         return Err(Status::invalid_argument("reason must be 1 to 512 bytes"));
     }
     Ok(reason.to_owned())
+}
+
+/// What replaces the parts of a letter; its headers are those to set.
+fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edited, Status> {
+    let pb::EditDeadLetterRequest { key, value, headers, .. } = request;
+    let value = Some(value).filter(|value| !value.is_empty());
+    if key.is_none() && value.is_none() && headers.is_empty() {
+        return Err(Status::invalid_argument("nothing to edit: give a value, a key or headers"));
+    }
+    let fits = |header: &pb::RecordHeader| (1..=HEADER_NAME_BYTES_MAX).contains(&header.name.len());
+    if headers.len() > EDITED_HEADERS_MAX || !headers.iter().all(fits) {
+        return Err(Status::invalid_argument("headers must be at most 64, with names of 1 to 255 bytes"));
+    }
+    let headers: Vec<Header> =
+        headers.into_iter().map(|header| Header::new(&header.name, header.value)).collect();
+    Ok(Edited { key, value, headers: Some(headers).filter(|headers| !headers.is_empty()) })
 }
 
 fn parse_id(field: &str, text: &str) -> Result<Uuid, Status> {
@@ -465,6 +482,13 @@ fn letter_to_proto(letter: &Letter, group: &str) -> pb::DeadLetter {
         first_failed_at: Some(to_timestamp(letter.first_failed_at)),
         parked_at: Some(to_timestamp(letter.parked_at)),
         ..pb::DeadLetter::default()
+    }
+}
+
+fn header_to_proto(header: &Header) -> pb::RecordHeader {
+    pb::RecordHeader {
+        name: header.name.clone(),
+        value: header.value.as_ref().map(|value| value.to_vec()).unwrap_or_default(),
     }
 }
 

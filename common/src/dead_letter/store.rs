@@ -4,10 +4,10 @@ use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Action, AuditEntry, Filter, Letter, State, Stats};
+use super::{Action, AuditEntry, Edited, Filter, Letter, State, Stats};
 use crate::{
     database::DatabaseError,
-    record::{Record, decode_headers},
+    record::{Header, Record, decode_headers, encode_headers},
 };
 
 /// The columns of a letter.
@@ -15,7 +15,8 @@ macro_rules! select_letters {
     ($rest:literal) => {
         concat!(
             "select id, class, reason, state, topic, partition, record_offset, record_timestamp_ms, key, value, headers,
-                event_id, subject, blocked_by, attempts, redrive_count, first_failed_at, parked_at, edited_value
+                event_id, subject, blocked_by, attempts, redrive_count, first_failed_at, parked_at, edited_key,
+                edited_value, edited_headers
             from dead_letters ",
             $rest
         )
@@ -239,20 +240,26 @@ pub(super) async fn mark_failed(
     Ok(())
 }
 
-/// Replaces the value of a parked letter. False: it is not parked.
+/// Replaces what was edited of a parked letter, which belongs to the aggregate that it names then. False: it is not
+/// parked.
 pub(super) async fn edit(
     connection: &mut PgConnection,
     group: &str,
     id: Uuid,
-    value: &[u8],
+    edited: &Edited,
+    subject: Option<&str>,
 ) -> Result<bool, DatabaseError> {
     let done = sqlx::query(
         "-- dead_letter.edit
-        update dead_letters set edited_value = $3 where group_name = $1 and id = $2 and state = 'parked'",
+        update dead_letters set edited_key = $3, edited_value = $4, edited_headers = $5, subject = $6
+        where group_name = $1 and id = $2 and state = 'parked'",
     )
     .bind(group)
     .bind(id)
-    .bind(value)
+    .bind(&edited.key)
+    .bind(&edited.value)
+    .bind(edited.headers.as_deref().map(encode_headers))
+    .bind(subject)
     .execute(connection)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -380,8 +387,7 @@ fn letter(row: &PgRow) -> Result<Letter, DatabaseError> {
             timestamp_ms: row.try_get("record_timestamp_ms")?,
             key: bytes("key")?.map(Into::into),
             value: bytes("value")?.map(Into::into),
-            headers: decode_headers(&headers)
-                .map_err(|_| DatabaseError::Corrupt("headers of a dead letter".into()))?,
+            headers: stored_headers(&headers)?,
             headers_unreadable: false,
         },
         event_id: row.try_get("event_id")?,
@@ -391,6 +397,14 @@ fn letter(row: &PgRow) -> Result<Letter, DatabaseError> {
         redrive_count: row.try_get("redrive_count")?,
         first_failed_at: row.try_get("first_failed_at")?,
         parked_at: row.try_get("parked_at")?,
-        edited_value: bytes("edited_value")?,
+        edited: Edited {
+            key: bytes("edited_key")?,
+            value: bytes("edited_value")?,
+            headers: bytes("edited_headers")?.map(|headers| stored_headers(&headers)).transpose()?,
+        },
     })
+}
+
+fn stored_headers(bytes: &[u8]) -> Result<Vec<Header>, DatabaseError> {
+    decode_headers(bytes).map_err(|_| DatabaseError::Corrupt("headers of a dead letter".into()))
 }
