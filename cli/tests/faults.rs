@@ -168,6 +168,10 @@ async fn the_backlog_of_an_outage_drains() {
     }
     let pending = "select count(*) from orders where user_id = $1 and status = 'PENDING'";
     assert_eq!(world.count("order", pending, &user.user).await, seconds, "nothing went by the database");
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+    let expected = seconds as f64;
+    let lag = async || world.metric("payment", "consumer_lag_records", &["order.created"]).await;
+    eventually("the lag has grown", || async { (lag().await - expected).abs() < 0.5 }).await;
     signal_database(&world, "payments-db", "-CONT");
     let back = std::time::Instant::now();
     eventually("all are paid", || async {
@@ -180,6 +184,7 @@ async fn the_backlog_of_an_outage_drains() {
     assert_eq!(world.count("payment", letters, "").await, 0, "an absent database is never a dead letter");
     let balance = "select balance_minor from accounts where user_id = $1";
     assert_eq!(world.count("payment", balance, &user.user).await, 100_000 - 100 * seconds);
+    eventually("the lag is gone", || async { lag().await < 0.5 }).await;
     eventually("the gateway is ready", || async { world.readyz("gateway").await.0 == 200 }).await;
     world.the_account_is_exact().await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, ConsumerContext},
     error::KafkaError,
     producer::{FutureProducer, Producer as _},
 };
@@ -38,6 +39,8 @@ impl ClientContext for QuietContext {
         tracing::debug!(error = %error, reason, "librdkafka");
     }
 }
+
+impl ConsumerContext for QuietContext {}
 
 fn base(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -86,6 +89,15 @@ pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
         client.set("group.instance.id", format!("{group}-{instance}"));
     }
     client
+}
+
+/// A client that may ask what a group has committed, and is no member of it.
+pub fn observer(config: &KafkaConfig, group: &str) -> Result<BaseConsumer<QuietContext>, KafkaError> {
+    base(config)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("allow.auto.create.topics", "false")
+        .create_with_context(QuietContext)
 }
 
 /// A producer that acknowledges only what all in-sync replicas have.

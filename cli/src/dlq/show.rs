@@ -5,7 +5,13 @@ use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{AuditLine, LetterLine, arguments::DlqShow, audit_line, client::Services, schema, table};
+use super::{
+    LetterLine,
+    arguments::DlqShow,
+    client::Services,
+    report::{AuditLine, audit_line},
+    schema, table,
+};
 use crate::{Outcome, arguments::Format, output::data};
 
 /// Bytes: as text where they are text, and always as hexadecimal.

@@ -1,6 +1,6 @@
 //! Events as others than our services would send them, and what the topics hold.
 
-use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp};
+use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp, topic};
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer as _},
@@ -10,13 +10,6 @@ use rdkafka::{
 use uuid::Uuid;
 
 use super::{PATIENCE, World, eventually};
-
-/// Who reads what (contract, Kafka).
-const READERS: [(&str, &[&str]); 3] = [
-    ("order", &["payment.completed", "payment.refunded", "delivery.status.updated"]),
-    ("payment", &["order.created", "delivery.status.updated"]),
-    ("delivery", &["payment.completed"]),
-];
 
 impl World {
     pub fn kafka(&self) -> ClientConfig {
@@ -47,8 +40,8 @@ impl World {
     pub async fn the_account_is_exact(&self) {
         let counted = "select coalesce(sum(applied + duplicates + parked), 0)::bigint from consumer_positions
             where topic = $1";
-        for (service, topics) in READERS {
-            for topic in topics {
+        for service in ["order", "payment", "delivery"] {
+            for topic in topic::read_by(service) {
                 eventually(&format!("the account of {service} for {topic} is exact"), || async {
                     // The topic first: what arrives meanwhile makes it smaller than the account, not equal by chance.
                     let records = self.records_of(topic);

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod check;
 mod inbox;
 pub mod janitor;
+pub mod lag;
 pub mod limit;
 mod member;
 pub mod runtime;

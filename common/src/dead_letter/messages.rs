@@ -1,0 +1,187 @@
+//! The messages of the dead-letter service: what came is checked, what goes is put into their shape.
+
+use holdfast_proto::{from_timestamp, ops::v1 as pb, to_timestamp};
+use time::OffsetDateTime;
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+use super::{
+    AuditEntry, Edited, Filter, Letter, State,
+    redrive::{Outcome, Step},
+};
+use crate::{consumer::REASON_BYTES_MAX, identity::Peer, record::Header};
+
+const PAGE_SIZE_MAX: u32 = 1_000;
+const IDS_MAX: usize = 1_000;
+const AUTHOR_CHARACTERS_MAX: usize = 255;
+const EDITED_HEADERS_MAX: usize = 64;
+const HEADER_NAME_BYTES_MAX: usize = 255;
+
+pub(super) fn peer_of<M>(request: &Request<M>) -> Result<Peer, Status> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    peer.ok_or_else(|| Status::unauthenticated("the connection proved no identity"))
+}
+
+/// `operator (alice)`.
+pub(super) fn actor(peer: &Peer, author: &str) -> Result<String, Status> {
+    let fits = author.chars().count() <= AUTHOR_CHARACTERS_MAX && !author.chars().any(char::is_control);
+    if !fits {
+        return Err(Status::invalid_argument("author must be at most 255 characters"));
+    }
+    let name = peer.id.name();
+    Ok(if author.is_empty() { name.to_owned() } else { format!("{name} ({author})") })
+}
+
+pub(super) fn parse_reason(reason: &str) -> Result<String, Status> {
+    if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX || reason.contains('\0') {
+        return Err(Status::invalid_argument("reason must be 1 to 512 bytes"));
+    }
+    Ok(reason.to_owned())
+}
+
+/// What replaces the parts of a letter; its headers are those to set.
+pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edited, Status> {
+    let pb::EditDeadLetterRequest { key, value, headers, .. } = request;
+    let value = Some(value).filter(|value| !value.is_empty());
+    if key.is_none() && value.is_none() && headers.is_empty() {
+        return Err(Status::invalid_argument("nothing to edit: give a value, a key or headers"));
+    }
+    let fits = |header: &pb::RecordHeader| (1..=HEADER_NAME_BYTES_MAX).contains(&header.name.len());
+    if headers.len() > EDITED_HEADERS_MAX || !headers.iter().all(fits) {
+        return Err(Status::invalid_argument("headers must be at most 64, with names of 1 to 255 bytes"));
+    }
+    let headers: Vec<Header> =
+        headers.into_iter().map(|header| Header::new(&header.name, header.value)).collect();
+    Ok(Edited { key, value, headers: Some(headers).filter(|headers| !headers.is_empty()) })
+}
+
+pub(super) fn parse_id(field: &str, text: &str) -> Result<Uuid, Status> {
+    Uuid::try_parse(text).map_err(|_| Status::invalid_argument(format!("{field} is not an id")))
+}
+
+pub(super) fn parse_ids(ids: &[String]) -> Result<Vec<Uuid>, Status> {
+    if ids.len() > IDS_MAX {
+        return Err(Status::invalid_argument(format!("at most {IDS_MAX} ids")));
+    }
+    ids.iter().map(|id| parse_id("ids", id)).collect()
+}
+
+pub(super) fn parse_time(
+    field: &str,
+    timestamp: Option<&prost_types::Timestamp>,
+) -> Result<Option<OffsetDateTime>, Status> {
+    let Some(timestamp) = timestamp else { return Ok(None) };
+    let time = from_timestamp(Some(timestamp));
+    time.map(Some).ok_or_else(|| Status::invalid_argument(format!("{field} is not a time")))
+}
+
+pub(super) fn parse_filter(filter: pb::DeadLetterFilter) -> Result<Filter, Status> {
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(Filter {
+        ids: parse_ids(&filter.ids)?,
+        topic: given(filter.topic),
+        class: given(filter.class),
+        subject: given(filter.subject),
+        state: None,
+        since: parse_time("since", filter.since.as_ref())?,
+        until: parse_time("until", filter.until.as_ref())?,
+    })
+}
+
+pub(super) fn parse_page(size: u32, token: &str) -> Result<(i64, Option<Uuid>), Status> {
+    if !(1..=PAGE_SIZE_MAX).contains(&size) {
+        return Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_SIZE_MAX}")));
+    }
+    let token = match token {
+        "" => None,
+        token => Some(parse_id("page_token", token)?),
+    };
+    Ok((i64::from(size), token))
+}
+
+/// Cuts the one more that was asked for, which tells whether there is another page.
+pub(super) fn next_page<T>(items: &mut Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> String {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if items.len() <= limit {
+        return String::new();
+    }
+    items.truncate(limit);
+    items.last().map(|item| id(item).to_string()).unwrap_or_default()
+}
+
+pub(super) fn letter_to_proto(letter: &Letter, group: &str) -> pb::DeadLetter {
+    pb::DeadLetter {
+        id: letter.id.to_string(),
+        // A group is named after its service.
+        service: group.to_owned(),
+        group: group.to_owned(),
+        class: letter.class.clone(),
+        reason: letter.reason.clone(),
+        state: match letter.state {
+            State::Parked => pb::DeadLetterState::Parked,
+            State::Redriven => pb::DeadLetterState::Redriven,
+            State::Discarded => pb::DeadLetterState::Discarded,
+        }
+        .into(),
+        topic: letter.record.topic.clone(),
+        partition: letter.record.partition,
+        offset: letter.record.offset,
+        record_timestamp_ms: letter.record.timestamp_ms,
+        subject: letter.subject.clone().unwrap_or_default(),
+        blocked_by: letter.blocked_by.map(|id| id.to_string()).unwrap_or_default(),
+        attempts: letter.attempts,
+        redrive_count: letter.redrive_count,
+        first_failed_at: Some(to_timestamp(letter.first_failed_at)),
+        parked_at: Some(to_timestamp(letter.parked_at)),
+        ..pb::DeadLetter::default()
+    }
+}
+
+pub(super) fn header_to_proto(header: &Header) -> pb::RecordHeader {
+    pb::RecordHeader {
+        name: header.name.clone(),
+        value: header.value.as_ref().map(|value| value.to_vec()).unwrap_or_default(),
+    }
+}
+
+pub(super) fn entry_to_proto(entry: &AuditEntry) -> pb::DeadLetterAuditEntry {
+    pb::DeadLetterAuditEntry {
+        id: entry.id.to_string(),
+        at: Some(to_timestamp(entry.at)),
+        actor: entry.actor.clone(),
+        action: entry.action.clone(),
+        dead_letter_id: entry.letter.map(|id| id.to_string()).unwrap_or_default(),
+        detail: entry.detail.clone(),
+    }
+}
+
+pub(super) fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
+    use pb::redrive_dead_letters_response::Step as Proto;
+    let step = match step {
+        Step::Plan { letters, aggregates } => {
+            Proto::Plan(pb::RedrivePlan { dead_letters: letters, aggregates })
+        }
+        Step::Letter { letter, outcome } => {
+            let (class, reason) = match &outcome {
+                Outcome::Failed(poison) => (poison.class.as_str().to_owned(), poison.reason().to_owned()),
+                _ => (String::new(), String::new()),
+            };
+            Proto::Outcome(pb::RedriveOutcome {
+                dead_letter_id: letter.id.to_string(),
+                topic: letter.record.topic,
+                subject: letter.subject.unwrap_or_default(),
+                result: match outcome {
+                    Outcome::Planned => pb::RedriveResult::Planned,
+                    Outcome::Redriven => pb::RedriveResult::Redriven,
+                    Outcome::Failed(_) => pb::RedriveResult::Failed,
+                    Outcome::Refused => pb::RedriveResult::Refused,
+                    Outcome::Behind => pb::RedriveResult::Behind,
+                }
+                .into(),
+                class,
+                reason,
+            })
+        }
+    };
+    pb::RedriveDeadLettersResponse { step: Some(step) }
+}
