@@ -370,7 +370,8 @@ async fn partitions_that_come_back_while_the_database_is_away_are_read() {
     member.end().await;
 }
 
-/// A member that the broker ends for good, as it does when another one takes its instance id, joins anew and goes on.
+/// A member that the broker ends for good, as it does when another one takes its instance id, joins anew. (Without that it
+/// would read on as long as it holds partitions, but never commit again nor get others.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_membership_is_taken_up_again() {
     let mut lab = Lab::new("fenced").await;
@@ -383,6 +384,7 @@ async fn a_lost_membership_is_taken_up_again() {
         // Takes the member's place, and is gone.
         drop(lab.raw_member(Some("1")).await);
     }
+    eventually("it is a member again, and commits", || async { lab.committed() == 30 }).await;
     eventually("it is ready", || async { lab.health.components()["consumer"].ready }).await;
     member.end().await;
     relay.end().await;

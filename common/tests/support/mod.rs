@@ -138,6 +138,19 @@ impl Lab {
         consumer
     }
 
+    /// How many records of the topic the group has committed.
+    pub fn committed(&self) -> i64 {
+        let observer = kafka::observer(&self.kafka, self.group).expect("a client");
+        let mut places = rdkafka::TopicPartitionList::new();
+        for partition in 0..2 {
+            places.add_partition(self.topic, partition);
+        }
+        let committed = observer.committed_offsets(places, PATIENCE).expect("the broker answers");
+        let offsets =
+            committed.elements().into_iter().map(|place| place.offset().to_raw().unwrap_or(0).max(0));
+        offsets.sum()
+    }
+
     /// Takes the database away, or gives it back.
     pub async fn accept_connections(&self, accept: bool) {
         let name = self.database.pool().connect_options().get_database().expect("named").to_owned();
