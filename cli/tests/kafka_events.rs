@@ -203,17 +203,7 @@ async fn bad_events_become_dead_letters_of_their_class() {
     }
     // The account of each group is exact: applied + duplicates + parked = records.
     for group in ["order", "delivery"] {
-        eventually("the account is complete", || async {
-            let consumer: BaseConsumer = world.kafka().create().expect("a consumer");
-            let metadata = consumer.fetch_metadata(Some(TOPIC), PATIENCE).expect("there");
-            let partitions = metadata.topics()[0].partitions().iter();
-            let records: i64 = partitions
-                .map(|p| consumer.fetch_watermarks(TOPIC, p.id(), PATIENCE).expect("answers").1)
-                .sum();
-            let sql = "select coalesce(sum(applied + duplicates + parked), 0)::bigint from consumer_positions where topic = $1";
-            world.count(group, sql, TOPIC).await == records
-        })
-        .await;
+        world.the_account_of_is_exact(group, TOPIC).await;
     }
     // And the services go on.
     let order = world.create(&user, "1 Quay Street", 100).await;

@@ -322,9 +322,7 @@ async fn an_absent_database_is_never_a_dead_letter() {
     eventually("the first is applied", || async { lab.account().await.0 == 1 }).await;
 
     // Another session holds the inbox: each batch runs into the server's statement timeout or waits for it.
-    let options = lab.database.pool().connect_options();
-    let mut holder =
-        <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await.expect("connected");
+    let mut holder = lab.connect().await;
     sqlx::raw_sql(
         "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; begin; lock table inbox",
     )
@@ -414,7 +412,7 @@ async fn nothing_but_poison_stops_the_consumer() {
     })
     .await;
     let parked = lab.account().await.2;
-    assert!((50..80).contains(&parked), "{parked} parked when it stopped");
+    assert!((50..70).contains(&parked), "{parked} parked when it stopped");
     // One bad record from time to time, until the good ones come; then all of them at once.
     eventually("it goes on by itself", || async { lab.account().await == (20, 0, 80) }).await;
     eventually("readiness is back", || async { lab.health.components()["consumer"].ready }).await;

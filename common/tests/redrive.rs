@@ -16,7 +16,7 @@ use holdfast_common::{
     record::Record,
 };
 use holdfast_proto::ops::v1::{self as pb, dead_letter_service_server::DeadLetterService as _};
-use sqlx::{Connection, PgConnection, Row as _};
+use sqlx::{Connection as _, Row as _};
 use support::Lab;
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
@@ -194,8 +194,7 @@ async fn an_event_that_meets_a_redrive_waits_for_it() {
     let lab = Lab::new("meets").await;
     park(&lab, vec![lab.record(0, lab.event("order", "poison"))]).await;
     // A redrive in the middle of its transaction.
-    let options = lab.database.pool().connect_options();
-    let mut other = <PgConnection as Connection>::connect_with(&options).await.expect("connected");
+    let mut other = lab.connect().await;
     let mut redrive = other.begin().await.expect("begun");
     sqlx::query("update dead_letters set state = 'redriven'").execute(&mut *redrive).await.expect("done");
 
@@ -216,8 +215,7 @@ async fn a_redrive_that_meets_an_event_takes_it_along() {
     let id = letters(&lab).await[0].id.clone();
     edit(&lab, &id, "first").await.expect("edited");
     // A consumer in the middle of its transaction: it has found what blocks, and parks behind it.
-    let options = lab.database.pool().connect_options();
-    let mut other = <PgConnection as Connection>::connect_with(&options).await.expect("connected");
+    let mut other = lab.connect().await;
     let mut consumer = other.begin().await.expect("begun");
     sqlx::query("select id from dead_letters for share").fetch_all(&mut *consumer).await.expect("locked");
     sqlx::query(

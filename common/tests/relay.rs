@@ -119,8 +119,7 @@ async fn a_transaction_that_commits_late_is_not_skipped() {
     let lab = Lab::new("relay-gap").await;
     let relay = lab.start_relay();
 
-    let options = lab.database.pool().connect_options();
-    let mut slow = sqlx::PgConnection::connect_with(&options).await.expect("connected");
+    let mut slow = lab.connect().await;
     let mut transaction = slow.begin().await.expect("begun");
     let late = holdfast_common::outbox::OutboxRecord::from_event(lab.event("late", "late"), "test");
     holdfast_common::outbox::append(&mut transaction, vec![late]).await.expect("written");

@@ -315,14 +315,7 @@ impl<H: Handler> Processor<H> {
         places: &BTreeMap<Place, Counts>,
     ) -> Result<(Positions, Vec<Seen>), DatabaseError> {
         let mut in_batch: HashMap<Uuid, Vec<u8>> = HashMap::new();
-        let entries: Vec<Entry> = records
-            .iter()
-            .map(|record| Entry {
-                event_id: Metadata::inbox_id(record),
-                topic: record.topic.clone(),
-                payload_hash: hash(&payload(record)),
-            })
-            .collect();
+        let entries: Vec<Entry> = records.iter().map(entry_of).collect();
         let mut unique = Vec::new();
         for entry in &entries {
             if in_batch.insert(entry.event_id, entry.payload_hash.clone()).is_none() {
@@ -366,12 +359,9 @@ impl<H: Handler> Processor<H> {
     pub(crate) async fn enter(
         &self,
         connection: &mut PgConnection,
-        event_id: Uuid,
         record: &Record,
     ) -> Result<bool, DatabaseError> {
-        let payload_hash = hash(&payload(record));
-        let entry = Entry { event_id, topic: record.topic.clone(), payload_hash };
-        Ok(!inbox::insert(connection, self.group, &[entry]).await?.is_empty())
+        Ok(!inbox::insert(connection, self.group, &[entry_of(record)]).await?.is_empty())
     }
 
     /// Whether a record goes to the handler or to the dead letters: its form first, then what it waits behind, then what
@@ -463,6 +453,14 @@ fn refused(records: &[&Record], answers: Vec<Answer>) -> Result<Vec<(Place, i64,
 
 fn place_of(record: &Record) -> Place {
     (record.topic.clone(), record.partition)
+}
+
+fn entry_of(record: &Record) -> Entry {
+    Entry {
+        event_id: Metadata::inbox_id(record),
+        topic: record.topic.clone(),
+        payload_hash: hash(&payload(record)),
+    }
 }
 
 fn hash(payload: &[u8]) -> Vec<u8> {

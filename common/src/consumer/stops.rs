@@ -54,29 +54,22 @@ impl Standing {
             .write("consumer.stop", move |connection| {
                 let reason = reason.clone();
                 async move {
-                    let row = match id {
-                        None => {
-                            sqlx::query(
-                                "-- consumer.stop
-                                insert into consumer_stops (group_name, reason) values ($1, $2)
-                                returning id, resumed_at, dead_letters_max",
-                            )
-                            .bind(group)
-                            .bind(reason)
-                            .fetch_one(connection)
-                            .await?
-                        }
-                        Some(id) => {
-                            sqlx::query(
-                                "-- consumer.stands
-                                update consumer_stops set seen_at = now() where id = $1
-                                returning id, resumed_at, dead_letters_max",
-                            )
-                            .bind(id)
-                            .fetch_one(connection)
-                            .await?
-                        }
+                    let query = match id {
+                        None => sqlx::query(
+                            "-- consumer.stop
+                            insert into consumer_stops (group_name, reason) values ($1, $2)
+                            returning id, resumed_at, dead_letters_max",
+                        )
+                        .bind(group)
+                        .bind(reason),
+                        Some(id) => sqlx::query(
+                            "-- consumer.stands
+                            update consumer_stops set seen_at = now() where id = $1
+                            returning id, resumed_at, dead_letters_max",
+                        )
+                        .bind(id),
                     };
+                    let row = query.fetch_one(connection).await?;
                     Ok((
                         row.try_get::<i64, _>("id")?,
                         row.try_get::<Option<OffsetDateTime>, _>("resumed_at")?,

@@ -331,9 +331,7 @@ impl<H: Handler> Processor<H> {
         let mut savepoint = connection.begin().await?;
         // Parked under the id of its place, because its own could not be read, or was taken; it enters the inbox under its
         // own now, if that is free.
-        if accepted.metadata.id != letter.event_id
-            && !self.enter(&mut savepoint, accepted.metadata.id, &record).await?
-        {
+        if accepted.metadata.id != letter.event_id && !self.enter(&mut savepoint, &record).await? {
             savepoint.rollback().await?;
             return Ok(Err(Poison::new(Class::SchemaViolation, "event id was used for another event")));
         }

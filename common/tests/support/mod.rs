@@ -274,6 +274,12 @@ impl Lab {
         .expect("read")
     }
 
+    /// A connection beside the pool.
+    pub async fn connect(&self) -> PgConnection {
+        let options = self.database.pool().connect_options();
+        <PgConnection as sqlx::Connection>::connect_with(&options).await.expect("connected")
+    }
+
     /// Statements that spoil something, or mend it.
     pub async fn alter(&self, sql: &'static str) {
         sqlx::raw_sql(sql).execute(self.database.pool()).await.expect("altered");
