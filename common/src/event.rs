@@ -10,6 +10,8 @@ use crate::record::{Header, Record};
 
 /// The namespace of all event types: `holdfast.<topic>.v<version>`.
 const TYPE_PREFIX: &str = "holdfast";
+/// Longest `ce_subject` in bytes. An index entry of PostgreSQL holds about 2,700.
+pub const SUBJECT_BYTES_MAX: usize = 255;
 /// The only content type.
 const CONTENT_TYPE: &str = "application/protobuf";
 
@@ -111,7 +113,7 @@ impl Metadata {
             return Err(HeaderError::Value("ce_source"));
         }
         let subject = required(headers, "ce_subject")?;
-        if subject.is_empty() || subject.len() > 255 || subject.contains('\0') {
+        if !is_subject(subject) {
             return Err(HeaderError::Value("ce_subject"));
         }
         let time = OffsetDateTime::parse(required(headers, "ce_time")?, &Rfc3339)
@@ -124,10 +126,11 @@ impl Metadata {
         Ok(Self { id, kind: kind.to_owned(), version, subject: subject.to_owned(), time, traceparent })
     }
 
-    /// The aggregate that a record names, also when its other headers are broken.
+    /// The aggregate that a record names, also when its other headers are broken. One that no event may have
+    /// ([`SUBJECT_BYTES_MAX`]) is none: it goes into indexes, which refuse what is too long.
     #[must_use]
     pub fn subject_of(record: &Record) -> Option<&str> {
-        optional(&record.headers, "ce_subject").ok().flatten().filter(|subject| !subject.contains('\0'))
+        optional(&record.headers, "ce_subject").ok().flatten().filter(|subject| is_subject(subject))
     }
 
     /// The inbox key of a record: its `ce_id`, or an id derived from where it is if that can't be read.
@@ -141,12 +144,26 @@ impl Metadata {
             .unwrap_or_else(|| Self::id_of_place(record))
     }
 
-    /// An id that belongs to topic, partition and offset.
+    /// An id that belongs to topic, partition, offset, time and value. A place alone is no identity: a topic that was
+    /// made anew has the same places.
     #[must_use]
     pub fn id_of_place(record: &Record) -> Uuid {
-        let place = format!("kafka:{}:{}:{}", record.topic, record.partition, record.offset);
-        Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes())
+        let mut name = format!(
+            "kafka:{}:{}:{}:{}:",
+            record.topic,
+            record.partition,
+            record.offset,
+            record.timestamp_ms.unwrap_or(-1)
+        )
+        .into_bytes();
+        name.extend(payload_hash(record));
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, &name)
     }
+}
+
+/// Whether it can name an aggregate.
+fn is_subject(text: &str) -> bool {
+    (1..=SUBJECT_BYTES_MAX).contains(&text.len()) && !text.contains('\0')
 }
 
 /// `holdfast.order.created.v1` -> (`order.created`, 1).
@@ -177,6 +194,13 @@ fn required<'a>(headers: &'a [Header], name: &'static str) -> Result<&'a str, He
 #[must_use]
 pub fn payload(record: &Record) -> Bytes {
     record.value.clone().unwrap_or_default()
+}
+
+/// SHA-256 of the value of a record; a tombstone has that of no bytes.
+#[must_use]
+pub fn payload_hash(record: &Record) -> Vec<u8> {
+    let value = record.value.as_deref().unwrap_or_default();
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, value).as_ref().to_vec()
 }
 
 #[cfg(test)]
@@ -253,10 +277,13 @@ mod tests {
     #[test]
     fn a_record_without_id_gets_one_of_its_place() {
         let nameless = record(Vec::new());
-        let mut next = nameless.clone();
-        next.offset += 1;
+        let next = Record { offset: nameless.offset + 1, ..nameless.clone() };
+        let of_another_log = Record { value: Some(Bytes::from_static(b"x")), ..nameless.clone() };
+        let later = Record { timestamp_ms: Some(1), ..nameless.clone() };
         assert_eq!(Metadata::inbox_id(&nameless), Metadata::inbox_id(&nameless));
-        assert_ne!(Metadata::inbox_id(&nameless), Metadata::inbox_id(&next));
+        for other in [next, of_another_log, later] {
+            assert_ne!(Metadata::inbox_id(&nameless), Metadata::inbox_id(&other));
+        }
     }
 
     /// Types have a kind and a version.

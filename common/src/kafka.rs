@@ -84,6 +84,10 @@ pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("fetch.message.max.bytes", RECORD_BYTES_MAX)
         // After an empty or failed fetch, ask again soon.
         .set("fetch.error.backoff.ms", "50")
+        // Topics and partitions that appear after the subscription are read within seconds; the default is 5 minutes.
+        .set("topic.metadata.refresh.interval.ms", "5000")
+        // How far each partition was fetched, for the consumer's watch.
+        .set("statistics.interval.ms", "2000")
         .set("allow.auto.create.topics", "false");
     if let Some(instance) = &config.instance_id {
         client.set("group.instance.id", format!("{group}-{instance}"));

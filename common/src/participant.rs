@@ -7,7 +7,7 @@ use tonic::service::Routes;
 
 use crate::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
-    consumer::{Handler, batch::Processor, janitor, lag, runtime::Runtime},
+    consumer::{Handler, batch::Processor, janitor, runtime::Runtime},
     database::Database,
     dead_letter::{depth, service::DeadLetters},
     grpc::{self, Permissions},
@@ -74,7 +74,6 @@ impl Participant<'_> {
             consumer.run(stopped).await
         });
 
-        context.spawn("lag", lag::follow(self.kafka.clone(), group, self.topics.to_vec(), stop.clone()));
         context.spawn("janitor", finished(janitor::run(database.clone(), stop.clone())));
         context.spawn("dead letters", finished(depth::follow(database.clone(), group, stop.clone())));
         context.spawn("identity", finished(identity.clone().follow(stop.clone())));

@@ -41,6 +41,15 @@ pub struct Record {
 }
 
 impl Record {
+    /// Bytes of key, value and headers.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers: usize =
+            self.headers.iter().map(|header| header.name.len() + length(&header.value)).sum();
+        length(&self.key) + length(&self.value) + headers
+    }
+
     /// Copies a message out of librdkafka's memory.
     #[must_use]
     pub fn from_message(message: &BorrowedMessage<'_>) -> Self {

@@ -84,6 +84,7 @@ pub(crate) enum DlqState {
     Parked,
     Redriven,
     Discarded,
+    SetAside,
 }
 
 impl From<DlqState> for pb::DeadLetterState {
@@ -92,6 +93,7 @@ impl From<DlqState> for pb::DeadLetterState {
             DlqState::Parked => Self::Parked,
             DlqState::Redriven => Self::Redriven,
             DlqState::Discarded => Self::Discarded,
+            DlqState::SetAside => Self::SetAside,
         }
     }
 }

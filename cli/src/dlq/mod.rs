@@ -68,6 +68,7 @@ impl LetterLine {
             state: match letter.state() {
                 pb::DeadLetterState::Unspecified => "unknown",
                 pb::DeadLetterState::Parked => "parked",
+                pb::DeadLetterState::SetAside => "set-aside",
                 pb::DeadLetterState::Redriven => "redriven",
                 pb::DeadLetterState::Discarded => "discarded",
             },

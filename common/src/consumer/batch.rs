@@ -13,13 +13,13 @@ use uuid::Uuid;
 pub use super::inbox::Counts;
 use super::{
     Accepted, Answer, Class, Handler, Poison,
-    inbox::{self, Entry, Place, Positions},
+    inbox::{self, Entry, Novelty, Place, Position, Positions},
 };
 use crate::{
     database::{BACKGROUND_TIME_MAX, Conflicting, Database, DatabaseError},
-    dead_letter::park::{self, DeadLetter},
+    dead_letter::park::{self, DeadLetter, Keep},
     deadline::Deadline,
-    event::{HeaderError, Metadata, payload},
+    event::{HeaderError, Metadata, payload, payload_hash},
     record::Record,
     service::chain,
 };
@@ -46,6 +46,8 @@ pub(crate) struct Verdict {
     pub(crate) poison: Poison,
     pub(crate) attempts: i32,
     pub(crate) first_failed_at: OffsetDateTime,
+    /// What of the record is kept if it is parked.
+    pub(crate) keep: Keep,
 }
 
 impl Verdict {
@@ -70,6 +72,7 @@ struct Parked {
     topic: String,
     partition: i32,
     offset: i64,
+    keep: Keep,
 }
 
 impl Parked {
@@ -82,10 +85,25 @@ impl Parked {
             topic: letter.record.topic.clone(),
             partition: letter.record.partition,
             offset: letter.record.offset,
+            keep: letter.judged.verdict.keep,
         }
     }
 
     fn report(&self) {
+        if self.keep == Keep::Place {
+            metrics::counter!("records_set_aside_total", "topic" => self.topic.clone(), "class" => self.class)
+                .increment(1);
+            tracing::error!(
+                dlq.id = %self.id,
+                class = self.class,
+                reason = self.reason,
+                topic = self.topic,
+                partition = self.partition,
+                offset = self.offset,
+                "record set aside: it could not be kept, only its place was"
+            );
+            return;
+        }
         metrics::counter!("dead_letters_total", "topic" => self.topic.clone(), "class" => self.class)
             .increment(1);
         tracing::warn!(
@@ -150,17 +168,15 @@ impl<H: Handler> Processor<H> {
             }
             match self.transact(&records, range.clone(), &verdicts).await {
                 Ok((counts, parked)) => {
-                    total.applied += counts.applied;
-                    total.duplicates += counts.duplicates;
-                    total.parked += counts.parked;
-                    total.blocked += counts.blocked;
+                    total += counts;
                     // Only now: a transaction that was not committed has parked nothing.
                     parked.iter().for_each(Parked::report);
                 }
                 Err(Stopped::Refused(refused)) => {
                     let now = OffsetDateTime::now_utc();
                     for (place, offset, poison) in refused {
-                        let verdict = Verdict { poison, attempts: 1, first_failed_at: now };
+                        let verdict =
+                            Verdict { poison, attempts: 1, first_failed_at: now, keep: Keep::Record };
                         verdicts.insert((place, offset), verdict);
                     }
                     ranges.push(range);
@@ -180,9 +196,16 @@ impl<H: Handler> Processor<H> {
                     let record = &records[range.start];
                     let key = (place_of(record), record.offset);
                     let before = verdicts.get(&key);
-                    if before.is_some_and(Verdict::is_final) {
-                        // It was to be parked, and even that failed: nothing in the record can be blamed for it.
-                        return Err(error);
+                    if let Some(verdict) = before.filter(|verdict| verdict.is_final()) {
+                        if verdict.keep == Keep::Place {
+                            // Nothing of the record was to be written: it can't be blamed.
+                            return Err(error);
+                        }
+                        // It was to be parked, and the database refused that too: keep its place at least.
+                        let verdict = Verdict { keep: Keep::Place, ..verdict.clone() };
+                        verdicts.insert(key, verdict);
+                        ranges.push(range);
+                        continue;
                     }
                     let attempts = before.map_or(1, |verdict| verdict.attempts + 1);
                     let first_failed_at =
@@ -197,7 +220,8 @@ impl<H: Handler> Processor<H> {
                         error = chain(&error),
                         "handling failed for a reason in the data"
                     );
-                    verdicts.insert(key, Verdict { poison, attempts, first_failed_at });
+                    let verdict = Verdict { poison, attempts, first_failed_at, keep: Keep::Record };
+                    verdicts.insert(key, verdict);
                     ranges.push(range);
                 }
             }
@@ -248,41 +272,51 @@ impl<H: Handler> Processor<H> {
         let mut letters = Vec::new();
         let mut events = Vec::new();
         let mut accepted_records = Vec::new();
-        let mut next_offsets = positions.next_offsets;
+        let mut by_place = positions.by_place;
         for (record, seen) in records.iter().zip(news) {
             let place = place_of(record);
-            let next = next_offsets.entry(place.clone()).or_default();
-            // Below the position: delivered again after a crash between commit and offset. It was counted then.
-            let counted = record.offset >= *next;
-            *next = (*next).max(record.offset + 1);
+            let position: &mut Position = by_place.entry(place.clone()).or_default();
+            let id = Metadata::inbox_id(record);
             let (event_id, reused) = match seen {
                 Seen::Before => {
-                    if counted {
+                    // Below the position: delivered again after a crash between commit and offset. It was counted then.
+                    if record.offset >= position.next_offset {
                         counts.entry(place).or_default().duplicates += 1;
                     }
+                    position.pass(record.offset, id, Novelty::SeenBefore);
                     continue;
                 }
                 Seen::FirstTime { event_id } => (event_id, Reused::No),
                 Seen::OtherPayload { event_id } => (event_id, Reused::WithOtherPayload),
             };
+            position.pass(record.offset, id, Novelty::FirstTime);
             let count = counts.entry(place.clone()).or_default();
             let subject = Metadata::subject_of(record);
             let blocker = subject.and_then(|subject| blocked.get(subject)).copied();
             let verdict = verdicts.get(&(place, record.offset));
-            let judged = match self.judge(record, reused, blocker, verdict) {
+            let mut judged = match self.judge(record, reused, blocker, verdict) {
                 Ok(accepted) => {
-                    count.applied += i64::from(counted);
+                    count.applied += 1;
                     events.push(accepted);
                     accepted_records.push(record);
                     continue;
                 }
                 Err(judged) => judged,
             };
-            count.parked += i64::from(counted);
-            count.blocked += i64::from(counted && judged.blocked_by.is_some());
             let id = Uuid::now_v7();
-            if let Some(subject) = subject {
-                blocked.entry(subject.to_owned()).or_insert(id);
+            if record.size_bytes() > park::PARKED_BYTES_MAX
+                || verdict.is_some_and(|verdict| verdict.keep == Keep::Place)
+            {
+                // Nothing waits behind it: there is nothing that could be redriven.
+                judged.verdict.keep = Keep::Place;
+                judged.blocked_by = None;
+                count.set_aside += 1;
+            } else {
+                count.parked += 1;
+                count.blocked += i64::from(judged.blocked_by.is_some());
+                if let Some(subject) = subject {
+                    blocked.entry(subject.to_owned()).or_insert(id);
+                }
             }
             letters.push(DeadLetter { id, record, event_id, judged });
         }
@@ -295,15 +329,13 @@ impl<H: Handler> Processor<H> {
             }
         }
         park::park(connection, self.group, &letters).await?;
-        inbox::advance(connection, self.group, &counts, &next_offsets).await?;
+        inbox::advance(connection, self.group, &counts, &by_place).await?;
         let parked = letters.iter().map(Parked::of).collect();
-        let counts = counts.values().fold(Counts::default(), |sum, count| Counts {
-            applied: sum.applied + count.applied,
-            duplicates: sum.duplicates + count.duplicates,
-            parked: sum.parked + count.parked,
-            blocked: sum.blocked + count.blocked,
-        });
-        Ok((counts, parked))
+        let mut total = Counts::default();
+        for count in counts.values() {
+            total += *count;
+        }
+        Ok((total, parked))
     }
 
     /// Locks the positions, records the batch in the inbox, and says for each record whether it is there for the first
@@ -375,7 +407,7 @@ impl<H: Handler> Processor<H> {
     ) -> Result<Accepted<H::Event>, Judged> {
         let now = OffsetDateTime::now_utc();
         let judged = |poison, attempts, blocked_by| Judged {
-            verdict: Verdict { poison, attempts, first_failed_at: now },
+            verdict: Verdict { poison, attempts, first_failed_at: now, keep: Keep::Record },
             blocked_by,
         };
         if reused == Reused::WithOtherPayload {
@@ -459,12 +491,8 @@ fn entry_of(record: &Record) -> Entry {
     Entry {
         event_id: Metadata::inbox_id(record),
         topic: record.topic.clone(),
-        payload_hash: hash(&payload(record)),
+        payload_hash: payload_hash(record),
     }
-}
-
-fn hash(payload: &[u8]) -> Vec<u8> {
-    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, payload).as_ref().to_vec()
 }
 
 /// Whether the error is the data's fault; else it is the infrastructure's, and waiting helps.

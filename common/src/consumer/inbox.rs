@@ -21,12 +21,51 @@ pub struct Counts {
     pub parked: i64,
     /// Those of the parked that only wait behind an earlier one.
     pub blocked: i64,
+    /// Could not be kept: only their place went to the dead letters.
+    pub set_aside: i64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.applied += other.applied;
+        self.duplicates += other.duplicates;
+        self.parked += other.parked;
+        self.blocked += other.blocked;
+        self.set_aside += other.set_aside;
+    }
+}
+
+/// How far a partition was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The offset after the last record that was counted.
+    pub(super) next_offset: i64,
+    /// The inbox key of the record before it, where it is known.
+    pub(super) last_event_id: Option<Uuid>,
+}
+
+impl Position {
+    /// Moves on to what follows a record. A record below the position that nobody has seen belongs to another log than
+    /// the one that was counted: the topic was made anew, or its log was cut. The position goes back to it, or a restart
+    /// would begin behind records that were never read.
+    pub(super) fn pass(&mut self, offset: i64, event_id: Uuid, novelty: Novelty) {
+        if offset >= self.next_offset || novelty == Novelty::FirstTime {
+            *self = Self { next_offset: offset + 1, last_event_id: Some(event_id) };
+        }
+    }
+}
+
+/// Whether a record was in the inbox already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Novelty {
+    FirstTime,
+    SeenBefore,
 }
 
 /// The state of the partitions of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
-    pub(super) next_offsets: HashMap<Place, i64>,
+    pub(super) by_place: HashMap<Place, Position>,
     /// Whether the group has any parked letters: mostly not, and then no aggregate needs to be looked up.
     pub(super) any_parked: bool,
 }
@@ -69,7 +108,7 @@ pub(super) async fn open(
             from unnest($2::text[], $3::int[]) with ordinality as r (topic, partition, position)
             order by position
             on conflict (group_name, topic, partition) do update set next_offset = p.next_offset
-            returning topic, partition, next_offset
+            returning topic, partition, next_offset, last_event_id
         ), inserted as (
             insert into inbox (group_name, event_id, topic, payload_hash)
             select $1, event_id, topic, payload_hash
@@ -78,11 +117,11 @@ pub(super) async fn open(
             on conflict (group_name, event_id) do nothing
             returning event_id
         )
-        select topic, partition, next_offset, null::uuid as event_id,
+        select topic, partition, next_offset, last_event_id, null::uuid as event_id,
             exists (select from dead_letters where group_name = $1 and state = 'parked') as any_parked
         from positions
         union all
-        select null, null, null, event_id, false from inserted",
+        select null, null, null, null, event_id, false from inserted",
     )
     .bind(group)
     .bind(topics)
@@ -99,7 +138,11 @@ pub(super) async fn open(
             continue;
         }
         let place = (row.try_get("topic")?, row.try_get("partition")?);
-        positions.next_offsets.insert(place, row.try_get("next_offset")?);
+        let position = Position {
+            next_offset: row.try_get("next_offset")?,
+            last_event_id: row.try_get("last_event_id")?,
+        };
+        positions.by_place.insert(place, position);
         positions.any_parked |= row.try_get::<bool, _>("any_parked")?;
     }
     Ok((positions, inserted))
@@ -154,41 +197,52 @@ pub(super) async fn payload_hashes(
     rows.into_iter().map(|row| Ok((row.try_get("event_id")?, row.try_get("payload_hash")?))).collect()
 }
 
-/// Adds what was done to the account, and moves the positions on.
+/// Adds what was done to the account, and moves the positions on. Their rows are locked by [`open`].
 pub(super) async fn advance(
     connection: &mut PgConnection,
     group: &str,
     counts: &BTreeMap<Place, Counts>,
-    next_offsets: &HashMap<Place, i64>,
+    positions: &HashMap<Place, Position>,
 ) -> Result<(), DatabaseError> {
-    let (mut topics, mut partitions, mut nexts) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut applied, mut duplicates, mut parked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut topics, mut partitions) = (Vec::new(), Vec::new());
+    let (mut nexts, mut lasts) = (Vec::new(), Vec::new());
+    let (mut applied, mut duplicates) = (Vec::new(), Vec::new());
+    let (mut parked, mut set_aside) = (Vec::new(), Vec::new());
     for (place, count) in counts {
+        let position = positions.get(place).copied().unwrap_or_default();
         topics.push(place.0.as_str());
         partitions.push(place.1);
-        nexts.push(next_offsets.get(place).copied().unwrap_or_default());
+        nexts.push(position.next_offset);
+        lasts.push(position.last_event_id);
         applied.push(count.applied);
         duplicates.push(count.duplicates);
         parked.push(count.parked);
+        set_aside.push(count.set_aside);
     }
     sqlx::query(
         "-- inbox.advance
         update consumer_positions as p
-        set next_offset = greatest(p.next_offset, r.next_offset),
+        set next_offset = r.next_offset,
+            last_event_id = r.last_event_id,
             applied = p.applied + r.applied,
             duplicates = p.duplicates + r.duplicates,
-            parked = p.parked + r.parked
-        from unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-            as r (topic, partition, next_offset, applied, duplicates, parked)
+            parked = p.parked + r.parked,
+            set_aside = p.set_aside + r.set_aside
+        from unnest(
+                $2::text[], $3::int[], $4::bigint[], $5::uuid[], $6::bigint[], $7::bigint[], $8::bigint[],
+                $9::bigint[]
+            ) as r (topic, partition, next_offset, last_event_id, applied, duplicates, parked, set_aside)
         where p.group_name = $1 and p.topic = r.topic and p.partition = r.partition",
     )
     .bind(group)
     .bind(topics)
     .bind(partitions)
     .bind(nexts)
+    .bind(lasts)
     .bind(applied)
     .bind(duplicates)
     .bind(parked)
+    .bind(set_aside)
     .execute(connection)
     .await?;
     Ok(())

@@ -97,8 +97,10 @@ impl Limit {
 
     /// What became of the records of a batch. Records that wait behind another one, and duplicates, say nothing.
     pub(super) fn record(&mut self, counts: Counts) {
-        let (poisoned, applied) =
-            ((counts.parked - counts.blocked).unsigned_abs(), counts.applied.unsigned_abs());
+        let (poisoned, applied) = (
+            (counts.parked + counts.set_aside - counts.blocked).unsigned_abs(),
+            counts.applied.unsigned_abs(),
+        );
         if let State::Stopped { until, factor, .. } = &mut self.state {
             if applied > 0 {
                 tracing::info!("consumer resumes: a record could be handled");

@@ -1,19 +1,24 @@
 //! A member of a consumer group: the side of the consumer that faces librdkafka.
 
 use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
 use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
+    ClientContext, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance, StreamConsumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
+use tokio::sync::Notify;
 
+use super::{inbox::Place, watch::Reason};
 use crate::{
     config::KafkaConfig,
     kafka::{QuietContext, consumer_config},
@@ -21,13 +26,42 @@ use crate::{
     service::chain,
 };
 
-/// Ended for good by the broker: it can never read again, another one must take its place.
-///
-/// Seen when the broker is killed soon after it has taken a static member in: it comes back with the state of before,
-/// and refuses the member's own id as that of somebody who was replaced (`FENCED_INSTANCE_ID`).
+/// Why a membership is over: it can never read again, another one must take its place.
 #[derive(Debug, thiserror::Error)]
-#[error("membership in the consumer group is lost: {0}")]
-pub(super) struct Lost(String);
+pub(super) enum Lost {
+    /// Ended for good by the broker.
+    ///
+    /// Seen when the broker is killed soon after it has taken a static member in: it comes back with its previous state,
+    /// and refuses the member's own id as that of somebody who was replaced (`FENCED_INSTANCE_ID`).
+    #[error("the broker has ended the membership in the consumer group: {0}")]
+    Ended(String),
+    /// The position in a partition could not be set. To go on would skip records.
+    #[error("cannot read from another place: {0}")]
+    Position(String),
+    /// Ended by the member itself, which looked well and made no progress ([`super::watch`]).
+    #[error("the membership in the consumer group makes no progress: {1}")]
+    Stalled(Reason, String),
+}
+
+impl Lost {
+    /// The label of `consumer_memberships_lost_total`.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Ended(_) => "ended",
+            Self::Position(_) => "position",
+            Self::Stalled(reason, _) => reason.as_str(),
+        }
+    }
+}
+
+/// What librdkafka was seen to do by itself, done on purpose: a test of the watch needs it to happen when it wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlantedFault {
+    /// The member leaves its group, owns nothing and is never assigned again.
+    Leave,
+    /// The partitions are held back and nobody lets them flow again.
+    Hold,
+}
 
 /// Reads the partitions that the group gives it. What it reads is *taken*; what was processed is *stored*, and
 /// librdkafka commits that in the background and when it lets partitions go.
@@ -40,10 +74,16 @@ pub(super) struct Member {
 struct Context {
     /// Grows with each revocation.
     revocations: AtomicU64,
-    /// Whether partitions are held back now, including those that are assigned later.
-    paused: AtomicBool,
-    /// Whether the broker is known to be away, so that it is said once.
+    /// Whether there are partitions that were assigned and whose place to begin was not set yet. They are held back.
+    unplaced: AtomicBool,
+    /// Woken when `unplaced` becomes true.
+    assigned: Notify,
+    /// Whether the broker is known to be away, so that it is logged once.
     broker_away: AtomicBool,
+    /// The last error of reading.
+    last_error: Mutex<Option<String>>,
+    /// How far each partition was fetched.
+    fetched: Mutex<HashMap<Place, i64>>,
 }
 
 impl ClientContext for Context {
@@ -53,6 +93,15 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         QuietContext.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        for (topic, statistics) in statistics.topics {
+            for (partition, statistics) in statistics.partitions {
+                fetched.insert((topic.clone(), partition), statistics.next_offset);
+            }
+        }
     }
 }
 
@@ -73,15 +122,13 @@ impl ConsumerContext for Context {
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        // librdkafka keeps a pause with the partition, whoever owned it in between. Without a word here a partition that
-        // went while it was held back would come back held back for ever, and a new one would flow into a pause.
+        // Nothing is read before the place to begin is known; the runtime asks the database for it. librdkafka keeps a
+        // pause with the partition, whoever owned it in between, so it is set and ended on every assignment.
         if let Rebalance::Assign(partitions) = rebalance {
-            let done = if self.paused.load(Ordering::SeqCst) {
-                consumer.pause(partitions)
-            } else {
-                consumer.resume(partitions)
-            };
-            warn_of(done);
+            warn_of(consumer.pause(partitions));
+            self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.unplaced.store(true, Ordering::SeqCst);
+            self.assigned.notify_one();
         }
     }
 }
@@ -95,8 +142,58 @@ impl Member {
         Ok(Self { consumer })
     }
 
-    /// The next record. Errors are mostly the broker's state, which librdkafka mends by itself: they are said, not acted
-    /// on, and not waited on either, because what comes after them stands in the same queue.
+    /// Whether partitions were assigned that wait for [`Member::begin`].
+    pub(super) fn is_unplaced(&self) -> bool {
+        self.consumer.context().unplaced.load(Ordering::SeqCst)
+    }
+
+    /// Returns when partitions were assigned.
+    pub(super) async fn assigned(&self) {
+        self.consumer.context().assigned.notified().await;
+    }
+
+    /// The partitions that it owns, by its own word.
+    pub(super) fn places(&self) -> Result<Vec<Place>, Lost> {
+        let list = self.consumer.assignment().map_err(|error| Lost::Position(chain(&error)))?;
+        Ok(list.elements().iter().map(|place| (place.topic().to_owned(), place.partition())).collect())
+    }
+
+    /// Lets the assigned partitions flow from these offsets on.
+    pub(super) fn begin(&self, offsets: &HashMap<Place, Offset>) -> Result<(), Lost> {
+        let mut list = TopicPartitionList::new();
+        let placed = offsets
+            .iter()
+            .try_for_each(|((topic, partition), offset)| {
+                list.add_partition_offset(topic, *partition, *offset)
+            })
+            .and_then(|()| self.consumer.assign(&list));
+        placed.map_err(|error| Lost::Position(chain(&error)))?;
+        self.consumer.context().unplaced.store(false, Ordering::SeqCst);
+        self.resume();
+        Ok(())
+    }
+
+    /// See [`PlantedFault`].
+    pub(super) fn suffer(&self, fault: PlantedFault) {
+        match fault {
+            PlantedFault::Leave => self.consumer.unsubscribe(),
+            PlantedFault::Hold => self.pause(),
+        }
+    }
+
+    /// How far librdkafka has fetched a partition; -1001 or less: it does not say.
+    pub(super) fn fetched(&self, place: &Place) -> i64 {
+        let fetched = self.consumer.context().fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        fetched.get(place).copied().unwrap_or(i64::MIN)
+    }
+
+    /// The last error of reading, for people.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.consumer.context().last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The next record. Errors are mostly the broker's state, which librdkafka mends by itself: they are logged and
+    /// skipped without a pause, because later records and rebalances are in the same queue.
     pub(super) async fn next(&self) -> Result<Record, Lost> {
         let away = &self.consumer.context().broker_away;
         loop {
@@ -107,9 +204,13 @@ impl Member {
                     }
                     return Ok(Record::from_message(&message));
                 }
-                Err(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(Lost(chain(&error))),
+                Err(error @ KafkaError::MessageConsumptionFatal(_)) => {
+                    return Err(Lost::Ended(chain(&error)));
+                }
                 Err(error) => {
                     self.check()?;
+                    let last = &self.consumer.context().last_error;
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                     if away.swap(true, Ordering::SeqCst) {
                         tracing::debug!(error = chain(&error), "cannot read from the broker");
                     } else {
@@ -138,7 +239,7 @@ impl Member {
     /// it when nobody listened.
     pub(super) fn check(&self) -> Result<(), Lost> {
         match self.consumer.client().fatal_error() {
-            Some((code, reason)) => Err(Lost(format!("{code}: {reason}"))),
+            Some((code, reason)) => Err(Lost::Ended(format!("{code}: {reason}"))),
             None => Ok(()),
         }
     }
@@ -166,30 +267,33 @@ impl Member {
     /// Makes the partitions of these records begin with them again.
     pub(super) fn rewind(&self, records: &[Record]) -> Result<(), Lost> {
         for ((topic, partition), offset) in ends(records, i64::min) {
-            let sought = self.consumer.seek(topic, partition, Offset::Offset(offset), Duration::from_secs(1));
-            let code = sought.as_ref().err().and_then(KafkaError::rdkafka_error_code);
-            // Not ours any more, and then there is nothing to rewind.
-            let is_gone =
-                matches!(code, Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PreviousInProgress));
-            if let Err(error) = sought
-                && !is_gone
-            {
-                // To go on here would skip records.
-                return Err(Lost(format!("cannot go back in {topic}: {}", chain(&error))));
-            }
+            self.seek(topic, partition, Offset::Offset(offset))?;
         }
         Ok(())
     }
 
-    /// Holds all partitions back, those that come later too. Their member goes on to be served by [`Member::next`].
+    /// Reads a partition from another place on.
+    pub(super) fn seek(&self, topic: &str, partition: i32, offset: Offset) -> Result<(), Lost> {
+        let sought = self.consumer.seek(topic, partition, offset, Duration::from_secs(1));
+        let code = sought.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        // Not ours any more: its next owner begins where the database says.
+        let is_gone = matches!(code, Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PreviousInProgress));
+        match sought {
+            Err(error) if !is_gone => Err(Lost::Position(format!("{topic}-{partition}: {}", chain(&error)))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds all partitions back; those that are assigned later are held back anyway. Their member goes on to be served by [`Member::next`].
     pub(super) fn pause(&self) {
-        self.consumer.context().paused.store(true, Ordering::SeqCst);
         warn_of(self.consumer.assignment().and_then(|list| self.consumer.pause(&list)));
     }
 
-    /// Lets them flow again.
+    /// Lets them flow again, but for those that wait for [`Member::begin`].
     pub(super) fn resume(&self) {
-        self.consumer.context().paused.store(false, Ordering::SeqCst);
+        if self.consumer.context().unplaced.load(Ordering::SeqCst) {
+            return;
+        }
         warn_of(self.consumer.assignment().and_then(|list| self.consumer.resume(&list)));
     }
 

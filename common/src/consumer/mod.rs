@@ -10,11 +10,13 @@ pub mod batch;
 pub mod check;
 mod inbox;
 pub mod janitor;
-pub mod lag;
 pub mod limit;
 mod member;
+pub mod observer;
+mod positions;
 pub mod runtime;
 pub mod stops;
+mod watch;
 
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
@@ -75,7 +77,8 @@ impl Poison {
     /// The reason is cut to 512 bytes.
     #[must_use]
     pub fn new(class: Class, reason: impl Into<String>) -> Self {
-        let mut reason: String = reason.into();
+        // PostgreSQL can't store NUL in a text, and parking must not fail for what a reason quotes.
+        let mut reason: String = reason.into().replace('\0', "\u{fffd}");
         let mut end = reason.len().min(REASON_BYTES_MAX);
         while !reason.is_char_boundary(end) {
             end -= 1;

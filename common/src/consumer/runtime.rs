@@ -1,37 +1,56 @@
-//! The loop around the batches: take what is there, process it, store the offsets; when the infrastructure is away,
-//! pause and keep polling; when the membership is lost, join anew.
+//! The loop around the batches: begin where the database says, take what is there, process it, store the offsets; when
+//! the infrastructure is away, pause and keep polling; when the membership is lost, or makes no progress, join anew.
 //!
 //! Two answers that must not be confused: *back-pressure* (the database is away: hold the batch, pause the partitions,
 //! try again) lives here; *poison* (the record is bad) lives in [`super::batch`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use rdkafka::Offset;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+pub use super::member::PlantedFault;
 use super::{
     Handler,
     batch::{Counts, Processor},
+    inbox::Place,
     limit::{Limit, LimitConfig, Next},
     member::{Lost, Member},
+    observer::{Observer, ViewReceiver},
+    positions,
     stops::Standing,
+    watch::{Finding, Reading, Watch},
 };
 use crate::{
     backoff::Backoff,
     config::KafkaConfig,
+    event::Metadata,
     health::{Component, Health, Heartbeat},
     record::Record,
     service::{BoxError, chain},
 };
 
-/// The loop must go round at least this often (pitfalls P22); no single step takes longer.
+/// The consumer must make progress, or have nothing to do, at least this often (pitfalls P22, P38); no single step takes
+/// longer.
 pub const HEARTBEAT_EVERY_MAX: Duration = Duration::from_secs(60);
 /// How often the loop goes round when nothing arrives.
 const IDLE_ROUND: Duration = Duration::from_secs(5);
+/// How often the member compares what it believes with what the broker says.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How often a consumer that stands looks for an operator's word.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A membership that lasted this long was none that is lost again and again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// A batch that took longer is no time in which a record could have arrived.
+const LONG_BATCH: Duration = Duration::from_secs(1);
+/// Leaving the group waits for the broker, and a client that reaches nobody would wait forever.
+const LEAVE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Reads topics for a consumer group and hands batches to a processor.
 pub struct Runtime<H: Handler> {
@@ -39,8 +58,10 @@ pub struct Runtime<H: Handler> {
     group: &'static str,
     topics: Vec<String>,
     processor: Processor<H>,
+    observer: Observer,
     component: Component,
     health: Health,
+    faults: Option<mpsc::Receiver<PlantedFault>>,
 }
 
 impl<H: Handler> Runtime<H> {
@@ -53,18 +74,58 @@ impl<H: Handler> Runtime<H> {
         processor: Processor<H>,
         health: &Health,
     ) -> Self {
+        let topics: Vec<String> = topics.iter().copied().map(str::to_owned).collect();
         Self {
             config: config.clone(),
             group,
-            topics: topics.iter().copied().map(str::to_owned).collect(),
+            observer: Observer::new(config, group, &topics, &processor.database),
+            topics,
             processor,
             component: health.component("consumer"),
             health: health.clone(),
+            faults: None,
         }
+    }
+
+    /// Has the member suffer what librdkafka was seen to do without a word; for tests.
+    #[must_use]
+    pub fn with_faults(mut self, faults: mpsc::Receiver<PlantedFault>) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Follows what the broker says of the group.
+    #[must_use]
+    pub fn view(&self) -> ViewReceiver {
+        self.observer.subscribe()
     }
 
     /// Reads until `stop`; the batch in hand is finished, and its offsets are committed.
     pub async fn run(self, stop: CancellationToken) -> Result<(), BoxError> {
+        let Self { config, group, topics, processor, observer, component, health, faults } = self;
+        let view = observer.subscribe();
+        let reader = Reader { config, group, topics, processor, view, component, health, faults };
+        tokio::select! {
+            outcome = reader.run(stop) => outcome,
+            () = observer.run() => Err("the observer of the group ended".into()),
+        }
+    }
+}
+
+/// The consumer without its observer.
+struct Reader<H: Handler> {
+    config: KafkaConfig,
+    group: &'static str,
+    topics: Vec<String>,
+    processor: Processor<H>,
+    view: ViewReceiver,
+    component: Component,
+    health: Health,
+    faults: Option<mpsc::Receiver<PlantedFault>>,
+}
+
+impl<H: Handler> Reader<H> {
+    async fn run(self, stop: CancellationToken) -> Result<(), BoxError> {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         // From here on; before, nobody reads, and the owner may wait for its database as long as it takes.
         let heartbeat = self.health.heartbeat("consumer", HEARTBEAT_EVERY_MAX);
@@ -74,36 +135,58 @@ impl<H: Handler> Runtime<H> {
             pause: self.config.dead_letter_pause,
         });
         let mut standing = Standing::new(self.processor.database.clone(), self.group);
+        let mut watch = Watch::default();
         let mut backoff = Backoff::for_infrastructure();
+        let mut faults = self.faults;
+        self.component.waiting("joining the group");
         loop {
             let joined = Instant::now();
-            let session = Session {
+            let mut session = Session {
                 member: Member::join(&self.config, self.group, &topics)?,
                 processor: &self.processor,
                 batch_events_max: self.config.batch_events_max.max(1),
                 component: &self.component,
                 heartbeat: &heartbeat,
                 stop: &stop,
+                view: &self.view,
+                watch: &mut watch,
+                watched_at: joined,
+                taken: HashMap::new(),
+                expected: HashMap::new(),
+                busy: Duration::ZERO,
+                placed_at: 0,
+                faults: faults.as_mut(),
             };
-            self.component.ready();
             let outcome = session.run(&mut limit, &mut standing).await;
-            // Leaving the group waits for the broker's answer.
             let member = session.member;
-            tokio::task::spawn_blocking(move || drop(member)).await?;
+            let leaving = tokio::task::spawn_blocking(move || drop(member));
+            if tokio::time::timeout(LEAVE_TIME_MAX, leaving).await.is_err() {
+                // Its static id, if it has one, is taken over by the next membership.
+                tracing::warn!("leaving the group takes too long, it is left behind");
+            }
+            metrics::gauge!("consumer_partitions_owned").set(0.0);
             let Err(lost) = outcome else { return Ok(()) };
-            metrics::counter!("consumer_memberships_lost_total").increment(1);
-            tracing::error!(error = chain(&lost), "joining the group anew");
+            metrics::counter!("consumer_memberships_lost_total", "reason" => lost.reason()).increment(1);
+            tracing::error!(reason = lost.reason(), error = chain(&lost), "joining the group anew");
             self.component.waiting(chain(&lost));
             if joined.elapsed() > STABLE_AFTER {
                 backoff.reset();
             }
-            heartbeat.beat();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(backoff.next_pause()) => {}
             }
         }
     }
+}
+
+/// What was taken of a partition.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    next_offset: i64,
+    at: Instant,
+    /// [`Session::busy`] then.
+    busy: Duration,
 }
 
 /// The life of one membership.
@@ -114,33 +197,62 @@ struct Session<'a, H: Handler> {
     component: &'a Component,
     heartbeat: &'a Heartbeat,
     stop: &'a CancellationToken,
+    view: &'a ViewReceiver,
+    watch: &'a mut Watch,
+    watched_at: Instant,
+    /// The partitions that it owns, from [`Session::begin`] on.
+    taken: HashMap<Place, Taken>,
+    /// The record before the position, which must come first: else the log is not the one that was read before.
+    expected: HashMap<Place, (i64, Uuid)>,
+    /// Time in which no record could have been taken: the partitions were held back, or a batch took long.
+    busy: Duration,
+    /// [`Member::revocations`] when the partitions in `taken` were given a place.
+    placed_at: u64,
+    faults: Option<&'a mut mpsc::Receiver<PlantedFault>>,
 }
 
 impl<H: Handler> Session<'_, H> {
     /// Reads until asked to stop, or until the membership is lost: then what is in hand was not done, or its inbox rows
-    /// are there, and the next membership begins after the last committed offset.
-    async fn run(&self, limit: &mut Limit, standing: &mut Standing) -> Result<(), Lost> {
+    /// are there, and the next membership begins at the position in the database.
+    async fn run(&mut self, limit: &mut Limit, standing: &mut Standing) -> Result<(), Lost> {
         while !self.stop.is_cancelled() {
-            self.heartbeat.beat();
             self.member.check()?;
+            if let Some(fault) = self.faults.as_mut().and_then(|faults| faults.try_recv().ok()) {
+                self.member.suffer(fault);
+            }
+            if self.member.is_unplaced() && !self.begin().await? {
+                break;
+            }
+            self.look(limit)?;
             let events_max = match limit.next() {
                 Next::Batch => self.batch_events_max,
                 Next::One => 1,
                 Next::Wait(until) => {
+                    let begin = Instant::now();
                     self.stand(until, limit, standing).await?;
+                    self.busy += begin.elapsed();
                     continue;
                 }
             };
             let first = tokio::select! {
                 () = self.stop.cancelled() => break,
                 record = self.member.next() => record?,
-                () = tokio::time::sleep(IDLE_ROUND) => continue,
+                () = self.member.assigned() => continue,
+                () = tokio::time::sleep(WATCH_EVERY) => continue,
             };
             let batch = self.member.fill(first, events_max);
-            if let Some(counts) = self.finish(batch).await? {
+            let batch = self.admit(batch)?;
+            if batch.is_empty() {
+                continue;
+            }
+            let begin = Instant::now();
+            let finished = self.finish(batch).await?;
+            if begin.elapsed() > LONG_BATCH {
+                self.busy += begin.elapsed();
+            }
+            if let Some(counts) = finished {
                 limit.record(counts);
                 if limit.next() == Next::Batch {
-                    self.component.ready();
                     standing.end().await;
                 }
             }
@@ -149,8 +261,180 @@ impl<H: Handler> Session<'_, H> {
         Ok(())
     }
 
+    /// Lets the partitions that were assigned flow from the positions that the database has ([`positions`]); waits for
+    /// it as long as it is away. False: asked to stop.
+    async fn begin(&mut self) -> Result<bool, Lost> {
+        let started = Instant::now();
+        let mut backoff = Backoff::for_infrastructure();
+        loop {
+            let (places, revocations) = (self.member.places()?, self.member.revocations());
+            match positions::load(&self.processor.database, self.processor.group, places.clone()).await {
+                Ok(positions) => {
+                    self.place(places, &positions)?;
+                    self.busy += started.elapsed();
+                    return Ok(true);
+                }
+                Err(error) => {
+                    if backoff.attempt() == 0 {
+                        tracing::warn!(error = chain(&error), "cannot read the positions yet");
+                    }
+                    self.component.waiting(chain(&error));
+                }
+            }
+            if !self.keep_polling(Instant::now() + backoff.next_pause()).await? {
+                return Ok(false);
+            }
+            if self.member.revocations() != revocations && !self.member.is_unplaced() {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn place(
+        &mut self,
+        places: Vec<Place>,
+        positions: &HashMap<Place, super::inbox::Position>,
+    ) -> Result<(), Lost> {
+        let now = Instant::now();
+        self.taken.clear();
+        self.expected.clear();
+        self.placed_at = self.member.revocations();
+        let mut offsets = HashMap::new();
+        for place in places {
+            let position = positions.get(&place).copied().unwrap_or_default();
+            let next_offset = position.next_offset;
+            let offset = match position.last_event_id {
+                _ if next_offset == 0 => Offset::Beginning,
+                None => Offset::Offset(next_offset),
+                // One record more, to see that the log is the one that was read before.
+                Some(last_event_id) => {
+                    self.expected.insert(place.clone(), (next_offset - 1, last_event_id));
+                    Offset::Offset(next_offset - 1)
+                }
+            };
+            self.taken.insert(place.clone(), Taken { next_offset, at: now, busy: self.busy });
+            offsets.insert(place, offset);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
+        metrics::gauge!("consumer_partitions_owned").set(offsets.len() as f64);
+        self.member.begin(&offsets)
+    }
+
+    /// Notes what was taken, and drops the record by which a log is known again. Records of another log than the one
+    /// that was read before are dropped too: that log is read from its oldest record on.
+    fn admit(&mut self, batch: Vec<Record>) -> Result<Vec<Record>, Lost> {
+        let now = Instant::now();
+        let mut elsewhere: HashSet<Place> = HashSet::new();
+        let mut admitted = Vec::with_capacity(batch.len());
+        for record in batch {
+            let place = (record.topic.clone(), record.partition);
+            if elsewhere.contains(&place) {
+                continue;
+            }
+            let before = self.taken.get(&place).map(|taken| taken.next_offset);
+            let taken = Taken { next_offset: record.offset + 1, at: now, busy: self.busy };
+            match self.expected.remove(&place) {
+                Some((offset, event_id)) if record.offset == offset => {
+                    if Metadata::inbox_id(&record) == event_id {
+                        self.taken.insert(place, taken);
+                        continue;
+                    }
+                    report_another_log(&record, offset + 1);
+                    self.member.seek(&record.topic, record.partition, Offset::Beginning)?;
+                    self.taken.insert(place.clone(), Taken { next_offset: 0, ..taken });
+                    elsewhere.insert(place);
+                    continue;
+                }
+                _ => {}
+            }
+            if let Some(next_offset) = before {
+                self.compare(&record, next_offset);
+            }
+            self.taken.insert(place, taken);
+            admitted.push(record);
+        }
+        Ok(admitted)
+    }
+
+    /// Says when a record is not the next one: its log was cut, or records were deleted before they were read.
+    fn compare(&self, record: &Record, next_offset: i64) {
+        if record.offset < next_offset {
+            report_another_log(record, next_offset);
+            return;
+        }
+        let place = (record.topic.clone(), record.partition);
+        let view = self.view.borrow().clone();
+        let first = view.and_then(|view| view.partitions.get(&place).map(|partition| partition.first));
+        // Offsets without a record are common: markers of transactions, compaction. Those below the log's start are not.
+        let missing = first.unwrap_or_default().min(record.offset) - next_offset;
+        if missing > 0 {
+            metrics::counter!("consumer_records_missing_total", "topic" => record.topic.clone())
+                .increment(missing.unsigned_abs());
+            tracing::error!(
+                topic = record.topic,
+                partition = record.partition,
+                position = next_offset,
+                missing,
+                "records were deleted from the log before they were read"
+            );
+        }
+    }
+
+    /// Compares what the member believes with what the broker says, once in a while.
+    #[expect(clippy::cast_precision_loss, reason = "a time is far below 2^52 seconds")]
+    fn look(&mut self, limit: &Limit) -> Result<(), Lost> {
+        let now = Instant::now();
+        if now.duration_since(self.watched_at) < WATCH_EVERY {
+            return Ok(());
+        }
+        self.watched_at = now;
+        if self.member.revocations() != self.placed_at {
+            self.taken.clear();
+            metrics::gauge!("consumer_partitions_owned").set(0.0);
+        }
+        let reading = self
+            .taken
+            .iter()
+            .map(|(place, taken)| {
+                let listened =
+                    now.duration_since(taken.at).saturating_sub(self.busy.saturating_sub(taken.busy));
+                let fetched_offset = self.member.fetched(place);
+                (place.clone(), Reading { next_offset: taken.next_offset, fetched_offset, listened })
+            })
+            .collect();
+        let view = self.view.borrow().clone();
+        let finding = self.watch.look(now, view.as_deref(), &reading);
+        let is_progressing = matches!(finding, Finding::Well | Finding::Blind | Finding::Unreadable(_));
+        if is_progressing {
+            self.heartbeat.beat();
+            metrics::gauge!("consumer_last_progress_timestamp_seconds")
+                .set(time::OffsetDateTime::now_utc().unix_timestamp() as f64);
+        }
+        match finding {
+            Finding::Stalled(reason, text) => return Err(Lost::Stalled(reason, text)),
+            Finding::Waiting(text) => self.component.waiting(text),
+            Finding::Unreadable(places) => {
+                let error = self.member.last_error().unwrap_or_else(|| "no error was given".to_owned());
+                let places: Vec<String> = places
+                    .iter()
+                    .map(|((topic, partition), offset)| format!("{topic}-{partition} at offset {offset}"))
+                    .collect();
+                self.component.waiting(format!("cannot read {}: {error}", places.join(", ")));
+            }
+            Finding::Blind if self.taken.is_empty() => self.component.waiting("waiting for the broker"),
+            Finding::Well | Finding::Blind if limit.next() == Next::Batch => self.component.ready(),
+            Finding::Well | Finding::Blind => {}
+        }
+        Ok(())
+    }
+
     /// Takes nothing until then, or until an operator says to go on.
-    async fn stand(&self, until: Instant, limit: &mut Limit, standing: &mut Standing) -> Result<(), Lost> {
+    async fn stand(
+        &mut self,
+        until: Instant,
+        limit: &mut Limit,
+        standing: &mut Standing,
+    ) -> Result<(), Lost> {
         self.component.waiting(format!(
             "too many dead letters ({}): stopped, one record is tried from time to time",
             limit.stopped_for()
@@ -159,7 +443,6 @@ impl<H: Handler> Session<'_, H> {
         while Instant::now() < until {
             if let Some(leave) = standing.look(limit.stopped_for()).await {
                 limit.resume(leave);
-                self.component.ready();
                 break;
             }
             if !self.keep_polling(until.min(Instant::now() + LOOK_EVERY)).await? {
@@ -172,7 +455,7 @@ impl<H: Handler> Session<'_, H> {
 
     /// Processes the batch, again and again while the infrastructure is away, and stores its offsets. `None`: it was not
     /// processed.
-    async fn finish(&self, batch: Vec<Record>) -> Result<Option<Counts>, Lost> {
+    async fn finish(&mut self, batch: Vec<Record>) -> Result<Option<Counts>, Lost> {
         let taken_at = self.member.revocations();
         let records: Arc<[Record]> = batch.into();
         let mut backoff = Backoff::for_infrastructure();
@@ -197,8 +480,14 @@ impl<H: Handler> Session<'_, H> {
             let until = Instant::now() + backoff.next_pause();
             if !self.keep_polling(until).await? || self.member.revocations() != taken_at {
                 // Asked to stop, or the partitions have a new owner: nothing was done, nothing is stored, so the batch
-                // is delivered again from the last committed offset.
+                // is delivered again.
                 self.member.rewind(&records)?;
+                for record in records.iter() {
+                    let place = (record.topic.clone(), record.partition);
+                    if let Some(taken) = self.taken.get_mut(&place) {
+                        taken.next_offset = taken.next_offset.min(record.offset);
+                    }
+                }
                 break None;
             }
         };
@@ -227,11 +516,26 @@ impl<H: Handler> Session<'_, H> {
     }
 }
 
+/// A record from below the position, or another one than before it: the topic was made anew, or its log was cut.
+fn report_another_log(record: &Record, position: i64) {
+    metrics::counter!("consumer_logs_replaced_total", "topic" => record.topic.clone()).increment(1);
+    tracing::error!(
+        topic = record.topic,
+        partition = record.partition,
+        offset = record.offset,
+        position,
+        "the log is not the one that was read before: reading it from its oldest record on"
+    );
+}
+
 fn count(counts: Counts, time: Duration) {
     metrics::histogram!("consumer_batch_seconds").record(time.as_secs_f64());
-    for (outcome, count) in
-        [("applied", counts.applied), ("duplicate", counts.duplicates), ("parked", counts.parked)]
-    {
+    for (outcome, count) in [
+        ("applied", counts.applied),
+        ("duplicate", counts.duplicates),
+        ("parked", counts.parked),
+        ("set-aside", counts.set_aside),
+    ] {
         metrics::counter!("consumer_records_total", "outcome" => outcome).increment(count.unsigned_abs());
     }
 }

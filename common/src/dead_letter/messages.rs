@@ -121,6 +121,7 @@ pub(super) fn letter_to_proto(letter: &Letter, group: &str) -> pb::DeadLetter {
             State::Parked => pb::DeadLetterState::Parked,
             State::Redriven => pb::DeadLetterState::Redriven,
             State::Discarded => pb::DeadLetterState::Discarded,
+            State::SetAside => pb::DeadLetterState::SetAside,
         }
         .into(),
         topic: letter.record.topic.clone(),

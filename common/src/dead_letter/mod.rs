@@ -29,6 +29,8 @@ pub enum State {
     Redriven,
     /// It was given up.
     Discarded,
+    /// Only the place of the record was kept: it can't be redriven.
+    SetAside,
 }
 
 impl State {
@@ -39,11 +41,14 @@ impl State {
             Self::Parked => "parked",
             Self::Redriven => "redriven",
             Self::Discarded => "discarded",
+            Self::SetAside => "set-aside",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Parked, Self::Redriven, Self::Discarded].into_iter().find(|state| state.as_str() == text)
+        [Self::Parked, Self::Redriven, Self::Discarded, Self::SetAside]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 }
 

@@ -10,10 +10,25 @@ use uuid::Uuid;
 use crate::{
     consumer::batch::Judged,
     database::DatabaseError,
-    event::Metadata,
+    dead_letter::State,
+    event::{Metadata, payload_hash},
     outbox::OutboxRecord,
     record::{Header, Record, encode_headers},
 };
+
+/// Most bytes of key, value and headers of a record that is kept. Its copy must fit the limit of the dead-letter topics
+/// (2 MiB) together with our headers. A compressed batch can hold records that are far larger than the broker's limit.
+pub const PARKED_BYTES_MAX: usize = 2 * 1024 * 1024 - 64 * 1024;
+
+/// What is kept of a parked record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// All of it, and a copy for the dead-letter topic.
+    Record,
+    /// Where it was, its size and its hash: it is *set aside*. For a record that is too large, or that the database
+    /// refuses for a reason in the record, so that parking can't fail for such a reason.
+    Place,
+}
 
 /// A record on its way to the dead letters.
 #[derive(Debug)]
@@ -113,12 +128,15 @@ pub(crate) async fn park(
 ) -> Result<(), DatabaseError> {
     for letter in letters {
         let (record, verdict) = (letter.record, &letter.judged.verdict);
+        let is_set_aside = verdict.keep == Keep::Place;
+        let kept = (!is_set_aside).then_some(());
         sqlx::query(
             "-- dead_letter.park
             insert into dead_letters (
                 id, group_name, class, reason, topic, partition, record_offset, record_timestamp_ms,
-                key, value, headers, event_id, subject, blocked_by, attempts, first_failed_at
-            ) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                key, value, headers, event_id, subject, blocked_by, attempts, first_failed_at, state,
+                size_bytes, payload_hash
+            ) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         )
         .bind(letter.id)
         .bind(group)
@@ -128,17 +146,21 @@ pub(crate) async fn park(
         .bind(record.partition)
         .bind(record.offset)
         .bind(record.timestamp_ms)
-        .bind(record.key.as_deref())
-        .bind(record.value.as_deref())
-        .bind(encode_headers(&record.headers))
+        .bind(kept.and(record.key.as_deref()))
+        .bind(kept.and(record.value.as_deref()))
+        .bind(kept.map_or_else(Vec::new, |()| encode_headers(&record.headers)))
         .bind(letter.event_id)
-        .bind(Metadata::subject_of(record))
+        .bind(kept.and(Metadata::subject_of(record)))
         .bind(letter.judged.blocked_by)
         .bind(verdict.attempts)
         .bind(verdict.first_failed_at)
+        .bind(if kept.is_some() { State::Parked } else { State::SetAside }.as_str())
+        .bind(is_set_aside.then(|| i64::try_from(record.size_bytes()).unwrap_or(i64::MAX)))
+        .bind(is_set_aside.then(|| payload_hash(record)))
         .execute(&mut *connection)
         .await?;
     }
-    let copies = letters.iter().map(|letter| letter.copy(group)).collect();
+    let kept = letters.iter().filter(|letter| letter.judged.verdict.keep == Keep::Record);
+    let copies = kept.map(|letter| letter.copy(group)).collect();
     crate::outbox::append(connection, copies).await
 }

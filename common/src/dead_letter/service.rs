@@ -58,6 +58,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             pb::DeadLetterState::Parked => Some(State::Parked),
             pb::DeadLetterState::Redriven => Some(State::Redriven),
             pb::DeadLetterState::Discarded => Some(State::Discarded),
+            pb::DeadLetterState::SetAside => Some(State::SetAside),
         };
         let filter = pb::DeadLetterFilter {
             ids: request.ids,

@@ -7,7 +7,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use holdfast_common::{
     config::{DatabaseConfig, KafkaConfig},
-    consumer::{Accepted, Answer, Class, Handler, Poison, batch::Processor, runtime::Runtime},
+    consumer::{
+        Accepted, Answer, Class, Handler, Poison,
+        batch::Processor,
+        runtime::{PlantedFault, Runtime},
+    },
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
     event::{Metadata, NewEvent},
@@ -22,12 +26,14 @@ use rdkafka::{
     ClientConfig, Message as _,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     consumer::{BaseConsumer, Consumer as _},
+    message::OwnedHeaders,
+    producer::{FutureProducer, FutureRecord},
 };
 use sqlx::{
     Connection as _, PgConnection, Row as _, SqlSafeStr as _,
     migrate::{Migration, MigrationType, Migrator},
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -104,8 +110,7 @@ impl Lab {
     }
 
     async fn create_topic(&self, name: &str) {
-        let admin: AdminClient<_> =
-            ClientConfig::new().set("bootstrap.servers", &self.kafka.brokers).create().expect("a client");
+        let admin = self.admin();
         let topic = NewTopic::new(name, 2, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("the broker answers");
         for made in made {
@@ -184,9 +189,52 @@ impl Lab {
 
     /// A consumer that reads the topic, until it is asked to end.
     pub fn start_consumer(&self) -> Task {
+        let (_, no_faults) = mpsc::channel(1);
+        self.start_faulty_consumer(no_faults)
+    }
+
+    /// A consumer that suffers these faults.
+    pub fn start_faulty_consumer(&self, faults: mpsc::Receiver<PlantedFault>) -> Task {
         let stop = CancellationToken::new();
         let runtime = Runtime::new(&self.kafka, self.group, &[self.topic], self.processor(), &self.health);
-        Task { task: tokio::spawn(runtime.run(stop.clone())), stop }
+        Task { task: tokio::spawn(runtime.with_faults(faults).run(stop.clone())), stop }
+    }
+
+    pub fn admin(&self) -> AdminClient<rdkafka::client::DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", &self.kafka.brokers).create().expect("a client")
+    }
+
+    /// Sends a record as anybody could, with these settings of the producer.
+    pub async fn send(&self, partition: i32, record: &Record, settings: &[(&str, &str)]) {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.kafka.brokers);
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        let producer: FutureProducer = config.create().expect("a producer");
+        let mut headers = OwnedHeaders::new();
+        for header in &record.headers {
+            headers = headers
+                .insert(rdkafka::message::Header { key: &header.name, value: header.value.as_deref() });
+        }
+        let mut sent = FutureRecord::<[u8], [u8]>::to(&record.topic).partition(partition).headers(headers);
+        sent.key = record.key.as_deref();
+        sent.payload = record.value.as_deref();
+        producer.send(sent, PATIENCE).await.expect("acknowledged");
+    }
+
+    /// Deletes the topic and creates it again, as an operator would.
+    pub async fn remake_topic(&self) {
+        let deleted = self.admin().delete_topics(&[self.topic], &AdminOptions::new()).await;
+        for deleted in deleted.expect("the broker answers") {
+            deleted.expect("deleted");
+        }
+        eventually("the name is free again", || async {
+            let topic = NewTopic::new(self.topic, 2, TopicReplication::Fixed(1));
+            let created = self.admin().create_topics([&topic], &AdminOptions::new()).await;
+            created.expect("the broker answers").iter().all(Result::is_ok)
+        })
+        .await;
     }
 
     pub fn processor(&self) -> Processor<Ledger> {
@@ -310,6 +358,11 @@ impl Lab {
         .await
         .expect("read");
         (row.get(0), row.get(1), row.get(2))
+    }
+
+    /// Records of which only the place was kept.
+    pub async fn set_aside(&self) -> i64 {
+        self.count("select coalesce(sum(set_aside), 0)::bigint from consumer_positions").await
     }
 
     /// Subject, class and the class of what blocks it, oldest first.

@@ -1,0 +1,272 @@
+//! The group as the broker and the database see it: which partitions the topics have, who owns them, how many records
+//! wait. Asked by a client of its own, so it is right while the consumer stands still, waits for its database, or has
+//! lost its membership; [`super::watch`] compares it with what the member believes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::{KafkaError, KafkaResult},
+    metadata::MetadataTopic,
+};
+use tokio::{sync::watch, time::Instant};
+
+use super::{inbox::Place, positions};
+use crate::{
+    config::KafkaConfig,
+    database::Database,
+    kafka::{QuietContext, observer},
+    service::chain,
+};
+
+/// How often the broker is asked.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// One partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PartitionView {
+    /// The oldest offset that the broker still has.
+    pub first: i64,
+    /// The offset after the newest record.
+    pub end: i64,
+    /// What the broker has committed for the group. Reading does not begin there, but a gap to the position is worth
+    /// seeing.
+    pub committed: Option<i64>,
+    /// What the database has: reading begins there. `None`: nothing was read yet, or the database has never answered.
+    pub position: Option<i64>,
+}
+
+impl PartitionView {
+    /// Records that wait.
+    #[must_use]
+    pub fn lag(&self) -> i64 {
+        // Behind the end of the log: it was cut or made anew, and is read from its beginning.
+        let next = self.position.or(self.committed).filter(|next| *next <= self.end).unwrap_or(self.first);
+        (self.end - next.max(self.first)).max(0)
+    }
+}
+
+/// A group at one moment.
+#[derive(Debug, Clone)]
+pub struct GroupView {
+    /// When the broker said so.
+    pub at: Instant,
+    /// The group's state by the broker's own word: `Stable`, `Empty`, `PreparingRebalance`, ...
+    pub state: String,
+    /// Partitions that some member owns.
+    pub owned: BTreeSet<Place>,
+    /// All partitions of the topics.
+    pub partitions: BTreeMap<Place, PartitionView>,
+}
+
+impl GroupView {
+    /// Partitions that nobody reads.
+    #[must_use]
+    pub fn unowned(&self) -> Vec<&Place> {
+        self.partitions.keys().filter(|place| !self.owned.contains(*place)).collect()
+    }
+}
+
+/// What the observer has seen last.
+pub type ViewReceiver = watch::Receiver<Option<Arc<GroupView>>>;
+
+/// Asks for one group, again and again.
+pub(super) struct Observer {
+    config: KafkaConfig,
+    group: &'static str,
+    topics: Vec<String>,
+    database: Database,
+    seen: watch::Sender<Option<Arc<GroupView>>>,
+}
+
+impl Observer {
+    pub(super) fn new(
+        config: &KafkaConfig,
+        group: &'static str,
+        topics: &[String],
+        database: &Database,
+    ) -> Self {
+        Self {
+            config: config.clone(),
+            group,
+            topics: topics.to_vec(),
+            database: database.clone(),
+            seen: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> ViewReceiver {
+        self.seen.subscribe()
+    }
+
+    /// Never returns; whoever runs it drops it.
+    pub(super) async fn run(self) {
+        let mut client: Option<Arc<BaseConsumer<QuietContext>>> = None;
+        // Those of the last time that the database answered: they don't move while it is away.
+        let mut positions = HashMap::new();
+        loop {
+            match self.look(&mut client, &mut positions).await {
+                Ok(view) => {
+                    self.measure(&view);
+                    self.seen.send_replace(Some(Arc::new(view)));
+                }
+                Err(error) => {
+                    // The kafka component says that the broker is away. A client can lose all of its brokers for good
+                    // though others reach them, so the next look is that of a new one.
+                    client = None;
+                    tracing::debug!(error = chain(&error), "cannot look at the consumer group");
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn look(
+        &self,
+        client: &mut Option<Arc<BaseConsumer<QuietContext>>>,
+        positions: &mut HashMap<Place, i64>,
+    ) -> KafkaResult<GroupView> {
+        let asked = match client {
+            Some(client) => client.clone(),
+            None => client.insert(Arc::new(observer(&self.config, self.group)?)).clone(),
+        };
+        let (group, topics) = (self.group, self.topics.clone());
+        let asking = tokio::task::spawn_blocking(move || ask(&asked, group, &topics));
+        let mut view = asking.await.map_err(|_| KafkaError::Canceled)??;
+        match positions::load_all(&self.database, self.group).await {
+            Ok(loaded) => *positions = loaded,
+            // The database component says that the database is away.
+            Err(error) => tracing::debug!(error = chain(&error), "cannot read the positions"),
+        }
+        for (place, partition) in &mut view.partitions {
+            partition.position = positions.get(place).copied();
+        }
+        Ok(view)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts of records and partitions are far below 2^52")]
+    fn measure(&self, view: &GroupView) {
+        for topic in &self.topics {
+            let lag: i64 = view
+                .partitions
+                .iter()
+                .filter(|((of, _), _)| of == topic)
+                .map(|(_, partition)| partition.lag())
+                .sum();
+            metrics::gauge!("consumer_lag_records", "topic" => topic.clone()).set(lag as f64);
+        }
+        metrics::gauge!("consumer_partitions_expected").set(view.partitions.len() as f64);
+        metrics::gauge!("consumer_partitions_unowned").set(view.unowned().len() as f64);
+    }
+}
+
+fn ask(client: &BaseConsumer<QuietContext>, group: &str, topics: &[String]) -> KafkaResult<GroupView> {
+    // It reads nothing, but librdkafka tells its errors here, and they must not pile up.
+    while client.poll(Duration::ZERO).is_some() {}
+    let mut partitions = BTreeMap::new();
+    for topic in topics {
+        let metadata = client.fetch_metadata(Some(topic), ANSWER_TIME_MAX)?;
+        let mut places = TopicPartitionList::new();
+        for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
+            places.add_partition(topic, partition.id());
+        }
+        for place in client.committed_offsets(places, ANSWER_TIME_MAX)?.elements() {
+            let (first, end) = client.fetch_watermarks(topic, place.partition(), ANSWER_TIME_MAX)?;
+            let committed = match place.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            let view = PartitionView { first, end, committed, position: None };
+            partitions.insert((topic.clone(), place.partition()), view);
+        }
+    }
+    let groups = client.client().fetch_group_list(Some(group), ANSWER_TIME_MAX)?;
+    let (mut state, mut owned) = ("Empty".to_owned(), BTreeSet::new());
+    for found in groups.groups().iter().filter(|found| found.name() == group) {
+        found.state().clone_into(&mut state);
+        for member in found.members() {
+            owned.extend(assigned_places(member.assignment().unwrap_or_default()));
+        }
+    }
+    Ok(GroupView { at: Instant::now(), state, owned, partitions })
+}
+
+/// The partitions in a member's assignment (Kafka's consumer protocol: version, then topics, each with its partitions;
+/// big-endian). What can't be read owns nothing.
+fn assigned_places(bytes: &[u8]) -> Vec<Place> {
+    fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a [u8]> {
+        let (taken, after) = rest.split_at_checked(bytes)?;
+        *rest = after;
+        Some(taken)
+    }
+    fn int16(rest: &mut &[u8]) -> Option<usize> {
+        let bytes = take(rest, 2)?.try_into().ok()?;
+        usize::try_from(i16::from_be_bytes(bytes)).ok()
+    }
+    fn int32(rest: &mut &[u8]) -> Option<i32> {
+        Some(i32::from_be_bytes(take(rest, 4)?.try_into().ok()?))
+    }
+    fn read(mut rest: &[u8], places: &mut Vec<Place>) -> Option<()> {
+        int16(&mut rest)?;
+        for _ in 0..int32(&mut rest)? {
+            let length = int16(&mut rest)?;
+            let topic = std::str::from_utf8(take(&mut rest, length)?).ok()?;
+            for _ in 0..int32(&mut rest)? {
+                places.push((topic.to_owned(), int32(&mut rest)?));
+            }
+        }
+        Some(())
+    }
+    let mut places = Vec::new();
+    // Cut short: what was read so far counts.
+    let _ = read(bytes, &mut places);
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An assignment as Kafka writes it, and any part of it, is read without a panic.
+    #[test]
+    fn assignments_are_read() {
+        let mut bytes = vec![0, 1, 0, 0, 0, 2];
+        for (topic, partitions) in [("order.created", vec![0, 3]), ("b", vec![7])] {
+            bytes.extend(u16::try_from(topic.len()).expect("short").to_be_bytes());
+            bytes.extend(topic.as_bytes());
+            bytes.extend(u32::try_from(partitions.len()).expect("few").to_be_bytes());
+            for partition in partitions {
+                bytes.extend(u32::to_be_bytes(partition));
+            }
+        }
+        bytes.extend([0xff; 4]);
+        let expected =
+            [("order.created".to_owned(), 0), ("order.created".to_owned(), 3), ("b".to_owned(), 7)];
+        assert_eq!(assigned_places(&bytes), expected);
+        for end in 0..bytes.len() {
+            let _ = assigned_places(&bytes[..end]);
+        }
+    }
+
+    /// The lag counts from the position that the database has; a log that is shorter than it is read from its start.
+    #[test]
+    fn lag_counts_from_the_position() {
+        let view = |position, committed| PartitionView { first: 10, end: 100, committed, position };
+        for (position, committed, lag) in [
+            (Some(40), Some(90), 60),
+            (None, Some(90), 10),
+            (None, None, 90),
+            (Some(5), None, 90),
+            (Some(100), None, 0),
+            (Some(500), None, 90),
+        ] {
+            assert_eq!(view(position, committed).lag(), lag, "{position:?} {committed:?}");
+        }
+    }
+}

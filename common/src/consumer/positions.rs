@@ -1,0 +1,91 @@
+//! Where reading begins: at the position that the service's own database has, whatever the broker has committed for the
+//! group. A foreign member of the group, an administrator's reset of its offsets, or a database that was restored from a
+//! backup moves one of the two and not the other, and the effects are where the database is. Reading twice is harmless:
+//! the inbox knows what had its effects.
+//!
+//! The rules, from the position in the database and the log that is found:
+//!
+//! | the log | reading begins |
+//! |---|---|
+//! | has the record before the position, the same as then | at the position |
+//! | has another record there: it was made anew or cut | at its oldest record |
+//! | ends before the position: the same | at its oldest record |
+//! | begins after the position: records were deleted unread | at its oldest record; those that are gone are counted |
+//! | no position is known | at its oldest record |
+
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::FutureExt as _;
+use sqlx::Row as _;
+
+use super::inbox::{Place, Position};
+use crate::{
+    database::{Database, DatabaseError},
+    deadline::Deadline,
+};
+
+/// For reads of a few rows by their key, which is no work for a database that answers.
+const READ_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The positions of these partitions. Those that were never read are not there.
+pub(super) async fn load(
+    database: &Database,
+    group: &'static str,
+    places: Vec<Place>,
+) -> Result<HashMap<Place, Position>, DatabaseError> {
+    let deadline = Deadline::after(READ_TIME_MAX);
+    let read = database.read(deadline, move |connection| {
+        async move {
+            let (topics, partitions): (Vec<String>, Vec<i32>) = places.into_iter().unzip();
+            let rows = sqlx::query(
+                "-- positions.load
+                select topic, partition, next_offset, last_event_id from consumer_positions
+                where group_name = $1
+                    and (topic, partition) in (select * from unnest($2::text[], $3::int[]))",
+            )
+            .bind(group)
+            .bind(topics)
+            .bind(partitions)
+            .fetch_all(connection)
+            .await?;
+            rows.into_iter()
+                .map(|row| {
+                    let position = Position {
+                        next_offset: row.try_get("next_offset")?,
+                        last_event_id: row.try_get("last_event_id")?,
+                    };
+                    Ok(((row.try_get("topic")?, row.try_get("partition")?), position))
+                })
+                .collect()
+        }
+        .boxed()
+    });
+    read.await
+}
+
+/// The next offset of every partition that the group has read.
+pub(super) async fn load_all(
+    database: &Database,
+    group: &'static str,
+) -> Result<HashMap<Place, i64>, DatabaseError> {
+    let deadline = Deadline::after(READ_TIME_MAX);
+    let read = database.read(deadline, move |connection| {
+        async move {
+            let rows = sqlx::query(
+                "-- positions.load_all
+                select topic, partition, next_offset from consumer_positions where group_name = $1",
+            )
+            .bind(group)
+            .fetch_all(connection)
+            .await?;
+            rows.into_iter()
+                .map(|row| {
+                    let place = (row.try_get("topic")?, row.try_get("partition")?);
+                    Ok((place, row.try_get("next_offset")?))
+                })
+                .collect()
+        }
+        .boxed()
+    });
+    read.await
+}

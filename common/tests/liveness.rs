@@ -1,0 +1,298 @@
+//! A consumer moves again by itself: every record ends, reading begins where the database says, and a member that makes
+//! no progress is replaced. On real Kafka and PostgreSQL.
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use holdfast_common::{
+    consumer::runtime::PlantedFault,
+    dead_letter::park::PARKED_BYTES_MAX,
+    record::{Header, Record},
+};
+use proptest::{
+    prelude::*,
+    strategy::ValueTree as _,
+    test_runner::{Config, TestRunner},
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminOptions, NewPartitions},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+};
+use support::{Lab, PATIENCE, eventually};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+
+/// A record that is no event at all.
+fn bare(lab: &Lab, value: &str) -> Record {
+    Record {
+        topic: lab.topic.to_owned(),
+        partition: 0,
+        offset: 0,
+        timestamp_ms: Some(1_800_000_000_000),
+        key: None,
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        headers: Vec::new(),
+        headers_unreadable: false,
+    }
+}
+
+async fn handles(lab: &Lab, payload: &str) {
+    lab.write(vec![lab.event("probe", payload)]).await;
+    eventually(&format!("{payload} is handled"), || async {
+        lab.effects().await.iter().any(|(_, handled)| handled == payload)
+    })
+    .await;
+}
+
+/// Records of every codec are handled: whoever writes with a common client's defaults must not stop a partition.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_every_codec_are_handled() {
+    let lab = Lab::new("codecs").await;
+    let consumer = lab.start_consumer();
+    for codec in CODECS {
+        let record = lab.record(0, lab.event("order", codec));
+        lab.send(1, &record, &[("compression.codec", codec)]).await;
+    }
+    eventually("all are handled", || async { lab.effects().await.len() == CODECS.len() }).await;
+    consumer.end().await;
+}
+
+/// A record that is larger than what can be kept, as a compressed batch may hold, is set aside by its place; those behind
+/// it are handled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_too_large_to_be_kept_is_set_aside() {
+    let lab = Lab::new("large").await;
+    let consumer = lab.start_consumer();
+    let settings = [("compression.codec", "zstd"), ("message.max.bytes", "10000000")];
+    let large = bare(&lab, &"0".repeat(PARKED_BYTES_MAX + 1));
+    lab.send(0, &large, &settings).await;
+    let fits = bare(&lab, &"0".repeat(PARKED_BYTES_MAX - 1));
+    lab.send(0, &fits, &settings).await;
+    lab.send(0, &lab.record(0, lab.event("order", "behind")), &[]).await;
+    eventually("what is behind is handled", || async { lab.effects().await.len() == 1 }).await;
+    assert_eq!(lab.account().await, (1, 0, 1));
+    assert_eq!(lab.set_aside().await, 1);
+    let row = lab
+        .count(
+            "select size_bytes from dead_letters where state = 'set-aside' and record_offset = 0
+            and value is null and octet_length(payload_hash) = 32",
+        )
+        .await;
+    assert_eq!(row, i64::try_from(large.size_bytes()).expect("fits"));
+    assert_eq!(lab.count("select count(*) from outbox").await, 1, "a copy of what was kept, and no other");
+    consumer.end().await;
+}
+
+/// A subject that no index entry holds is parked like any other bad header.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_of_any_length_is_parked() {
+    let lab = Lab::new("subject").await;
+    // Random, because PostgreSQL compresses what repeats.
+    let subject: String = std::iter::repeat_with(fastrand::alphanumeric).take(30_000).collect();
+    let records: Arc<[Record]> =
+        [lab.record(0, lab.event(&subject, "x")), lab.record(1, lab.event("order", "fine"))].into();
+    lab.processor().process(records).await.expect("ends");
+    assert_eq!(lab.account().await, (1, 0, 1));
+    assert_eq!(lab.set_aside().await, 0);
+}
+
+/// A record that the database refuses to park for a reason in the record is set aside by its place, and nothing waits
+/// behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_database_does_not_take_is_set_aside() {
+    let lab = Lab::new("refused").await;
+    lab.alter("alter table dead_letters add constraint refuse check (key is distinct from 'cursed'::bytea)")
+        .await;
+    let records: Arc<[Record]> = [
+        lab.record(0, lab.event("cursed", "undecodable")),
+        lab.record(1, lab.event("cursed", "fine")),
+        lab.record(2, lab.event("other", "undecodable")),
+    ]
+    .into();
+    lab.processor().process(records.clone()).await.expect("ends");
+    assert_eq!((lab.account().await, lab.set_aside().await), ((1, 0, 1), 1));
+    // Delivered again, as after a crash: it ended once.
+    lab.processor().process(records).await.expect("ends");
+    assert_eq!((lab.account().await, lab.set_aside().await), ((1, 0, 1), 1));
+}
+
+/// Whatever bytes a record is made of, it ends: applied, duplicate, parked or set aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_record_ends() {
+    let lab = Lab::new("any").await;
+    let processor = lab.processor();
+    let bytes = |max| prop::option::of(prop::collection::vec(any::<u8>(), 0..max));
+    let good = lab.event("order", "fine").headers("test");
+    let name = prop_oneof![
+        Just("ce_id".to_owned()),
+        Just("ce_subject".to_owned()),
+        Just("ce_type".to_owned()),
+        ".{0,40}"
+    ];
+    let value = prop_oneof![
+        bytes(64),
+        ".{0,4000}".prop_map(|text| Some(text.into_bytes())),
+        Just(Some(Uuid::now_v7().to_string().into_bytes())),
+        Just(Some(vec![0; 3])),
+    ];
+    let strategy = (bytes(3000), bytes(3000), prop::collection::vec((name, value), 0..6), any::<bool>());
+    let mut runner = TestRunner::new(Config::default());
+    let mut records: i64 = 0;
+    while records < 300 {
+        let mut batch = Vec::new();
+        for _ in 0..20 {
+            let (key, value, headers, is_based_on_good) =
+                strategy.new_tree(&mut runner).expect("a record").current();
+            let mut all = if is_based_on_good { good.clone() } else { Vec::new() };
+            for (name, value) in headers {
+                all.retain(|header| header.name != name);
+                all.push(Header { name, value: value.map(Bytes::from) });
+            }
+            let record = Record {
+                offset: records,
+                key: key.map(Bytes::from),
+                value: value.map(Bytes::from),
+                headers: all,
+                ..bare(&lab, "")
+            };
+            batch.push(record);
+            records += 1;
+        }
+        processor.process(batch.clone().into()).await.unwrap_or_else(|error| panic!("{error:?}: {batch:?}"));
+        let (applied, duplicates, parked) = lab.account().await;
+        assert_eq!(applied + duplicates + parked + lab.set_aside().await, records, "{batch:?}");
+    }
+}
+
+/// A foreign member of the group reads a while and commits: what it took is handled all the same once it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_a_stranger_commits_skip_nothing() {
+    let lab = Lab::new("stranger").await;
+    let relay = lab.start_relay();
+    let consumer = lab.start_consumer();
+    handles(&lab, "before").await;
+    consumer.end().await;
+    lab.write((0..40).map(|n| lab.event(&format!("order-{n}"), "meanwhile")).collect()).await;
+    let (brokers, group, topic) = (lab.kafka.brokers.clone(), lab.group, lab.topic);
+    tokio::task::spawn_blocking(move || {
+        let stranger: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .create()
+            .expect("a consumer");
+        stranger.subscribe(&[topic]).expect("subscribed");
+        for _ in 0..40 {
+            let message = stranger.poll(PATIENCE).expect("there is more").expect("a record");
+            stranger.commit_message(&message, CommitMode::Sync).expect("committed");
+        }
+    })
+    .await
+    .expect("read");
+    let consumer = lab.start_consumer();
+    eventually("all are handled", || async { lab.effects().await.len() == 41 }).await;
+    assert_eq!(lab.account().await, (41, 0, 0));
+    consumer.end().await;
+    relay.end().await;
+}
+
+/// A database that was restored from a backup reads again what its effects are missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_database_reads_what_it_misses() {
+    let lab = Lab::new("restored").await;
+    let relay = lab.start_relay();
+    let consumer = lab.start_consumer();
+    for payload in ["one", "two", "three"] {
+        handles(&lab, payload).await;
+    }
+    consumer.end().await;
+    // As it was before "two" and "three".
+    lab.alter("delete from effects where payload <> 'one'; delete from inbox where handled_at > (select min(handled_at) from inbox)").await;
+    lab.alter(
+        "update consumer_positions set applied = least(applied, 1), last_event_id = (select event_id from inbox),
+            next_offset = least(next_offset, 1)",
+    )
+    .await;
+    let consumer = lab.start_consumer();
+    eventually("all are handled", || async { lab.effects().await.len() == 3 }).await;
+    assert_eq!(lab.account().await, (3, 0, 0));
+    consumer.end().await;
+    relay.end().await;
+}
+
+/// A topic that is deleted and made anew is read from its beginning, while the consumer runs and after a restart; a bad
+/// record in a place that an earlier bad record had is parked, and the account holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
+    let lab = Lab::new("remade").await;
+    let consumer = lab.start_consumer();
+    for n in 0..8 {
+        lab.send(0, &bare(&lab, &format!("first {n}")), &[]).await;
+    }
+    eventually("all are parked", || async { lab.account().await == (0, 0, 8) }).await;
+    lab.remake_topic().await;
+    for n in 0..3 {
+        lab.send(0, &bare(&lab, &format!("second {n}")), &[]).await;
+    }
+    eventually("those of the new topic too", || async { lab.account().await == (0, 0, 11) }).await;
+    consumer.end().await;
+    // While nobody reads, and the new log grows past the old position.
+    lab.remake_topic().await;
+    for n in 0..20 {
+        lab.send(0, &bare(&lab, &format!("third {n}")), &[]).await;
+    }
+    let consumer = lab.start_consumer();
+    eventually("none is skipped", || async { lab.account().await == (0, 0, 31) }).await;
+    consumer.end().await;
+}
+
+/// Partitions that appear after the subscription are read within seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_appear_later_are_read() {
+    let lab = Lab::new("later").await;
+    let consumer = lab.start_consumer();
+    lab.send(0, &lab.record(0, lab.event("order", "before")), &[]).await;
+    eventually("it reads", || async { lab.effects().await.len() == 1 }).await;
+    let more = NewPartitions::new(lab.topic, 4);
+    let added = lab.admin().create_partitions([&more], &AdminOptions::new()).await.expect("answers");
+    for added in added {
+        added.expect("added");
+    }
+    for partition in 0..4 {
+        lab.send(partition, &lab.record(0, lab.event("order", "after")), &[]).await;
+    }
+    eventually("all are handled", || async { lab.effects().await.len() == 5 }).await;
+    consumer.end().await;
+}
+
+/// A member that leaves its group without a word, and one whose partitions stay held back, look degraded and are
+/// replaced: what arrives meanwhile is handled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_makes_no_progress_is_replaced() {
+    for fault in [PlantedFault::Leave, PlantedFault::Hold] {
+        let lab = Lab::new("stalled").await;
+        let relay = lab.start_relay();
+        let (faults, planted) = mpsc::channel(1);
+        let consumer = lab.start_faulty_consumer(planted);
+        handles(&lab, "before").await;
+        let state = || lab.health.components()["consumer"].clone();
+        eventually("it is ready", || async { state().ready }).await;
+        faults.send(fault).await.expect("taken");
+        // The fault shows before it is mended.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        lab.write((0..20).map(|n| lab.event(&format!("order-{n}"), "meanwhile")).collect()).await;
+        eventually(&format!("it says so after {fault:?}"), || async { !state().ready }).await;
+        assert!(lab.effects().await.len() <= 2, "nothing was read in the meantime: {fault:?}");
+        eventually("all are handled", || async { lab.effects().await.len() == 21 }).await;
+        eventually("it is ready again", || async { state().ready }).await;
+        assert_eq!(lab.account().await, (21, 0, 0));
+        consumer.end().await;
+        relay.end().await;
+    }
+}
