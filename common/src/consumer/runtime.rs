@@ -337,6 +337,8 @@ impl<H: Handler> Session<'_, H> {
                 Some((offset, event_id)) if record.offset == offset => {
                     if Metadata::inbox_id(&record) == event_id {
                         self.taken.insert(place, taken);
+                        // What the group has committed follows the database.
+                        self.member.store(std::slice::from_ref(&record));
                         continue;
                     }
                     report_another_log(&record, offset + 1);
