@@ -37,6 +37,8 @@ pub(crate) enum Command {
     /// Look at dead letters, redrive, edit or discard them
     #[command(subcommand)]
     Dlq(DlqAction),
+    /// Show where each service reads: the position of its database, what the broker has committed, and any gap
+    Positions(PositionsArguments),
     /// Measure latency, throughput and cost of a running stack
     Bench(Bench),
 }
@@ -91,6 +93,19 @@ pub(crate) struct Down {
     /// Delete the stack's data too
     #[arg(long)]
     pub(crate) delete_data: bool,
+}
+
+/// What `positions` shows.
+#[derive(Debug, Args)]
+pub(crate) struct PositionsArguments {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Of this service
+    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    pub(crate) service: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
 }
 
 /// How data is printed.

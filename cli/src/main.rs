@@ -9,6 +9,7 @@ mod certs;
 mod dlq;
 mod logs;
 mod output;
+mod positions;
 mod stack;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Token(token) => stack::token(&token),
         Command::Certs(action) => certs::run(&action),
         Command::Dlq(action) => dlq::run(&action),
+        Command::Positions(arguments) => positions::run(&arguments),
         Command::Bench(bench) => bench::run(&bench),
     };
     match outcome {

@@ -61,10 +61,10 @@ impl Participant<'_> {
 
         let group = context.name;
         let processor = Processor::new(database.clone(), group, handler);
-        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(processor.clone()))
+        let consumer = Runtime::new(self.kafka, group, self.topics, processor.clone(), &health);
+        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(processor, consumer.view()))
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
         let routes = routes.add_service(dead_letters);
-        let consumer = Runtime::new(self.kafka, group, self.topics, processor, &health);
         let (migrated, stopped) = (database.clone(), stop.clone());
         context.spawn("consumer", async move {
             tokio::select! {

@@ -8,7 +8,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use holdfast_common::{
     consumer::runtime::PlantedFault,
-    dead_letter::park::PARKED_BYTES_MAX,
+    dead_letter::{
+        park::PARKED_BYTES_MAX,
+        skip::{self, Skip, SkipError},
+    },
+    deadline::Deadline,
     record::{Header, Record},
 };
 use proptest::{
@@ -254,6 +258,39 @@ async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
     }
     let consumer = lab.start_consumer();
     eventually("none is skipped", || async { lab.account().await == (0, 0, 31) }).await;
+    consumer.end().await;
+}
+
+/// A batch that no client can read (its codec is none that exists) does not end the memberships one after another: the
+/// consumer names it in readiness, reads the other partitions on, and goes on behind it once an operator says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_named_and_can_be_skipped() {
+    let lab = Lab::new("unreadable").await;
+    for payload in ["before", "broken", "behind"] {
+        lab.send(0, &lab.record(0, lab.event("order", payload)), &[]).await;
+    }
+    lab.break_batch(1);
+    let consumer = lab.start_consumer();
+    let detail = || lab.health.components()["consumer"].detail.clone();
+    let named = format!("cannot read {}-0 at offset 1", lab.topic);
+    eventually("it is named", || async { detail().contains(&named) }).await;
+    lab.send(1, &lab.record(0, lab.event("neighbour", "beside")), &[]).await;
+    eventually("its neighbours are handled", || async { lab.effects().await.len() == 2 }).await;
+    let skip = |offset| Skip {
+        topic: lab.topic.to_owned(),
+        partition: 0,
+        offset,
+        records: 1,
+        actor: "operator (tester)".to_owned(),
+        reason: "broken disk".to_owned(),
+    };
+    let elsewhere = skip::skip(&lab.database, lab.group, Deadline::after(PATIENCE), skip(2)).await;
+    assert!(matches!(elsewhere, Err(SkipError::Position { position: 1 })), "{elsewhere:?}");
+    skip::skip(&lab.database, lab.group, Deadline::after(PATIENCE), skip(1)).await.expect("skipped");
+    eventually("what is behind is handled", || async { lab.effects().await.len() == 3 }).await;
+    eventually("it is ready again", || async { lab.health.components()["consumer"].ready }).await;
+    assert_eq!((lab.account().await, lab.set_aside().await), ((3, 0, 0), 1));
+    assert_eq!(lab.count("select count(*) from dead_letter_audit where action = 'skip'").await, 1);
     consumer.end().await;
 }
 

@@ -50,7 +50,8 @@ async fn redrive(lab: &Lab, request: Redrive) -> Vec<(String, Outcome)> {
 
 /// The gRPC service, called as the operator would.
 fn service(lab: &Lab) -> DeadLetters<support::Ledger> {
-    DeadLetters::new(lab.processor())
+    let (_, nobody_looks) = tokio::sync::watch::channel(None);
+    DeadLetters::new(lab.processor(), nobody_looks)
 }
 
 fn as_operator<M>(message: M) -> Request<M> {

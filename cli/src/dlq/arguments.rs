@@ -2,9 +2,13 @@
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
-use holdfast_common::config::parse_duration;
-use holdfast_proto::{ops::v1 as pb, to_timestamp};
+use holdfast_common::{
+    config::parse_duration,
+    consumer::{Class, REASON_BYTES_MAX},
+};
+use holdfast_proto::{ops::v1 as pb, to_timestamp, topic::EVENT_TOPICS};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
 
 use crate::arguments::{At, Format};
 
@@ -22,6 +26,8 @@ pub(crate) enum DlqAction {
     Discard(DlqDiscard),
     /// Have consumers go on that stopped because of too many dead letters
     Resume(DlqResume),
+    /// Pass over records that cannot be read at all, as readiness names them; they are set aside by their place
+    Skip(DlqSkip),
     /// Show how many are parked, since when, and which consumers stopped because of them
     Stats(DlqStats),
     /// Show who did what to which dead letter
@@ -35,14 +41,14 @@ pub(crate) struct DlqFilter {
     #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
     pub(crate) service: Option<String>,
     /// Of this topic
-    #[arg(long, value_name = "TOPIC")]
+    #[arg(long, value_name = "TOPIC", value_parser = EVENT_TOPICS)]
     pub(crate) topic: Option<String>,
     /// Of this class
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", value_parser = Class::ALL.map(Class::as_str))]
     pub(crate) class: Option<String>,
     /// Of this order
-    #[arg(long, value_name = "ORDER_ID")]
-    pub(crate) key: Option<String>,
+    #[arg(long, value_name = "ORDER_ID", value_parser = parse_id)]
+    pub(crate) key: Option<Uuid>,
     /// Parked at or after: 2026-01-31T12:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) since: Option<OffsetDateTime>,
@@ -57,7 +63,7 @@ impl DlqFilter {
             ids: Vec::new(),
             topic: self.topic.clone().unwrap_or_default(),
             class: self.class.clone().unwrap_or_default(),
-            subject: self.key.clone().unwrap_or_default(),
+            subject: self.key.map(|key| key.to_string()).unwrap_or_default(),
             since: self.since.map(to_timestamp),
             until: self.until.map(to_timestamp),
         }
@@ -65,14 +71,32 @@ impl DlqFilter {
 
     /// Whether it narrows anything but the service.
     pub(super) fn is_empty(&self) -> bool {
-        let texts = [&self.service, &self.topic, &self.class, &self.key];
-        texts.iter().all(|text| text.is_none()) && self.since.is_none() && self.until.is_none()
+        let texts = [&self.service, &self.topic, &self.class];
+        texts.iter().all(|text| text.is_none())
+            && self.key.is_none()
+            && self.since.is_none()
+            && self.until.is_none()
     }
+}
+
+/// An empty value must never match everything, so ids are checked here, before anything is asked for.
+fn parse_id(text: &str) -> Result<Uuid> {
+    Uuid::try_parse(text)
+        .ok()
+        .filter(|id| !id.is_nil())
+        .context("must be an id such as 01a21184-8763-7214-acea-bb1c3b689082")
+}
+
+fn parse_reason(text: &str) -> Result<String> {
+    let fits = !text.trim().is_empty() && text.len() <= REASON_BYTES_MAX;
+    anyhow::ensure!(fits, "must be 1 to {REASON_BYTES_MAX} bytes");
+    Ok(text.to_owned())
 }
 
 fn parse_time(text: &str) -> Result<OffsetDateTime> {
     if let Ok(ago) = parse_duration(text) {
-        return Ok(OffsetDateTime::now_utc() - ago);
+        let ago = time::Duration::try_from(ago).context("is too long ago")?;
+        return OffsetDateTime::now_utc().checked_sub(ago).context("is too long ago");
     }
     OffsetDateTime::parse(text, &Rfc3339)
         .context("must be a time such as 2026-01-31T12:00:00Z, or 2h for two hours ago")
@@ -120,7 +144,8 @@ pub(crate) struct DlqShow {
     #[command(flatten)]
     pub(crate) at: At,
     /// Its id
-    pub(crate) id: String,
+    #[arg(value_parser = parse_id)]
+    pub(crate) id: Uuid,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -145,7 +170,8 @@ pub(crate) struct DlqRedrive {
     #[command(flatten)]
     pub(crate) at: At,
     /// These; what else is parked of the same orders goes with them
-    pub(crate) ids: Vec<String>,
+    #[arg(value_parser = parse_id)]
+    pub(crate) ids: Vec<Uuid>,
     #[command(flatten)]
     pub(crate) filter: DlqFilter,
     /// All that are parked
@@ -182,7 +208,8 @@ pub(crate) struct DlqEdit {
     #[command(flatten)]
     pub(crate) at: At,
     /// Its id
-    pub(crate) id: String,
+    #[arg(value_parser = parse_id)]
+    pub(crate) id: Uuid,
     /// The event as JSON: a file, or - for standard input
     #[arg(long, value_name = "FILE|-", required_unless_present_any = ["header", "record_key"])]
     pub(crate) value: Option<String>,
@@ -193,7 +220,7 @@ pub(crate) struct DlqEdit {
     #[arg(long, value_name = "TEXT")]
     pub(crate) record_key: Option<String>,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     pub(crate) reason: String,
     #[command(flatten)]
     pub(crate) by: By,
@@ -210,10 +237,10 @@ pub(crate) struct DlqDiscard {
     #[command(flatten)]
     pub(crate) at: At,
     /// Their ids
-    #[arg(required = true, num_args = 1..=1000)]
-    pub(crate) ids: Vec<String>,
+    #[arg(required = true, num_args = 1..=1000, value_parser = parse_id)]
+    pub(crate) ids: Vec<Uuid>,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     pub(crate) reason: String,
     /// Don't ask
     #[arg(long)]
@@ -233,8 +260,37 @@ pub(crate) struct DlqResume {
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) park: u32,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) by: By,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DlqSkip {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Of this service
+    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    pub(crate) service: String,
+    /// Their topic
+    #[arg(long, value_name = "TOPIC", value_parser = EVENT_TOPICS)]
+    pub(crate) topic: String,
+    /// Their partition
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) partition: i32,
+    /// The first of them: where readiness says that reading stands
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) offset: i64,
+    /// How many
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) records: u32,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    pub(crate) reason: String,
+    /// Don't ask
+    #[arg(long)]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) by: By,
 }
@@ -253,7 +309,8 @@ pub(crate) struct DlqAudit {
     #[command(flatten)]
     pub(crate) at: At,
     /// Of this dead letter
-    pub(crate) id: Option<String>,
+    #[arg(value_parser = parse_id)]
+    pub(crate) id: Option<Uuid>,
     /// Since: 2026-01-31T12:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) since: Option<OffsetDateTime>,
@@ -280,7 +337,9 @@ mod tests {
         let ago = OffsetDateTime::now_utc() - parse_time("2h").expect("a time");
         assert!((ago.whole_seconds() - 7200).abs() <= 1, "{ago}");
         assert!(parse_time("2026-01-31T12:00:00Z").is_ok());
-        assert!(parse_time("yesterday").is_err());
+        for wrong in ["", "yesterday", "199999999h", "18446744073709551615ms"] {
+            assert!(parse_time(wrong).is_err(), "{wrong:?}");
+        }
         let header = parse_header("ce_type=a=b").expect("a header");
         assert_eq!(header, ("ce_type".to_owned(), "a=b".to_owned()));
         assert!(parse_header("ce_type").is_err() && parse_header("=x").is_err());

@@ -12,6 +12,7 @@ use holdfast_common::{
 use holdfast_native::layout::{Kind, PARTICIPANTS};
 use holdfast_proto::ops::v1::{self as pb, dead_letter_service_client::DeadLetterServiceClient};
 use tonic::{Code, Request};
+use uuid::Uuid;
 
 use crate::{arguments::At, stack::running};
 
@@ -23,35 +24,35 @@ const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// One service.
-pub(super) struct Service {
-    pub(super) name: &'static str,
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
     destination: Destination,
 }
 
 impl Service {
-    pub(super) fn client(&self) -> DeadLetterServiceClient<Destination> {
+    pub(crate) fn client(&self) -> DeadLetterServiceClient<Destination> {
         DeadLetterServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     #[expect(clippy::unused_self, reason = "reads as what it is: a request to this service")]
-    pub(super) fn request<M>(&self, message: M) -> Result<Request<M>> {
+    pub(crate) fn request<M>(&self, message: M) -> Result<Request<M>> {
         Ok(Deadline::after(CALL_TIME_MAX).request(message)?)
     }
 
     /// For the context of an error.
-    pub(super) fn failed(&self) -> String {
+    pub(crate) fn failed(&self) -> String {
         format!("{} refused", self.name)
     }
 }
 
 /// The services that were asked for.
-pub(super) struct Services {
-    pub(super) all: Vec<Service>,
+pub(crate) struct Services {
+    pub(crate) all: Vec<Service>,
 }
 
 impl Services {
     /// Of the stack that runs; of one service only if it is named.
-    pub(super) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
+    pub(crate) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
         let (layout, report) = running(at)?;
         let folder = layout.pki_dir().join("operator");
         let identity = Identity::load(IdentityConfig::in_folder(&folder))
@@ -80,9 +81,9 @@ impl Services {
     }
 
     /// The letter, and the service that has it.
-    pub(super) async fn find(&self, id: &str) -> Result<Option<(&Service, pb::DeadLetter)>> {
+    pub(crate) async fn find(&self, id: Uuid) -> Result<Option<(&Service, pb::DeadLetter)>> {
         for service in &self.all {
-            let request = service.request(pb::GetDeadLetterRequest { id: id.to_owned() })?;
+            let request = service.request(pb::GetDeadLetterRequest { id: id.to_string() })?;
             match service.client().get_dead_letter(request).await {
                 Ok(answer) => {
                     let letter = answer.into_inner().dead_letter.context("an answer without a letter")?;

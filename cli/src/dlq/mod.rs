@@ -18,7 +18,7 @@ use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
-pub(crate) use self::arguments::DlqAction;
+pub(crate) use self::{arguments::DlqAction, client::Services};
 use crate::Outcome;
 
 /// Letters of one page.
@@ -34,6 +34,7 @@ pub(crate) fn run(action: &DlqAction) -> Result<Outcome> {
             DlqAction::Edit(edit) => repair::edit(edit).await,
             DlqAction::Discard(discard) => repair::discard(discard).await,
             DlqAction::Resume(resume) => repair::resume(resume).await,
+            DlqAction::Skip(skip) => repair::skip(skip).await,
             DlqAction::Stats(stats) => report::stats(stats).await,
             DlqAction::Audit(audit) => report::audit(audit).await,
         }
@@ -95,7 +96,7 @@ fn time_text(timestamp: Option<&prost_types::Timestamp>) -> String {
 }
 
 /// A table that fits the terminal; elsewhere as wide as it needs.
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());
     if std::io::stdout().is_terminal() {

@@ -7,6 +7,7 @@ use holdfast_proto::ops::v1::{self as pb, redrive_dead_letters_response::Step};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tonic::Code;
+use uuid::Uuid;
 
 use super::{
     arguments::DlqRedrive,
@@ -166,7 +167,10 @@ async fn stream(
     lines: &mut Vec<Line>,
 ) -> Result<Result<(), tonic::Status>> {
     let mode = if redrive.execute { pb::RedriveMode::Execute } else { pb::RedriveMode::DryRun };
-    let filter = pb::DeadLetterFilter { ids: redrive.ids.clone(), ..redrive.filter.to_proto() };
+    let filter = pb::DeadLetterFilter {
+        ids: redrive.ids.iter().map(Uuid::to_string).collect(),
+        ..redrive.filter.to_proto()
+    };
     let request = pb::RedriveDeadLettersRequest {
         filter: Some(filter),
         mode: mode.into(),

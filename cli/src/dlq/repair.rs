@@ -5,9 +5,10 @@ use std::io::{IsTerminal as _, Write as _};
 use anyhow::{Context as _, Result, bail};
 use holdfast_proto::ops::v1 as pb;
 use tonic::Code;
+use uuid::Uuid;
 
 use super::{
-    arguments::{DlqDiscard, DlqEdit, DlqResume},
+    arguments::{DlqDiscard, DlqEdit, DlqResume, DlqSkip},
     client::Services,
     schema,
 };
@@ -15,7 +16,7 @@ use crate::{Outcome, output::data};
 
 pub(super) async fn edit(edit: &DlqEdit) -> Result<Outcome> {
     let services = Services::connect(&edit.at, None)?;
-    let Some((service, letter)) = services.find(&edit.id).await? else {
+    let Some((service, letter)) = services.find(edit.id).await? else {
         eprintln!("no service has a dead letter {}", edit.id);
         return Ok(Outcome::NothingMatched);
     };
@@ -29,7 +30,7 @@ pub(super) async fn edit(edit: &DlqEdit) -> Result<Outcome> {
         value: value.clone().into_bytes(),
     };
     let request = pb::EditDeadLetterRequest {
-        id: edit.id.clone(),
+        id: edit.id.to_string(),
         value: value.map(|text| schema::encode(&letter.topic, &text)).transpose()?.unwrap_or_default(),
         key: edit.record_key.clone().map(String::into_bytes),
         headers: edit.header.iter().map(header).collect(),
@@ -44,24 +45,15 @@ pub(super) async fn edit(edit: &DlqEdit) -> Result<Outcome> {
 
 pub(super) async fn discard(discard: &DlqDiscard) -> Result<Outcome> {
     let services = Services::connect(&discard.at, None)?;
-    eprintln!("{} dead letters are given up for good: {}", discard.ids.len(), discard.ids.join(" "));
-    if !discard.yes {
-        if !std::io::stdin().is_terminal() {
-            bail!("nobody to ask: say --yes");
-        }
-        eprint!("discard them? [y/N] ");
-        std::io::stderr().flush()?;
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer)?;
-        if !["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
-            eprintln!("nothing was done");
-            return Ok(Outcome::Failed);
-        }
+    let ids: Vec<String> = discard.ids.iter().map(Uuid::to_string).collect();
+    eprintln!("{} dead letters are given up for good: {}", ids.len(), ids.join(" "));
+    if !discard.yes && !confirmed("discard them?")? {
+        return Ok(Outcome::Failed);
     }
     let mut discarded = Vec::new();
     for service in &services.all {
         let request = pb::DiscardDeadLettersRequest {
-            ids: discard.ids.clone(),
+            ids: ids.clone(),
             reason: discard.reason.clone(),
             author: discard.by.name(),
         };
@@ -102,4 +94,55 @@ pub(super) async fn resume(resume: &DlqResume) -> Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
+}
+
+pub(super) async fn skip(skip: &DlqSkip) -> Result<Outcome> {
+    let services = Services::connect(&skip.at, Some(&skip.service))?;
+    let last = skip.offset + i64::from(skip.records) - 1;
+    eprintln!(
+        "{} gives up {} record(s) of {}-{}, offsets {} to {last}: they are never handled",
+        skip.service, skip.records, skip.topic, skip.partition, skip.offset
+    );
+    if !skip.yes && !confirmed("skip them?")? {
+        return Ok(Outcome::Failed);
+    }
+    for service in &services.all {
+        let request = pb::SkipRecordsRequest {
+            topic: skip.topic.clone(),
+            partition: skip.partition,
+            offset: skip.offset,
+            records: skip.records,
+            reason: skip.reason.clone(),
+            author: skip.by.name(),
+        };
+        match service.client().skip_records(service.request(request)?).await {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                eprintln!("set aside; {} goes on at offset {}", service.name, answer.position);
+                data!("{}", answer.dead_letter_id)?;
+            }
+            Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {
+                eprintln!("{}: {}; see `holdfast positions`", service.name, status.message());
+                return Ok(Outcome::NothingMatched);
+            }
+            Err(status) => return Err(status).with_context(|| service.failed()),
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Asks on the terminal. Without one it is an error: nothing is destroyed because nobody was there to say no.
+fn confirmed(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("not a terminal: pass --yes");
+    }
+    eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    let confirmed = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
+    if !confirmed {
+        eprintln!("nothing was done");
+    }
+    Ok(confirmed)
 }

@@ -108,7 +108,7 @@ pub(super) async fn audit(audit: &DlqAudit) -> Result<Outcome> {
         let mut page_token = String::new();
         loop {
             let request = pb::ListDeadLetterAuditRequest {
-                dead_letter_id: audit.id.clone().unwrap_or_default(),
+                dead_letter_id: audit.id.map(|id| id.to_string()).unwrap_or_default(),
                 since,
                 page_size: PAGE_SIZE,
                 page_token,

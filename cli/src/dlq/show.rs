@@ -83,7 +83,7 @@ impl Document {
 
 pub(super) async fn run(show: &DlqShow) -> Result<Outcome> {
     let services = Services::connect(&show.at, None)?;
-    let Some((service, letter)) = services.find(&show.id).await? else {
+    let Some((service, letter)) = services.find(show.id).await? else {
         eprintln!("no service has a dead letter {}", show.id);
         return Ok(Outcome::NothingMatched);
     };

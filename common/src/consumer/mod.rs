@@ -13,7 +13,7 @@ pub mod janitor;
 pub mod limit;
 mod member;
 pub mod observer;
-mod positions;
+pub mod positions;
 pub mod runtime;
 pub mod stops;
 mod watch;
@@ -45,6 +45,18 @@ pub enum Class {
 }
 
 impl Class {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Decode,
+        Self::UnknownType,
+        Self::UnknownVersion,
+        Self::SchemaViolation,
+        Self::WrongTopic,
+        Self::BusinessInvariant,
+        Self::AttemptsExhausted,
+        Self::BlockedByKey,
+    ];
+
     /// The name in headers, metrics and the table.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

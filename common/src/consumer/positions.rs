@@ -16,9 +16,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures_util::FutureExt as _;
-use sqlx::Row as _;
+use sqlx::{PgConnection, Row as _};
 
-use super::inbox::{Place, Position};
+use super::inbox::{Counts, Place, Position};
 use crate::{
     database::{Database, DatabaseError},
     deadline::Deadline,
@@ -61,6 +61,50 @@ pub(super) async fn load(
         .boxed()
     });
     read.await
+}
+
+/// The account of a partition.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// The next offset to read.
+    pub next_offset: i64,
+    /// What was done with the records before it.
+    pub counts: Counts,
+}
+
+/// The accounts of a group, by topic and partition.
+pub(crate) async fn accounts(
+    connection: &mut PgConnection,
+    group: &str,
+) -> Result<Vec<Account>, DatabaseError> {
+    let rows = sqlx::query(
+        "-- positions.accounts
+        select topic, partition, next_offset, applied, duplicates, parked, set_aside from consumer_positions
+        where group_name = $1 order by topic, partition",
+    )
+    .bind(group)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Account {
+                topic: row.try_get("topic")?,
+                partition: row.try_get("partition")?,
+                next_offset: row.try_get("next_offset")?,
+                counts: Counts {
+                    applied: row.try_get("applied")?,
+                    duplicates: row.try_get("duplicates")?,
+                    parked: row.try_get("parked")?,
+                    set_aside: row.try_get("set_aside")?,
+                    blocked: 0,
+                },
+            })
+        })
+        .collect()
 }
 
 /// The next offset of every partition that the group has read.

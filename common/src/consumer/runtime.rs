@@ -416,16 +416,39 @@ impl<H: Handler> Session<'_, H> {
             Finding::Stalled(reason, text) => return Err(Lost::Stalled(reason, text)),
             Finding::Waiting(text) => self.component.waiting(text),
             Finding::Unreadable(places) => {
+                self.follow_skips(&places)?;
                 let error = self.member.last_error().unwrap_or_else(|| "no error was given".to_owned());
                 let places: Vec<String> = places
                     .iter()
                     .map(|((topic, partition), offset)| format!("{topic}-{partition} at offset {offset}"))
                     .collect();
-                self.component.waiting(format!("cannot read {}: {error}", places.join(", ")));
+                let places = places.join(", ");
+                self.component
+                    .waiting(format!("cannot read {places}: {error}; see `holdfast dlq skip --help`"));
             }
             Finding::Blind if self.taken.is_empty() => self.component.waiting("waiting for the broker"),
             Finding::Well | Finding::Blind if limit.next() == Next::Batch => self.component.ready(),
             Finding::Well | Finding::Blind => {}
+        }
+        Ok(())
+    }
+
+    /// Goes on behind records that an operator has passed over: the database's position is ahead of what can't be read.
+    fn follow_skips(&mut self, unreadable: &[(Place, i64)]) -> Result<(), Lost> {
+        let Some(view) = self.view.borrow().clone() else { return Ok(()) };
+        for (place, offset) in unreadable {
+            let position = view.partitions.get(place).and_then(|partition| partition.position);
+            let Some(position) = position.filter(|position| position > offset) else { continue };
+            tracing::info!(
+                topic = place.0,
+                partition = place.1,
+                from = offset,
+                to = position,
+                "records are skipped"
+            );
+            self.member.seek(&place.0, place.1, Offset::Offset(position))?;
+            let taken = Taken { next_offset: position, at: Instant::now(), busy: self.busy };
+            self.taken.insert(place.clone(), taken);
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The messages of the dead-letter service: what came is checked, what goes is put into their shape.
 
+use std::collections::BTreeMap;
+
 use holdfast_proto::{from_timestamp, ops::v1 as pb, to_timestamp};
 use time::OffsetDateTime;
 use tonic::{Request, Status};
@@ -8,8 +10,13 @@ use uuid::Uuid;
 use super::{
     AuditEntry, Edited, Filter, Letter, State,
     redrive::{Outcome, Step},
+    skip::{SKIPPED_RECORDS_MAX, Skip},
 };
-use crate::{consumer::REASON_BYTES_MAX, identity::Peer, record::Header};
+use crate::{
+    consumer::{REASON_BYTES_MAX, observer::GroupView, positions::Account},
+    identity::Peer,
+    record::Header,
+};
 
 const PAGE_SIZE_MAX: u32 = 1_000;
 const IDS_MAX: usize = 1_000;
@@ -53,6 +60,49 @@ pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edited, S
     let headers: Vec<Header> =
         headers.into_iter().map(|header| Header::new(&header.name, header.value)).collect();
     Ok(Edited { key, value, headers: Some(headers).filter(|headers| !headers.is_empty()) })
+}
+
+pub(super) fn parse_skip(request: pb::SkipRecordsRequest, peer: &Peer) -> Result<Skip, Status> {
+    let pb::SkipRecordsRequest { topic, partition, offset, records, reason, author } = request;
+    if topic.is_empty() || partition < 0 || offset < 0 {
+        return Err(Status::invalid_argument("topic, partition and offset must name a record"));
+    }
+    if !(1..=SKIPPED_RECORDS_MAX).contains(&records) || offset.checked_add(i64::from(records)).is_none() {
+        return Err(Status::invalid_argument(format!("records must be 1 to {SKIPPED_RECORDS_MAX}")));
+    }
+    let (reason, actor) = (parse_reason(&reason)?, actor(peer, &author)?);
+    Ok(Skip { topic, partition, offset, records, actor, reason })
+}
+
+/// The accounts of the database beside the partitions of the broker.
+pub(super) fn positions_to_proto(
+    accounts: Vec<Account>,
+    view: Option<&GroupView>,
+) -> pb::ListPositionsResponse {
+    let mut positions: BTreeMap<(String, i32), pb::ConsumerPosition> = BTreeMap::new();
+    for Account { topic, partition, next_offset, counts } in accounts {
+        let position = pb::ConsumerPosition {
+            position: Some(next_offset),
+            applied: counts.applied,
+            duplicates: counts.duplicates,
+            parked: counts.parked,
+            set_aside: counts.set_aside,
+            ..pb::ConsumerPosition::default()
+        };
+        positions.insert((topic, partition), position);
+    }
+    for (place, partition) in view.iter().flat_map(|view| &view.partitions) {
+        let position = positions.entry(place.clone()).or_default();
+        position.committed = partition.committed;
+        position.first = Some(partition.first);
+        position.end = Some(partition.end);
+    }
+    let positions = positions
+        .into_iter()
+        .map(|((topic, partition), position)| pb::ConsumerPosition { topic, partition, ..position })
+        .collect();
+    let seen_at = view.map(|view| to_timestamp(OffsetDateTime::now_utc() - view.at.elapsed()));
+    pb::ListPositionsResponse { positions, seen_at }
 }
 
 pub(super) fn parse_id(field: &str, text: &str) -> Result<Uuid, Status> {

@@ -10,6 +10,7 @@ mod messages;
 pub mod park;
 pub mod redrive;
 pub mod service;
+pub mod skip;
 pub mod store;
 
 use time::OffsetDateTime;
@@ -152,6 +153,8 @@ pub enum Action {
     Discard,
     /// The consumers that the limit had stopped go on; done to no letter.
     Resume,
+    /// Records that could not be read were passed over.
+    Skip,
 }
 
 impl Action {
@@ -164,6 +167,7 @@ impl Action {
             Self::Edit => "edit",
             Self::Discard => "discard",
             Self::Resume => "resume",
+            Self::Skip => "skip",
         }
     }
 }

@@ -16,13 +16,15 @@ use super::{
     Action, Filter, State,
     messages::{
         actor, entry_to_proto, header_to_proto, letter_to_proto, next_page, parse_edit, parse_filter,
-        parse_id, parse_ids, parse_page, parse_reason, parse_time, peer_of, step_to_proto,
+        parse_id, parse_ids, parse_page, parse_reason, parse_skip, parse_time, peer_of, positions_to_proto,
+        step_to_proto,
     },
     redrive::{Exhausted, Mode, Redrive, RedriveError},
+    skip::{self, SkipError},
     store,
 };
 use crate::{
-    consumer::{Handler, batch::Processor, stops},
+    consumer::{Handler, batch::Processor, observer::ViewReceiver, positions, stops},
     database::DatabaseError,
     deadline::Deadline,
     event::Metadata,
@@ -35,13 +37,14 @@ const STEPS_MAX: usize = 64;
 /// Serves the dead letters of one group.
 pub struct DeadLetters<H: Handler> {
     processor: Processor<H>,
+    view: ViewReceiver,
 }
 
 impl<H: Handler> DeadLetters<H> {
-    /// Of the group and database of `processor`.
+    /// Of the group and database of `processor`; `view` is what its consumer sees of the group.
     #[must_use]
-    pub const fn new(processor: Processor<H>) -> Self {
-        Self { processor }
+    pub const fn new(processor: Processor<H>, view: ViewReceiver) -> Self {
+        Self { processor, view }
     }
 }
 
@@ -263,6 +266,37 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         }
     }
 
+    async fn list_positions(
+        &self,
+        request: Request<pb::ListPositionsRequest>,
+    ) -> Result<Response<pb::ListPositionsResponse>, Status> {
+        let group = self.processor.group;
+        let accounts = self
+            .processor
+            .database
+            .read(Deadline::of(&request), move |connection| positions::accounts(connection, group).boxed())
+            .await?;
+        let view = self.view.borrow().clone();
+        Ok(Response::new(positions_to_proto(accounts, view.as_deref())))
+    }
+
+    async fn skip_records(
+        &self,
+        request: Request<pb::SkipRecordsRequest>,
+    ) -> Result<Response<pb::SkipRecordsResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let skip = parse_skip(request.into_inner(), &peer)?;
+        let place = (skip.topic.clone(), skip.partition);
+        let view = self.view.borrow().clone();
+        let end = view.as_deref().and_then(|view| view.partitions.get(&place)).map(|partition| partition.end);
+        let position = skip.offset + i64::from(skip.records);
+        if end.is_none_or(|end| position > end) {
+            return Err(Status::not_found("the partition has no such record, as far as the broker says"));
+        }
+        let id = skip::skip(&self.processor.database, self.processor.group, deadline, skip).await?;
+        Ok(Response::new(pb::SkipRecordsResponse { dead_letter_id: id.to_string(), position }))
+    }
+
     async fn get_dead_letter_stats(
         &self,
         request: Request<pb::GetDeadLetterStatsRequest>,
@@ -349,6 +383,15 @@ impl From<EditError> for Status {
                 Self::invalid_argument(format!("the result cannot be handled: {reason}"))
             }
             EditError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<SkipError> for Status {
+    fn from(error: SkipError) -> Self {
+        match error {
+            SkipError::Position { .. } => Self::failed_precondition(error.to_string()),
+            SkipError::Database(error) => error.into(),
         }
     }
 }

@@ -2,7 +2,10 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(missing_docs, unreachable_pub, reason = "not a public interface")]
 
-use std::time::Duration;
+use std::{
+    io::{Seek as _, SeekFrom, Write as _},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use holdfast_common::{
@@ -221,6 +224,23 @@ impl Lab {
         sent.key = record.key.as_deref();
         sent.payload = record.value.as_deref();
         producer.send(sent, PATIENCE).await.expect("acknowledged");
+    }
+
+    /// Breaks the batch at this offset of partition 0 on the broker's disk: its codec becomes one that does not exist.
+    /// (Kafka's record format: offset 8 bytes, length 4, leader epoch 4, magic 1, checksum 4, attributes 2.)
+    pub fn break_batch(&self, offset: i64) {
+        let folder = testkit::infrastructure().layout.kafka_dir().join(format!("logs/{}-0", self.topic));
+        let path = folder.join("00000000000000000000.log");
+        let mut log = std::fs::read(&path).expect("the log of the partition");
+        let mut at = 0;
+        while i64::from_be_bytes(log[at..at + 8].try_into().expect("8 bytes")) != offset {
+            let length = u32::from_be_bytes(log[at + 8..at + 12].try_into().expect("4 bytes"));
+            at += 12 + usize::try_from(length).expect("fits");
+        }
+        log[at + 22] |= 0b111;
+        let mut file = std::fs::OpenOptions::new().write(true).open(&path).expect("writable");
+        file.seek(SeekFrom::Start(u64::try_from(at + 22).expect("fits"))).expect("within the file");
+        file.write_all(&log[at + 22..=at + 22]).expect("written");
     }
 
     /// Deletes the topic and creates it again, as an operator would.

@@ -256,7 +256,9 @@ impl Layout {
         self.data_dir.join("config").join("database-password")
     }
 
-    pub(crate) fn kafka_dir(&self) -> PathBuf {
+    /// The broker's folder: configuration, and its logs in `logs`.
+    #[must_use]
+    pub fn kafka_dir(&self) -> PathBuf {
         self.data_dir.join("kafka")
     }
 

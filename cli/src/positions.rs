@@ -1,0 +1,155 @@
+//! `positions`: where each service reads, by its own database and by the broker.
+
+use anyhow::{Context as _, Result};
+use holdfast_proto::ops::v1 as pb;
+use serde::Serialize;
+
+use crate::{
+    Outcome,
+    arguments::{Format, PositionsArguments},
+    dlq::{Services, table},
+    output::data,
+};
+
+/// A partition, as `-o json` shows it.
+#[derive(Serialize)]
+struct PositionLine {
+    service: &'static str,
+    topic: String,
+    partition: i32,
+    position: Option<i64>,
+    committed: Option<i64>,
+    first: Option<i64>,
+    end: Option<i64>,
+    /// Records that wait. `null`: the broker has not been seen yet.
+    lag: Option<i64>,
+    applied: i64,
+    duplicates: i64,
+    parked: i64,
+    set_aside: i64,
+    /// What does not fit together, in words; empty if all is well.
+    gap: &'static str,
+}
+
+impl PositionLine {
+    fn of(service: &'static str, position: pb::ConsumerPosition) -> Self {
+        let pb::ConsumerPosition { position: next, committed, first, end, .. } = position;
+        let from = match (next, first, end) {
+            // Another log than the one that was read: it is read from its oldest record on.
+            (Some(next), Some(first), Some(end)) if next > end || next < first => Some(first),
+            (next, first, _) => next.or(first),
+        };
+        Self {
+            service,
+            topic: position.topic,
+            partition: position.partition,
+            position: next,
+            committed,
+            first,
+            end,
+            lag: end.zip(from).map(|(end, from)| end - from),
+            applied: position.applied,
+            duplicates: position.duplicates,
+            parked: position.parked,
+            set_aside: position.set_aside,
+            gap: gap(next, committed, first, end),
+        }
+    }
+}
+
+fn gap(next: Option<i64>, committed: Option<i64>, first: Option<i64>, end: Option<i64>) -> &'static str {
+    match (next, first, end) {
+        (Some(next), _, Some(end)) if next > end => "the log ends before the position",
+        (Some(next), Some(first), _) if next < first => "records were deleted unread",
+        _ if committed.unwrap_or_default() > next.unwrap_or_default() => "committed ahead of the position",
+        _ => "",
+    }
+}
+
+pub(crate) fn run(arguments: &PositionsArguments) -> Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(show(arguments))
+}
+
+async fn show(arguments: &PositionsArguments) -> Result<Outcome> {
+    #[derive(Serialize)]
+    struct Document {
+        positions: Vec<PositionLine>,
+    }
+    let services = Services::connect(&arguments.at, arguments.service.as_deref())?;
+    let mut lines = Vec::new();
+    for service in &services.all {
+        let answer = service.client().list_positions(service.request(pb::ListPositionsRequest {})?).await;
+        let answer = answer.with_context(|| service.failed())?.into_inner();
+        if answer.seen_at.is_none() {
+            eprintln!("{}: has not seen the broker since it started", service.name);
+        }
+        lines.extend(answer.positions.into_iter().map(|position| PositionLine::of(service.name, position)));
+    }
+    match arguments.output {
+        Format::Json => data!("{}", serde_json::to_string_pretty(&Document { positions: lines })?)?,
+        Format::Table => {
+            let mut table = table(&[
+                "SERVICE",
+                "TOPIC",
+                "PARTITION",
+                "POSITION",
+                "COMMITTED",
+                "FIRST",
+                "END",
+                "LAG",
+                "APPLIED",
+                "DUPLICATES",
+                "PARKED",
+                "SET ASIDE",
+                "GAP",
+            ]);
+            for line in lines {
+                let known = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+                table.add_row([
+                    line.service.to_owned(),
+                    line.topic,
+                    line.partition.to_string(),
+                    known(line.position),
+                    known(line.committed),
+                    known(line.first),
+                    known(line.end),
+                    known(line.lag),
+                    line.applied.to_string(),
+                    line.duplicates.to_string(),
+                    line.parked.to_string(),
+                    line.set_aside.to_string(),
+                    line.gap.to_owned(),
+                ]);
+            }
+            data!("{table}")?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each way in which database and broker can disagree is named; agreement is not.
+    #[test]
+    fn disagreements_are_named() {
+        for (next, committed, first, end, expected) in [
+            (Some(5), Some(5), Some(0), Some(9), ""),
+            (Some(5), Some(3), Some(0), Some(9), ""),
+            (None, None, Some(0), Some(9), ""),
+            (Some(5), None, None, None, ""),
+            (Some(5), Some(9), Some(0), Some(9), "committed ahead of the position"),
+            (None, Some(9), Some(0), Some(9), "committed ahead of the position"),
+            (Some(5), Some(5), Some(7), Some(9), "records were deleted unread"),
+            (Some(12), Some(5), Some(0), Some(9), "the log ends before the position"),
+        ] {
+            assert_eq!(
+                gap(next, committed, first, end),
+                expected,
+                "{next:?} {committed:?} {first:?} {end:?}"
+            );
+        }
+    }
+}
