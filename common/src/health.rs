@@ -121,6 +121,11 @@ impl Component {
         self.health.set(self.name, ComponentState { ready: true, detail: String::new() });
     }
 
+    /// It can be used, but something is wrong with it; `why` goes to `/readyz` and must not hold secrets.
+    pub fn degraded(&self, why: impl Into<String>) {
+        self.health.set(self.name, ComponentState { ready: true, detail: why.into() });
+    }
+
     /// It can't be used; `why` goes to `/readyz` and must not hold secrets.
     pub fn waiting(&self, why: impl Into<String>) {
         self.health.set(self.name, ComponentState { ready: false, detail: why.into() });

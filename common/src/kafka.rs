@@ -9,14 +9,27 @@ use rdkafka::{
     error::KafkaError,
     producer::{FutureProducer, Producer as _},
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::KafkaConfig, health::Component};
+use crate::{
+    config::KafkaConfig,
+    health::Component,
+    outbox::publisher::{DEAF_AFTER, Publisher, Replaced, Witness},
+};
 
 /// Largest record that we publish: a dead-letter copy is a record at the broker's default limit (1 MiB) plus headers.
 const RECORD_BYTES_MAX: &str = "2097152";
 /// A member that falls silent is replaced after this time.
 pub const SESSION_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often a client asks for brokers, topics and partitions. Five minutes, librdkafka's default, is how long a new
+/// partition would go unread.
+const METADATA_REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// A client that reaches no broker it knows begins anew with the bootstrap brokers after this time (librdkafka: 5 min). A
+/// broker that was fenced for a moment is in no answer, so that a client can lose its only one.
+const REBOOTSTRAP_AFTER: Duration = Duration::from_secs(10);
+/// A record for a topic that isn't there fails after this time (librdkafka: 30 s).
+pub const TOPIC_PROPAGATION_TIME_MAX: Duration = Duration::from_secs(5);
 /// How often readiness is checked.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_TIME_MAX: Duration = Duration::from_millis(1500);
@@ -49,6 +62,9 @@ fn base(config: &KafkaConfig) -> ClientConfig {
         // Come back quickly after a broker's restart.
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
+        .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_EVERY.as_millis().to_string())
+        .set("metadata.recovery.strategy", "rebootstrap")
+        .set("metadata.recovery.rebootstrap.trigger.ms", REBOOTSTRAP_AFTER.as_millis().to_string())
         .set("socket.keepalive.enable", "true")
         // A request and its answer are small; waiting for more to send only adds latency.
         .set("socket.nagle.disable", "true");
@@ -84,8 +100,6 @@ pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("fetch.message.max.bytes", RECORD_BYTES_MAX)
         // After an empty or failed fetch, ask again soon.
         .set("fetch.error.backoff.ms", "50")
-        // Topics and partitions that appear after the subscription are read within seconds; the default is 5 minutes.
-        .set("topic.metadata.refresh.interval.ms", "5000")
         // How far each partition was fetched, for the consumer's watch.
         .set("statistics.interval.ms", "2000")
         .set("allow.auto.create.topics", "false");
@@ -115,6 +129,7 @@ pub fn producer(config: &KafkaConfig) -> Result<FutureProducer<QuietContext>, Ka
         // For ever: a record waits for its broker. Giving up would only mean to send it again, out of order
         // (pitfalls P18). The relay's stop ends the wait.
         .set("message.timeout.ms", "0")
+        .set("topic.metadata.propagation.max.ms", TOPIC_PROPAGATION_TIME_MAX.as_millis().to_string())
         .set("retry.backoff.ms", "50")
         .set("message.max.bytes", RECORD_BYTES_MAX)
         .set("queue.buffering.max.messages", "10000")
@@ -122,16 +137,38 @@ pub fn producer(config: &KafkaConfig) -> Result<FutureProducer<QuietContext>, Ka
         .create_with_context(QuietContext)
 }
 
-/// Keeps `component` in step with whether the broker answers, until `stop`.
-pub async fn follow(producer: FutureProducer<QuietContext>, component: Component, stop: CancellationToken) {
+/// Keeps `component` in step with whether the broker answers, until `stop`. A producer that is dead, or that hears
+/// nothing although the broker answers a fresh client, is replaced.
+pub async fn follow(publisher: Publisher, component: Component, stop: CancellationToken) {
+    let mut answered = Instant::now();
     loop {
-        let client = producer.clone();
+        if let Err(error) = publisher.replace_if_fatal() {
+            component.waiting(error.to_string());
+        }
+        let client = publisher.current();
+        let asked = client.clone();
         let probe = tokio::task::spawn_blocking(move || {
-            client.client().fetch_metadata(None, PROBE_TIME_MAX).map(drop)
+            asked.client().fetch_metadata(None, PROBE_TIME_MAX).map(drop)
         });
         match probe.await {
-            Ok(Ok(())) => component.ready(),
-            Ok(Err(error)) => component.waiting(error.to_string()),
+            Ok(Ok(())) => {
+                answered = Instant::now();
+                component.ready();
+            }
+            Ok(Err(error)) => {
+                component.waiting(error.to_string());
+                if answered.elapsed() >= DEAF_AFTER {
+                    let witness = publisher.clone();
+                    let seen = tokio::task::spawn_blocking(move || witness.witness(None)).await;
+                    if matches!(seen, Ok(Witness::Answered)) {
+                        match publisher.replace(&client, Replaced::Deaf) {
+                            // The new one has its own time to be heard.
+                            Ok(()) => answered = Instant::now(),
+                            Err(error) => component.waiting(error.to_string()),
+                        }
+                    }
+                }
+            }
             Err(_) => return,
         }
         tokio::select! {

@@ -13,7 +13,10 @@ use crate::{
     grpc::{self, Permissions},
     identity::Identity,
     kafka,
-    outbox::relay::Relay,
+    outbox::{
+        publisher::Publisher,
+        relay::{PROGRESS_TIME_MAX, Relay},
+    },
     service::{BoxError, Context, bind},
 };
 
@@ -52,11 +55,12 @@ impl Participant<'_> {
         let task = database.clone().follow(self.migrations, health.component("database"), stop.clone());
         context.spawn("database", finished(task));
 
-        let producer = kafka::producer(self.kafka)?;
-        let task = kafka::follow(producer.clone(), health.component("kafka"), stop.clone());
+        let publisher = Publisher::new(self.kafka)?;
+        let task = kafka::follow(publisher.clone(), health.component("kafka"), stop.clone());
         context.spawn("kafka", finished(task));
 
-        let relay = Relay::new(database.clone(), producer, health.component("outbox"));
+        let relay = Relay::new(database.clone(), publisher, health.component("outbox"))
+            .with_heartbeat(health.heartbeat("relay", PROGRESS_TIME_MAX));
         context.spawn("relay", finished(relay.run(stop.clone())));
 
         let group = context.name;

@@ -1,6 +1,12 @@
 //! What a failed statement or transaction means for what comes next.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sqlx::postgres::PgDatabaseError;
 
 use crate::service::chain;
 
@@ -45,18 +51,46 @@ impl From<sqlx::Error> for DatabaseError {
             | sqlx::Error::BeginFailed => return Self::Unavailable(error),
             _ => return Self::Defect(error),
         };
+        if is_stale_plan(&error) {
+            metrics::counter!("database_stale_plans_total").increment(1);
+            *STALE_SINCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            return Self::Conflict(error);
+        }
         match code.as_deref() {
             Some("40001" | "40P01") => Self::Conflict(error),
             // Connection exceptions, resources (disk full, too many connections), operator intervention (shutdown,
             // statement timeout), lock timeout, read-only transaction, system errors.
             Some("55P03" | "25006" | "25P03") => Self::Unavailable(error),
             Some(code) if ["08", "53", "57", "58"].contains(&&code[..2]) => Self::Unavailable(error),
-            // Unsupported as it is (a cached plan of before a migration), login, database and schema names, syntax and access.
+            // Unsupported as it is, login, database and schema names, syntax and access.
             Some(code) if ["0A", "28", "3D", "3F", "42"].contains(&&code[..2]) => Self::Schema(error),
             Some(code) if ["22", "23"].contains(&&code[..2]) => Self::Data(error),
             _ => Self::Defect(error),
         }
     }
+}
+
+/// When a connection was last seen with a plan that can never run again.
+static STALE_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// A statement whose prepared form is of no use any more on this connection: a column that it returns has changed its
+/// type, or the server has forgotten it. The same statement succeeds on a new connection. The routine says which
+/// `0A000` it is; the text depends on the server's language.
+fn is_stale_plan(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(database) = error else { return false };
+    let Some(error) = database.try_downcast_ref::<PgDatabaseError>() else { return false };
+    match error.code() {
+        "0A000" => error.routine() == Some("RevalidateCachedQuery"),
+        "26000" => true,
+        _ => false,
+    }
+}
+
+/// Whether a connection of this age was there when a plan was last found stale: then it has such plans too, and is closed
+/// rather than lent again.
+pub(super) fn may_have_stale_plans(age: Duration) -> bool {
+    let since = *STALE_SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+    since.is_some_and(|since| since.elapsed() <= age)
 }
 
 /// Whether a transaction's error means that it should be run again.

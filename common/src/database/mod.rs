@@ -23,8 +23,8 @@ use sqlx::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::error::commit_error;
 pub use self::error::{Conflicting, DatabaseError};
+use self::error::{commit_error, may_have_stale_plans};
 use crate::{
     backoff::Backoff, config::DatabaseConfig, deadline::Deadline, health::Component, service::chain,
 };
@@ -32,6 +32,8 @@ use crate::{
 /// The tables of this library; a service's own migrations begin at version 1001.
 static COMMON_MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
+/// First version of a service's own migrations.
+const OWN_VERSION_MIN: i64 = 1001;
 /// Time to get a connection; below the edge's deadline, so that a full pool is UNAVAILABLE rather than a timeout.
 const ACQUIRE_TIME_MAX: Duration = Duration::from_secs(2);
 /// For statements without a deadline of their own.
@@ -79,9 +81,12 @@ impl Database {
             // round trip to prove that it lives; if it died since, the transaction fails as unavailable.
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| {
-                Box::pin(
-                    async move { Ok(metadata.idle_for < TEST_AFTER_IDLE || connection.ping().await.is_ok()) },
-                )
+                Box::pin(async move {
+                    if may_have_stale_plans(metadata.age) {
+                        return Ok(false);
+                    }
+                    Ok(metadata.idle_for < TEST_AFTER_IDLE || connection.ping().await.is_ok())
+                })
             })
             .connect_lazy_with(options);
         Ok(Self { pool, migrated: Arc::new(watch::Sender::new(false)), committed: Arc::default() })
@@ -108,9 +113,42 @@ impl Database {
     /// Creates or upgrades the schema: the tables of this library, then the service's own.
     pub async fn migrate(&self, own: &Migrator) -> Result<(), MigrateError> {
         let all = COMMON_MIGRATIONS.iter().chain(own.iter()).cloned().collect();
+        let mut migrator = Migrator::with_migrations(all);
+        self.refuse_missing(&migrator).await?;
+        migrator.set_ignore_missing(true);
         // Replicas that start together take turns: the migrator holds an advisory lock.
-        Migrator::with_migrations(all).run(&self.pool).await?;
+        migrator.run(&self.pool).await?;
         self.migrated.send_replace(true);
+        Ok(())
+    }
+
+    /// A newer program may have been here: what it has added is no obstacle, because schemas are changed by expanding them
+    /// first (`docs/runbook.md`). A version that this program should know, being older than the newest it knows of the
+    /// same part (library or service), is an error; one that was changed is found by the migrator's checksums.
+    async fn refuse_missing(&self, known: &Migrator) -> Result<(), MigrateError> {
+        let there = sqlx::query_scalar(
+            "-- database.has_migrations\nselect to_regclass('_sqlx_migrations') is not null",
+        );
+        if !there.fetch_one(&self.pool).await? {
+            return Ok(());
+        }
+        let applied: Vec<i64> = sqlx::query_scalar(
+            "-- database.migrations\nselect version from _sqlx_migrations order by version",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for version in applied {
+            let part = version >= OWN_VERSION_MIN;
+            let newest =
+                known.iter().map(|one| one.version).filter(|one| (*one >= OWN_VERSION_MIN) == part).max();
+            if known.version_exists(version) {
+                continue;
+            }
+            if newest.is_none_or(|newest| version < newest) {
+                return Err(MigrateError::VersionMissing(version));
+            }
+            tracing::warn!(version, "the schema is newer than this program, which goes on with it");
+        }
         Ok(())
     }
 

@@ -1,7 +1,10 @@
 //! Transactional outbox: an event is written in the transaction of the change that it tells, and published by the
 //! [`relay`] afterwards. Nobody publishes in any other way.
 
+mod flight;
+pub mod publisher;
 pub mod relay;
+mod store;
 
 use sqlx::PgConnection;
 

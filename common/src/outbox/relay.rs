@@ -5,39 +5,54 @@
 //! its own existence, never by "id greater than the last one", so a transaction that commits late is not skipped
 //! (pitfalls P14). Published means acknowledged: a crash between acknowledgement and deletion publishes a row twice, and
 //! the inbox of each consumer knows it.
+//!
+//! A row that can't be published holds back its own topic and key, and nothing else: no pass waits for it, and it leaves
+//! the table that is claimed ([`super::store`]). A producer that is dead or deaf is replaced ([`super::publisher`]).
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
-
-use bytes::Bytes;
-use futures_util::future::join_all;
-use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
-    message::OwnedHeaders,
-    producer::{DeliveryFuture, FutureProducer, FutureRecord},
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use sqlx::{Connection as _, PgConnection, Row as _};
-use tokio::sync::Notify;
+
+use sqlx::{Connection as _, PgConnection};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::{
+    flight::{Answer, Failure, Flight, Lane, Offer, Place, Row},
+    publisher::{Client, DEAF_AFTER, Publisher, Replaced, Witness},
+    store::{self, CLAIM_ROWS_MAX, Measure, Refused},
+};
 use crate::{
     backoff::Backoff,
     database::{Database, DatabaseError, bounded},
-    health::Component,
-    kafka::QuietContext,
-    record::{HeaderCodecError, decode_headers},
+    health::{Component, Heartbeat},
     service::chain,
 };
 
-/// Rows published at a time; bounds the memory of the relay to this many records.
-const CLAIM_ROWS_MAX: i64 = 500;
 /// Rows written by other replicas wake nobody here; they are found after this time.
 const POLL_EVERY: Duration = Duration::from_millis(100);
 /// How often a relay that is not the leader tries to become it.
 const LEADER_RETRY_EVERY: Duration = Duration::from_millis(500);
-/// The advisory lock of the leader: "HOLDFAST" in ASCII. Each service has a database of its own.
-const LEADER_LOCK: i64 = i64::from_be_bytes(*b"HOLDFAST");
 /// How often backlog and age are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// A pass waits this long for the answers to what it has sent; whoever is slower than that is nobody's delay.
+const PASS_TIME_MAX: Duration = Duration::from_millis(50);
+/// Rows on their way at a time; when there are so many, the relay waits for answers.
+const IN_FLIGHT_ROWS_MAX: usize = 2_000;
+/// Lanes that a round over the table remembers as passed over; then the round begins anew.
+const PASSED_LANES_MAX: usize = 10_000;
+/// How often lanes that are held back are looked at.
+const RETRY_LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Rows that wait for longer are said in the component.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often a fresh client is asked whether the broker answers.
+const WITNESS_EVERY: Duration = Duration::from_secs(2);
+/// A new producer that hears nothing either is given more time, up to this.
+const DEAF_AFTER_MAX: Duration = Duration::from_secs(300);
+/// A relay that could publish and does not for this long has hung: the process is started anew.
+pub const PROGRESS_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// The durable steps of one pass. A test stops the relay between two of them to see that nothing is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,49 +71,36 @@ pub type StepHook = Arc<dyn Fn(Step) + Send + Sync>;
 /// Publishes the outbox of one database.
 pub struct Relay {
     database: Database,
-    producer: FutureProducer<QuietContext>,
+    publisher: Publisher,
     committed: Arc<Notify>,
     component: Component,
+    heartbeat: Option<Heartbeat>,
     poll_every: Duration,
     hook: Option<StepHook>,
-}
-
-/// Why a pass ended early. The leader's connection is given up and the relay begins anew.
-#[derive(Debug, thiserror::Error)]
-enum RelayError {
-    #[error("outbox cannot be read")]
-    Database(#[from] DatabaseError),
-    #[error("outbox row {id} has headers that cannot be read")]
-    Headers {
-        id: i64,
-        #[source]
-        source: HeaderCodecError,
-    },
-    #[error("outbox row {id} for topic {topic} cannot be published")]
-    Publish {
-        id: i64,
-        topic: String,
-        #[source]
-        source: KafkaError,
-    },
-    #[error("producer was closed")]
-    Closed,
-}
-
-struct Row {
-    id: i64,
-    topic: String,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<u8>,
 }
 
 impl Relay {
     /// A relay of `database`. `component` says whether it can publish.
     #[must_use]
-    pub fn new(database: Database, producer: FutureProducer<QuietContext>, component: Component) -> Self {
+    pub fn new(database: Database, publisher: Publisher, component: Component) -> Self {
         let committed = database.committed();
-        Self { database, producer, committed, component, poll_every: POLL_EVERY, hook: None }
+        Self {
+            database,
+            publisher,
+            committed,
+            component,
+            heartbeat: None,
+            poll_every: POLL_EVERY,
+            hook: None,
+        }
+    }
+
+    /// Beats when rows were published, when there are none, and when the fault is the database's or the broker's. Its
+    /// limit should be [`PROGRESS_TIME_MAX`].
+    #[must_use]
+    pub fn with_heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.heartbeat = Some(heartbeat);
+        self
     }
 
     /// Looks for rows of other replicas at another interval; for tests.
@@ -132,112 +134,59 @@ impl Relay {
                 let text = chain(&error);
                 tracing::warn!(error = text, "relay begins anew");
                 self.component.waiting(text);
+                // The database's fault; a new process would not mend it.
+                self.beat();
             }
             tokio::time::sleep(backoff.next_pause()).await;
         }
     }
 
-    /// Becomes the leader and publishes until something fails.
-    async fn lead(&self, backoff: &mut Backoff) -> Result<(), RelayError> {
+    /// Becomes the leader and publishes until the database fails.
+    async fn lead(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
         // A connection of its own rather than one of the pool: the lock must end with the relay, not go back with a
         // connection.
         let options = self.database.pool().connect_options();
         let mut connection = bounded(PgConnection::connect_with(&options)).await?;
-        while !try_lock(&mut connection).await? {
+        while !store::try_lock(&mut connection).await? {
             self.component.ready();
+            self.progress();
             tokio::time::sleep(LEADER_RETRY_EVERY).await;
         }
         tracing::info!("relay leads");
-        let mut measured = tokio::time::Instant::now() - MEASURE_EVERY;
+        let measure = store::measure(&mut connection).await?;
+        let mut leader = Leader {
+            relay: self,
+            connection,
+            client: self.publisher.current(),
+            flight: Flight::default(),
+            after: 0,
+            passed: HashSet::new(),
+            holding: measure.lanes > 0,
+            held_error: String::new(),
+            retried: Instant::now() - RETRY_LOOK_EVERY,
+            measured: Instant::now() - MEASURE_EVERY,
+            deaf_after: DEAF_AFTER,
+            witness: None,
+            witnessed: Instant::now(),
+            silent: false,
+        };
         loop {
-            if measured.elapsed() >= MEASURE_EVERY {
-                measure(&mut connection).await?;
-                measured = tokio::time::Instant::now();
-            }
-            // Before the read: a commit during the read wakes the wait below.
-            let woken = self.committed.notified();
-            let rows = claim(&mut connection).await?;
-            if rows.is_empty() {
-                self.component.ready();
-                // A timeout here is the poll.
-                let _ = tokio::time::timeout(self.poll_every, woken).await;
-                continue;
-            }
-            self.step(Step::Claimed);
-            let (acknowledged, failure) = self.publish(rows).await;
-            self.step(Step::Acknowledged);
-            delete(&mut connection, &acknowledged).await?;
-            metrics::counter!("outbox_published_total").increment(acknowledged.len() as u64);
-            self.step(Step::Deleted);
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
+            leader.pass().await?;
             backoff.reset();
-            self.component.ready();
         }
     }
 
-    /// Sends rows in order and waits for the broker. Answers with those that it has, and the first failure.
-    async fn publish(&self, rows: Vec<Row>) -> (Vec<i64>, Option<RelayError>) {
-        let mut failure = None;
-        // A row that can't be sent holds back the later ones of its topic and key, and only those.
-        let mut held_back = HashSet::new();
-        let mut sent: Vec<(i64, String, DeliveryFuture)> = Vec::with_capacity(rows.len());
-        for row in rows {
-            let place = (row.topic.clone(), row.key.clone());
-            if held_back.contains(&place) {
-                continue;
-            }
-            let (id, topic) = (row.id, row.topic.clone());
-            match self.enqueue(&row) {
-                Ok(delivery) => sent.push((id, topic, delivery)),
-                Err(RelayError::Publish { source, .. })
-                    if source.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) =>
-                {
-                    // Back-pressure: wait for those that were sent; the rest is read again.
-                    break;
-                }
-                Err(error) => {
-                    held_back.insert(place);
-                    failure.get_or_insert(error);
-                }
-            }
-        }
-        let mut acknowledged = Vec::with_capacity(sent.len());
-        let (places, deliveries): (Vec<_>, Vec<_>) =
-            sent.into_iter().map(|(id, topic, delivery)| ((id, topic), delivery)).unzip();
-        for ((id, topic), delivered) in places.into_iter().zip(join_all(deliveries).await) {
-            match delivered {
-                Ok(Ok(_)) => acknowledged.push(id),
-                Ok(Err((source, _))) => {
-                    failure.get_or_insert(RelayError::Publish { id, topic, source });
-                }
-                Err(_) => {
-                    failure.get_or_insert(RelayError::Closed);
-                }
-            }
-        }
-        (acknowledged, failure)
+    /// Something was published, or there is nothing to publish.
+    fn progress(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        metrics::gauge!("outbox_last_progress_timestamp_seconds").set(now.as_secs_f64());
+        self.beat();
     }
 
-    fn enqueue(&self, row: &Row) -> Result<DeliveryFuture, RelayError> {
-        let headers =
-            decode_headers(&row.headers).map_err(|source| RelayError::Headers { id: row.id, source })?;
-        let mut native = OwnedHeaders::new_with_capacity(headers.len());
-        for header in &headers {
-            native = native.insert(rdkafka::message::Header {
-                key: &header.name,
-                value: header.value.as_ref().map(Bytes::as_ref),
-            });
+    fn beat(&self) {
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.beat();
         }
-        let mut record = FutureRecord::<[u8], [u8]>::to(&row.topic).headers(native);
-        record.key = row.key.as_deref();
-        record.payload = row.value.as_deref();
-        self.producer.send_result(record).map_err(|(source, _)| RelayError::Publish {
-            id: row.id,
-            topic: row.topic.clone(),
-            source,
-        })
     }
 
     fn step(&self, step: Step) {
@@ -247,57 +196,271 @@ impl Relay {
     }
 }
 
-async fn try_lock(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
-    let query = sqlx::query("-- relay.try_lock\nselect pg_try_advisory_lock($1) as leader").bind(LEADER_LOCK);
-    let row = bounded(query.fetch_one(connection)).await?;
-    Ok(row.try_get("leader")?)
+/// The relay that has the lock.
+struct Leader<'a> {
+    relay: &'a Relay,
+    connection: PgConnection,
+    client: Arc<Client>,
+    flight: Flight,
+    /// The round over the table: rows up to this id were looked at.
+    after: i64,
+    /// Lanes with a row that this round has passed over: their later rows are passed over too.
+    passed: HashSet<Lane>,
+    /// Whether lanes may be held back.
+    holding: bool,
+    held_error: String,
+    retried: Instant,
+    measured: Instant,
+    deaf_after: Duration,
+    witness: Option<JoinHandle<Witness>>,
+    witnessed: Instant,
+    /// The broker answered no fresh client either.
+    silent: bool,
 }
 
-async fn claim(connection: &mut PgConnection) -> Result<Vec<Row>, DatabaseError> {
-    let query = sqlx::query(
-        "-- relay.claim
-        select id, topic, key, value, headers from outbox order by id limit $1",
-    )
-    .bind(CLAIM_ROWS_MAX);
-    let rows = bounded(query.fetch_all(connection)).await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Row {
-                id: row.try_get("id")?,
-                topic: row.try_get("topic")?,
-                key: row.try_get("key")?,
-                value: row.try_get("value")?,
-                headers: row.try_get("headers")?,
-            })
-        })
-        .collect()
-}
-
-async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
-    if ids.is_empty() {
-        return Ok(());
+impl Leader<'_> {
+    async fn pass(&mut self) -> Result<(), DatabaseError> {
+        self.watch().await;
+        if self.measured.elapsed() >= MEASURE_EVERY {
+            self.measured = Instant::now();
+            let measure = store::measure(&mut self.connection).await?;
+            self.tell(&measure);
+        }
+        // Before the read: a commit during the read wakes the wait below.
+        let relay = self.relay;
+        let woken = relay.committed.notified();
+        let mut rows = self.due().await?;
+        let room = self.flight.len() < IN_FLIGHT_ROWS_MAX;
+        let mut claimed = 0;
+        if room {
+            let page = store::claim(&mut self.connection, self.after, self.flight.ids()).await?;
+            claimed = page.len();
+            self.after = match page.last() {
+                Some(last) if page.len() >= CLAIM_ROWS_MAX => last.id,
+                _ => 0,
+            };
+            rows.extend(self.without_held(page).await?);
+        }
+        if !rows.is_empty() {
+            relay.step(Step::Claimed);
+        }
+        let fresh = self.send(&rows);
+        drop(rows);
+        if self.after == 0 || self.passed.len() > PASSED_LANES_MAX {
+            self.after = 0;
+            self.passed.clear();
+        }
+        if claimed == 0 && room && self.flight.len() == 0 && !self.holding {
+            relay.progress();
+        }
+        if fresh.is_empty() && self.after == 0 {
+            self.rest(woken).await;
+        }
+        let answers = self.flight.answers(fresh, Instant::now() + PASS_TIME_MAX).await;
+        self.settle(answers).await
     }
-    // Not waiting for the disk is safe here: a deletion that is lost in a crash publishes the row again, which the
-    // consumers' inboxes know.
-    bounded(async {
-        let mut transaction = connection.begin_with("begin; set local synchronous_commit = off").await?;
-        sqlx::query("-- relay.delete\ndelete from outbox where id = any($1)")
-            .bind(ids)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await
-    })
-    .await
+
+    /// Waits for a commit, an answer, or the next look.
+    async fn rest(&mut self, woken: impl Future<Output = ()>) {
+        let mut pause = self.relay.poll_every;
+        if self.holding || self.flight.len() > 0 {
+            pause = pause.min(RETRY_LOOK_EVERY);
+        }
+        let landed = tokio::select! {
+            () = woken => None,
+            () = tokio::time::sleep(pause) => None,
+            landed = self.flight.landed() => landed,
+        };
+        if let Some(answer) = landed {
+            self.flight.put_back(answer);
+        }
+    }
+
+    /// Rows of lanes that were held back and may be tried.
+    async fn due(&mut self) -> Result<Vec<Row>, DatabaseError> {
+        if !self.holding
+            || self.retried.elapsed() < RETRY_LOOK_EVERY
+            || self.flight.len() >= IN_FLIGHT_ROWS_MAX
+        {
+            return Ok(Vec::new());
+        }
+        let rows = store::due(&mut self.connection, &self.flight.lanes()).await?;
+        if rows.is_empty() {
+            self.retried = Instant::now();
+        }
+        Ok(rows)
+    }
+
+    /// The rows of a page without those of lanes that are held back, which are put behind the others of their lane.
+    async fn without_held(&mut self, page: Vec<Row>) -> Result<Vec<Row>, DatabaseError> {
+        if !self.holding || page.is_empty() {
+            return Ok(page);
+        }
+        let lanes: HashSet<Lane> = page.iter().map(Row::lane).collect();
+        let lanes: Vec<Lane> = lanes.into_iter().collect();
+        let held = store::held_back(&mut self.connection, &lanes).await?;
+        if held.is_empty() {
+            return Ok(page);
+        }
+        let (behind, free): (Vec<Row>, Vec<Row>) =
+            page.into_iter().partition(|row| held.contains(&row.lane()));
+        let behind: Vec<(i64, Lane)> = behind.iter().map(|row| (row.id, row.lane())).collect();
+        store::queue_behind(&mut self.connection, &behind).await?;
+        Ok(free)
+    }
+
+    /// Gives rows to the producer, except those whose lane still waits for an earlier answer. Answers with what was
+    /// sent.
+    fn send(&mut self, rows: &[Row]) -> HashSet<i64> {
+        let mut fresh = HashSet::new();
+        let mut busy: HashSet<Lane> = self.flight.lanes().into_iter().collect();
+        for row in rows {
+            let lane = row.lane();
+            if busy.contains(&lane) || (row.place == Place::Outbox && self.passed.contains(&lane)) {
+                self.passed.insert(lane);
+                continue;
+            }
+            match self.flight.send(&self.client, row) {
+                Offer::Taken => {
+                    fresh.insert(row.id);
+                }
+                Offer::Refused => {
+                    fresh.insert(row.id);
+                    busy.insert(lane);
+                }
+                Offer::Full => {
+                    // Back-pressure: wait for those that were sent; the rest is read again.
+                    self.after = 0;
+                    break;
+                }
+            }
+        }
+        fresh
+    }
+
+    /// Deletes what the broker has, and holds back what it will not have.
+    async fn settle(&mut self, answers: Vec<Answer>) -> Result<(), DatabaseError> {
+        let dead = self.is_fatal();
+        let (mut acknowledged, mut refused, mut ended) = (Vec::new(), Vec::new(), false);
+        for Answer { sent, outcome } in answers {
+            match outcome {
+                Ok(()) => acknowledged.push((sent.id, sent.place, sent.lane)),
+                Err(Failure::Ended) => ended = true,
+                // Whatever a dead producer says of a row, the row is not to blame.
+                Err(Failure::Refused(_)) if dead => ended = true,
+                Err(failure) => {
+                    let error = chain(&failure);
+                    if sent.place == Place::Outbox {
+                        tracing::warn!(
+                            outbox.id = sent.id,
+                            topic = sent.topic,
+                            error,
+                            "outbox row is held back"
+                        );
+                    }
+                    refused.push(Refused { id: sent.id, lane: sent.lane, error });
+                }
+            }
+        }
+        if !acknowledged.is_empty() {
+            self.relay.step(Step::Acknowledged);
+            store::delete(&mut self.connection, &acknowledged).await?;
+            metrics::counter!("outbox_published_total").increment(acknowledged.len() as u64);
+            self.relay.step(Step::Deleted);
+            self.relay.progress();
+            self.deaf_after = DEAF_AFTER;
+        }
+        if let Some(last) = refused.last() {
+            self.held_error.clone_from(&last.error);
+            metrics::counter!("outbox_refused_total").increment(refused.len() as u64);
+            store::hold_back(&mut self.connection, &refused).await?;
+            self.holding = true;
+            // An answer of the broker, or of the row's own: the relay does move.
+            self.relay.beat();
+        }
+        if ended && !dead {
+            // The next producer is there at the next look, or somebody is about to make it.
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+        Ok(())
+    }
+
+    fn is_fatal(&self) -> bool {
+        use rdkafka::producer::Producer as _;
+        self.client.client().fatal_error().is_some()
+    }
+
+    /// Has a dead or deaf producer replaced, and goes on with the one of now.
+    async fn watch(&mut self) {
+        if self.is_fatal() {
+            self.replace(Replaced::Fatal);
+        }
+        let waiting = self.flight.oldest().map(|(sent, age)| (sent.topic.clone(), age));
+        match (&self.witness, waiting) {
+            (Some(asked), waiting) if asked.is_finished() => {
+                let seen = match self.witness.take() {
+                    Some(asked) => asked.await.unwrap_or(Witness::Silent),
+                    None => Witness::Silent,
+                };
+                self.witnessed = Instant::now();
+                self.silent = seen == Witness::Silent;
+                if self.silent {
+                    // The broker's fault; a new process would not mend it.
+                    self.relay.beat();
+                } else if waiting.is_some_and(|(_, age)| age >= self.deaf_after) {
+                    self.replace(Replaced::Deaf);
+                    self.deaf_after = (self.deaf_after * 2).min(DEAF_AFTER_MAX);
+                }
+            }
+            (None, Some((topic, age))) if age >= DEAF_AFTER && self.witnessed.elapsed() >= WITNESS_EVERY => {
+                let publisher = self.relay.publisher.clone();
+                self.witness = Some(tokio::task::spawn_blocking(move || publisher.witness(Some(&topic))));
+            }
+            _ => {}
+        }
+        if !self.relay.publisher.is_current(&self.client) {
+            // What the old one had was thrown away with it: those rows are read again.
+            self.client = self.relay.publisher.current();
+            self.flight = Flight::default();
+            self.after = 0;
+            self.passed.clear();
+        }
+    }
+
+    fn replace(&self, why: Replaced) {
+        if let Err(error) = self.relay.publisher.replace(&self.client, why) {
+            tracing::error!(error = chain(&error), "no new producer can be made");
+        }
+    }
+
+    /// Metrics and the component.
+    fn tell(&mut self, measure: &Measure) {
+        self.holding = measure.lanes > 0;
+        metrics::gauge!("outbox_oldest_age_seconds").set(measure.oldest_age_s);
+        metrics::gauge!("outbox_held_back_rows").set(as_f64(measure.held_rows));
+        metrics::gauge!("outbox_held_back_keys").set(as_f64(measure.lanes));
+        metrics::gauge!("outbox_held_back_oldest_age_seconds").set(measure.held_age_s);
+        metrics::gauge!("outbox_dead_rows").set(as_f64(measure.dead_rows));
+        metrics::gauge!("database_oldest_transaction_seconds").set(measure.transaction_age_s);
+        let waited = self.flight.oldest().map_or(Duration::ZERO, |(_, age)| age);
+        if waited >= WAIT_TIME_MAX {
+            let why = if self.silent { "the broker does not answer" } else { "no acknowledgement" };
+            self.relay.component.degraded(format!("rows wait for {} s: {why}", waited.as_secs()));
+        } else if measure.oldest_age_s >= WAIT_TIME_MAX.as_secs_f64() {
+            self.relay.component.degraded(format!("rows wait for {:.0} s", measure.oldest_age_s));
+        } else if self.holding {
+            self.relay.component.degraded(format!(
+                "{} rows of {} keys are held back: {}",
+                measure.held_rows, measure.lanes, self.held_error
+            ));
+        } else {
+            self.relay.component.ready();
+        }
+    }
 }
 
-async fn measure(connection: &mut PgConnection) -> Result<(), DatabaseError> {
-    let query = sqlx::query(
-        "-- relay.measure
-        select coalesce(extract(epoch from clock_timestamp() - created_at), 0)::float8 as age_s
-        from outbox order by id limit 1",
-    );
-    let row = bounded(query.fetch_optional(connection)).await?;
-    let age_s: f64 = row.map_or(Ok(0.0), |row| row.try_get("age_s"))?;
-    metrics::gauge!("outbox_oldest_age_seconds").set(age_s);
-    Ok(())
+/// Exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "a gauge")]
+const fn as_f64(count: i64) -> f64 {
+    count as f64
 }

@@ -20,7 +20,7 @@ use holdfast_common::{
     event::{Metadata, NewEvent},
     health::Health,
     kafka,
-    outbox::{self, OutboxRecord, relay::Relay},
+    outbox::{self, OutboxRecord, publisher::Publisher, relay::Relay},
     record::Record,
     service::BoxError,
 };
@@ -55,6 +55,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
 /// What a test works in. The name is part of the topic's and of the group's, so that tests run side by side.
 pub struct Lab {
     pub database: Database,
+    pub database_config: DatabaseConfig,
     pub kafka: KafkaConfig,
     pub topic: &'static str,
     pub group: &'static str,
@@ -107,17 +108,25 @@ impl Lab {
             dead_letter_share_max: 0.5,
             dead_letter_pause: Duration::from_secs(10),
         };
-        let lab = Self { database, kafka, topic, group, health: Health::default() };
+        let lab = Self { database, database_config: config, kafka, topic, group, health: Health::default() };
         lab.create_topic(topic).await;
         lab
     }
 
-    async fn create_topic(&self, name: &str) {
+    pub async fn create_topic(&self, name: &str) {
         let admin = self.admin();
         let topic = NewTopic::new(name, 2, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("the broker answers");
         for made in made {
             made.expect("made");
+        }
+    }
+
+    pub async fn delete_topic(&self, name: &str) {
+        let admin = self.admin();
+        let gone = admin.delete_topics(&[name], &AdminOptions::new()).await.expect("the broker answers");
+        for gone in gone {
+            gone.expect("deleted");
         }
     }
 
@@ -175,8 +184,8 @@ impl Lab {
     }
 
     pub fn relay(&self) -> Relay {
-        let producer = kafka::producer(&self.kafka).expect("a producer");
-        Relay::new(self.database.clone(), producer, self.health.component("outbox"))
+        let publisher = Publisher::new(&self.kafka).expect("a producer");
+        Relay::new(self.database.clone(), publisher, self.health.component("outbox"))
     }
 
     /// A relay that publishes what is written, until it is asked to end.
@@ -401,7 +410,7 @@ impl Lab {
 }
 
 /// The table of the test's business. `check` is how data can be refused by the database.
-fn business() -> Migrator {
+pub fn business() -> Migrator {
     let sql = "create table effects (
         id bigint generated always as identity,
         subject text not null,
