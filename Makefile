@@ -33,7 +33,7 @@ down: ## Stop everything
 	@$(HOLDFAST) down
 
 clean: ## Stop everything and delete its data
-	@$(HOLDFAST) down --delete-data
+	@$(HOLDFAST) down --delete-data --yes
 
 test: deps ## Everything CI runs
 	@scripts/test.sh

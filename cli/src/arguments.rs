@@ -93,6 +93,9 @@ pub(crate) struct Down {
     /// Delete the stack's data too
     #[arg(long)]
     pub(crate) delete_data: bool,
+    /// Don't ask
+    #[arg(long, requires = "delete_data")]
+    pub(crate) yes: bool,
 }
 
 /// What `positions` shows.

@@ -1,9 +1,9 @@
 //! Data on stdout. A reader that has seen enough (`holdfast status | head -1`) ends the command quietly; a disk that is
-//! full fails it.
+//! full fails it. Questions on the terminal.
 
 use std::{
     fmt,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
 };
 
 /// Prints a line.
@@ -19,3 +19,19 @@ macro_rules! data {
     ($($words:tt)*) => { $crate::output::line(format_args!($($words)*)) };
 }
 pub(crate) use data;
+
+/// Asks on the terminal. Without one it is an error: nothing is destroyed because nobody was there to say no.
+pub(crate) fn confirmed(question: &str) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        anyhow::bail!("not a terminal: pass --yes");
+    }
+    eprint!("{question} [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    let confirmed = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
+    if !confirmed {
+        eprintln!("nothing was done");
+    }
+    Ok(confirmed)
+}

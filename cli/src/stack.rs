@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     Outcome,
     arguments::{At, Down, Format, Status, Token, Up},
-    output::data,
+    output::{confirmed, data},
 };
 
 /// Time to stop everything: each component gets 10 s, services and infrastructure after each other.
@@ -102,13 +102,29 @@ pub(crate) fn down(down: &Down) -> Result<Outcome> {
         Stopped::Nothing => eprintln!("nothing runs in {}", data_dir.display()),
     }
     if down.delete_data {
-        // Only what is a stack's folder: a slip of the hand must not delete another one.
-        let layout = Layout::new(data_dir.clone(), 0);
-        if data_dir.exists() && !layout.pki_dir().exists() && !data_dir.join("config").exists() {
-            bail!("{} is not the folder of a stack, so it is left alone", data_dir.display());
-        }
-        control::delete(&layout)?;
+        return delete_data(&data_dir, down);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Only what is a stack's folder, and only what a stack writes: a slip of the hand must not delete anything else.
+fn delete_data(data_dir: &Path, down: &Down) -> Result<Outcome> {
+    let layout = Layout::new(data_dir.to_owned(), 0);
+    if !data_dir.exists() {
+        eprintln!("there is no {}", data_dir.display());
+        return Ok(Outcome::Done);
+    }
+    if !layout.marker_file().exists() {
+        bail!("{} is not the folder of a stack, so it is left alone", data_dir.display());
+    }
+    eprintln!("the orders, payments, deliveries, events, certificates and logs in {} go", data_dir.display());
+    if !down.yes && !confirmed("delete them?")? {
+        return Ok(Outcome::Failed);
+    }
+    if control::delete(&layout)? {
         eprintln!("deleted {}", data_dir.display());
+    } else {
+        eprintln!("deleted what the stack wrote in {}; the rest is somebody else's", data_dir.display());
     }
     Ok(Outcome::Done)
 }
@@ -127,14 +143,21 @@ pub(crate) fn status(status: &Status) -> Result<Outcome> {
             return Ok(Outcome::NothingMatched);
         }
     };
+    let layout = Layout::new(data_dir, report.port_offset);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let components = runtime.block_on(supervisor::measure(&layout, &report))?;
+    // A probe that hangs must not hold the command up.
+    runtime.shutdown_background();
     match status.output {
         Format::Json => {
-            data!("{}", serde_json::to_string_pretty(&StatusDocument { components: &report.components })?)?;
+            data!("{}", serde_json::to_string_pretty(&StatusDocument { components: &components })?)?;
         }
         Format::Table => {
             let mut table = Table::new();
-            table.load_style(NOTHING).set_header(["NAME", "KIND", "STATE", "PORT", "PID", "RESTARTS", "LOG"]);
-            for component in &report.components {
+            table
+                .load_style(NOTHING)
+                .set_header(["NAME", "KIND", "STATE", "PORT", "PID", "RESTARTS", "LOG", "DETAIL"]);
+            for component in &components {
                 table.add_row([
                     component.name.clone(),
                     format!("{:?}", component.kind).to_lowercase(),
@@ -143,12 +166,15 @@ pub(crate) fn status(status: &Status) -> Result<Outcome> {
                     component.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
                     component.restarts.to_string(),
                     component.log.clone(),
+                    component.detail.clone(),
                 ]);
             }
             data!("{table}")?;
         }
     }
-    let all_ready = report.components.iter().all(|component| component.state == ComponentState::Ready);
+    // What is degraded can serve.
+    let can_serve = |state| matches!(state, ComponentState::Ready | ComponentState::Degraded);
+    let all_ready = components.iter().all(|component| can_serve(component.state));
     Ok(if all_ready { Outcome::Done } else { Outcome::Failed })
 }
 

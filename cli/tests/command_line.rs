@@ -110,10 +110,26 @@ fn only_a_stacks_folder_is_deleted() {
     let folder = folder();
     let precious = folder.path().join("precious");
     fs::write(&precious, "x").expect("written");
-    let (status, _, stderr) = run(folder.path(), &["down", "--delete-data"]);
+    let written = ["config", "pki", "kafka", "logs"].map(|name| folder.path().join(name));
+    for written in &written {
+        fs::create_dir(written).expect("made");
+    }
+    let (status, _, stderr) = run(folder.path(), &["down", "--delete-data", "--yes"]);
     assert_eq!(status, Some(1));
     assert!(stderr.contains("left alone"), "{stderr}");
-    assert!(precious.exists());
+    assert!(precious.exists() && written.iter().all(|written| written.exists()));
+
+    // A stack's: with a word only, and only what a stack writes.
+    let marker = folder.path().join("holdfast-stack");
+    fs::write(&marker, "").expect("written");
+    let (status, _, stderr) = run(folder.path(), &["down", "--delete-data"]);
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("pass --yes"), "{stderr}");
+    assert!(written.iter().all(|written| written.exists()));
+    let (status, _, stderr) = run(folder.path(), &["down", "--delete-data", "--yes"]);
+    assert_eq!(status, Some(0));
+    assert!(stderr.contains("somebody else's"), "{stderr}");
+    assert!(precious.exists() && !marker.exists() && written.iter().all(|written| !written.exists()));
 }
 
 fn service(name: &str) -> Command {

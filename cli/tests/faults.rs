@@ -5,6 +5,7 @@ mod support;
 use std::{collections::HashMap, time::Duration};
 
 use holdfast_chaos::rest::{Session, is_terminal, sample_order};
+use serde_json::Value;
 use support::{World, eventually, id};
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -185,7 +186,7 @@ async fn the_backlog_of_an_outage_drains() {
     let balance = "select balance_minor from accounts where user_id = $1";
     assert_eq!(world.count("payment", balance, &user.user).await, 100_000 - 100 * seconds);
     eventually("the lag is gone", || async { lag().await < 0.5 }).await;
-    eventually("the gateway is ready", || async { world.readyz("gateway").await.0 == 200 }).await;
+    eventually("the gateway is well", || async { world.is_well("gateway").await }).await;
     world.the_account_is_exact().await;
 }
 
@@ -203,7 +204,11 @@ async fn an_absent_database_is_said_and_survived() {
         status == 503 && body["components"]["database"]["ready"] == false
     })
     .await;
-    eventually("the gateway says so", || async { world.readyz("gateway").await.0 == 503 }).await;
+    eventually("the gateway says so, and can serve", || async {
+        let (status, body) = world.readyz("gateway").await;
+        status == 200 && body["degraded"] == true && body["components"]["payment"]["ready"] == false
+    })
+    .await;
     let begin = std::time::Instant::now();
     let answer = user.get(&format!("/api/accounts/{}", user.user)).await.expect("answered");
     assert!([503, 504].contains(&answer.status.as_u16()), "{}", answer.status);
@@ -215,5 +220,52 @@ async fn an_absent_database_is_said_and_survived() {
         is_terminal(&user.order(&order).await.expect("answered"))
     })
     .await;
-    eventually("the gateway is ready", || async { world.readyz("gateway").await.0 == 200 }).await;
+    eventually("the gateway is well", || async { world.is_well("gateway").await }).await;
+}
+
+/// While Kafka is stopped, and while payment is dead, order and gateway can serve: they are ready, degraded and say why,
+/// and orders are accepted. Then all is delivered by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_callers_do_not_need_now_degrades_only() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::new();
+    let user = world.user("degraded", "10.00").await;
+    world.signal("kafka", "-STOP");
+    for component in ["kafka", "consumer"] {
+        eventually(&format!("order says that its {component} waits"), || async {
+            world.readyz("order").await.1["components"][component]["ready"] == false
+        })
+        .await;
+    }
+    let mut orders = vec![create_surely(&user, "1 Quay Street", 100).await];
+    for component in ["order", "payment", "delivery", "gateway"] {
+        let (status, body) = world.readyz(component).await;
+        assert_eq!((status, &body["ready"]), (200, &Value::Bool(true)), "{component}: {body}");
+    }
+    assert_eq!(world.readyz("order").await.1["degraded"], true);
+    assert_eq!(world.healthz("order").await, 200, "an absent broker is no reason to restart");
+    world.signal("kafka", "-CONT");
+    eventually("the order is delivered", || async {
+        user.order(&orders[0]).await.is_ok_and(|order| order["delivery_status"] == "DELIVERED")
+    })
+    .await;
+
+    world.signal("payment", "-STOP");
+    eventually("the gateway says that payment is away", || async {
+        let (status, body) = world.readyz("gateway").await;
+        status == 200 && body["degraded"] == true && body["components"]["payment"]["ready"] == false
+    })
+    .await;
+    orders.push(create_surely(&user, "2 Quay Street", 100).await);
+    assert_eq!(world.readyz("order").await.0, 200, "payment is nothing to order");
+    world.signal("payment", "-CONT");
+    for component in ["order", "payment", "delivery", "gateway"] {
+        eventually(&format!("{component} is well"), || async { world.is_well(component).await }).await;
+    }
+    for order in &orders {
+        eventually("delivered", || async {
+            user.order(order).await.is_ok_and(|order| order["delivery_status"] == "DELIVERED")
+        })
+        .await;
+    }
 }

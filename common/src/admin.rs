@@ -65,15 +65,17 @@ pub fn liveness(health: &Health) -> Response {
     json(if body.alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }
 
-/// 200, or 503; either way each part with its state and the reason.
+/// 200, or 503 if a part is away that callers need; either way each part with its state and the reason.
 #[must_use]
 pub fn readiness(health: &Health) -> Response {
     #[derive(Serialize)]
     struct Body {
         ready: bool,
+        degraded: bool,
         components: BTreeMap<&'static str, ComponentState>,
     }
-    let body = Body { ready: health.is_ready(), components: health.components() };
+    let body =
+        Body { ready: health.is_ready(), degraded: health.is_degraded(), components: health.components() };
     json(if body.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }
 

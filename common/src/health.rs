@@ -1,7 +1,10 @@
-//! What a process says of itself: ready (give me work) and alive (don't restart me).
+//! What a process says of itself: ready (give me work), degraded (something is wrong, but I can serve) and alive (don't
+//! restart me).
 //!
-//! Each part that can be away registers a [`Component`] and keeps it up to date; `/readyz` shows them all. A loop that
-//! must never stand still registers a [`Heartbeat`]; `/healthz` fails when one is older than its limit.
+//! Each part that can be away registers a [`Component`] and keeps it up to date; `/readyz` shows them all. It fails only
+//! for those that callers need now ([`Health::required`]): behind a balancer, a process that counted the others too
+//! would be taken out of service although it could serve (pitfalls P42). A loop that must never stand still registers a
+//! [`Heartbeat`]; `/healthz` fails when one is older than its limit.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +20,9 @@ use tokio::sync::watch;
 pub struct ComponentState {
     /// Whether it can be used.
     pub ready: bool,
-    /// Why not, or empty.
+    /// Whether the process can't serve its callers without it.
+    pub required: bool,
+    /// What is wrong with it, or empty.
     pub detail: String,
 }
 
@@ -41,10 +46,20 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Adds a part that is not ready yet.
+    /// Adds a part that is not ready yet, and without which the process can serve: it is degraded while the part is away.
     #[must_use]
     pub fn component(&self, name: &'static str) -> Component {
-        let component = Component { health: self.clone(), name };
+        self.add(name, Need::Background)
+    }
+
+    /// Adds a part that is not ready yet, and without which the process can't serve.
+    #[must_use]
+    pub fn required(&self, name: &'static str) -> Component {
+        self.add(name, Need::Serving)
+    }
+
+    fn add(&self, name: &'static str, need: Need) -> Component {
+        let component = Component { health: self.clone(), name, need };
         component.waiting("starting");
         component
     }
@@ -63,10 +78,16 @@ impl Health {
         self.lock().components.clone()
     }
 
-    /// Whether all parts are ready.
+    /// Whether all required parts are ready.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
+    }
+
+    /// Whether something is wrong with any part.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.lock().components.values().any(|state| !state.ready || !state.detail.is_empty())
     }
 
     /// Follows [`Health::is_ready`].
@@ -101,11 +122,21 @@ impl Health {
                 tracing::warn!(component = name, detail = state.detail, "component is not ready");
             }
         }
+        metrics::gauge!("component_ready", "component" => name).set(if state.ready { 1.0 } else { 0.0 });
         parts.components.insert(name, state);
-        let all_ready = parts.components.values().all(|state| state.ready);
+        let all_ready = parts.components.values().all(|state| state.ready || !state.required);
         drop(parts);
         self.ready.send_if_modified(|ready| std::mem::replace(ready, all_ready) != all_ready);
     }
+}
+
+/// What a process needs a part for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// What its callers ask now.
+    Serving,
+    /// What happens later, or what it can answer for with an error of its own.
+    Background,
 }
 
 /// One part that can be away.
@@ -113,22 +144,28 @@ impl Health {
 pub struct Component {
     health: Health,
     name: &'static str,
+    need: Need,
 }
 
 impl Component {
     /// It can be used.
     pub fn ready(&self) {
-        self.health.set(self.name, ComponentState { ready: true, detail: String::new() });
+        self.set(true, String::new());
     }
 
     /// It can be used, but something is wrong with it; `why` goes to `/readyz` and must not hold secrets.
     pub fn degraded(&self, why: impl Into<String>) {
-        self.health.set(self.name, ComponentState { ready: true, detail: why.into() });
+        self.set(true, why.into());
     }
 
     /// It can't be used; `why` goes to `/readyz` and must not hold secrets.
     pub fn waiting(&self, why: impl Into<String>) {
-        self.health.set(self.name, ComponentState { ready: false, detail: why.into() });
+        self.set(false, why.into());
+    }
+
+    fn set(&self, ready: bool, detail: String) {
+        let required = self.need == Need::Serving;
+        self.health.set(self.name, ComponentState { ready, required, detail });
     }
 }
 
@@ -151,18 +188,22 @@ impl Heartbeat {
 mod tests {
     use super::*;
 
-    /// A process is ready when all its parts are, and says which are not.
+    /// A process is ready when all parts are that it needs to serve, degraded while anything is wrong, and says what.
     #[test]
-    fn ready_when_all_parts_are() {
+    fn ready_means_can_serve() {
         let health = Health::default();
-        let database = health.component("database");
+        let database = health.required("database");
         let kafka = health.component("kafka");
+        assert!(!health.is_ready() && health.is_degraded());
         database.ready();
-        assert!(!health.is_ready());
+        assert!(health.is_ready() && health.is_degraded(), "without its broker it can serve");
         kafka.ready();
-        assert!(health.is_ready());
+        assert!(health.is_ready() && !health.is_degraded());
+        kafka.degraded("one row can't be published");
+        assert!(health.is_ready() && health.is_degraded());
+        kafka.ready();
         database.waiting("connection refused");
-        assert!(!health.is_ready());
+        assert!(!health.is_ready() && health.is_degraded());
         assert_eq!(health.components()["database"].detail, "connection refused");
     }
 

@@ -24,6 +24,7 @@ pub mod idempotency;
 pub mod identity;
 pub mod kafka;
 pub mod outbox;
+mod panic;
 pub mod participant;
 pub mod record;
 pub mod service;

@@ -52,7 +52,7 @@ impl Participant<'_> {
         let listener = bind(self.grpc.listen).await?;
         let (health, stop) = (context.health.clone(), context.stop.clone());
 
-        let task = database.clone().follow(self.migrations, health.component("database"), stop.clone());
+        let task = database.clone().follow(self.migrations, health.required("database"), stop.clone());
         context.spawn("database", finished(task));
 
         let publisher = Publisher::new(self.kafka)?;

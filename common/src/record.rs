@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
+use crate::panic;
+
 /// One header; names may repeat, values may be absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -59,13 +61,13 @@ impl Record {
             for index in 0..native.count() {
                 // rdkafka panics on a name that isn't UTF-8 (message.rs, `to_str().unwrap()`); a stranger's record
                 // must not stop the consumer.
-                let header = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let header = panic::tolerated(|| {
                     let header = native.get(index);
                     Header { name: header.key.to_owned(), value: header.value.map(Bytes::copy_from_slice) }
-                }));
+                });
                 match header {
-                    Ok(header) => headers.push(header),
-                    Err(_) => headers_unreadable = true,
+                    Some(header) => headers.push(header),
+                    None => headers_unreadable = true,
                 }
             }
         }

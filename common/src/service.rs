@@ -7,6 +7,7 @@ use std::{
     env,
     error::Error as StdError,
     fmt::{Debug, Write as _},
+    io::Write as _,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -20,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{admin, config, config::ServiceConfig, health::Health, telemetry};
+use crate::{admin, config, config::ServiceConfig, health::Health, panic, telemetry};
 
 /// An error that stops a process. The text is for the operator.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -78,6 +79,7 @@ where
         Ok(metrics) => metrics,
         Err(error) => return complain(name, &error, EXIT_USAGE),
     };
+    panic::end_the_process();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(name, &error, EXIT_FAILED),
@@ -125,7 +127,7 @@ async fn supervise(mut context: Context, drain: Duration) -> Result<(), BoxError
         Some(ended) = context.tasks.join_next() => Err(describe_end(ended)),
     };
     tracing::info!(service = context.name, "draining");
-    let draining = context.health.component("process");
+    let draining = context.health.required("process");
     draining.waiting("draining");
     context.stop.cancel();
     let finish = async {
@@ -194,6 +196,7 @@ fn say(text: &str) {
 }
 
 fn complain(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
-    eprintln!("holdfast-{name}: {}", chain(error));
+    // `eprintln!` would panic on a full disk.
+    let _ = writeln!(std::io::stderr(), "holdfast-{name}: {}", chain(error));
     ExitCode::from(code)
 }

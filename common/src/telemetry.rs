@@ -28,6 +28,8 @@ pub(crate) fn install(filter: &str) -> Result<PrometheusHandle, TelemetryError> 
         .flatten_event(true)
         .with_current_span(false)
         .with_env_filter(filter)
+        // A line that can't be written costs the line: the report of it would panic on a full disk.
+        .log_internal_errors(false)
         .init();
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?

@@ -47,6 +47,8 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     context.spawn("http", http::server::serve(listener, router, stop.clone()));
     context.spawn("identity", finished(identity.follow(stop.clone())));
     context.spawn("jwks", finished(authenticator.follow(stop.clone())));
+    // Loaded above; reloads keep the last good keys. The services are not needed to answer, if only with 503.
+    context.health.required("keys").ready();
     for (name, service) in upstream.services() {
         let component = context.health.component(name);
         context.spawn(name, finished(upstream::follow(service, component, stop.clone())));

@@ -1,8 +1,6 @@
 //! `dlq edit`, `dlq discard` and `dlq resume`: what changes something at once.
 
-use std::io::{IsTerminal as _, Write as _};
-
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use holdfast_proto::ops::v1 as pb;
 use tonic::Code;
 use uuid::Uuid;
@@ -12,7 +10,10 @@ use super::{
     client::Services,
     schema,
 };
-use crate::{Outcome, output::data};
+use crate::{
+    Outcome,
+    output::{confirmed, data},
+};
 
 pub(super) async fn edit(edit: &DlqEdit) -> Result<Outcome> {
     let services = Services::connect(&edit.at, None)?;
@@ -129,20 +130,4 @@ pub(super) async fn skip(skip: &DlqSkip) -> Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
-}
-
-/// Asks on the terminal. Without one it is an error: nothing is destroyed because nobody was there to say no.
-fn confirmed(question: &str) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        bail!("not a terminal: pass --yes");
-    }
-    eprint!("{question} [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    let confirmed = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
-    if !confirmed {
-        eprintln!("nothing was done");
-    }
-    Ok(confirmed)
 }

@@ -80,6 +80,19 @@ impl World {
         }
     }
 
+    /// Whether it is ready and nothing is wrong with it.
+    pub async fn is_well(&self, service: &str) -> bool {
+        let (status, body) = self.readyz(service).await;
+        status == 200 && body["degraded"] == false
+    }
+
+    /// The status of `/healthz` of a service's admin port.
+    pub async fn healthz(&self, service: &str) -> u16 {
+        let url = format!("{}/healthz", self.stack.layout.admin_url(service));
+        let request = http::Request::get(url).body(http_body_util::Full::default()).expect("a request");
+        self.rest.send(request).await.map_or(0, |answer| answer.status.as_u16())
+    }
+
     /// A metric of a component's admin port: the sum over all series whose line has all of these parts.
     pub async fn metric(&self, component: &str, name: &str, parts: &[&str]) -> f64 {
         let url = format!("{}/metrics", self.stack.layout.admin_url(component));

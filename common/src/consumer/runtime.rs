@@ -426,9 +426,9 @@ impl<H: Handler> Session<'_, H> {
                 self.component
                     .waiting(format!("cannot read {places}: {error}; see `holdfast dlq skip --help`"));
             }
-            Finding::Blind if self.taken.is_empty() => self.component.waiting("waiting for the broker"),
-            Finding::Well | Finding::Blind if limit.next() == Next::Batch => self.component.ready(),
-            Finding::Well | Finding::Blind => {}
+            Finding::Blind => self.component.waiting("the broker does not answer"),
+            Finding::Well if limit.next() == Next::Batch => self.component.ready(),
+            Finding::Well => {}
         }
         Ok(())
     }

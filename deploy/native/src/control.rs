@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -182,12 +183,33 @@ fn is_ours(pid: u32, layout: &Layout) -> bool {
         .any(|folder| command.contains(folder.to_string_lossy().as_ref()))
 }
 
-/// Deletes everything that a stack has written. It must not run.
-pub fn delete(layout: &Layout) -> Result<()> {
+/// What a stack writes into its folder, besides the databases.
+const WRITTEN: [&str; 8] =
+    ["config", "kafka", "logs", "pki", "postgres", "state.draft", "state.json", "supervisor.lock"];
+
+/// Deletes what a stack has written, and its folder if nothing else is in it. It must not run. Returns whether the folder
+/// is gone: what somebody else put there is left alone.
+pub fn delete(layout: &Layout) -> Result<bool> {
     postgres::remove(layout).context("cannot delete the databases")?;
-    if layout.data_dir.exists() {
-        fs::remove_dir_all(&layout.data_dir)
-            .with_context(|| format!("cannot delete {}", layout.data_dir.display()))?;
+    for name in WRITTEN {
+        remove(&layout.data_dir.join(name))?;
     }
-    Ok(())
+    // Last, so that a deletion that was cut off can be run again.
+    remove(&layout.marker_file())?;
+    match fs::remove_dir(&layout.data_dir) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot delete {}", layout.data_dir.display())),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.with_context(|| format!("cannot delete {}", path.display()))
 }

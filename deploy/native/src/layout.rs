@@ -262,6 +262,12 @@ impl Layout {
         self.data_dir.join("kafka")
     }
 
+    /// Written by a start. Only a folder that has it is a stack's, and may be deleted as one.
+    #[must_use]
+    pub fn marker_file(&self) -> PathBuf {
+        self.data_dir.join("holdfast-stack")
+    }
+
     /// What the supervisor tells of its components.
     pub(crate) fn state_file(&self) -> PathBuf {
         self.data_dir.join("state.json")

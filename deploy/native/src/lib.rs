@@ -4,6 +4,7 @@
 //! - [`layout`]: ports, folders, names; what is where;
 //! - [`prepare`]: everything that must be true before something is started, each failure with what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is had, set up and started;
+//! - [`probe`]: how a component is, asked of itself;
 //! - [`supervisor`]: starts, watches, restarts, stops;
 //! - [`control`]: the other side: is it running, what does it say, stop it;
 //! - [`testkit`]: a stack of its own for a test process.
@@ -14,6 +15,7 @@ mod kafka;
 pub mod layout;
 mod postgres;
 pub mod prepare;
+mod probe;
 mod services;
 pub mod supervisor;
 pub mod testkit;

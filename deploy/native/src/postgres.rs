@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, fs::chown, process::CommandExt as _},
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -16,6 +16,9 @@ use crate::{
     artifacts::{Artifacts, run},
     layout::{DATABASE_USER, Layout, PARTICIPANTS, Participant, closed_to_others},
 };
+
+/// Where databases lie whose stack's folder can't be reached by the user that they run as.
+const REACHABLE: &str = "/var/lib/holdfast";
 
 /// User and group that a server runs as when the supervisor is root.
 fn unprivileged() -> Result<Option<(u32, u32)>> {
@@ -31,15 +34,30 @@ fn unprivileged() -> Result<Option<(u32, u32)>> {
 pub(crate) fn cluster_dir(layout: &Layout, participant: &Participant) -> PathBuf {
     let base = layout.data_dir.join("postgres");
     if geteuid().is_root() && closed_to_others(&layout.data_dir).is_some() {
-        let name: String = layout
-            .data_dir
-            .to_string_lossy()
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-            .collect();
-        return PathBuf::from("/var/lib/holdfast").join(name).join(participant.server);
+        return reachable_dir(&layout.data_dir).join(participant.server);
     }
     base.join(participant.server)
+}
+
+/// Where the databases of a stack lie whose own folder is closed to others. The same path below another root, so that no
+/// two stacks share it whatever their folders are called.
+fn reachable_dir(data_dir: &Path) -> PathBuf {
+    let names = data_dir.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    Path::new(REACHABLE).join(names.collect::<PathBuf>()).join(".databases")
+}
+
+/// Creates a folder that another user can get through, whatever the umask is.
+fn create_passable(folder: &Path) -> std::io::Result<()> {
+    for folder in folder.ancestors().collect::<Vec<_>>().into_iter().rev() {
+        if !folder.exists() {
+            fs::create_dir(folder)?;
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs `initdb` for those servers that have no files yet.
@@ -70,6 +88,10 @@ fn init(
     }
     // What a start that was cut off left behind.
     let _ = fs::remove_dir_all(&cluster);
+    if cluster.starts_with(REACHABLE) {
+        let folder = cluster.parent().unwrap_or(&cluster);
+        create_passable(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     fs::create_dir_all(&cluster).with_context(|| format!("cannot create {}", cluster.display()))?;
     fs::set_permissions(&cluster, fs::Permissions::from_mode(0o700))?;
     // initdb wants an empty folder, so the password is beside it, readable for the server's user only.
@@ -160,10 +182,30 @@ pub(crate) fn remove(layout: &Layout) -> std::io::Result<()> {
         if cluster.exists() {
             fs::remove_dir_all(&cluster)?;
         }
-        // The last one takes the folder of all along; the others find it not empty yet.
-        if let Some(parent) = cluster.parent() {
-            let _ = fs::remove_dir(parent);
+        // The last one takes the folders along that are empty then; the others find them not empty yet.
+        for parent in cluster.ancestors().skip(1).take_while(|parent| *parent != layout.data_dir) {
+            if fs::remove_dir(parent).is_err() {
+                break;
+            }
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No two stacks share the folder of their databases, and none lies within another's server.
+    #[test]
+    fn every_stack_has_a_folder_of_its_own() {
+        let folders =
+            ["/root/a-b", "/root/a_b", "/root/a/b", "/root/a", "/root/A", "/root/a b", "/root/\u{e4}"];
+        let reachable: Vec<PathBuf> = folders.iter().map(|folder| reachable_dir(Path::new(folder))).collect();
+        for (index, folder) in reachable.iter().enumerate() {
+            for other in &reachable[index + 1..] {
+                assert!(!folder.starts_with(other) && !other.starts_with(folder), "{folder:?} {other:?}");
+            }
+        }
+    }
 }

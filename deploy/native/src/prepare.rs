@@ -22,6 +22,8 @@ use crate::{
 
 /// Free space that a start asks for, in bytes: three clusters, a broker's log, and room to work.
 const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
+const MARKER: &str =
+    "The data of a Holdfast stack. `holdfast down --delete-data` deletes what it wrote here.\n";
 const JAVA_VERSION_MIN: u32 = 17;
 
 /// Identities that get a certificate.
@@ -44,6 +46,8 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepa
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
     check_space(&layout.data_dir)?;
+    fs::write(layout.marker_file(), MARKER)
+        .with_context(|| format!("cannot write {}", layout.marker_file().display()))?;
     check_java()?;
     check_ports(&layout, scope, replicas)?;
     let artifacts = Artifacts::ensure()?;

@@ -19,7 +19,6 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     process::Child,
     signal::unix::{SignalKind, signal},
@@ -29,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     kafka::{self, Broker},
-    layout::{Kind, Layout, PARTICIPANTS, Participant, Replica, Scope},
+    layout::{Kind, Layout, PARTICIPANTS, Participant, REPLICAS_MAX, Replica, Scope},
     postgres,
     prepare::{Prepared, renew_certificates},
+    probe::{self, Answer},
     services,
 };
 
@@ -48,6 +48,9 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 const PROBE_EVERY_STARTING: Duration = Duration::from_millis(50);
 /// Its end is noticed at once, whatever this is; only a component that lives and does not work is found by asking.
 const PROBE_EVERY_READY: Duration = Duration::from_secs(1);
+/// A service that was alive, and whose `/healthz` does not answer 200 for this time, is started again. Longer than a
+/// machine that is out of breath, or a person with a debugger's first look, takes.
+const DEAF_TIME_MAX: Duration = Duration::from_secs(30);
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A component that ran this long is restarted without a pause.
@@ -81,6 +84,8 @@ pub enum Lifetime {
 pub enum ComponentState {
     /// It does its work.
     Ready,
+    /// It can serve its callers, and something is wrong.
+    Degraded,
     /// It runs, and is not ready (yet, or any more).
     Starting,
     /// It does not run.
@@ -104,6 +109,9 @@ pub struct ComponentReport {
     pub restarts: u32,
     /// Its log file.
     pub log: String,
+    /// What is wrong with it, or empty.
+    #[serde(default)]
+    pub detail: String,
 }
 
 /// What the supervisor tells of its stack; the content of `state.json`.
@@ -220,32 +228,64 @@ impl Component {
         }
     }
 
-    async fn is_ready(self, layout: &Layout, broker: &Arc<Broker>) -> bool {
-        match self {
+    /// Asks the component itself.
+    async fn ask(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
+        if let Some(port) = self.admin_port(layout) {
+            return probe::service(port).await;
+        }
+        let is_ready = match self {
             Self::Database(participant) => postgres::is_ready(layout, participant).await,
-            Self::Kafka => {
+            Self::Kafka | Self::Participant(_) | Self::Gateway => {
                 if TcpStream::connect(("127.0.0.1", layout.kafka_port())).await.is_err() {
-                    return false;
+                    return Answer::not_ready("does not accept connections");
                 }
                 let broker = broker.clone();
                 tokio::task::spawn_blocking(move || broker.is_ready()).await.unwrap_or(false)
             }
-            Self::Participant(replica) => answers_ready(layout.admin_port(replica)).await,
-            Self::Gateway => answers_ready(layout.gateway_admin_port()).await,
+        };
+        if is_ready { Answer::ready() } else { Answer::not_ready("does not answer") }
+    }
+
+    /// Of a service.
+    fn admin_port(self, layout: &Layout) -> Option<u16> {
+        match self {
+            Self::Database(_) | Self::Kafka => None,
+            Self::Participant(replica) => Some(layout.admin_port(replica)),
+            Self::Gateway => Some(layout.gateway_admin_port()),
         }
+    }
+
+    /// The component of a report.
+    fn named(name: &str) -> Option<Self> {
+        let participants = PARTICIPANTS.iter().flat_map(|participant| {
+            let replicas =
+                (0..REPLICAS_MAX).map(move |number| Self::Participant(Replica { participant, number }));
+            std::iter::once(Self::Database(participant)).chain(replicas)
+        });
+        participants.chain([Self::Kafka, Self::Gateway]).find(|component| component.name() == name)
     }
 }
 
-/// Whether `/readyz` on an admin port answers 200.
-async fn answers_ready(port: u16) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).await?;
-        Ok::<_, std::io::Error>(status.ends_with(b" 200"))
-    };
-    tokio::time::timeout(Duration::from_secs(1), ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+/// How the components of a report are now, each asked itself, side by side. What the report says of them may be old: a
+/// supervisor that can't write, or that has ended, leaves its last words behind.
+pub async fn measure(layout: &Layout, report: &StackReport) -> Result<Vec<ComponentReport>> {
+    let broker = Arc::new(Broker::new(layout)?);
+    let mut measured = JoinSet::new();
+    for (index, mut report) in report.components.iter().cloned().enumerate() {
+        let (layout, broker) = (layout.clone(), broker.clone());
+        measured.spawn(async move {
+            let answer =
+                match (report.pid.filter(|pid| probe::is_running(*pid)), Component::named(&report.name)) {
+                    (Some(_), Some(component)) => component.ask(&layout, &broker).await,
+                    _ => Answer { state: ComponentState::Down, detail: "does not run".to_owned() },
+                };
+            (report.state, report.detail) = (answer.state, answer.detail);
+            (index, report)
+        });
+    }
+    let mut components = measured.join_all().await;
+    components.sort_by_key(|(index, _)| *index);
+    Ok(components.into_iter().map(|(_, report)| report).collect())
 }
 
 /// How the components are ended.
@@ -300,6 +340,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
                     state: ComponentState::Down,
                     restarts: 0,
                     log: layout.log_file(&component.name()).display().to_string(),
+                    detail: String::new(),
                 })
                 .collect(),
         }),
@@ -346,7 +387,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
         tokio::time::sleep(PROBE_EVERY_STARTING).await;
     }
     if lifetime == Lifetime::UntilParentEnds {
-        crate::control::delete(&layout)?;
+        let _ = crate::control::delete(&layout)?;
     }
     Ok(())
 }
@@ -435,7 +476,15 @@ async fn supervise(
                         Ok(status) => say!("{}: ended ({status})", component.name()),
                         Err(error) => say!("{}: cannot be watched: {error}", component.name()),
                     },
-                    () = probe_for_ever(component, layout, &broker, &reporter) => {}
+                    () = probe_for_ever(component, layout, &broker, &reporter) => {
+                        say!(
+                            "{}: /healthz has not answered 200 for {} s, it is killed and started again",
+                            component.name(),
+                            DEAF_TIME_MAX.as_secs()
+                        );
+                        // Stopped in order it would take as long as it is deaf.
+                        let _ = child.kill().await;
+                    }
                 }
             }
             Err(error) => say!("{}: cannot be started: {error:#}", component.name()),
@@ -477,12 +526,26 @@ fn spawn(component: Component, prepared: &Prepared) -> Result<Child> {
     command.spawn().with_context(|| format!("cannot start {}", component.name()))
 }
 
+/// Keeps the report in step. Returns when a service that has been well once makes no progress any more, or is deaf.
 async fn probe_for_ever(component: Component, layout: &Layout, broker: &Arc<Broker>, reporter: &Reporter) {
+    let mut alive_at = None;
+    let mut was_ready = false;
     loop {
-        let ready = component.is_ready(layout, broker).await;
-        let state = if ready { ComponentState::Ready } else { ComponentState::Starting };
-        reporter.change(&component.name(), |report| report.state = state);
-        tokio::time::sleep(if ready { PROBE_EVERY_READY } else { PROBE_EVERY_STARTING }).await;
+        let answer = component.ask(layout, broker).await;
+        was_ready |= answer.state == ComponentState::Ready;
+        let runs = was_ready && answer.state != ComponentState::Starting;
+        reporter.change(&component.name(), |report| {
+            report.state = answer.state;
+            report.detail = answer.detail;
+        });
+        if let Some(port) = component.admin_port(layout) {
+            if probe::is_alive(port).await {
+                alive_at = Some(Instant::now());
+            } else if alive_at.is_some_and(|at: Instant| at.elapsed() > DEAF_TIME_MAX) {
+                return;
+            }
+        }
+        tokio::time::sleep(if runs { PROBE_EVERY_READY } else { PROBE_EVERY_STARTING }).await;
     }
 }
 
