@@ -269,3 +269,86 @@ async fn what_callers_do_not_need_now_degrades_only() {
         .await;
     }
 }
+
+/// The broker is killed, comes back, and a while later stalls for about the session timeout: every member is fenced, and a
+/// client may be left deaf or a member without partitions (pitfalls P38). All orders are delivered by themselves. A round
+/// here; `HOLDFAST_TEST_ROUNDS=200 cargo test -p holdfast --test faults stalls -- --nocapture` is a soak.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_stalls_is_survived() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::new();
+    let user = world.user("stalls", "1000.00").await;
+    let rounds = std::env::var("HOLDFAST_TEST_ROUNDS").map_or(1, |text| text.parse().expect("a number"));
+    for round in 0..rounds {
+        let before = world.stack.pid("kafka");
+        world.kill("kafka");
+        eventually("Kafka is back", || async {
+            let pid = world.stack.pid("kafka");
+            pid.is_some() && pid != before
+        })
+        .await;
+        let wait = Duration::from_millis(fastrand::u64(10_000..30_000));
+        let stall = Duration::from_millis(fastrand::u64(9_000..10_600));
+        tokio::time::sleep(wait).await;
+        world.signal("kafka", "-STOP");
+        let mut orders = Vec::new();
+        let resumed = tokio::time::Instant::now() + stall;
+        while tokio::time::Instant::now() < resumed {
+            orders.push(create_surely(&user, "1 Stall Street", 1).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        world.signal("kafka", "-CONT");
+        let begin = std::time::Instant::now();
+        for order in &orders {
+            eventually(&format!("delivered after {wait:?} and {stall:?}"), || async {
+                user.order(order).await.is_ok_and(|order| order["delivery_status"] == "DELIVERED")
+            })
+            .await;
+        }
+        let delivered = begin.elapsed();
+        for service in ["order", "payment", "delivery", "gateway"] {
+            eventually(&format!("{service} is well"), || async { world.is_well(service).await }).await;
+        }
+        let mut lost = Vec::new();
+        for service in ["order", "payment", "delivery"] {
+            lost.push(world.metric(service, "consumer_memberships_lost_total", &[]).await);
+        }
+        eprintln!(
+            "round {round}: {} orders, stalled for {stall:.1?} after {wait:.1?}, delivered after {delivered:.1?}, well \
+             after {:.1?}, memberships lost so far {lost:?}",
+            orders.len(),
+            begin.elapsed()
+        );
+    }
+    world.the_account_is_exact().await;
+}
+
+/// A service that is deaf (its process lives) looks like it in `holdfast status`, which asks it and not a file, and the
+/// supervisor starts it again. Orders go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deaf_service_is_started_again() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::new();
+    let user = world.user("deaf", "10.00").await;
+    let state = async || world.status().await["delivery"].clone();
+    eventually("all is well", || async { state().await["state"] == "ready" }).await;
+    let deaf = world.stack.pid("delivery");
+    world.signal("delivery", "-STOP");
+    eventually("status says so", || async {
+        let state = state().await;
+        state["state"] == "starting"
+            && state["detail"].as_str().is_some_and(|detail| detail.contains("answer"))
+    })
+    .await;
+    let order = create_surely(&user, "1 Deaf Street", 100).await;
+    eventually("it is started again", || async {
+        let pid = world.stack.pid("delivery");
+        pid.is_some() && pid != deaf
+    })
+    .await;
+    eventually("the order is delivered", || async {
+        user.order(&order).await.is_ok_and(|order| order["delivery_status"] == "DELIVERED")
+    })
+    .await;
+    eventually("all is well", || async { state().await["state"] == "ready" }).await;
+}

@@ -5,6 +5,7 @@
 pub mod events;
 pub mod operator;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_certs::TokenIssuer;
@@ -78,6 +79,19 @@ impl World {
             Ok(answer) => (answer.status.as_u16(), answer.json()),
             Err(_) => (0, Value::Null),
         }
+    }
+
+    /// What `holdfast status` says of each component, by name.
+    pub async fn status(&self) -> HashMap<String, Value> {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(["status", "-o", "json", "--data-dir"]).arg(&self.stack.layout.data_dir);
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("runs");
+        let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let components = document["components"].as_array().expect("a list").iter();
+        components
+            .map(|component| (component["name"].as_str().expect("a name").to_owned(), component.clone()))
+            .collect()
     }
 
     /// Whether it is ready and nothing is wrong with it.

@@ -139,13 +139,18 @@ impl Observer {
         let (group, topics) = (self.group, self.topics.clone());
         let asking = tokio::task::spawn_blocking(move || ask(&asked, group, &topics));
         let mut view = asking.await.map_err(|_| KafkaError::Canceled)??;
-        match positions::load_all(&self.database, self.group).await {
+        let loaded = positions::load_all(&self.database, self.group).await;
+        for (place, partition) in &mut view.partitions {
+            partition.position = match &loaded {
+                Ok(loaded) => loaded.get(place).copied(),
+                // As far as it was seen, or committed since.
+                Err(_) => positions.get(place).copied().max(partition.committed),
+            };
+        }
+        match loaded {
             Ok(loaded) => *positions = loaded,
             // The database component says that the database is away.
             Err(error) => tracing::debug!(error = chain(&error), "cannot read the positions"),
-        }
-        for (place, partition) in &mut view.partitions {
-            partition.position = positions.get(place).copied();
         }
         Ok(view)
     }
