@@ -15,7 +15,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
@@ -55,6 +55,8 @@ impl Context {
     }
 }
 
+/// Connections that the kernel holds until they are accepted; when full, it drops new ones and their clients try again.
+const BACKLOG: u32 = 1024;
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
@@ -155,7 +157,14 @@ fn describe_end(ended: Result<(&'static str, Result<(), BoxError>), tokio::task:
 
 /// Listens on `address`; the error names it.
 pub async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, BoxError> {
-    TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}").into())
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart must not wait for connections of the process before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error: std::io::Error| format!("cannot listen on {address}: {error}").into())
 }
 
 enum Command {

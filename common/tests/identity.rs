@@ -372,3 +372,36 @@ async fn every_symlink_swap_is_seen() {
         assert_eq!(identity.reload().expect("readable"), Reload::Unchanged);
     }
 }
+
+/// Peers that connect and say nothing don't keep a good one waiting: more of them than there are places for handshakes,
+/// from the same address.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_peers_keep_nobody_waiting() {
+    const SILENT: usize = 400;
+    let lab = Lab::new();
+    let address = lab.serve(lab.identity("order")).await;
+    let authority = lab.authority();
+    let ours = authority.certificate().to_owned();
+    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("made");
+    let handshakes = async || {
+        let mut times = Vec::new();
+        for _ in 0..21 {
+            let begin = tokio::time::Instant::now();
+            assert!(is_served(address, raw_client(&ours, Some(&leaf), b"h2")).await, "served");
+            times.push(begin.elapsed());
+        }
+        times.sort();
+        times[times.len() / 2]
+    };
+    let alone = handshakes().await;
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(TcpStream::connect(address).await.expect("connected"));
+    }
+    let beside = handshakes().await;
+    eprintln!(
+        "a handshake takes {alone:.1?} alone and {beside:.1?} beside {SILENT} silent peers (medians of 21)"
+    );
+    // First come, first served it was the time limit of a handshake, 1.5 s.
+    assert!(beside < alone * 20 + Duration::from_millis(100), "{alone:?} {beside:?}");
+}

@@ -1,10 +1,17 @@
 //! Accepts connections, shakes hands, and yields only those whose peer proved an identity.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::AbortHandle,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,8 +21,9 @@ use super::{Identity, Peer, guard::Guarded, socket};
 use crate::service::chain;
 
 /// A peer that takes longer is dropped, so that slow or silent connections can't pile up.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
-/// Handshakes at a time; the next ones wait in the kernel's backlog.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_millis(1_500);
+/// Handshakes at a time. When there are more, the oldest one of the address that has most of them is dropped: a peer that
+/// means it is done within milliseconds, so what is old is silent, and new ones never wait behind it.
 const HANDSHAKES_MAX: usize = 256;
 /// Connections at a time, handshakes included. Further ones wait in the kernel's backlog until others end: a client that
 /// opens connections without end hurts itself before it takes our memory and file descriptors.
@@ -33,20 +41,19 @@ pub fn accept(
     stop: CancellationToken,
 ) -> ReceiverStream<io::Result<PeerStream>> {
     let (accepted, stream) = mpsc::channel(ACCEPTED_MAX);
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::spawn(async move {
+        let mut handshakes = Handshakes::default();
         loop {
-            // The semaphores are never closed.
-            let Ok(handshake) = handshakes.clone().acquire_owned().await else { return };
+            // The semaphore is never closed. It has more places than there are handshakes.
             let Ok(slot) = connections.clone().acquire_owned().await else { return };
             let tcp = tokio::select! {
                 () = stop.cancelled() => return,
                 () = accepted.closed() => return,
                 tcp = listener.accept() => tcp,
             };
-            let tcp = match tcp {
-                Ok((tcp, _)) => tcp,
+            let (tcp, address) = match tcp {
+                Ok((tcp, address)) => (tcp, address.ip()),
                 Err(error) => {
                     // Mostly: no file descriptors left. They come back when connections close.
                     tracing::warn!(error = chain(&error), "cannot accept a connection");
@@ -56,7 +63,7 @@ pub fn accept(
             };
             // A task of its own for each handshake: one slow peer must not hold up the others.
             let (accepted, identity) = (accepted.clone(), identity.clone());
-            tokio::spawn(async move {
+            let handshake = tokio::spawn(async move {
                 match shake_hands(tcp, &identity, slot).await {
                     Ok(stream) => {
                         // Fails only when the server is gone, and the connection with it.
@@ -67,11 +74,34 @@ pub fn accept(
                         tracing::info!(error = chain(&error), "connection refused in the handshake");
                     }
                 }
-                drop(handshake);
             });
+            handshakes.push(address, handshake.abort_handle());
         }
     });
     ReceiverStream::new(stream)
+}
+
+/// Handshakes that are under way, oldest first.
+#[derive(Default)]
+struct Handshakes(VecDeque<(IpAddr, AbortHandle)>);
+
+impl Handshakes {
+    fn push(&mut self, address: IpAddr, handshake: AbortHandle) {
+        self.0.retain(|(_, handshake)| !handshake.is_finished());
+        if self.0.len() >= HANDSHAKES_MAX {
+            let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+            for (address, _) in &self.0 {
+                *counts.entry(*address).or_default() += 1;
+            }
+            let crowd = counts.into_iter().max_by_key(|(_, count)| *count).map(|(address, _)| address);
+            let oldest = self.0.iter().position(|(address, _)| Some(*address) == crowd);
+            if let Some((_, silent)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
+                silent.abort();
+                metrics::counter!("tls_handshakes_dropped_total").increment(1);
+            }
+        }
+        self.0.push_back((address, handshake));
+    }
 }
 
 async fn shake_hands(
@@ -88,4 +118,31 @@ async fn shake_hands(
     }
     let peer = Peer::of_session(session)?;
     Guarded::new(io, peer, identity, slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A crowd of silent peers costs its own oldest, never somebody else's handshake.
+    #[tokio::test]
+    async fn a_crowd_drops_its_own_oldest() {
+        let (crowd, neighbour) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let silent = || tokio::spawn(std::future::pending::<()>());
+        let mut handshakes = Handshakes::default();
+        let first = silent();
+        handshakes.push(neighbour, first.abort_handle());
+        let others: Vec<_> = (0..HANDSHAKES_MAX + 9)
+            .map(|_| {
+                let handshake = silent();
+                handshakes.push(crowd, handshake.abort_handle());
+                handshake
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert_eq!(handshakes.0.len(), HANDSHAKES_MAX);
+        assert!(!first.is_finished());
+        assert!(others[..10].iter().all(tokio::task::JoinHandle::is_finished));
+        assert!(!others[10..].iter().any(tokio::task::JoinHandle::is_finished));
+    }
 }

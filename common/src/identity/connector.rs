@@ -10,8 +10,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Identity, Peer, guard::Guarded, socket};
 
-/// For TCP and TLS together; a peer on the same network answers within milliseconds or not at all.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
+/// For the TCP connection. A host on the same network answers within a round trip, or is gone: a connection that is
+/// neither made nor refused must cost its caller far less than an attempt, so that there is time for another endpoint.
+const CONNECT_TIME_MAX: Duration = Duration::from_millis(250);
+/// For the handshake of a host that answered; it may be busy.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_millis(750);
 
 /// Connects to `address` and checks that its certificate is for the DNS name `name`.
 pub(crate) async fn connect(
@@ -19,13 +22,46 @@ pub(crate) async fn connect(
     name: &str,
     identity: &Identity,
 ) -> io::Result<TokioIo<Guarded<TlsStream<TcpStream>>>> {
-    let handshake = async {
-        let tcp = TcpStream::connect(address).await?;
-        socket::tune(&tcp)?;
-        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-        TlsConnector::from(identity.client_config()).connect(name, tcp).await
-    };
-    let io = tokio::time::timeout(CONNECT_TIME_MAX, handshake).await??;
+    let tcp = connect_tcp(address).await?;
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let handshake = TlsConnector::from(identity.client_config()).connect(name, tcp);
+    let io = tokio::time::timeout(HANDSHAKE_TIME_MAX, handshake).await??;
     let peer = Peer::of_session(io.get_ref().1)?;
     Ok(TokioIo::new(Guarded::new(io, peer, identity, ())?))
+}
+
+async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = tokio::time::timeout(CONNECT_TIME_MAX, TcpStream::connect(address)).await??;
+    socket::tune(&tcp)?;
+    Ok(tcp)
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Socket, Type};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A host that neither takes nor refuses a connection costs 250 ms.
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_is_gone_costs_a_quarter_of_a_second() {
+        // A socket whose queue of connections is full drops what comes, as a host that is gone would.
+        let black_hole = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        black_hole.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
+        black_hole.listen(0).expect("listens");
+        let address = black_hole.local_addr().expect("bound").as_socket().expect("an address");
+        let mut queued = Vec::new();
+        let refused = loop {
+            let begin = Instant::now();
+            match connect_tcp(address).await {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break (error.kind(), begin.elapsed()),
+            }
+            assert!(queued.len() < 64, "the queue has an end");
+        };
+        // The clock is paused: it moves by what is waited for, and by nothing else.
+        assert_eq!(refused.0, io::ErrorKind::TimedOut);
+        assert!((CONNECT_TIME_MAX..CONNECT_TIME_MAX * 2).contains(&refused.1), "{refused:?}");
+    }
 }
