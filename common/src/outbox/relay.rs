@@ -51,6 +51,8 @@ const WAIT_TIME_MAX: Duration = Duration::from_secs(10);
 const WITNESS_EVERY: Duration = Duration::from_secs(2);
 /// A new producer that hears nothing either is given more time, up to this.
 const DEAF_AFTER_MAX: Duration = Duration::from_secs(300);
+/// How often the heart beats while the schema is not there yet.
+const MIGRATED_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A relay that could publish and does not for this long has hung: the process is started anew.
 pub const PROGRESS_TIME_MAX: Duration = Duration::from_secs(120);
 
@@ -127,7 +129,10 @@ impl Relay {
 
     async fn lead_for_ever(&self) {
         let mut backoff = Backoff::for_infrastructure();
-        self.database.migrated().await;
+        // An absent database is waited for as long as it takes; a new process would not mend it.
+        while tokio::time::timeout(MIGRATED_LOOK_EVERY, self.database.migrated()).await.is_err() {
+            self.beat();
+        }
         loop {
             if let Err(error) = self.lead(&mut backoff).await {
                 metrics::counter!("outbox_relay_failures_total").increment(1);
