@@ -122,7 +122,13 @@ impl Health {
                 tracing::warn!(component = name, detail = state.detail, "component is not ready");
             }
         }
-        metrics::gauge!("component_ready", "component" => name).set(if state.ready { 1.0 } else { 0.0 });
+        let wrong = !state.ready || !state.detail.is_empty();
+        let required = if state.required { "true" } else { "false" };
+        metrics::gauge!("component_degraded", "component" => name, "required" => required).set(if wrong {
+            1.0
+        } else {
+            0.0
+        });
         parts.components.insert(name, state);
         let all_ready = parts.components.values().all(|state| state.ready || !state.required);
         drop(parts);

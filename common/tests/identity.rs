@@ -17,6 +17,7 @@ use holdfast_common::{
     grpc,
     health::Health,
     identity::{Identity, Reload},
+    service,
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -63,7 +64,7 @@ impl Lab {
 
     /// A server that knows nothing but health, and refuses the rest.
     async fn serve(&self, server: Identity) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let listener = service::bind(([127, 0, 0, 1], 0).into()).await.expect("bound");
         let address = listener.local_addr().expect("an address");
         let health = Health::default();
         health.component("test").ready();
