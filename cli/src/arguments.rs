@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use holdfast_common::config::parse_duration;
 use holdfast_native::layout::PORT_OFFSET_MAX;
 
-use crate::dlq::DlqAction;
+use crate::{dlq::DlqAction, outbox::OutboxAction};
 
 /// Runs and operates Holdfast.
 #[derive(Debug, Parser)]
@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// Look at dead letters, redrive, edit or discard them
     #[command(subcommand)]
     Dlq(DlqAction),
+    /// Look at events that can't be published, have them tried again or give them up
+    #[command(subcommand)]
+    Outbox(OutboxAction),
     /// Show where each service reads: the position of its database, what the broker has committed, and any gap
     Positions(PositionsArguments),
     /// Measure latency, throughput and cost of a running stack

@@ -8,6 +8,7 @@ mod bench;
 mod certs;
 mod dlq;
 mod logs;
+mod outbox;
 mod output;
 mod positions;
 mod stack;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Token(token) => stack::token(&token),
         Command::Certs(action) => certs::run(&action),
         Command::Dlq(action) => dlq::run(&action),
+        Command::Outbox(action) => outbox::run(&action),
         Command::Positions(arguments) => positions::run(&arguments),
         Command::Bench(bench) => bench::run(&bench),
     };

@@ -1,7 +1,9 @@
 //! A participant of the saga: a service with a database of its own that answers gRPC, reads events and writes events.
 //! Order, payment and delivery are put together here in one way, so that start, readiness and drain are the same.
 
-use holdfast_proto::ops::v1::dead_letter_service_server::DeadLetterServiceServer;
+use holdfast_proto::ops::v1::{
+    dead_letter_service_server::DeadLetterServiceServer, outbox_service_server::OutboxServiceServer,
+};
 use sqlx::migrate::Migrator;
 use tonic::service::Routes;
 
@@ -16,6 +18,7 @@ use crate::{
     outbox::{
         publisher::Publisher,
         relay::{PROGRESS_TIME_MAX, Relay},
+        service::Outbox,
     },
     service::{BoxError, Context, bind},
 };
@@ -68,7 +71,9 @@ impl Participant<'_> {
         let consumer = Runtime::new(self.kafka, group, self.topics, processor.clone(), &health);
         let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(processor, consumer.view()))
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
-        let routes = routes.add_service(dead_letters);
+        let outbox = OutboxServiceServer::new(Outbox::new(database.clone(), group))
+            .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
+        let routes = routes.add_service(dead_letters).add_service(outbox);
         let (migrated, stopped) = (database.clone(), stop.clone());
         context.spawn("consumer", async move {
             tokio::select! {

@@ -42,6 +42,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         permissions: &[
             ("holdfast.delivery.v1.DeliveryService", &["gateway"]),
             ("holdfast.ops.v1.DeadLetterService", &["operator"]),
+            ("holdfast.ops.v1.OutboxService", &["operator"]),
         ],
     }
     .start(context, &database, consumer::DeliveryEvents::new(plan), Routes::new(server))

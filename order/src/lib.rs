@@ -40,6 +40,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         permissions: &[
             ("holdfast.order.v1.OrderService", &["gateway"]),
             ("holdfast.ops.v1.DeadLetterService", &["operator"]),
+            ("holdfast.ops.v1.OutboxService", &["operator"]),
         ],
     }
     .start(context, &database, consumer::OrderEvents, Routes::new(server))

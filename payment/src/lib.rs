@@ -41,6 +41,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         permissions: &[
             ("holdfast.payment.v1.PaymentService", &["gateway"]),
             ("holdfast.ops.v1.DeadLetterService", &["operator"]),
+            ("holdfast.ops.v1.OutboxService", &["operator"]),
         ],
     }
     .start(context, &database, consumer::PaymentEvents, Routes::new(server))

@@ -87,7 +87,7 @@ fn parse_id(text: &str) -> Result<Uuid> {
         .context("must be an id such as 01a21184-8763-7214-acea-bb1c3b689082")
 }
 
-fn parse_reason(text: &str) -> Result<String> {
+pub(crate) fn parse_reason(text: &str) -> Result<String> {
     let fits = !text.trim().is_empty() && text.len() <= REASON_BYTES_MAX;
     anyhow::ensure!(fits, "must be 1 to {REASON_BYTES_MAX} bytes");
     Ok(text.to_owned())
@@ -160,7 +160,7 @@ pub(crate) struct By {
 }
 
 impl By {
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.author.clone().unwrap_or_default()
     }
 }

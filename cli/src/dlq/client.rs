@@ -10,7 +10,10 @@ use holdfast_common::{
     identity::Identity,
 };
 use holdfast_native::layout::{Kind, PARTICIPANTS};
-use holdfast_proto::ops::v1::{self as pb, dead_letter_service_client::DeadLetterServiceClient};
+use holdfast_proto::ops::v1::{
+    self as pb, dead_letter_service_client::DeadLetterServiceClient,
+    outbox_service_client::OutboxServiceClient,
+};
 use tonic::{Code, Request};
 use uuid::Uuid;
 
@@ -32,6 +35,10 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn client(&self) -> DeadLetterServiceClient<Destination> {
         DeadLetterServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(crate) fn outbox(&self) -> OutboxServiceClient<Destination> {
+        OutboxServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     #[expect(clippy::unused_self, reason = "reads as what it is: a request to this service")]

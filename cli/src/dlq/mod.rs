@@ -18,7 +18,10 @@ use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
-pub(crate) use self::{arguments::DlqAction, client::Services};
+pub(crate) use self::{
+    arguments::{By, DlqAction, parse_reason},
+    client::Services,
+};
 use crate::Outcome;
 
 /// Letters of one page.

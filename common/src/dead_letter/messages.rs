@@ -24,13 +24,13 @@ const AUTHOR_CHARACTERS_MAX: usize = 255;
 const EDITED_HEADERS_MAX: usize = 64;
 const HEADER_NAME_BYTES_MAX: usize = 255;
 
-pub(super) fn peer_of<M>(request: &Request<M>) -> Result<Peer, Status> {
+pub(crate) fn peer_of<M>(request: &Request<M>) -> Result<Peer, Status> {
     let peer = request.extensions().get::<Peer>().cloned();
     peer.ok_or_else(|| Status::unauthenticated("the connection proved no identity"))
 }
 
 /// `operator (alice)`.
-pub(super) fn actor(peer: &Peer, author: &str) -> Result<String, Status> {
+pub(crate) fn actor(peer: &Peer, author: &str) -> Result<String, Status> {
     let fits = author.chars().count() <= AUTHOR_CHARACTERS_MAX && !author.chars().any(char::is_control);
     if !fits {
         return Err(Status::invalid_argument("author must be at most 255 characters"));
@@ -39,7 +39,7 @@ pub(super) fn actor(peer: &Peer, author: &str) -> Result<String, Status> {
     Ok(if author.is_empty() { name.to_owned() } else { format!("{name} ({author})") })
 }
 
-pub(super) fn parse_reason(reason: &str) -> Result<String, Status> {
+pub(crate) fn parse_reason(reason: &str) -> Result<String, Status> {
     if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX || reason.contains('\0') {
         return Err(Status::invalid_argument("reason must be 1 to 512 bytes"));
     }

@@ -6,7 +6,7 @@
 //! transaction.
 
 pub mod depth;
-mod messages;
+pub(crate) mod messages;
 pub mod park;
 pub mod redrive;
 pub mod service;

@@ -4,6 +4,7 @@
 mod flight;
 pub mod publisher;
 pub mod relay;
+pub mod service;
 mod store;
 
 use sqlx::PgConnection;
