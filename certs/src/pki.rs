@@ -320,7 +320,8 @@ fn fingerprint(contents: [&str; 3]) -> String {
     inspect::hexadecimal(&context.finish().as_ref()[..8])
 }
 
-fn check_name(name: &str) -> Result<(), PkiError> {
+/// Whether an identity can have this name.
+pub fn check_name(name: &str) -> Result<(), PkiError> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if (1..=64).contains(&name.len()) && name.bytes().all(plain) {
         Ok(())

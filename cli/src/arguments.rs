@@ -4,10 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use holdfast_certs::{PkiError, check_name};
 use holdfast_common::config::parse_duration;
-use holdfast_native::layout::PORT_OFFSET_MAX;
+use holdfast_native::layout::{PORT_OFFSET_MAX, Replicas, ReplicasError, every_component_name, resolve};
 
-use crate::{dlq::DlqAction, outbox::OutboxAction};
+use crate::{
+    dlq::{DlqAction, parse_reason},
+    outbox::OutboxAction,
+};
 
 /// Runs and operates Holdfast.
 #[derive(Debug, Parser)]
@@ -55,10 +59,38 @@ pub(crate) struct At {
 }
 
 impl At {
-    /// The folder, absolute: children run elsewhere.
+    /// The folder by its one name: children run elsewhere, and what is kept for it elsewhere goes by the name.
     pub(crate) fn data_dir(&self) -> Result<PathBuf> {
-        std::path::absolute(&self.data_dir).context("the data folder has no absolute path")
+        resolve(&self.data_dir).with_context(|| format!("cannot find {}", self.data_dir.display()))
     }
+}
+
+// An empty or unknown value is refused here, before anything is looked at: `--user "$UNSET"` is a slip of the hand, and
+// never means everybody.
+
+fn parse_replicas(text: &str) -> Result<String, ReplicasError> {
+    Replicas::default().set(text)?;
+    Ok(text.to_owned())
+}
+
+fn parse_component(text: &str) -> Result<String> {
+    let known = every_component_name();
+    anyhow::ensure!(
+        known.iter().any(|name| name == text),
+        "there is no such component; there are {}",
+        known.join(", ")
+    );
+    Ok(text.to_owned())
+}
+
+fn parse_user(text: &str) -> Result<String> {
+    anyhow::ensure!(!text.trim().is_empty(), "must name a user");
+    Ok(text.to_owned())
+}
+
+fn parse_identity(text: &str) -> Result<String, PkiError> {
+    check_name(text)?;
+    Ok(text.to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -73,7 +105,7 @@ pub(crate) struct Up {
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
     pub(crate) port_offset: u16,
     /// Start N replicas of order, payment or delivery; may be given for each
-    #[arg(long, value_name = "SERVICE=N")]
+    #[arg(long, value_name = "SERVICE=N", value_parser = parse_replicas)]
     pub(crate) replicas: Vec<String>,
     /// Leave a component down when it dies, instead of starting it again
     #[arg(long)]
@@ -137,6 +169,7 @@ pub(crate) struct Logs {
     #[command(flatten)]
     pub(crate) at: At,
     /// A component's name, as `holdfast status` shows it
+    #[arg(value_parser = parse_component)]
     pub(crate) name: Option<String>,
     /// Go on with what is written from now on
     #[arg(short, long)]
@@ -148,7 +181,7 @@ pub(crate) struct Token {
     #[command(flatten)]
     pub(crate) at: At,
     /// Whom the token speaks for
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = parse_user)]
     pub(crate) user: String,
     /// Scopes, separated by spaces
     #[arg(long, default_value = "orders:read orders:write accounts:read")]
@@ -187,6 +220,7 @@ pub(crate) struct CertsIssue {
     #[command(flatten)]
     pub(crate) at: CertsAt,
     /// The name of the identity, such as `reporting`
+    #[arg(value_parser = parse_identity)]
     pub(crate) name: String,
     /// How long it is valid, at most 24h
     #[arg(long, default_value = "24h", value_name = "TIME", value_parser = parse_duration)]
@@ -201,6 +235,7 @@ pub(crate) struct CertsRotate {
     #[arg(long, conflicts_with = "names")]
     pub(crate) ca: bool,
     /// Only these identities
+    #[arg(value_parser = parse_identity)]
     pub(crate) names: Vec<String>,
     /// Time for the running services to take each step
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
@@ -212,9 +247,10 @@ pub(crate) struct CertsRevoke {
     #[command(flatten)]
     pub(crate) at: CertsAt,
     /// The identity
+    #[arg(value_parser = parse_identity)]
     pub(crate) name: String,
     /// Why; stands in the deny list
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     pub(crate) reason: String,
     /// Time for the running services to take the list
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
@@ -261,5 +297,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// Whatever selects something refuses what is empty or unknown.
+    #[test]
+    fn an_empty_value_selects_nothing() {
+        for empty in ["", " "] {
+            assert!(parse_replicas(empty).is_err(), "{empty:?}");
+            assert!(parse_component(empty).is_err(), "{empty:?}");
+            assert!(parse_user(empty).is_err(), "{empty:?}");
+            assert!(parse_identity(empty).is_err(), "{empty:?}");
+        }
+        assert!(parse_replicas("gateway=2").is_err() && parse_replicas("order=2").is_ok());
+        assert!(parse_component("nobody").is_err() && parse_component("order-9").is_ok());
+        assert!(parse_identity("../order").is_err() && parse_identity("order").is_ok());
     }
 }

@@ -37,6 +37,9 @@ pub(crate) fn run(action: &CertsAction) -> Result<Outcome> {
         CertsAction::Rotate(rotate) => block_on(self::rotate(rotate)),
         CertsAction::Revoke(revoke) => {
             let pki = Pki::open(&folder(&revoke.at)?)?;
+            if !all_known(&pki, std::slice::from_ref(&revoke.name))? {
+                return Ok(Outcome::Usage);
+            }
             let leaf = pki.revoke(&revoke.name, &revoke.reason)?;
             eprintln!("revoked serial {} of {}", leaf.serial, leaf.name);
             block_on(wait_until_taken(&pki, &Running::of(&revoke.at)?, revoke.wait))
@@ -82,14 +85,25 @@ async fn rotate(rotate: &CertsRotate) -> Result<Outcome> {
     if rotate.ca {
         return replace_authority(&pki, &running, rotate.wait).await;
     }
+    if !all_known(&pki, &rotate.names)? {
+        return Ok(Outcome::Usage);
+    }
     let names = if rotate.names.is_empty() { pki.identities()? } else { rotate.names.clone() };
     for name in &names {
-        // An identity that isn't there is a slip of the hand, not a wish for a new one.
-        pki.leaf_status(name)?;
         pki.issue(name, holdfast_certs::LEAF_LIFE_MAX)?;
         report(&pki.leaf_status(name)?);
     }
     wait_until_taken(&pki, &running, rotate.wait).await
+}
+
+/// Before anything is done. An identity that isn't there is a slip of the hand, not a wish for a new one.
+fn all_known(pki: &Pki, names: &[String]) -> Result<bool> {
+    let known = pki.identities()?;
+    let unknown: Vec<&str> = names.iter().filter(|name| !known.contains(name)).map(String::as_str).collect();
+    if !unknown.is_empty() {
+        eprintln!("there is no certificate of {}; there are {}", unknown.join(", "), known.join(", "));
+    }
+    Ok(unknown.is_empty())
 }
 
 /// Old, then both, then new: each step begins when every running service has taken the one before, so that no
@@ -136,8 +150,14 @@ impl Running {
         if at.dir.is_some() {
             return Ok(Self::default());
         }
-        let Found::Running(report) = control::find(&data_dir)? else { return Ok(Self::default()) };
+        // Services that have lost their supervisor use the files too.
+        let (Found::Running(report) | Found::Abandoned(report)) = control::find(&data_dir)? else {
+            return Ok(Self::default());
+        };
         let layout = Layout::new(data_dir, report.port_offset);
+        if !control::anything_runs(&layout, &report) {
+            return Ok(Self::default());
+        }
         let services = report.components.into_iter().filter(|component| component.kind == Kind::Service);
         Ok(Self(
             services

@@ -61,7 +61,7 @@ pub(crate) fn run(logs: &Logs) -> Result<Outcome> {
         .filter(|name| logs.name.as_deref().is_none_or(|wanted| wanted == *name))
         .collect();
     if wanted.is_empty() {
-        eprintln!("there is no such component; there are {}", known.join(", "));
+        eprintln!("it has not run in {}; there are {}", layout.data_dir.display(), known.join(", "));
         return Ok(Outcome::NothingMatched);
     }
     let width = wanted.iter().map(|name| name.len()).max().unwrap_or(0);

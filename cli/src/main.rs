@@ -27,6 +27,8 @@ enum Outcome {
     Failed,
     /// Some of what was asked for was done.
     Partly,
+    /// What was asked for can't be meant: nothing was done.
+    Usage,
     /// There is nothing of what was asked for.
     NothingMatched,
 }
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::from(1),
+        Ok(Outcome::Usage) => ExitCode::from(2),
         Ok(Outcome::NothingMatched) => ExitCode::from(3),
         Ok(Outcome::Partly) => ExitCode::from(4),
         Err(error) => {

@@ -9,7 +9,7 @@ use holdfast_native::{
     control::{self, Found, Stopped},
     layout::{Layout, PARTICIPANTS, Replicas, Scope},
     prepare,
-    supervisor::{self, ComponentState, Lifetime, Restart, StackReport},
+    supervisor::{self, ComponentReport, Lifetime, Restart, StackReport, Watched},
 };
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ pub(crate) fn up(up: &Up) -> Result<Outcome> {
     let data_dir = up.at.data_dir()?;
     let mut replicas = Replicas::default();
     for wanted in &up.replicas {
-        replicas.set(wanted).with_context(|| format!("--replicas {wanted}"))?;
+        replicas.set(wanted)?;
     }
     let time_max = Duration::from_secs(up.wait);
     match control::find(&data_dir)? {
@@ -80,6 +80,9 @@ pub(crate) fn up(up: &Up) -> Result<Outcome> {
 /// What a newcomer needs next.
 fn greet(data_dir: &Path, report: &StackReport) -> Result<()> {
     let layout = Layout::new(data_dir.to_owned(), report.port_offset);
+    for component in report.components.iter().filter(|component| !component.detail.is_empty()) {
+        eprintln!("{} is degraded: {}", component.name, component.detail);
+    }
     let url = layout.gateway_url();
     data!("REST       {url}/api/orders")?;
     data!("health     {url}/readyz")?;
@@ -121,23 +124,31 @@ fn delete_data(data_dir: &Path, down: &Down) -> Result<Outcome> {
     if !down.yes && !confirmed("delete them?")? {
         return Ok(Outcome::Failed);
     }
-    if control::delete(&layout)? {
+    let left = control::delete(&layout)?;
+    if left.is_empty() {
         eprintln!("deleted {}", data_dir.display());
     } else {
-        eprintln!("deleted what the stack wrote in {}; the rest is somebody else's", data_dir.display());
+        eprintln!(
+            "deleted what the stack wrote in {}; the rest is somebody else's and stays:",
+            data_dir.display()
+        );
+        for path in &left {
+            eprintln!("  {}", path.display());
+        }
     }
     Ok(Outcome::Done)
 }
 
 #[derive(Serialize)]
 struct StatusDocument<'a> {
-    components: &'a [supervisor::ComponentReport],
+    components: &'a [ComponentReport],
 }
 
 pub(crate) fn status(status: &Status) -> Result<Outcome> {
     let data_dir = status.at.data_dir()?;
-    let report = match control::find(&data_dir)? {
-        Found::Running(report) | Found::Abandoned(report) => report,
+    let (report, watched) = match control::find(&data_dir)? {
+        Found::Running(report) => (report, Watched::BySupervisor),
+        Found::Abandoned(report) => (report, Watched::ByNobody),
         Found::Nothing => {
             eprintln!("nothing was started in {}", data_dir.display());
             return Ok(Outcome::NothingMatched);
@@ -145,47 +156,86 @@ pub(crate) fn status(status: &Status) -> Result<Outcome> {
     };
     let layout = Layout::new(data_dir, report.port_offset);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let components = runtime.block_on(supervisor::measure(&layout, &report))?;
+    let components = runtime.block_on(supervisor::measure(&layout, &report, watched))?;
     // A probe that hangs must not hold the command up.
     runtime.shutdown_background();
+    match (watched, report.stale_for()) {
+        (Watched::ByNobody, _) => say_nobody_watches(&layout, &report),
+        (Watched::BySupervisor, Some(age)) => eprintln!(
+            "{} is {} s old: its supervisor cannot write it (is the disk full?), so PID and RESTARTS may be older than \
+             STATE",
+            layout.state_file().display(),
+            age.as_secs()
+        ),
+        (Watched::BySupervisor, None) => {}
+    }
     match status.output {
         Format::Json => {
             data!("{}", serde_json::to_string_pretty(&StatusDocument { components: &components })?)?;
         }
-        Format::Table => {
-            let mut table = Table::new();
-            table
-                .load_style(NOTHING)
-                .set_header(["NAME", "KIND", "STATE", "PORT", "PID", "RESTARTS", "LOG", "DETAIL"]);
-            for component in &components {
-                table.add_row([
-                    component.name.clone(),
-                    format!("{:?}", component.kind).to_lowercase(),
-                    format!("{:?}", component.state).to_lowercase(),
-                    component.port.to_string(),
-                    component.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-                    component.restarts.to_string(),
-                    component.log.clone(),
-                    component.detail.clone(),
-                ]);
-            }
-            data!("{table}")?;
-        }
+        Format::Table => data!("{}", status_table(&layout, &components))?,
     }
-    // What is degraded can serve.
-    let can_serve = |state| matches!(state, ComponentState::Ready | ComponentState::Degraded);
-    let all_ready = components.iter().all(|component| can_serve(component.state));
-    Ok(if all_ready { Outcome::Done } else { Outcome::Failed })
+    let all_serve = components.iter().all(|component| component.state.can_serve());
+    Ok(if all_serve { Outcome::Done } else { Outcome::Failed })
 }
 
-/// The stack of a folder; an error if none runs.
+fn status_table(layout: &Layout, components: &[ComponentReport]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_header(["NAME", "KIND", "STATE", "PORT", "ADMIN", "PID", "AGE", "RESTARTS", "LOG", "DETAIL"]);
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    for component in components {
+        table.add_row([
+            component.name.clone(),
+            format!("{:?}", component.kind).to_lowercase(),
+            format!("{:?}", component.state).to_lowercase(),
+            component.port.to_string(),
+            or_none(layout.component_admin_port(&component.name).map(|port| port.to_string())),
+            or_none(component.pid.map(|pid| pid.to_string())),
+            or_none(supervisor::age(component).map(age_text)),
+            component.restarts.to_string(),
+            component.log.clone(),
+            component.detail.clone(),
+        ]);
+    }
+    table
+}
+
+/// `45s`, `12m`, `3h`, `2d`.
+fn age_text(age: Duration) -> String {
+    match age.as_secs() {
+        seconds @ ..120 => format!("{seconds}s"),
+        seconds @ ..7_200 => format!("{}m", seconds / 60),
+        seconds @ ..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn say_nobody_watches(layout: &Layout, report: &StackReport) {
+    eprintln!(
+        "the supervisor (process {}) is gone: what runs goes on and is not started again; `holdfast up --data-dir {} \
+         --port-offset {}` starts all anew",
+        report.supervisor_pid,
+        layout.data_dir.display(),
+        report.port_offset
+    );
+}
+
+/// The stack of a folder, also one that runs on without its supervisor; an error if none runs.
 pub(crate) fn running(at: &At) -> Result<(Layout, StackReport)> {
     let data_dir = at.data_dir()?;
     match control::find(&data_dir)? {
         Found::Running(report) => Ok((Layout::new(data_dir, report.port_offset), report)),
-        Found::Abandoned(_) | Found::Nothing => {
-            bail!("no stack runs in {}: start one with `make up`", data_dir.display())
+        Found::Abandoned(report) => {
+            let layout = Layout::new(data_dir, report.port_offset);
+            if !control::anything_runs(&layout, &report) {
+                bail!("no stack runs in {}: start one with `make up`", layout.data_dir.display());
+            }
+            say_nobody_watches(&layout, &report);
+            Ok((layout, report))
         }
+        Found::Nothing => bail!("no stack runs in {}: start one with `make up`", data_dir.display()),
     }
 }
 

@@ -47,7 +47,8 @@ fn exit_codes_are_as_documented() {
         (&["status", "-o", "xml"], 2),
         (&["status"], 3),
         (&["logs"], 3),
-        (&["logs", "nobody"], 3),
+        // What is known, and has not run here.
+        (&["logs", "order-9"], 3),
         (&["env"], 1),
         (&["token", "--user", "u"], 1),
         (&["bench"], 1),
@@ -65,6 +66,66 @@ fn exit_codes_are_as_documented() {
         let (status, help, _) = run(folder.path(), &[command, "--help"]);
         assert!(status == Some(0) && help.contains("--data-dir"), "{help}");
     }
+}
+
+/// An empty or unknown value of anything that selects is a usage error, and nothing is done: no folder is made, no token
+/// signed, no certificate renewed or revoked.
+#[test]
+fn an_empty_or_unknown_value_is_a_usage_error() {
+    let folder = folder();
+    let pki = folder.path().join("pki");
+    let dir = pki.to_str().expect("text");
+    let (status, _, stderr) = run(folder.path(), &["certs", "init"]);
+    assert_eq!(status, Some(0), "{stderr}");
+    let content = || {
+        let mut files: Vec<_> =
+            fs::read_dir(pki.join("order")).expect("there").collect::<Result<_, _>>().expect("read");
+        files.sort_by_key(fs::DirEntry::path);
+        files.iter().map(|file| fs::read(file.path()).expect("read")).collect::<Vec<_>>()
+    };
+    let before = content();
+    for arguments in [
+        &["logs", ""][..],
+        &["logs", "nobody"],
+        &["up", "--replicas", ""],
+        &["up", "--replicas", "gateway=2"],
+        &["up", "--replicas", "order=0"],
+        &["up", "--data-dir", ""],
+        &["down", "--data-dir", "", "--delete-data", "--yes"],
+        &["status", "--data-dir", ""],
+        &["token", "--user", ""],
+        &["token", "--user", " "],
+        &["positions", "--service", ""],
+        &["positions", "--service", "kafka"],
+        &["outbox", "list", "--service", ""],
+        &["outbox", "retry", "--service", "", "--all"],
+        &["outbox", "retry", "--service", "order", ""],
+        &["outbox", "drop", "--service", "order", "0", "--reason", "x", "--yes"],
+        &["outbox", "drop", "--service", "order", "1", "--reason", " ", "--yes"],
+        &["dlq", "list", "--topic", ""],
+        &["dlq", "list", "--class", ""],
+        &["dlq", "list", "--key", ""],
+        &["dlq", "list", "--service", ""],
+        &["dlq", "list", "--state", ""],
+        &["dlq", "redrive", "", "--execute"],
+        &["dlq", "audit", ""],
+        &["certs", "issue", "", "--dir", dir],
+        &["certs", "issue", "../order", "--dir", dir],
+        &["certs", "rotate", "", "--dir", dir],
+        &["certs", "rotate", "order", "nobody", "--dir", dir],
+        &["certs", "revoke", "", "--reason", "x", "--dir", dir],
+        &["certs", "revoke", "nobody", "--reason", "x", "--dir", dir],
+        &["certs", "revoke", "order", "--reason", "", "--dir", dir],
+    ] {
+        let (status, stdout, stderr) = run(folder.path(), arguments);
+        assert_eq!(status, Some(2), "{arguments:?}: {stderr}");
+        assert_eq!(stdout, "", "{arguments:?}");
+    }
+    let mut command = holdfast(folder.path(), &["status"]);
+    assert_eq!(finished(command.env("HOLDFAST_DATA_DIR", "")).0, Some(2));
+    assert_eq!(content(), before, "nothing was done");
+    let inside: Vec<_> = fs::read_dir(folder.path()).expect("there").collect();
+    assert_eq!(inside.len(), 1, "{inside:?}");
 }
 
 /// A port in use is an error that names the port, its component and the way out.
@@ -126,10 +187,110 @@ fn only_a_stacks_folder_is_deleted() {
     assert_eq!(status, Some(1));
     assert!(stderr.contains("pass --yes"), "{stderr}");
     assert!(written.iter().all(|written| written.exists()));
+    // Also beside the stack's own files, in its own folders.
+    let beside = ["config/app.yaml", "logs/2026.txt"].map(|name| folder.path().join(name));
+    for beside in &beside {
+        fs::write(beside, "x").expect("written");
+    }
+    for own in ["config/order.toml", "logs/order.log", "kafka/server.properties"] {
+        fs::write(folder.path().join(own), "x").expect("written");
+    }
     let (status, _, stderr) = run(folder.path(), &["down", "--delete-data", "--yes"]);
     assert_eq!(status, Some(0));
-    assert!(stderr.contains("somebody else's"), "{stderr}");
-    assert!(precious.exists() && !marker.exists() && written.iter().all(|written| !written.exists()));
+    for left in beside.iter().chain([&precious]) {
+        assert!(left.exists() && stderr.contains(left.to_str().expect("text")), "{left:?}: {stderr}");
+    }
+    assert!(!marker.exists() && !folder.path().join("pki").exists() && !folder.path().join("kafka").exists());
+    assert!(
+        !folder.path().join("config/order.toml").exists() && !folder.path().join("logs/order.log").exists()
+    );
+}
+
+/// A folder in which somebody else's things stand where a stack would write does not become one, and keeps them.
+#[test]
+fn a_project_does_not_become_a_stack() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("config")).expect("made");
+    let file = folder.path().join("config/order.toml");
+    fs::write(&file, "precious").expect("written");
+    let (status, _, stderr) = run(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("order.toml") && stderr.contains("--data-dir"), "{stderr}");
+    let (status, _, _) = run(folder.path(), &["down", "--delete-data", "--yes"]);
+    assert_eq!(status, Some(1), "it is nobody's to delete");
+    assert_eq!(fs::read_to_string(file).expect("there"), "precious");
+}
+
+/// Two folders below a closed home, whose databases lie elsewhere: deleting one, by whatever name, takes its own databases
+/// and never the other's. Needs root, as does the case.
+#[test]
+fn deleting_a_stack_leaves_the_databases_of_another_alone() {
+    if !is_root() {
+        eprintln!("skipped: only as root do databases lie outside of their stack's folder");
+        return;
+    }
+    // Closed to others, as a home is.
+    let home = folder();
+    fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("allowed");
+    let home = home.path().canonicalize().expect("there");
+    let _databases =
+        Elsewhere(Path::new("/var/lib/holdfast").join(home.strip_prefix("/").expect("absolute")));
+    let databases = |stack: &Path| {
+        Path::new("/var/lib/holdfast").join(stack.strip_prefix("/").expect("absolute")).join(".databases")
+    };
+    let (one, other) = (home.join("b"), home.join("deep/b"));
+    for stack in [&one, &other] {
+        fs::create_dir_all(stack).expect("made");
+        fs::write(stack.join("holdfast-stack"), "").expect("written");
+        let cluster = databases(stack).join("orders-db");
+        fs::create_dir_all(&cluster).expect("made");
+        fs::write(cluster.join("PG_VERSION"), "x").expect("written");
+    }
+    let delete = |name: &str| {
+        let mut command = holdfast(Path::new(name), &["down", "--delete-data", "--yes"]);
+        finished(command.current_dir(home.join("deep")))
+    };
+    let (status, _, stderr) = delete("../b");
+    assert_eq!(status, Some(1), "whose the databases are is not written down: {stderr}");
+    assert!(one.join("holdfast-stack").exists() && databases(&one).join("orders-db").exists(), "{stderr}");
+
+    for stack in [&one, &other] {
+        fs::write(databases(stack).join("owner"), format!("{}\n", stack.display())).expect("written");
+    }
+    let (status, _, stderr) = delete("../b");
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(!one.exists() && !databases(&one).exists(), "its own are gone");
+    assert!(databases(&other).join("orders-db/PG_VERSION").exists(), "the other's are there");
+
+    // A folder of databases that names another stack is not this one's.
+    fs::write(databases(&other).join("owner"), format!("{}\n", one.display())).expect("written");
+    let (_, _, stderr) = delete("b");
+    assert!(databases(&other).join("orders-db/PG_VERSION").exists(), "{stderr}");
+    fs::write(databases(&other).join("owner"), format!("{}\n", other.display())).expect("written");
+    fs::create_dir_all(&other).expect("made");
+    fs::write(other.join("holdfast-stack"), "").expect("written");
+    let (status, _, stderr) = delete("b");
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(!databases(&other).exists(), "by itself it may");
+}
+
+/// What a test has made outside of its folder; goes with the test, also with one that fails.
+struct Elsewhere(std::path::PathBuf);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+        // Those above may be on the way to somebody else's.
+        for parent in self.0.ancestors().skip(1).take_while(|parent| parent.starts_with("/var/lib/holdfast"))
+        {
+            let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().expect("id runs");
+    output.stdout == b"0\n"
 }
 
 fn service(name: &str) -> Command {
@@ -193,9 +354,27 @@ impl Drop for Running {
     }
 }
 
-/// Started alone, a service waits for its database and its broker, says so, lives, and stops in order when asked to.
+/// Log lines that can't be written cost the lines: with a full disk behind its standard output and error a service starts,
+/// answers, and stops in order.
 #[test]
-fn a_service_waits_for_what_is_absent() {
+fn a_service_lives_without_a_log() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let (_folder, admin, mut command) = lonely_order();
+    let mut process = Running(command.stdout(full()).stderr(full()).spawn().expect("it starts"));
+    // It has said that database and broker are away by then: each attempt is a line.
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(4) || get(admin, "/healthz").0 != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(30), "it does not answer");
+        assert!(process.0.try_wait().expect("asked").is_none(), "it lives");
+        #[expect(clippy::disallowed_methods, reason = "this test has no runtime")]
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").arg(process.0.id().to_string()).status().expect("kill runs").success());
+    assert_eq!(process.0.wait().expect("it ends").code(), Some(0));
+}
+
+/// The order service, alone: its folder, its admin port, and the command that starts it.
+fn lonely_order() -> (tempfile::TempDir, u16, Command) {
     let folder = folder();
     let certificates = holdfast_certs::Pki::open_or_init(folder.path()).expect("made");
     certificates.ensure_leaf("order").expect("issued");
@@ -209,22 +388,27 @@ fn a_service_waits_for_what_is_absent() {
     let config = format!(
         "[service]\nadmin_listen = \"127.0.0.1:{admin}\"\n[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n\
          [kafka]\nbrokers = \"127.0.0.1:{absent}\"\n\
-         [identity]\ncertificate = {:?}\nkey = {:?}\ntrust_bundle = {:?}\n",
-        pki.join("tls.crt"),
-        pki.join("tls.key"),
-        pki.join("ca.crt")
+         [identity]\ncertificate = \"{}\"\nkey = \"{}\"\ntrust_bundle = \"{}\"\n",
+        pki.join("tls.crt").display(),
+        pki.join("tls.key").display(),
+        pki.join("ca.crt").display()
     );
     let file = folder.path().join("order.toml");
     fs::write(&file, config).expect("written");
-    let log = fs::File::create(folder.path().join("log")).expect("made");
-    let process = service("order")
+    let mut command = service("order");
+    command
         .arg("--config")
         .arg(&file)
-        .env("HOLDFAST__DATABASE__URL", format!("postgres://nobody:hush@127.0.0.1:{absent}/none"))
-        .stdout(log.try_clone().expect("open"))
-        .stderr(log)
-        .spawn()
-        .expect("it starts");
+        .env("HOLDFAST__DATABASE__URL", format!("postgres://nobody:hush@127.0.0.1:{absent}/none"));
+    (folder, admin, command)
+}
+
+/// Started alone, a service waits for its database and its broker, says so, lives, and stops in order when asked to.
+#[test]
+fn a_service_waits_for_what_is_absent() {
+    let (folder, admin, mut command) = lonely_order();
+    let log = fs::File::create(folder.path().join("log")).expect("made");
+    let process = command.stdout(log.try_clone().expect("open")).stderr(log).spawn().expect("it starts");
     let mut process = Running(process);
     let begin = Instant::now();
     let said = loop {

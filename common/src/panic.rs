@@ -32,3 +32,55 @@ pub(crate) fn tolerated<T>(work: impl FnOnce() -> T) -> Option<T> {
     TOLERATED.set(before);
     done
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Says to a test that it is the process which panics, and how.
+    const HOW: &str = "HOLDFAST_TEST_PANIC";
+    const EXIT_LIVED: i32 = 7;
+
+    /// The part of a process that panics; as a test of its own it does nothing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_that_panics() {
+        let Ok(how) = std::env::var(HOW) else { return };
+        end_the_process();
+        match how.as_str() {
+            // Nobody waits for it, so tokio alone would keep it to itself.
+            "task" => drop(tokio::spawn(async { panic!("planted in a task") })),
+            "thread" => drop(std::thread::spawn(|| panic!("planted in a thread"))),
+            "blocking" => drop(tokio::task::spawn_blocking(|| panic!("planted in blocking work"))),
+            _ => {
+                assert_eq!(tolerated(|| -> u8 { panic!("planted, and tolerated") }), None);
+                assert_eq!(tolerated(|| 1), Some(1));
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        process::exit(EXIT_LIVED);
+    }
+
+    fn outcome(how: &str) -> (Option<i32>, String) {
+        let own = std::env::current_exe().expect("there");
+        let mut command = Command::new(own);
+        command.args(["--exact", "panic::tests::a_process_that_panics", "--nocapture"]).env(HOW, how);
+        let output = command.stdin(Stdio::null()).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// A panic anywhere ends the process and is said, also where nobody waits for the task; one that is expected of somebody
+    /// else's code does not, and is not said.
+    #[test]
+    fn a_panic_ends_the_process() {
+        for how in ["task", "thread", "blocking"] {
+            let (code, said) = outcome(how);
+            assert_eq!(code, Some(EXIT_PANICKED), "{how}: {said}");
+            assert!(said.contains("planted in"), "{said}");
+        }
+        let (code, said) = outcome("tolerated");
+        assert_eq!(code, Some(EXIT_LIVED), "{said}");
+        assert!(!said.contains("planted"), "{said}");
+    }
+}

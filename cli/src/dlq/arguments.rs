@@ -1,7 +1,7 @@
 //! The command line of `dlq`.
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use holdfast_common::{
     config::parse_duration,
     consumer::{Class, REASON_BYTES_MAX},
@@ -211,7 +211,7 @@ pub(crate) struct DlqEdit {
     #[arg(value_parser = parse_id)]
     pub(crate) id: Uuid,
     /// The event as JSON: a file, or - for standard input
-    #[arg(long, value_name = "FILE|-", required_unless_present_any = ["header", "record_key"])]
+    #[arg(long, value_name = "FILE|-", required_unless_present_any = ["header", "record_key"], value_parser = NonEmptyStringValueParser::new())]
     pub(crate) value: Option<String>,
     /// A header, in the place of all of its name; may be given again
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]

@@ -48,7 +48,7 @@ pub(crate) struct OutboxRetry {
     #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
     pub(crate) service: String,
     /// Their ids
-    #[arg(num_args = 1..=1000, required_unless_present = "all", conflicts_with = "all")]
+    #[arg(num_args = 1..=1000, required_unless_present = "all", conflicts_with = "all", value_parser = clap::value_parser!(i64).range(1..))]
     pub(crate) ids: Vec<i64>,
     /// All that are held back
     #[arg(long)]
@@ -65,7 +65,7 @@ pub(crate) struct OutboxDrop {
     #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
     pub(crate) service: String,
     /// Their ids
-    #[arg(required = true, num_args = 1..=1000)]
+    #[arg(required = true, num_args = 1..=1000, value_parser = clap::value_parser!(i64).range(1..))]
     pub(crate) ids: Vec<i64>,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]

@@ -13,7 +13,7 @@ use super::{
     skip::{SKIPPED_RECORDS_MAX, Skip},
 };
 use crate::{
-    consumer::{REASON_BYTES_MAX, observer::GroupView, positions::Account},
+    consumer::{Class, REASON_BYTES_MAX, observer::GroupView, positions::Account},
     identity::Peer,
     record::Header,
 };
@@ -125,17 +125,39 @@ pub(super) fn parse_time(
     time.map(Some).ok_or_else(|| Status::invalid_argument(format!("{field} is not a time")))
 }
 
+/// An absent field is no filter, and in proto3 an empty text is an absent one. Whatever else says nothing that could match
+/// is refused: a slip must not read like "there is none".
 pub(super) fn parse_filter(filter: pb::DeadLetterFilter) -> Result<Filter, Status> {
-    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    let given = |field: &str, text: String| match text.trim() {
+        "" if text.is_empty() => Ok(None),
+        "" => Err(Status::invalid_argument(format!("{field} is blank"))),
+        _ => Ok(Some(text)),
+    };
+    let class = given("class", filter.class)?;
+    if class.as_ref().is_some_and(|class| !Class::ALL.iter().any(|known| known.as_str() == class)) {
+        return Err(Status::invalid_argument("class is none of the eight"));
+    }
     Ok(Filter {
         ids: parse_ids(&filter.ids)?,
-        topic: given(filter.topic),
-        class: given(filter.class),
-        subject: given(filter.subject),
+        topic: given("topic", filter.topic)?,
+        class,
+        subject: given("subject", filter.subject)?,
         state: None,
         since: parse_time("since", filter.since.as_ref())?,
         until: parse_time("until", filter.until.as_ref())?,
     })
+}
+
+/// A number that this version does not know is not "any state".
+pub(super) fn parse_state(state: i32) -> Result<Option<State>, Status> {
+    match pb::DeadLetterState::try_from(state) {
+        Ok(pb::DeadLetterState::Unspecified) => Ok(None),
+        Ok(pb::DeadLetterState::Parked) => Ok(Some(State::Parked)),
+        Ok(pb::DeadLetterState::Redriven) => Ok(Some(State::Redriven)),
+        Ok(pb::DeadLetterState::Discarded) => Ok(Some(State::Discarded)),
+        Ok(pb::DeadLetterState::SetAside) => Ok(Some(State::SetAside)),
+        Err(_) => Err(Status::invalid_argument("state is not one of ours")),
+    }
 }
 
 pub(super) fn parse_page(size: u32, token: &str) -> Result<(i64, Option<Uuid>), Status> {
@@ -235,4 +257,32 @@ pub(super) fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
         }
     };
     pb::RedriveDeadLettersResponse { step: Some(step) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    /// What is absent is no filter; what is blank, unknown or no id is refused, and never matches everything.
+    #[test]
+    fn a_filter_says_what_it_means() {
+        let empty = parse_filter(pb::DeadLetterFilter::default()).expect("no filter");
+        assert!(empty.topic.is_none() && empty.class.is_none() && empty.subject.is_none());
+        let given = pb::DeadLetterFilter { class: "decode".into(), ..Default::default() };
+        assert_eq!(parse_filter(given).expect("one of eight").class.as_deref(), Some("decode"));
+        for wrong in [
+            pb::DeadLetterFilter { topic: " ".into(), ..Default::default() },
+            pb::DeadLetterFilter { class: "\t".into(), ..Default::default() },
+            pb::DeadLetterFilter { class: "decoed".into(), ..Default::default() },
+            pb::DeadLetterFilter { subject: " ".into(), ..Default::default() },
+            pb::DeadLetterFilter { ids: vec![String::new()], ..Default::default() },
+        ] {
+            let refused = parse_filter(wrong.clone()).expect_err("refused");
+            assert_eq!(refused.code(), Code::InvalidArgument, "{wrong:?}");
+        }
+        assert!(parse_state(0).expect("any").is_none() && parse_state(1).expect("parked").is_some());
+        assert_eq!(parse_state(99).expect_err("unknown").code(), Code::InvalidArgument);
+    }
 }

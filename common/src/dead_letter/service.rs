@@ -13,11 +13,11 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    Action, Filter, State,
+    Action, Filter,
     messages::{
         actor, entry_to_proto, header_to_proto, letter_to_proto, next_page, parse_edit, parse_filter,
-        parse_id, parse_ids, parse_page, parse_reason, parse_skip, parse_time, peer_of, positions_to_proto,
-        step_to_proto,
+        parse_id, parse_ids, parse_page, parse_reason, parse_skip, parse_state, parse_time, peer_of,
+        positions_to_proto, step_to_proto,
     },
     redrive::{Exhausted, Mode, Redrive, RedriveError},
     skip::{self, SkipError},
@@ -56,13 +56,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
     ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
         let deadline = Deadline::of(&request);
         let request = request.into_inner();
-        let state = match request.state() {
-            pb::DeadLetterState::Unspecified => None,
-            pb::DeadLetterState::Parked => Some(State::Parked),
-            pb::DeadLetterState::Redriven => Some(State::Redriven),
-            pb::DeadLetterState::Discarded => Some(State::Discarded),
-            pb::DeadLetterState::SetAside => Some(State::SetAside),
-        };
+        let state = parse_state(request.state)?;
         let filter = pb::DeadLetterFilter {
             ids: request.ids,
             topic: request.topic,

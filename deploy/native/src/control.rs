@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::ErrorKind,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -21,6 +21,7 @@ use nix::{
 use crate::{
     layout::Layout,
     postgres,
+    removal::{self, Content, Folder},
     supervisor::{ComponentState, StackReport, lock},
 };
 
@@ -69,6 +70,9 @@ pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// What can serve, but is degraded for this time, won't be better by waiting: a consumer that has stopped, a row that
+/// can't be published.
+const DEGRADED_TIME_MAX: Duration = Duration::from_secs(30);
 /// A component that was restarted this often before it was ready won't be.
 const RESTARTS_MAX: u32 = 3;
 
@@ -82,21 +86,33 @@ fn last_line(log: &Path) -> String {
         .to_owned()
 }
 
-/// Waits until every component is ready.
+/// Waits until every component is ready, or can serve and has been degraded for long.
 pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport> {
-    let until = Instant::now() + time_max;
+    let begin = Instant::now();
     let layout = Layout::new(data_dir.to_owned(), 0);
+    let mut could_not_serve_at = begin;
     loop {
         let found = find(data_dir);
+        match &found {
+            Ok(Found::Running(report))
+                if report.components.iter().all(|component| component.state.can_serve()) =>
+            {
+                if could_not_serve_at.elapsed() > DEGRADED_TIME_MAX {
+                    return Ok(report.clone());
+                }
+            }
+            _ => could_not_serve_at = Instant::now(),
+        }
         if let Ok(Found::Running(report)) = &found
             && report.components.iter().all(|component| component.state == ComponentState::Ready)
         {
             return Ok(report.clone());
         }
         if let Ok(Found::Running(report)) = &found
-            && let Some(component) = report.components.iter().find(|component| {
-                component.restarts >= RESTARTS_MAX && component.state != ComponentState::Ready
-            })
+            && let Some(component) = report
+                .components
+                .iter()
+                .find(|component| component.restarts >= RESTARTS_MAX && !component.state.can_serve())
         {
             bail!(
                 "{} ends again and again: {} (more in {})",
@@ -105,7 +121,7 @@ pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport> {
                 component.log
             );
         }
-        if Instant::now() > until {
+        if begin.elapsed() > time_max {
             let waiting: Vec<String> = match found {
                 Ok(Found::Running(report)) => report
                     .components
@@ -173,7 +189,7 @@ pub fn stop(data_dir: &Path, time_max: Duration) -> Result<Stopped> {
 }
 
 /// Whether a process still is the one that was started for this stack: numbers are used again.
-fn is_ours(pid: u32, layout: &Layout) -> bool {
+pub(crate) fn is_ours(pid: u32, layout: &Layout) -> bool {
     let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     let command = String::from_utf8_lossy(&command).into_owned();
     let clusters =
@@ -183,33 +199,36 @@ fn is_ours(pid: u32, layout: &Layout) -> bool {
         .any(|folder| command.contains(folder.to_string_lossy().as_ref()))
 }
 
-/// What a stack writes into its folder, besides the databases.
-const WRITTEN: [&str; 8] =
-    ["config", "kafka", "logs", "pki", "postgres", "state.draft", "state.json", "supervisor.lock"];
-
-/// Deletes what a stack has written, and its folder if nothing else is in it. It must not run. Returns whether the folder
-/// is gone: what somebody else put there is left alone.
-pub fn delete(layout: &Layout) -> Result<bool> {
-    postgres::remove(layout).context("cannot delete the databases")?;
-    for name in WRITTEN {
-        remove(&layout.data_dir.join(name))?;
-    }
-    // Last, so that a deletion that was cut off can be run again.
-    remove(&layout.marker_file())?;
-    match fs::remove_dir(&layout.data_dir) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("cannot delete {}", layout.data_dir.display())),
-    }
+/// Whether a component of the report still runs.
+#[must_use]
+pub fn anything_runs(layout: &Layout, report: &StackReport) -> bool {
+    report.components.iter().filter_map(|component| component.pid).any(|pid| is_ours(pid, layout))
 }
 
-fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => Err(error),
+/// Deletes what a stack has written, and its folder if nothing else is in it; answers with what is left, because somebody
+/// else put it there. Refused while a supervisor runs here.
+pub fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
+    let Some(_lock) = lock(layout)? else {
+        bail!("a stack runs in {}: stop it first", layout.data_dir.display());
     };
-    removed.with_context(|| format!("cannot delete {}", path.display()))
+    delete_own(layout)
+}
+
+/// The same, by the supervisor itself.
+pub(crate) fn delete_own(layout: &Layout) -> Result<Vec<PathBuf>> {
+    postgres::check_owner(layout)?;
+    let content = Content::of(layout, Folder::Marked)?;
+    postgres::remove_elsewhere(layout).context("cannot delete the databases")?;
+    content.delete()?;
+    for file in [layout.state_file(), layout.state_draft_file(), layout.lock_file()] {
+        removal::remove(&file)?;
+    }
+    // Last, so that a deletion that was cut off can be run again.
+    removal::remove(&layout.marker_file())?;
+    match fs::remove_dir(&layout.data_dir) {
+        Ok(()) => Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => content.left(layout),
+        Err(error) => Err(error).with_context(|| format!("cannot delete {}", layout.data_dir.display())),
+    }
 }

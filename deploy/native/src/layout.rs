@@ -1,6 +1,9 @@
 //! Ports, folders and names of a stack.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Component, Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +144,7 @@ pub static PARTICIPANTS: [Participant; 3] = [
     },
 ];
 
+pub(crate) const GATEWAY: &str = "gateway";
 const GATEWAY_PORT: u16 = 8080;
 const GATEWAY_ADMIN_PORT: u16 = 9100;
 const KAFKA_PORT: u16 = 9092;
@@ -152,6 +156,27 @@ pub const PORT_OFFSET_MAX: u16 = 15_000;
 /// Name of the PostgreSQL role that owns each database.
 pub(crate) const DATABASE_USER: &str = "holdfast";
 
+/// The one name of a folder, which may not be there yet: absolute, without `..` and symbolic links. What is kept elsewhere
+/// for a stack is kept under this name, so two names of one folder must be one, and one name never that of two.
+pub fn resolve(folder: &Path) -> io::Result<PathBuf> {
+    let mut resolved = PathBuf::new();
+    for component in std::path::absolute(folder)?.components() {
+        match component {
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            other => resolved.push(other),
+        }
+        // What is before a `..` must be what it really is when one goes up from it.
+        match resolved.canonicalize() {
+            Ok(real) => resolved = real,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(resolved)
+}
+
 /// Where a stack is: its folder and its ports.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -162,7 +187,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// A stack in `data_dir`, which must be absolute.
+    /// A stack in `data_dir`, as [`resolve`] names it.
     #[must_use]
     pub const fn new(data_dir: PathBuf, port_offset: u16) -> Self {
         Self { data_dir, port_offset }
@@ -196,6 +221,15 @@ impl Layout {
         self.port(replica.participant.grpc_port + REPLICA_PORT_STEP * replica.number)
     }
 
+    /// Where a component answers `/healthz` and `/readyz`; databases and broker have no such port.
+    #[must_use]
+    pub fn component_admin_port(&self, component: &str) -> Option<u16> {
+        if component == GATEWAY {
+            return Some(self.gateway_admin_port());
+        }
+        largest().find(|replica| replica.name() == component).map(|replica| self.admin_port(replica))
+    }
+
     pub(crate) fn admin_port(&self, replica: Replica) -> u16 {
         self.port(replica.participant.admin_port + REPLICA_PORT_STEP * replica.number)
     }
@@ -214,12 +248,7 @@ impl Layout {
     /// if there is no such service.
     #[must_use]
     pub fn admin_url(&self, component: &str) -> String {
-        let all = Replicas([REPLICAS_MAX; PARTICIPANTS.len()]).all();
-        let port = all
-            .filter(|replica| replica.name() == component)
-            .map(|replica| self.admin_port(replica))
-            .next()
-            .unwrap_or_else(|| self.gateway_admin_port());
+        let port = self.component_admin_port(component).unwrap_or_else(|| self.gateway_admin_port());
         format!("http://127.0.0.1:{port}")
     }
 
@@ -230,7 +259,7 @@ impl Layout {
     }
 
     /// Connection URL of a participant's database, password included.
-    pub fn database_url(&self, participant: &Participant) -> std::io::Result<String> {
+    pub fn database_url(&self, participant: &Participant) -> io::Result<String> {
         let password = std::fs::read_to_string(self.password_file())?;
         let (port, database) = (self.database_port(participant), participant.database);
         Ok(format!("postgres://{DATABASE_USER}:{}@127.0.0.1:{port}/{database}", password.trim()))
@@ -269,8 +298,14 @@ impl Layout {
     }
 
     /// What the supervisor tells of its components.
-    pub(crate) fn state_file(&self) -> PathBuf {
+    #[must_use]
+    pub fn state_file(&self) -> PathBuf {
         self.data_dir.join("state.json")
+    }
+
+    /// The same while it is being written.
+    pub(crate) fn state_draft_file(&self) -> PathBuf {
+        self.state_file().with_extension("draft")
     }
 
     /// Locked while a supervisor runs here.
@@ -282,13 +317,11 @@ impl Layout {
     /// have run here.
     #[must_use]
     pub fn component_names(&self) -> Vec<String> {
-        let servers = PARTICIPANTS.iter().map(|participant| participant.server.to_owned());
-        let replicas = Replicas([REPLICAS_MAX; PARTICIPANTS.len()]).all();
-        let services = replicas
-            .filter(|replica| replica.number == 0 || self.log_file(&replica.name()).exists())
-            .map(Replica::name);
-        let rest = ["gateway".to_owned(), "supervisor".to_owned()];
-        servers.chain(["kafka".to_owned()]).chain(services).chain(rest).collect()
+        let first: Vec<String> = PARTICIPANTS.iter().map(|participant| participant.name.to_owned()).collect();
+        let replicas: Vec<String> = largest().map(Replica::name).collect();
+        let has_run =
+            |name: &String| !replicas.contains(name) || first.contains(name) || self.log_file(name).exists();
+        every_component_name().into_iter().filter(has_run).collect()
     }
 
     /// Every port with the component that will listen on it.
@@ -311,6 +344,18 @@ impl Layout {
         }
         ports
     }
+}
+
+/// Names of the components of the largest stack, the supervisor last.
+#[must_use]
+pub fn every_component_name() -> Vec<String> {
+    let servers = PARTICIPANTS.iter().map(|participant| participant.server.to_owned());
+    let rest = [GATEWAY.to_owned(), "supervisor".to_owned()];
+    servers.chain(["kafka".to_owned()]).chain(largest().map(Replica::name)).chain(rest).collect()
+}
+
+fn largest() -> impl Iterator<Item = Replica> {
+    Replicas([REPLICAS_MAX; PARTICIPANTS.len()]).all()
 }
 
 /// How much of the stack is started.
@@ -345,6 +390,29 @@ mod tests {
         let ports = layout.ports(Scope::Everything, Replicas([REPLICAS_MAX; 3]));
         let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
+    }
+
+    /// However a folder is called, its name is one: over `..`, a link, or nothing that is there yet.
+    #[test]
+    fn a_folder_has_one_name() {
+        let base = std::env::temp_dir().join(format!("holdfast-resolve-{}", std::process::id()));
+        std::fs::create_dir_all(base.join("a/x")).expect("made");
+        std::fs::create_dir_all(base.join("b")).expect("made");
+        let base = base.canonicalize().expect("there");
+        let _ = std::os::unix::fs::symlink(base.join("a/x"), base.join("link"));
+        for (called, is) in [
+            ("b", "b"),
+            ("a/../b", "b"),
+            ("a/x/../../b/.", "b"),
+            ("link", "a/x"),
+            // Up from where the link leads, as the system goes.
+            ("link/../y", "a/y"),
+            ("new/../b", "b"),
+            ("new/deep", "new/deep"),
+        ] {
+            assert_eq!(resolve(&base.join(called)).expect("resolved"), base.join(is), "{called}");
+        }
+        std::fs::remove_dir_all(base).expect("gone");
     }
 
     /// Replicas are asked for by name and number, and anything else is said.

@@ -5,6 +5,7 @@
 //! - [`prepare`]: everything that must be true before something is started, each failure with what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is had, set up and started;
 //! - [`probe`]: how a component is, asked of itself;
+//! - [`removal`]: what of a folder is a stack's, and may go;
 //! - [`supervisor`]: starts, watches, restarts, stops;
 //! - [`control`]: the other side: is it running, what does it say, stop it;
 //! - [`testkit`]: a stack of its own for a test process.
@@ -16,6 +17,7 @@ pub mod layout;
 mod postgres;
 pub mod prepare;
 mod probe;
+mod removal;
 mod services;
 pub mod supervisor;
 pub mod testkit;

@@ -1,20 +1,27 @@
 //! PostgreSQL: initialised once per participant, started as a child, never as root (it refuses).
 
 use std::{
+    ffi::{OsStr, OsString},
     fs,
-    os::unix::{fs::PermissionsExt as _, fs::chown, process::CommandExt as _},
+    io::{self, ErrorKind},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Component, Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::unistd::{User, geteuid};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     artifacts::{Artifacts, run},
     layout::{DATABASE_USER, Layout, PARTICIPANTS, Participant, closed_to_others},
+    removal,
 };
 
 /// Where databases lie whose stack's folder can't be reached by the user that they run as.
@@ -40,21 +47,67 @@ pub(crate) fn cluster_dir(layout: &Layout, participant: &Participant) -> PathBuf
 }
 
 /// Where the databases of a stack lie whose own folder is closed to others. The same path below another root, so that no
-/// two stacks share it whatever their folders are called.
+/// two stacks share it whatever their folders are called; a folder that is itself called like ours gets a dot more, so
+/// that none lies within another's either.
 fn reachable_dir(data_dir: &Path) -> PathBuf {
     let names = data_dir.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name),
+        Component::Normal(name) => Some(apart(name)),
         _ => None,
     });
-    Path::new(REACHABLE).join(names.collect::<PathBuf>()).join(".databases")
+    Path::new(REACHABLE).join(names.collect::<PathBuf>()).join(DATABASES)
+}
+
+const DATABASES: &str = ".databases";
+
+fn apart(name: &OsStr) -> OsString {
+    let dots = name.as_bytes().iter().take_while(|byte| **byte == b'.').count();
+    let is_like_ours = dots > 0 && name.as_bytes()[dots..] == *b"databases";
+    let mut apart = OsString::from(if is_like_ours { "." } else { "" });
+    apart.push(name);
+    apart
+}
+
+/// The file in a folder below [`REACHABLE`] that names the stack whose databases lie there.
+const OWNER: &str = "owner";
+
+/// The stack whose databases lie in `folder`; `None` if no start has said so.
+fn owner(folder: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::read(folder.join(OWNER)) {
+        Ok(bytes) => {
+            let name = bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec();
+            Ok(Some(PathBuf::from(OsString::from_vec(name))).filter(|path| path.is_absolute()))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the folder the stack's own, or says whose it is. Before anything is written there.
+fn claim(folder: &Path, data_dir: &Path) -> Result<()> {
+    create_passable(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    match owner(folder).with_context(|| format!("cannot read the owner of {}", folder.display()))? {
+        Some(owner) if owner == data_dir => Ok(()),
+        Some(owner) => {
+            bail!("the databases in {} belong to the stack in {}", folder.display(), owner.display())
+        }
+        None => {
+            let draft = folder.join("owner.draft");
+            let name = [data_dir.as_os_str().as_bytes(), b"\n"].concat();
+            fs::write(&draft, name)
+                .and_then(|()| fs::rename(draft, folder.join(OWNER)))
+                .with_context(|| format!("cannot write the owner of {}", folder.display()))
+        }
+    }
 }
 
 /// Creates a folder that another user can get through, whatever the umask is.
-fn create_passable(folder: &Path) -> std::io::Result<()> {
+fn create_passable(folder: &Path) -> io::Result<()> {
     for folder in folder.ancestors().collect::<Vec<_>>().into_iter().rev() {
-        if !folder.exists() {
-            fs::create_dir(folder)?;
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+        match fs::create_dir(folder) {
+            Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?,
+            // Another start may be quicker.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -63,6 +116,10 @@ fn create_passable(folder: &Path) -> std::io::Result<()> {
 /// Runs `initdb` for those servers that have no files yet.
 pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
     let unprivileged = unprivileged()?;
+    let reachable = reachable_dir(&layout.data_dir);
+    if PARTICIPANTS.iter().any(|participant| cluster_dir(layout, participant).starts_with(&reachable)) {
+        claim(&reachable, &layout.data_dir)?;
+    }
     // Side by side: most of initdb is waiting for the disk.
     std::thread::scope(|scope| {
         let started: Vec<_> = PARTICIPANTS
@@ -88,10 +145,6 @@ fn init(
     }
     // What a start that was cut off left behind.
     let _ = fs::remove_dir_all(&cluster);
-    if cluster.starts_with(REACHABLE) {
-        let folder = cluster.parent().unwrap_or(&cluster);
-        create_passable(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
     fs::create_dir_all(&cluster).with_context(|| format!("cannot create {}", cluster.display()))?;
     fs::set_permissions(&cluster, fs::Permissions::from_mode(0o700))?;
     // initdb wants an empty folder, so the password is beside it, readable for the server's user only.
@@ -153,19 +206,30 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Part
 
 const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Whether the server takes a login; makes the participant's database if it isn't there.
-pub(crate) async fn is_ready(layout: &Layout, participant: &Participant) -> bool {
-    tokio::time::timeout(PROBE_TIME_MAX, ensure_database(layout, participant))
-        .await
-        .is_ok_and(|done| done.is_ok())
+/// Whether the server takes a login, and what is wrong if not. Changes nothing.
+pub(crate) async fn answers(layout: &Layout, participant: &Participant) -> Result<()> {
+    in_time(async {
+        let connection = PgConnection::connect(&layout.database_url(participant)?).await?;
+        Ok(connection.close().await?)
+    })
+    .await
 }
 
-async fn ensure_database(layout: &Layout, participant: &Participant) -> Result<()> {
-    let url = layout.database_url(participant)?;
-    if let Ok(connection) = PgConnection::connect(&url).await {
-        connection.close().await?;
+/// The same; makes the participant's database if it isn't there.
+pub(crate) async fn make_ready(layout: &Layout, participant: &Participant) -> Result<()> {
+    if answers(layout, participant).await.is_ok() {
         return Ok(());
     }
+    in_time(create_database(layout, participant)).await
+}
+
+async fn in_time(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let bound = tokio::time::timeout(PROBE_TIME_MAX, work).await;
+    bound.map_err(|_| anyhow::anyhow!("does not answer within {} s", PROBE_TIME_MAX.as_secs()))?
+}
+
+async fn create_database(layout: &Layout, participant: &Participant) -> Result<()> {
+    let url = layout.database_url(participant)?;
     let maintenance = url.replace(&format!("/{}", participant.database), "/postgres");
     let mut connection = PgConnection::connect(&maintenance).await?;
     // A name of ours, not a text of anybody's.
@@ -175,21 +239,46 @@ async fn ensure_database(layout: &Layout, participant: &Participant) -> Result<(
     Ok(())
 }
 
-/// Deletes the files of all servers.
-pub(crate) fn remove(layout: &Layout) -> std::io::Result<()> {
+/// Whether the stack may delete the databases that are kept for it elsewhere: said before anything is deleted.
+pub(crate) fn check_owner(layout: &Layout) -> Result<()> {
+    let folder = reachable_dir(&layout.data_dir);
+    if owner(&folder)?.is_none()
+        && cluster_dir(layout, &PARTICIPANTS[0]).starts_with(&folder)
+        && folder.exists()
+    {
+        bail!(
+            "{} does not say whose databases it has, so nothing is deleted: start the stack once, which writes it down",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
+/// Deletes the files of those servers that lie outside of the stack's folder, if they are this stack's.
+pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
+    let folder = reachable_dir(&layout.data_dir);
+    if owner(&folder)? != Some(layout.data_dir.clone()) {
+        return Ok(());
+    }
     for participant in &PARTICIPANTS {
-        let cluster = cluster_dir(layout, participant);
-        if cluster.exists() {
-            fs::remove_dir_all(&cluster)?;
+        for path in server_files(&folder, participant) {
+            removal::remove(&path)?;
         }
-        // The last one takes the folders along that are empty then; the others find them not empty yet.
-        for parent in cluster.ancestors().skip(1).take_while(|parent| *parent != layout.data_dir) {
-            if fs::remove_dir(parent).is_err() {
-                break;
-            }
+    }
+    removal::remove(&folder.join(OWNER))?;
+    // Folders above may be on the way to another stack's.
+    for parent in folder.ancestors().take_while(|parent| parent.starts_with(REACHABLE)) {
+        if fs::remove_dir(parent).is_err() {
+            break;
         }
     }
     Ok(())
+}
+
+/// What a server has in the folder of its stack's servers.
+pub(crate) fn server_files(folder: &Path, participant: &Participant) -> [PathBuf; 2] {
+    let cluster = folder.join(participant.server);
+    [cluster.with_extension("password"), cluster]
 }
 
 #[cfg(test)]
@@ -201,11 +290,29 @@ mod tests {
     fn every_stack_has_a_folder_of_its_own() {
         let folders =
             ["/root/a-b", "/root/a_b", "/root/a/b", "/root/a", "/root/A", "/root/a b", "/root/\u{e4}"];
-        let reachable: Vec<PathBuf> = folders.iter().map(|folder| reachable_dir(Path::new(folder))).collect();
+        let like_ours = ["/root/a/.databases", "/root/a/..databases", "/root/a/.databases/orders-db"];
+        let folders = folders.iter().chain(&like_ours);
+        let reachable: Vec<PathBuf> =
+            folders.clone().map(|folder| reachable_dir(Path::new(folder))).collect();
         for (index, folder) in reachable.iter().enumerate() {
             for other in &reachable[index + 1..] {
                 assert!(!folder.starts_with(other) && !other.starts_with(folder), "{folder:?} {other:?}");
             }
         }
+    }
+
+    /// A folder belongs to the stack that came first; another one is told whose it is.
+    #[test]
+    fn a_folder_of_databases_has_one_owner() {
+        let base = std::env::temp_dir().join(format!("holdfast-owner-{}", std::process::id()));
+        let folder = base.join("x").join(DATABASES);
+        claim(&folder, Path::new("/root/a")).expect("nobody's yet");
+        claim(&folder, Path::new("/root/a")).expect("its own");
+        let refused = claim(&folder, Path::new("/root/b")).expect_err("another's").to_string();
+        assert!(refused.contains("/root/a"), "{refused}");
+        // A write that was cut off names nobody.
+        fs::write(folder.join(OWNER), "").expect("written");
+        assert_eq!(owner(&folder).expect("read"), None);
+        fs::remove_dir_all(base).expect("gone");
     }
 }

@@ -17,7 +17,9 @@ use crate::{
     artifacts::Artifacts,
     kafka,
     layout::{Layout, Replicas, Scope},
-    postgres, services,
+    postgres,
+    removal::{Content, Folder},
+    services,
 };
 
 /// Free space that a start asks for, in bytes: three clusters, a broker's log, and room to work.
@@ -46,6 +48,7 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepa
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
     check_space(&layout.data_dir)?;
+    check_nothing_else(&layout)?;
     fs::write(layout.marker_file(), MARKER)
         .with_context(|| format!("cannot write {}", layout.marker_file().display()))?;
     check_java()?;
@@ -91,6 +94,24 @@ fn enough(free: u64, folder: &Path) -> Result<()> {
             free >> 20,
             folder.display(),
             FREE_BYTES_MIN >> 20
+        );
+    }
+    Ok(())
+}
+
+/// A start overwrites what stands under its names, and makes the folder one that may be deleted.
+fn check_nothing_else(layout: &Layout) -> Result<()> {
+    if layout.marker_file().exists() {
+        return Ok(());
+    }
+    let foreign = Content::of(layout, Folder::Unmarked)?.foreign;
+    if let Some(first) = foreign.first() {
+        bail!(
+            "{} is no stack's, and {} stands where a stack would write ({} such things): choose another folder with \
+             --data-dir",
+            layout.data_dir.display(),
+            first.display(),
+            foreign.len()
         );
     }
     Ok(())

@@ -1,6 +1,9 @@
 //! How a component is, asked of the component itself: what a file says of it may be old (pitfalls P44).
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde::Deserialize;
 use tokio::{
@@ -21,19 +24,36 @@ pub(crate) struct Answer {
     pub(crate) state: ComponentState,
     /// What is wrong, or empty.
     pub(crate) detail: String,
+    /// Whether it makes progress; `None` where only a service could say so.
+    pub(crate) life: Option<Life>,
 }
 
 impl Answer {
     pub(crate) fn ready() -> Self {
-        Self { state: ComponentState::Ready, detail: String::new() }
+        Self { state: ComponentState::Ready, detail: String::new(), life: None }
     }
 
     pub(crate) fn not_ready(detail: impl Into<String>) -> Self {
-        Self { state: ComponentState::Starting, detail: detail.into() }
+        Self { state: ComponentState::Starting, detail: detail.into(), life: None }
+    }
+
+    pub(crate) fn down() -> Self {
+        Self { state: ComponentState::Down, detail: "does not run".to_owned(), life: None }
     }
 }
 
-/// The body of `/readyz`. What else is in it is for others.
+/// What a service says on `/healthz`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// 200: its loops go round.
+    Alive,
+    /// Something else: one of them stands.
+    Stalled,
+    /// Nothing at all.
+    Silent,
+}
+
+/// The body of `/readyz`. What else is in it is for others; an older service has fewer.
 #[derive(Debug, Deserialize)]
 struct Readiness {
     ready: bool,
@@ -45,22 +65,44 @@ struct Readiness {
 
 #[derive(Debug, Deserialize)]
 struct Part {
+    #[serde(default)]
     ready: bool,
     #[serde(default)]
     detail: String,
 }
 
-/// Asks a service on its admin port whether it can serve, and what is wrong.
-pub(crate) async fn service(port: u16) -> Answer {
-    match get(port, "/readyz").await {
-        Some((_, body)) => read(&body),
-        None => Answer::not_ready("does not answer on its admin port"),
-    }
+/// The body of `/healthz`.
+#[derive(Debug, Default, Deserialize)]
+struct Liveness {
+    #[serde(default)]
+    stalled: Vec<String>,
 }
 
-/// Whether a service makes progress, by its own word on its admin port.
-pub(crate) async fn is_alive(port: u16) -> bool {
-    get(port, "/healthz").await.is_some_and(|(status, _)| status == 200)
+/// Asks a service on its admin port whether it can serve, whether it makes progress, and what is wrong.
+pub(crate) async fn service(port: u16) -> Answer {
+    let (readiness, liveness) = tokio::join!(get(port, "/readyz"), get(port, "/healthz"));
+    answer(readiness.as_ref(), liveness.as_ref())
+}
+
+fn answer(readiness: Option<&(u16, String)>, liveness: Option<&(u16, String)>) -> Answer {
+    let mut answer = match readiness {
+        Some((_, body)) => read(body),
+        None => Answer::not_ready("does not answer on its admin port"),
+    };
+    let life = match liveness {
+        Some((200, _)) => Life::Alive,
+        Some((_, body)) => {
+            let stalled = serde_json::from_str::<Liveness>(body).unwrap_or_default().stalled.join(", ");
+            let detail = [answer.detail.as_str(), &format!("makes no progress: {stalled}")];
+            answer.detail = detail.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+            if answer.state == ComponentState::Ready {
+                answer.state = ComponentState::Degraded;
+            }
+            Life::Stalled
+        }
+        None => Life::Silent,
+    };
+    Answer { life: Some(life), ..answer }
 }
 
 fn read(body: &str) -> Answer {
@@ -73,12 +115,53 @@ fn read(body: &str) -> Answer {
         .filter(|(_, part)| !part.ready || !part.detail.is_empty())
         .map(|(name, part)| format!("{name}: {}", part.detail))
         .collect();
-    let state = match (readiness.ready, readiness.degraded) {
+    let degraded = readiness.degraded || readiness.components.values().any(|part| !part.ready);
+    let state = match (readiness.ready, degraded) {
         (true, false) => ComponentState::Ready,
         (true, true) => ComponentState::Degraded,
         (false, _) => ComponentState::Starting,
     };
-    Answer { state, detail: wrong.join("; ") }
+    Answer { state, detail: wrong.join("; "), life: None }
+}
+
+/// Follows what a service says of its life, and says when it is to be started again.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    /// The last time it was alive; before that, its start.
+    since: Instant,
+    was_alive: bool,
+    /// Answers since then that were none, or bad.
+    missed: u32,
+}
+
+/// A service that was alive, and whose `/healthz` has not answered 200 for this time, is started again. Longer than a
+/// machine that is out of breath, or a person with a debugger's first look, takes.
+pub(crate) const DEAF_TIME_MAX: Duration = Duration::from_secs(30);
+/// One that never was alive has more time: to migrate its database, or to wait for a slow disk.
+pub(crate) const START_TIME_MAX: Duration = Duration::from_secs(120);
+/// Time alone proves nothing: when the supervisor itself was stopped, all of it has gone by with nobody asking.
+pub(crate) const MISSED_MIN: u32 = 5;
+
+impl Pulse {
+    pub(crate) const fn new(started: Instant) -> Self {
+        Self { since: started, was_alive: false, missed: 0 }
+    }
+
+    /// What was heard at `now`; the reason to start the service again, if there is one.
+    pub(crate) fn heard(&mut self, life: &Life, now: Instant) -> Option<String> {
+        if *life == Life::Alive {
+            *self = Self { since: now, was_alive: true, missed: 0 };
+            return None;
+        }
+        self.missed += 1;
+        let bound = if self.was_alive { DEAF_TIME_MAX } else { START_TIME_MAX };
+        let silence = now.saturating_duration_since(self.since);
+        if self.missed < MISSED_MIN || silence <= bound {
+            return None;
+        }
+        let what = if *life == Life::Silent { "does not answer" } else { "says that it makes no progress" };
+        Some(format!("/healthz {what}, no 200 for {} s, asked {} times", silence.as_secs(), self.missed))
+    }
 }
 
 async fn get(port: u16, path: &str) -> Option<(u16, String)> {
@@ -94,6 +177,19 @@ async fn get(port: u16, path: &str) -> Option<(u16, String)> {
     };
     tokio::time::timeout(ANSWER_TIME_MAX, ask).await.ok().flatten()
 }
+
+/// How long a process has run.
+pub(crate) fn age(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+    // The 22nd field (proc(5)), counted after the name, which may hold blanks.
+    let started: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    Duration::try_from_secs_f64((uptime - started / TICKS_PER_SECOND).max(0.0)).ok()
+}
+
+/// Of every Linux that users see, whatever the kernel's own is.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Whether a process runs: one that has ended, and that nobody has waited for, does not.
 pub(crate) fn is_running(pid: u32) -> bool {
@@ -123,10 +219,55 @@ mod tests {
                 "kafka: timed out",
             ),
             (r#"{"ready":true,"degraded":false,"components":{}}"#.to_owned(), ComponentState::Ready, ""),
+            // Of an older service.
+            (format!(r#"{{"ready":true,{parts}}}"#), ComponentState::Degraded, "kafka: timed out"),
+            (r#"{"ready":true}"#.to_owned(), ComponentState::Ready, ""),
             ("<html>".to_owned(), ComponentState::Starting, "its readiness cannot be read"),
         ] {
-            assert_eq!(read(&body), Answer { state, detail: detail.to_owned() }, "{body}");
+            assert_eq!(read(&body), Answer { state, detail: detail.to_owned(), life: None }, "{body}");
         }
+    }
+
+    /// A service that can serve, and of which a loop stands, is not well; one that says nothing is not ready.
+    #[test]
+    fn liveness_is_read() {
+        let ready = (200, r#"{"ready":true,"degraded":false,"components":{}}"#.to_owned());
+        let stalled = (503, r#"{"alive":false,"stalled":["relay"]}"#.to_owned());
+        let ask = |readiness: Option<&(u16, String)>, liveness: Option<&(u16, String)>| {
+            let Answer { state, detail, life } = answer(readiness, liveness);
+            (state, detail, life.expect("a service's"))
+        };
+        let alive = (200, String::new());
+        assert_eq!(ask(Some(&ready), Some(&alive)), (ComponentState::Ready, String::new(), Life::Alive));
+        let (state, detail, life) = ask(Some(&ready), Some(&stalled));
+        assert_eq!((state, life), (ComponentState::Degraded, Life::Stalled));
+        assert_eq!(detail, "makes no progress: relay");
+        let (state, _, life) = ask(None, None);
+        assert_eq!((state, life), (ComponentState::Starting, Life::Silent));
+    }
+
+    /// A service is started again when it was deaf for its time and was asked often enough; one that starts has longer, and
+    /// a supervisor that slept has heard nothing.
+    #[test]
+    fn only_a_deaf_service_is_started_again() {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let mut pulse = Pulse::new(begin);
+        assert!((1..=120).all(|second| pulse.heard(&Life::Silent, at(second)).is_none()), "it starts");
+        let reason = pulse.heard(&Life::Silent, at(121)).expect("it never will");
+        assert!(reason.contains("does not answer"), "{reason}");
+
+        let mut pulse = Pulse::new(begin);
+        assert_eq!(pulse.heard(&Life::Alive, at(100)), None);
+        assert!((101..=130).all(|second| pulse.heard(&Life::Stalled, at(second)).is_none()), "not yet");
+        let reason = pulse.heard(&Life::Stalled, at(131)).expect("deaf");
+        assert!(reason.contains("no progress"), "{reason}");
+
+        let mut pulse = Pulse::new(begin);
+        assert_eq!(pulse.heard(&Life::Alive, at(1)), None);
+        assert_eq!(pulse.heard(&Life::Silent, at(500)), None, "asked once after a long sleep");
+        assert_eq!(pulse.heard(&Life::Alive, at(501)), None);
+        assert_eq!(pulse.missed, 0);
     }
 
     /// A process that runs does, one that never was does not.
@@ -134,5 +275,7 @@ mod tests {
     fn a_process_runs_or_not() {
         assert!(is_running(std::process::id()));
         assert!(!is_running(u32::MAX));
+        assert!(age(std::process::id()).is_some_and(|age| age < Duration::from_secs(3600)));
+        assert_eq!(age(u32::MAX), None);
     }
 }

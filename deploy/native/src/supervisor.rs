@@ -6,9 +6,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Write as _},
+    path::Path,
     process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -27,11 +31,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    control::{delete_own, is_ours},
     kafka::{self, Broker},
     layout::{Kind, Layout, PARTICIPANTS, Participant, REPLICAS_MAX, Replica, Scope},
     postgres,
     prepare::{Prepared, renew_certificates},
-    probe::{self, Answer},
+    probe::{self, Answer, Life, Pulse},
     services,
 };
 
@@ -48,14 +53,17 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 const PROBE_EVERY_STARTING: Duration = Duration::from_millis(50);
 /// Its end is noticed at once, whatever this is; only a component that lives and does not work is found by asking.
 const PROBE_EVERY_READY: Duration = Duration::from_secs(1);
-/// A service that was alive, and whose `/healthz` does not answer 200 for this time, is started again. Longer than a
-/// machine that is out of breath, or a person with a debugger's first look, takes.
-const DEAF_TIME_MAX: Duration = Duration::from_secs(30);
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A component that ran this long is restarted without a pause.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(600);
+/// The report is written this often although nothing has changed, so that an old one is known to be old; and this soon
+/// again when it could not be written.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A report that is older says that its supervisor can't write it.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(30);
 /// A log that is longer is set aside at the start.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -92,6 +100,14 @@ pub enum ComponentState {
     Down,
 }
 
+impl ComponentState {
+    /// What is degraded can.
+    #[must_use]
+    pub const fn can_serve(self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded)
+    }
+}
+
 /// What is known of one component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComponentReport {
@@ -121,14 +137,33 @@ pub struct StackReport {
     pub supervisor_pid: u32,
     /// Added to each port.
     pub port_offset: u16,
+    /// When this was written, in seconds since 1970.
+    #[serde(default)]
+    pub written_at: u64,
     /// Each component, in the order of their start.
     pub components: Vec<ComponentReport>,
 }
 
-/// The shared report, written to the file at each change.
+impl StackReport {
+    /// How old it is, if it is older than a supervisor leaves it: what it says of processes may not be so any more.
+    #[must_use]
+    pub fn stale_for(&self) -> Option<Duration> {
+        // One of an older version does not say.
+        let written_at = Some(self.written_at).filter(|at| *at > 0)?;
+        let age = Duration::from_secs(unix_seconds().saturating_sub(written_at));
+        Some(age).filter(|age| *age > REPORT_AGE_MAX)
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The shared report, written to the file at each change. What can't be written is written later: the supervisor goes on.
 struct Reporter {
     layout: Layout,
     report: Mutex<StackReport>,
+    written: AtomicBool,
 }
 
 impl Reporter {
@@ -145,15 +180,32 @@ impl Reporter {
         if component.state != before.state {
             say!("{name}: {:?} -> {:?}", before.state, component.state);
         }
-        if let Err(error) = self.write(&report) {
-            say!("cannot write {}: {error}", self.layout.state_file().display());
+        self.write(&mut report);
+    }
+
+    /// Under the lock, so that an older report never replaces a newer one. Says so when it fails, and when it works again.
+    fn write(&self, report: &mut StackReport) {
+        report.written_at = unix_seconds();
+        let (path, draft) = (self.layout.state_file(), self.layout.state_draft_file());
+        let done = serde_json::to_vec_pretty(report)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| fs::write(&draft, bytes))
+            .and_then(|()| fs::rename(draft, &path));
+        let before = self.written.swap(done.is_ok(), Ordering::Relaxed);
+        match done {
+            Err(error) if before => say!("cannot write {}, will try again: {error}", path.display()),
+            Ok(()) if !before => say!("{} is written again", path.display()),
+            _ => {}
         }
     }
 
-    fn write(&self, report: &StackReport) -> std::io::Result<()> {
-        let (path, draft) = (self.layout.state_file(), self.layout.state_file().with_extension("draft"));
-        fs::write(&draft, serde_json::to_vec_pretty(report)?)?;
-        fs::rename(draft, path)
+    /// Keeps the file fresh.
+    async fn write_for_ever(&self) {
+        loop {
+            let written = self.written.load(Ordering::Relaxed);
+            tokio::time::sleep(if written { REPORT_EVERY } else { REPORT_AGAIN_AFTER }).await;
+            self.write(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     fn all_ready(&self, kinds: &[Kind]) -> bool {
@@ -228,30 +280,32 @@ impl Component {
         }
     }
 
-    /// Asks the component itself.
+    /// Asks the component itself. Changes nothing.
     async fn ask(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
-        if let Some(port) = self.admin_port(layout) {
-            return probe::service(port).await;
-        }
-        let is_ready = match self {
-            Self::Database(participant) => postgres::is_ready(layout, participant).await,
-            Self::Kafka | Self::Participant(_) | Self::Gateway => {
+        match self {
+            Self::Participant(replica) => probe::service(layout.admin_port(replica)).await,
+            Self::Gateway => probe::service(layout.gateway_admin_port()).await,
+            Self::Database(participant) => match postgres::answers(layout, participant).await {
+                Ok(()) => Answer::ready(),
+                Err(error) => Answer::not_ready(format!("{error:#}")),
+            },
+            Self::Kafka => {
                 if TcpStream::connect(("127.0.0.1", layout.kafka_port())).await.is_err() {
                     return Answer::not_ready("does not accept connections");
                 }
                 let broker = broker.clone();
-                tokio::task::spawn_blocking(move || broker.is_ready()).await.unwrap_or(false)
+                let is_ready = tokio::task::spawn_blocking(move || broker.is_ready()).await.unwrap_or(false);
+                if is_ready { Answer::ready() } else { Answer::not_ready("does not answer") }
             }
-        };
-        if is_ready { Answer::ready() } else { Answer::not_ready("does not answer") }
+        }
     }
 
-    /// Of a service.
-    fn admin_port(self, layout: &Layout) -> Option<u16> {
-        match self {
-            Self::Database(_) | Self::Kafka => None,
-            Self::Participant(replica) => Some(layout.admin_port(replica)),
-            Self::Gateway => Some(layout.gateway_admin_port()),
+    /// The same, and does what a component needs of its supervisor before it is ready: a server its database.
+    async fn tend(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
+        let Self::Database(participant) = self else { return self.ask(layout, broker).await };
+        match postgres::make_ready(layout, participant).await {
+            Ok(()) => Answer::ready(),
+            Err(error) => Answer::not_ready(format!("{error:#}")),
         }
     }
 
@@ -266,19 +320,43 @@ impl Component {
     }
 }
 
+/// Whether a supervisor watches a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// One does, and holds the stack's lock.
+    BySupervisor,
+    /// It is gone; what runs is on its own.
+    ByNobody,
+}
+
 /// How the components of a report are now, each asked itself, side by side. What the report says of them may be old: a
 /// supervisor that can't write, or that has ended, leaves its last words behind.
-pub async fn measure(layout: &Layout, report: &StackReport) -> Result<Vec<ComponentReport>> {
+pub async fn measure(
+    layout: &Layout,
+    report: &StackReport,
+    watched: Watched,
+) -> Result<Vec<ComponentReport>> {
     let broker = Arc::new(Broker::new(layout)?);
     let mut measured = JoinSet::new();
     for (index, mut report) in report.components.iter().cloned().enumerate() {
         let (layout, broker) = (layout.clone(), broker.clone());
         measured.spawn(async move {
-            let answer =
-                match (report.pid.filter(|pid| probe::is_running(*pid)), Component::named(&report.name)) {
-                    (Some(_), Some(component)) => component.ask(&layout, &broker).await,
-                    _ => Answer { state: ComponentState::Down, detail: "does not run".to_owned() },
-                };
+            report.pid = report.pid.filter(|pid| probe::is_running(*pid) && is_ours(*pid, &layout));
+            let answer = match (report.pid, Component::named(&report.name)) {
+                (Some(_), Some(component)) => component.ask(&layout, &broker).await,
+                // Started again since the report was written. Its ports are this stack's as long as a supervisor is there.
+                (None, Some(component)) if watched == Watched::BySupervisor => {
+                    let answer = component.ask(&layout, &broker).await;
+                    if answer.state.can_serve()
+                        || answer.life.as_ref().is_some_and(|life| *life != Life::Silent)
+                    {
+                        answer
+                    } else {
+                        Answer::down()
+                    }
+                }
+                _ => Answer::down(),
+            };
             (report.state, report.detail) = (answer.state, answer.detail);
             (index, report)
         });
@@ -286,6 +364,12 @@ pub async fn measure(layout: &Layout, report: &StackReport) -> Result<Vec<Compon
     let mut components = measured.join_all().await;
     components.sort_by_key(|(index, _)| *index);
     Ok(components.into_iter().map(|(_, report)| report).collect())
+}
+
+/// How long each process of a component has run.
+#[must_use]
+pub fn age(component: &ComponentReport) -> Option<Duration> {
+    component.pid.and_then(probe::age)
 }
 
 /// How the components are ended.
@@ -329,6 +413,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
         report: Mutex::new(StackReport {
             supervisor_pid: std::process::id(),
             port_offset: layout.port_offset,
+            written_at: 0,
             components: infrastructure
                 .iter()
                 .chain(&services)
@@ -345,6 +430,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
                 .collect(),
         }),
         layout: layout.clone(),
+        written: AtomicBool::new(true),
     });
     let stops =
         Stops { services: CancellationToken::new(), infrastructure: CancellationToken::new(), lifetime };
@@ -354,6 +440,10 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
         let (prepared, reporter, broker) = (prepared.clone(), reporter.clone(), broker.clone());
         tasks.spawn(supervise(component, prepared, reporter, broker, stops.clone(), restart))
     };
+    let report_task = tokio::spawn({
+        let reporter = reporter.clone();
+        async move { reporter.write_for_ever().await }
+    });
     let infrastructure_tasks: Vec<_> = infrastructure.into_iter().map(&mut start).collect();
     let ended = async {
         while !reporter.all_ready(&[Kind::Postgres, Kind::Kafka]) {
@@ -386,8 +476,9 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     while !infrastructure_tasks.iter().all(tokio::task::AbortHandle::is_finished) {
         tokio::time::sleep(PROBE_EVERY_STARTING).await;
     }
+    report_task.abort();
     if lifetime == Lifetime::UntilParentEnds {
-        let _ = crate::control::delete(&layout)?;
+        let _ = delete_own(&layout)?;
     }
     Ok(())
 }
@@ -441,7 +532,8 @@ async fn renew_for_ever(prepared: Prepared) {
         match tokio::task::spawn_blocking(move || renew_certificates(&layout)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => say!("cannot renew certificates: {error:#}"),
-            Err(_) => return,
+            // A panic there is no reason to stop the stack.
+            Err(error) => say!("cannot renew certificates: {error}"),
         }
     }
 }
@@ -476,12 +568,8 @@ async fn supervise(
                         Ok(status) => say!("{}: ended ({status})", component.name()),
                         Err(error) => say!("{}: cannot be watched: {error}", component.name()),
                     },
-                    () = probe_for_ever(component, layout, &broker, &reporter) => {
-                        say!(
-                            "{}: /healthz has not answered 200 for {} s, it is killed and started again",
-                            component.name(),
-                            DEAF_TIME_MAX.as_secs()
-                        );
+                    reason = probe_for_ever(component, layout, &broker, &reporter, restart) => {
+                        say!("{}: {reason}: it is killed and started again", component.name());
                         // Stopped in order it would take as long as it is deaf.
                         let _ = child.kill().await;
                     }
@@ -492,6 +580,7 @@ async fn supervise(
         reporter.change(&component.name(), |report| {
             report.pid = None;
             report.state = ComponentState::Down;
+            report.detail = String::new();
         });
         if stop.is_cancelled() || restart == Restart::Never {
             return;
@@ -510,40 +599,55 @@ async fn supervise(
 
 fn spawn(component: Component, prepared: &Prepared) -> Result<Child> {
     let log_path = prepared.layout.log_file(&component.name());
-    if fs::metadata(&log_path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
-        fs::rename(&log_path, log_path.with_extension("log.old"))?;
-    }
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&log_path)
-        .with_context(|| format!("cannot write {}", log_path.display()))?;
     let mut command = component.command(prepared)?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.stdin(Stdio::null());
+    // What can't be logged costs the words, not the component.
+    match open_log(&log_path) {
+        Ok((out, err)) => command.stdout(out).stderr(err),
+        Err(error) => {
+            say!("{}: has no log: cannot write {}: {error}", component.name(), log_path.display());
+            command.stdout(Stdio::null()).stderr(Stdio::null())
+        }
+    };
     let mut command = tokio::process::Command::from(command);
     // A group of its own, so that Ctrl-C in a terminal reaches the supervisor only, which stops things in order.
     command.process_group(0);
     command.spawn().with_context(|| format!("cannot start {}", component.name()))
 }
 
-/// Keeps the report in step. Returns when a service that has been well once makes no progress any more, or is deaf.
-async fn probe_for_ever(component: Component, layout: &Layout, broker: &Arc<Broker>, reporter: &Reporter) {
-    let mut alive_at = None;
+fn open_log(path: &Path) -> std::io::Result<(File, File)> {
+    if fs::metadata(path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+        fs::rename(path, path.with_extension("log.old"))?;
+    }
+    let log = OpenOptions::new().create(true).append(true).open(path)?;
+    Ok((log.try_clone()?, log))
+}
+
+/// Keeps the report in step. Returns when a service makes no progress any more, or is deaf, with the reason to start it
+/// again; never where nothing is started again. Databases and broker are left alone: they have no sound probe (one that
+/// recovers after a crash, or is stopped for a while, answers nobody either), and what kills them costs more than it heals.
+async fn probe_for_ever(
+    component: Component,
+    layout: &Layout,
+    broker: &Arc<Broker>,
+    reporter: &Reporter,
+    restart: Restart,
+) -> String {
+    let mut pulse = Pulse::new(Instant::now());
     let mut was_ready = false;
     loop {
-        let answer = component.ask(layout, broker).await;
+        let answer = component.tend(layout, broker).await;
         was_ready |= answer.state == ComponentState::Ready;
         let runs = was_ready && answer.state != ComponentState::Starting;
         reporter.change(&component.name(), |report| {
             report.state = answer.state;
             report.detail = answer.detail;
         });
-        if let Some(port) = component.admin_port(layout) {
-            if probe::is_alive(port).await {
-                alive_at = Some(Instant::now());
-            } else if alive_at.is_some_and(|at: Instant| at.elapsed() > DEAF_TIME_MAX) {
-                return;
-            }
+        if let Some(life) = answer.life
+            && let Some(reason) = pulse.heard(&life, Instant::now())
+            && restart == Restart::Always
+        {
+            return reason;
         }
         tokio::time::sleep(if runs { PROBE_EVERY_READY } else { PROBE_EVERY_STARTING }).await;
     }
@@ -565,5 +669,62 @@ async fn end(component: Component, child: &mut Child, lifetime: Lifetime) {
         say!("{}: does not stop, killing it", component.name());
         send(child, component.kill_signal());
         let _ = tokio::time::timeout(STOP_TIME_MAX, child.wait()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report that can't be written is written as soon as it can be, although nothing changes any more; until then the one
+    /// of before stays whole. How old it is can be told.
+    #[tokio::test]
+    async fn a_report_that_could_not_be_written_is_written_later() {
+        let folder = std::env::temp_dir().join(format!("holdfast-report-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("made");
+        let layout = Layout::new(folder.clone(), 0);
+        let component = ComponentReport {
+            name: "kafka".to_owned(),
+            kind: Kind::Kafka,
+            pid: None,
+            port: 1,
+            state: ComponentState::Down,
+            restarts: 0,
+            log: String::new(),
+            detail: String::new(),
+        };
+        let report =
+            StackReport { supervisor_pid: 1, port_offset: 0, written_at: 0, components: vec![component] };
+        let reporter = Arc::new(Reporter {
+            layout: layout.clone(),
+            report: Mutex::new(report),
+            written: AtomicBool::new(true),
+        });
+        let restarts = || {
+            let text = fs::read_to_string(layout.state_file()).expect("there");
+            serde_json::from_str::<StackReport>(&text).expect("whole").components[0].restarts
+        };
+        reporter.change("kafka", |report| report.restarts = 1);
+        assert_eq!(restarts(), 1);
+        // In the way of the file that is written first.
+        fs::create_dir(layout.state_draft_file()).expect("made");
+        reporter.change("kafka", |report| report.restarts = 2);
+        assert_eq!(restarts(), 1);
+        let again = tokio::spawn({
+            let reporter = reporter.clone();
+            async move { reporter.write_for_ever().await }
+        });
+        fs::remove_dir(layout.state_draft_file()).expect("gone");
+        let until = Instant::now() + Duration::from_secs(10);
+        while restarts() != 2 {
+            assert!(Instant::now() < until, "never written again");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        again.abort();
+        let mut report = reporter.report.lock().expect("whole").clone();
+        assert_eq!(report.stale_for(), None);
+        report.written_at = unix_seconds() - 100;
+        assert!(report.stale_for().is_some_and(|age| age.as_secs() >= 100));
+        fs::remove_dir_all(folder).expect("gone");
     }
 }

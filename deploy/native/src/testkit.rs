@@ -10,7 +10,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -31,8 +31,8 @@ const START_ATTEMPTS_MAX: u32 = 20;
 pub struct TestStack {
     /// Where it is.
     pub layout: Layout,
-    /// The supervisor; its standard input stays open as long as this lives.
-    _supervisor: Child,
+    /// Its standard input stays open as long as this lives.
+    supervisor: Child,
 }
 
 /// Databases and broker, shared by all tests of this process.
@@ -55,8 +55,18 @@ impl TestStack {
     /// If it can't be started, with the supervisor's own words.
     #[must_use]
     pub fn start(scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_in(&std::env::temp_dir(), scope, replicas, environment)
+    }
+
+    /// The same, with its data in a folder of its own in `base`.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started, with the supervisor's own words.
+    #[must_use]
+    pub fn start_in(base: &Path, scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Self {
         for _ in 0..START_ATTEMPTS_MAX {
-            if let Some(stack) = Self::try_start(scope, replicas, environment) {
+            if let Some(stack) = Self::try_start(base, scope, replicas, environment) {
                 return stack;
             }
         }
@@ -64,11 +74,10 @@ impl TestStack {
     }
 
     /// `None`: somebody was quicker with one of the ports.
-    fn try_start(scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
+    fn try_start(base: &Path, scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
         // Below the range from which the kernel takes ports for outgoing connections, so far as the highest allows.
         let port_offset = fastrand::u16(100..PORT_OFFSET_MAX);
-        let data_dir =
-            std::env::temp_dir().join(format!("holdfast-test-{}-{port_offset}", std::process::id()));
+        let data_dir = base.join(format!("holdfast-test-{}-{port_offset}", std::process::id()));
         let mut command = Command::new(binary());
         command
             .args(["up", "--foreground", "--until-parent-ends", "--port-offset", &port_offset.to_string()])
@@ -109,13 +118,26 @@ impl TestStack {
             match control::wait_ready(&data_dir, Duration::from_millis(500)) {
                 Ok(_) => {
                     let layout = Layout::new(data_dir, port_offset);
-                    return Some(Self { layout, _supervisor: supervisor });
+                    return Some(Self { layout, supervisor });
                 }
                 Err(error) if error.to_string().contains("again and again") => panic!("{error:#}"),
                 Err(_) => {}
             }
             assert!(std::time::Instant::now() < until, "the stack is not ready:\n{}", words());
         }
+    }
+
+    /// Ends it, deletes its data, and waits until that is done.
+    pub fn end(mut self) {
+        drop(self.supervisor.stdin.take());
+        // Fails only if it was waited for already.
+        let _ = self.supervisor.wait();
+    }
+
+    /// The process of its supervisor.
+    #[must_use]
+    pub fn supervisor_pid(&self) -> u32 {
+        self.supervisor.id()
     }
 
     /// What its supervisor tells.

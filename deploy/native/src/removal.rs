@@ -1,0 +1,316 @@
+//! What of a stack's folder is the stack's. Only that is deleted; what somebody else put there stays, and is named.
+//!
+//! Also the guard of a start: a folder where somebody else's things stand under our names never becomes a stack's, for a
+//! start overwrites, and a later deletion would take them along.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::layout::{Layout, PARTICIPANTS, every_component_name};
+use crate::postgres::server_files;
+
+/// Files of an installation of certificates, without `.draft`.
+const PKI_FILES: [&str; 10] = [
+    "ca.crt",
+    "ca.key",
+    "ca.next.crt",
+    "ca.next.key",
+    "jwks.json",
+    "lock",
+    "revoked",
+    "rotation",
+    "token.key",
+    "token.kid",
+];
+/// Those of one identity.
+const IDENTITY_FILES: [&str; 4] = ["ca.crt", "revoked", "tls.crt", "tls.key"];
+
+/// Whether a start has marked the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Folder {
+    /// It has: names of ours are ours.
+    Marked,
+    /// It has not. Without a stack's lock, which older versions left too, names of ours prove nothing: a project has its
+    /// `config/order.toml` as well.
+    Unmarked,
+}
+
+/// A folder's content, divided.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// A stack writes these: files, and folders that are a component's alone.
+    pub(crate) ours: Vec<PathBuf>,
+    /// Folders that go when they are empty, inner ones first.
+    folders: Vec<PathBuf>,
+    /// The rest, as far as it stands where a stack writes.
+    pub(crate) foreign: Vec<PathBuf>,
+}
+
+impl Content {
+    /// Looks at the folders that a stack writes into.
+    pub(crate) fn of(layout: &Layout, folder: Folder) -> Result<Self> {
+        let mut content = Self::default();
+        let proven = folder == Folder::Marked || layout.lock_file().exists();
+        let certificates_proven = proven || layout.pki_dir().join("lock").exists();
+        let names = every_component_name();
+        let config: BTreeSet<String> =
+            names.iter().map(|name| format!("{name}.toml")).chain(["database-password".to_owned()]).collect();
+        let logs: BTreeSet<String> =
+            names.iter().flat_map(|name| [format!("{name}.log"), format!("{name}.log.old")]).collect();
+        content.divide(&layout.data_dir.join("config"), |path| {
+            proven && is_file_named(path, |name| config.contains(name))
+        })?;
+        content.divide(&layout.data_dir.join("logs"), |path| {
+            proven && is_file_named(path, |name| logs.contains(name))
+        })?;
+
+        let broker = layout.kafka_dir();
+        content.divide(&broker, |path| {
+            let is_file = is_file_named(path, |name| ["log4j2.xml", "server.properties"].contains(&name));
+            let signs = ["meta.properties", "bootstrap.checkpoint"];
+            proven && (is_file || (*path == broker.join("logs") && is_folder_with(path, &signs)))
+        })?;
+
+        let servers = layout.data_dir.join("postgres");
+        let files: Vec<PathBuf> =
+            PARTICIPANTS.iter().flat_map(|participant| server_files(&servers, participant)).collect();
+        content.divide(&servers, |path| {
+            proven
+                && files.contains(path)
+                && (is_file_named(path, |_| true) || is_folder_with(path, &["PG_VERSION", "initialising"]))
+        })?;
+
+        let identities: Vec<PathBuf> = entries(&layout.pki_dir())?
+            .into_iter()
+            .filter(|path| certificates_proven && is_folder(path) && path.join("ca.crt").exists())
+            .collect();
+        for identity in &identities {
+            content.divide(identity, |path| is_file_named(path, |name| is_written(&IDENTITY_FILES, name)))?;
+        }
+        content.divide(&layout.pki_dir(), |path| {
+            let is_file = is_file_named(path, |name| is_written(&PKI_FILES, name));
+            certificates_proven && (is_file || identities.contains(path))
+        })?;
+        content.ours.retain(|path| !identities.contains(path));
+        Ok(content)
+    }
+
+    fn divide(&mut self, folder: &Path, is_ours: impl Fn(&PathBuf) -> bool) -> Result<()> {
+        if !is_folder(folder) {
+            // A link, or a file under the name of a folder of ours.
+            if fs::symlink_metadata(folder).is_ok() {
+                self.foreign.push(folder.to_owned());
+            }
+            return Ok(());
+        }
+        for path in entries(folder)? {
+            let side = if is_ours(&path) { &mut self.ours } else { &mut self.foreign };
+            side.push(path);
+        }
+        self.folders.push(folder.to_owned());
+        Ok(())
+    }
+
+    /// What is there although all of ours is gone.
+    pub(crate) fn left(mut self, layout: &Layout) -> Result<Vec<PathBuf>> {
+        let beside = entries(&layout.data_dir)?;
+        let is_named = |path: &PathBuf| self.foreign.iter().any(|foreign| foreign.starts_with(path));
+        let beside: Vec<PathBuf> = beside.into_iter().filter(|path| !is_named(path)).collect();
+        self.foreign.extend(beside);
+        self.foreign.sort();
+        Ok(self.foreign)
+    }
+
+    /// Deletes what is ours, and the folders that are empty then.
+    pub(crate) fn delete(&self) -> Result<()> {
+        self.ours.iter().try_for_each(|path| remove(path))?;
+        for folder in &self.folders {
+            // Not empty: somebody else's is in there.
+            let _ = fs::remove_dir(folder);
+        }
+        Ok(())
+    }
+}
+
+/// Deletes a file, or a folder with all that is in it; a link, not what it leads to. It may be gone.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| format!("cannot delete {}", path.display())),
+    }
+}
+
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        paths.sort();
+        Ok(paths)
+    };
+    match read() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.with_context(|| format!("cannot read {}", folder.display())),
+    }
+}
+
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
+fn is_file_named(path: &Path, is_name: impl Fn(&str) -> bool) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+        && path.file_name().and_then(|name| name.to_str()).is_some_and(is_name)
+}
+
+/// A folder of a component: it has one of its signs, or nothing yet.
+fn is_folder_with(path: &Path, signs: &[&str]) -> bool {
+    is_folder(path)
+        && (signs.iter().any(|sign| path.join(sign).exists())
+            || entries(path).is_ok_and(|paths| paths.is_empty()))
+}
+
+/// A file, or what is left of one that was being written.
+fn is_written(names: &[&str], name: &str) -> bool {
+    let drafts = || {
+        names.iter().filter_map(|name| Path::new(name).with_extension("draft").to_str().map(str::to_owned))
+    };
+    names.contains(&name) || drafts().any(|draft| draft == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack() -> (Layout, PathBuf) {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("holdfast-removal-{}-{number}", std::process::id()));
+        for inner in ["config", "logs", "kafka/logs", "postgres/orders-db", "pki/order", "pki/reporting"] {
+            fs::create_dir_all(folder.join(inner)).expect("made");
+        }
+        for file in [
+            "config/order.toml",
+            "config/order-2.toml",
+            "config/database-password",
+            "logs/orders-db.log",
+            "logs/supervisor.log",
+            "logs/order.log.old",
+            "kafka/server.properties",
+            "kafka/log4j2.xml",
+            "kafka/logs/meta.properties",
+            "postgres/orders-db/PG_VERSION",
+            "postgres/orders-db.password",
+            "pki/ca.crt",
+            "pki/ca.draft",
+            "pki/lock",
+            "pki/order/ca.crt",
+            "pki/order/tls.key",
+            "pki/order/tls.draft",
+            "pki/reporting/ca.crt",
+            "pki/reporting/tls.crt",
+        ] {
+            fs::write(folder.join(file), "x").expect("written");
+        }
+        (Layout::new(folder.clone(), 0), folder)
+    }
+
+    /// All that a stack writes goes, without a rest.
+    #[test]
+    fn what_a_stack_writes_goes() {
+        let (layout, folder) = stack();
+        let content = Content::of(&layout, Folder::Marked).expect("read");
+        assert_eq!(content.foreign, Vec::<PathBuf>::new());
+        content.delete().expect("deleted");
+        assert_eq!(entries(&folder).expect("read"), Vec::<PathBuf>::new());
+        fs::remove_dir(folder).expect("empty");
+    }
+
+    /// What somebody else put beside it stays and is named, also under names of ours and behind links.
+    #[test]
+    fn what_somebody_else_put_there_stays() {
+        let (layout, folder) = stack();
+        let elsewhere = folder.with_extension("elsewhere");
+        fs::create_dir_all(elsewhere.join("payments-db")).expect("made");
+        fs::write(elsewhere.join("payments-db/PG_VERSION"), "x").expect("written");
+        let foreign = [
+            "config/app.yaml",
+            "logs/2026.txt",
+            "kafka/notes",
+            "postgres/dump.sql",
+            "postgres/payments-db",
+            "pki/order/notes",
+            "pki/mine.pem",
+        ];
+        for file in foreign {
+            if file == "postgres/payments-db" {
+                std::os::unix::fs::symlink(elsewhere.join("payments-db"), folder.join(file)).expect("linked");
+            } else {
+                fs::write(folder.join(file), "precious").expect("written");
+            }
+        }
+        let content = Content::of(&layout, Folder::Marked).expect("read");
+        let mut named: Vec<_> = content
+            .foreign
+            .iter()
+            .map(|path| path.strip_prefix(&folder).expect("in it").to_owned())
+            .collect();
+        named.sort();
+        let mut expected: Vec<PathBuf> = foreign.iter().map(PathBuf::from).collect();
+        expected.sort();
+        assert_eq!(named, expected);
+        content.delete().expect("deleted");
+        for file in foreign {
+            assert!(fs::symlink_metadata(folder.join(file)).is_ok(), "{file} stays");
+        }
+        assert!(elsewhere.join("payments-db/PG_VERSION").exists(), "behind the link too");
+        assert!(!folder.join("config/order.toml").exists() && !folder.join("pki/order/tls.key").exists());
+        fs::remove_dir_all(folder).expect("gone");
+        fs::remove_dir_all(elsewhere).expect("gone");
+    }
+
+    /// A project's own folders are not taken for a stack's; those of a stack of an older version, without a mark, are.
+    #[test]
+    fn names_of_ours_alone_make_no_stack() {
+        let (layout, folder) = stack();
+        fs::remove_file(folder.join("pki/lock")).expect("gone");
+        let content = Content::of(&layout, Folder::Unmarked).expect("read");
+        assert_eq!(content.ours, Vec::<PathBuf>::new());
+        assert!(content.foreign.contains(&folder.join("config/order.toml")), "{content:?}");
+        // Certificates that were made before the first start.
+        fs::write(folder.join("pki/lock"), "").expect("written");
+        let content = Content::of(&layout, Folder::Unmarked).expect("read");
+        assert!(content.ours.contains(&folder.join("pki/ca.crt")), "{content:?}");
+        assert!(content.foreign.iter().all(|path| !path.starts_with(folder.join("pki"))), "{content:?}");
+        fs::write(layout.lock_file(), "").expect("written");
+        assert_eq!(Content::of(&layout, Folder::Unmarked).expect("read").foreign, Vec::<PathBuf>::new());
+        fs::remove_dir_all(folder).expect("gone");
+    }
+
+    /// A folder of our name that is a link, or that no component of ours has written, is somebody else's.
+    #[test]
+    fn what_a_link_leads_to_is_not_ours() {
+        let folder = std::env::temp_dir().join(format!("holdfast-removal-project-{}", std::process::id()));
+        fs::create_dir_all(folder.join("kafka/logs")).expect("made");
+        fs::create_dir_all(folder.join("postgres/orders-db")).expect("made");
+        fs::write(folder.join("kafka/logs/app.log"), "x").expect("written");
+        fs::write(folder.join("postgres/orders-db/dump.sql"), "x").expect("written");
+        fs::create_dir_all(folder.join("elsewhere")).expect("made");
+        std::os::unix::fs::symlink(folder.join("elsewhere"), folder.join("config")).expect("linked");
+        let content = Content::of(&Layout::new(folder.clone(), 0), Folder::Marked).expect("read");
+        let names = ["config", "kafka/logs", "postgres/orders-db"].map(|name| folder.join(name));
+        assert_eq!(content.foreign, names);
+        assert_eq!(content.ours, Vec::<PathBuf>::new());
+        fs::remove_dir_all(folder).expect("gone");
+    }
+}
