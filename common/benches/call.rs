@@ -72,7 +72,15 @@ fn calls(criterion: &mut Criterion) {
     let address = runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(grpc::serve(listener, order, &[], Routes::default(), Health::default(), stop.clone()));
+        tokio::spawn(grpc::serve(
+            listener,
+            order,
+            &[],
+            Routes::default(),
+            20,
+            Health::default(),
+            stop.clone(),
+        ));
         address
     });
     let (channel, destination) = runtime.block_on(async {

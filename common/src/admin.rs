@@ -41,6 +41,7 @@ pub(crate) async fn serve(
 }
 
 async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {
+    admin.health.publish();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], admin.metrics.render())
 }
 

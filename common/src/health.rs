@@ -4,12 +4,13 @@
 //! Each part that can be away registers a [`Component`] and keeps it up to date; `/readyz` shows them all. It fails only
 //! for those that callers need now ([`Health::required`]): behind a balancer, a process that counted the others too
 //! would be taken out of service although it could serve (pitfalls P42). A loop that must never stand still registers a
-//! [`Heartbeat`]; `/healthz` fails when one is older than its limit.
+//! [`Heartbeat`]; `/healthz` fails when one is older than its limit. A loop that does the same thing again and again
+//! registers a [`PeriodicTask`]: the process is degraded when it has not succeeded for long, whatever the reason.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
@@ -30,6 +31,29 @@ pub struct ComponentState {
 struct Parts {
     components: BTreeMap<&'static str, ComponentState>,
     heartbeats: BTreeMap<&'static str, (Instant, Duration)>,
+    tasks: BTreeMap<&'static str, Runs>,
+}
+
+/// How a periodic task went.
+#[derive(Debug)]
+struct Runs {
+    last_success: Instant,
+    success_every_max: Duration,
+    /// Why the last run failed, or empty.
+    failure: String,
+}
+
+impl Runs {
+    fn state(&self) -> ComponentState {
+        let age = self.last_success.elapsed();
+        let ready = age <= self.success_every_max;
+        let detail = match (ready, self.failure.as_str()) {
+            (true, _) => String::new(),
+            (false, "") => format!("has not come to an end for {} s", age.as_secs()),
+            (false, failure) => format!("has not succeeded for {} s: {failure}", age.as_secs()),
+        };
+        ComponentState { ready, required: false, detail }
+    }
 }
 
 /// The registry of a process; clones share it.
@@ -72,10 +96,29 @@ impl Health {
         heartbeat
     }
 
-    /// All parts by name.
+    /// Adds a task that must succeed at least every `success_every_max`, or the process is degraded. If a run does not
+    /// even come to an end within twice that time, or a minute, the process does not live.
+    #[must_use]
+    pub fn periodic(&self, name: &'static str, success_every_max: Duration) -> PeriodicTask {
+        let runs = Runs { last_success: Instant::now(), success_every_max, failure: String::new() };
+        self.lock().tasks.insert(name, runs);
+        let heartbeat = self.heartbeat(name, (success_every_max * 2).max(PERIODIC_HEARTBEAT_MIN));
+        PeriodicTask { heartbeat }
+    }
+
+    /// All parts and periodic tasks by name.
     #[must_use]
     pub fn components(&self) -> BTreeMap<&'static str, ComponentState> {
-        self.lock().components.clone()
+        let parts = self.lock();
+        let tasks = parts.tasks.iter().map(|(name, runs)| (*name, runs.state()));
+        parts.components.clone().into_iter().chain(tasks).collect()
+    }
+
+    /// Brings `component_degraded` of the periodic tasks up to date: they fail by doing nothing.
+    pub(crate) fn publish(&self) {
+        for (name, runs) in &self.lock().tasks {
+            publish_component(name, &runs.state());
+        }
     }
 
     /// Whether all required parts are ready.
@@ -87,7 +130,7 @@ impl Health {
     /// Whether something is wrong with any part.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        self.lock().components.values().any(|state| !state.ready || !state.detail.is_empty())
+        self.components().values().any(|state| !state.ready || !state.detail.is_empty())
     }
 
     /// Follows [`Health::is_ready`].
@@ -122,18 +165,22 @@ impl Health {
                 tracing::warn!(component = name, detail = state.detail, "component is not ready");
             }
         }
-        let wrong = !state.ready || !state.detail.is_empty();
-        let required = if state.required { "true" } else { "false" };
-        metrics::gauge!("component_degraded", "component" => name, "required" => required).set(if wrong {
-            1.0
-        } else {
-            0.0
-        });
+        publish_component(name, &state);
         parts.components.insert(name, state);
         let all_ready = parts.components.values().all(|state| state.ready || !state.required);
         drop(parts);
         self.ready.send_if_modified(|ready| std::mem::replace(ready, all_ready) != all_ready);
     }
+}
+
+fn publish_component(name: &'static str, state: &ComponentState) {
+    let degraded = !state.ready || !state.detail.is_empty();
+    let required = if state.required { "true" } else { "false" };
+    metrics::gauge!("component_degraded", "component" => name, "required" => required).set(if degraded {
+        1.0
+    } else {
+        0.0
+    });
 }
 
 /// What a process needs a part for.
@@ -190,6 +237,42 @@ impl Heartbeat {
     }
 }
 
+/// A run that takes longer than the shortest of the limits on statements and calls is not yet a sign of death.
+const PERIODIC_HEARTBEAT_MIN: Duration = Duration::from_secs(60);
+
+/// A loop that does the same thing again and again. Whoever runs it says how each run went.
+#[derive(Debug, Clone)]
+pub struct PeriodicTask {
+    heartbeat: Heartbeat,
+}
+
+impl PeriodicTask {
+    /// A run did what it should, which may be nothing.
+    pub fn succeeded(&self) {
+        self.ended(String::new());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        metrics::gauge!("periodic_task_last_success_timestamp_seconds", "task" => self.heartbeat.name)
+            .set(now.as_secs_f64());
+    }
+
+    /// A run failed; `why` goes to `/readyz` and must not hold secrets.
+    pub fn failed(&self, why: impl Into<String>) {
+        self.ended(why.into());
+        metrics::counter!("periodic_task_failures_total", "task" => self.heartbeat.name).increment(1);
+    }
+
+    fn ended(&self, failure: String) {
+        if let Some(runs) = self.heartbeat.health.lock().tasks.get_mut(self.heartbeat.name) {
+            if failure.is_empty() {
+                runs.last_success = Instant::now();
+            }
+            runs.failure = failure;
+        }
+        // Also after a failure: a process that is started again would meet the same broken file or absent database.
+        self.heartbeat.beat();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,5 +307,31 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(5), "a limit of zero is over at once");
         }
         assert_eq!(health.stalled(), ["slow"]);
+    }
+
+    /// A task that has not succeeded for too long degrades the process, and says why; its next success heals it.
+    #[test]
+    fn a_task_that_does_not_succeed_degrades() {
+        let health = Health::default();
+        health.required("database").ready();
+        let task = health.periodic("janitor", Duration::from_secs(3600));
+        assert!(!health.is_degraded(), "it has just begun");
+        task.failed("disk full");
+        assert!(!health.is_degraded(), "not yet for long");
+
+        let short = health.periodic("janitor", Duration::from_millis(20));
+        let degraded = || health.components()["janitor"].clone();
+        let begin = Instant::now();
+        while degraded().ready {
+            assert!(begin.elapsed() < Duration::from_secs(5), "a limit of 20 ms is over");
+        }
+        assert!(degraded().detail.contains("has not come to an end"), "{:?}", degraded());
+        short.failed("disk full");
+        assert!(health.is_degraded() && health.is_ready(), "it can serve");
+        assert!(degraded().detail.contains("disk full"), "{:?}", degraded());
+        assert_eq!(health.stalled(), Vec::<&str>::new(), "a failure is a sign of life");
+        let again = health.periodic("janitor", Duration::from_secs(60));
+        again.succeeded();
+        assert!(!health.is_degraded());
     }
 }

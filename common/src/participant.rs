@@ -13,7 +13,7 @@ use crate::{
     database::Database,
     dead_letter::{depth, service::DeadLetters},
     grpc::{self, Permissions},
-    identity::Identity,
+    identity::{self, Identity},
     kafka,
     outbox::{
         publisher::Publisher,
@@ -22,6 +22,10 @@ use crate::{
     },
     service::{BoxError, Context, bind},
 };
+
+/// Calls that are worked on at a time, for each connection to the database: one uses it while another reads its message or
+/// writes its answer. More would only wait for a connection.
+const CALLS_PER_CONNECTION: usize = 2;
 
 /// What a participant is made of.
 #[derive(Debug)]
@@ -83,10 +87,15 @@ impl Participant<'_> {
             consumer.run(stopped).await
         });
 
-        context.spawn("janitor", finished(janitor::run(database.clone(), stop.clone())));
-        context.spawn("dead letters", finished(depth::follow(database.clone(), group, stop.clone())));
-        context.spawn("identity", finished(identity.clone().follow(stop.clone())));
-        context.spawn("grpc", grpc::serve(listener, identity, self.permissions, routes, health, stop));
+        let task = health.periodic("janitor", janitor::SUCCESS_EVERY_MAX);
+        context.spawn("janitor", finished(janitor::run(database.clone(), task, stop.clone())));
+        let task = health.periodic("dead-letter-depth", depth::SUCCESS_EVERY_MAX);
+        context.spawn("dead letters", finished(depth::follow(database.clone(), group, task, stop.clone())));
+        let task = health.periodic("certificate-reload", identity::RELOAD_SUCCESS_EVERY_MAX);
+        context.spawn("identity", finished(identity.clone().follow(task, stop.clone())));
+        let places = CALLS_PER_CONNECTION * usize::try_from(self.database.connections_max)?;
+        context
+            .spawn("grpc", grpc::serve(listener, identity, self.permissions, routes, places, health, stop));
         Ok(())
     }
 }

@@ -68,7 +68,7 @@ impl Lab {
         let address = listener.local_addr().expect("an address");
         let health = Health::default();
         health.component("test").ready();
-        tokio::spawn(grpc::serve(listener, server, &[], Routes::default(), health, self.stop.clone()));
+        tokio::spawn(grpc::serve(listener, server, &[], Routes::default(), 20, health, self.stop.clone()));
         address
     }
 }

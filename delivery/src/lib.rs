@@ -31,7 +31,8 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let database = Database::new(&config.database)?;
     let server = DeliveryServiceServer::new(grpc::DeliveryHandler::new(database.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let progress = progress::run(database.clone(), plan.step, context.stop.clone());
+    let task = context.health.periodic("progress", progress::SUCCESS_EVERY_MAX);
+    let progress = progress::run(database.clone(), plan.step, task, context.stop.clone());
     Participant {
         grpc: &config.grpc,
         identity: &config.identity,

@@ -7,6 +7,7 @@ use holdfast_common::{
     backoff::Backoff,
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
+    health::PeriodicTask,
     outbox,
     service::chain,
 };
@@ -22,20 +23,24 @@ const BATCH_MAX: i64 = 200;
 /// step after it was made.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(500);
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
+/// Deliveries that are due wait meanwhile.
+pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(10);
 
 /// Works until `stop`.
-pub(crate) async fn run(database: Database, step: Duration, stop: CancellationToken) {
+pub(crate) async fn run(database: Database, step: Duration, task: PeriodicTask, stop: CancellationToken) {
     let mut backoff = Backoff::for_infrastructure();
     let look_every = (step / 4).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);
     loop {
         let pause = match advance_due(&database, step).await {
             Ok(moved) => {
                 backoff.reset();
+                task.succeeded();
                 metrics::counter!("delivery_steps_total").increment(moved);
                 // A full batch: there may be more.
                 if moved == BATCH_MAX.unsigned_abs() { Duration::ZERO } else { look_every }
             }
             Err(error) => {
+                task.failed(chain(&error));
                 // Said once per outage; the database component shows it meanwhile.
                 if backoff.attempt() == 0 {
                     tracing::warn!(
@@ -73,4 +78,30 @@ async fn advance_due(database: &Database, step: Duration) -> Result<u64, Databas
             },
         )
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_common::{config::DatabaseConfig, health::Health};
+
+    use super::*;
+
+    /// Deliveries that can't be moved on make the process look degraded, and it says why.
+    #[tokio::test]
+    async fn standing_still_looks_degraded() {
+        let config = DatabaseConfig { url: "postgres://nobody@127.0.0.1:1/none".into(), connections_max: 1 };
+        let health = Health::default();
+        let task = health.periodic("progress", Duration::from_millis(20));
+        let database = Database::new(&config).expect("an URL");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(database, Duration::from_secs(1), task, stop.clone()));
+        let degraded = async {
+            while !health.components()["progress"].detail.contains("database") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), degraded).await.expect("it says so");
+        stop.cancel();
+        running.await.expect("no panic");
+    }
 }

@@ -14,7 +14,7 @@ mod upstream;
 use std::sync::Arc;
 
 use holdfast_common::{
-    identity::Identity,
+    identity::{self, Identity},
     participant::finished,
     service::{BoxError, Context, bind},
 };
@@ -45,8 +45,10 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     });
     let router = http::router(gateway, config.gateway.deadline);
     context.spawn("http", http::server::serve(listener, router, stop.clone()));
-    context.spawn("identity", finished(identity.follow(stop.clone())));
-    context.spawn("jwks", finished(authenticator.follow(stop.clone())));
+    let reload = context.health.periodic("certificate-reload", identity::RELOAD_SUCCESS_EVERY_MAX);
+    context.spawn("identity", finished(identity.follow(reload, stop.clone())));
+    let reload = context.health.periodic("key-set-reload", auth::RELOAD_SUCCESS_EVERY_MAX);
+    context.spawn("jwks", finished(authenticator.follow(reload, stop.clone())));
     // Loaded above; reloads keep the last good keys. The services are not needed to answer, if only with 503.
     context.health.required("keys").ready();
     for (name, service) in upstream.services() {

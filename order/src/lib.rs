@@ -29,7 +29,8 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let database = Database::new(&config.database)?;
     let server = OrderServiceServer::new(grpc::OrderHandler::new(database.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let watchdog = watchdog::watch(database.clone(), config.order.stuck_after, context.stop.clone());
+    let task = context.health.periodic("watchdog", watchdog::SUCCESS_EVERY_MAX);
+    let watchdog = watchdog::watch(database.clone(), config.order.stuck_after, task, context.stop.clone());
     Participant {
         grpc: &config.grpc,
         identity: &config.identity,

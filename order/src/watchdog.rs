@@ -2,15 +2,25 @@
 
 use std::time::Duration;
 
-use holdfast_common::{database::Database, service::chain};
+use holdfast_common::{
+    database::{BACKGROUND_TIME_MAX, Database},
+    health::PeriodicTask,
+    service::chain,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::store;
 
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(60);
 
 /// Looks regularly until `stop`.
-pub(crate) async fn watch(database: Database, stuck_after: Duration, stop: CancellationToken) {
+pub(crate) async fn watch(
+    database: Database,
+    stuck_after: Duration,
+    task: PeriodicTask,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(LOOK_EVERY);
     let mut reported = 0;
     loop {
@@ -18,8 +28,10 @@ pub(crate) async fn watch(database: Database, stuck_after: Duration, stop: Cance
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match store::count_stuck(database.pool(), stuck_after).await {
-            Ok(stuck) => {
+        let look = store::count_stuck(database.pool(), stuck_after);
+        match tokio::time::timeout(BACKGROUND_TIME_MAX, look).await {
+            Ok(Ok(stuck)) => {
+                task.succeeded();
                 #[expect(clippy::cast_precision_loss, reason = "a count far below 2^52")]
                 metrics::gauge!("orders_stuck").set(stuck as f64);
                 if stuck > reported {
@@ -28,7 +40,8 @@ pub(crate) async fn watch(database: Database, stuck_after: Duration, stop: Cance
                 reported = stuck;
             }
             // The database's absence is reported by its own component.
-            Err(error) => tracing::debug!(error = chain(&error), "cannot look for stuck orders"),
+            Ok(Err(error)) => task.failed(chain(&error)),
+            Err(_) => task.failed("the database does not answer"),
         }
     }
 }

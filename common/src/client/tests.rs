@@ -18,10 +18,14 @@ use tokio::{
     time::{Instant, advance, sleep},
 };
 use tonic::{Code, GrpcMethod, metadata::MetadataValue};
-use tower::{Service, ServiceExt as _};
+use tower::{Layer as _, Service, ServiceExt as _};
 
 use super::*;
-use crate::deadline::{Deadline, grpc_timeout};
+use crate::{
+    deadline::{Deadline, grpc_timeout},
+    grpc::shed::ShedLayer,
+    identity::connector::CONNECT_TIME_MAX,
+};
 
 /// What an endpoint does with a call.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +38,8 @@ enum Does {
     SayInTrailers(Code),
     Hang,
     Refuse,
+    /// A host that is gone: the connection is neither made nor refused.
+    Swallow,
     Slow(Duration),
 }
 
@@ -86,6 +92,10 @@ impl Service<Request<Body>> for Scripted {
                 }
                 Does::Hang => std::future::pending().await,
                 Does::Refuse => return Err(io::ErrorKind::ConnectionRefused.into()),
+                Does::Swallow => {
+                    sleep(CONNECT_TIME_MAX).await;
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
                 Does::Slow(time) => sleep(time).await,
             }
             Ok(Response::new(Body::new(message())))
@@ -93,7 +103,11 @@ impl Service<Request<Body>> for Scripted {
     }
 }
 
-fn stack(calls: &CallsConfig, endpoints: &[&Scripted]) -> Destination {
+fn stack<S>(calls: &CallsConfig, endpoints: &[&S]) -> Destination
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = io::Error> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
     let all = endpoints.iter().enumerate().map(|(number, endpoint)| {
         let breaker = Breaker::new(&calls.breaker, "test", &number.to_string());
         let attempt = Attempt { inner: (*endpoint).clone(), time_max: calls.attempt_timeout };
@@ -315,6 +329,60 @@ async fn calls_go_where_they_are_answered() {
     assert!(counts[2] * 3 < counts[0], "{counts:?}");
     // Five to trip it, then a probe for each pause of half a second or more.
     assert!((5..=5 + 2 * 10).contains(&dead.calls()), "{} calls to the dead one", dead.calls());
+}
+
+/// A host that is gone costs a call the time of one connection, never an attempt, and not for long.
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_costs_one_connection() {
+    let live = Scripted::new(|_| Does::Slow(Duration::from_millis(10)));
+    let gone = Scripted::new(|_| Does::Swallow);
+    let destination = stack(&CallsConfig::default(), &[&live, &gone]);
+    // The pause before a retry is at most 50 ms.
+    let most = CONNECT_TIME_MAX + Duration::from_millis(50 + 10);
+    let mut slow = 0;
+    for _ in 0..1_000 {
+        let begin = Instant::now();
+        send(&destination, "Get").await.expect("the other one answers");
+        assert!(begin.elapsed() <= most, "{:?}", begin.elapsed());
+        slow += u32::from(begin.elapsed() >= CONNECT_TIME_MAX);
+    }
+    // Five until its breaker opens, then its probes.
+    assert!((5..=5 + 2 * 10).contains(&slow), "{slow} callers waited for it");
+}
+
+/// Far more load than a service can work on: callers are told to come back, and no breaker opens, so that the service goes
+/// on at its full rate (pitfalls P48). Without the bound on the time in line all of them would run into the end of their
+/// attempts.
+#[tokio::test(start_paused = true)]
+async fn overload_never_opens_a_breaker() {
+    const WORK: Duration = Duration::from_millis(50);
+    const PLACES: usize = 4;
+    const TIME: Duration = Duration::from_secs(20);
+    let endpoint = Scripted::new(|_| Does::Slow(WORK));
+    let service = ShedLayer::new(PLACES).layer(endpoint.clone());
+    let destination = stack(&CallsConfig::default(), &[&service]);
+    let begin = Instant::now();
+    let mut running = JoinSet::new();
+    for _ in 0..128 {
+        let destination = destination.clone();
+        running.spawn(async move {
+            let mut answered = 0;
+            while begin.elapsed() < TIME {
+                match send(&destination, "Get").await {
+                    Ok(_) => answered += 1,
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                        assert!(!is_breaker_open(&status));
+                    }
+                }
+            }
+            answered
+        });
+    }
+    let answered: u128 = running.join_all().await.into_iter().sum();
+    let possible = TIME.as_millis() / WORK.as_millis() * PLACES as u128;
+    println!("{answered} of {possible} possible");
+    assert!(answered * 10 >= possible * 9, "{answered} of {possible}");
 }
 
 /// When all endpoints are ejected each of them is still probed, and the first that recovers is used.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    database::{Database, DatabaseError},
+    database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    health::PeriodicTask,
     service::chain,
 };
 
@@ -15,21 +16,30 @@ pub const INBOX_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Rows of one statement; bounds its locks and its time.
 const PURGE_ROWS_MAX: i64 = 5_000;
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// One look may fail; the inbox has days before it is too large.
+pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(2 * 3600);
 
 /// Purges regularly until `stop`.
-pub async fn run(database: Database, stop: CancellationToken) {
+pub async fn run(database: Database, task: PeriodicTask, stop: CancellationToken) {
     loop {
         let purged = tokio::select! {
             () = stop.cancelled() => return,
-            purged = purge(&database, INBOX_RETENTION) => purged,
+            purged = tokio::time::timeout(BACKGROUND_TIME_MAX, purge(&database, INBOX_RETENTION)) => purged,
         };
         let pause = match purged {
-            Ok(PURGE_ROWS_MAX..) => Duration::from_millis(100),
-            Ok(_) => LOOK_EVERY,
-            Err(error) => {
-                // Nothing depends on it; the database component says that the database is away.
-                tracing::debug!(error = chain(&error), "cannot purge the inbox");
-                LOOK_EVERY / 60
+            Ok(Ok(rows)) => {
+                task.succeeded();
+                if rows >= PURGE_ROWS_MAX { Duration::from_millis(100) } else { LOOK_EVERY }
+            }
+            // Nothing depends on it soon; the database component says that the database is away.
+            Ok(Err(error)) => {
+                task.failed(chain(&error));
+                LOOK_AGAIN_AFTER
+            }
+            Err(_) => {
+                task.failed("the database does not answer");
+                LOOK_AGAIN_AFTER
             }
         };
         tokio::select! {

@@ -10,18 +10,22 @@ use super::store;
 use crate::{
     database::{BACKGROUND_TIME_MAX, Database},
     deadline::Deadline,
+    health::PeriodicTask,
     service::chain,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A gauge that is older misleads.
+pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(60);
 
 /// Keeps `dead_letters_parked` and `dead_letters_oldest_age_seconds` in step until `stop`.
-pub async fn follow(database: Database, group: &'static str, stop: CancellationToken) {
+pub async fn follow(database: Database, group: &'static str, task: PeriodicTask, stop: CancellationToken) {
     let mut told: BTreeSet<(String, String)> = BTreeSet::new();
     loop {
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         match database.read(deadline, move |connection| store::stats(connection, group).boxed()).await {
             Ok(stats) => {
+                task.succeeded();
                 // What is gone since is 0 now.
                 for (topic, class) in std::mem::take(&mut told) {
                     metrics::gauge!("dead_letters_parked", "topic" => topic, "class" => class).set(0.0);
@@ -38,7 +42,7 @@ pub async fn follow(database: Database, group: &'static str, stop: CancellationT
                 }
             }
             // The database component says that the database is away.
-            Err(error) => tracing::debug!(error = chain(&error), "cannot count the dead letters"),
+            Err(error) => task.failed(chain(&error)),
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -4,14 +4,14 @@
 //! mutual TLS       who calls                            identity::acceptor
 //! HTTP/2 limits    streams, heads, resets, age          here
 //! permission       who may call what                    permission.rs
-//! load shedding    calls in hand                        shed.rs
 //! deadline         work ends when nobody waits for it   deadline.rs
+//! load shedding    calls in line and at work            shed.rs
 //! handlers         the service's own
 //! ```
 
 mod deadline;
 mod permission;
-mod shed;
+pub(crate) mod shed;
 
 use std::time::Duration;
 
@@ -49,12 +49,13 @@ const HEALTH_SERVICE: &str = "grpc.health.v1.Health";
 /// Who may call which gRPC service: package-qualified service name and the names of the callers.
 pub type Permissions = &'static [(&'static str, &'static [&'static str])];
 
-/// Serves `routes` until `stop`, then finishes the calls in hand.
+/// Serves `routes` until `stop`, then finishes the calls in hand. `places` calls are worked on at a time.
 pub async fn serve(
     listener: TcpListener,
     identity: Identity,
     permissions: Permissions,
     routes: Routes,
+    places: usize,
     health: Health,
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
@@ -83,8 +84,8 @@ pub async fn serve(
         .max_connection_age(CONNECTION_AGE_MAX)
         .max_connection_age_grace(CONNECTION_AGE_GRACE)
         .layer(PermissionLayer { permissions })
-        .layer(ShedLayer::default())
         .layer(DeadlineLayer)
+        .layer(ShedLayer::new(places))
         .add_routes(routes)
         .add_service(health_service)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())

@@ -1,35 +1,50 @@
-//! Refuses calls that would only wait: a service that is full says so at once, and asks the client to come back a
+//! Refuses calls that would only wait: a service that has too much to do says so soon, and asks the client to come back a
 //! moment later, perhaps to another replica.
+//!
+//! A call waits for its message without taking anything from others, then for a place, then it is worked on. The time in
+//! line is bounded well below the time of an attempt ([`crate::client`]): a caller that gives up counts against the
+//! service in its circuit breaker, one that is told to come back does not, so that load alone never opens it (pitfalls
+//! P48).
 
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use tokio::sync::Semaphore;
+use http_body_util::{BodyExt as _, Full, Limited};
+use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Status, body::Body, metadata::MetadataValue};
-use tower::{Layer, Service};
+use tower::{Layer, Service, ServiceExt as _};
 
-use super::{HEALTH_SERVICE, service_of};
-use crate::client::PUSHBACK_MS;
+use super::{HEALTH_SERVICE, MESSAGE_BYTES_MAX, service_of};
+use crate::{client::PUSHBACK_MS, service::BoxError};
 
-/// Calls in hand, over all connections. A call holds a database connection for milliseconds and there are ten of them,
-/// so what comes behind this many would be answered after its caller's patience is over.
+/// Calls in line and at work, over all connections; each holds its message in memory.
 const CALLS_MAX: usize = 512;
+/// Time in line. A quarter of an attempt: what is left is enough for the work, or for another replica.
+const QUEUE_TIME_MAX: Duration = Duration::from_millis(250);
+/// From the head of a call to the end of its message.
+const MESSAGE_TIME_MAX: Duration = Duration::from_secs(1);
+/// In front of each message: a flag and its length.
+const PREFIX_BYTES: usize = 5;
 /// The pause that a refused client is asked for: from here on, up to twice as long, so that they don't come back at once.
 const PUSHBACK_MS_MIN: u64 = 50;
 
 /// See the module. One for all connections.
 #[derive(Debug, Clone)]
-pub(super) struct ShedLayer {
-    slots: Arc<Semaphore>,
+pub(crate) struct ShedLayer {
+    calls: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
-impl Default for ShedLayer {
-    fn default() -> Self {
-        Self { slots: Arc::new(Semaphore::new(CALLS_MAX)) }
+impl ShedLayer {
+    /// With this many calls at work at a time.
+    pub(crate) fn new(places: usize) -> Self {
+        Self { calls: Arc::new(Semaphore::new(CALLS_MAX)), places: Arc::new(Semaphore::new(places)) }
     }
 }
 
@@ -37,52 +52,83 @@ impl<S> Layer<S> for ShedLayer {
     type Service = Shed<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Shed { inner, slots: self.slots.clone() }
+        Shed { inner, limits: self.clone() }
     }
 }
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(super) struct Shed<S> {
+pub(crate) struct Shed<S> {
     inner: S,
-    slots: Arc<Semaphore>,
+    limits: ShedLayer,
 }
 
 impl<S, B> Service<Request<B>> for Shed<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    /// The inner service is asked when there is a place.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if service_of(request.uri().path()) == Some(HEALTH_SERVICE) {
-            return Box::pin(self.inner.call(request));
-        }
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            metrics::counter!("grpc_calls_shed_total").increment(1);
-            return Box::pin(std::future::ready(Ok(full().into_http())));
-        };
-        metrics::counter!("grpc_calls_total").increment(1);
-        let answer = self.inner.call(request);
+        let (inner, limits) = (self.inner.clone(), self.limits.clone());
         Box::pin(async move {
-            let answer = answer.await;
-            drop(slot);
-            answer
+            let is_health = service_of(request.uri().path()) == Some(HEALTH_SERVICE);
+            let (parts, body) = request.into_parts();
+            let message = match receive(body).await {
+                Ok(message) => message,
+                Err(status) => return Ok(status.into_http()),
+            };
+            let request = Request::from_parts(parts, Body::new(Full::new(message)));
+            if is_health {
+                return inner.oneshot(request).await;
+            }
+            let Ok(_call) = limits.calls.try_acquire() else { return Ok(refuse("full").into_http()) };
+            // The semaphore is never closed, so only time ends the wait without a place.
+            let Ok(_place) = timeout(QUEUE_TIME_MAX, limits.places.acquire()).await else {
+                return Ok(refuse("waited").into_http());
+            };
+            metrics::counter!("grpc_calls_total").increment(1);
+            inner.oneshot(request).await
         })
     }
 }
 
+/// The whole message of a call: all of ours take exactly one. A head without a message costs its stream and nothing else,
+/// and not for long.
+async fn receive<B>(body: B) -> Result<Bytes, Status>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let message = Limited::new(body, PREFIX_BYTES + MESSAGE_BYTES_MAX).collect();
+    match timeout(MESSAGE_TIME_MAX, message).await {
+        Ok(Ok(message)) => Ok(message.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::out_of_range(format!("message is larger than {MESSAGE_BYTES_MAX} bytes")))
+        }
+        Ok(Err(_)) => Err(Status::cancelled("message was cut off")),
+        Err(_) => {
+            metrics::counter!("grpc_messages_late_total").increment(1);
+            Err(Status::deadline_exceeded(format!("no message within {} s", MESSAGE_TIME_MAX.as_secs())))
+        }
+    }
+}
+
 /// `RESOURCE_EXHAUSTED` with a pause: no breaker counts it, and a retry waits.
-fn full() -> Status {
-    let mut status = Status::resource_exhausted("service is full");
+fn refuse(reason: &'static str) -> Status {
+    metrics::counter!("grpc_calls_shed_total", "reason" => reason).increment(1);
+    let mut status = Status::resource_exhausted("service is overloaded");
     let pause = PUSHBACK_MS_MIN + fastrand::u64(..PUSHBACK_MS_MIN);
     status.metadata_mut().insert(PUSHBACK_MS, MetadataValue::from(pause));
     status
@@ -92,45 +138,101 @@ fn full() -> Status {
 mod tests {
     use std::convert::Infallible;
 
+    use http_body_util::{Empty, StreamBody};
+    use tokio::{
+        task::JoinSet,
+        time::{Instant, sleep},
+    };
     use tonic::Code;
-    use tower::{ServiceExt as _, service_fn};
+    use tower::service_fn;
 
     use super::*;
 
-    fn call(path: &str) -> Request<()> {
-        Request::get(path).body(()).expect("a request")
+    const WORK: Duration = Duration::from_secs(5);
+
+    fn call(path: &str) -> Request<Empty<Bytes>> {
+        Request::get(path).body(Empty::new()).expect("a request")
     }
 
     fn code(answer: &Response<Body>) -> Code {
         Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
     }
 
-    /// The call behind the last free place is refused at once with a pause, health is answered all the same, and a
-    /// caller that goes away gives its place back.
-    #[tokio::test]
-    async fn a_full_service_says_so_at_once() {
-        let layer = ShedLayer::default();
-        let waiting =
-            layer.layer(service_fn(|_: Request<()>| std::future::pending::<Result<_, Infallible>>()));
-        let quick =
-            layer.layer(service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Body::empty()))));
-        let mut calls: Vec<_> =
-            (0..CALLS_MAX).map(|_| tokio_test_poll(waiting.clone().oneshot(call("/s/m")))).collect();
+    async fn work(_: Request<Body>) -> Result<Response<Body>, Infallible> {
+        sleep(WORK).await;
+        Ok(Response::new(Body::empty()))
+    }
+
+    async fn answer(_: Request<Body>) -> Result<Response<Body>, Infallible> {
+        Ok(Response::new(Body::empty()))
+    }
+
+    /// Calls that wait longer than a quarter of an attempt are refused with a pause, those that get a place in time are
+    /// answered, health always is, and a caller that goes away gives its place back.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_a_moment_only() {
+        let layer = ShedLayer::new(3);
+        let busy = layer.layer(service_fn(work));
+        let quick = layer.layer(service_fn(answer));
+        let mut working: Vec<_> = (0..3).map(|_| tokio::spawn(busy.clone().oneshot(call("/s/m")))).collect();
+        sleep(Duration::from_millis(1)).await;
+
+        let begin = Instant::now();
         let refused = quick.clone().oneshot(call("/s/m")).await.expect("answered");
-        assert_eq!(code(&refused), Code::ResourceExhausted);
+        assert_eq!((code(&refused), begin.elapsed()), (Code::ResourceExhausted, QUEUE_TIME_MAX));
         let pause = refused.headers().get(PUSHBACK_MS).expect("a pause").to_str().expect("a number");
         assert!((50..100).contains(&pause.parse::<u64>().expect("a number")), "{pause}");
         let health = quick.clone().oneshot(call("/grpc.health.v1.Health/Check")).await.expect("answered");
         assert_eq!(code(&health), Code::Ok);
-        calls.pop();
+
+        let waiting = tokio::spawn(quick.clone().oneshot(call("/s/m")));
+        sleep(Duration::from_millis(200)).await;
+        working.pop().expect("three").abort();
+        assert_eq!(code(&waiting.await.expect("no panic").expect("answered")), Code::Ok);
         assert_eq!(code(&quick.oneshot(call("/s/m")).await.expect("answered")), Code::Ok);
     }
 
-    /// Begins a future and holds it.
-    fn tokio_test_poll<F: Future + Send + 'static>(future: F) -> std::pin::Pin<Box<F>> {
-        let mut future = Box::pin(future);
-        let mut context = Context::from_waker(std::task::Waker::noop());
-        assert!(future.as_mut().poll(&mut context).is_pending());
-        future
+    /// The call behind the last that fits is refused at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_full_service_says_so_at_once() {
+        let busy = ShedLayer::new(3).layer(service_fn(work));
+        let mut calls = JoinSet::new();
+        for _ in 0..CALLS_MAX {
+            calls.spawn(busy.clone().oneshot(call("/s/m")));
+        }
+        sleep(Duration::from_millis(1)).await;
+        let begin = Instant::now();
+        let refused = busy.oneshot(call("/s/m")).await.expect("answered");
+        assert_eq!((code(&refused), begin.elapsed()), (Code::ResourceExhausted, Duration::ZERO));
+    }
+
+    /// However many heads come without their message, calls with one are answered; the heads end after a second.
+    #[tokio::test(start_paused = true)]
+    async fn heads_without_a_message_take_no_place() {
+        let service = ShedLayer::new(3).layer(service_fn(answer));
+        let mut heads = JoinSet::new();
+        for _ in 0..2 * CALLS_MAX {
+            let body = StreamBody::new(futures_util::stream::pending::<Result<_, Infallible>>());
+            heads.spawn(service.clone().oneshot(Request::get("/s/m").body(body).expect("a request")));
+        }
+        sleep(Duration::from_millis(1)).await;
+        let begin = Instant::now();
+        assert_eq!(code(&service.oneshot(call("/s/m")).await.expect("answered")), Code::Ok);
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        for head in heads.join_all().await {
+            assert_eq!(code(&head.expect("answered")), Code::DeadlineExceeded);
+        }
+        assert!(begin.elapsed() <= MESSAGE_TIME_MAX);
+    }
+
+    /// A message that is too large is said to be.
+    #[tokio::test]
+    async fn a_large_message_is_refused() {
+        let service = ShedLayer::new(3).layer(service_fn(answer));
+        for (bytes, expected) in [(0, Code::Ok), (1, Code::OutOfRange)] {
+            let message = Full::new(Bytes::from(vec![0; PREFIX_BYTES + MESSAGE_BYTES_MAX + bytes]));
+            let request = Request::get("/s/m").body(message).expect("a request");
+            assert_eq!(code(&service.clone().oneshot(request).await.expect("answered")), expected);
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::{Identity, Peer, guard::Guarded, socket};
 
 /// For the TCP connection. A host on the same network answers within a round trip, or is gone: a connection that is
 /// neither made nor refused must cost its caller far less than an attempt, so that there is time for another endpoint.
-const CONNECT_TIME_MAX: Duration = Duration::from_millis(250);
+pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_millis(250);
 /// For the handshake of a host that answered; it may be busy.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_millis(750);
 

@@ -25,12 +25,14 @@ pub use self::{
     material::IdentityError,
     peer::{Peer, PeerError, SpiffeId, TRUST_DOMAIN},
 };
-use crate::{config::IdentityConfig, service::chain};
+use crate::{config::IdentityConfig, health::PeriodicTask, service::chain};
 
 /// How often the files are compared with what is in use. Content is compared rather than times or inode events,
 /// because secret managers swap symbolic links, and a watcher misses the second swap (pitfalls P30).
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
 
+/// Certificates are renewed hours before they expire, but a revocation must be taken soon.
+pub const RELOAD_SUCCESS_EVERY_MAX: Duration = Duration::from_secs(15);
 /// Time that a writer takes between two files that belong together.
 const TORN_TIME_MAX: Duration = Duration::from_millis(100);
 
@@ -80,7 +82,7 @@ impl Identity {
     }
 
     /// Keeps the configurations in step with the files until `stop`.
-    pub async fn follow(self, stop: CancellationToken) {
+    pub async fn follow(self, task: PeriodicTask, stop: CancellationToken) {
         let mut tick = tokio::time::interval(RELOAD_EVERY);
         let mut refused = None;
         loop {
@@ -95,8 +97,12 @@ impl Identity {
                 reloaded = self.reload();
             }
             match reloaded {
-                Ok(Reload::Unchanged) => refused = None,
+                Ok(Reload::Unchanged) => {
+                    task.succeeded();
+                    refused = None;
+                }
                 Ok(Reload::Swapped) => {
+                    task.succeeded();
                     refused = None;
                     tracing::info!("certificate reloaded");
                 }
@@ -104,6 +110,7 @@ impl Identity {
                     // Said once per mistake, counted each time.
                     metrics::counter!("certificate_reload_failures_total").increment(1);
                     let text = chain(&error);
+                    task.failed(text.as_str());
                     if refused.as_ref() != Some(&text) {
                         tracing::error!(error = text, "certificate files refused, the old certificate stays");
                         refused = Some(text);

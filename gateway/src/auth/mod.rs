@@ -10,7 +10,10 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
-use holdfast_common::service::{BoxError, chain};
+use holdfast_common::{
+    health::PeriodicTask,
+    service::{BoxError, chain},
+};
 use holdfast_proto::UserId;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +22,8 @@ use crate::{Gateway, config::AuthConfig, http::problem::Problem};
 
 /// How often the key file is compared with what is in use.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
+/// A key that the issuer has withdrawn must not be accepted for long.
+pub(crate) const RELOAD_SUCCESS_EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// Checks tokens; clones share the keys.
 #[derive(Debug, Clone)]
@@ -35,7 +40,7 @@ impl Authenticator {
     }
 
     /// Keeps the keys in step with the file until `stop`. What can't be read is refused and the old stays.
-    pub(crate) async fn follow(self, stop: CancellationToken) {
+    pub(crate) async fn follow(self, task: PeriodicTask, stop: CancellationToken) {
         let mut tick = tokio::time::interval(RELOAD_EVERY);
         let mut refused = None;
         loop {
@@ -44,8 +49,12 @@ impl Authenticator {
                 _ = tick.tick() => {}
             }
             match KeySet::load(&self.config.jwks_file) {
-                Ok(keys) if keys.is_same(&self.keys.load()) => refused = None,
+                Ok(keys) if keys.is_same(&self.keys.load()) => {
+                    task.succeeded();
+                    refused = None;
+                }
                 Ok(keys) => {
+                    task.succeeded();
                     refused = None;
                     self.keys.store(Arc::new(keys));
                     tracing::info!("token keys reloaded");
@@ -54,6 +63,7 @@ impl Authenticator {
                     metrics::counter!("jwks_reload_failures_total").increment(1);
                     // Said once per mistake, counted each time.
                     let text = chain(&error);
+                    task.failed(text.as_str());
                     if refused.as_ref() != Some(&text) {
                         tracing::error!(error = text, "token keys refused, the old ones stay");
                         refused = Some(text);
