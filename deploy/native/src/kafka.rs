@@ -63,6 +63,11 @@ share.coordinator.state.topic.num.partitions=1
 # Topics are made by us, with their partitions; a misspelt name must not become one.
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
+# For clients of the newer group protocol (KIP-848), which ask the broker for these: as our own clients have them.
+group.consumer.session.timeout.ms=10000
+group.consumer.min.session.timeout.ms=6000
+group.consumer.heartbeat.interval.ms=1000
+group.consumer.min.heartbeat.interval.ms=1000
 # After kill -9 the controller waits for the dead session: 9 s by default.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
