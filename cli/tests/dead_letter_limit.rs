@@ -6,7 +6,7 @@ use std::{sync::OnceLock, time::Duration};
 
 use holdfast_native::{layout::Scope, testkit::TestStack};
 use serde_json::Value;
-use support::{World, events::send_created, eventually, id};
+use support::{World, events::send_created, eventually, id, reaches};
 use uuid::Uuid;
 
 fn world() -> World {
@@ -57,8 +57,7 @@ async fn a_minute_of_nothing_but_poison_loses_nothing() {
     let resume = ["resume", "--service", "payment", "--park", "3000", "--reason", "the sender is mended"];
     let resumed = world.dlq(&resume).await;
     assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
-    eventually("all is parked", || async { world.count("payment", rows, "order.created").await == POISON })
-        .await;
+    reaches("all is parked", POISON, || world.count("payment", rows, "order.created")).await;
     eventually("the order went through", || async {
         user.order(&order).await.is_ok_and(|order| order["status"] == "PAID")
     })

@@ -16,7 +16,7 @@ use sqlx::Row as _;
 use support::{
     PATIENCE, World,
     events::{created, send_created},
-    eventually, id,
+    eventually, id, reaches,
 };
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -327,7 +327,7 @@ async fn a_redrive_keeps_its_pace() {
     }
     let of_user =
         "select count(*) from dead_letters where convert_from(key, 'UTF8') = $1 and state = 'parked'";
-    eventually("all are parked", || async { world.count("payment", of_user, &user).await == LETTERS }).await;
+    reaches("all are parked", LETTERS, || world.count("payment", of_user, &user)).await;
     sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("done");
     eventually("all copies are sent", || async {
         world.count("payment", "select count(*) from outbox where $1 <> ''", "any").await == 0
@@ -391,10 +391,7 @@ async fn a_thousand_letters_survive_every_kill() {
     let orders: Vec<String> = created.iter().map(id).collect();
     assert_eq!(orders.len(), 1000);
     let class = "select count(*) from dead_letters where class = $1 and state = 'parked'";
-    eventually("all are parked", || async {
-        world.count("payment", class, "attempts-exhausted").await == 1000
-    })
-    .await;
+    reaches("all are parked", 1000, || world.count("payment", class, "attempts-exhausted")).await;
     sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("done");
 
     let left = async || world.count("payment", class, "attempts-exhausted").await;
@@ -451,6 +448,6 @@ async fn a_thousand_letters_survive_every_kill() {
     assert_eq!((charges.get::<i64, _>(0), charges.get::<i64, _>(1)), (1000, 1000), "charged exactly once");
     // And the saga of each order goes on to its end.
     let paid = "select count(*) from orders where delivery_address = $1 and status = 'PAID'";
-    eventually("all are paid", || async { world.count("order", paid, "1 Kill Street").await == 1000 }).await;
+    reaches("all are paid", 1000, || world.count("order", paid, "1 Kill Street")).await;
     world.the_account_is_exact().await;
 }

@@ -34,6 +34,9 @@ async fn observer(database: &Database) -> PgConnection {
     PgConnection::connect_with(&database.pool().connect_options()).await.expect("connected")
 }
 
+/// Far less than a statement takes that nobody ends, far more than a busy machine needs to end it.
+const ENDED_WITHIN: Duration = Duration::from_secs(10);
+
 fn slow(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
     async move {
         sqlx::query("select pg_sleep(30)").execute(connection).await?;
@@ -58,7 +61,7 @@ async fn halves(observer: &mut PgConnection) -> i64 {
     row.expect("counted").get(0)
 }
 
-/// Work ends within 200 ms after its deadline, at the caller and in the database, and leaves nothing.
+/// Work ends with its deadline, at the caller and in the database, and leaves nothing. The statements would take 30 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_statement_outlives_its_deadline() {
     let lab = Lab::new("deadline").await;
@@ -73,9 +76,9 @@ async fn no_statement_outlives_its_deadline() {
         };
         ended.expect_err("too slow");
         let took = begin.elapsed();
-        assert!(took <= time + Duration::from_millis(200), "{kind}: {took:?}");
+        assert!(took <= ENDED_WITHIN, "{kind}: {took:?}");
         while busy(&mut observer).await > 0 {
-            assert!(begin.elapsed() <= time + Duration::from_millis(700), "{kind}: a statement goes on");
+            assert!(begin.elapsed() <= 2 * ENDED_WITHIN, "{kind}: a statement goes on");
         }
         println!(
             "{kind}: the caller was free {:?} after the deadline, the database {:?}",
@@ -100,7 +103,7 @@ async fn a_caller_that_goes_away_takes_its_statement_along() {
     caller.abort();
     let begin = Instant::now();
     while busy(&mut observer).await > 0 {
-        assert!(begin.elapsed() < Duration::from_secs(2), "the statement goes on");
+        assert!(begin.elapsed() < ENDED_WITHIN, "the statement goes on");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -31,7 +31,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::Routes};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 const HOUR: time::Duration = time::Duration::hours(1);
 
@@ -64,10 +66,14 @@ impl Lab {
 
     /// A server that knows nothing but health, and refuses the rest.
     async fn serve(&self, server: Identity) -> SocketAddr {
+        let health = Health::default();
+        health.required("test").ready();
+        self.serve_with(server, health).await
+    }
+
+    async fn serve_with(&self, server: Identity, health: Health) -> SocketAddr {
         let listener = service::bind(([127, 0, 0, 1], 0).into()).await.expect("bound");
         let address = listener.local_addr().expect("an address");
-        let health = Health::default();
-        health.component("test").ready();
         tokio::spawn(grpc::serve(listener, server, &[], Routes::default(), 20, health, self.stop.clone()));
         address
     }
@@ -405,4 +411,35 @@ async fn silent_peers_keep_nobody_waiting() {
     );
     // First come, first served it was the time limit of a handshake, 1.5 s.
     assert!(beside < alone * 20 + Duration::from_millis(100), "{alone:?} {beside:?}");
+}
+
+/// What gRPC health says is what `/readyz` says: a part that callers need is away, or only one that they don't need now.
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_health_says_whether_it_can_serve() {
+    let lab = Lab::new();
+    let health = Health::default();
+    let (database, kafka) = (health.required("database"), health.component("kafka"));
+    let address = lab.serve_with(lab.identity("order"), health).await;
+    let caller = destination(address, "order", &lab.identity("gateway"));
+    let says = async |expected: ServingStatus| {
+        let until = tokio::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let request = Deadline::after(Duration::from_secs(5))
+                .request(HealthCheckRequest::default())
+                .expect("time is left");
+            let answer =
+                HealthClient::new(caller.clone()).check(request).await.expect("answered").into_inner();
+            if answer.status() == expected {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < until, "it says {answer:?}, not {expected:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    says(ServingStatus::NotServing).await;
+    database.ready();
+    kafka.waiting("connection refused");
+    says(ServingStatus::Serving).await;
+    database.waiting("connection refused");
+    says(ServingStatus::NotServing).await;
 }

@@ -315,7 +315,8 @@ async fn a_topic_that_is_gone_delays_nobody() {
     beside.sort();
     let (slowest, median) = (beside[beside.len() - 1], beside[beside.len() / 2]);
     assert!(median < control[control.len() / 2] * 3 + Duration::from_millis(50), "{median:?}, {control:?}");
-    assert!(slowest < control[control.len() - 1] + Duration::from_secs(1), "{slowest:?}, {control:?}");
+    // One that waited for the lost ones would wait for 5 s or more.
+    assert!(slowest < control[control.len() - 1] + Duration::from_secs(4), "{slowest:?}, {control:?}");
 
     lab.write(vec![lost("03")]).await;
     lab.create_topic(gone).await;

@@ -27,6 +27,20 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
     }
 }
 
+/// Waits until a number has become `target`, for as long as it changes: how long much work takes is the machine's affair, that
+/// nothing moves any more is not.
+pub async fn reaches<F: Future<Output = i64>>(what: &str, target: i64, mut number: impl FnMut() -> F) {
+    let (mut last, mut changed) = (number().await, tokio::time::Instant::now());
+    while last != target {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = number().await;
+        if now != last {
+            (last, changed) = (now, tokio::time::Instant::now());
+        }
+        assert!(changed.elapsed() < PATIENCE, "{what}: it stands at {last}, not at {target}");
+    }
+}
+
 /// The stack and a client of it.
 pub struct World {
     pub stack: &'static TestStack,

@@ -127,7 +127,10 @@ impl<S> Endpoints<S> {
         match preferred {
             Some(Ok(picked)) => Ok(picked),
             // It tripped a moment ago: any other will do.
-            _ => closed.iter().find_map(|endpoint| take(endpoint).ok()).ok_or(Rejected),
+            _ => closed.iter().find_map(|endpoint| take(endpoint).ok()).ok_or_else(|| {
+                all.iter().for_each(|endpoint| endpoint.breaker.count_rejected());
+                Rejected
+            }),
         }
     }
 

@@ -52,6 +52,20 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
     }
 }
 
+/// Waits until a number has become `target`, for as long as it changes: how long much work takes is the machine's affair, that
+/// nothing moves any more is not.
+pub async fn reaches<F: Future<Output = i64>>(what: &str, target: i64, mut number: impl FnMut() -> F) {
+    let (mut last, mut changed) = (number().await, tokio::time::Instant::now());
+    while last != target {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = number().await;
+        if now != last {
+            (last, changed) = (now, tokio::time::Instant::now());
+        }
+        assert!(changed.elapsed() < PATIENCE, "{what}: it stands at {last}, not at {target}");
+    }
+}
+
 /// What a test works in. The name is part of the topic's and of the group's, so that tests run side by side.
 pub struct Lab {
     pub database: Database,

@@ -134,11 +134,18 @@ impl Breaker {
             }
             Readiness::Shut => {
                 drop(machine);
-                metrics::counter!("circuit_breaker_rejected_total", &self.inner.labels()).increment(1);
+                self.count_rejected();
                 return Err(Rejected);
             }
         }
         Ok(Permit { inner: Some(self.inner.clone()), generation: machine.generation })
+    }
+}
+
+impl Breaker {
+    /// For a call that was refused because of what [`Breaker::readiness`] said.
+    pub(super) fn count_rejected(&self) {
+        metrics::counter!("circuit_breaker_rejected_total", &self.inner.labels()).increment(1);
     }
 }
 
