@@ -1,5 +1,6 @@
 //! One certificate authority, and the leaves that it signs.
 
+use holdfast_proto::TRUST_DOMAIN;
 use std::{fs, path::Path};
 
 use rcgen::{
@@ -10,8 +11,6 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{PkiError, error::at, inspect};
 
-/// All identities live under this trust domain.
-pub const TRUST_DOMAIN: &str = "holdfast.internal";
 /// Leaves are short-lived: a stolen one is worth little, and renewal is exercised every day. No leaf lives longer.
 pub const LEAF_LIFE_MAX: Duration = Duration::hours(24);
 /// An authority's life, unless somebody asks for another.

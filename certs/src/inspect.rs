@@ -1,6 +1,7 @@
 //! What is in a certificate.
 
-use std::{fmt::Write as _, path::Path};
+use holdfast_proto::hexadecimal;
+use std::path::Path;
 
 use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, pem::Pem};
@@ -42,15 +43,6 @@ fn summary(certificate: &X509Certificate<'_>) -> Option<Summary> {
         issuer: name(certificate.issuer())?,
         serial: hexadecimal(certificate.raw_serial()),
         not_after: OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()?,
-    })
-}
-
-/// Lower-case, two digits a byte.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }
 

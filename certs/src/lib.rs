@@ -20,7 +20,7 @@ mod inspect;
 mod pki;
 mod token;
 
-pub use authority::{AUTHORITY_LIFE, Authority, Kind, LEAF_LIFE_MAX, Leaf, LeafRequest, TRUST_DOMAIN, Usage};
+pub use authority::{AUTHORITY_LIFE, Authority, Kind, LEAF_LIFE_MAX, Leaf, LeafRequest, Usage};
 pub use error::PkiError;
 pub use pki::{LeafState, LeafStatus, Phase, Pki, check_name};
 pub use token::{Claims, TokenIssuer};

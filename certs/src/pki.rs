@@ -1,5 +1,6 @@
 //! The folder of an installation: its authority, its identities, its deny list, and how far a rotation is.
 
+use holdfast_proto::hexadecimal;
 use std::{
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
@@ -317,7 +318,7 @@ fn fingerprint(contents: [&str; 3]) -> String {
     for content in contents {
         context.update(content.as_bytes());
     }
-    inspect::hexadecimal(&context.finish().as_ref()[..8])
+    hexadecimal(&context.finish().as_ref()[..8])
 }
 
 /// Whether an identity can have this name.

@@ -16,6 +16,7 @@ use crate::{
     config::KafkaConfig,
     health::Component,
     outbox::publisher::{DEAF_AFTER, Publisher, Replaced, Witness},
+    stop::sleep_unless_stopped,
 };
 
 /// Largest record that we publish: a dead-letter copy is a record at the broker's default limit (1 MiB) plus headers.
@@ -171,9 +172,8 @@ pub async fn follow(publisher: Publisher, component: Component, stop: Cancellati
             }
             Err(_) => return,
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(PROBE_EVERY) => {}
+        if sleep_unless_stopped(&stop, PROBE_EVERY).await.is_break() {
+            return;
         }
     }
 }

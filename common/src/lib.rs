@@ -6,8 +6,11 @@
 //! - calls: [`identity`] (who is at the other end), [`grpc`] (the server column), [`client`] (the client column);
 //! - state: [`database`] (transactions that a caller can't break), [`outbox`] (write an event with the change that it
 //!   tells), [`consumer`] (handle an event once: inbox, batches, dead letters);
+//! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
+//!   be handled, and its redrive);
 //! - [`participant`] puts these together for a service with a database and events;
-//! - operation: [`health`], [`admin`], [`telemetry`], [`service`].
+//! - operation: [`health`], [`admin`], [`telemetry`], [`service`];
+//! - the ground floor: [`error`], [`deadline`], [`backoff`], [`stop`], [`idempotency`].
 
 pub mod admin;
 pub mod backoff;
@@ -17,6 +20,7 @@ pub mod consumer;
 pub mod database;
 pub mod dead_letter;
 pub mod deadline;
+pub mod error;
 pub mod event;
 pub mod grpc;
 pub mod health;
@@ -26,6 +30,8 @@ pub mod kafka;
 pub mod outbox;
 mod panic;
 pub mod participant;
+
 pub mod record;
 pub mod service;
+pub mod stop;
 pub mod telemetry;

@@ -12,6 +12,7 @@ use crate::{
     consumer::{Handler, batch::Processor, janitor, runtime::Runtime},
     database::Database,
     dead_letter::{depth, service::DeadLetters},
+    error::BoxError,
     grpc::{self, Permissions},
     identity::{self, Identity},
     kafka,
@@ -20,7 +21,7 @@ use crate::{
         relay::{PROGRESS_TIME_MAX, Relay},
         service::Outbox,
     },
-    service::{BoxError, Context, bind},
+    service::{Context, bind},
 };
 
 /// Calls that are worked on at a time, for each connection to the database: one uses it while another reads its message or

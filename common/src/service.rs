@@ -4,12 +4,7 @@
 //! restart won't help).
 
 use std::{
-    env,
-    error::Error as StdError,
-    fmt::{Debug, Write as _},
-    io::Write as _,
-    path::PathBuf,
-    process::ExitCode,
+    env, error::Error as StdError, fmt::Debug, io::Write as _, path::PathBuf, process::ExitCode,
     time::Duration,
 };
 
@@ -21,10 +16,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{admin, config, config::ServiceConfig, health::Health, panic, telemetry};
-
-/// An error that stops a process. The text is for the operator.
-pub type BoxError = Box<dyn StdError + Send + Sync>;
+use crate::{
+    admin, config,
+    config::ServiceConfig,
+    error::{BoxError, chain},
+    health::Health,
+    panic, telemetry,
+};
 
 /// What the runner needs of a service's configuration.
 pub trait Configuration: DeserializeOwned + Debug {
@@ -184,19 +182,6 @@ fn command_line(name: &'static str) -> Result<Command, BoxError> {
 
 fn usage(name: &str) -> String {
     format!("usage: holdfast-{name} [--config FILE]")
-}
-
-/// The error with all its causes, on one line.
-#[must_use]
-pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a String can't fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[expect(clippy::print_stdout, reason = "help is data, asked for on the command line")]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use holdfast_common::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig, ServiceConfig, duration},
-    service::{BoxError, Configuration},
+    error::BoxError,
+    service::Configuration,
 };
 use serde::Deserialize;
 

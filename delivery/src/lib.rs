@@ -13,9 +13,10 @@ mod store;
 
 use holdfast_common::{
     database::Database,
+    error::BoxError,
     grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
-    service::{BoxError, Context},
+    service::Context,
 };
 use holdfast_proto::{delivery::v1::delivery_service_server::DeliveryServiceServer, topic};
 use sqlx::migrate::Migrator;

@@ -7,9 +7,10 @@ use holdfast_common::{
     backoff::Backoff,
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
+    error::chain,
     health::PeriodicTask,
     outbox,
-    service::chain,
+    stop::sleep_unless_stopped,
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -51,9 +52,8 @@ pub(crate) async fn run(database: Database, step: Duration, task: PeriodicTask, 
                 backoff.next_pause()
             }
         };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+        if sleep_unless_stopped(&stop, pause).await.is_break() {
+            return;
         }
     }
 }

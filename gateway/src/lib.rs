@@ -14,9 +14,10 @@ mod upstream;
 use std::sync::Arc;
 
 use holdfast_common::{
+    error::BoxError,
     identity::{self, Identity},
     participant::finished,
-    service::{BoxError, Context, bind},
+    service::{Context, bind},
 };
 
 pub use crate::config::Config;

@@ -6,9 +6,10 @@ use axum::http::StatusCode;
 use holdfast_common::{
     client::{self, Destination, Unguarded},
     deadline::Deadline,
+    error::BoxError,
     health::Component,
     identity::Identity,
-    service::BoxError,
+    stop::sleep_unless_stopped,
 };
 use holdfast_proto::{
     delivery::v1::delivery_service_client::DeliveryServiceClient,
@@ -83,9 +84,8 @@ pub(crate) async fn follow(service: Destination, component: Component, stop: Can
                 Err(status) => component.waiting(format!("{:?}", status.code())),
             }
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(PROBE_EVERY) => {}
+        if sleep_unless_stopped(&stop, PROBE_EVERY).await.is_break() {
+            return;
         }
     }
 }

@@ -12,9 +12,10 @@ mod watchdog;
 
 use holdfast_common::{
     database::Database,
+    error::BoxError,
     grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
-    service::{BoxError, Context},
+    service::Context,
 };
 use holdfast_proto::{order::v1::order_service_server::OrderServiceServer, topic};
 use sqlx::migrate::Migrator;

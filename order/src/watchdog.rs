@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use holdfast_common::{
     database::{BACKGROUND_TIME_MAX, Database},
+    error::chain,
     health::PeriodicTask,
-    service::chain,
 };
 use tokio_util::sync::CancellationToken;
 

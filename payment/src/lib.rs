@@ -12,9 +12,10 @@ mod store;
 
 use holdfast_common::{
     database::Database,
+    error::BoxError,
     grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
-    service::{BoxError, Context},
+    service::Context,
 };
 use holdfast_proto::{payment::v1::payment_service_server::PaymentServiceServer, topic};
 use sqlx::migrate::Migrator;

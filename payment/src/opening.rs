@@ -7,8 +7,8 @@ use holdfast_common::{
     backoff::Backoff,
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
+    error::{BoxError, chain},
     health::Component,
-    service::{BoxError, chain},
 };
 use holdfast_proto::{Currency, Money, UserId};
 use sqlx::PgConnection;

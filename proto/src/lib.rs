@@ -3,13 +3,17 @@
 //! Parse once, at the edge: [`OrderId`], [`UserId`], [`IdempotencyKey`] and [`Money`] can only hold what the
 //! contract allows, so the code behind them never checks again. This crate must never do I/O.
 
+mod hex;
 mod id;
+mod identity;
 pub mod limits;
 mod money;
 mod timestamp;
 pub mod topic;
 
+pub use hex::hexadecimal;
 pub use id::{IDEMPOTENCY_KEY_BYTES_MAX, IdError, IdempotencyKey, OrderId, USER_ID_BYTES_MAX, UserId};
+pub use identity::TRUST_DOMAIN;
 pub use money::{Currency, Money, MoneyError};
 pub use timestamp::{from_timestamp, to_timestamp};
 

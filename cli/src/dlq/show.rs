@@ -1,6 +1,7 @@
 //! `dlq show`.
 
 use anyhow::Result;
+use holdfast_proto::hexadecimal;
 use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 use serde_json::Value;
@@ -25,7 +26,7 @@ impl Bytes {
     fn of(bytes: &[u8]) -> Self {
         let readable = |text: &&str| !text.chars().any(char::is_control);
         let text = std::str::from_utf8(bytes).ok().filter(readable).map(str::to_owned);
-        Self { text, hex: schema::hexadecimal(bytes) }
+        Self { text, hex: hexadecimal(bytes) }
     }
 
     fn show(&self) -> String {
@@ -72,7 +73,7 @@ impl Document {
             record_key: letter.key.as_deref().map(Bytes::of),
             headers: letter.headers.iter().map(Header::of).collect(),
             value: decode(&letter.value)?,
-            value_hex: letter.value.as_deref().map(schema::hexadecimal),
+            value_hex: letter.value.as_deref().map(hexadecimal),
             edited_record_key: letter.edited_key.as_deref().map(Bytes::of),
             edited_headers: letter.edited_headers.iter().map(Header::of).collect(),
             edited_value: decode(&letter.edited_value)?,

@@ -1,7 +1,6 @@
 //! One attempt at one endpoint: bounded in time, settled as a whole, and every failure with a code that callers act on.
 
 use std::{
-    error::Error as StdError,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -19,7 +18,7 @@ use tower::{Service, ServiceExt as _};
 use super::{breaker::CutShort, failure, replay::Message};
 use crate::{
     deadline::{Deadline, DeadlinePassed, set_grpc_timeout},
-    service::BoxError,
+    error::BoxError,
 };
 
 /// An attempt that the deadline leaves less than this is no evidence against its endpoint.
@@ -105,16 +104,4 @@ fn refused(headers: &HeaderMap) -> Result<(), Status> {
         Some(status) if status.code() != Code::Ok => Err(status),
         _ => Ok(()),
     }
-}
-
-/// An error and what caused it, outermost first.
-pub(super) fn causes<'e>(
-    error: &'e (dyn StdError + 'static),
-) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
-    let mut next = Some(error);
-    std::iter::from_fn(move || {
-        let error = next?;
-        next = error.source();
-        Some(error)
-    })
 }

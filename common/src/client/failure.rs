@@ -2,15 +2,17 @@
 
 use tonic::{Status, TimeoutExpired};
 
-use super::attempt::causes;
-use crate::{deadline::DeadlinePassed, service::BoxError};
+use crate::{
+    deadline::DeadlinePassed,
+    error::{BoxError, causes, is_caused_by},
+};
 
 /// Gives a failure below the service the code that callers act on: `DEADLINE_EXCEEDED` if time ran out, `UNAVAILABLE`
 /// for everything else (refused, reset, handshake, an answer cut off, a call that raced with a graceful GOAWAY).
 ///
 /// tonic reports these as CANCELLED, UNKNOWN or INTERNAL, partly by chance.
 pub(super) fn of_transport(error: BoxError) -> Status {
-    if causes(error.as_ref()).any(<dyn std::error::Error>::is::<TimeoutExpired>) {
+    if is_caused_by::<TimeoutExpired>(error.as_ref()) {
         return DeadlinePassed.into();
     }
     let mut status =

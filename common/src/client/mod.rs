@@ -34,13 +34,17 @@ pub(crate) use self::retry::{PREVIOUS_ATTEMPTS, PUSHBACK_MS};
 use self::{
     attempt::Attempt,
     balance::{Balance, Endpoint, Endpoints},
-    breaker::{Breaker, BreakerConfig, Rejected, has_source},
+    breaker::{Breaker, BreakerConfig, Rejected},
     replay::ReplayLayer,
     retry::{RetryLimits, RetryPolicy},
     total::DeadlineLayer,
 };
 pub use self::{balance::Unguarded, replay::IsIdempotent};
-use crate::{config::duration, identity::Identity, service::BoxError};
+use crate::{
+    config::duration,
+    error::{BoxError, is_caused_by},
+    identity::Identity,
+};
 
 /// Where a service is, and how it is called.
 #[derive(Debug, Clone, Deserialize)]
@@ -144,7 +148,7 @@ fn has_port(address: &str) -> bool {
 /// Whether the breakers refused a call: nothing was sent, and the next moments will be the same.
 #[must_use]
 pub fn is_breaker_open(status: &Status) -> bool {
-    has_source::<Rejected>(status)
+    is_caused_by::<Rejected>(status)
 }
 
 #[cfg(test)]

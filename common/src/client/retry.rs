@@ -19,11 +19,8 @@ use tower::retry::{
     budget::{Budget as _, TpsBudget},
 };
 
-use super::{
-    breaker::{Rejected, has_source},
-    replay::Message,
-};
-use crate::deadline::Deadline;
+use super::{breaker::Rejected, replay::Message};
+use crate::{deadline::Deadline, error::is_caused_by};
 
 /// How often the call was sent before (gRFC A6).
 pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
@@ -104,7 +101,7 @@ fn judge(answer: &Result<Response<Body>, Status>) -> Next {
         value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).map(Duration::from_millis)
     });
     match (status.code(), pushback) {
-        (Code::Unavailable, _) if has_source::<Rejected>(status) => Next::Answer,
+        (Code::Unavailable, _) if is_caused_by::<Rejected>(status) => Next::Answer,
         (Code::Unavailable | Code::ResourceExhausted, Some(Some(pause))) => Next::RetryAfter(pause),
         (Code::Unavailable, None) => Next::Retry,
         // No pushback, or one that says "don't".

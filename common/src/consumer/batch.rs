@@ -19,9 +19,9 @@ use crate::{
     database::{BACKGROUND_TIME_MAX, Conflicting, Database, DatabaseError},
     dead_letter::park::{self, DeadLetter, Keep},
     deadline::Deadline,
+    error::chain,
     event::{HeaderError, Metadata, payload, payload_hash},
     record::Record,
-    service::chain,
 };
 
 /// Attempts of a record that fails alone, for a reason in the data that the handler did not classify.

@@ -6,8 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    error::chain,
     health::PeriodicTask,
-    service::chain,
+    stop::sleep_unless_stopped,
 };
 
 /// An inbox row is kept longer than any record in its topic (7 days in the native stack), or a redelivery would find the
@@ -42,9 +43,8 @@ pub async fn run(database: Database, task: PeriodicTask, stop: CancellationToken
                 LOOK_AGAIN_AFTER
             }
         };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+        if sleep_unless_stopped(&stop, pause).await.is_break() {
+            return;
         }
     }
 }

@@ -21,9 +21,9 @@ use tokio::sync::Notify;
 use super::{inbox::Place, watch::Reason};
 use crate::{
     config::KafkaConfig,
+    error::chain,
     kafka::{QuietContext, consumer_config},
     record::Record,
-    service::chain,
 };
 
 /// Why a membership is over: it can never read again, another one must take its place.

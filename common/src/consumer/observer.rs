@@ -20,8 +20,8 @@ use super::{inbox::Place, positions};
 use crate::{
     config::KafkaConfig,
     database::Database,
+    error::chain,
     kafka::{QuietContext, observer},
-    service::chain,
 };
 
 /// How often the broker is asked.

@@ -30,10 +30,11 @@ use super::{
 use crate::{
     backoff::Backoff,
     config::KafkaConfig,
+    error::{BoxError, chain},
     event::Metadata,
     health::{Component, Health, Heartbeat},
     record::Record,
-    service::{BoxError, chain},
+    stop::sleep_unless_stopped,
 };
 
 /// The consumer must make progress, or have nothing to do, at least this often (pitfalls P22, P38); no single step takes
@@ -172,9 +173,8 @@ impl<H: Handler> Reader<H> {
             if joined.elapsed() > STABLE_AFTER {
                 backoff.reset();
             }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(backoff.next_pause()) => {}
+            if sleep_unless_stopped(&stop, backoff.next_pause()).await.is_break() {
+                return Ok(());
             }
         }
     }

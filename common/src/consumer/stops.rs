@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::{
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
-    service::chain,
+    error::chain,
 };
 
 /// A replica that was not seen for this time is gone: it looks once a second.

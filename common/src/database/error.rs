@@ -8,7 +8,7 @@ use std::{
 
 use sqlx::postgres::PgDatabaseError;
 
-use crate::service::chain;
+use crate::error::chain;
 
 /// A failed statement or transaction; the variant says what comes next.
 #[derive(Debug, thiserror::Error)]

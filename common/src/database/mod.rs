@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::error::{Conflicting, DatabaseError};
 use self::error::{commit_error, may_have_stale_plans};
 use crate::{
-    backoff::Backoff, config::DatabaseConfig, deadline::Deadline, health::Component, service::chain,
+    backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, health::Component,
+    stop::sleep_unless_stopped,
 };
 
 /// The tables of this library; a service's own migrations begin at version 1001.
@@ -173,9 +174,8 @@ impl Database {
                     backoff.next_pause()
                 }
             };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+            if sleep_unless_stopped(&stop, pause).await.is_break() {
+                return;
             }
         }
     }

@@ -10,8 +10,9 @@ use super::store;
 use crate::{
     database::{BACKGROUND_TIME_MAX, Database},
     deadline::Deadline,
+    error::chain,
     health::PeriodicTask,
-    service::chain,
+    stop::sleep_unless_stopped,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -44,9 +45,8 @@ pub async fn follow(database: Database, group: &'static str, task: PeriodicTask,
             // The database component says that the database is away.
             Err(error) => task.failed(chain(&error)),
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+        if sleep_unless_stopped(&stop, LOOK_EVERY).await.is_break() {
+            return;
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     },
     database::{BACKGROUND_TIME_MAX, DatabaseError, bounded},
     deadline::Deadline,
-    service::chain,
+    error::chain,
 };
 
 /// Letters of one transaction; an aggregate with more is redriven in several, in order.

@@ -27,8 +27,8 @@ use crate::{
     consumer::{Handler, batch::Processor, observer::ViewReceiver, positions, stops},
     database::DatabaseError,
     deadline::Deadline,
+    error::chain,
     event::Metadata,
-    service::chain,
 };
 
 /// Steps that wait for a slow operator; then the redrive waits.

@@ -21,9 +21,9 @@ use tonic::{metadata::MetadataMap, service::Routes, transport::Server};
 
 use self::{deadline::DeadlineLayer, permission::PermissionLayer, shed::ShedLayer};
 use crate::{
+    error::BoxError,
     health::Health,
     identity::{Identity, acceptor},
-    service::BoxError,
 };
 
 /// Streams that one connection may have open; the rest wait at the client.

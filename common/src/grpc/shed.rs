@@ -21,7 +21,7 @@ use tonic::{Status, body::Body, metadata::MetadataValue};
 use tower::{Layer, Service, ServiceExt as _};
 
 use super::{HEALTH_SERVICE, MESSAGE_BYTES_MAX, service_of};
-use crate::{client::PUSHBACK_MS, service::BoxError};
+use crate::{client::PUSHBACK_MS, error::BoxError};
 
 /// Calls in line and at work, over all connections; each holds its message in memory.
 const CALLS_MAX: usize = 512;

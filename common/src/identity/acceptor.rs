@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{Identity, Peer, guard::Guarded, socket};
-use crate::service::chain;
+use crate::error::chain;
 
 /// A peer that takes longer is dropped, so that slow or silent connections can't pile up.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_millis(1_500);

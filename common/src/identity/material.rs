@@ -4,6 +4,7 @@
 use std::{collections::HashSet, fs, path::Path, path::PathBuf, sync::Arc};
 
 use aws_lc_rs::digest::{self, SHA256};
+use holdfast_proto::hexadecimal;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::CryptoProvider,
@@ -200,13 +201,4 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| IdentityError::Pem { path: path.to_owned(), source })?;
     if chain.is_empty() { Err(IdentityError::Empty { path: path.to_owned() }) } else { Ok(chain) }
-}
-
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        use std::fmt::Write as _;
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

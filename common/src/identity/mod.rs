@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use self::material::{Files, Material};
 pub use self::{
     material::IdentityError,
-    peer::{Peer, PeerError, SpiffeId, TRUST_DOMAIN},
+    peer::{Peer, PeerError, SpiffeId},
 };
-use crate::{config::IdentityConfig, health::PeriodicTask, service::chain};
+use crate::{config::IdentityConfig, error::chain, health::PeriodicTask};
 
 /// How often the files are compared with what is in use. Content is compared rather than times or inode events,
 /// because secret managers swap symbolic links, and a watcher misses the second swap (pitfalls P30).

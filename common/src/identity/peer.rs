@@ -2,13 +2,9 @@
 
 use std::{fmt, io, sync::Arc};
 
+use holdfast_proto::{TRUST_DOMAIN, hexadecimal};
 use rustls::{CommonState, pki_types::CertificateDer};
 use x509_parser::extensions::GeneralName;
-
-use super::material::hexadecimal;
-
-/// All identities live under this trust domain.
-pub const TRUST_DOMAIN: &str = "holdfast.internal";
 
 /// Why a certificate proves no identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -27,8 +27,8 @@ use super::{
 use crate::{
     backoff::Backoff,
     database::{Database, DatabaseError, bounded},
+    error::chain,
     health::{Component, Heartbeat},
-    service::chain,
 };
 
 /// Rows written by other replicas wake nobody here; they are found after this time.

@@ -17,12 +17,12 @@ use holdfast_common::{
     },
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
+    error::BoxError,
     event::{Metadata, NewEvent},
     health::Health,
     kafka,
     outbox::{self, OutboxRecord, publisher::Publisher, relay::Relay},
     record::Record,
-    service::BoxError,
 };
 use holdfast_native::testkit;
 use rdkafka::{

@@ -11,8 +11,8 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use holdfast_common::{
+    error::{BoxError, chain},
     health::PeriodicTask,
-    service::{BoxError, chain},
 };
 use holdfast_proto::UserId;
 use tokio_util::sync::CancellationToken;

@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use holdfast_common::error::is_caused_by;
 use http_body_util::{BodyExt as _, LengthLimitError};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -65,12 +66,8 @@ async fn read(body: Body, call: &Call) -> Result<bytes::Bytes, Problem> {
         }
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) => {
-            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-            while let Some(error) = cause {
-                if error.is::<LengthLimitError>() {
-                    return Err(Problem::too_large());
-                }
-                cause = error.source();
+            if is_caused_by::<LengthLimitError>(&error) {
+                return Err(Problem::too_large());
             }
             Err(Problem::malformed("the body was cut short"))
         }

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::time::Instant;
 
-pub(crate) use self::outcome::{CutShort, has_source};
+pub(crate) use self::outcome::CutShort;
 use self::policy::{Pauses, Policy, policy};
 pub use self::{outcome::Outcome, policy::BreakerConfig};
 

@@ -2,6 +2,8 @@
 
 use tonic::{Code, Status};
 
+use crate::error::is_caused_by;
+
 /// Three outcomes, because two are not enough: an answer that blames the caller must neither trip a breaker (pitfalls
 /// P4) nor close one (P3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +28,7 @@ impl Outcome {
         let Err(status) = answer else { return Self::Success };
         match status.code() {
             Code::Ok => Self::Success,
-            Code::DeadlineExceeded if has_source::<CutShort>(status) => Self::Neutral,
+            Code::DeadlineExceeded if is_caused_by::<CutShort>(status) => Self::Neutral,
             Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unknown | Code::DataLoss => {
                 Self::Failure
             }
@@ -45,11 +47,6 @@ impl Outcome {
             | Code::Cancelled => Self::Neutral,
         }
     }
-}
-
-/// Whether the direct source of `status` is an `E`; extensions of a `Status` don't survive, sources do.
-pub(crate) fn has_source<E: std::error::Error + 'static>(status: &Status) -> bool {
-    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<E>)
 }
 
 #[cfg(test)]
