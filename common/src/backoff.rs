@@ -1,4 +1,4 @@
-//! Pauses between attempts of background loops: exponential, with full jitter, and never longer than a limit.
+//! Pauses between attempts: exponential, half of each random, and never longer than a limit.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses between 0 and `first`, then twice as much each time, up to `max`.
+    /// Pauses of at most `first`, then of at most twice as much each time, up to `max`.
     #[must_use]
     pub const fn new(first: Duration, max: Duration) -> Self {
         Self { first, max, attempt: 0 }

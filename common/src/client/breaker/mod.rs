@@ -1,11 +1,11 @@
 //! The circuit breaker of one endpoint: stops calling what does not answer, and finds out when it does again.
 //!
-//! - **closed**: calls pass; the [`policy`] watches their outcomes and trips the breaker.
+//! - **closed**: calls pass; the [`policy`] watches their outcomes and says when to trip.
 //! - **open**: calls are refused for a while.
 //! - **half-open**: exactly one call passes, the probe; the others are refused. Its success closes the breaker, its
 //!   failure opens it again for longer.
 //!
-//! The policy is `failsafe`'s; the state machine is ours, because `failsafe` lets every caller probe at once (pitfalls
+//! The policy, which says whether to trip, is `failsafe`'s; the state machine is ours, because `failsafe` lets every caller probe at once (pitfalls
 //! P1), takes the late answer of an old call for news (P2), and knows two outcomes where three are needed (P3).
 
 mod outcome;
@@ -19,8 +19,9 @@ use std::{
 use tokio::time::Instant;
 
 pub(crate) use self::outcome::CutShort;
-use self::policy::{Pauses, Policy, policy};
+use self::policy::TripPolicy;
 pub use self::{outcome::Outcome, policy::BreakerConfig};
+use crate::backoff::Backoff;
 
 /// Where a breaker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,38 +73,100 @@ pub struct Breaker {
 struct Inner {
     destination: String,
     endpoint: String,
-    first_pauses: Pauses,
     machine: Mutex<Machine>,
 }
 
+/// The state machine.
+///
+/// - A **closed** breaker trips on 5 failures in a row, or when fewer than half of at least 20 answers within 10 s are
+///   successes ([`BreakerConfig`] has the numbers).
+/// - An **open** one refuses for 250 ms, then for twice as long each time it opens again, up to 1 s; half of each pause is
+///   random, so that the instances of a client don't all probe at once (pitfalls P6).
+/// - A **half-open** one waits for the answer of its one probe. A probe without a verdict (the caller went away, the answer
+///   blames the caller) gives its place to the next.
+///
+/// An answer counts only if the breaker has not changed its state since the call began.
 struct Machine {
     state: State,
-    /// Grows with each change of state; an answer of an earlier generation is discarded.
+    /// Grows with each change of state.
     generation: u64,
-    /// While open: when the first probe may pass.
+    /// While open: when a probe may pass.
     open_until: Instant,
     /// While half-open: a probe is under way.
     probing: bool,
-    policy: Policy,
-    /// For a failed probe when the policy names no pause (the success rate needs more than one answer).
-    pauses: Pauses,
+    trip: TripPolicy,
+    pauses: Backoff,
+}
+
+impl Machine {
+    fn closed(config: &BreakerConfig) -> Self {
+        Self {
+            state: State::Closed,
+            generation: 0,
+            open_until: Instant::now(),
+            probing: false,
+            trip: TripPolicy::new(config),
+            pauses: Backoff::new(config.open_min.min(config.open_max), config.open_max),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.state {
+            State::Closed => Readiness::Closed,
+            State::Open if Instant::now() >= self.open_until => Readiness::ProbeDue,
+            State::HalfOpen if !self.probing => Readiness::ProbeDue,
+            State::Open | State::HalfOpen => Readiness::Shut,
+        }
+    }
+
+    /// Lets the probe pass that is due.
+    fn probe(&mut self) {
+        if self.state == State::Open {
+            self.enter(State::HalfOpen);
+        }
+        self.probing = true;
+    }
+
+    /// The answer of a call that began in this generation.
+    fn record(&mut self, outcome: Outcome) {
+        self.probing = false;
+        match (self.state, outcome) {
+            // Nothing passes while it is open, and what began before is of another generation.
+            (_, Outcome::Neutral) | (State::Open, _) => {}
+            (State::Closed, Outcome::Success) => self.trip.count_success(),
+            (State::Closed, Outcome::Failure) => {
+                if self.trip.trips_on_failure() {
+                    self.open();
+                }
+            }
+            (State::HalfOpen, Outcome::Success) => self.close(),
+            (State::HalfOpen, Outcome::Failure) => self.open(),
+        }
+    }
+
+    fn open(&mut self) {
+        self.open_until = Instant::now() + self.pauses.next_pause();
+        self.enter(State::Open);
+    }
+
+    fn close(&mut self) {
+        self.trip.reset();
+        self.pauses.reset();
+        self.enter(State::Closed);
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.generation += 1;
+    }
 }
 
 impl Breaker {
     /// A closed breaker. The names are for logs and metrics.
     #[must_use]
     pub fn new(config: &BreakerConfig, destination: &str, endpoint: &str) -> Self {
-        let first_pauses = Pauses::new(config);
-        let machine = Machine {
-            state: State::Closed,
-            generation: 0,
-            open_until: Instant::now(),
-            probing: false,
-            policy: policy(config),
-            pauses: first_pauses.clone(),
-        };
         let (destination, endpoint) = (destination.to_owned(), endpoint.to_owned());
-        let inner = Inner { destination, endpoint, first_pauses, machine: Mutex::new(machine) };
+        let inner = Inner { destination, endpoint, machine: Mutex::new(Machine::closed(config)) };
         inner.publish(Some(State::Closed));
         Self { inner: Arc::new(inner) }
     }
@@ -127,10 +190,9 @@ impl Breaker {
         match machine.readiness() {
             Readiness::Closed => {}
             Readiness::ProbeDue => {
-                if machine.state == State::Open {
-                    self.inner.enter(&mut machine, State::HalfOpen);
-                }
-                machine.probing = true;
+                let before = machine.state;
+                machine.probe();
+                self.inner.tell(before, machine.state);
             }
             Readiness::Shut => {
                 drop(machine);
@@ -158,17 +220,6 @@ impl fmt::Debug for Breaker {
     }
 }
 
-impl Machine {
-    fn readiness(&self) -> Readiness {
-        match self.state {
-            State::Closed => Readiness::Closed,
-            State::Open if Instant::now() >= self.open_until => Readiness::ProbeDue,
-            State::HalfOpen if !self.probing => Readiness::ProbeDue,
-            State::Open | State::HalfOpen => Readiness::Shut,
-        }
-    }
-}
-
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Machine> {
         // Nothing in here panics half way.
@@ -182,46 +233,28 @@ impl Inner {
     /// Records an outcome, unless the breaker has changed since the call began.
     fn record(&self, generation: u64, outcome: Outcome) {
         let mut machine = self.lock();
-        if machine.generation != generation {
-            return;
-        }
-        machine.probing = false;
-        match (machine.state, outcome) {
-            (_, Outcome::Neutral) => {}
-            (State::HalfOpen, Outcome::Success) => {
-                machine.policy.revived();
-                machine.pauses = self.first_pauses.clone();
-                self.enter(&mut machine, State::Closed);
-            }
-            (_, Outcome::Success) => machine.policy.record_success(),
-            (state, Outcome::Failure) => {
-                let named = machine.policy.mark_dead_on_failure();
-                let pause = match (named, state) {
-                    (Some(pause), _) => pause,
-                    // A failed probe says enough by itself.
-                    (None, State::HalfOpen) => machine.pauses.next().unwrap_or_default(),
-                    (None, _) => return,
-                };
-                machine.open_until = Instant::now() + pause;
-                self.enter(&mut machine, State::Open);
-            }
+        if machine.generation == generation {
+            let before = machine.state;
+            machine.record(outcome);
+            self.tell(before, machine.state);
         }
     }
 
-    fn enter(&self, machine: &mut Machine, state: State) {
-        let before = machine.state;
-        machine.state = state;
-        machine.generation += 1;
-        self.publish(Some(state));
+    /// Tells logs and metrics of a change, if there was one.
+    fn tell(&self, before: State, now: State) {
+        if before == now {
+            return;
+        }
+        self.publish(Some(now));
         let [destination, endpoint] = self.labels();
         metrics::counter!(
             "circuit_breaker_transitions_total", "destination" => destination.1, "endpoint" => endpoint.1,
-            "to" => state.name()
+            "to" => now.name()
         )
         .increment(1);
         let (destination, endpoint) = (&self.destination, &self.endpoint);
-        let (from, to) = (before.name(), state.name());
-        if state == State::Open {
+        let (from, to) = (before.name(), now.name());
+        if now == State::Open {
             tracing::warn!(destination, endpoint, from, to, "circuit breaker tripped");
         } else {
             tracing::info!(destination, endpoint, from, to, "circuit breaker changed");

@@ -1,6 +1,6 @@
-//! When to trip, and for how long: `failsafe`'s policies with our own pauses. The mechanism is next door ([`super`]).
+//! Whether to trip. How long to stay open, and the way back, is the state machine's ([`super`]).
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use failsafe::{FailurePolicy, failure_policy};
 use serde::Deserialize;
@@ -42,61 +42,34 @@ impl Default for BreakerConfig {
     }
 }
 
-/// `failsafe`'s: failures in a row, or a low success rate.
-pub(super) type Policy = Box<dyn FailurePolicy + Send>;
+/// Whether a closed breaker trips: `failsafe`'s policies, which also name pauses. The breaker has its own
+/// ([`crate::backoff`]): `failsafe`'s count in whole seconds.
+pub(super) struct TripPolicy(Box<dyn FailurePolicy + Send>);
 
-pub(super) fn policy(config: &BreakerConfig) -> Policy {
-    let pauses = Pauses::new(config);
-    let in_a_row = failure_policy::consecutive_failures(config.consecutive_failures, pauses.clone());
-    let rate = failure_policy::success_rate_over_time_window(
-        config.success_rate_min.clamp(0.0, 1.0),
-        config.requests_min,
-        config.window,
-        pauses,
-    );
-    Box::new(in_a_row.or_else(rate))
-}
-
-/// How long to stay open: twice as long each time, half of it random, so that the instances of a client don't all probe
-/// at once (pitfalls P6). `failsafe`'s own jittered backoffs count in whole seconds.
-#[derive(Debug, Clone)]
-pub(super) struct Pauses {
-    next: Duration,
-    max: Duration,
-}
-
-impl Pauses {
+impl TripPolicy {
     pub(super) fn new(config: &BreakerConfig) -> Self {
-        Self { next: config.open_min.min(config.open_max), max: config.open_max }
+        let no_pause = iter::repeat(Duration::ZERO);
+        let in_a_row = failure_policy::consecutive_failures(config.consecutive_failures, no_pause.clone());
+        let rate = failure_policy::success_rate_over_time_window(
+            config.success_rate_min.clamp(0.0, 1.0),
+            config.requests_min,
+            config.window,
+            no_pause,
+        );
+        Self(Box::new(in_a_row.or_else(rate)))
     }
-}
 
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let ceiling = self.next;
-        self.next = ceiling.saturating_mul(2).min(self.max);
-        Some(ceiling.mul_f64(0.5 + fastrand::f64() / 2.0))
+    pub(super) fn count_success(&mut self) {
+        self.0.record_success();
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Counts a failure; true if it is one too many.
+    pub(super) fn trips_on_failure(&mut self) -> bool {
+        self.0.mark_dead_on_failure().is_some()
+    }
 
-    /// Pauses grow to their limit, never pass it, and differ between breakers that trip together.
-    #[test]
-    fn pauses_grow_and_differ() {
-        let config = BreakerConfig::default();
-        let mut pauses = Pauses::new(&config);
-        for ceiling_ms in [250, 500, 1000, 1000] {
-            let pause = pauses.next().expect("without end");
-            let ceiling = Duration::from_millis(ceiling_ms);
-            assert!((ceiling / 2..=ceiling).contains(&pause), "{pause:?}");
-        }
-        let firsts: std::collections::HashSet<_> =
-            (0..100).filter_map(|_| Pauses::new(&config).next()).collect();
-        assert!(firsts.len() > 50, "{} different pauses", firsts.len());
+    /// Forgets what was counted before the endpoint recovered.
+    pub(super) fn reset(&mut self) {
+        self.0.revived();
     }
 }
