@@ -9,7 +9,7 @@ use tonic::service::Routes;
 
 use crate::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
-    consumer::{Handler, batch::Processor, janitor, runtime::Runtime},
+    consumer::{Handler, batch::Processor, group::Group, janitor, runtime::Runtime},
     database::Database,
     dead_letter::{depth, service::DeadLetters},
     error::BoxError,
@@ -72,9 +72,10 @@ impl Participant<'_> {
         context.spawn("relay", finished(relay.run(stop.clone())));
 
         let group = context.name;
-        let processor = Processor::new(database.clone(), group, handler);
-        let consumer = Runtime::new(self.kafka, group, self.topics, processor.clone(), &health);
-        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(processor, consumer.view()))
+        let consumers = Group::new(database.clone(), group, handler);
+        let processor = Processor::new(consumers.clone());
+        let consumer = Runtime::new(self.kafka, group, self.topics, processor, &health);
+        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(consumers, consumer.view()))
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
         let outbox = OutboxServiceServer::new(Outbox::new(database.clone(), group))
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);

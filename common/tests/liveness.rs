@@ -7,11 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_common::{
-    consumer::runtime::PlantedFault,
-    dead_letter::{
-        park::PARKED_BYTES_MAX,
-        skip::{self, Skip, SkipError},
-    },
+    consumer::{PARKED_BYTES_MAX, runtime::PlantedFault},
+    dead_letter::skip::{self, Skip, SkipError},
     deadline::Deadline,
     record::{Header, Record},
 };

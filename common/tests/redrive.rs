@@ -36,8 +36,8 @@ fn all(mode: Mode) -> Redrive {
 /// Redrives and answers with subject and outcome of each letter, in order.
 async fn redrive(lab: &Lab, request: Redrive) -> Vec<(String, Outcome)> {
     let (steps, mut receiver) = mpsc::channel(64);
-    let processor = lab.processor();
-    let work = tokio::spawn(async move { processor.redrive(&request, &steps).await });
+    let redriver = lab.redriver();
+    let work = tokio::spawn(async move { redriver.redrive(&request, &steps).await });
     let mut outcomes = Vec::new();
     while let Some(step) = receiver.recv().await {
         if let Step::Letter { letter, outcome } = step {
@@ -51,7 +51,7 @@ async fn redrive(lab: &Lab, request: Redrive) -> Vec<(String, Outcome)> {
 /// The gRPC service, called as the operator would.
 fn service(lab: &Lab) -> DeadLetters<support::Ledger> {
     let (_, nobody_looks) = tokio::sync::watch::channel(None);
-    DeadLetters::new(lab.processor(), nobody_looks)
+    DeadLetters::new(lab.consumers(), nobody_looks)
 }
 
 fn as_operator<M>(message: M) -> Request<M> {
@@ -336,7 +336,7 @@ async fn a_dry_run_changes_nothing() {
     let lab = Lab::new("dry").await;
     five_with_a_poisoned_second(&lab).await;
     let before = everything(&lab).await;
-    let turn = lab.processor().begin_redrive().await.expect("nobody else");
+    let turn = lab.redriver().begin().await.expect("nobody else");
     let planned = redrive(&lab, all(Mode::DryRun)).await;
     assert_eq!(planned.len(), 4);
     assert!(planned.iter().all(|(_, outcome)| *outcome == Outcome::Planned));
@@ -349,14 +349,14 @@ async fn a_dry_run_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_redrive_is_refused() {
     let lab = Lab::new("second").await;
-    let first = lab.processor().begin_redrive().await.expect("nobody else");
-    assert!(matches!(lab.processor().begin_redrive().await, Err(RedriveError::Running)));
+    let first = lab.redriver().begin().await.expect("nobody else");
+    assert!(matches!(lab.redriver().begin().await, Err(RedriveError::Running)));
     let request =
         pb::RedriveDeadLettersRequest { mode: pb::RedriveMode::Execute.into(), ..Default::default() };
     let refused = service(&lab).redrive_dead_letters(as_operator(request)).await.err().expect("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     drop(first);
-    support::eventually("the turn is free", || async { lab.processor().begin_redrive().await.is_ok() }).await;
+    support::eventually("the turn is free", || async { lab.redriver().begin().await.is_ok() }).await;
 
     five_with_a_poisoned_second(&lab).await;
     edit(&lab, &letters(&lab).await[0].id, "2").await.expect("edited");

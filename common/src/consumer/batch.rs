@@ -1,7 +1,12 @@
 //! One batch, one transaction; and how a culprit is found so that poison costs its neighbours nothing.
+//!
+//! A transaction locks the positions, records the batch in the inbox, **sorts** it ([`super::sort`], pure), has the effects
+//! of what the handler accepts, parks the rest and moves the positions on. If it fails for a reason in the data, it runs
+//! again on halves of the batch until the culprit is alone; what was found against a record then decides how it is sorted.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -12,114 +17,31 @@ use uuid::Uuid;
 
 pub use super::inbox::Counts;
 use super::{
-    Accepted, Answer, Class, Handler, Poison,
-    inbox::{self, Entry, Novelty, Place, Position, Positions},
+    group::Group,
+    handler::{Answer, Handler},
+    inbox::{self, Entry, Place, Positions},
+    park,
+    sort::{NewLetter, Seen, Verdicts, compare, place_of, sort},
+    verdict::{Poison, Verdict, is_in_the_data},
 };
 use crate::{
-    database::{BACKGROUND_TIME_MAX, Conflicting, Database, DatabaseError},
-    dead_letter::park::{self, DeadLetter, Keep},
+    database::{BACKGROUND_TIME_MAX, Conflicting, DatabaseError},
     deadline::Deadline,
     error::chain,
-    event::{HeaderError, Metadata, payload, payload_hash},
+    event::Metadata,
     record::Record,
 };
 
-/// Attempts of a record that fails alone, for a reason in the data that the handler did not classify.
-pub const ATTEMPTS_MAX: i32 = 3;
-
-/// Handles records of one consumer group in one database.
+/// Handles the records of one consumer group in its database.
 pub struct Processor<H: Handler> {
-    pub(crate) database: Database,
-    pub(crate) group: &'static str,
-    pub(crate) handler: Arc<H>,
+    group: Group<H>,
 }
 
 impl<H: Handler> Clone for Processor<H> {
     fn clone(&self) -> Self {
-        Self { database: self.database.clone(), group: self.group, handler: self.handler.clone() }
+        Self { group: self.group.clone() }
     }
 }
-
-/// What was found against a record.
-#[derive(Debug, Clone)]
-pub(crate) struct Verdict {
-    pub(crate) poison: Poison,
-    pub(crate) attempts: i32,
-    pub(crate) first_failed_at: OffsetDateTime,
-    /// What of the record is kept if it is parked.
-    pub(crate) keep: Keep,
-}
-
-impl Verdict {
-    /// Whether the record is parked now, or gets another attempt.
-    fn is_final(&self) -> bool {
-        self.poison.class != Class::AttemptsExhausted || self.attempts >= ATTEMPTS_MAX
-    }
-}
-
-/// A verdict together with what the record waits behind.
-#[derive(Debug)]
-pub(crate) struct Judged {
-    pub(crate) verdict: Verdict,
-    pub(crate) blocked_by: Option<Uuid>,
-}
-
-/// What is said of a letter once its transaction is committed.
-struct Parked {
-    id: Uuid,
-    class: &'static str,
-    reason: String,
-    topic: String,
-    partition: i32,
-    offset: i64,
-    keep: Keep,
-}
-
-impl Parked {
-    fn of(letter: &DeadLetter<'_>) -> Self {
-        let poison = &letter.judged.verdict.poison;
-        Self {
-            id: letter.id,
-            class: poison.class.as_str(),
-            reason: poison.reason().to_owned(),
-            topic: letter.record.topic.clone(),
-            partition: letter.record.partition,
-            offset: letter.record.offset,
-            keep: letter.judged.verdict.keep,
-        }
-    }
-
-    fn report(&self) {
-        if self.keep == Keep::Place {
-            metrics::counter!("records_set_aside_total", "topic" => self.topic.clone(), "class" => self.class)
-                .increment(1);
-            tracing::error!(
-                dlq.id = %self.id,
-                class = self.class,
-                reason = self.reason,
-                topic = self.topic,
-                partition = self.partition,
-                offset = self.offset,
-                "record set aside: it could not be kept, only its place was"
-            );
-            return;
-        }
-        metrics::counter!("dead_letters_total", "topic" => self.topic.clone(), "class" => self.class)
-            .increment(1);
-        tracing::warn!(
-            dlq.id = %self.id,
-            class = self.class,
-            reason = self.reason,
-            topic = self.topic,
-            partition = self.partition,
-            offset = self.offset,
-            "record parked as a dead letter"
-        );
-    }
-}
-
-/// Verdicts by place: found while the batch runs, used when it runs again.
-type Verdicts = HashMap<(Place, i64), Verdict>;
 
 /// How a transaction ended that was not committed.
 enum Stopped {
@@ -140,22 +62,21 @@ impl Conflicting for Stopped {
     }
 }
 
-/// Whether a record's event id is its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reused {
-    No,
-    WithOtherPayload,
-}
-
 impl<H: Handler> Processor<H> {
-    /// A processor for the group `group`, which is the service's name.
+    /// A processor for `group`.
     #[must_use]
-    pub fn new(database: Database, group: &'static str, handler: H) -> Self {
-        Self { database, group, handler: Arc::new(handler) }
+    pub const fn new(group: Group<H>) -> Self {
+        Self { group }
+    }
+
+    /// For whom it works.
+    #[must_use]
+    pub const fn group(&self) -> &Group<H> {
+        &self.group
     }
 
     /// Handles `records`, in order, each exactly once. An error means *try again*: the infrastructure is away and
-    /// nothing of what is left was done. Everything else ends as applied, duplicate or parked.
+    /// nothing of what is left was done. Everything else ends as applied, duplicate, parked or set aside.
     pub async fn process(&self, records: Arc<[Record]>) -> Result<Counts, DatabaseError> {
         let mut verdicts = Verdicts::new();
         let mut total = Counts::default();
@@ -166,18 +87,18 @@ impl<H: Handler> Processor<H> {
             if range.is_empty() {
                 continue;
             }
+            let now = OffsetDateTime::now_utc();
             match self.transact(&records, range.clone(), &verdicts).await {
-                Ok((counts, parked)) => {
+                Ok((counts, letters)) => {
                     total += counts;
                     // Only now: a transaction that was not committed has parked nothing.
-                    parked.iter().for_each(Parked::report);
+                    for letter in letters {
+                        park::report(&letter, &records[range.start + letter.index]);
+                    }
                 }
                 Err(Stopped::Refused(refused)) => {
-                    let now = OffsetDateTime::now_utc();
                     for (place, offset, poison) in refused {
-                        let verdict =
-                            Verdict { poison, attempts: 1, first_failed_at: now, keep: Keep::Record };
-                        verdicts.insert((place, offset), verdict);
+                        verdicts.insert((place, offset), Verdict::new(poison, 1, now));
                     }
                     ranges.push(range);
                 }
@@ -195,32 +116,10 @@ impl<H: Handler> Processor<H> {
                 Err(Stopped::Failed(error)) => {
                     let record = &records[range.start];
                     let key = (place_of(record), record.offset);
-                    let before = verdicts.get(&key);
-                    if let Some(verdict) = before.filter(|verdict| verdict.is_final()) {
-                        if verdict.keep == Keep::Place {
-                            // Nothing of the record was to be written: it can't be blamed.
-                            return Err(error);
-                        }
-                        // It was to be parked, and the database refused that too: keep its place at least.
-                        let verdict = Verdict { keep: Keep::Place, ..verdict.clone() };
-                        verdicts.insert(key, verdict);
-                        ranges.push(range);
-                        continue;
-                    }
-                    let attempts = before.map_or(1, |verdict| verdict.attempts + 1);
-                    let first_failed_at =
-                        before.map_or_else(OffsetDateTime::now_utc, |verdict| verdict.first_failed_at);
-                    // Only the error's own words, never the server's: they may quote the data.
-                    let poison = Poison::new(Class::AttemptsExhausted, error.to_string());
-                    tracing::warn!(
-                        topic = record.topic,
-                        partition = record.partition,
-                        offset = record.offset,
-                        attempt = attempts,
-                        error = chain(&error),
-                        "handling failed for a reason in the data"
-                    );
-                    let verdict = Verdict { poison, attempts, first_failed_at, keep: Keep::Record };
+                    let Some(verdict) = Verdict::after_failure(verdicts.get(&key), &error, now) else {
+                        return Err(error);
+                    };
+                    warn_of_failure(record, &verdict, &error);
                     verdicts.insert(key, verdict);
                     ranges.push(range);
                 }
@@ -232,11 +131,12 @@ impl<H: Handler> Processor<H> {
     async fn transact(
         &self,
         records: &Arc<[Record]>,
-        range: std::ops::Range<usize>,
+        range: Range<usize>,
         verdicts: &Verdicts,
-    ) -> Result<(Counts, Vec<Parked>), Stopped> {
+    ) -> Result<(Counts, Vec<NewLetter>), Stopped> {
         let (this, records, verdicts) = (self.clone(), records.clone(), Arc::new(verdicts.clone()));
-        self.database
+        self.group
+            .database
             .transaction(
                 "consumer.batch",
                 Deadline::after(BACKGROUND_TIME_MAX),
@@ -257,212 +157,57 @@ impl<H: Handler> Processor<H> {
         connection: &mut PgConnection,
         records: &[Record],
         verdicts: &Verdicts,
-    ) -> Result<(Counts, Vec<Parked>), Stopped> {
-        let mut counts: BTreeMap<Place, Counts> =
-            records.iter().map(|record| (place_of(record), Counts::default())).collect();
-        let (positions, news) = self.first_seen(connection, records, &counts).await?;
-
-        let subjects: Vec<&str> = records.iter().filter_map(Metadata::subject_of).collect();
-        let mut blocked = if positions.any_parked {
-            park::blockers(connection, self.group, &subjects).await?
+    ) -> Result<(Counts, Vec<NewLetter>), Stopped> {
+        let group = self.group.name;
+        let (positions, seen) = self.lock_and_compare(connection, records).await?;
+        let blockers = if positions.any_parked {
+            let subjects: Vec<&str> = records.iter().filter_map(Metadata::subject_of).collect();
+            park::blockers(connection, group, &subjects).await?
         } else {
             HashMap::new()
         };
-
-        let mut letters = Vec::new();
-        let mut events = Vec::new();
-        let mut accepted_records = Vec::new();
-        let mut by_place = positions.by_place;
-        for (record, seen) in records.iter().zip(news) {
-            let place = place_of(record);
-            let position: &mut Position = by_place.entry(place.clone()).or_default();
-            let id = Metadata::inbox_id(record);
-            let (event_id, reused) = match seen {
-                Seen::Before => {
-                    // Below the position: delivered again after a crash between commit and offset. It was counted then.
-                    if record.offset >= position.next_offset {
-                        counts.entry(place).or_default().duplicates += 1;
-                    }
-                    position.pass(record.offset, id, Novelty::SeenBefore);
-                    continue;
-                }
-                Seen::FirstTime { event_id } => (event_id, Reused::No),
-                Seen::OtherPayload { event_id } => (event_id, Reused::WithOtherPayload),
-            };
-            position.pass(record.offset, id, Novelty::FirstTime);
-            let count = counts.entry(place.clone()).or_default();
-            let subject = Metadata::subject_of(record);
-            let blocker = subject.and_then(|subject| blocked.get(subject)).copied();
-            let verdict = verdicts.get(&(place, record.offset));
-            let mut judged = match self.judge(record, reused, blocker, verdict) {
-                Ok(accepted) => {
-                    count.applied += 1;
-                    events.push(accepted);
-                    accepted_records.push(record);
-                    continue;
-                }
-                Err(judged) => judged,
-            };
-            let id = Uuid::now_v7();
-            if record.size_bytes() > park::PARKED_BYTES_MAX
-                || verdict.is_some_and(|verdict| verdict.keep == Keep::Place)
-            {
-                // Nothing waits behind it: there is nothing that could be redriven.
-                judged.verdict.keep = Keep::Place;
-                judged.blocked_by = None;
-                count.set_aside += 1;
-            } else {
-                count.parked += 1;
-                count.blocked += i64::from(judged.blocked_by.is_some());
-                if let Some(subject) = subject {
-                    blocked.entry(subject.to_owned()).or_insert(id);
-                }
-            }
-            letters.push(DeadLetter { id, record, event_id, judged });
-        }
-
-        if !events.is_empty() {
-            let answers = self.handler.handle(connection, &events).await?;
-            let refused = refused(&accepted_records, answers)?;
+        let check = |record: &Record| self.group.check(record);
+        let sorted = sort(records, &seen, positions.by_place, blockers, verdicts, check);
+        if !sorted.events.is_empty() {
+            let answers = self.group.handler.handle(connection, &sorted.events).await?;
+            let accepted: Vec<&Record> = sorted.accepted.iter().map(|index| &records[*index]).collect();
+            let refused = refused(&accepted, answers)?;
             if !refused.is_empty() {
                 return Err(Stopped::Refused(refused));
             }
         }
-        park::park(connection, self.group, &letters).await?;
-        inbox::advance(connection, self.group, &counts, &by_place).await?;
-        let parked = letters.iter().map(Parked::of).collect();
-        let mut total = Counts::default();
-        for count in counts.values() {
-            total += *count;
-        }
-        Ok((total, parked))
+        park::park(connection, group, records, &sorted.letters).await?;
+        inbox::advance(connection, group, &sorted.counts, &sorted.positions).await?;
+        Ok((sorted.counts.into_values().sum(), sorted.letters))
     }
 
     /// Locks the positions, records the batch in the inbox, and says for each record whether it is there for the first
     /// time.
-    async fn first_seen(
+    async fn lock_and_compare(
         &self,
         connection: &mut PgConnection,
         records: &[Record],
-        places: &BTreeMap<Place, Counts>,
     ) -> Result<(Positions, Vec<Seen>), DatabaseError> {
-        let mut in_batch: HashMap<Uuid, Vec<u8>> = HashMap::new();
-        let entries: Vec<Entry> = records.iter().map(entry_of).collect();
-        let mut unique = Vec::new();
-        for entry in &entries {
-            if in_batch.insert(entry.event_id, entry.payload_hash.clone()).is_none() {
-                unique.push(entry.clone());
-            }
-        }
-        let (positions, inserted) = inbox::open(connection, self.group, places, &unique).await?;
-        let old: Vec<Uuid> =
-            in_batch.keys().filter(|event_id| !inserted.contains(event_id)).copied().collect();
-        let mut known = inbox::payload_hashes(connection, self.group, &old).await?;
+        let group = self.group.name;
+        let places = records.iter().map(|record| (place_of(record), Counts::default())).collect();
+        let unique: BTreeMap<Uuid, Entry> =
+            records.iter().rev().map(Entry::of).map(|entry| (entry.event_id, entry)).collect();
+        let entries: Vec<Entry> = unique.into_values().collect();
+        let (positions, inserted) = inbox::open(connection, group, &places, &entries).await?;
+        let old = entries.iter().map(|entry| entry.event_id).filter(|id| !inserted.contains(id));
+        let known = inbox::payload_hashes(connection, group, &old.collect::<Vec<_>>()).await?;
 
-        let mut derived = Vec::new();
-        let mut seen = Vec::with_capacity(entries.len());
-        for (entry, record) in entries.iter().zip(records) {
-            match known.get(&entry.event_id) {
-                None => {
-                    known.insert(entry.event_id, entry.payload_hash.clone());
-                    seen.push(Seen::FirstTime { event_id: entry.event_id });
-                }
-                Some(hash) if *hash == entry.payload_hash => seen.push(Seen::Before),
-                Some(_) => {
-                    // The id is taken by another payload: this record is recorded under its place instead.
-                    let event_id = Metadata::id_of_place(record);
-                    derived.push(Entry { event_id, ..entry.clone() });
-                    seen.push(Seen::OtherPayload { event_id });
-                }
-            }
-        }
-        let parked_now: HashSet<Uuid> = inbox::insert(connection, self.group, &derived).await?;
+        let (mut seen, derived) = compare(records, known);
+        let inserted: HashSet<Uuid> = inbox::insert(connection, group, &derived).await?;
         for seen in &mut seen {
             if let Seen::OtherPayload { event_id } = *seen
-                && !parked_now.contains(&event_id)
+                && !inserted.contains(&event_id)
             {
                 *seen = Seen::Before;
             }
         }
         Ok((positions, seen))
     }
-
-    /// Records an event in the inbox. False: its id is there already.
-    pub(crate) async fn enter(
-        &self,
-        connection: &mut PgConnection,
-        record: &Record,
-    ) -> Result<bool, DatabaseError> {
-        Ok(!inbox::insert(connection, self.group, &[entry_of(record)]).await?.is_empty())
-    }
-
-    /// Whether a record goes to the handler or to the dead letters: its form first, then what it waits behind, then what
-    /// was found against it.
-    fn judge(
-        &self,
-        record: &Record,
-        reused: Reused,
-        blocker: Option<Uuid>,
-        verdict: Option<&Verdict>,
-    ) -> Result<Accepted<H::Event>, Judged> {
-        let now = OffsetDateTime::now_utc();
-        let judged = |poison, attempts, blocked_by| Judged {
-            verdict: Verdict { poison, attempts, first_failed_at: now, keep: Keep::Record },
-            blocked_by,
-        };
-        if reused == Reused::WithOtherPayload {
-            let poison = Poison::new(Class::SchemaViolation, "event id was used for another payload");
-            return Err(judged(poison, 1, None));
-        }
-        let accepted = self.check(record).map_err(|poison| judged(poison, 1, None))?;
-        if let Some(blocker) = blocker {
-            let poison = Poison::new(Class::BlockedByKey, "an earlier event of the aggregate is parked");
-            return Err(judged(poison, 0, Some(blocker)));
-        }
-        match verdict {
-            Some(verdict) if verdict.is_final() => Err(Judged { verdict: verdict.clone(), blocked_by: None }),
-            _ => Ok(accepted),
-        }
-    }
-
-    /// Checks of form: headers, type, version, topic, content.
-    pub(crate) fn check(&self, record: &Record) -> Result<Accepted<H::Event>, Poison> {
-        let metadata = Metadata::read(record).map_err(|error| {
-            let class = match error {
-                HeaderError::UnknownType => Class::UnknownType,
-                _ => Class::SchemaViolation,
-            };
-            Poison::new(class, error.to_string())
-        })?;
-        if metadata.kind != record.topic {
-            return Err(if self.handler.is_event_topic(&metadata.kind) {
-                Poison::new(Class::WrongTopic, "event belongs to another topic")
-            } else {
-                Poison::new(Class::UnknownType, "event type is not known")
-            });
-        }
-        let versions = self.handler.versions(&record.topic);
-        if versions.is_empty() {
-            return Err(Poison::new(Class::UnknownType, "topic is not read by this service"));
-        }
-        if !versions.contains(&metadata.version) {
-            let reason = format!("version {} is not one of {versions:?}", metadata.version);
-            return Err(Poison::new(Class::UnknownVersion, reason));
-        }
-        if payload(record).is_empty() {
-            return Err(Poison::new(Class::Decode, "value is empty"));
-        }
-        let event = self.handler.decode(record, &metadata)?;
-        Ok(Accepted { metadata, event })
-    }
-}
-
-/// Whether a record was handled before.
-#[derive(Debug, Clone, Copy)]
-enum Seen {
-    FirstTime { event_id: Uuid },
-    Before,
-    OtherPayload { event_id: Uuid },
 }
 
 /// The records that the handler refused: the first of each aggregate, because the later ones were handled on top of
@@ -483,25 +228,13 @@ fn refused(records: &[&Record], answers: Vec<Answer>) -> Result<Vec<(Place, i64,
     Ok(refused)
 }
 
-fn place_of(record: &Record) -> Place {
-    (record.topic.clone(), record.partition)
-}
-
-fn entry_of(record: &Record) -> Entry {
-    Entry {
-        event_id: Metadata::inbox_id(record),
-        topic: record.topic.clone(),
-        payload_hash: payload_hash(record),
-    }
-}
-
-/// Whether the error is the data's fault; else it is the infrastructure's, and waiting helps.
-pub(crate) fn is_in_the_data(error: &DatabaseError) -> bool {
-    match error {
-        DatabaseError::Data(_) | DatabaseError::Defect(_) | DatabaseError::Corrupt(_) => true,
-        DatabaseError::Unavailable(_)
-        | DatabaseError::Conflict(_)
-        | DatabaseError::CommitUnknown(_)
-        | DatabaseError::Schema(_) => false,
-    }
+fn warn_of_failure(record: &Record, verdict: &Verdict, error: &DatabaseError) {
+    tracing::warn!(
+        topic = record.topic,
+        partition = record.partition,
+        offset = record.offset,
+        attempt = verdict.attempts,
+        error = chain(error),
+        "handling failed for a reason in the data"
+    );
 }

@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use crate::database::DatabaseError;
+use crate::{
+    database::DatabaseError,
+    event::{Metadata, payload_hash},
+    record::Record,
+};
 
 /// Topic and partition.
 pub(super) type Place = (String, i32);
@@ -32,6 +36,15 @@ impl std::ops::AddAssign for Counts {
         self.parked += other.parked;
         self.blocked += other.blocked;
         self.set_aside += other.set_aside;
+    }
+}
+
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |mut total, counts| {
+            total += counts;
+            total
+        })
     }
 }
 
@@ -76,6 +89,17 @@ pub(super) struct Entry {
     pub(super) event_id: Uuid,
     pub(super) topic: String,
     pub(super) payload_hash: Vec<u8>,
+}
+
+impl Entry {
+    /// Of a record under its own id.
+    pub(super) fn of(record: &Record) -> Self {
+        Self {
+            event_id: Metadata::inbox_id(record),
+            topic: record.topic.clone(),
+            payload_hash: payload_hash(record),
+        }
+    }
 }
 
 /// Entries as columns.

@@ -79,7 +79,7 @@ impl<H: Handler> Runtime<H> {
         Self {
             config: config.clone(),
             group,
-            observer: Observer::new(config, group, &topics, &processor.database),
+            observer: Observer::new(config, group, &topics, &processor.group().database),
             topics,
             processor,
             component: health.component("consumer"),
@@ -135,7 +135,7 @@ impl<H: Handler> Reader<H> {
             share_max: self.config.dead_letter_share_max,
             pause: self.config.dead_letter_pause,
         });
-        let mut standing = Standing::new(self.processor.database.clone(), self.group);
+        let mut standing = Standing::new(self.processor.group().database.clone(), self.group);
         let mut watch = Watch::default();
         let mut backoff = Backoff::for_infrastructure();
         let mut faults = self.faults;
@@ -268,7 +268,13 @@ impl<H: Handler> Session<'_, H> {
         let mut backoff = Backoff::for_infrastructure();
         loop {
             let (places, revocations) = (self.member.places()?, self.member.revocations());
-            match positions::load(&self.processor.database, self.processor.group, places.clone()).await {
+            match positions::load(
+                &self.processor.group().database,
+                self.processor.group().name,
+                places.clone(),
+            )
+            .await
+            {
                 Ok(positions) => {
                     self.place(places, &positions)?;
                     self.busy += started.elapsed();

@@ -7,7 +7,6 @@
 
 pub mod depth;
 pub(crate) mod messages;
-pub mod park;
 pub mod redrive;
 pub mod service;
 pub mod skip;
@@ -16,7 +15,10 @@ pub mod store;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::record::{Header, Record};
+use crate::{
+    consumer::park::{STATE_PARKED, STATE_SET_ASIDE},
+    record::{Header, Record},
+};
 
 /// Redrives of one letter; after them it needs an operator who insists (pitfalls P25).
 pub const REDRIVES_MAX: i32 = 3;
@@ -39,10 +41,10 @@ impl State {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Parked => "parked",
+            Self::Parked => STATE_PARKED,
             Self::Redriven => "redriven",
             Self::Discarded => "discarded",
-            Self::SetAside => "set-aside",
+            Self::SetAside => STATE_SET_ASIDE,
         }
     }
 

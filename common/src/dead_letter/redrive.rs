@@ -24,10 +24,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    consumer::{
-        Answer, Class, Handler, Poison,
-        batch::{Processor, is_in_the_data},
-    },
+    consumer::{Answer, Class, Handler, Poison, group::Group, is_in_the_data},
     database::{BACKGROUND_TIME_MAX, DatabaseError, bounded},
     deadline::Deadline,
     error::chain,
@@ -133,16 +130,33 @@ impl Turn {
     }
 }
 
-impl<H: Handler> Processor<H> {
+/// Redrives the letters of a group.
+pub struct Redriver<H: Handler> {
+    group: Group<H>,
+}
+
+impl<H: Handler> Clone for Redriver<H> {
+    fn clone(&self) -> Self {
+        Self { group: self.group.clone() }
+    }
+}
+
+impl<H: Handler> Redriver<H> {
+    /// A redriver for `group`.
+    #[must_use]
+    pub const fn new(group: Group<H>) -> Self {
+        Self { group }
+    }
+
     /// Takes the turn of this group.
-    pub async fn begin_redrive(&self) -> Result<Turn, RedriveError> {
-        let options = self.database.pool().connect_options();
+    pub async fn begin(&self) -> Result<Turn, RedriveError> {
+        let options = self.group.database.pool().connect_options();
         let mut connection = bounded(PgConnection::connect_with(&options)).await?;
         let query = sqlx::query(
             "-- dead_letter.begin_redrive
             select pg_try_advisory_lock(hashtextextended('holdfast redrive ' || $1, 0)) as locked",
         )
-        .bind(self.group);
+        .bind(self.group.name);
         let row = bounded(query.fetch_one(&mut connection)).await?;
         if row.try_get("locked").map_err(DatabaseError::from)? {
             Ok(Turn(connection))
@@ -153,9 +167,10 @@ impl<H: Handler> Processor<H> {
 
     /// Redrives, telling `steps` of each letter. Ends after the transaction in hand when nobody listens any more.
     pub async fn redrive(&self, request: &Redrive, steps: &mpsc::Sender<Step>) -> Result<(), RedriveError> {
-        let (group, filter) = (self.group, request.filter.clone());
+        let (group, filter) = (self.group.name, request.filter.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         let units = self
+            .group
             .database
             .read(deadline, move |connection| {
                 Box::pin(async move { store::units(connection, group, &filter).await })
@@ -228,9 +243,10 @@ impl<H: Handler> Processor<H> {
         unit: &Unit,
         exhausted: Exhausted,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let (group, unit) = (self.group, unit.clone());
+        let (group, unit) = (self.group.name, unit.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         let letters = self
+            .group
             .database
             .read(deadline, move |connection| {
                 Box::pin(async move { store::parked(connection, group, &unit, i64::MAX).await })
@@ -259,15 +275,16 @@ impl<H: Handler> Processor<H> {
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
         let this = Arc::new((self.clone(), unit.clone(), request.clone()));
-        self.database
+        self.group
+            .database
             .transaction(
                 "dead_letter.redrive",
                 Deadline::after(BACKGROUND_TIME_MAX),
                 move |connection: &mut PgConnection| {
                     let this = this.clone();
                     let work: BoxFuture<'_, _> = Box::pin(async move {
-                        let (processor, unit, request) = &*this;
-                        processor.redrive_letters(connection, unit, most, request).await
+                        let (redriver, unit, request) = &*this;
+                        redriver.redrive_letters(connection, unit, most, request).await
                     });
                     work
                 },
@@ -282,7 +299,7 @@ impl<H: Handler> Processor<H> {
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let letters = store::lock_parked(connection, self.group, unit, most).await?;
+        let letters = store::lock_parked(connection, self.group.name, unit, most).await?;
         let mut outcomes = Vec::with_capacity(letters.len());
         let mut stopped = false;
         for letter in letters {
@@ -324,18 +341,18 @@ impl<H: Handler> Processor<H> {
         letter: &Letter,
     ) -> Result<Result<(), Poison>, DatabaseError> {
         let record = letter.effective_record();
-        let accepted = match self.check(&record) {
+        let accepted = match self.group.check(&record) {
             Ok(accepted) => accepted,
             Err(poison) => return Ok(Err(poison)),
         };
         let mut savepoint = connection.begin().await?;
         // Parked under the id of its place, because its own could not be read, or was taken; it enters the inbox under its
         // own now, if that is free.
-        if accepted.metadata.id != letter.event_id && !self.enter(&mut savepoint, &record).await? {
+        if accepted.metadata.id != letter.event_id && !self.group.enter(&mut savepoint, &record).await? {
             savepoint.rollback().await?;
             return Ok(Err(Poison::new(Class::SchemaViolation, "event id was used for another event")));
         }
-        let answers = self.handler.handle(&mut savepoint, std::slice::from_ref(&accepted)).await;
+        let answers = self.group.handler.handle(&mut savepoint, std::slice::from_ref(&accepted)).await;
         let poison = match answers {
             Ok(answers) => match <[Answer; 1]>::try_from(answers) {
                 Ok([Answer::Applied]) => {
@@ -362,7 +379,7 @@ impl<H: Handler> Processor<H> {
         letter: Uuid,
         detail: &str,
     ) -> Result<(), DatabaseError> {
-        store::audit(connection, self.group, &request.actor, action, Some(letter), detail).await
+        store::audit(connection, self.group.name, &request.actor, action, Some(letter), detail).await
     }
 }
 

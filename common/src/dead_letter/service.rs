@@ -19,12 +19,12 @@ use super::{
         parse_id, parse_ids, parse_page, parse_reason, parse_skip, parse_state, parse_time, peer_of,
         positions_to_proto, step_to_proto,
     },
-    redrive::{Exhausted, Mode, Redrive, RedriveError},
+    redrive::{Exhausted, Mode, Redrive, RedriveError, Redriver},
     skip::{self, SkipError},
     store,
 };
 use crate::{
-    consumer::{Handler, batch::Processor, observer::ViewReceiver, positions, stops},
+    consumer::{Handler, group::Group, observer::ViewReceiver, positions, stops},
     database::DatabaseError,
     deadline::Deadline,
     error::chain,
@@ -36,15 +36,15 @@ const STEPS_MAX: usize = 64;
 
 /// Serves the dead letters of one group.
 pub struct DeadLetters<H: Handler> {
-    processor: Processor<H>,
+    group: Group<H>,
     view: ViewReceiver,
 }
 
 impl<H: Handler> DeadLetters<H> {
-    /// Of the group and database of `processor`; `view` is what its consumer sees of the group.
+    /// Of `group`; `view` is what its consumer sees of it.
     #[must_use]
-    pub const fn new(processor: Processor<H>, view: ViewReceiver) -> Self {
-        Self { processor, view }
+    pub const fn new(group: Group<H>, view: ViewReceiver) -> Self {
+        Self { group, view }
     }
 }
 
@@ -67,9 +67,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         };
         let filter = Filter { state, ..parse_filter(filter)? };
         let (limit, after) = parse_page(request.page_size, &request.page_token)?;
-        let group = self.processor.group;
+        let group = self.group.name;
         let mut letters = self
-            .processor
+            .group
             .database
             .read(deadline, move |connection| {
                 async move { store::list(connection, group, &filter, after, limit + 1).await }.boxed()
@@ -86,9 +86,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
     ) -> Result<Response<pb::GetDeadLetterResponse>, Status> {
         let deadline = Deadline::of(&request);
         let id = parse_id("id", &request.into_inner().id)?;
-        let group = self.processor.group;
+        let group = self.group.name;
         let found = self
-            .processor
+            .group
             .database
             .read(deadline, move |connection| {
                 async move {
@@ -134,16 +134,16 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             actor: actor(&peer, &request.author)?,
             filter: parse_filter(request.filter.unwrap_or_default())?,
         };
+        let redriver = Redriver::new(self.group.clone());
         // A dry run changes nothing, so it may look while a redrive runs.
         let turn = match redrive.mode {
             Mode::DryRun => None,
-            Mode::Execute => Some(self.processor.begin_redrive().await?),
+            Mode::Execute => Some(redriver.begin().await?),
         };
         let (steps, receiver) = mpsc::channel(STEPS_MAX);
         let (failed, failure) = tokio::sync::oneshot::channel();
-        let processor = self.processor.clone();
         tokio::spawn(async move {
-            let outcome = processor.redrive(&redrive, &steps).await;
+            let outcome = redriver.redrive(&redrive, &steps).await;
             // Before the stream ends, so that a command that follows at once finds the turn free.
             if let Some(turn) = turn {
                 turn.give_back().await;
@@ -168,26 +168,26 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let id = parse_id("id", &request.id)?;
         let reason = parse_reason(&request.reason)?;
         let actor = actor(&peer, &request.author)?;
-        let this = self.processor.clone();
+        let this = self.group.clone();
         let edit = parse_edit(request)?;
         let edited: Result<(), EditError> = self
-            .processor
+            .group
             .database
             .transaction("dead_letter.edit", deadline, move |connection: &mut PgConnection| {
                 let (this, edit) = (this.clone(), edit.clone());
                 let (reason, actor) = (reason.clone(), actor.clone());
                 let work: BoxFuture<'_, _> = Box::pin(async move {
                     let mut letter =
-                        store::get(connection, this.group, id).await?.ok_or(EditError::Unknown)?;
+                        store::get(connection, this.name, id).await?.ok_or(EditError::Unknown)?;
                     letter.edit(edit);
                     let record = letter.effective_record();
                     // What could not be handled anyway is refused now, while the operator looks.
                     this.check(&record).map_err(|poison| EditError::Refused(poison.reason().to_owned()))?;
                     let subject = Metadata::subject_of(&record);
-                    if !store::edit(connection, this.group, id, &letter.edited, subject).await? {
+                    if !store::edit(connection, this.name, id, &letter.edited, subject).await? {
                         return Err(EditError::NotParked);
                     }
-                    store::audit(connection, this.group, &actor, Action::Edit, Some(id), &reason).await?;
+                    store::audit(connection, this.name, &actor, Action::Edit, Some(id), &reason).await?;
                     Ok(())
                 });
                 work
@@ -209,9 +209,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         }
         let reason = parse_reason(&request.reason)?;
         let actor = actor(&peer, &request.author)?;
-        let group = self.processor.group;
+        let group = self.group.name;
         let discarded: Result<Vec<Uuid>, DatabaseError> = self
-            .processor
+            .group
             .database
             .transaction("dead_letter.discard", deadline, move |connection: &mut PgConnection| {
                 let (ids, reason, actor) = (ids.clone(), reason.clone(), actor.clone());
@@ -238,9 +238,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let reason = parse_reason(&request.reason)?;
         let actor = actor(&peer, &request.author)?;
         let leave = i64::from(request.dead_letters_max);
-        let group = self.processor.group;
+        let group = self.group.name;
         let resumed: Result<u64, DatabaseError> = self
-            .processor
+            .group
             .database
             .transaction("consumer.resume_all", deadline, move |connection: &mut PgConnection| {
                 let (reason, actor) = (reason.clone(), actor.clone());
@@ -264,9 +264,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         &self,
         request: Request<pb::ListPositionsRequest>,
     ) -> Result<Response<pb::ListPositionsResponse>, Status> {
-        let group = self.processor.group;
+        let group = self.group.name;
         let accounts = self
-            .processor
+            .group
             .database
             .read(Deadline::of(&request), move |connection| positions::accounts(connection, group).boxed())
             .await?;
@@ -287,7 +287,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         if end.is_none_or(|end| position > end) {
             return Err(Status::not_found("the partition has no such record, as far as the broker says"));
         }
-        let id = skip::skip(&self.processor.database, self.processor.group, deadline, skip).await?;
+        let id = skip::skip(&self.group.database, self.group.name, deadline, skip).await?;
         Ok(Response::new(pb::SkipRecordsResponse { dead_letter_id: id.to_string(), position }))
     }
 
@@ -295,9 +295,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         &self,
         request: Request<pb::GetDeadLetterStatsRequest>,
     ) -> Result<Response<pb::GetDeadLetterStatsResponse>, Status> {
-        let group = self.processor.group;
+        let group = self.group.name;
         let (stats, stops) = self
-            .processor
+            .group
             .database
             .read(Deadline::of(&request), move |connection| {
                 async move {
@@ -334,9 +334,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         };
         let since = parse_time("since", request.since.as_ref())?;
         let (limit, before) = parse_page(request.page_size, &request.page_token)?;
-        let group = self.processor.group;
+        let group = self.group.name;
         let mut entries = self
-            .processor
+            .group
             .database
             .read(deadline, move |connection| {
                 store::audit_entries(connection, group, letter, since, before, limit + 1).boxed()

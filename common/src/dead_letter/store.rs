@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{Action, AuditEntry, Edited, Filter, Letter, State, Stats};
 use crate::{
+    consumer::park::lock_oldest,
     database::DatabaseError,
     record::{Header, Record, decode_headers, encode_headers},
 };
@@ -166,15 +167,7 @@ pub(super) async fn lock_parked(
 ) -> Result<Vec<Letter>, DatabaseError> {
     if let Unit::Aggregate(subject) = unit {
         // A statement of its own: the next one sees what a consumer that held the lock has parked meanwhile.
-        sqlx::query(
-            "-- dead_letter.lock_oldest
-            select from dead_letters where group_name = $1 and subject = $2 and state = 'parked'
-            order by id limit 1 for update",
-        )
-        .bind(group)
-        .bind(subject)
-        .fetch_optional(&mut *connection)
-        .await?;
+        lock_oldest(connection, group, subject).await?;
     }
     parked_rows(
         connection,

@@ -13,9 +13,11 @@ use holdfast_common::{
     consumer::{
         Accepted, Answer, Class, Handler, Poison,
         batch::Processor,
+        group::Group,
         runtime::{PlantedFault, Runtime},
     },
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    dead_letter::redrive::Redriver,
     deadline::Deadline,
     error::BoxError,
     event::{Metadata, NewEvent},
@@ -280,8 +282,16 @@ impl Lab {
         .await;
     }
 
+    pub fn consumers(&self) -> Group<Ledger> {
+        Group::new(self.database.clone(), self.group, Ledger { topic: self.topic })
+    }
+
     pub fn processor(&self) -> Processor<Ledger> {
-        Processor::new(self.database.clone(), self.group, Ledger { topic: self.topic })
+        Processor::new(self.consumers())
+    }
+
+    pub fn redriver(&self) -> Redriver<Ledger> {
+        Redriver::new(self.consumers())
     }
 
     /// Writes events to the outbox, each in a transaction of its own.

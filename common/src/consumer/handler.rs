@@ -1,0 +1,48 @@
+//! What a service does with events.
+
+use futures_util::future::BoxFuture;
+use sqlx::PgConnection;
+
+use super::verdict::Poison;
+use crate::{database::DatabaseError, event::Metadata, record::Record};
+
+/// An event that passed all checks of form and is handled for the first time.
+#[derive(Debug, Clone)]
+pub struct Accepted<E> {
+    /// What its headers say.
+    pub metadata: Metadata,
+    /// The decoded message.
+    pub event: E,
+}
+
+/// The handler's answer to one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Its effects are in the transaction (or it needs none).
+    Applied,
+    /// It can never succeed. Whatever was written is rolled back, and the batch is handled again without it.
+    DeadLetter(Poison),
+}
+
+/// What a service does with events. Implementations hold no state between calls but their database.
+pub trait Handler: Send + Sync + 'static {
+    /// The events of all topics that the service reads.
+    type Event: Clone + Send + Sync + 'static;
+
+    /// Decodes and checks a record whose headers are those of an event of this topic. Pure.
+    fn decode(&self, record: &Record, metadata: &Metadata) -> Result<Self::Event, Poison>;
+
+    /// The versions of a topic's events that [`Handler::decode`] knows; empty if it doesn't know the topic at all.
+    fn versions(&self, topic: &str) -> &'static [u32];
+
+    /// Whether `topic` carries events at all: tells an event on the wrong topic from an unknown one.
+    fn is_event_topic(&self, topic: &str) -> bool;
+
+    /// Has the effects of `events`, in order, in the caller's transaction, and answers for each. An `Err` rolls
+    /// everything back; its variant says whether the batch is tried again or searched for a culprit.
+    fn handle<'c>(
+        &'c self,
+        connection: &'c mut PgConnection,
+        events: &'c [Accepted<Self::Event>],
+    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>>;
+}
