@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_proto::topic;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
@@ -19,8 +20,6 @@ use crate::{
     stop::sleep_unless_stopped,
 };
 
-/// Largest record that we publish: a dead-letter copy is a record at the broker's default limit (1 MiB) plus headers.
-const RECORD_BYTES_MAX: &str = "2097152";
 /// A member that falls silent is replaced after this time.
 pub const SESSION_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a client asks for brokers, topics and partitions. Five minutes, librdkafka's default, is how long a new
@@ -98,7 +97,7 @@ pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("fetch.wait.max.ms", "500")
         // Bounds the memory of the prefetch queue (KiB).
         .set("queued.max.messages.kbytes", "16384")
-        .set("fetch.message.max.bytes", RECORD_BYTES_MAX)
+        .set("fetch.message.max.bytes", topic::RECORD_BYTES_MAX.to_string())
         // After an empty or failed fetch, ask again soon.
         .set("fetch.error.backoff.ms", "50")
         // How far each partition was fetched, for the consumer's watch.
@@ -132,7 +131,7 @@ pub fn producer(config: &KafkaConfig) -> Result<FutureProducer<QuietContext>, Ka
         .set("message.timeout.ms", "0")
         .set("topic.metadata.propagation.max.ms", TOPIC_PROPAGATION_TIME_MAX.as_millis().to_string())
         .set("retry.backoff.ms", "50")
-        .set("message.max.bytes", RECORD_BYTES_MAX)
+        .set("message.max.bytes", topic::RECORD_BYTES_MAX.to_string())
         .set("queue.buffering.max.messages", "10000")
         .set("compression.type", "none")
         .create_with_context(QuietContext)

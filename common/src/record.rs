@@ -22,7 +22,7 @@ impl Header {
 }
 
 /// A record of a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     /// Its topic.
     pub topic: String,

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use futures_util::future::BoxFuture;
 use holdfast_common::{
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
     database::DatabaseError,
@@ -48,12 +47,11 @@ impl Handler for DeliveryEvents {
         if topic == topic::PAYMENT_COMPLETED { &[1] } else { &[] }
     }
 
-    fn is_event_topic(&self, topic: &str) -> bool {
-        topic::EVENT_TOPICS.contains(&topic)
-    }
-
     fn decode(&self, record: &Record, metadata: &Metadata) -> Result<PaymentDecided, Poison> {
-        let message: payment::PaymentCompleted = check::message(record)?;
+        let message: payment::PaymentCompleted = match record.topic.as_str() {
+            topic::PAYMENT_COMPLETED => check::message(record)?,
+            other => return Err(check::not_read(other)),
+        };
         check::placed(record, metadata, &message.user_id, &message.order_id)?;
         let deliver_to = match message.status() {
             payment::PaymentStatus::Success if message.delivery_address.is_empty() => {
@@ -70,47 +68,58 @@ impl Handler for DeliveryEvents {
         })
     }
 
-    fn handle<'c>(
-        &'c self,
-        connection: &'c mut PgConnection,
-        events: &'c [Accepted<PaymentDecided>],
-    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>> {
-        Box::pin(async move {
-            let ids: Vec<OrderId> = events
-                .iter()
-                .filter(|accepted| accepted.event.deliver_to.is_some())
-                .map(|accepted| accepted.event.order_id)
-                .collect();
-            let mut deliveries: HashMap<OrderId, Delivery> =
-                store::deliveries_of_orders(connection, &ids).await?;
-            let (mut new, mut records, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-            let now = OffsetDateTime::now_utc();
-            for Accepted { metadata, event } in events {
-                let Some(address) = &event.deliver_to else {
-                    answers.push(Answer::Applied);
-                    continue;
-                };
-                if let Some(delivery) = deliveries.get(&event.order_id) {
-                    answers.push(match check_repeated(delivery, &event.user_id, address) {
-                        Ok(()) => Answer::Applied,
-                        Err(other) => {
-                            Answer::DeadLetter(Poison::new(Class::BusinessInvariant, other.to_string()))
-                        }
-                    });
-                    continue;
-                }
-                let user_id = event.user_id.clone();
-                let id = Uuid::now_v7();
-                let delivery =
-                    Delivery::create(id, event.order_id, user_id, address.clone(), &self.plan, now);
-                records.push(event::status_updated(&delivery, metadata.traceparent.clone()));
-                new.push(delivery.clone());
-                deliveries.insert(event.order_id, delivery);
+    async fn handle(
+        &self,
+        connection: &mut PgConnection,
+        events: &[Accepted<PaymentDecided>],
+    ) -> Result<Vec<Answer>, DatabaseError> {
+        let ids: Vec<OrderId> = events
+            .iter()
+            .filter(|accepted| accepted.event.deliver_to.is_some())
+            .map(|accepted| accepted.event.order_id)
+            .collect();
+        let mut deliveries: HashMap<OrderId, Delivery> =
+            store::deliveries_of_orders(connection, &ids).await?;
+        let (mut new, mut records, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        let now = OffsetDateTime::now_utc();
+        for Accepted { metadata, event } in events {
+            let Some(address) = &event.deliver_to else {
                 answers.push(Answer::Applied);
+                continue;
+            };
+            if let Some(delivery) = deliveries.get(&event.order_id) {
+                answers.push(match check_repeated(delivery, &event.user_id, address) {
+                    Ok(()) => Answer::Applied,
+                    Err(other) => {
+                        Answer::DeadLetter(Poison::new(Class::BusinessInvariant, other.to_string()))
+                    }
+                });
+                continue;
             }
-            store::insert_deliveries(connection, &new).await?;
-            outbox::append(connection, records).await?;
-            Ok(answers)
-        })
+            let user_id = event.user_id.clone();
+            let id = Uuid::now_v7();
+            let delivery = Delivery::create(id, event.order_id, user_id, address.clone(), &self.plan, now);
+            records.push(event::status_updated(&delivery, metadata.traceparent.clone()));
+            new.push(delivery.clone());
+            deliveries.insert(event.order_id, delivery);
+            answers.push(Answer::Applied);
+        }
+        store::insert_deliveries(connection, &new).await?;
+        outbox::append(connection, records).await?;
+        Ok(answers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// What the contract says that this service reads is what its decoder knows.
+    #[test]
+    fn what_is_read_is_decoded() {
+        let plan = Plan { step: Duration::ZERO, fail_prefix: String::new(), fail_per_million: 0 };
+        check::reads(&DeliveryEvents::new(plan), "delivery");
     }
 }

@@ -1,6 +1,5 @@
 //! Events of other services to changes of orders.
 
-use futures_util::future::BoxFuture;
 use holdfast_common::{
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
     database::DatabaseError,
@@ -38,10 +37,6 @@ impl Handler for OrderEvents {
         }
     }
 
-    fn is_event_topic(&self, topic: &str) -> bool {
-        topic::EVENT_TOPICS.contains(&topic)
-    }
-
     fn decode(&self, record: &Record, metadata: &Metadata) -> Result<OrderEvent, Poison> {
         let (order_id, user_id, event) = match record.topic.as_str() {
             topic::PAYMENT_COMPLETED => {
@@ -59,7 +54,7 @@ impl Handler for OrderEvents {
                 let amount = check::field("amount", Money::from_proto(message.amount.as_ref()))?;
                 (message.order_id, message.user_id, Event::Refunded(amount))
             }
-            _ => {
+            topic::DELIVERY_STATUS_UPDATED => {
                 let message: delivery::DeliveryStatusUpdated = check::message(record)?;
                 let status = match message.status() {
                     delivery::DeliveryStatus::Pending => DeliveryStatus::Pending,
@@ -73,6 +68,7 @@ impl Handler for OrderEvents {
                 };
                 (message.order_id, message.user_id, Event::Delivery(status))
             }
+            other => return Err(check::not_read(other)),
         };
         check::placed(record, metadata, &user_id, &order_id)?;
         Ok(OrderEvent {
@@ -82,42 +78,51 @@ impl Handler for OrderEvents {
         })
     }
 
-    fn handle<'c>(
-        &'c self,
-        connection: &'c mut PgConnection,
-        events: &'c [Accepted<OrderEvent>],
-    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>> {
-        Box::pin(async move {
-            let ids: Vec<OrderId> = events.iter().map(|accepted| accepted.event.order_id).collect();
-            let mut orders = store::lock_orders(connection, &ids).await?;
-            let mut changed = Vec::new();
-            let now = OffsetDateTime::now_utc();
-            let mut answers = Vec::with_capacity(events.len());
-            for Accepted { event, .. } in events {
-                // The order is stored before its first event is published, so an unknown one never was ours.
-                let order = orders.get_mut(&event.order_id);
-                let Some(order) = order.filter(|order| order.user_id == event.user_id) else {
-                    answers.push(refuse("no such order of this user"));
-                    continue;
-                };
-                match order.apply(event.event, now) {
-                    Ok(Change::Changed) => {
-                        changed.push(event.order_id);
-                        answers.push(Answer::Applied);
-                    }
-                    Ok(Change::Nothing) => answers.push(Answer::Applied),
-                    Err(violation) => answers.push(refuse(&violation.to_string())),
+    async fn handle(
+        &self,
+        connection: &mut PgConnection,
+        events: &[Accepted<OrderEvent>],
+    ) -> Result<Vec<Answer>, DatabaseError> {
+        let ids: Vec<OrderId> = events.iter().map(|accepted| accepted.event.order_id).collect();
+        let mut orders = store::lock_orders(connection, &ids).await?;
+        let mut changed = Vec::new();
+        let now = OffsetDateTime::now_utc();
+        let mut answers = Vec::with_capacity(events.len());
+        for Accepted { event, .. } in events {
+            // The order is stored before its first event is published, so an unknown one never was ours.
+            let order = orders.get_mut(&event.order_id);
+            let Some(order) = order.filter(|order| order.user_id == event.user_id) else {
+                answers.push(refuse("no such order of this user"));
+                continue;
+            };
+            match order.apply(event.event, now) {
+                Ok(Change::Changed) => {
+                    changed.push(event.order_id);
+                    answers.push(Answer::Applied);
                 }
+                Ok(Change::Nothing) => answers.push(Answer::Applied),
+                Err(violation) => answers.push(refuse(&violation.to_string())),
             }
-            changed.sort_unstable();
-            changed.dedup();
-            let changed: Vec<_> = changed.iter().filter_map(|id| orders.get(id)).collect();
-            store::update_orders(connection, &changed).await?;
-            Ok(answers)
-        })
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        let changed: Vec<_> = changed.iter().filter_map(|id| orders.get(id)).collect();
+        store::update_orders(connection, &changed).await?;
+        Ok(answers)
     }
 }
 
 fn refuse(reason: &str) -> Answer {
     Answer::DeadLetter(Poison::new(Class::BusinessInvariant, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the contract says that this service reads is what its decoder knows.
+    #[test]
+    fn what_is_read_is_decoded() {
+        check::reads(&OrderEvents, "order");
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use futures_util::future::BoxFuture;
 use holdfast_common::{
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
     database::DatabaseError,
@@ -53,27 +52,29 @@ impl Handler for PaymentEvents {
         }
     }
 
-    fn is_event_topic(&self, topic: &str) -> bool {
-        topic::EVENT_TOPICS.contains(&topic)
-    }
-
     fn decode(&self, record: &Record, metadata: &Metadata) -> Result<PaymentEvent, Poison> {
-        let (order_id, user_id, kind) = if record.topic == topic::ORDER_CREATED {
-            let message: order::OrderCreated = check::message(record)?;
-            let total = check::field("total", Money::from_proto(message.total.as_ref()))?;
-            if total.minor_units <= 0 {
-                return Err(check::violation("total is not positive"));
+        let (order_id, user_id, kind) = match record.topic.as_str() {
+            topic::ORDER_CREATED => {
+                let message: order::OrderCreated = check::message(record)?;
+                let total = check::field("total", Money::from_proto(message.total.as_ref()))?;
+                if total.minor_units <= 0 {
+                    return Err(check::violation("total is not positive"));
+                }
+                let kind = Kind::OrderCreated { total, delivery_address: message.delivery_address };
+                (message.order_id, message.user_id, kind)
             }
-            let kind = Kind::OrderCreated { total, delivery_address: message.delivery_address };
-            (message.order_id, message.user_id, kind)
-        } else {
-            let message: delivery::DeliveryStatusUpdated = check::message(record)?;
-            let kind = match message.status() {
-                delivery::DeliveryStatus::Failed => Kind::DeliveryFailed,
-                delivery::DeliveryStatus::Unspecified => return Err(check::violation("status is not known")),
-                _ => Kind::DeliveryMoved,
-            };
-            (message.order_id, message.user_id, kind)
+            topic::DELIVERY_STATUS_UPDATED => {
+                let message: delivery::DeliveryStatusUpdated = check::message(record)?;
+                let kind = match message.status() {
+                    delivery::DeliveryStatus::Failed => Kind::DeliveryFailed,
+                    delivery::DeliveryStatus::Unspecified => {
+                        return Err(check::violation("status is not known"));
+                    }
+                    _ => Kind::DeliveryMoved,
+                };
+                (message.order_id, message.user_id, kind)
+            }
+            other => return Err(check::not_read(other)),
         };
         check::placed(record, metadata, &user_id, &order_id)?;
         Ok(PaymentEvent {
@@ -83,26 +84,24 @@ impl Handler for PaymentEvents {
         })
     }
 
-    fn handle<'c>(
-        &'c self,
-        connection: &'c mut PgConnection,
-        events: &'c [Accepted<PaymentEvent>],
-    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>> {
-        Box::pin(async move {
-            let mut work = Work::load(connection, events).await?;
-            let now = OffsetDateTime::now_utc();
-            let answers = events
-                .iter()
-                .map(|accepted| match work.take(&accepted.event, &accepted.metadata, now) {
-                    Ok(()) => Answer::Applied,
-                    Err(violation) => {
-                        Answer::DeadLetter(Poison::new(Class::BusinessInvariant, violation.to_string()))
-                    }
-                })
-                .collect();
-            work.save(connection).await?;
-            Ok(answers)
-        })
+    async fn handle(
+        &self,
+        connection: &mut PgConnection,
+        events: &[Accepted<PaymentEvent>],
+    ) -> Result<Vec<Answer>, DatabaseError> {
+        let mut work = Work::load(connection, events).await?;
+        let now = OffsetDateTime::now_utc();
+        let answers = events
+            .iter()
+            .map(|accepted| match work.take(&accepted.event, &accepted.metadata, now) {
+                Ok(()) => Answer::Applied,
+                Err(violation) => {
+                    Answer::DeadLetter(Poison::new(Class::BusinessInvariant, violation.to_string()))
+                }
+            })
+            .collect();
+        work.save(connection).await?;
+        Ok(answers)
     }
 }
 
@@ -245,5 +244,16 @@ fn refunded(payment: &Payment) -> pb::PaymentRefunded {
         user_id: payment.user_id.to_string(),
         amount: Some(payment.amount.to_proto()),
         refunded_at: Some(to_timestamp(payment.updated_at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the contract says that this service reads is what its decoder knows.
+    #[test]
+    fn what_is_read_is_decoded() {
+        check::reads(&PaymentEvents, "payment");
     }
 }

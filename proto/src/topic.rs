@@ -1,4 +1,7 @@
-//! The topics of the contract: who writes which event, and who reads it.
+//! The topics of the contract: who writes which event, and who reads it. One row says all of a topic; everything else
+//! (topics that a start creates, consumer groups, dead-letter topics, decoding by tools) is derived from the rows.
+
+use std::time::Duration;
 
 use crate::{delivery, order, payment};
 
@@ -7,44 +10,60 @@ pub trait Event: prost::Message + Default {
     /// The topic; the CloudEvents type is `holdfast.<topic>.v<version>`.
     const TOPIC: &'static str;
     /// Grows only with a change that old readers can't read.
-    const VERSION: u32 = 1;
+    const VERSION: u32;
 }
 
-impl Event for order::v1::OrderCreated {
-    const TOPIC: &'static str = ORDER_CREATED;
-}
-impl Event for payment::v1::PaymentCompleted {
-    const TOPIC: &'static str = PAYMENT_COMPLETED;
-}
-impl Event for payment::v1::PaymentRefunded {
-    const TOPIC: &'static str = PAYMENT_REFUNDED;
-}
-impl Event for delivery::v1::DeliveryStatusUpdated {
-    const TOPIC: &'static str = DELIVERY_STATUS_UPDATED;
+macro_rules! topics {
+    ($(
+        $(#[$doc:meta])*
+        $constant:ident = $name:literal, $package:ident::$message:ident, version $version:literal, read by $($reader:ident),+;
+    )+) => {
+        $(
+            $(#[$doc])*
+            pub const $constant: &str = $name;
+
+            impl Event for $package::v1::$message {
+                const TOPIC: &'static str = $constant;
+                const VERSION: u32 = $version;
+            }
+        )+
+
+        /// The topics that carry events.
+        pub const EVENT_TOPICS: [&str; [$($name),+].len()] = [$($constant),+];
+
+        /// Topic and consumer group of each reading; a group is named after its service.
+        pub const READINGS: &[(&str, &str)] = &[$($(($constant, stringify!($reader)),)+)+];
+
+        /// The full name of the message that a topic carries, for tools that decode events by [`crate::DESCRIPTORS`].
+        #[must_use]
+        pub fn message_name(topic: &str) -> Option<&'static str> {
+            match topic {
+                $($constant => {
+                    Some(concat!("holdfast.", stringify!($package), ".v1.", stringify!($message)))
+                })+
+                _ => None,
+            }
+        }
+    };
 }
 
-/// Written by order, read by payment.
-pub const ORDER_CREATED: &str = "order.created";
-/// Written by payment, read by order and delivery.
-pub const PAYMENT_COMPLETED: &str = "payment.completed";
-/// Written by payment, read by order.
-pub const PAYMENT_REFUNDED: &str = "payment.refunded";
-/// Written by delivery, read by order and payment.
-pub const DELIVERY_STATUS_UPDATED: &str = "delivery.status.updated";
+topics! {
+    /// Written by order.
+    ORDER_CREATED = "order.created", order::OrderCreated, version 1, read by payment;
+    /// Written by payment.
+    PAYMENT_COMPLETED = "payment.completed", payment::PaymentCompleted, version 1, read by order, delivery;
+    /// Written by payment.
+    PAYMENT_REFUNDED = "payment.refunded", payment::PaymentRefunded, version 1, read by order;
+    /// Written by delivery.
+    DELIVERY_STATUS_UPDATED =
+        "delivery.status.updated", delivery::DeliveryStatusUpdated, version 1, read by order, payment;
+}
 
-/// Topic and consumer group of each reading; a group is named after its service.
-pub const READINGS: [(&str, &str); 6] = [
-    (ORDER_CREATED, "payment"),
-    (PAYMENT_COMPLETED, "order"),
-    (PAYMENT_COMPLETED, "delivery"),
-    (PAYMENT_REFUNDED, "order"),
-    (DELIVERY_STATUS_UPDATED, "order"),
-    (DELIVERY_STATUS_UPDATED, "payment"),
-];
-
-/// The topics that carry events.
-pub const EVENT_TOPICS: [&str; 4] =
-    [ORDER_CREATED, PAYMENT_COMPLETED, PAYMENT_REFUNDED, DELIVERY_STATUS_UPDATED];
+/// How long a topic keeps its events. A consumer that is away for longer misses some.
+pub const EVENT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Largest record of a dead-letter topic in bytes, and so the largest that a client of ours sends or fetches: a copy is a
+/// record at the broker's default limit (1 MiB) plus headers.
+pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The topics that `group` reads.
 #[must_use]
@@ -52,14 +71,29 @@ pub fn read_by(group: &str) -> Vec<&'static str> {
     READINGS.iter().filter(|(_, reader)| *reader == group).map(|(topic, _)| *topic).collect()
 }
 
-/// The full name of the message that a topic carries, for tools that decode events by [`crate::DESCRIPTORS`].
+/// The topic of the copies of what `group` could not handle from `topic`.
 #[must_use]
-pub fn message_name(topic: &str) -> Option<&'static str> {
-    match topic {
-        ORDER_CREATED => Some("holdfast.order.v1.OrderCreated"),
-        PAYMENT_COMPLETED => Some("holdfast.payment.v1.PaymentCompleted"),
-        PAYMENT_REFUNDED => Some("holdfast.payment.v1.PaymentRefunded"),
-        DELIVERY_STATUS_UPDATED => Some("holdfast.delivery.v1.DeliveryStatusUpdated"),
-        _ => None,
+pub fn dead_letters_of(topic: &str, group: &str) -> String {
+    format!("{topic}.{group}.dlq")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every message that a row names is one of the schema.
+    #[test]
+    fn every_topic_has_its_message() {
+        let descriptors =
+            <prost_types::FileDescriptorSet as prost::Message>::decode(crate::DESCRIPTORS).expect("valid");
+        for topic in EVENT_TOPICS {
+            let name = message_name(topic).expect("it has one");
+            let found = descriptors.file.iter().any(|file| {
+                let package = file.package();
+                file.message_type.iter().any(|message| format!("{package}.{}", message.name()) == name)
+            });
+            assert!(found, "{name}");
+            assert!(READINGS.iter().any(|(read, _)| *read == topic), "somebody reads {topic}");
+        }
     }
 }

@@ -2,9 +2,12 @@
 
 use std::fmt::Display;
 
+use holdfast_proto::topic;
 use prost::Message;
+use time::OffsetDateTime;
+use uuid::Uuid;
 
-use super::{Class, Poison};
+use super::{Class, Handler, Poison};
 use crate::{
     event::{Metadata, payload},
     record::Record,
@@ -33,8 +36,39 @@ pub fn field<T, E: Display>(name: &str, parsed: Result<T, E>) -> Result<T, Poiso
     parsed.map_err(|error| violation(format!("{name} {error}")))
 }
 
+/// For the last arm of a decoder: [`super::Handler::versions`] and the decoder don't agree on what is read.
+#[must_use]
+pub fn not_read(topic: &str) -> Poison {
+    Poison::new(Class::UnknownType, format!("topic {topic} is not read by this service"))
+}
+
 /// A verdict of class `schema-violation`.
 #[must_use]
 pub fn violation(reason: impl Into<String>) -> Poison {
     Poison::new(Class::SchemaViolation, reason)
+}
+
+/// For a test of each service: the topics that the contract gives to `group` are those whose versions the handler names, and
+/// each of them has an arm in its decoder.
+///
+/// # Panics
+///
+/// If they differ.
+pub fn reads<H: Handler>(handler: &H, group: &str) {
+    for topic in topic::EVENT_TOPICS {
+        let is_read = topic::read_by(group).contains(&topic);
+        assert_eq!(!handler.versions(topic).is_empty(), is_read, "versions of {topic}");
+        let record = Record { topic: topic.to_owned(), ..Record::default() };
+        let metadata = Metadata {
+            id: Uuid::nil(),
+            kind: record.topic.clone(),
+            version: 1,
+            subject: String::new(),
+            time: OffsetDateTime::UNIX_EPOCH,
+            traceparent: None,
+        };
+        // An empty message is one, and says nothing that is allowed.
+        let class = handler.decode(&record, &metadata).err().map(|poison| poison.class);
+        assert_eq!(class == Some(Class::UnknownType), !is_read, "decoding {topic}: {class:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! What a service does with events.
 
-use futures_util::future::BoxFuture;
+use holdfast_proto::topic::EVENT_TOPICS;
 use sqlx::PgConnection;
 
 use super::verdict::Poison;
@@ -36,13 +36,15 @@ pub trait Handler: Send + Sync + 'static {
     fn versions(&self, topic: &str) -> &'static [u32];
 
     /// Whether `topic` carries events at all: tells an event on the wrong topic from an unknown one.
-    fn is_event_topic(&self, topic: &str) -> bool;
+    fn is_event_topic(&self, topic: &str) -> bool {
+        EVENT_TOPICS.contains(&topic)
+    }
 
-    /// Has the effects of `events`, in order, in the caller's transaction, and answers for each. An `Err` rolls
+    /// Applies `events` in order, in the caller's transaction, and answers for each. An `Err` rolls
     /// everything back; its variant says whether the batch is tried again or searched for a culprit.
-    fn handle<'c>(
-        &'c self,
-        connection: &'c mut PgConnection,
-        events: &'c [Accepted<Self::Event>],
-    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>>;
+    fn handle(
+        &self,
+        connection: &mut PgConnection,
+        events: &[Accepted<Self::Event>],
+    ) -> impl Future<Output = Result<Vec<Answer>, DatabaseError>> + Send;
 }

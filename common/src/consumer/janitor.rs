@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_proto::topic::EVENT_RETENTION;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -11,9 +12,10 @@ use crate::{
     stop::sleep_unless_stopped,
 };
 
-/// An inbox row is kept longer than any record in its topic (7 days in the native stack), or a redelivery would find the
-/// inbox empty and have its effects again (pitfalls P26).
+/// An inbox row is kept longer than any record in its topic, or a redelivery would find the inbox empty and have its
+/// effects again (pitfalls P26).
 pub const INBOX_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
+const _: () = assert!(INBOX_RETENTION.as_secs() > EVENT_RETENTION.as_secs());
 /// Rows of one statement; bounds its locks and its time.
 const PURGE_ROWS_MAX: i64 = 5_000;
 const LOOK_EVERY: Duration = Duration::from_secs(3600);

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use holdfast_proto::topic;
 use sqlx::{PgConnection, Row as _};
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
@@ -18,12 +19,6 @@ use crate::{
     outbox::{self, OutboxRecord},
     record::{Header, Record, encode_headers},
 };
-
-/// `<topic>.<group>.dlq`.
-#[must_use]
-pub fn dead_letter_topic(topic: &str, group: &str) -> String {
-    format!("{topic}.{group}.dlq")
-}
 
 /// In the column `state`, as `dead_letter::State` reads it.
 pub(crate) const STATE_PARKED: &str = "parked";
@@ -55,7 +50,7 @@ fn copy(letter: &NewLetter, record: &Record, group: &str) -> OutboxRecord {
         add("dlq-blocked-by", blocked_by.to_string());
     }
     OutboxRecord {
-        topic: dead_letter_topic(&record.topic, group),
+        topic: topic::dead_letters_of(&record.topic, group),
         key: record.key.as_ref().map(|key| key.to_vec()),
         value: record.value.as_ref().map(|value| value.to_vec()),
         headers,

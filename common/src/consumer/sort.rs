@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use holdfast_proto::topic::RECORD_BYTES_MAX;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use crate::{event::Metadata, record::Record};
 
 /// Most bytes of key, value and headers of a record that is kept. Its copy must fit the limit of the dead-letter topics
 /// (2 MiB) together with our headers. A compressed batch can hold records that are far larger than the broker's limit.
-pub const PARKED_BYTES_MAX: usize = 2 * 1024 * 1024 - 64 * 1024;
+pub const PARKED_BYTES_MAX: usize = RECORD_BYTES_MAX - 64 * 1024;
 
 /// Verdicts by place: found while the batch runs, used when it runs again.
 pub(super) type Verdicts = HashMap<(Place, i64), Verdict>;

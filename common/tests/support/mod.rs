@@ -472,26 +472,24 @@ impl Handler for Ledger {
         topic == self.topic || topic == "test.other"
     }
 
-    fn handle<'c>(
-        &'c self,
-        connection: &'c mut PgConnection,
-        events: &'c [Accepted<String>],
-    ) -> BoxFuture<'c, Result<Vec<Answer>, DatabaseError>> {
-        Box::pin(async move {
-            let mut answers = Vec::new();
-            for Accepted { metadata, event } in events {
-                if event.starts_with("poison") {
-                    answers.push(Answer::DeadLetter(Poison::new(Class::BusinessInvariant, "as agreed")));
-                    continue;
-                }
-                sqlx::query("insert into effects (subject, payload) values ($1, $2)")
-                    .bind(&metadata.subject)
-                    .bind(event)
-                    .execute(&mut *connection)
-                    .await?;
-                answers.push(Answer::Applied);
+    async fn handle(
+        &self,
+        connection: &mut PgConnection,
+        events: &[Accepted<String>],
+    ) -> Result<Vec<Answer>, DatabaseError> {
+        let mut answers = Vec::new();
+        for Accepted { metadata, event } in events {
+            if event.starts_with("poison") {
+                answers.push(Answer::DeadLetter(Poison::new(Class::BusinessInvariant, "as agreed")));
+                continue;
             }
-            Ok(answers)
-        })
+            sqlx::query("insert into effects (subject, payload) values ($1, $2)")
+                .bind(&metadata.subject)
+                .bind(event)
+                .execute(&mut *connection)
+                .await?;
+            answers.push(Answer::Applied);
+        }
+        Ok(answers)
     }
 }

@@ -18,12 +18,9 @@ use crate::{
 
 /// Partitions of each topic: several replicas of a service share the work, and few files are open.
 const PARTITIONS: i32 = 4;
-/// A dead-letter copy is a record at the broker's default limit (1 MiB) plus headers.
-const DEAD_LETTER_BYTES_MAX: &str = "2097152";
 const DEAD_LETTER_RETENTION_MS: &str = "2592000000";
 /// The broker's default.
 const EVENT_BYTES_MAX: &str = "1048588";
-const EVENT_RETENTION_MS: &str = "604800000";
 
 const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="WARN">
@@ -142,10 +139,15 @@ impl Broker {
     pub(crate) async fn ensure_topics(&self) -> Result<()> {
         let mut names = Vec::new();
         for topic in topic::EVENT_TOPICS {
-            names.push((topic.to_owned(), EVENT_RETENTION_MS, EVENT_BYTES_MAX));
+            let retention_ms = topic::EVENT_RETENTION.as_millis().to_string();
+            names.push((topic.to_owned(), retention_ms, EVENT_BYTES_MAX.to_owned()));
         }
         for (topic, group) in topic::READINGS {
-            names.push((format!("{topic}.{group}.dlq"), DEAD_LETTER_RETENTION_MS, DEAD_LETTER_BYTES_MAX));
+            names.push((
+                topic::dead_letters_of(topic, group),
+                DEAD_LETTER_RETENTION_MS.to_owned(),
+                topic::RECORD_BYTES_MAX.to_string(),
+            ));
         }
         let topics: Vec<NewTopic<'_>> = names
             .iter()
