@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets::NOTHING};
 use holdfast_certs::{Claims, TokenIssuer};
 use holdfast_native::{
-    control::{self, Found, Stopped},
+    control::{self, Found, Stopped, Watched},
     layout::{Layout, PARTICIPANTS, Replicas, Scope},
     prepare,
-    supervisor::{self, ComponentReport, Lifetime, Restart, StackReport, Watched},
+    state::{ComponentReport, StackReport},
+    supervisor::{self, Lifetime, Restart},
 };
 use serde::Serialize;
 
@@ -156,7 +157,7 @@ pub(crate) fn status(status: &Status) -> Result<Outcome> {
     };
     let layout = Layout::new(data_dir, report.port_offset);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let components = runtime.block_on(supervisor::measure(&layout, &report, watched))?;
+    let components = runtime.block_on(control::measure(&layout, &report, watched))?;
     // A probe that hangs must not hold the command up.
     runtime.shutdown_background();
     match (watched, report.stale_for()) {
@@ -193,7 +194,7 @@ fn status_table(layout: &Layout, components: &[ComponentReport]) -> Table {
             component.port.to_string(),
             or_none(layout.component_admin_port(&component.name).map(|port| port.to_string())),
             or_none(component.pid.map(|pid| pid.to_string())),
-            or_none(supervisor::age(component).map(age_text)),
+            or_none(control::age(component).map(age_text)),
             component.restarts.to_string(),
             component.log.clone(),
             component.detail.clone(),

@@ -6,9 +6,9 @@
 
 use std::{
     fs,
-    io::ErrorKind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,11 +18,14 @@ use nix::{
     unistd::Pid,
 };
 
+use tokio::task::JoinSet;
+
 use crate::{
+    component::{Component, is_ours},
+    kafka::Broker,
     layout::Layout,
-    postgres,
-    removal::{self, Content, Folder},
-    supervisor::{ComponentState, StackReport, lock},
+    probe::{self, Answer, Life},
+    state::{self, ComponentReport, ComponentState, StackReport, lock},
 };
 
 /// How a stack's folder is found.
@@ -39,13 +42,7 @@ pub enum Found {
 /// Looks at a stack's folder. The port offset of the answer is the one that it was started with.
 pub fn find(data_dir: &Path) -> Result<Found> {
     let layout = Layout::new(data_dir.to_owned(), 0);
-    if !layout.state_file().exists() {
-        return Ok(Found::Nothing);
-    }
-    let path = layout.state_file();
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut report: StackReport = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a report of a stack", path.display()))?;
+    let Some(mut report) = state::read(&layout)? else { return Ok(Found::Nothing) };
     if lock(&layout)?.is_none() {
         return Ok(Found::Running(report));
     }
@@ -188,47 +185,69 @@ pub fn stop(data_dir: &Path, time_max: Duration) -> Result<Stopped> {
     }
 }
 
-/// Whether a process still is the one that was started for this stack: numbers are used again.
-pub(crate) fn is_ours(pid: u32, layout: &Layout) -> bool {
-    let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    let command = String::from_utf8_lossy(&command).into_owned();
-    let clusters =
-        crate::layout::PARTICIPANTS.iter().map(|participant| postgres::cluster_dir(layout, participant));
-    std::iter::once(layout.data_dir.clone())
-        .chain(clusters)
-        .any(|folder| command.contains(folder.to_string_lossy().as_ref()))
-}
-
 /// Whether a component of the report still runs.
 #[must_use]
 pub fn anything_runs(layout: &Layout, report: &StackReport) -> bool {
     report.components.iter().filter_map(|component| component.pid).any(|pid| is_ours(pid, layout))
 }
 
-/// Deletes what a stack has written, and its folder if nothing else is in it; answers with what is left, because somebody
-/// else put it there. Refused while a supervisor runs here.
+/// Whether a supervisor watches a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// One does, and holds the stack's lock.
+    BySupervisor,
+    /// It is gone; what runs is on its own.
+    ByNobody,
+}
+
+/// How the components of a report are now, each asked itself, side by side. What the report says of them may be old: a
+/// supervisor that can't write, or that has ended, leaves its last report behind.
+pub async fn measure(
+    layout: &Layout,
+    report: &StackReport,
+    watched: Watched,
+) -> Result<Vec<ComponentReport>> {
+    let broker = Arc::new(Broker::new(layout)?);
+    let mut measured = JoinSet::new();
+    for (index, mut report) in report.components.iter().cloned().enumerate() {
+        let (layout, broker) = (layout.clone(), broker.clone());
+        measured.spawn(async move {
+            report.pid = report.pid.filter(|pid| probe::is_running(*pid) && is_ours(*pid, &layout));
+            let answer = match (report.pid, Component::named(&report.name)) {
+                (Some(_), Some(component)) => component.ask(&layout, &broker).await,
+                // Started again since the report was written. Its ports are this stack's as long as a supervisor is there.
+                (None, Some(component)) if watched == Watched::BySupervisor => {
+                    let answer = component.ask(&layout, &broker).await;
+                    if answer.state.can_serve()
+                        || answer.life.as_ref().is_some_and(|life| *life != Life::Silent)
+                    {
+                        answer
+                    } else {
+                        Answer::down()
+                    }
+                }
+                _ => Answer::down(),
+            };
+            (report.state, report.detail) = (answer.state, answer.detail);
+            (index, report)
+        });
+    }
+    let mut components = measured.join_all().await;
+    components.sort_by_key(|(index, _)| *index);
+    Ok(components.into_iter().map(|(_, report)| report).collect())
+}
+
+/// How long the process of a component has run.
+#[must_use]
+pub fn age(component: &ComponentReport) -> Option<Duration> {
+    component.pid.and_then(probe::age)
+}
+
+/// Deletes what a stack has written, and its folder if nothing else is in it. Returns what is left, because somebody else
+/// put it there. Refused while a supervisor runs here.
 pub fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
     let Some(_lock) = lock(layout)? else {
         bail!("a stack runs in {}: stop it first", layout.data_dir.display());
     };
-    delete_own(layout)
-}
-
-/// The same, by the supervisor itself.
-pub(crate) fn delete_own(layout: &Layout) -> Result<Vec<PathBuf>> {
-    postgres::check_owner(layout)?;
-    let content = Content::of(layout, Folder::Marked)?;
-    postgres::remove_elsewhere(layout).context("cannot delete the databases")?;
-    content.delete()?;
-    for file in [layout.state_file(), layout.state_draft_file(), layout.lock_file()] {
-        removal::remove(&file)?;
-    }
-    // Last, so that a deletion that was cut off can be run again.
-    removal::remove(&layout.marker_file())?;
-    match fs::remove_dir(&layout.data_dir) {
-        Ok(()) => Ok(Vec::new()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => content.left(layout),
-        Err(error) => Err(error).with_context(|| format!("cannot delete {}", layout.data_dir.display())),
-    }
+    state::delete(layout)
 }

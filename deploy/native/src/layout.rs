@@ -36,6 +36,14 @@ pub struct Participant {
     pub database: &'static str,
 }
 
+impl Participant {
+    /// What its server has in the folder of its stack's servers.
+    pub(crate) fn server_files(&self, folder: &Path) -> [PathBuf; 2] {
+        let cluster = folder.join(self.server);
+        [cluster.with_extension("password"), cluster]
+    }
+}
+
 /// Most replicas of one service; their ports lie [`REPLICA_PORT_STEP`] apart.
 pub const REPLICAS_MAX: u16 = 9;
 const REPLICA_PORT_STEP: u16 = 10;

@@ -215,8 +215,8 @@ pub(crate) async fn answers(layout: &Layout, participant: &Participant) -> Resul
     .await
 }
 
-/// The same; makes the participant's database if it isn't there.
-pub(crate) async fn make_ready(layout: &Layout, participant: &Participant) -> Result<()> {
+/// Like [`answers`]; creates the participant's database if it isn't there.
+pub(crate) async fn ensure_ready(layout: &Layout, participant: &Participant) -> Result<()> {
     if answers(layout, participant).await.is_ok() {
         return Ok(());
     }
@@ -261,7 +261,7 @@ pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
         return Ok(());
     }
     for participant in &PARTICIPANTS {
-        for path in server_files(&folder, participant) {
+        for path in participant.server_files(&folder) {
             removal::remove(&path)?;
         }
     }
@@ -273,12 +273,6 @@ pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a server has in the folder of its stack's servers.
-pub(crate) fn server_files(folder: &Path, participant: &Participant) -> [PathBuf; 2] {
-    let cluster = folder.join(participant.server);
-    [cluster.with_extension("password"), cluster]
 }
 
 #[cfg(test)]

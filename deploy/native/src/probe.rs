@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::supervisor::ComponentState;
+use crate::state::ComponentState;
 
 /// An admin port that lives answers at once.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);

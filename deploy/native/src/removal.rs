@@ -13,7 +13,6 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::layout::{Layout, PARTICIPANTS, every_component_name};
-use crate::postgres::server_files;
 
 /// Files of an installation of certificates, without `.draft`.
 const PKI_FILES: [&str; 10] = [
@@ -79,7 +78,7 @@ impl Content {
 
         let servers = layout.data_dir.join("postgres");
         let files: Vec<PathBuf> =
-            PARTICIPANTS.iter().flat_map(|participant| server_files(&servers, participant)).collect();
+            PARTICIPANTS.iter().flat_map(|participant| participant.server_files(&servers)).collect();
         content.divide(&servers, |path| {
             proven
                 && files.contains(path)

@@ -19,7 +19,7 @@ use std::{
 use crate::{
     control,
     layout::{Layout, PARTICIPANTS, PORT_OFFSET_MAX, Scope},
-    supervisor::StackReport,
+    state::StackReport,
 };
 
 /// A cold machine fetches the components first.
