@@ -8,7 +8,7 @@ use comfy_table::{Table, presets::NOTHING};
 use holdfast_certs::{LeafState, LeafStatus, Phase, Pki, TokenIssuer};
 use holdfast_native::{
     control::{self, Found},
-    layout::{Kind, Layout},
+    layout::{Layout, service_of},
     prepare::IDENTITIES,
 };
 use http_body_util::{BodyExt as _, Empty};
@@ -141,7 +141,7 @@ fn all_valid(pki: &Pki) -> Result<bool> {
 
 /// The services of the stack that uses these certificates, if one runs: identity, component, admin address.
 #[derive(Debug, Default)]
-struct Running(Vec<(String, String, String)>);
+struct Running(Vec<(&'static str, String, String)>);
 
 impl Running {
     fn of(at: &CertsAt) -> Result<Self> {
@@ -158,16 +158,12 @@ impl Running {
         if !control::anything_runs(&layout, &report) {
             return Ok(Self::default());
         }
-        let services = report.components.into_iter().filter(|component| component.kind == Kind::Service);
-        Ok(Self(
-            services
-                .map(|component| {
-                    let identity = component.name.split('-').next().unwrap_or_default().to_owned();
-                    let url = layout.admin_url(&component.name);
-                    (identity, component.name, url)
-                })
-                .collect(),
-        ))
+        let services = report.components.into_iter().filter_map(|component| {
+            let identity = service_of(&component.name)?;
+            let url = layout.admin_url(&component.name);
+            Some((identity, component.name, url))
+        });
+        Ok(Self(services.collect()))
     }
 }
 

@@ -16,6 +16,7 @@ mod stack;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use holdfast_native::prepare::PORT_TAKEN_EXIT_CODE;
 
 use crate::arguments::{Arguments, Command};
 
@@ -31,6 +32,8 @@ enum Outcome {
     Usage,
     /// There is nothing of what was asked for.
     NothingMatched,
+    /// A test's stack was not started, because a port is taken.
+    PortTaken,
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Usage) => ExitCode::from(2),
         Ok(Outcome::NothingMatched) => ExitCode::from(3),
         Ok(Outcome::Partly) => ExitCode::from(4),
+        Ok(Outcome::PortTaken) => ExitCode::from(PORT_TAKEN_EXIT_CODE),
         Err(error) => {
             eprintln!("holdfast: {error:#}");
             ExitCode::from(1)

@@ -8,7 +8,7 @@ use holdfast_certs::{Claims, TokenIssuer};
 use holdfast_native::{
     control::{self, Found, Stopped, Watched},
     layout::{Layout, PARTICIPANTS, Replicas, Scope},
-    prepare,
+    prepare::{PortTaken, prepare},
     state::{ComponentReport, StackReport},
     supervisor::{self, Lifetime, Restart},
 };
@@ -55,7 +55,14 @@ pub(crate) fn up(up: &Up) -> Result<Outcome> {
     }
     let scope = if up.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
     let layout = Layout::new(data_dir.clone(), up.port_offset);
-    let prepared = prepare::prepare(layout.clone(), scope, replicas)?;
+    let prepared = match prepare(layout.clone(), scope, replicas) {
+        // Whoever ends with its parent was started by a test, which tries other ports.
+        Err(error) if up.until_parent_ends && error.is::<PortTaken>() => {
+            eprintln!("holdfast: {error:#}");
+            return Ok(Outcome::PortTaken);
+        }
+        other => other?,
+    };
     if up.foreground {
         let restart = if up.no_restart { Restart::Never } else { Restart::Always };
         let lifetime = if up.until_parent_ends { Lifetime::UntilParentEnds } else { Lifetime::UntilStopped };

@@ -9,7 +9,7 @@ use holdfast_common::{
     deadline::Deadline,
     identity::Identity,
 };
-use holdfast_native::layout::{Kind, PARTICIPANTS};
+use holdfast_native::layout::{PARTICIPANTS, service_of};
 use holdfast_proto::ops::v1::{
     self as pb, dead_letter_service_client::DeadLetterServiceClient,
     outbox_service_client::OutboxServiceClient,
@@ -65,8 +65,8 @@ impl Services {
         let identity = Identity::load(IdentityConfig::in_folder(&folder))
             .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
         let mut addresses: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for component in report.components.iter().filter(|component| component.kind == Kind::Service) {
-            let service = component.name.split('-').next().unwrap_or_default();
+        for component in &report.components {
+            let Some(service) = service_of(&component.name) else { continue };
             addresses.entry(service).or_default().push(format!("127.0.0.1:{}", component.port));
         }
         let mut all = Vec::new();

@@ -28,6 +28,9 @@ use crate::{
     state::{self, ComponentReport, ComponentState, StackReport, lock},
 };
 
+/// Between two looks at what another process does.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// How a stack's folder is found.
 #[derive(Debug)]
 pub enum Found {
@@ -39,7 +42,7 @@ pub enum Found {
     Nothing,
 }
 
-/// Looks at a stack's folder. The port offset of the answer is the one that it was started with.
+/// Looks at a stack's folder. The port offset of the report is the one that the stack was started with.
 pub fn find(data_dir: &Path) -> Result<Found> {
     let layout = Layout::new(data_dir.to_owned(), 0);
     let Some(mut report) = state::read(&layout)? else { return Ok(Found::Nothing) };
@@ -52,7 +55,7 @@ pub fn find(data_dir: &Path) -> Result<Found> {
     Ok(Found::Abandoned(report))
 }
 
-/// Starts a supervisor in the background: this program again, with `arguments`. Its own words go to a log file.
+/// Starts a supervisor in the background: this program again, with `arguments`. What it says goes to a log file.
 pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     let log_path = layout.log_file("supervisor");
     let log = fs::OpenOptions::new()
@@ -73,65 +76,91 @@ const DEGRADED_TIME_MAX: Duration = Duration::from_secs(30);
 /// A component that was restarted this often before it was ready won't be.
 const RESTARTS_MAX: u32 = 3;
 
-/// The last words of a component.
+/// Why a stack is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// Waiting longer is no use: a component dies at each start.
+    #[error("{component} ends again and again: {last_line} (more in {log})")]
+    KeepsEnding {
+        /// The component's name.
+        component: String,
+        /// The last line of its log.
+        last_line: String,
+        /// Its log file.
+        log: String,
+    },
+    /// The time to wait is over.
+    #[error("not ready after {seconds} s: {waiting}")]
+    TimedOut {
+        /// How long it was waited for.
+        seconds: u64,
+        /// What is not ready, and the log of each.
+        waiting: String,
+    },
+}
+
+/// Waits until every component is ready, or can serve and has been degraded for long.
+pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport, NotReady> {
+    let begin = Instant::now();
+    let mut could_not_serve_at = begin;
+    loop {
+        let found = find(data_dir);
+        if let Ok(Found::Running(report)) = &found {
+            if !report.components.iter().all(|component| component.state.can_serve()) {
+                could_not_serve_at = Instant::now();
+            }
+            let all_ready =
+                report.components.iter().all(|component| component.state == ComponentState::Ready);
+            if all_ready || could_not_serve_at.elapsed() > DEGRADED_TIME_MAX {
+                return Ok(report.clone());
+            }
+            if let Some(component) = report.components.iter().find(|component| keeps_ending(component)) {
+                return Err(NotReady::KeepsEnding {
+                    component: component.name.clone(),
+                    last_line: last_line(Path::new(&component.log)),
+                    log: component.log.clone(),
+                });
+            }
+        } else {
+            could_not_serve_at = Instant::now();
+        }
+        if begin.elapsed() > time_max {
+            return Err(NotReady::TimedOut {
+                seconds: time_max.as_secs(),
+                waiting: waiting(found.ok(), data_dir),
+            });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn keeps_ending(component: &ComponentReport) -> bool {
+    component.restarts >= RESTARTS_MAX && !component.state.can_serve()
+}
+
+/// The last thing that a component logged.
 fn last_line(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     String::from_utf8_lossy(&text)
         .lines()
         .rfind(|line| !line.trim().is_empty())
-        .unwrap_or("no words")
+        .unwrap_or("its log is empty")
         .to_owned()
 }
 
-/// Waits until every component is ready, or can serve and has been degraded for long.
-pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport> {
-    let begin = Instant::now();
-    let layout = Layout::new(data_dir.to_owned(), 0);
-    let mut could_not_serve_at = begin;
-    loop {
-        let found = find(data_dir);
-        match &found {
-            Ok(Found::Running(report))
-                if report.components.iter().all(|component| component.state.can_serve()) =>
-            {
-                if could_not_serve_at.elapsed() > DEGRADED_TIME_MAX {
-                    return Ok(report.clone());
-                }
-            }
-            _ => could_not_serve_at = Instant::now(),
-        }
-        if let Ok(Found::Running(report)) = &found
-            && report.components.iter().all(|component| component.state == ComponentState::Ready)
-        {
-            return Ok(report.clone());
-        }
-        if let Ok(Found::Running(report)) = &found
-            && let Some(component) = report
-                .components
-                .iter()
-                .find(|component| component.restarts >= RESTARTS_MAX && !component.state.can_serve())
-        {
-            bail!(
-                "{} ends again and again: {} (more in {})",
-                component.name,
-                last_line(Path::new(&component.log)),
-                component.log
-            );
-        }
-        if begin.elapsed() > time_max {
-            let waiting: Vec<String> = match found {
-                Ok(Found::Running(report)) => report
-                    .components
-                    .iter()
-                    .filter(|component| component.state != ComponentState::Ready)
-                    .map(|component| format!("{} (see {})", component.name, component.log))
-                    .collect(),
-                _ => vec![format!("the supervisor (see {})", layout.log_file("supervisor").display())],
-            };
-            bail!("not ready after {} s: {}", time_max.as_secs(), waiting.join(", "));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+/// What is waited for, each with its log.
+fn waiting(found: Option<Found>, data_dir: &Path) -> String {
+    let Some(Found::Running(report)) = found else {
+        let log = Layout::new(data_dir.to_owned(), 0).log_file("supervisor");
+        return format!("the supervisor (see {})", log.display());
+    };
+    let waiting: Vec<String> = report
+        .components
+        .iter()
+        .filter(|component| component.state != ComponentState::Ready)
+        .map(|component| format!("{} (see {})", component.name, component.log))
+        .collect();
+    waiting.join(", ")
 }
 
 /// What stopping did.
@@ -148,41 +177,42 @@ pub enum Stopped {
 /// Stops whatever runs in this folder.
 pub fn stop(data_dir: &Path, time_max: Duration) -> Result<Stopped> {
     let layout = Layout::new(data_dir.to_owned(), 0);
-    match find(data_dir)? {
-        Found::Nothing => Ok(Stopped::Nothing),
-        Found::Running(report) => {
-            let pid = i32::try_from(report.supervisor_pid)?;
-            kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot stop the supervisor")?;
-            let until = Instant::now() + time_max;
-            while lock(&layout)?.is_none() {
-                if Instant::now() > until {
-                    bail!("the supervisor (process {pid}) did not stop within {} s", time_max.as_secs());
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            fs::remove_file(layout.state_file())?;
-            Ok(Stopped::Running)
+    let stopped = match find(data_dir)? {
+        Found::Nothing => return Ok(Stopped::Nothing),
+        Found::Running(report) => stop_supervisor(&layout, &report, time_max)?,
+        Found::Abandoned(report) => kill_abandoned(&layout, &report, time_max)?,
+    };
+    fs::remove_file(layout.state_file())?;
+    Ok(stopped)
+}
+
+/// Returns when the supervisor, which stops its components first, has ended.
+fn stop_supervisor(layout: &Layout, report: &StackReport, time_max: Duration) -> Result<Stopped> {
+    let pid = i32::try_from(report.supervisor_pid)?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot stop the supervisor")?;
+    let until = Instant::now() + time_max;
+    while lock(layout)?.is_none() {
+        if Instant::now() > until {
+            bail!("the supervisor (process {pid}) did not stop within {} s", time_max.as_secs());
         }
-        Found::Abandoned(report) => {
-            let mut killed = Stopped::Nothing;
-            for component in &report.components {
-                if let Some(pid) = component.pid.filter(|pid| is_ours(*pid, &layout)) {
-                    // PostgreSQL's SIGQUIT takes its child processes along.
-                    let signal =
-                        if component.name.ends_with("-db") { Signal::SIGQUIT } else { Signal::SIGKILL };
-                    kill(Pid::from_raw(i32::try_from(pid)?), signal)
-                        .with_context(|| format!("cannot stop {}", component.name))?;
-                    killed = Stopped::Abandoned;
-                    let until = Instant::now() + time_max;
-                    while is_ours(pid, &layout) && Instant::now() < until {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                }
-            }
-            fs::remove_file(layout.state_file())?;
-            Ok(killed)
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(Stopped::Running)
+}
+
+fn kill_abandoned(layout: &Layout, report: &StackReport, time_max: Duration) -> Result<Stopped> {
+    let mut killed = Stopped::Nothing;
+    for component in &report.components {
+        let Some(pid) = component.pid.filter(|pid| is_ours(*pid, layout)) else { continue };
+        kill(Pid::from_raw(i32::try_from(pid)?), component.kind.kill_signal())
+            .with_context(|| format!("cannot stop {}", component.name))?;
+        killed = Stopped::Abandoned;
+        let until = Instant::now() + time_max;
+        while is_ours(pid, layout) && Instant::now() < until {
+            std::thread::sleep(LOOK_EVERY);
         }
     }
+    Ok(killed)
 }
 
 /// Whether a component of the report still runs.

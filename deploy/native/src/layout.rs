@@ -235,7 +235,7 @@ impl Layout {
         if component == GATEWAY {
             return Some(self.gateway_admin_port());
         }
-        largest().find(|replica| replica.name() == component).map(|replica| self.admin_port(replica))
+        replica_named(component).map(|replica| self.admin_port(replica))
     }
 
     pub(crate) fn admin_port(&self, replica: Replica) -> u16 {
@@ -362,6 +362,20 @@ pub fn every_component_name() -> Vec<String> {
     servers.chain(["kafka".to_owned()]).chain(largest().map(Replica::name)).chain(rest).collect()
 }
 
+/// The service that a component is a copy of, by the component's name: `order` for `order` and `order-2`. Databases and
+/// broker are none.
+#[must_use]
+pub fn service_of(component: &str) -> Option<&'static str> {
+    if component == GATEWAY {
+        return Some(GATEWAY);
+    }
+    replica_named(component).map(|replica| replica.participant.name)
+}
+
+fn replica_named(component: &str) -> Option<Replica> {
+    largest().find(|replica| replica.name() == component)
+}
+
 fn largest() -> impl Iterator<Item = Replica> {
     Replicas([REPLICAS_MAX; PARTICIPANTS.len()]).all()
 }
@@ -398,6 +412,22 @@ mod tests {
         let ports = layout.ports(Scope::Everything, Replicas([REPLICAS_MAX; 3]));
         let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
+    }
+
+    /// A copy belongs to its service; what is no service of ours belongs to none.
+    #[test]
+    fn a_copy_belongs_to_its_service() {
+        for (component, service) in [
+            ("order", Some("order")),
+            ("payment-9", Some("payment")),
+            ("gateway", Some("gateway")),
+            ("orders-db", None),
+            ("kafka", None),
+            ("order-10", None),
+            ("", None),
+        ] {
+            assert_eq!(service_of(component), service, "{component}");
+        }
     }
 
     /// However a folder is called, its name is one: over `..`, a link, or nothing that is there yet.

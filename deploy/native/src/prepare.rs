@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
@@ -30,6 +30,22 @@ const JAVA_VERSION_MIN: u32 = 17;
 
 /// Identities that get a certificate.
 pub const IDENTITIES: [&str; 5] = ["gateway", "order", "payment", "delivery", "operator"];
+
+/// A port that somebody else uses.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports with \
+     --port-offset N"
+)]
+pub struct PortTaken {
+    port: u16,
+    component: String,
+    /// Part of the sentence, so not its source too.
+    error: io::Error,
+}
+
+/// How a supervisor that a test has started tells it to try other ports; nobody else gets this exit code.
+pub const PORT_TAKEN_EXIT_CODE: u8 = 5;
 
 /// A stack that can be started.
 #[derive(Debug, Clone)]
@@ -137,13 +153,10 @@ fn check_java() -> Result<()> {
     }
 }
 
-fn check_ports(layout: &Layout, scope: Scope, replicas: Replicas) -> Result<()> {
+fn check_ports(layout: &Layout, scope: Scope, replicas: Replicas) -> Result<(), PortTaken> {
     for (component, port) in layout.ports(scope, replicas) {
         if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            bail!(
-                "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports \
-                 with --port-offset N"
-            );
+            return Err(PortTaken { port, component, error });
         }
     }
     Ok(())
