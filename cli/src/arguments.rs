@@ -3,10 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use holdfast_certs::{PkiError, check_name};
 use holdfast_common::config::parse_duration;
-use holdfast_native::layout::{PORT_OFFSET_MAX, Replicas, ReplicasError, every_component_name, resolve};
+use holdfast_native::layout::{
+    PORT_OFFSET_MAX, Replicas, ReplicasError, every_component_name, participant_names, resolve,
+};
 
 use crate::{
     dlq::{DlqAction, parse_reason},
@@ -83,6 +85,11 @@ fn parse_component(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
+/// The services that can be asked for dead letters, outbox rows and positions.
+pub(crate) fn service_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(participant_names())
+}
+
 fn parse_user(text: &str) -> Result<String> {
     anyhow::ensure!(!text.trim().is_empty(), "must name a user");
     Ok(text.to_owned())
@@ -139,7 +146,7 @@ pub(crate) struct PositionsArguments {
     #[command(flatten)]
     pub(crate) at: At,
     /// Of this service
-    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     pub(crate) service: Option<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Format::Table)]

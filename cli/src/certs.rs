@@ -8,8 +8,7 @@ use comfy_table::{Table, presets::NOTHING};
 use holdfast_certs::{LeafState, LeafStatus, Phase, Pki, TokenIssuer};
 use holdfast_native::{
     control::{self, Found},
-    layout::{Layout, service_of},
-    prepare::IDENTITIES,
+    layout::{Layout, identities, service_of},
 };
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -62,7 +61,7 @@ fn folder(at: &CertsAt) -> Result<PathBuf> {
 fn init(at: &CertsAt) -> Result<Outcome> {
     let folder = folder(at)?;
     let pki = Pki::open_or_init(&folder)?;
-    for name in IDENTITIES {
+    for name in identities() {
         pki.ensure_leaf(name)?;
         report(&pki.leaf_status(name)?);
     }

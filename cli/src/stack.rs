@@ -7,7 +7,7 @@ use comfy_table::{Table, presets::NOTHING};
 use holdfast_certs::{Claims, TokenIssuer};
 use holdfast_native::{
     control::{self, Found, Stopped, Watched},
-    layout::{Layout, PARTICIPANTS, Replicas, Scope},
+    layout::{GATEWAY, Layout, OPERATOR, PARTICIPANTS, Replicas, Scope},
     prepare::{PortTaken, prepare},
     state::{ComponentReport, StackReport},
     supervisor::{self, Lifetime, Restart},
@@ -94,7 +94,7 @@ fn greet(data_dir: &Path, report: &StackReport) -> Result<()> {
     let url = layout.gateway_url();
     data!("REST       {url}/api/orders")?;
     data!("health     {url}/readyz")?;
-    data!("metrics    {}/metrics", layout.admin_url("gateway"))?;
+    data!("metrics    {}/metrics", layout.admin_url(GATEWAY))?;
     data!("Kafka      {}", layout.kafka_brokers())?;
     data!(
         "token      {}",
@@ -256,9 +256,10 @@ pub(crate) fn env(at: &At) -> Result<Outcome> {
     }
     data!("export KAFKA_BROKERS={}", layout.kafka_brokers())?;
     let pki = layout.pki_dir();
+    let operator = pki.join(OPERATOR);
     data!("export HOLDFAST_CA={}", quoted(&pki.join("ca.crt")))?;
-    data!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&pki.join("operator/tls.crt")))?;
-    data!("export HOLDFAST_OPERATOR_KEY={}", quoted(&pki.join("operator/tls.key")))?;
+    data!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&operator.join("tls.crt")))?;
+    data!("export HOLDFAST_OPERATOR_KEY={}", quoted(&operator.join("tls.key")))?;
     if std::io::stdout().is_terminal() {
         eprintln!("# use it with: eval \"$(holdfast env)\"");
     }

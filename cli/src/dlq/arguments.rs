@@ -10,7 +10,7 @@ use holdfast_proto::{ops::v1 as pb, to_timestamp, topic::EVENT_TOPICS};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use crate::arguments::{At, Format};
+use crate::arguments::{At, Format, service_names};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqAction {
@@ -38,7 +38,7 @@ pub(crate) enum DlqAction {
 #[derive(Debug, Args)]
 pub(crate) struct DlqFilter {
     /// Of this service
-    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     pub(crate) service: Option<String>,
     /// Of this topic
     #[arg(long, value_name = "TOPIC", value_parser = EVENT_TOPICS)]
@@ -254,7 +254,7 @@ pub(crate) struct DlqResume {
     #[command(flatten)]
     pub(crate) at: At,
     /// Of this service
-    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     pub(crate) service: String,
     /// Let each park so many more before the limit holds again
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -271,7 +271,7 @@ pub(crate) struct DlqSkip {
     #[command(flatten)]
     pub(crate) at: At,
     /// Of this service
-    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     pub(crate) service: String,
     /// Their topic
     #[arg(long, value_name = "TOPIC", value_parser = EVENT_TOPICS)]

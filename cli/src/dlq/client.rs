@@ -9,7 +9,7 @@ use holdfast_common::{
     deadline::Deadline,
     identity::Identity,
 };
-use holdfast_native::layout::{PARTICIPANTS, service_of};
+use holdfast_native::layout::{OPERATOR, participant_names, service_of};
 use holdfast_proto::ops::v1::{
     self as pb, dead_letter_service_client::DeadLetterServiceClient,
     outbox_service_client::OutboxServiceClient,
@@ -61,7 +61,7 @@ impl Services {
     /// Of the stack that runs; of one service only if it is named.
     pub(crate) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
         let (layout, report) = running(at)?;
-        let folder = layout.pki_dir().join("operator");
+        let folder = layout.pki_dir().join(OPERATOR);
         let identity = Identity::load(IdentityConfig::in_folder(&folder))
             .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
         let mut addresses: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -70,7 +70,7 @@ impl Services {
             addresses.entry(service).or_default().push(format!("127.0.0.1:{}", component.port));
         }
         let mut all = Vec::new();
-        for name in PARTICIPANTS.iter().map(|participant| participant.name) {
+        for name in participant_names() {
             let Some(addresses) = addresses.get(name) else { continue };
             if only.is_some_and(|only| only != name) {
                 continue;

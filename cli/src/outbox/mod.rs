@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{
     Outcome,
-    arguments::{At, Format},
+    arguments::{At, Format, service_names},
     dlq::{By, Services, parse_reason, table},
     output::data,
 };
@@ -33,7 +33,7 @@ pub(crate) struct OutboxList {
     #[command(flatten)]
     pub(crate) at: At,
     /// Of this service
-    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     pub(crate) service: Option<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
@@ -45,7 +45,7 @@ pub(crate) struct OutboxRetry {
     #[command(flatten)]
     pub(crate) at: At,
     /// The service whose rows they are
-    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     pub(crate) service: String,
     /// Their ids
     #[arg(num_args = 1..=1000, required_unless_present = "all", conflicts_with = "all", value_parser = clap::value_parser!(i64).range(1..))]
@@ -62,7 +62,7 @@ pub(crate) struct OutboxDrop {
     #[command(flatten)]
     pub(crate) at: At,
     /// The service whose rows they are
-    #[arg(long, value_name = "SERVICE", value_parser = ["order", "payment", "delivery"])]
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     pub(crate) service: String,
     /// Their ids
     #[arg(required = true, num_args = 1..=1000, value_parser = clap::value_parser!(i64).range(1..))]

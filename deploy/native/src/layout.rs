@@ -85,7 +85,7 @@ pub enum ReplicasError {
     #[error("must be service=N, such as order=2")]
     Form,
     /// Replicas of something else.
-    #[error("only order, payment and delivery have replicas here")]
+    #[error("only these have replicas here: {}", participant_names().collect::<Vec<_>>().join(", "))]
     Service,
     /// Too few or too many.
     #[error("a service has 1 to {REPLICAS_MAX} replicas")]
@@ -124,7 +124,7 @@ impl Replicas {
     }
 }
 
-/// The three services with databases, as the contract numbers them.
+/// The services with databases, as the contract numbers them. Whatever needs a list of services takes it from here.
 pub static PARTICIPANTS: [Participant; 3] = [
     Participant {
         name: "order",
@@ -152,7 +152,26 @@ pub static PARTICIPANTS: [Participant; 3] = [
     },
 ];
 
-pub(crate) const GATEWAY: &str = "gateway";
+/// The service that has no database.
+pub const GATEWAY: &str = "gateway";
+/// The identity of whoever runs `holdfast`.
+pub const OPERATOR: &str = "operator";
+
+/// Names of the services that have a database.
+pub fn participant_names() -> impl Iterator<Item = &'static str> {
+    PARTICIPANTS.iter().map(|participant| participant.name)
+}
+
+/// Names of all services.
+pub(crate) fn service_names() -> impl Iterator<Item = &'static str> {
+    [GATEWAY].into_iter().chain(participant_names())
+}
+
+/// Identities that get a certificate: the services and the operator.
+pub fn identities() -> impl Iterator<Item = &'static str> {
+    service_names().chain([OPERATOR])
+}
+
 const GATEWAY_PORT: u16 = 8080;
 const GATEWAY_ADMIN_PORT: u16 = 9100;
 const KAFKA_PORT: u16 = 9092;
@@ -325,10 +344,10 @@ impl Layout {
     /// have run here.
     #[must_use]
     pub fn component_names(&self) -> Vec<String> {
-        let first: Vec<String> = PARTICIPANTS.iter().map(|participant| participant.name.to_owned()).collect();
         let replicas: Vec<String> = largest().map(Replica::name).collect();
+        let is_first = |name: &String| participant_names().any(|first| first == name);
         let has_run =
-            |name: &String| !replicas.contains(name) || first.contains(name) || self.log_file(name).exists();
+            |name: &String| !replicas.contains(name) || is_first(name) || self.log_file(name).exists();
         every_component_name().into_iter().filter(has_run).collect()
     }
 

@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 use crate::{
     artifacts::Artifacts,
     kafka,
-    layout::{Layout, Replicas, Scope},
+    layout::{Layout, Replicas, Scope, identities},
     postgres,
     removal::{Content, Folder},
     services,
@@ -27,9 +27,6 @@ const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
 const MARKER: &str =
     "The data of a Holdfast stack. `holdfast down --delete-data` deletes what it wrote here.\n";
 const JAVA_VERSION_MIN: u32 = 17;
-
-/// Identities that get a certificate.
-pub const IDENTITIES: [&str; 5] = ["gateway", "order", "payment", "delivery", "operator"];
 
 /// A port that somebody else uses.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +85,7 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepa
 /// Makes sure that every identity has a certificate with time left.
 pub(crate) fn renew_certificates(layout: &Layout) -> Result<()> {
     let pki = Pki::open_or_init(&layout.pki_dir())?;
-    for identity in IDENTITIES {
+    for identity in identities() {
         pki.ensure_leaf(identity)?;
     }
     Ok(())
