@@ -1,4 +1,4 @@
-//! The dead-letter services of a stack, called as the operator.
+//! The services of a stack, called as the operator.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +17,7 @@ use holdfast_proto::ops::v1::{
 use tonic::{Code, Request};
 use uuid::Uuid;
 
-use crate::{arguments::At, stack::running};
+use crate::options::At;
 
 /// An operator waits longer than an API client.
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn client(&self) -> DeadLetterServiceClient<Destination> {
+    pub(crate) fn dead_letters(&self) -> DeadLetterServiceClient<Destination> {
         DeadLetterServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
@@ -60,7 +60,7 @@ pub(crate) struct Services {
 impl Services {
     /// Of the stack that runs; of one service only if it is named.
     pub(crate) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
-        let (layout, report) = running(at)?;
+        let (layout, report) = at.running()?;
         let folder = layout.pki_dir().join(OPERATOR);
         let identity = Identity::load(IdentityConfig::in_folder(&folder))
             .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
@@ -91,7 +91,7 @@ impl Services {
     pub(crate) async fn find(&self, id: Uuid) -> Result<Option<(&Service, pb::DeadLetter)>> {
         for service in &self.all {
             let request = service.request(pb::GetDeadLetterRequest { id: id.to_string() })?;
-            match service.client().get_dead_letter(request).await {
+            match service.dead_letters().get_dead_letter(request).await {
                 Ok(answer) => {
                     let letter = answer.into_inner().dead_letter.context("an answer without a letter")?;
                     return Ok(Some((service, letter)));
