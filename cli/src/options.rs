@@ -26,12 +26,13 @@ pub(crate) struct At {
 }
 
 impl At {
-    /// The folder by its one name: children run elsewhere, and what is kept for it elsewhere goes by the name.
+    /// The folder by its canonical name: child processes run in other folders, and databases that are kept elsewhere are
+    /// found by this name.
     pub(crate) fn data_dir(&self) -> Result<PathBuf> {
         resolve(&self.data_dir).with_context(|| format!("cannot find {}", self.data_dir.display()))
     }
 
-    /// The stack of the folder, also one that runs on without its supervisor; an error if none runs.
+    /// Returns the stack of the folder, even one that has lost its supervisor; an error if none runs.
     pub(crate) fn running(&self) -> Result<(Layout, StackReport)> {
         let data_dir = self.data_dir()?;
         match control::find(&data_dir)? {
@@ -91,7 +92,7 @@ impl Output {
     }
 }
 
-/// Who is named in the audit beside the identity.
+/// Who is named in the audit beside the certificate's identity.
 #[derive(Debug, Args)]
 pub(crate) struct By {
     /// Who you are, for the audit

@@ -14,15 +14,15 @@ use holdfast_native::prepare::PORT_TAKEN_EXIT_CODE;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    /// It did what it could, and the answer is no.
+    /// The command worked, and its result is a failure.
     Failed,
     /// Some of what was asked for was done.
     Partly,
-    /// What was asked for can't be meant: nothing was done.
+    /// The request can't be what was meant: nothing was done.
     Usage,
-    /// There is nothing of what was asked for.
+    /// Nothing matches the request.
     NothingMatched,
-    /// A test's stack was not started, because a port is taken.
+    /// A test's stack was not started because a port is taken.
     PortTaken,
 }
 
@@ -39,7 +39,7 @@ impl Outcome {
     }
 }
 
-/// Prints a line.
+/// Prints a line of data.
 pub(crate) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),

@@ -21,12 +21,12 @@ use crate::options::At;
 
 /// An operator waits longer than an API client.
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
-/// A service that starts or fails over is waited for.
+/// Leaves time for a second attempt, at a service that starts or fails over.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Answers hold whole records.
+/// Responses hold whole records.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// One service.
+/// One service, over all its replicas.
 pub(crate) struct Service {
     pub(crate) name: &'static str,
     destination: Destination,
@@ -58,7 +58,7 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Of the stack that runs; of one service only if it is named.
+    /// Those of the running stack, or the one that is named.
     pub(crate) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
         let (layout, report) = at.running()?;
         let folder = layout.pki_dir().join(OPERATOR);
@@ -87,13 +87,13 @@ impl Services {
         Ok(Self { all })
     }
 
-    /// The letter, and the service that has it.
+    /// Returns the letter and the service that has it.
     pub(crate) async fn find(&self, id: Uuid) -> Result<Option<(&Service, pb::DeadLetter)>> {
         for service in &self.all {
             let request = service.request(pb::GetDeadLetterRequest { id: id.to_string() })?;
             match service.dead_letters().get_dead_letter(request).await {
                 Ok(answer) => {
-                    let letter = answer.into_inner().dead_letter.context("an answer without a letter")?;
+                    let letter = answer.into_inner().dead_letter.context("a response without a letter")?;
                     return Ok(Some((service, letter)));
                 }
                 Err(status) if status.code() == Code::NotFound => {}

@@ -1,4 +1,4 @@
-//! The commands. Each verb is one file: its arguments, and what it does.
+//! The commands. Each verb is one file with its arguments and what it does.
 
 mod bench;
 mod certs;
@@ -34,13 +34,13 @@ pub(crate) enum Command {
     Env(Env),
     /// Print a signed development token
     Token(Token),
-    /// Make, renew, replace and revoke certificates
+    /// Create, renew, replace and revoke certificates
     #[command(subcommand)]
     Certs(Certs),
     /// Look at dead letters, redrive, edit or discard them
     #[command(subcommand)]
     Dlq(Dlq),
-    /// Look at events that can't be published, have them tried again or give them up
+    /// Look at events that can't be published, try them again or give them up
     #[command(subcommand)]
     Outbox(Outbox),
     /// Show where each service reads: the position of its database, what the broker has committed, and any gap

@@ -40,13 +40,13 @@ struct PositionLine {
     committed: Option<i64>,
     first: Option<i64>,
     end: Option<i64>,
-    /// Records that wait. `null`: the broker has not been seen yet.
+    /// Records that wait; `null` until the service has seen the broker.
     lag: Option<i64>,
     applied: i64,
     duplicates: i64,
     parked: i64,
     set_aside: i64,
-    /// What does not fit together, in words; empty if all is well.
+    /// How the numbers contradict each other; empty if they don't.
     gap: &'static str,
 }
 
@@ -54,7 +54,7 @@ impl PositionLine {
     fn of(service: &'static str, position: pb::ConsumerPosition) -> Self {
         let pb::ConsumerPosition { position: next, committed, first, end, .. } = position;
         let from = match (next, first, end) {
-            // Another log than the one that was read: it is read from its oldest record on.
+            // Not the log that was read before: reading begins at its oldest record.
             (Some(next), Some(first), Some(end)) if next > end || next < first => Some(first),
             (next, first, _) => next.or(first),
         };

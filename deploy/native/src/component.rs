@@ -140,7 +140,7 @@ impl Component {
         let log_path = prepared.layout.log_file(&self.name());
         let mut command = self.command(prepared)?;
         command.stdin(Stdio::null());
-        // What can't be logged costs the words, not the component.
+        // Without a log the component still runs.
         match open_log(&log_path) {
             Ok((out, err)) => command.stdout(out).stderr(err),
             Err(error) => {
@@ -208,7 +208,7 @@ impl Component {
 /// How a component is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// It may finish what it does.
+    /// It may finish its work.
     InOrder,
     /// Its data is deleted anyway.
     AtOnce,

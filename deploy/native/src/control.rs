@@ -28,7 +28,7 @@ use crate::{
     state::{self, ComponentReport, ComponentState, StackReport, lock},
 };
 
-/// Between two looks at what another process does.
+/// The pause between two looks at another process.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How a stack's folder is found.
@@ -70,8 +70,8 @@ pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What can serve, but is degraded for this time, won't be better by waiting: a consumer that has stopped, a row that
-/// can't be published.
+/// A component that can serve, but has been degraded for this time, won't recover by waiting longer: a consumer has
+/// stopped, or a row can't be published.
 const DEGRADED_TIME_MAX: Duration = Duration::from_secs(30);
 /// A component that was restarted this often before it was ready won't be.
 const RESTARTS_MAX: u32 = 3;
@@ -89,7 +89,7 @@ pub enum NotReady {
         /// Its log file.
         log: String,
     },
-    /// The time to wait is over.
+    /// The time to wait has passed.
     #[error("not ready after {seconds} s: {waiting}")]
     TimedOut {
         /// How long it was waited for.
@@ -99,7 +99,7 @@ pub enum NotReady {
     },
 }
 
-/// Waits until every component is ready, or can serve and has been degraded for long.
+/// Waits until every component is ready, or until all can serve and some stay degraded.
 pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport, NotReady> {
     let begin = Instant::now();
     let mut could_not_serve_at = begin;
@@ -226,7 +226,7 @@ pub fn anything_runs(layout: &Layout, report: &StackReport) -> bool {
 pub enum Watched {
     /// One does, and holds the stack's lock.
     BySupervisor,
-    /// It is gone; what runs is on its own.
+    /// It is gone; nothing that dies is started again.
     ByNobody,
 }
 

@@ -48,7 +48,7 @@ impl Participant {
 pub const REPLICAS_MAX: u16 = 9;
 const REPLICA_PORT_STEP: u16 = 10;
 
-/// One running copy of a service with a database.
+/// One replica of a service with a database.
 #[derive(Debug, Clone, Copy)]
 pub struct Replica {
     /// The service.
@@ -78,7 +78,7 @@ impl Default for Replicas {
     }
 }
 
-/// A number of replicas that can't be.
+/// Why a number of replicas is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplicasError {
     /// Not `service=N`.
@@ -183,8 +183,8 @@ pub const PORT_OFFSET_MAX: u16 = 15_000;
 /// Name of the PostgreSQL role that owns each database.
 pub(crate) const DATABASE_USER: &str = "holdfast";
 
-/// The one name of a folder, which may not be there yet: absolute, without `..` and symbolic links. What is kept elsewhere
-/// for a stack is kept under this name, so two names of one folder must be one, and one name never that of two.
+/// Returns the canonical name of a folder, which need not exist yet: absolute, without `..` and symbolic links. What is kept
+/// elsewhere for a stack is kept under this name, so one folder must not have two names, nor two folders one.
 pub fn resolve(folder: &Path) -> io::Result<PathBuf> {
     let mut resolved = PathBuf::new();
     for component in std::path::absolute(folder)?.components() {
@@ -194,7 +194,7 @@ pub fn resolve(folder: &Path) -> io::Result<PathBuf> {
             }
             other => resolved.push(other),
         }
-        // What is before a `..` must be what it really is when one goes up from it.
+        // Links before a `..` must be resolved first: it goes up from where they lead.
         match resolved.canonicalize() {
             Ok(real) => resolved = real,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -324,7 +324,7 @@ impl Layout {
         self.data_dir.join("holdfast-stack")
     }
 
-    /// What the supervisor tells of its components.
+    /// The supervisor's report.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
         self.data_dir.join("state.json")
@@ -381,8 +381,7 @@ pub fn every_component_name() -> Vec<String> {
     servers.chain(["kafka".to_owned()]).chain(largest().map(Replica::name)).chain(rest).collect()
 }
 
-/// The service that a component is a copy of, by the component's name: `order` for `order` and `order-2`. Databases and
-/// broker are none.
+/// Returns the service that a component is a replica of: `order` for `order` and `order-2`; `None` for databases and broker.
 #[must_use]
 pub fn service_of(component: &str) -> Option<&'static str> {
     if component == GATEWAY {
@@ -433,9 +432,9 @@ mod tests {
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
     }
 
-    /// A copy belongs to its service; what is no service of ours belongs to none.
+    /// A replica belongs to its service; a database, a broker and an unknown name belong to none.
     #[test]
-    fn a_copy_belongs_to_its_service() {
+    fn a_replica_belongs_to_its_service() {
         for (component, service) in [
             ("order", Some("order")),
             ("payment-9", Some("payment")),
@@ -449,12 +448,12 @@ mod tests {
         }
     }
 
-    /// However a folder is called, its name is one: over `..`, a link, or nothing that is there yet.
+    /// A folder has one name, whichever path leads to it: over `..`, over a link, or not there yet.
     #[test]
     fn a_folder_has_one_name() {
         let base = std::env::temp_dir().join(format!("holdfast-resolve-{}", std::process::id()));
-        std::fs::create_dir_all(base.join("a/x")).expect("made");
-        std::fs::create_dir_all(base.join("b")).expect("made");
+        std::fs::create_dir_all(base.join("a/x")).expect("created");
+        std::fs::create_dir_all(base.join("b")).expect("created");
         let base = base.canonicalize().expect("there");
         let _ = std::os::unix::fs::symlink(base.join("a/x"), base.join("link"));
         for (called, is) in [
@@ -462,7 +461,7 @@ mod tests {
             ("a/../b", "b"),
             ("a/x/../../b/.", "b"),
             ("link", "a/x"),
-            // Up from where the link leads, as the system goes.
+            // Up from where the link leads, as the system does.
             ("link/../y", "a/y"),
             ("new/../b", "b"),
             ("new/deep", "new/deep"),
@@ -472,7 +471,7 @@ mod tests {
         std::fs::remove_dir_all(base).expect("gone");
     }
 
-    /// Replicas are asked for by name and number, and anything else is said.
+    /// Replicas are asked for by name and number, and anything else is refused with its reason.
     #[test]
     fn replicas_are_asked_for_by_name_and_number() {
         let mut replicas = Replicas::default();

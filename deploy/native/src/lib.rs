@@ -4,12 +4,12 @@
 //! - [`layout`]: ports, folders, names; what is where;
 //! - [`prepare`]: everything that must be true before something is started, each failure with what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is fetched, set up and started;
-//! - [`probe`]: how a component is, asked of itself;
-//! - [`component`]: what a component is: started, asked, ended;
+//! - [`probe`]: asks a component how it is;
+//! - [`component`]: what a component is; starts, asks and ends one;
 //! - [`state`]: what the two below share on disk: the report, the lock, the deletion;
 //! - [`supervisor`]: starts, watches, restarts, stops;
-//! - [`control`]: the other side: is a stack running, how is it, stop it;
-//! - [`removal`]: what of a folder is a stack's, and may go;
+//! - [`control`]: the commands' side: is a stack running, how is it, stop it;
+//! - [`removal`]: which files in a folder are a stack's, and may be deleted;
 //! - [`testkit`]: a stack of its own for a test process.
 
 mod artifacts;

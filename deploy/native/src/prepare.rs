@@ -37,11 +37,11 @@ const JAVA_VERSION_MIN: u32 = 17;
 pub struct PortTaken {
     port: u16,
     component: String,
-    /// Part of the sentence, so not its source too.
+    /// Part of the message, so it is not the source as well.
     error: io::Error,
 }
 
-/// How a supervisor that a test has started tells it to try other ports; nobody else gets this exit code.
+/// The exit code of a stack that a test has started: a port is taken, try others. Nobody else gets it.
 pub const PORT_TAKEN_EXIT_CODE: u8 = 5;
 
 /// A stack that can be started.
@@ -56,7 +56,7 @@ pub struct Prepared {
     pub(crate) artifacts: Artifacts,
 }
 
-/// Checks the machine and makes files, databases, certificates and configurations, as far as they aren't there.
+/// Checks the machine, and creates files, databases, certificates and configurations where they are missing.
 pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepared> {
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
@@ -112,7 +112,7 @@ fn enough(free: u64, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A start overwrites what stands under its names, and makes the folder one that may be deleted.
+/// A start overwrites files under its names, and marks the folder as one that may be deleted.
 fn check_nothing_else(layout: &Layout) -> Result<()> {
     if layout.marker_file().exists() {
         return Ok(());
@@ -120,8 +120,8 @@ fn check_nothing_else(layout: &Layout) -> Result<()> {
     let foreign = Content::of(layout, Folder::Unmarked)?.foreign;
     if let Some(first) = foreign.first() {
         bail!(
-            "{} is no stack's, and {} stands where a stack would write ({} such things): choose another folder with \
-             --data-dir",
+            "{} is not a stack's, and {} is where a stack would write ({} such files or folders): choose another folder \
+             with --data-dir",
             layout.data_dir.display(),
             first.display(),
             foreign.len()
@@ -159,7 +159,7 @@ fn check_ports(layout: &Layout, scope: Scope, replicas: Replicas) -> Result<(), 
     Ok(())
 }
 
-/// One password for the three servers, made at the first start.
+/// One password for all servers, created at the first start.
 fn write_password(layout: &Layout) -> Result<()> {
     let path = layout.password_file();
     if path.exists() {
@@ -180,9 +180,9 @@ fn write_password(layout: &Layout) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A full disk is said before anything is started, with how much is needed and the way out.
+    /// A full disk is reported before anything is started, with how much is needed and the way out.
     #[test]
-    fn a_full_disk_is_said_with_the_way_out() {
+    fn a_full_disk_is_reported_with_the_way_out() {
         let folder = Path::new("/full/disk");
         let text = enough(FREE_BYTES_MIN - 1, folder).expect_err("too little").to_string();
         for part in ["511 MiB", "/full/disk", "512 MiB", "--data-dir"] {

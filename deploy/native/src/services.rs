@@ -100,7 +100,7 @@ fn service(port: u16) -> Service {
     Service { admin_listen: loopback(port), log: "info".to_owned() }
 }
 
-/// Writes the configuration of each service. Secrets are not in there; they go by the environment.
+/// Writes the configuration of each service. Secrets are not in it; they are passed in the environment.
 pub(crate) fn prepare(layout: &Layout, replicas: Replicas) -> Result<()> {
     for replica in replicas.all() {
         let participant = replica.participant;
@@ -165,7 +165,7 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
             continue;
         };
         let section = section.split("__").next().unwrap_or_default().to_lowercase();
-        // A service's own section is called as it is.
+        // A service's own section has its name.
         let foreign = section != name && service_names().any(|service| service == section);
         if foreign || (name == GATEWAY && PARTICIPANT_SECTIONS.contains(&section.as_str())) {
             command.env_remove(variable);

@@ -27,7 +27,7 @@ use crate::{
 };
 
 const PROBE_EVERY_STARTING: Duration = Duration::from_millis(50);
-/// Its end is noticed at once, whatever this is; only a component that lives and does not work is found by asking.
+/// The end of a process is noticed at once in any case; asking finds the ones that run and do not work.
 const PROBE_EVERY_READY: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! `certs`: makes, issues, renews, replaces and revokes certificates, and waits until the running services use them.
+//! `certs`: creates, issues, renews, replaces and revokes certificates, and waits until the running services use them.
 
 mod folder;
 mod init;
@@ -16,7 +16,7 @@ use crate::{output::Outcome, runtime::block_on};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Certs {
-    /// Make an authority and a certificate for each service and for the operator, as far as they aren't there
+    /// Create an authority and a certificate for each service and the operator, where they are missing
     Init(Init),
     /// Issue a certificate for an identity
     Issue(Issue),

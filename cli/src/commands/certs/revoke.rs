@@ -19,7 +19,7 @@ pub(crate) struct Revoke {
     /// The identity
     #[arg(value_parser = parse_identity)]
     name: String,
-    /// Why; stands in the deny list
+    /// Why; written into the deny list
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
     /// Time for the running services to take the list

@@ -49,11 +49,11 @@ impl Rotate {
         Ok(Outcome::Done)
     }
 
-    /// Old, then both, then new: each step begins when every running service has taken the one before, so that no
+    /// Old, then both, then new: each step begins when every running service has taken the previous one, so that no
     /// connection ever fails. A command that was killed continues where it was.
     async fn replace_authority(&self, pki: &Pki, running: &Running) -> Result<()> {
-        // Nobody can use what has expired, so there is nothing to keep working, and services that run may have refused
-        // files for hours: the steps follow each other at once.
+        // Nobody can use what has expired, so there is nothing to keep working, and running services may have refused
+        // files for hours: the steps follow each other without waiting.
         let usable = pki.authority_not_after()? > OffsetDateTime::now_utc() && all_valid(pki)?;
         let nobody = Running::default();
         let between = if usable { running } else { &nobody };

@@ -31,7 +31,7 @@ struct User {
 impl Running {
     pub(super) fn of(folder: &Folder) -> Result<Self> {
         let data_dir = folder.at.data_dir()?;
-        // A folder of somebody else's is used by services that we don't know.
+        // Who uses another folder is not known.
         if folder.dir.is_some() {
             return Ok(Self::default());
         }
@@ -90,7 +90,7 @@ impl Running {
     }
 }
 
-/// The fingerprint of the files that a service uses, from its metric `cert_info`.
+/// Returns the fingerprint of the files that a service uses, from its metric `cert_info`.
 async fn in_use(admin_url: &str) -> Result<Option<String>> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let ask = async {
@@ -98,7 +98,7 @@ async fn in_use(admin_url: &str) -> Result<Option<String>> {
         let body = answer.into_body().collect().await?.to_bytes();
         Ok::<_, anyhow::Error>(String::from_utf8_lossy(&body).into_owned())
     };
-    let page = tokio::time::timeout(Duration::from_secs(2), ask).await.context("no answer in time")??;
+    let page = tokio::time::timeout(Duration::from_secs(2), ask).await.context("no response in time")??;
     Ok(fingerprint_of(&page))
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Edit {
     /// The event as JSON: a file, or - for standard input
     #[arg(long, value_name = "FILE|-", required_unless_present_any = ["header", "record_key"], value_parser = NonEmptyStringValueParser::new())]
     value: Option<String>,
-    /// A header, in the place of all of its name; may be given again
+    /// A header, which replaces all headers of this name; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]
     header: Vec<(String, String)>,
     /// The record's key

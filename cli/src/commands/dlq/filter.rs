@@ -44,7 +44,7 @@ impl Filter {
         }
     }
 
-    /// Whether it narrows anything but the service.
+    /// Whether it selects everything.
     pub(super) fn is_empty(&self) -> bool {
         let texts = [&self.service, &self.topic, &self.class];
         texts.iter().all(|text| text.is_none())
@@ -54,7 +54,7 @@ impl Filter {
     }
 }
 
-/// An empty value must never match everything, so ids are checked here, before anything is asked for.
+/// An empty value must never match everything, so ids are checked here, before any call.
 pub(super) fn parse_id(text: &str) -> Result<Uuid> {
     Uuid::try_parse(text)
         .ok()

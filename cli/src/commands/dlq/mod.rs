@@ -1,5 +1,5 @@
-//! `dlq`: what operators do with dead letters. The work is done by the services; this asks them as the identity
-//! `operator` and shows their answers.
+//! `dlq`: what operators do with dead letters. The services do the work; these commands call them as the identity `operator`
+//! and show what they return.
 
 mod audit;
 mod discard;
@@ -33,11 +33,11 @@ pub(crate) enum Dlq {
     Redrive(Redrive),
     /// Replace the value, the key or headers of a dead letter; the original is kept
     Edit(Edit),
-    /// Give dead letters up; what waits behind them is released at the next redrive
+    /// Give up dead letters; what waits behind them is released at the next redrive
     Discard(Discard),
-    /// Have consumers go on that stopped because of too many dead letters
+    /// Resume consumers that stopped because of too many dead letters
     Resume(Resume),
-    /// Pass over records that cannot be read at all, as readiness names them; they are set aside by their place
+    /// Skip records that cannot be read at all, as readiness names them; their place is kept
     Skip(Skip),
     /// Show how many are parked, since when, and which consumers stopped because of them
     Stats(Stats),

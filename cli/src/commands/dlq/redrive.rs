@@ -20,7 +20,7 @@ use crate::{
     services::{Service, Services},
 };
 
-/// A service that dies in the middle is waited for: so often without any progress, with this pause.
+/// A service that dies in the middle is waited for: this many attempts without any progress, with this pause.
 const INTERRUPTIONS_MAX: u32 = 30;
 const INTERRUPTION_PAUSE: Duration = Duration::from_millis(500);
 
@@ -36,16 +36,16 @@ pub(crate) struct Redrive {
     /// All that are parked
     #[arg(long)]
     all: bool,
-    /// Do it; without this it is only shown
+    /// Do it; without this the plan is only shown
     #[arg(long)]
     execute: bool,
-    /// So many a second: 50/s
+    /// This many a second: 50/s
     #[arg(long, value_name = "N/s", value_parser = parse_rate)]
     rate: Option<f64>,
-    /// At most so many
+    /// At most this many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max: Option<u32>,
-    /// Those too that were redriven 3 times without success
+    /// Include those that were redriven 3 times without success
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -120,8 +120,8 @@ impl Redrive {
         Ok(conclude(&document))
     }
 
-    /// Redrives what one service has. If it dies in the middle it is waited for, and the rest is asked for again: what was
-    /// redriven is not parked any more.
+    /// Redrives the letters of one service. If it dies in the middle, the rest is asked for again once it is back: what was
+    /// redriven is no longer parked.
     async fn redrive_service(
         &self,
         service: &Service,
@@ -146,13 +146,13 @@ impl Redrive {
             if !again {
                 return Err(status).with_context(|| {
                     format!(
-                        "{} stopped after {} letters; what was redriven stays so, run the command again",
+                        "{} stopped after {} letters; what was redriven stays redriven, run the command again",
                         service.name,
                         lines.len()
                     )
                 });
             }
-            // Letters that failed, or wait behind one, would come again: the service counts each redrive.
+            // Letters that failed, or wait behind one, would be tried again, and the service counts each redrive.
             if lines.iter().any(|line| line.service == service.name && line.result != "redriven") {
                 bail!(
                     "{} was interrupted after letters had failed; run the command again for the rest",
@@ -163,7 +163,7 @@ impl Redrive {
         }
     }
 
-    /// One stream; the inner error is how it was interrupted.
+    /// One stream. The inner error tells how it was interrupted.
     async fn stream(
         &self,
         service: &Service,

@@ -24,7 +24,7 @@ pub(crate) struct Skip {
     /// Their partition
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: i32,
-    /// The first of them: where readiness says that reading stands
+    /// The first of them: where reading has stopped, as readiness says
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     offset: i64,
     /// How many
@@ -63,7 +63,7 @@ impl Skip {
             match service.dead_letters().skip_records(service.request(request)?).await {
                 Ok(answer) => {
                     let answer = answer.into_inner();
-                    eprintln!("set aside; {} goes on at offset {}", service.name, answer.position);
+                    eprintln!("set aside; {} continues at offset {}", service.name, answer.position);
                     data!("{}", answer.dead_letter_id)?;
                 }
                 Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {

@@ -14,9 +14,9 @@ use crate::{output::Outcome, runtime::block_on};
 pub(crate) enum Outbox {
     /// Show the oldest row of each topic and key that is held back, and why
     List(List),
-    /// Have rows tried now rather than after their pause
+    /// Try rows now rather than after their pause
     Retry(Retry),
-    /// Give rows up: they are never published, and what waits behind them goes
+    /// Give up rows: they are never published, and what waits behind them is
     Drop(Drop),
 }
 

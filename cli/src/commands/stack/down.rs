@@ -14,7 +14,7 @@ use crate::{
     output::{Outcome, confirmed},
 };
 
-/// Time to stop everything: each component gets 10 s, services and infrastructure after each other.
+/// Time to stop everything: each component gets 10 s, first the services, then the infrastructure.
 pub(super) const STOP_TIME_MAX: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ impl Down {
         Ok(Outcome::Done)
     }
 
-    /// Only what is a stack's folder, and only what a stack writes: a slip of the hand must not delete anything else.
+    /// Deletes only in a stack's folder, and only what a stack writes: a slip of the hand must not delete anything else.
     fn delete(&self, data_dir: &Path) -> Result<Outcome> {
         let layout = Layout::new(data_dir.to_owned(), 0);
         if !data_dir.exists() {

@@ -22,7 +22,7 @@ pub(crate) struct Logs {
     /// A component's name, as `holdfast status` shows it
     #[arg(value_parser = parse_component)]
     name: Option<String>,
-    /// Go on with what is written from now on
+    /// Keep printing what is written from now on
     #[arg(short, long)]
     follow: bool,
 }
@@ -39,11 +39,11 @@ fn parse_component(text: &str) -> Result<String> {
 
 /// A log that is being read.
 struct Tail {
-    /// Stands before each line where several logs are shown.
+    /// Printed before each line where several logs are shown.
     prefix: String,
     path: PathBuf,
     reader: Option<BufReader<File>>,
-    /// What was read of a line that is not complete yet.
+    /// The part of an incomplete line that was read so far.
     partial: String,
 }
 
@@ -64,7 +64,7 @@ impl Tail {
             if reader.read_until(b'\n', &mut bytes)? == 0 {
                 return Ok(any);
             }
-            // A component may log bytes that are no text.
+            // A component may log bytes that are not text.
             self.partial.push_str(&String::from_utf8_lossy(&bytes));
             if self.partial.ends_with('\n') {
                 write!(out, "{}{}", self.prefix, self.partial)?;
@@ -129,7 +129,7 @@ impl Logs {
 mod tests {
     use super::*;
 
-    /// What is no component selects nothing.
+    /// A value that is no component's name is refused.
     #[test]
     fn an_empty_value_selects_nothing() {
         for wrong in ["", " ", "nobody"] {

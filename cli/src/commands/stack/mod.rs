@@ -1,4 +1,4 @@
-//! The stack itself: start it, look at it, stop it, talk to it.
+//! The stack itself: starting it, looking at it, using it, stopping it.
 
 pub(super) mod down;
 pub(super) mod env;

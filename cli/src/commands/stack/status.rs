@@ -44,7 +44,7 @@ impl Status {
         let layout = Layout::new(data_dir, report.port_offset);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let components = runtime.block_on(control::measure(&layout, &report, watched))?;
-        // A probe that hangs must not hold the command up.
+        // A probe that hangs must not delay the end of the command.
         runtime.shutdown_background();
         match (watched, report.stale_for()) {
             (Watched::ByNobody, _) => say_nobody_watches(&layout, &report),

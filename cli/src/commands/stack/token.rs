@@ -20,7 +20,7 @@ pub(super) const SCOPES: &str = "orders:read orders:write accounts:read";
 pub(crate) struct Token {
     #[command(flatten)]
     at: At,
-    /// Whom the token speaks for
+    /// The user that the token is for
     #[arg(long, value_name = "USER", value_parser = parse_user)]
     user: String,
     /// Scopes, separated by spaces
@@ -57,7 +57,7 @@ pub(super) fn sign(data_dir: &Path, user: &str, scope: &str, life: Duration) -> 
 mod tests {
     use super::*;
 
-    /// A token is somebody's.
+    /// A token without a user is refused.
     #[test]
     fn an_empty_value_selects_nothing() {
         assert!(parse_user("").is_err() && parse_user(" ").is_err());

@@ -18,7 +18,7 @@ use crate::{
     output::{Outcome, data},
 };
 
-/// Of the token that is printed.
+/// How long the printed token is valid.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ impl Up {
         let scope = if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
         let layout = Layout::new(data_dir.clone(), self.port_offset);
         let prepared = match prepare(layout.clone(), scope, replicas) {
-            // Whoever ends with its parent was started by a test, which tries other ports.
+            // Only tests start a stack that ends with its parent, and they try other ports.
             Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
                 eprintln!("holdfast: {error:#}");
                 return Ok(Outcome::PortTaken);
@@ -90,7 +90,7 @@ impl Up {
         self.greet_when_ready(&data_dir)
     }
 
-    /// Whether the stack that runs is the one that was asked for.
+    /// An error if the running stack is not the one that was asked for.
     fn check_same(&self, data_dir: &Path, report: &StackReport) -> Result<()> {
         eprintln!("the stack in {} runs already", data_dir.display());
         if report.port_offset != self.port_offset {
@@ -108,7 +108,7 @@ impl Up {
             if self.until_parent_ends { Lifetime::UntilParentEnds } else { Lifetime::UntilStopped };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let outcome = runtime.block_on(supervisor::run(prepared, restart, lifetime));
-        // A probe that hangs must not hold the process up.
+        // A probe that hangs must not delay the end of the process.
         runtime.shutdown_background();
         outcome.map(|()| Outcome::Done)
     }
@@ -124,7 +124,7 @@ impl Up {
         arguments
     }
 
-    /// What a newcomer needs next.
+    /// Prints what a newcomer needs next.
     fn greet_when_ready(&self, data_dir: &Path) -> Result<Outcome> {
         let report = control::wait_ready(data_dir, Duration::from_secs(self.wait))?;
         let layout = Layout::new(data_dir.to_owned(), report.port_offset);
