@@ -281,3 +281,56 @@ pub fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
     };
     state::delete(layout)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Kind;
+
+    /// Ready is returned at once; a component that dies at each start ends the waiting, and anything else has its time.
+    #[test]
+    fn waiting_ends_with_its_reason() {
+        let folder = std::env::temp_dir().join(format!("holdfast-wait-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("created");
+        let layout = Layout::new(folder.clone(), 0);
+        let wait = |state, restarts| {
+            let component = ComponentReport {
+                name: "order".to_owned(),
+                kind: Kind::Service,
+                pid: None,
+                port: 1,
+                state,
+                restarts,
+                log: folder.join("order.log").display().to_string(),
+                detail: String::new(),
+            };
+            let report =
+                StackReport { supervisor_pid: 1, port_offset: 0, written_at: 0, components: vec![component] };
+            fs::write(layout.state_file(), serde_json::to_vec(&report).expect("JSON")).expect("written");
+            wait_ready(&folder, Duration::ZERO).map(|report| report.components[0].state)
+        };
+        fs::write(folder.join("order.log"), "started\nno such table\n\n").expect("written");
+        let waiting = |waiting: String| Err(NotReady::TimedOut { seconds: 0, waiting });
+        let log = folder.join("logs/supervisor.log");
+        assert_eq!(
+            wait(ComponentState::Ready, 0),
+            waiting(format!("the supervisor (see {})", log.display())),
+            "nobody holds the lock"
+        );
+
+        let _lock = lock(&layout).expect("a lock").expect("free");
+        assert_eq!(wait(ComponentState::Ready, 3), Ok(ComponentState::Ready));
+        let log = folder.join("order.log").display().to_string();
+        assert_eq!(wait(ComponentState::Starting, 2), waiting(format!("order (see {log})")));
+        assert_eq!(wait(ComponentState::Degraded, 3), waiting(format!("order (see {log})")));
+        assert_eq!(
+            wait(ComponentState::Down, 3),
+            Err(NotReady::KeepsEnding {
+                component: "order".to_owned(),
+                last_line: "no such table".to_owned(),
+                log
+            })
+        );
+        fs::remove_dir_all(folder).expect("gone");
+    }
+}

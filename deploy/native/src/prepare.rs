@@ -179,6 +179,7 @@ fn write_password(layout: &Layout) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::PORT_OFFSET_MAX;
 
     /// A full disk is reported before anything is started, with how much is needed and the way out.
     #[test]
@@ -189,5 +190,21 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(enough(FREE_BYTES_MIN, folder).is_ok());
+    }
+
+    /// A port in use is told by the type of the error, and by its number and component in the message.
+    #[test]
+    fn a_port_in_use_is_told_by_its_type() {
+        let (layout, _taken) = loop {
+            let layout = Layout::new(std::env::temp_dir(), fastrand::u16(100..PORT_OFFSET_MAX));
+            // The first port that is looked at.
+            if let Ok(taken) = TcpListener::bind((Ipv4Addr::LOCALHOST, layout.kafka_port())) {
+                break (layout, taken);
+            }
+        };
+        let taken = check_ports(&layout, Scope::Everything, Replicas::default()).expect_err("in use");
+        assert_eq!((taken.port, taken.component.as_str()), (layout.kafka_port(), "kafka"));
+        let text = anyhow::Error::from(taken).to_string();
+        assert!(text.contains(&layout.kafka_port().to_string()) && text.contains("--port-offset"), "{text}");
     }
 }

@@ -60,8 +60,10 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     let Some(_lock) = state::lock(&layout)? else {
         bail!("a stack runs in {} already", layout.data_dir.display());
     };
-    let (infrastructure, services) = (Component::infrastructure(), Component::services(&prepared));
-    let reports = infrastructure.iter().chain(&services).map(|component| component.report(&layout));
+    let mut infrastructure = Group::of(Component::infrastructure());
+    let mut services = Group::of(Component::services(&prepared));
+    let components = infrastructure.components.iter().chain(&services.components);
+    let reports = components.map(|component| component.report(&layout));
     let supervisor = Arc::new(Supervisor {
         reporter: Reporter::new(layout.clone(), reports.collect()),
         broker: Arc::new(Broker::new(&layout)?),
@@ -76,11 +78,10 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
         let supervisor = supervisor.clone();
         async move { supervisor.reporter.write_forever().await }
     });
-    let (mut first, mut second) = (Group::default(), Group::default());
-    first.start(&supervisor, infrastructure);
     let lives = async {
+        infrastructure.start(&supervisor);
         supervisor.infrastructure_is_ready().await;
-        second.start(&supervisor, services);
+        services.start(&supervisor);
         supervisor.renew_forever().await;
     };
     tokio::select! {
@@ -88,8 +89,8 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
         () = lives => {}
     }
     say!("stopping");
-    second.end().await;
-    first.end().await;
+    services.end().await;
+    infrastructure.end().await;
     report_task.abort();
     if lifetime == Lifetime::UntilParentEnds {
         let _ = state::delete(&layout)?;
@@ -97,17 +98,21 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     Ok(())
 }
 
-/// Components that are stopped together.
-#[derive(Default)]
+/// Components that are started and stopped together.
 struct Group {
+    components: Vec<Component>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl Group {
-    fn start(&mut self, supervisor: &Arc<Supervisor>, components: Vec<Component>) {
-        for component in components {
-            self.tasks.spawn(supervisor.clone().supervise(component, self.stop.clone()));
+    fn of(components: Vec<Component>) -> Self {
+        Self { components, stop: CancellationToken::new(), tasks: JoinSet::new() }
+    }
+
+    fn start(&mut self, supervisor: &Arc<Supervisor>) {
+        for component in &self.components {
+            self.tasks.spawn(supervisor.clone().supervise(*component, self.stop.clone()));
         }
     }
 
