@@ -1,63 +1,48 @@
 //! `holdfast`: the operator's one command. It is thin: what it does is in the crates that it calls.
 //!
-//! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched, 4 partly
-//! done.
+//! Each command is a file in `commands` with its arguments and what it does. Data goes to stdout, talk to stderr. Exit
+//! codes: 0 done, 1 failed, 2 usage, 3 nothing matched, 4 partly done.
 
-mod arguments;
-mod bench;
-mod certs;
-mod dlq;
-mod logs;
-mod outbox;
+mod commands;
+mod options;
 mod output;
-mod positions;
-mod stack;
+mod runtime;
+mod services;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::Parser;
 
-use crate::arguments::{Arguments, Command};
+use crate::commands::Command;
 
-/// How a command ended that did not fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Done,
-    /// It did what it could, and the answer is no.
-    Failed,
-    /// Some of what was asked for was done.
-    Partly,
-    /// What was asked for can't be meant: nothing was done.
-    Usage,
-    /// There is nothing of what was asked for.
-    NothingMatched,
+/// Runs and operates Holdfast.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
 }
 
 fn main() -> ExitCode {
     // clap ends the process with 2 on a wrong command line.
-    let arguments = Arguments::parse();
-    let outcome = match arguments.command {
-        Command::Up(up) => stack::up(&up),
-        Command::Down(down) => stack::down(&down),
-        Command::Status(status) => stack::status(&status),
-        Command::Logs(logs) => logs::run(&logs),
-        Command::Env(at) => stack::env(&at),
-        Command::Token(token) => stack::token(&token),
-        Command::Certs(action) => certs::run(&action),
-        Command::Dlq(action) => dlq::run(&action),
-        Command::Outbox(action) => outbox::run(&action),
-        Command::Positions(arguments) => positions::run(&arguments),
-        Command::Bench(bench) => bench::run(&bench),
-    };
-    match outcome {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Failed) => ExitCode::from(1),
-        Ok(Outcome::Usage) => ExitCode::from(2),
-        Ok(Outcome::NothingMatched) => ExitCode::from(3),
-        Ok(Outcome::Partly) => ExitCode::from(4),
+    match Arguments::parse().command.run() {
+        Ok(outcome) => outcome.exit_code(),
         Err(error) => {
             eprintln!("holdfast: {error:#}");
             ExitCode::from(1)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// The command line is consistent in itself.
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
     }
 }

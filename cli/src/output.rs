@@ -1,12 +1,45 @@
 //! Data on stdout. A reader that has seen enough (`holdfast status | head -1`) ends the command quietly; a disk that is
-//! full fails it. Questions on the terminal.
+//! full fails it. Questions on the terminal. How a command ends.
 
 use std::{
     fmt,
     io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
 };
 
-/// Prints a line.
+use comfy_table::{ContentArrangement, Table, presets::NOTHING};
+use holdfast_native::prepare::PORT_TAKEN_EXIT_CODE;
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// The command worked, and its result is a failure.
+    Failed,
+    /// Some of what was asked for was done.
+    Partly,
+    /// The request can't be what was meant: nothing was done.
+    Usage,
+    /// Nothing matches the request.
+    NothingMatched,
+    /// A test's stack was not started because a port is taken.
+    PortTaken,
+}
+
+impl Outcome {
+    pub(crate) fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::Failed => ExitCode::from(1),
+            Self::Usage => ExitCode::from(2),
+            Self::NothingMatched => ExitCode::from(3),
+            Self::Partly => ExitCode::from(4),
+            Self::PortTaken => ExitCode::from(PORT_TAKEN_EXIT_CODE),
+        }
+    }
+}
+
+/// Prints a line of data.
 pub(crate) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
@@ -14,11 +47,27 @@ pub(crate) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
     }
 }
 
-/// `println!` that says when it can't.
+/// `println!` that returns an error when it can't print.
 macro_rules! data {
     ($($words:tt)*) => { $crate::output::line(format_args!($($words)*)) };
 }
 pub(crate) use data;
+
+/// A table that is as wide as it needs.
+pub(crate) fn wide_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.to_vec());
+    table
+}
+
+/// A table that fits the terminal; elsewhere as wide as it needs.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = wide_table(header);
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table
+}
 
 /// Asks on the terminal. Without one it is an error: nothing is destroyed because nobody was there to say no.
 pub(crate) fn confirmed(question: &str) -> anyhow::Result<bool> {

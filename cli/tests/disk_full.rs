@@ -15,7 +15,7 @@ use std::{
 use holdfast_chaos::rest::{Session, is_terminal, sample_order};
 use holdfast_native::{
     layout::{Kind, PARTICIPANTS, Scope},
-    supervisor::ComponentReport,
+    state::ComponentReport,
     testkit::TestStack,
 };
 use serde_json::Value;

@@ -28,7 +28,7 @@ impl Artifacts {
     pub(crate) fn ensure() -> Result<Self> {
         let root = cache_dir()?;
         let artifacts = Self { jars: root.join("jars"), postgres_bin: root.join("postgres").join("bin") };
-        // Written last, so that a fetch that was cut off is done again.
+        // Written last, so that a fetch that was cut off is repeated.
         let complete = root.join("complete");
         if complete.exists() {
             return Ok(artifacts);
@@ -100,18 +100,18 @@ fn unpack_postgres(root: &Path, jars: &Path) -> Result<()> {
     run(Command::new("tar").arg("-xJf").arg(&archive).arg("-C").arg(&target))
         .context("cannot unpack PostgreSQL; `make deps` installs tar and xz")?;
     fs::remove_dir_all(&unzipped)?;
-    // It would only stand in Kafka's class path.
+    // It would only be in Kafka's class path.
     fs::remove_file(&jar)?;
     Ok(())
 }
 
-/// Runs a command to its end; the error holds what it said.
+/// Runs a command to its end; the error holds its output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot run {name}"))?;
     if output.status.success() {
         return Ok(());
     }
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    bail!("{name} failed ({}): {} {}", output.status, said(&output.stdout), said(&output.stderr))
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    bail!("{name} failed ({}): {} {}", output.status, text(&output.stdout), text(&output.stderr))
 }

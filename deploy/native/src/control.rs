@@ -6,9 +6,9 @@
 
 use std::{
     fs,
-    io::ErrorKind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,12 +18,18 @@ use nix::{
     unistd::Pid,
 };
 
+use tokio::task::JoinSet;
+
 use crate::{
+    component::{Component, is_ours},
+    kafka::Broker,
     layout::Layout,
-    postgres,
-    removal::{self, Content, Folder},
-    supervisor::{ComponentState, StackReport, lock},
+    probe::{self, Answer, Life},
+    state::{self, ComponentReport, ComponentState, StackReport, lock},
 };
+
+/// The pause between two looks at another process.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How a stack's folder is found.
 #[derive(Debug)]
@@ -36,16 +42,10 @@ pub enum Found {
     Nothing,
 }
 
-/// Looks at a stack's folder. The port offset of the answer is the one that it was started with.
+/// Looks at a stack's folder. The port offset of the report is the one that the stack was started with.
 pub fn find(data_dir: &Path) -> Result<Found> {
     let layout = Layout::new(data_dir.to_owned(), 0);
-    if !layout.state_file().exists() {
-        return Ok(Found::Nothing);
-    }
-    let path = layout.state_file();
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut report: StackReport = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a report of a stack", path.display()))?;
+    let Some(mut report) = state::read(&layout)? else { return Ok(Found::Nothing) };
     if lock(&layout)?.is_none() {
         return Ok(Found::Running(report));
     }
@@ -55,7 +55,7 @@ pub fn find(data_dir: &Path) -> Result<Found> {
     Ok(Found::Abandoned(report))
 }
 
-/// Starts a supervisor in the background: this program again, with `arguments`. Its own words go to a log file.
+/// Starts a supervisor in the background: this program again, with `arguments`. What it says goes to a log file.
 pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     let log_path = layout.log_file("supervisor");
     let log = fs::OpenOptions::new()
@@ -70,71 +70,97 @@ pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What can serve, but is degraded for this time, won't be better by waiting: a consumer that has stopped, a row that
-/// can't be published.
+/// A component that can serve, but has been degraded for this time, won't recover by waiting longer: a consumer has
+/// stopped, or a row can't be published.
 const DEGRADED_TIME_MAX: Duration = Duration::from_secs(30);
 /// A component that was restarted this often before it was ready won't be.
 const RESTARTS_MAX: u32 = 3;
 
-/// The last words of a component.
+/// Why a stack is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// Waiting longer is no use: a component dies at each start.
+    #[error("{component} ends again and again: {last_line} (more in {log})")]
+    KeepsEnding {
+        /// The component's name.
+        component: String,
+        /// The last line of its log.
+        last_line: String,
+        /// Its log file.
+        log: String,
+    },
+    /// The time to wait has passed.
+    #[error("not ready after {seconds} s: {waiting}")]
+    TimedOut {
+        /// How long it was waited for.
+        seconds: u64,
+        /// What is not ready, and the log of each.
+        waiting: String,
+    },
+}
+
+/// Waits until every component is ready, or until all can serve and some stay degraded.
+pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport, NotReady> {
+    let begin = Instant::now();
+    let mut could_not_serve_at = begin;
+    loop {
+        let found = find(data_dir);
+        if let Ok(Found::Running(report)) = &found {
+            if !report.components.iter().all(|component| component.state.can_serve()) {
+                could_not_serve_at = Instant::now();
+            }
+            let all_ready =
+                report.components.iter().all(|component| component.state == ComponentState::Ready);
+            if all_ready || could_not_serve_at.elapsed() > DEGRADED_TIME_MAX {
+                return Ok(report.clone());
+            }
+            if let Some(component) = report.components.iter().find(|component| keeps_ending(component)) {
+                return Err(NotReady::KeepsEnding {
+                    component: component.name.clone(),
+                    last_line: last_line(Path::new(&component.log)),
+                    log: component.log.clone(),
+                });
+            }
+        } else {
+            could_not_serve_at = Instant::now();
+        }
+        if begin.elapsed() > time_max {
+            return Err(NotReady::TimedOut {
+                seconds: time_max.as_secs(),
+                waiting: waiting(found.ok(), data_dir),
+            });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn keeps_ending(component: &ComponentReport) -> bool {
+    component.restarts >= RESTARTS_MAX && !component.state.can_serve()
+}
+
+/// The last thing that a component logged.
 fn last_line(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     String::from_utf8_lossy(&text)
         .lines()
         .rfind(|line| !line.trim().is_empty())
-        .unwrap_or("no words")
+        .unwrap_or("its log is empty")
         .to_owned()
 }
 
-/// Waits until every component is ready, or can serve and has been degraded for long.
-pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport> {
-    let begin = Instant::now();
-    let layout = Layout::new(data_dir.to_owned(), 0);
-    let mut could_not_serve_at = begin;
-    loop {
-        let found = find(data_dir);
-        match &found {
-            Ok(Found::Running(report))
-                if report.components.iter().all(|component| component.state.can_serve()) =>
-            {
-                if could_not_serve_at.elapsed() > DEGRADED_TIME_MAX {
-                    return Ok(report.clone());
-                }
-            }
-            _ => could_not_serve_at = Instant::now(),
-        }
-        if let Ok(Found::Running(report)) = &found
-            && report.components.iter().all(|component| component.state == ComponentState::Ready)
-        {
-            return Ok(report.clone());
-        }
-        if let Ok(Found::Running(report)) = &found
-            && let Some(component) = report
-                .components
-                .iter()
-                .find(|component| component.restarts >= RESTARTS_MAX && !component.state.can_serve())
-        {
-            bail!(
-                "{} ends again and again: {} (more in {})",
-                component.name,
-                last_line(Path::new(&component.log)),
-                component.log
-            );
-        }
-        if begin.elapsed() > time_max {
-            let waiting: Vec<String> = match found {
-                Ok(Found::Running(report)) => report
-                    .components
-                    .iter()
-                    .filter(|component| component.state != ComponentState::Ready)
-                    .map(|component| format!("{} (see {})", component.name, component.log))
-                    .collect(),
-                _ => vec![format!("the supervisor (see {})", layout.log_file("supervisor").display())],
-            };
-            bail!("not ready after {} s: {}", time_max.as_secs(), waiting.join(", "));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+/// What is waited for, each with its log.
+fn waiting(found: Option<Found>, data_dir: &Path) -> String {
+    let Some(Found::Running(report)) = found else {
+        let log = Layout::new(data_dir.to_owned(), 0).log_file("supervisor");
+        return format!("the supervisor (see {})", log.display());
+    };
+    let waiting: Vec<String> = report
+        .components
+        .iter()
+        .filter(|component| component.state != ComponentState::Ready)
+        .map(|component| format!("{} (see {})", component.name, component.log))
+        .collect();
+    waiting.join(", ")
 }
 
 /// What stopping did.
@@ -151,52 +177,42 @@ pub enum Stopped {
 /// Stops whatever runs in this folder.
 pub fn stop(data_dir: &Path, time_max: Duration) -> Result<Stopped> {
     let layout = Layout::new(data_dir.to_owned(), 0);
-    match find(data_dir)? {
-        Found::Nothing => Ok(Stopped::Nothing),
-        Found::Running(report) => {
-            let pid = i32::try_from(report.supervisor_pid)?;
-            kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot stop the supervisor")?;
-            let until = Instant::now() + time_max;
-            while lock(&layout)?.is_none() {
-                if Instant::now() > until {
-                    bail!("the supervisor (process {pid}) did not stop within {} s", time_max.as_secs());
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            fs::remove_file(layout.state_file())?;
-            Ok(Stopped::Running)
-        }
-        Found::Abandoned(report) => {
-            let mut killed = Stopped::Nothing;
-            for component in &report.components {
-                if let Some(pid) = component.pid.filter(|pid| is_ours(*pid, &layout)) {
-                    // PostgreSQL's SIGQUIT takes its child processes along.
-                    let signal =
-                        if component.name.ends_with("-db") { Signal::SIGQUIT } else { Signal::SIGKILL };
-                    kill(Pid::from_raw(i32::try_from(pid)?), signal)
-                        .with_context(|| format!("cannot stop {}", component.name))?;
-                    killed = Stopped::Abandoned;
-                    let until = Instant::now() + time_max;
-                    while is_ours(pid, &layout) && Instant::now() < until {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                }
-            }
-            fs::remove_file(layout.state_file())?;
-            Ok(killed)
-        }
-    }
+    let stopped = match find(data_dir)? {
+        Found::Nothing => return Ok(Stopped::Nothing),
+        Found::Running(report) => stop_supervisor(&layout, &report, time_max)?,
+        Found::Abandoned(report) => kill_abandoned(&layout, &report, time_max)?,
+    };
+    fs::remove_file(layout.state_file())?;
+    Ok(stopped)
 }
 
-/// Whether a process still is the one that was started for this stack: numbers are used again.
-pub(crate) fn is_ours(pid: u32, layout: &Layout) -> bool {
-    let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    let command = String::from_utf8_lossy(&command).into_owned();
-    let clusters =
-        crate::layout::PARTICIPANTS.iter().map(|participant| postgres::cluster_dir(layout, participant));
-    std::iter::once(layout.data_dir.clone())
-        .chain(clusters)
-        .any(|folder| command.contains(folder.to_string_lossy().as_ref()))
+/// Returns when the supervisor, which stops its components first, has ended.
+fn stop_supervisor(layout: &Layout, report: &StackReport, time_max: Duration) -> Result<Stopped> {
+    let pid = i32::try_from(report.supervisor_pid)?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot stop the supervisor")?;
+    let until = Instant::now() + time_max;
+    while lock(layout)?.is_none() {
+        if Instant::now() > until {
+            bail!("the supervisor (process {pid}) did not stop within {} s", time_max.as_secs());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(Stopped::Running)
+}
+
+fn kill_abandoned(layout: &Layout, report: &StackReport, time_max: Duration) -> Result<Stopped> {
+    let mut killed = Stopped::Nothing;
+    for component in &report.components {
+        let Some(pid) = component.pid.filter(|pid| is_ours(*pid, layout)) else { continue };
+        kill(Pid::from_raw(i32::try_from(pid)?), component.kind.kill_signal())
+            .with_context(|| format!("cannot stop {}", component.name))?;
+        killed = Stopped::Abandoned;
+        let until = Instant::now() + time_max;
+        while is_ours(pid, layout) && Instant::now() < until {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+    Ok(killed)
 }
 
 /// Whether a component of the report still runs.
@@ -205,30 +221,116 @@ pub fn anything_runs(layout: &Layout, report: &StackReport) -> bool {
     report.components.iter().filter_map(|component| component.pid).any(|pid| is_ours(pid, layout))
 }
 
-/// Deletes what a stack has written, and its folder if nothing else is in it; answers with what is left, because somebody
-/// else put it there. Refused while a supervisor runs here.
+/// Whether a supervisor watches a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// One does, and holds the stack's lock.
+    BySupervisor,
+    /// It is gone; nothing that dies is started again.
+    ByNobody,
+}
+
+/// How the components of a report are now, each asked itself, side by side. What the report says of them may be old: a
+/// supervisor that can't write, or that has ended, leaves its last report behind.
+pub async fn measure(
+    layout: &Layout,
+    report: &StackReport,
+    watched: Watched,
+) -> Result<Vec<ComponentReport>> {
+    let broker = Arc::new(Broker::new(layout)?);
+    let mut measured = JoinSet::new();
+    for (index, mut report) in report.components.iter().cloned().enumerate() {
+        let (layout, broker) = (layout.clone(), broker.clone());
+        measured.spawn(async move {
+            report.pid = report.pid.filter(|pid| probe::is_running(*pid) && is_ours(*pid, &layout));
+            let answer = match (report.pid, Component::named(&report.name)) {
+                (Some(_), Some(component)) => component.ask(&layout, &broker).await,
+                // Started again since the report was written. Its ports are this stack's as long as a supervisor is there.
+                (None, Some(component)) if watched == Watched::BySupervisor => {
+                    let answer = component.ask(&layout, &broker).await;
+                    if answer.state.can_serve()
+                        || answer.life.as_ref().is_some_and(|life| *life != Life::Silent)
+                    {
+                        answer
+                    } else {
+                        Answer::down()
+                    }
+                }
+                _ => Answer::down(),
+            };
+            (report.state, report.detail) = (answer.state, answer.detail);
+            (index, report)
+        });
+    }
+    let mut components = measured.join_all().await;
+    components.sort_by_key(|(index, _)| *index);
+    Ok(components.into_iter().map(|(_, report)| report).collect())
+}
+
+/// How long the process of a component has run.
+#[must_use]
+pub fn age(component: &ComponentReport) -> Option<Duration> {
+    component.pid.and_then(probe::age)
+}
+
+/// Deletes what a stack has written, and its folder if nothing else is in it. Returns what is left, because somebody else
+/// put it there. Refused while a supervisor runs here.
 pub fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
     let Some(_lock) = lock(layout)? else {
         bail!("a stack runs in {}: stop it first", layout.data_dir.display());
     };
-    delete_own(layout)
+    state::delete(layout)
 }
 
-/// The same, by the supervisor itself.
-pub(crate) fn delete_own(layout: &Layout) -> Result<Vec<PathBuf>> {
-    postgres::check_owner(layout)?;
-    let content = Content::of(layout, Folder::Marked)?;
-    postgres::remove_elsewhere(layout).context("cannot delete the databases")?;
-    content.delete()?;
-    for file in [layout.state_file(), layout.state_draft_file(), layout.lock_file()] {
-        removal::remove(&file)?;
-    }
-    // Last, so that a deletion that was cut off can be run again.
-    removal::remove(&layout.marker_file())?;
-    match fs::remove_dir(&layout.data_dir) {
-        Ok(()) => Ok(Vec::new()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => content.left(layout),
-        Err(error) => Err(error).with_context(|| format!("cannot delete {}", layout.data_dir.display())),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Kind;
+
+    /// Ready is returned at once; a component that dies at each start ends the waiting, and anything else has its time.
+    #[test]
+    fn waiting_ends_with_its_reason() {
+        let folder = std::env::temp_dir().join(format!("holdfast-wait-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("created");
+        let layout = Layout::new(folder.clone(), 0);
+        let wait = |state, restarts| {
+            let component = ComponentReport {
+                name: "order".to_owned(),
+                kind: Kind::Service,
+                pid: None,
+                port: 1,
+                state,
+                restarts,
+                log: folder.join("order.log").display().to_string(),
+                detail: String::new(),
+            };
+            let report =
+                StackReport { supervisor_pid: 1, port_offset: 0, written_at: 0, components: vec![component] };
+            fs::write(layout.state_file(), serde_json::to_vec(&report).expect("JSON")).expect("written");
+            wait_ready(&folder, Duration::ZERO).map(|report| report.components[0].state)
+        };
+        fs::write(folder.join("order.log"), "started\nno such table\n\n").expect("written");
+        let waiting = |waiting: String| Err(NotReady::TimedOut { seconds: 0, waiting });
+        let log = folder.join("logs/supervisor.log");
+        assert_eq!(
+            wait(ComponentState::Ready, 0),
+            waiting(format!("the supervisor (see {})", log.display())),
+            "nobody holds the lock"
+        );
+
+        let _lock = lock(&layout).expect("a lock").expect("free");
+        assert_eq!(wait(ComponentState::Ready, 3), Ok(ComponentState::Ready));
+        let log = folder.join("order.log").display().to_string();
+        assert_eq!(wait(ComponentState::Starting, 2), waiting(format!("order (see {log})")));
+        assert_eq!(wait(ComponentState::Degraded, 3), waiting(format!("order (see {log})")));
+        assert_eq!(
+            wait(ComponentState::Down, 3),
+            Err(NotReady::KeepsEnding {
+                component: "order".to_owned(),
+                last_line: "no such table".to_owned(),
+                log
+            })
+        );
+        fs::remove_dir_all(folder).expect("gone");
     }
 }

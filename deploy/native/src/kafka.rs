@@ -57,7 +57,7 @@ transaction.state.log.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
-# Topics are made by us, with their partitions; a misspelt name must not become one.
+# We create the topics, with their partitions; a misspelt name must not become one.
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
 # For clients of the newer group protocol (KIP-848), which ask the broker for these: as our own clients have them.
@@ -135,7 +135,7 @@ impl Broker {
             .is_ok_and(|metadata| !metadata.brokers().is_empty())
     }
 
-    /// Makes those topics that aren't there.
+    /// Creates the missing topics.
     pub(crate) async fn ensure_topics(&self) -> Result<()> {
         let mut names = Vec::new();
         for topic in topic::EVENT_TOPICS {

@@ -36,11 +36,19 @@ pub struct Participant {
     pub database: &'static str,
 }
 
+impl Participant {
+    /// What its server has in the folder of its stack's servers.
+    pub(crate) fn server_files(&self, folder: &Path) -> [PathBuf; 2] {
+        let cluster = folder.join(self.server);
+        [cluster.with_extension("password"), cluster]
+    }
+}
+
 /// Most replicas of one service; their ports lie [`REPLICA_PORT_STEP`] apart.
 pub const REPLICAS_MAX: u16 = 9;
 const REPLICA_PORT_STEP: u16 = 10;
 
-/// One running copy of a service with a database.
+/// One replica of a service with a database.
 #[derive(Debug, Clone, Copy)]
 pub struct Replica {
     /// The service.
@@ -70,14 +78,14 @@ impl Default for Replicas {
     }
 }
 
-/// A number of replicas that can't be.
+/// Why a number of replicas is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplicasError {
     /// Not `service=N`.
     #[error("must be service=N, such as order=2")]
     Form,
     /// Replicas of something else.
-    #[error("only order, payment and delivery have replicas here")]
+    #[error("only these have replicas here: {}", participant_names().collect::<Vec<_>>().join(", "))]
     Service,
     /// Too few or too many.
     #[error("a service has 1 to {REPLICAS_MAX} replicas")]
@@ -116,7 +124,7 @@ impl Replicas {
     }
 }
 
-/// The three services with databases, as the contract numbers them.
+/// The services with databases, as the contract numbers them. Whatever needs a list of services takes it from here.
 pub static PARTICIPANTS: [Participant; 3] = [
     Participant {
         name: "order",
@@ -144,7 +152,26 @@ pub static PARTICIPANTS: [Participant; 3] = [
     },
 ];
 
-pub(crate) const GATEWAY: &str = "gateway";
+/// The service that has no database.
+pub const GATEWAY: &str = "gateway";
+/// The identity of whoever runs `holdfast`.
+pub const OPERATOR: &str = "operator";
+
+/// Names of the services that have a database.
+pub fn participant_names() -> impl Iterator<Item = &'static str> {
+    PARTICIPANTS.iter().map(|participant| participant.name)
+}
+
+/// Names of all services.
+pub(crate) fn service_names() -> impl Iterator<Item = &'static str> {
+    [GATEWAY].into_iter().chain(participant_names())
+}
+
+/// Identities that get a certificate: the services and the operator.
+pub fn identities() -> impl Iterator<Item = &'static str> {
+    service_names().chain([OPERATOR])
+}
+
 const GATEWAY_PORT: u16 = 8080;
 const GATEWAY_ADMIN_PORT: u16 = 9100;
 const KAFKA_PORT: u16 = 9092;
@@ -156,8 +183,8 @@ pub const PORT_OFFSET_MAX: u16 = 15_000;
 /// Name of the PostgreSQL role that owns each database.
 pub(crate) const DATABASE_USER: &str = "holdfast";
 
-/// The one name of a folder, which may not be there yet: absolute, without `..` and symbolic links. What is kept elsewhere
-/// for a stack is kept under this name, so two names of one folder must be one, and one name never that of two.
+/// Returns the canonical name of a folder, which need not exist yet: absolute, without `..` and symbolic links. What is kept
+/// elsewhere for a stack is kept under this name, so one folder must not have two names, nor two folders one.
 pub fn resolve(folder: &Path) -> io::Result<PathBuf> {
     let mut resolved = PathBuf::new();
     for component in std::path::absolute(folder)?.components() {
@@ -167,7 +194,7 @@ pub fn resolve(folder: &Path) -> io::Result<PathBuf> {
             }
             other => resolved.push(other),
         }
-        // What is before a `..` must be what it really is when one goes up from it.
+        // Links before a `..` must be resolved first: it goes up from where they lead.
         match resolved.canonicalize() {
             Ok(real) => resolved = real,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -227,7 +254,7 @@ impl Layout {
         if component == GATEWAY {
             return Some(self.gateway_admin_port());
         }
-        largest().find(|replica| replica.name() == component).map(|replica| self.admin_port(replica))
+        replica_named(component).map(|replica| self.admin_port(replica))
     }
 
     pub(crate) fn admin_port(&self, replica: Replica) -> u16 {
@@ -297,7 +324,7 @@ impl Layout {
         self.data_dir.join("holdfast-stack")
     }
 
-    /// What the supervisor tells of its components.
+    /// The supervisor's report.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
         self.data_dir.join("state.json")
@@ -317,10 +344,10 @@ impl Layout {
     /// have run here.
     #[must_use]
     pub fn component_names(&self) -> Vec<String> {
-        let first: Vec<String> = PARTICIPANTS.iter().map(|participant| participant.name.to_owned()).collect();
         let replicas: Vec<String> = largest().map(Replica::name).collect();
+        let is_first = |name: &String| participant_names().any(|first| first == name);
         let has_run =
-            |name: &String| !replicas.contains(name) || first.contains(name) || self.log_file(name).exists();
+            |name: &String| !replicas.contains(name) || is_first(name) || self.log_file(name).exists();
         every_component_name().into_iter().filter(has_run).collect()
     }
 
@@ -352,6 +379,19 @@ pub fn every_component_name() -> Vec<String> {
     let servers = PARTICIPANTS.iter().map(|participant| participant.server.to_owned());
     let rest = [GATEWAY.to_owned(), "supervisor".to_owned()];
     servers.chain(["kafka".to_owned()]).chain(largest().map(Replica::name)).chain(rest).collect()
+}
+
+/// Returns the service that a component is a replica of: `order` for `order` and `order-2`; `None` for databases and broker.
+#[must_use]
+pub fn service_of(component: &str) -> Option<&'static str> {
+    if component == GATEWAY {
+        return Some(GATEWAY);
+    }
+    replica_named(component).map(|replica| replica.participant.name)
+}
+
+fn replica_named(component: &str) -> Option<Replica> {
+    largest().find(|replica| replica.name() == component)
 }
 
 fn largest() -> impl Iterator<Item = Replica> {
@@ -392,12 +432,28 @@ mod tests {
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
     }
 
-    /// However a folder is called, its name is one: over `..`, a link, or nothing that is there yet.
+    /// A replica belongs to its service; a database, a broker and an unknown name belong to none.
+    #[test]
+    fn a_replica_belongs_to_its_service() {
+        for (component, service) in [
+            ("order", Some("order")),
+            ("payment-9", Some("payment")),
+            ("gateway", Some("gateway")),
+            ("orders-db", None),
+            ("kafka", None),
+            ("order-10", None),
+            ("", None),
+        ] {
+            assert_eq!(service_of(component), service, "{component}");
+        }
+    }
+
+    /// A folder has one name, whichever path leads to it: over `..`, over a link, or not there yet.
     #[test]
     fn a_folder_has_one_name() {
         let base = std::env::temp_dir().join(format!("holdfast-resolve-{}", std::process::id()));
-        std::fs::create_dir_all(base.join("a/x")).expect("made");
-        std::fs::create_dir_all(base.join("b")).expect("made");
+        std::fs::create_dir_all(base.join("a/x")).expect("created");
+        std::fs::create_dir_all(base.join("b")).expect("created");
         let base = base.canonicalize().expect("there");
         let _ = std::os::unix::fs::symlink(base.join("a/x"), base.join("link"));
         for (called, is) in [
@@ -405,7 +461,7 @@ mod tests {
             ("a/../b", "b"),
             ("a/x/../../b/.", "b"),
             ("link", "a/x"),
-            // Up from where the link leads, as the system goes.
+            // Up from where the link leads, as the system does.
             ("link/../y", "a/y"),
             ("new/../b", "b"),
             ("new/deep", "new/deep"),
@@ -415,7 +471,7 @@ mod tests {
         std::fs::remove_dir_all(base).expect("gone");
     }
 
-    /// Replicas are asked for by name and number, and anything else is said.
+    /// Replicas are asked for by name and number, and anything else is refused with its reason.
     #[test]
     fn replicas_are_asked_for_by_name_and_number() {
         let mut replicas = Replicas::default();

@@ -3,14 +3,17 @@
 //!
 //! - [`layout`]: ports, folders, names; what is where;
 //! - [`prepare`]: everything that must be true before something is started, each failure with what to do about it;
-//! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is had, set up and started;
-//! - [`probe`]: how a component is, asked of itself;
-//! - [`removal`]: what of a folder is a stack's, and may go;
+//! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is fetched, set up and started;
+//! - [`probe`]: asks a component how it is;
+//! - [`component`]: what a component is; starts, asks and ends one;
+//! - [`state`]: what the two below share on disk: the report, the lock, the deletion;
 //! - [`supervisor`]: starts, watches, restarts, stops;
-//! - [`control`]: the other side: is it running, what does it say, stop it;
+//! - [`control`]: the commands' side: is a stack running, how is it, stop it;
+//! - [`removal`]: which files in a folder are a stack's, and may be deleted;
 //! - [`testkit`]: a stack of its own for a test process.
 
 mod artifacts;
+mod component;
 pub mod control;
 mod kafka;
 pub mod layout;
@@ -19,5 +22,7 @@ pub mod prepare;
 mod probe;
 mod removal;
 mod services;
+pub mod state;
 pub mod supervisor;
+mod talk;
 pub mod testkit;

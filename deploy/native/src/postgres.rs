@@ -24,7 +24,7 @@ use crate::{
     removal,
 };
 
-/// Where databases lie whose stack's folder can't be reached by the user that they run as.
+/// Holds the databases of stacks whose own folder can't be reached by the user that the servers run as.
 const REACHABLE: &str = "/var/lib/holdfast";
 
 /// User and group that a server runs as when the supervisor is root.
@@ -37,7 +37,7 @@ fn unprivileged() -> Result<Option<(u32, u32)>> {
     Ok(Some((user.uid.as_raw(), user.gid.as_raw())))
 }
 
-/// The folder of a server's files. A server that runs as another user must be able to get there.
+/// Returns the folder of a server's files. A server that runs as another user must be able to reach it.
 pub(crate) fn cluster_dir(layout: &Layout, participant: &Participant) -> PathBuf {
     let base = layout.data_dir.join("postgres");
     if geteuid().is_root() && closed_to_others(&layout.data_dir).is_some() {
@@ -46,9 +46,9 @@ pub(crate) fn cluster_dir(layout: &Layout, participant: &Participant) -> PathBuf
     base.join(participant.server)
 }
 
-/// Where the databases of a stack lie whose own folder is closed to others. The same path below another root, so that no
-/// two stacks share it whatever their folders are called; a folder that is itself called like ours gets a dot more, so
-/// that none lies within another's either.
+/// Returns where the databases of a stack are whose own folder is closed to others. It is the same path below another root,
+/// so no two stacks share it; a folder on the way that has our name gets one more dot, so that none is within another's
+/// either.
 fn reachable_dir(data_dir: &Path) -> PathBuf {
     let names = data_dir.components().filter_map(|component| match component {
         Component::Normal(name) => Some(apart(name)),
@@ -67,10 +67,10 @@ fn apart(name: &OsStr) -> OsString {
     apart
 }
 
-/// The file in a folder below [`REACHABLE`] that names the stack whose databases lie there.
+/// The file in a folder below [`REACHABLE`] that names the stack whose databases are there.
 const OWNER: &str = "owner";
 
-/// The stack whose databases lie in `folder`; `None` if no start has said so.
+/// Returns the stack whose databases are in `folder`; `None` if no start has claimed it.
 fn owner(folder: &Path) -> io::Result<Option<PathBuf>> {
     match fs::read(folder.join(OWNER)) {
         Ok(bytes) => {
@@ -82,7 +82,7 @@ fn owner(folder: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// Makes the folder the stack's own, or says whose it is. Before anything is written there.
+/// Claims the folder for the stack, before anything is written into it; an error if it is another's.
 fn claim(folder: &Path, data_dir: &Path) -> Result<()> {
     create_passable(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     match owner(folder).with_context(|| format!("cannot read the owner of {}", folder.display()))? {
@@ -105,7 +105,7 @@ fn create_passable(folder: &Path) -> io::Result<()> {
     for folder in folder.ancestors().collect::<Vec<_>>().into_iter().rev() {
         match fs::create_dir(folder) {
             Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?,
-            // Another start may be quicker.
+            // Another start may have created it meanwhile.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -143,7 +143,7 @@ fn init(
     if cluster.join("PG_VERSION").exists() && !cluster.join("initialising").exists() {
         return Ok(());
     }
-    // What a start that was cut off left behind.
+    // Left behind by a start that was cut off.
     let _ = fs::remove_dir_all(&cluster);
     fs::create_dir_all(&cluster).with_context(|| format!("cannot create {}", cluster.display()))?;
     fs::set_permissions(&cluster, fs::Permissions::from_mode(0o700))?;
@@ -192,7 +192,7 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Part
         "autovacuum_naptime=5s".to_owned(),
         "log_min_messages=warning".to_owned(),
         "log_line_prefix=%m [%p] ".to_owned(),
-        // Durable as in production: the measurements and the proofs rest on it.
+        // Durable as in production: the measurements and the tests rely on it.
         "fsync=on".to_owned(),
         "synchronous_commit=on".to_owned(),
     ] {
@@ -206,7 +206,7 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Part
 
 const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Whether the server takes a login, and what is wrong if not. Changes nothing.
+/// Logs in to the server; the error says what is wrong. Changes nothing.
 pub(crate) async fn answers(layout: &Layout, participant: &Participant) -> Result<()> {
     in_time(async {
         let connection = PgConnection::connect(&layout.database_url(participant)?).await?;
@@ -215,8 +215,8 @@ pub(crate) async fn answers(layout: &Layout, participant: &Participant) -> Resul
     .await
 }
 
-/// The same; makes the participant's database if it isn't there.
-pub(crate) async fn make_ready(layout: &Layout, participant: &Participant) -> Result<()> {
+/// Like [`answers`]; creates the participant's database if it isn't there.
+pub(crate) async fn ensure_ready(layout: &Layout, participant: &Participant) -> Result<()> {
     if answers(layout, participant).await.is_ok() {
         return Ok(());
     }
@@ -232,14 +232,14 @@ async fn create_database(layout: &Layout, participant: &Participant) -> Result<(
     let url = layout.database_url(participant)?;
     let maintenance = url.replace(&format!("/{}", participant.database), "/postgres");
     let mut connection = PgConnection::connect(&maintenance).await?;
-    // A name of ours, not a text of anybody's.
+    // The name is a constant of ours, not input.
     let statement = format!("create database {}", participant.database);
     sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
     connection.close().await?;
     Ok(())
 }
 
-/// Whether the stack may delete the databases that are kept for it elsewhere: said before anything is deleted.
+/// Checks that the stack may delete the databases that are kept for it elsewhere, before anything is deleted.
 pub(crate) fn check_owner(layout: &Layout) -> Result<()> {
     let folder = reachable_dir(&layout.data_dir);
     if owner(&folder)?.is_none()
@@ -261,12 +261,12 @@ pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
         return Ok(());
     }
     for participant in &PARTICIPANTS {
-        for path in server_files(&folder, participant) {
+        for path in participant.server_files(&folder) {
             removal::remove(&path)?;
         }
     }
     removal::remove(&folder.join(OWNER))?;
-    // Folders above may be on the way to another stack's.
+    // The folders above may lead to another stack's databases.
     for parent in folder.ancestors().take_while(|parent| parent.starts_with(REACHABLE)) {
         if fs::remove_dir(parent).is_err() {
             break;
@@ -275,17 +275,11 @@ pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// What a server has in the folder of its stack's servers.
-pub(crate) fn server_files(folder: &Path, participant: &Participant) -> [PathBuf; 2] {
-    let cluster = folder.join(participant.server);
-    [cluster.with_extension("password"), cluster]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// No two stacks share the folder of their databases, and none lies within another's server.
+    /// No two stacks share the folder of their databases, and none is within another's.
     #[test]
     fn every_stack_has_a_folder_of_its_own() {
         let folders =
@@ -301,7 +295,7 @@ mod tests {
         }
     }
 
-    /// A folder belongs to the stack that came first; another one is told whose it is.
+    /// A folder belongs to the stack that came first; for another one, the error names the owner.
     #[test]
     fn a_folder_of_databases_has_one_owner() {
         let base = std::env::temp_dir().join(format!("holdfast-owner-{}", std::process::id()));

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 use crate::{
     artifacts::Artifacts,
     kafka,
-    layout::{Layout, Replicas, Scope},
+    layout::{Layout, Replicas, Scope, identities},
     postgres,
     removal::{Content, Folder},
     services,
@@ -28,8 +28,21 @@ const MARKER: &str =
     "The data of a Holdfast stack. `holdfast down --delete-data` deletes what it wrote here.\n";
 const JAVA_VERSION_MIN: u32 = 17;
 
-/// Identities that get a certificate.
-pub const IDENTITIES: [&str; 5] = ["gateway", "order", "payment", "delivery", "operator"];
+/// A port that somebody else uses.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports with \
+     --port-offset N"
+)]
+pub struct PortTaken {
+    port: u16,
+    component: String,
+    /// Part of the message, so it is not the source as well.
+    error: io::Error,
+}
+
+/// The exit code of a stack that a test has started: a port is taken, try others. Nobody else gets it.
+pub const PORT_TAKEN_EXIT_CODE: u8 = 5;
 
 /// A stack that can be started.
 #[derive(Debug, Clone)]
@@ -43,7 +56,7 @@ pub struct Prepared {
     pub(crate) artifacts: Artifacts,
 }
 
-/// Checks the machine and makes files, databases, certificates and configurations, as far as they aren't there.
+/// Checks the machine, and creates files, databases, certificates and configurations where they are missing.
 pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepared> {
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
@@ -72,7 +85,7 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepa
 /// Makes sure that every identity has a certificate with time left.
 pub(crate) fn renew_certificates(layout: &Layout) -> Result<()> {
     let pki = Pki::open_or_init(&layout.pki_dir())?;
-    for identity in IDENTITIES {
+    for identity in identities() {
         pki.ensure_leaf(identity)?;
     }
     Ok(())
@@ -99,7 +112,7 @@ fn enough(free: u64, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A start overwrites what stands under its names, and makes the folder one that may be deleted.
+/// A start overwrites files under its names, and marks the folder as one that may be deleted.
 fn check_nothing_else(layout: &Layout) -> Result<()> {
     if layout.marker_file().exists() {
         return Ok(());
@@ -107,8 +120,8 @@ fn check_nothing_else(layout: &Layout) -> Result<()> {
     let foreign = Content::of(layout, Folder::Unmarked)?.foreign;
     if let Some(first) = foreign.first() {
         bail!(
-            "{} is no stack's, and {} stands where a stack would write ({} such things): choose another folder with \
-             --data-dir",
+            "{} is not a stack's, and {} is where a stack would write ({} such files or folders): choose another folder \
+             with --data-dir",
             layout.data_dir.display(),
             first.display(),
             foreign.len()
@@ -137,19 +150,16 @@ fn check_java() -> Result<()> {
     }
 }
 
-fn check_ports(layout: &Layout, scope: Scope, replicas: Replicas) -> Result<()> {
+fn check_ports(layout: &Layout, scope: Scope, replicas: Replicas) -> Result<(), PortTaken> {
     for (component, port) in layout.ports(scope, replicas) {
         if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            bail!(
-                "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports \
-                 with --port-offset N"
-            );
+            return Err(PortTaken { port, component, error });
         }
     }
     Ok(())
 }
 
-/// One password for the three servers, made at the first start.
+/// One password for all servers, created at the first start.
 fn write_password(layout: &Layout) -> Result<()> {
     let path = layout.password_file();
     if path.exists() {
@@ -169,15 +179,32 @@ fn write_password(layout: &Layout) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::PORT_OFFSET_MAX;
 
-    /// A full disk is said before anything is started, with how much is needed and the way out.
+    /// A full disk is reported before anything is started, with how much is needed and the way out.
     #[test]
-    fn a_full_disk_is_said_with_the_way_out() {
+    fn a_full_disk_is_reported_with_the_way_out() {
         let folder = Path::new("/full/disk");
         let text = enough(FREE_BYTES_MIN - 1, folder).expect_err("too little").to_string();
         for part in ["511 MiB", "/full/disk", "512 MiB", "--data-dir"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(enough(FREE_BYTES_MIN, folder).is_ok());
+    }
+
+    /// A port in use is told by the type of the error, and by its number and component in the message.
+    #[test]
+    fn a_port_in_use_is_told_by_its_type() {
+        let (layout, _taken) = loop {
+            let layout = Layout::new(std::env::temp_dir(), fastrand::u16(100..PORT_OFFSET_MAX));
+            // The first port that is looked at.
+            if let Ok(taken) = TcpListener::bind((Ipv4Addr::LOCALHOST, layout.kafka_port())) {
+                break (layout, taken);
+            }
+        };
+        let taken = check_ports(&layout, Scope::Everything, Replicas::default()).expect_err("in use");
+        assert_eq!((taken.port, taken.component.as_str()), (layout.kafka_port(), "kafka"));
+        let text = anyhow::Error::from(taken).to_string();
+        assert!(text.contains(&layout.kafka_port().to_string()) && text.contains("--port-offset"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! How a component is, asked of the component itself: what a file says of it may be old (pitfalls P44).
+//! Asks a component how it is: what a file says of it may be old (pitfalls P44).
 
 use std::{
     fs,
@@ -11,9 +11,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::supervisor::ComponentState;
+use crate::state::ComponentState;
 
-/// An admin port that lives answers at once.
+/// A working admin port answers at once.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Far more than the parts of a service need.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
@@ -24,7 +24,7 @@ pub(crate) struct Answer {
     pub(crate) state: ComponentState,
     /// What is wrong, or empty.
     pub(crate) detail: String,
-    /// Whether it makes progress; `None` where only a service could say so.
+    /// Whether it makes progress; `None` for databases and broker, which don't report it.
     pub(crate) life: Option<Life>,
 }
 
@@ -45,15 +45,15 @@ impl Answer {
 /// What a service says on `/healthz`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Life {
-    /// 200: its loops go round.
+    /// 200: all its loops make progress.
     Alive,
-    /// Something else: one of them stands.
+    /// Another status: one of them makes none.
     Stalled,
-    /// Nothing at all.
+    /// No response at all.
     Silent,
 }
 
-/// The body of `/readyz`. What else is in it is for others; an older service has fewer.
+/// The body of `/readyz`, as far as it is needed here; an older service has fewer fields.
 #[derive(Debug, Deserialize)]
 struct Readiness {
     ready: bool,
@@ -124,22 +124,22 @@ fn read(body: &str) -> Answer {
     Answer { state, detail: wrong.join("; "), life: None }
 }
 
-/// Follows what a service says of its life, and says when it is to be started again.
+/// Tracks whether a service is alive, and decides when it is to be started again.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     /// The last time it was alive; before that, its start.
     since: Instant,
     was_alive: bool,
-    /// Answers since then that were none, or bad.
+    /// Missing or bad responses since then.
     missed: u32,
 }
 
-/// A service that was alive, and whose `/healthz` has not answered 200 for this time, is started again. Longer than a
-/// machine that is out of breath, or a person with a debugger's first look, takes.
+/// A service that was alive, and whose `/healthz` has not returned 200 for this time, is started again. Longer than an
+/// overloaded machine or a short stop in a debugger takes.
 pub(crate) const DEAF_TIME_MAX: Duration = Duration::from_secs(30);
-/// One that never was alive has more time: to migrate its database, or to wait for a slow disk.
+/// One that has not been alive yet has more time: to migrate its database, or to wait for a slow disk.
 pub(crate) const START_TIME_MAX: Duration = Duration::from_secs(120);
-/// Time alone proves nothing: when the supervisor itself was stopped, all of it has gone by with nobody asking.
+/// Time alone proves nothing: while the supervisor itself was paused, nobody asked.
 pub(crate) const MISSED_MIN: u32 = 5;
 
 impl Pulse {
@@ -147,7 +147,7 @@ impl Pulse {
         Self { since: started, was_alive: false, missed: 0 }
     }
 
-    /// What was heard at `now`; the reason to start the service again, if there is one.
+    /// Records a response; returns the reason to start the service again, if there is one.
     pub(crate) fn heard(&mut self, life: &Life, now: Instant) -> Option<String> {
         if *life == Life::Alive {
             *self = Self { since: now, was_alive: true, missed: 0 };
@@ -188,10 +188,10 @@ pub(crate) fn age(pid: u32) -> Option<Duration> {
     Duration::try_from_secs_f64((uptime - started / TICKS_PER_SECOND).max(0.0)).ok()
 }
 
-/// Of every Linux that users see, whatever the kernel's own is.
+/// The unit that Linux reports to user space, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Whether a process runs: one that has ended, and that nobody has waited for, does not.
+/// Whether a process runs. A zombie does not.
 pub(crate) fn is_running(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         stat.rsplit_once(')').is_some_and(|(_, fields)| !fields.trim_start().starts_with('Z'))
@@ -219,7 +219,7 @@ mod tests {
                 "kafka: timed out",
             ),
             (r#"{"ready":true,"degraded":false,"components":{}}"#.to_owned(), ComponentState::Ready, ""),
-            // Of an older service.
+            // From an older service.
             (format!(r#"{{"ready":true,{parts}}}"#), ComponentState::Degraded, "kafka: timed out"),
             (r#"{"ready":true}"#.to_owned(), ComponentState::Ready, ""),
             ("<html>".to_owned(), ComponentState::Starting, "its readiness cannot be read"),
@@ -228,7 +228,7 @@ mod tests {
         }
     }
 
-    /// A service that can serve, and of which a loop stands, is not well; one that says nothing is not ready.
+    /// A service that can serve while one of its loops makes no progress is degraded; a silent one is not ready.
     #[test]
     fn liveness_is_read() {
         let ready = (200, r#"{"ready":true,"degraded":false,"components":{}}"#.to_owned());
@@ -246,8 +246,8 @@ mod tests {
         assert_eq!((state, life), (ComponentState::Starting, Life::Silent));
     }
 
-    /// A service is started again when it was deaf for its time and was asked often enough; one that starts has longer, and
-    /// a supervisor that slept has heard nothing.
+    /// A service is started again when it was deaf for long enough and was asked often enough; one that starts has longer,
+    /// and the time that the supervisor slept does not count.
     #[test]
     fn only_a_deaf_service_is_started_again() {
         let begin = Instant::now();
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(pulse.missed, 0);
     }
 
-    /// A process that runs does, one that never was does not.
+    /// A running process is found, an unknown one is not.
     #[test]
     fn a_process_runs_or_not() {
         assert!(is_running(std::process::id()));

@@ -1,7 +1,8 @@
-//! What of a stack's folder is the stack's. Only that is deleted; what somebody else put there stays, and is named.
+//! Which files in a stack's folder belong to the stack. Only they are deleted; what somebody else put there stays, and is
+//! named.
 //!
-//! Also the guard of a start: a folder where somebody else's things stand under our names never becomes a stack's, for a
-//! start overwrites, and a later deletion would take them along.
+//! Also the guard of a start: a folder that holds somebody else's files under our names never becomes a stack's, because a
+//! start overwrites them, and a later deletion would delete them.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +14,6 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::layout::{Layout, PARTICIPANTS, every_component_name};
-use crate::postgres::server_files;
 
 /// Files of an installation of certificates, without `.draft`.
 const PKI_FILES: [&str; 10] = [
@@ -34,10 +34,10 @@ const IDENTITY_FILES: [&str; 4] = ["ca.crt", "revoked", "tls.crt", "tls.key"];
 /// Whether a start has marked the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Folder {
-    /// It has: names of ours are ours.
+    /// It has: files under our names are ours.
     Marked,
-    /// It has not. Without a stack's lock, which older versions left too, names of ours prove nothing: a project has its
-    /// `config/order.toml` as well.
+    /// It has not. Without a stack's lock, which older versions left too, our names prove nothing: another project may
+    /// have a `config/order.toml` as well.
     Unmarked,
 }
 
@@ -46,9 +46,9 @@ pub(crate) enum Folder {
 pub(crate) struct Content {
     /// A stack writes these: files, and folders that are a component's alone.
     pub(crate) ours: Vec<PathBuf>,
-    /// Folders that go when they are empty, inner ones first.
+    /// Folders that are deleted once they are empty, inner ones first.
     folders: Vec<PathBuf>,
-    /// The rest, as far as it stands where a stack writes.
+    /// Everything else in the folders that a stack writes into.
     pub(crate) foreign: Vec<PathBuf>,
 }
 
@@ -79,7 +79,7 @@ impl Content {
 
         let servers = layout.data_dir.join("postgres");
         let files: Vec<PathBuf> =
-            PARTICIPANTS.iter().flat_map(|participant| server_files(&servers, participant)).collect();
+            PARTICIPANTS.iter().flat_map(|participant| participant.server_files(&servers)).collect();
         content.divide(&servers, |path| {
             proven
                 && files.contains(path)
@@ -103,7 +103,7 @@ impl Content {
 
     fn divide(&mut self, folder: &Path, is_ours: impl Fn(&PathBuf) -> bool) -> Result<()> {
         if !is_folder(folder) {
-            // A link, or a file under the name of a folder of ours.
+            // A link, or a file with the name of one of our folders.
             if fs::symlink_metadata(folder).is_ok() {
                 self.foreign.push(folder.to_owned());
             }
@@ -117,7 +117,7 @@ impl Content {
         Ok(())
     }
 
-    /// What is there although all of ours is gone.
+    /// What is left after all of ours is deleted.
     pub(crate) fn left(mut self, layout: &Layout) -> Result<Vec<PathBuf>> {
         let beside = entries(&layout.data_dir)?;
         let is_named = |path: &PathBuf| self.foreign.iter().any(|foreign| foreign.starts_with(path));
@@ -127,7 +127,7 @@ impl Content {
         Ok(self.foreign)
     }
 
-    /// Deletes what is ours, and the folders that are empty then.
+    /// Deletes what is ours, and then the folders that are empty.
     pub(crate) fn delete(&self) -> Result<()> {
         self.ours.iter().try_for_each(|path| remove(path))?;
         for folder in &self.folders {
@@ -138,7 +138,7 @@ impl Content {
     }
 }
 
-/// Deletes a file, or a folder with all that is in it; a link, not what it leads to. It may be gone.
+/// Deletes a file, or a folder with everything in it; of a link, not its target. It may be gone already.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -173,14 +173,14 @@ fn is_file_named(path: &Path, is_name: impl Fn(&str) -> bool) -> bool {
         && path.file_name().and_then(|name| name.to_str()).is_some_and(is_name)
 }
 
-/// A folder of a component: it has one of its signs, or nothing yet.
+/// Whether a folder is a component's: it has one of its files, or is still empty.
 fn is_folder_with(path: &Path, signs: &[&str]) -> bool {
     is_folder(path)
         && (signs.iter().any(|sign| path.join(sign).exists())
             || entries(path).is_ok_and(|paths| paths.is_empty()))
 }
 
-/// A file, or what is left of one that was being written.
+/// Whether a file has one of these names, or is the draft of one.
 fn is_written(names: &[&str], name: &str) -> bool {
     let drafts = || {
         names.iter().filter_map(|name| Path::new(name).with_extension("draft").to_str().map(str::to_owned))
@@ -197,7 +197,7 @@ mod tests {
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("holdfast-removal-{}-{number}", std::process::id()));
         for inner in ["config", "logs", "kafka/logs", "postgres/orders-db", "pki/order", "pki/reporting"] {
-            fs::create_dir_all(folder.join(inner)).expect("made");
+            fs::create_dir_all(folder.join(inner)).expect("created");
         }
         for file in [
             "config/order.toml",
@@ -225,7 +225,7 @@ mod tests {
         (Layout::new(folder.clone(), 0), folder)
     }
 
-    /// All that a stack writes goes, without a rest.
+    /// Everything that a stack writes is deleted, and nothing is left.
     #[test]
     fn what_a_stack_writes_goes() {
         let (layout, folder) = stack();
@@ -236,12 +236,12 @@ mod tests {
         fs::remove_dir(folder).expect("empty");
     }
 
-    /// What somebody else put beside it stays and is named, also under names of ours and behind links.
+    /// What somebody else put beside it stays and is named, also under our names and behind links.
     #[test]
     fn what_somebody_else_put_there_stays() {
         let (layout, folder) = stack();
         let elsewhere = folder.with_extension("elsewhere");
-        fs::create_dir_all(elsewhere.join("payments-db")).expect("made");
+        fs::create_dir_all(elsewhere.join("payments-db")).expect("created");
         fs::write(elsewhere.join("payments-db/PG_VERSION"), "x").expect("written");
         let foreign = [
             "config/app.yaml",
@@ -279,7 +279,7 @@ mod tests {
         fs::remove_dir_all(elsewhere).expect("gone");
     }
 
-    /// A project's own folders are not taken for a stack's; those of a stack of an older version, without a mark, are.
+    /// Another project's folders are not taken for a stack's; those of a stack of an older version, without a marker, are.
     #[test]
     fn names_of_ours_alone_make_no_stack() {
         let (layout, folder) = stack();
@@ -287,7 +287,7 @@ mod tests {
         let content = Content::of(&layout, Folder::Unmarked).expect("read");
         assert_eq!(content.ours, Vec::<PathBuf>::new());
         assert!(content.foreign.contains(&folder.join("config/order.toml")), "{content:?}");
-        // Certificates that were made before the first start.
+        // Certificates that were created before the first start.
         fs::write(folder.join("pki/lock"), "").expect("written");
         let content = Content::of(&layout, Folder::Unmarked).expect("read");
         assert!(content.ours.contains(&folder.join("pki/ca.crt")), "{content:?}");
@@ -297,15 +297,15 @@ mod tests {
         fs::remove_dir_all(folder).expect("gone");
     }
 
-    /// A folder of our name that is a link, or that no component of ours has written, is somebody else's.
+    /// A folder under our name that is a link, or that none of our components has written, is somebody else's.
     #[test]
     fn what_a_link_leads_to_is_not_ours() {
         let folder = std::env::temp_dir().join(format!("holdfast-removal-project-{}", std::process::id()));
-        fs::create_dir_all(folder.join("kafka/logs")).expect("made");
-        fs::create_dir_all(folder.join("postgres/orders-db")).expect("made");
+        fs::create_dir_all(folder.join("kafka/logs")).expect("created");
+        fs::create_dir_all(folder.join("postgres/orders-db")).expect("created");
         fs::write(folder.join("kafka/logs/app.log"), "x").expect("written");
         fs::write(folder.join("postgres/orders-db/dump.sql"), "x").expect("written");
-        fs::create_dir_all(folder.join("elsewhere")).expect("made");
+        fs::create_dir_all(folder.join("elsewhere")).expect("created");
         std::os::unix::fs::symlink(folder.join("elsewhere"), folder.join("config")).expect("linked");
         let content = Content::of(&Layout::new(folder.clone(), 0), Folder::Marked).expect("read");
         let names = ["config", "kafka/logs", "postgres/orders-db"].map(|name| folder.join(name));

@@ -1,18 +1,15 @@
-//! The four services: their configuration files and how they are started.
+//! The services: their configuration files and how they are started.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use crate::layout::{Layout, PARTICIPANTS, Replica, Replicas};
+use crate::layout::{GATEWAY, Layout, PARTICIPANTS, Replica, Replicas, service_names};
 
 /// Accounts that exist from the first start, with their balances.
 const DEMO_ACCOUNTS: [(&str, &str); 4] =
     [("user-123", "10000.00"), ("alice", "1000.00"), ("bob", "250.00"), ("carol", "0.00")];
-
-/// Sections of the configuration that belong to the service of the same name.
-const OWN_SECTIONS: [&str; 4] = ["order", "payment", "delivery", "gateway"];
 
 /// Sections that the gateway does not have.
 const PARTICIPANT_SECTIONS: [&str; 3] = ["kafka", "database", "grpc"];
@@ -103,7 +100,7 @@ fn service(port: u16) -> Service {
     Service { admin_listen: loopback(port), log: "info".to_owned() }
 }
 
-/// Writes the configuration of each service. Secrets are not in there; they go by the environment.
+/// Writes the configuration of each service. Secrets are not in it; they are passed in the environment.
 pub(crate) fn prepare(layout: &Layout, replicas: Replicas) -> Result<()> {
     for replica in replicas.all() {
         let participant = replica.participant;
@@ -129,12 +126,12 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas) -> Result<()> {
         .collect();
     let file = GatewayFile {
         service: service(layout.gateway_admin_port()),
-        identity: identity(layout, "gateway"),
+        identity: identity(layout, GATEWAY),
         gateway: Listen { listen: loopback(layout.gateway_port()) },
         auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
         upstream,
     };
-    write(layout, "gateway", &file)
+    write(layout, GATEWAY, &file)
 }
 
 fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
@@ -156,7 +153,7 @@ pub(crate) fn participant_command(layout: &Layout, replica: Replica) -> Result<C
 
 /// The command that starts the gateway in the foreground.
 pub(crate) fn gateway_command(layout: &Layout) -> Result<Command> {
-    service_command(layout, "gateway", "gateway")
+    service_command(layout, GATEWAY, GATEWAY)
 }
 
 fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Command> {
@@ -168,8 +165,9 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
             continue;
         };
         let section = section.split("__").next().unwrap_or_default().to_lowercase();
-        let foreign = section != name && OWN_SECTIONS.contains(&section.as_str());
-        if foreign || (name == "gateway" && PARTICIPANT_SECTIONS.contains(&section.as_str())) {
+        // A service's own section has its name.
+        let foreign = section != name && service_names().any(|service| service == section);
+        if foreign || (name == GATEWAY && PARTICIPANT_SECTIONS.contains(&section.as_str())) {
             command.env_remove(variable);
         }
     }

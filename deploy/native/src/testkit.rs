@@ -17,9 +17,10 @@ use std::{
 };
 
 use crate::{
-    control,
+    control::{self, NotReady},
     layout::{Layout, PARTICIPANTS, PORT_OFFSET_MAX, Scope},
-    supervisor::StackReport,
+    prepare::PORT_TAKEN_EXIT_CODE,
+    state::StackReport,
 };
 
 /// A cold machine fetches the components first.
@@ -109,10 +110,10 @@ impl TestStack {
         let words = || said.lock().map(|said| said.clone()).unwrap_or_default();
         let until = std::time::Instant::now() + START_TIME_MAX;
         loop {
-            if let Ok(Some(_)) = supervisor.try_wait() {
+            if let Ok(Some(status)) = supervisor.try_wait() {
                 std::thread::sleep(Duration::from_millis(100));
-                let words = words();
-                assert!(words.contains("cannot be used"), "the stack ended:\n{words}");
+                let port_taken = status.code() == Some(i32::from(PORT_TAKEN_EXIT_CODE));
+                assert!(port_taken, "the stack ended:\n{}", words());
                 return None;
             }
             match control::wait_ready(&data_dir, Duration::from_millis(500)) {
@@ -120,8 +121,8 @@ impl TestStack {
                     let layout = Layout::new(data_dir, port_offset);
                     return Some(Self { layout, supervisor });
                 }
-                Err(error) if error.to_string().contains("again and again") => panic!("{error:#}"),
-                Err(_) => {}
+                Err(error @ NotReady::KeepsEnding { .. }) => panic!("{error:#}"),
+                Err(NotReady::TimedOut { .. }) => {}
             }
             assert!(std::time::Instant::now() < until, "the stack is not ready:\n{}", words());
         }

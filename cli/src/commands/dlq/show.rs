@@ -1,19 +1,31 @@
 //! `dlq show`.
 
+use std::io;
+
 use anyhow::Result;
-use holdfast_proto::hexadecimal;
-use holdfast_proto::ops::v1 as pb;
+use clap::Args;
+use holdfast_proto::{hexadecimal, ops::v1 as pb};
 use serde::Serialize;
 use serde_json::Value;
+use uuid::Uuid;
 
-use super::{
-    LetterLine,
-    arguments::DlqShow,
-    client::Services,
-    report::{AuditLine, audit_line},
-    schema, table,
+use super::{audit::AuditLine, filter::parse_id, letter::LetterLine, schema};
+use crate::{
+    options::{At, Output},
+    output::{Outcome, data, table},
+    services::Services,
 };
-use crate::{Outcome, arguments::Format, output::data};
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    at: At,
+    /// Its id
+    #[arg(value_parser = parse_id)]
+    id: Uuid,
+    #[command(flatten)]
+    output: Output,
+}
 
 /// Bytes: as text where they are text, and always as hexadecimal.
 #[derive(Serialize)]
@@ -77,26 +89,25 @@ impl Document {
             edited_record_key: letter.edited_key.as_deref().map(Bytes::of),
             edited_headers: letter.edited_headers.iter().map(Header::of).collect(),
             edited_value: decode(&letter.edited_value)?,
-            history: letter.history.iter().map(|entry| audit_line(entry.clone(), service)).collect(),
+            history: letter.history.iter().map(|entry| AuditLine::of(entry.clone(), service)).collect(),
         })
     }
 }
 
-pub(super) async fn run(show: &DlqShow) -> Result<Outcome> {
-    let services = Services::connect(&show.at, None)?;
-    let Some((service, letter)) = services.find(show.id).await? else {
-        eprintln!("no service has a dead letter {}", show.id);
-        return Ok(Outcome::NothingMatched);
-    };
-    let document = Document::of(&letter, service.name)?;
-    match show.output {
-        Format::Json => data!("{}", serde_json::to_string_pretty(&document)?)?,
-        Format::Table => print(&document)?,
+impl Show {
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.at, None)?;
+        let Some((service, letter)) = services.find(self.id).await? else {
+            eprintln!("no service has a dead letter {}", self.id);
+            return Ok(Outcome::NothingMatched);
+        };
+        let document = Document::of(&letter, service.name)?;
+        self.output.print(&document, || print(&document))?;
+        Ok(Outcome::Done)
     }
-    Ok(Outcome::Done)
 }
 
-fn print(document: &Document) -> Result<()> {
+fn print(document: &Document) -> io::Result<()> {
     let letter = &document.letter;
     let none = || "-".to_owned();
     let mut facts = table(&["FACT", "VALUE"]);

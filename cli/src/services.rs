@@ -1,4 +1,4 @@
-//! The dead-letter services of a stack, called as the operator.
+//! The services of a stack, called as the operator.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +9,7 @@ use holdfast_common::{
     deadline::Deadline,
     identity::Identity,
 };
-use holdfast_native::layout::{Kind, PARTICIPANTS};
+use holdfast_native::layout::{OPERATOR, participant_names, service_of};
 use holdfast_proto::ops::v1::{
     self as pb, dead_letter_service_client::DeadLetterServiceClient,
     outbox_service_client::OutboxServiceClient,
@@ -17,23 +17,23 @@ use holdfast_proto::ops::v1::{
 use tonic::{Code, Request};
 use uuid::Uuid;
 
-use crate::{arguments::At, stack::running};
+use crate::options::At;
 
 /// An operator waits longer than an API client.
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
-/// A service that starts or fails over is waited for.
+/// Leaves time for a second attempt, at a service that starts or fails over.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Answers hold whole records.
+/// Responses hold whole records.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// One service.
+/// One service, over all its replicas.
 pub(crate) struct Service {
     pub(crate) name: &'static str,
     destination: Destination,
 }
 
 impl Service {
-    pub(crate) fn client(&self) -> DeadLetterServiceClient<Destination> {
+    pub(crate) fn dead_letters(&self) -> DeadLetterServiceClient<Destination> {
         DeadLetterServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
@@ -58,19 +58,19 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Of the stack that runs; of one service only if it is named.
+    /// Those of the running stack, or the one that is named.
     pub(crate) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
-        let (layout, report) = running(at)?;
-        let folder = layout.pki_dir().join("operator");
+        let (layout, report) = at.running()?;
+        let folder = layout.pki_dir().join(OPERATOR);
         let identity = Identity::load(IdentityConfig::in_folder(&folder))
             .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
         let mut addresses: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for component in report.components.iter().filter(|component| component.kind == Kind::Service) {
-            let service = component.name.split('-').next().unwrap_or_default();
+        for component in &report.components {
+            let Some(service) = service_of(&component.name) else { continue };
             addresses.entry(service).or_default().push(format!("127.0.0.1:{}", component.port));
         }
         let mut all = Vec::new();
-        for name in PARTICIPANTS.iter().map(|participant| participant.name) {
+        for name in participant_names() {
             let Some(addresses) = addresses.get(name) else { continue };
             if only.is_some_and(|only| only != name) {
                 continue;
@@ -87,13 +87,13 @@ impl Services {
         Ok(Self { all })
     }
 
-    /// The letter, and the service that has it.
+    /// Returns the letter and the service that has it.
     pub(crate) async fn find(&self, id: Uuid) -> Result<Option<(&Service, pb::DeadLetter)>> {
         for service in &self.all {
             let request = service.request(pb::GetDeadLetterRequest { id: id.to_string() })?;
-            match service.client().get_dead_letter(request).await {
+            match service.dead_letters().get_dead_letter(request).await {
                 Ok(answer) => {
-                    let letter = answer.into_inner().dead_letter.context("an answer without a letter")?;
+                    let letter = answer.into_inner().dead_letter.context("a response without a letter")?;
                     return Ok(Some((service, letter)));
                 }
                 Err(status) if status.code() == Code::NotFound => {}

@@ -1,15 +1,34 @@
 //! `positions`: where each service reads, by its own database and by the broker.
 
+use std::io;
+
 use anyhow::{Context as _, Result};
+use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 
 use crate::{
-    Outcome,
-    arguments::{Format, PositionsArguments},
-    dlq::{Services, table},
-    output::data,
+    options::{At, Output, service_names},
+    output::{Outcome, data, table},
+    runtime::block_on,
+    services::Services,
 };
+
+#[derive(Debug, Args)]
+pub(crate) struct Positions {
+    #[command(flatten)]
+    at: At,
+    /// Of this service
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
+    service: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Document {
+    positions: Vec<PositionLine>,
+}
 
 /// A partition, as `-o json` shows it.
 #[derive(Serialize)]
@@ -21,13 +40,13 @@ struct PositionLine {
     committed: Option<i64>,
     first: Option<i64>,
     end: Option<i64>,
-    /// Records that wait. `null`: the broker has not been seen yet.
+    /// Records that wait; `null` until the service has seen the broker.
     lag: Option<i64>,
     applied: i64,
     duplicates: i64,
     parked: i64,
     set_aside: i64,
-    /// What does not fit together, in words; empty if all is well.
+    /// How the numbers contradict each other; empty if they don't.
     gap: &'static str,
 }
 
@@ -35,7 +54,7 @@ impl PositionLine {
     fn of(service: &'static str, position: pb::ConsumerPosition) -> Self {
         let pb::ConsumerPosition { position: next, committed, first, end, .. } = position;
         let from = match (next, first, end) {
-            // Another log than the one that was read: it is read from its oldest record on.
+            // Not the log that was read before: reading begins at its oldest record.
             (Some(next), Some(first), Some(end)) if next > end || next < first => Some(first),
             (next, first, _) => next.or(first),
         };
@@ -66,66 +85,65 @@ fn gap(next: Option<i64>, committed: Option<i64>, first: Option<i64>, end: Optio
     }
 }
 
-pub(crate) fn run(arguments: &PositionsArguments) -> Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(show(arguments))
+impl Positions {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        block_on(self.show())
+    }
+
+    async fn show(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.at, self.service.as_deref())?;
+        let mut positions = Vec::new();
+        for service in &services.all {
+            let request = service.request(pb::ListPositionsRequest {})?;
+            let answer = service.dead_letters().list_positions(request).await;
+            let answer = answer.with_context(|| service.failed())?.into_inner();
+            if answer.seen_at.is_none() {
+                eprintln!("{}: has not seen the broker since it started", service.name);
+            }
+            let lines = answer.positions.into_iter().map(|position| PositionLine::of(service.name, position));
+            positions.extend(lines);
+        }
+        let document = Document { positions };
+        self.output.print(&document, || print(&document.positions))?;
+        Ok(Outcome::Done)
+    }
 }
 
-async fn show(arguments: &PositionsArguments) -> Result<Outcome> {
-    #[derive(Serialize)]
-    struct Document {
-        positions: Vec<PositionLine>,
+fn print(lines: &[PositionLine]) -> io::Result<()> {
+    let mut table = table(&[
+        "SERVICE",
+        "TOPIC",
+        "PARTITION",
+        "POSITION",
+        "COMMITTED",
+        "FIRST",
+        "END",
+        "LAG",
+        "APPLIED",
+        "DUPLICATES",
+        "PARKED",
+        "SET ASIDE",
+        "GAP",
+    ]);
+    let known = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    for line in lines {
+        table.add_row([
+            line.service,
+            &line.topic,
+            &line.partition.to_string(),
+            &known(line.position),
+            &known(line.committed),
+            &known(line.first),
+            &known(line.end),
+            &known(line.lag),
+            &line.applied.to_string(),
+            &line.duplicates.to_string(),
+            &line.parked.to_string(),
+            &line.set_aside.to_string(),
+            line.gap,
+        ]);
     }
-    let services = Services::connect(&arguments.at, arguments.service.as_deref())?;
-    let mut lines = Vec::new();
-    for service in &services.all {
-        let answer = service.client().list_positions(service.request(pb::ListPositionsRequest {})?).await;
-        let answer = answer.with_context(|| service.failed())?.into_inner();
-        if answer.seen_at.is_none() {
-            eprintln!("{}: has not seen the broker since it started", service.name);
-        }
-        lines.extend(answer.positions.into_iter().map(|position| PositionLine::of(service.name, position)));
-    }
-    match arguments.output {
-        Format::Json => data!("{}", serde_json::to_string_pretty(&Document { positions: lines })?)?,
-        Format::Table => {
-            let mut table = table(&[
-                "SERVICE",
-                "TOPIC",
-                "PARTITION",
-                "POSITION",
-                "COMMITTED",
-                "FIRST",
-                "END",
-                "LAG",
-                "APPLIED",
-                "DUPLICATES",
-                "PARKED",
-                "SET ASIDE",
-                "GAP",
-            ]);
-            for line in lines {
-                let known = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
-                table.add_row([
-                    line.service.to_owned(),
-                    line.topic,
-                    line.partition.to_string(),
-                    known(line.position),
-                    known(line.committed),
-                    known(line.first),
-                    known(line.end),
-                    known(line.lag),
-                    line.applied.to_string(),
-                    line.duplicates.to_string(),
-                    line.parked.to_string(),
-                    line.set_aside.to_string(),
-                    line.gap.to_owned(),
-                ]);
-            }
-            data!("{table}")?;
-        }
-    }
-    Ok(Outcome::Done)
+    data!("{table}")
 }
 
 #[cfg(test)]

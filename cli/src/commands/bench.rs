@@ -1,0 +1,68 @@
+//! `bench`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use holdfast_certs::TokenIssuer;
+use holdfast_chaos::{
+    bench::{self, Options},
+    process::Process,
+    rest::Rest,
+};
+use holdfast_common::config::parse_duration;
+
+use crate::{
+    options::{At, Output},
+    output::{Outcome, data},
+};
+
+const CONNECTIONS_MAX: usize = 256;
+/// Three steps of `delivery.step`, which the native stack leaves at 2 s.
+const DELIVERY_TIME: Duration = Duration::from_secs(6);
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    output: Output,
+    /// Users that the load is spread over
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    users: u32,
+    /// Length of each latency phase
+    #[arg(long, default_value = "15s", value_name = "TIME", value_parser = parse_duration)]
+    phase: Duration,
+    /// Orders per second of the phase with 32 clients
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// Orders of the throughput phase
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    orders: u64,
+}
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        let (layout, report) = self.at.running()?;
+        let processes = report
+            .components
+            .iter()
+            .map(|component| {
+                let Some(pid) = component.pid else { bail!("{} does not run", component.name) };
+                Ok(Process { name: component.name.clone(), pid })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let issuer = TokenIssuer::load_or_create(&layout.pki_dir())?;
+        let rest = Rest::new(layout.gateway_url(), issuer, CONNECTIONS_MAX);
+        let options = Options {
+            users: usize::try_from(self.users).context("too many users")?,
+            phase: self.phase,
+            rate: f64::from(self.rate),
+            orders: self.orders,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let report = runtime.block_on(bench::run(rest, processes, options, DELIVERY_TIME))?;
+        self.output.print(&report, || data!("{}", report.table()))?;
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,70 @@
+//! Which certificates, and how they are shown.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use holdfast_certs::{LeafStatus, Pki, PkiError, check_name};
+use holdfast_native::layout::Layout;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::options::At;
+
+#[derive(Debug, Args)]
+pub(super) struct Folder {
+    #[command(flatten)]
+    pub(super) at: At,
+    /// Folder of the certificates, if it is not the stack's own
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+}
+
+impl Folder {
+    pub(super) fn path(&self) -> Result<PathBuf> {
+        match &self.dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(Layout::new(self.at.data_dir()?, 0).pki_dir()),
+        }
+    }
+
+    pub(super) fn open(&self) -> Result<Pki> {
+        Ok(Pki::open(&self.path()?)?)
+    }
+}
+
+pub(super) fn parse_identity(text: &str) -> Result<String, PkiError> {
+    check_name(text)?;
+    Ok(text.to_owned())
+}
+
+/// Checked before anything is done: an unknown identity is a slip of the hand, not a wish for a new one.
+pub(super) fn all_known(pki: &Pki, names: &[String]) -> Result<bool> {
+    let known = pki.identities()?;
+    let unknown: Vec<&str> = names.iter().filter(|name| !known.contains(name)).map(String::as_str).collect();
+    if !unknown.is_empty() {
+        eprintln!("there is no certificate of {}; there are {}", unknown.join(", "), known.join(", "));
+    }
+    Ok(unknown.is_empty())
+}
+
+pub(super) fn report(leaf: &LeafStatus) {
+    eprintln!("{}: serial {}, until {}", leaf.name, leaf.serial, time_text(leaf.not_after));
+}
+
+pub(super) fn time_text(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The name of an identity is the name of its folder, and nothing else.
+    #[test]
+    fn an_empty_value_selects_nothing() {
+        for wrong in ["", " ", "../order"] {
+            assert!(parse_identity(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(parse_identity("order").is_ok());
+    }
+}

@@ -1,0 +1,41 @@
+//! `certs`: creates, issues, renews, replaces and revokes certificates, and waits until the running services use them.
+
+mod folder;
+mod init;
+mod issue;
+mod revoke;
+mod rotate;
+mod running;
+mod status;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use self::{init::Init, issue::Issue, revoke::Revoke, rotate::Rotate, status::Status};
+use crate::{output::Outcome, runtime::block_on};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Certs {
+    /// Create an authority and a certificate for each service and the operator, where they are missing
+    Init(Init),
+    /// Issue a certificate for an identity
+    Issue(Issue),
+    /// Renew certificates, or replace the authority, and wait until every running service uses them
+    Rotate(Rotate),
+    /// Renew the certificate of an identity and have the old one refused everywhere
+    Revoke(Revoke),
+    /// Show each certificate and who uses it; fails if one is not valid
+    Status(Status),
+}
+
+impl Certs {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        match self {
+            Self::Init(init) => init.run(),
+            Self::Issue(issue) => issue.run(),
+            Self::Rotate(rotate) => block_on(rotate.run()),
+            Self::Revoke(revoke) => block_on(revoke.run()),
+            Self::Status(status) => block_on(status.run()),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! `certs revoke`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use holdfast_common::config::parse_duration;
+
+use super::{
+    folder::{Folder, all_known, parse_identity},
+    running::Running,
+};
+use crate::{options::parse_reason, output::Outcome};
+
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    folder: Folder,
+    /// The identity
+    #[arg(value_parser = parse_identity)]
+    name: String,
+    /// Why; written into the deny list
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: String,
+    /// Time for the running services to take the list
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
+    wait: Duration,
+}
+
+impl Revoke {
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        let pki = self.folder.open()?;
+        if !all_known(&pki, std::slice::from_ref(&self.name))? {
+            return Ok(Outcome::Usage);
+        }
+        let leaf = pki.revoke(&self.name, &self.reason)?;
+        eprintln!("revoked serial {} of {}", leaf.serial, leaf.name);
+        Running::of(&self.folder)?.wait_until_used(&pki, self.wait).await?;
+        Ok(Outcome::Done)
+    }
+}

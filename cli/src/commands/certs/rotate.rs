@@ -1,0 +1,86 @@
+//! `certs rotate`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use holdfast_certs::{LEAF_LIFE_MAX, LeafState, Phase, Pki};
+use holdfast_common::config::parse_duration;
+use time::OffsetDateTime;
+
+use super::{
+    folder::{Folder, all_known, parse_identity, report},
+    running::Running,
+};
+use crate::output::Outcome;
+
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    #[command(flatten)]
+    folder: Folder,
+    /// Replace the authority too: trust both, renew every certificate, trust the new one only
+    #[arg(long, conflicts_with = "names")]
+    ca: bool,
+    /// Only these identities
+    #[arg(value_parser = parse_identity)]
+    names: Vec<String>,
+    /// Time for the running services to take each step
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
+    wait: Duration,
+}
+
+impl Rotate {
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        let pki = self.folder.open()?;
+        let running = Running::of(&self.folder)?;
+        if self.ca {
+            self.replace_authority(&pki, &running).await?;
+            return Ok(Outcome::Done);
+        }
+        if !all_known(&pki, &self.names)? {
+            return Ok(Outcome::Usage);
+        }
+        let names = if self.names.is_empty() { pki.identities()? } else { self.names.clone() };
+        for name in &names {
+            pki.issue(name, LEAF_LIFE_MAX)?;
+            report(&pki.leaf_status(name)?);
+        }
+        running.wait_until_used(&pki, self.wait).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Old, then both, then new: each step begins when every running service has taken the previous one, so that no
+    /// connection ever fails. A command that was killed continues where it was.
+    async fn replace_authority(&self, pki: &Pki, running: &Running) -> Result<()> {
+        // Nobody can use what has expired, so there is nothing to keep working, and running services may have refused
+        // files for hours: the steps follow each other without waiting.
+        let usable = pki.authority_not_after()? > OffsetDateTime::now_utc() && all_valid(pki)?;
+        let nobody = Running::default();
+        let between = if usable { running } else { &nobody };
+        if !usable {
+            eprintln!(
+                "the current certificates have expired or are refused: replacing them without an overlap"
+            );
+        }
+        if pki.phase()? != Some(Phase::Leaves) {
+            pki.begin_rotation()?;
+            eprintln!("1/3 the new authority is trusted beside the old one");
+            between.wait_until_used(pki, self.wait).await?;
+        }
+        pki.renew_all_by_next()?;
+        eprintln!("2/3 every certificate is renewed by the new authority");
+        between.wait_until_used(pki, self.wait).await?;
+        pki.finish_rotation()?;
+        eprintln!("3/3 the old authority is not trusted any more");
+        running.wait_until_used(pki, self.wait).await
+    }
+}
+
+fn all_valid(pki: &Pki) -> Result<bool> {
+    for name in pki.identities()? {
+        if pki.leaf_status(&name)?.state != LeafState::Valid {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

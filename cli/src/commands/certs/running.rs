@@ -1,0 +1,124 @@
+//! The services that use the certificates, and which ones they use.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use holdfast_certs::Pki;
+use holdfast_native::{
+    control::{self, Found},
+    layout::{Layout, service_of},
+};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::time::Instant;
+
+use super::folder::Folder;
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The services of the stack that uses these certificates, if one runs.
+#[derive(Debug, Default)]
+pub(super) struct Running(Vec<User>);
+
+#[derive(Debug)]
+struct User {
+    identity: &'static str,
+    component: String,
+    admin_url: String,
+}
+
+impl Running {
+    pub(super) fn of(folder: &Folder) -> Result<Self> {
+        let data_dir = folder.at.data_dir()?;
+        // Who uses another folder is not known.
+        if folder.dir.is_some() {
+            return Ok(Self::default());
+        }
+        // Services that have lost their supervisor use the files too.
+        let (Found::Running(report) | Found::Abandoned(report)) = control::find(&data_dir)? else {
+            return Ok(Self::default());
+        };
+        let layout = Layout::new(data_dir, report.port_offset);
+        if !control::anything_runs(&layout, &report) {
+            return Ok(Self::default());
+        }
+        let users = report.components.into_iter().filter_map(|component| {
+            Some(User {
+                identity: service_of(&component.name)?,
+                admin_url: layout.admin_url(&component.name),
+                component: component.name,
+            })
+        });
+        Ok(Self(users.collect()))
+    }
+
+    /// Returns when every running service uses the files that are there now.
+    pub(super) async fn wait_until_used(&self, pki: &Pki, wait: Duration) -> Result<()> {
+        let until = Instant::now() + wait;
+        for User { identity, component, admin_url } in &self.0 {
+            loop {
+                let wanted = pki.leaf_status(identity)?.fingerprint;
+                match in_use(admin_url).await {
+                    Ok(Some(fingerprint)) if fingerprint == wanted => break,
+                    _ if Instant::now() < until => tokio::time::sleep(LOOK_EVERY).await,
+                    Ok(_) => bail!(
+                        "{component} does not use its new certificate after {} s: its log says why; this command can \
+                         be run again",
+                        wait.as_secs()
+                    ),
+                    Err(error) => return Err(error).with_context(|| format!("{component} does not answer")),
+                }
+            }
+        }
+        let names: Vec<&str> = self.0.iter().map(|user| user.component.as_str()).collect();
+        if !names.is_empty() {
+            eprintln!("    used by {}", names.join(", "));
+        }
+        Ok(())
+    }
+
+    /// Components of an identity that use the certificate with this fingerprint, and those that use another.
+    pub(super) async fn users(&self, identity: &str, fingerprint: &str) -> (Vec<String>, Vec<String>) {
+        let (mut these, mut others) = (Vec::new(), Vec::new());
+        for user in self.0.iter().filter(|user| user.identity == identity) {
+            let used = in_use(&user.admin_url).await.ok().flatten();
+            let side = if used.is_some_and(|used| used == fingerprint) { &mut these } else { &mut others };
+            side.push(user.component.clone());
+        }
+        (these, others)
+    }
+}
+
+/// Returns the fingerprint of the files that a service uses, from its metric `cert_info`.
+async fn in_use(admin_url: &str) -> Result<Option<String>> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let ask = async {
+        let answer = client.get(format!("{admin_url}/metrics").parse()?).await?;
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&body).into_owned())
+    };
+    let page = tokio::time::timeout(Duration::from_secs(2), ask).await.context("no response in time")??;
+    Ok(fingerprint_of(&page))
+}
+
+/// `cert_info{serial="…",fingerprint="…"} 1`; those of earlier files are 0.
+fn fingerprint_of(page: &str) -> Option<String> {
+    let line = page.lines().find(|line| line.starts_with("cert_info{") && line.ends_with("} 1"))?;
+    let (_, rest) = line.split_once("fingerprint=\"")?;
+    rest.split_once('"').map(|(fingerprint, _)| fingerprint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The series of earlier certificates are zero and don't count.
+    #[test]
+    fn the_current_certificate_is_the_series_that_is_one() {
+        let page = "# TYPE cert_info gauge\ncert_info{serial=\"0a\",fingerprint=\"old\"} 0\n\
+                    cert_info{serial=\"0b\",fingerprint=\"new\"} 1\ncert_not_after 12\n";
+        assert_eq!(fingerprint_of(page).as_deref(), Some("new"));
+        assert_eq!(fingerprint_of("cert_info{serial=\"0a\",fingerprint=\"old\"} 0\n"), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! `dlq audit`.
+
+use std::io;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use holdfast_proto::{ops::v1 as pb, to_timestamp};
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    filter::{parse_id, parse_time},
+    letter::{PAGE_SIZE, time_text},
+};
+use crate::{
+    options::{At, Output},
+    output::{Outcome, data, table},
+    services::Services,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    #[command(flatten)]
+    at: At,
+    /// Of this dead letter
+    #[arg(value_parser = parse_id)]
+    id: Option<Uuid>,
+    /// Since: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<OffsetDateTime>,
+    /// At most this many
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// An action, as `-o json` shows it.
+#[derive(Serialize)]
+pub(super) struct AuditLine {
+    pub(super) at: String,
+    pub(super) service: &'static str,
+    pub(super) actor: String,
+    pub(super) action: String,
+    pub(super) dead_letter_id: String,
+    pub(super) detail: String,
+}
+
+impl AuditLine {
+    pub(super) fn of(entry: pb::DeadLetterAuditEntry, service: &'static str) -> Self {
+        Self {
+            at: time_text(entry.at.as_ref()),
+            service,
+            actor: entry.actor,
+            action: entry.action,
+            dead_letter_id: entry.dead_letter_id,
+            detail: entry.detail,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Document {
+    audit: Vec<AuditLine>,
+}
+
+impl Audit {
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.at, None)?;
+        let document = Document { audit: self.newest(&services).await? };
+        let nothing = document.audit.is_empty();
+        if nothing {
+            eprintln!("nothing was done to any dead letter that matches");
+        }
+        self.output.print(&document, || if nothing { Ok(()) } else { print(&document.audit) })?;
+        Ok(if nothing { Outcome::NothingMatched } else { Outcome::Done })
+    }
+
+    /// The entries of all services, newest first.
+    async fn newest(&self, services: &Services) -> Result<Vec<AuditLine>> {
+        let since = self.since.map(to_timestamp);
+        let mut entries = Vec::new();
+        let most = self.limit as usize;
+        for service in &services.all {
+            let mut page_token = String::new();
+            loop {
+                let request = pb::ListDeadLetterAuditRequest {
+                    dead_letter_id: self.id.map(|id| id.to_string()).unwrap_or_default(),
+                    since,
+                    page_size: PAGE_SIZE,
+                    page_token,
+                };
+                let page = service.dead_letters().list_dead_letter_audit(service.request(request)?).await;
+                let page = page.with_context(|| service.failed())?.into_inner();
+                entries.extend(page.entries.into_iter().map(|entry| (entry, service.name)));
+                page_token = page.next_page_token;
+                if page_token.is_empty() || entries.len() > most {
+                    break;
+                }
+            }
+        }
+        entries.sort_by(|(a, _), (b, _)| b.id.cmp(&a.id));
+        entries.truncate(most);
+        Ok(entries.into_iter().map(|(entry, service)| AuditLine::of(entry, service)).collect())
+    }
+}
+
+fn print(lines: &[AuditLine]) -> io::Result<()> {
+    let mut table = table(&["AT", "SERVICE", "ACTOR", "ACTION", "DEAD LETTER", "DETAIL"]);
+    for line in lines {
+        let letter = if line.dead_letter_id.is_empty() { "-" } else { &line.dead_letter_id };
+        table.add_row([&line.at, line.service, &line.actor, &line.action, letter, &line.detail]);
+    }
+    data!("{table}")
+}

@@ -1,0 +1,65 @@
+//! `dlq discard`.
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use holdfast_proto::ops::v1 as pb;
+use uuid::Uuid;
+
+use super::filter::parse_id;
+use crate::{
+    options::{At, By, parse_reason},
+    output::{Outcome, confirmed, data},
+    services::Services,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Discard {
+    #[command(flatten)]
+    at: At,
+    /// Their ids
+    #[arg(required = true, num_args = 1..=1000, value_parser = parse_id)]
+    ids: Vec<Uuid>,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: String,
+    /// Don't ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    by: By,
+}
+
+impl Discard {
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.at, None)?;
+        let ids: Vec<String> = self.ids.iter().map(Uuid::to_string).collect();
+        eprintln!("{} dead letters are given up for good: {}", ids.len(), ids.join(" "));
+        if !self.yes && !confirmed("discard them?")? {
+            return Ok(Outcome::Failed);
+        }
+        let mut discarded = Vec::new();
+        for service in &services.all {
+            let request = pb::DiscardDeadLettersRequest {
+                ids: ids.clone(),
+                reason: self.reason.clone(),
+                author: self.by.name(),
+            };
+            let done = service.dead_letters().discard_dead_letters(service.request(request)?).await;
+            discarded.extend(done.with_context(|| service.failed())?.into_inner().discarded);
+        }
+        for id in &discarded {
+            data!("{id}")?;
+        }
+        Ok(match discarded.len() {
+            0 => {
+                eprintln!("none of them is parked");
+                Outcome::NothingMatched
+            }
+            some if some < self.ids.len() => {
+                eprintln!("{} of {} were parked", some, self.ids.len());
+                Outcome::Partly
+            }
+            _ => Outcome::Done,
+        })
+    }
+}

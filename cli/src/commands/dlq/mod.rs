@@ -1,0 +1,64 @@
+//! `dlq`: what operators do with dead letters. The services do the work; these commands call them as the identity `operator`
+//! and show what they return.
+
+mod audit;
+mod discard;
+mod edit;
+mod filter;
+mod letter;
+mod list;
+mod redrive;
+mod resume;
+mod schema;
+mod show;
+mod skip;
+mod stats;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use self::{
+    audit::Audit, discard::Discard, edit::Edit, list::List, redrive::Redrive, resume::Resume, show::Show,
+    skip::Skip, stats::Stats,
+};
+use crate::{output::Outcome, runtime::block_on};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dlq {
+    /// Show dead letters, oldest first
+    List(List),
+    /// Show one: headers, reason, attempts, history, and its value decoded by its schema
+    Show(Show),
+    /// Have dead letters handled again, whole aggregates in order; a dry run unless --execute
+    Redrive(Redrive),
+    /// Replace the value, the key or headers of a dead letter; the original is kept
+    Edit(Edit),
+    /// Give up dead letters; what waits behind them is released at the next redrive
+    Discard(Discard),
+    /// Resume consumers that stopped because of too many dead letters
+    Resume(Resume),
+    /// Skip records that cannot be read at all, as readiness names them; their place is kept
+    Skip(Skip),
+    /// Show how many are parked, since when, and which consumers stopped because of them
+    Stats(Stats),
+    /// Show who did what to which dead letter
+    Audit(Audit),
+}
+
+impl Dlq {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        block_on(async {
+            match self {
+                Self::List(list) => list.run().await,
+                Self::Show(show) => show.run().await,
+                Self::Redrive(redrive) => redrive.run().await,
+                Self::Edit(edit) => edit.run().await,
+                Self::Discard(discard) => discard.run().await,
+                Self::Resume(resume) => resume.run().await,
+                Self::Skip(skip) => skip.run().await,
+                Self::Stats(stats) => stats.run().await,
+                Self::Audit(audit) => audit.run().await,
+            }
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! The commands. Each verb is one file with its arguments and what it does.
+
+mod bench;
+mod certs;
+mod dlq;
+mod outbox;
+mod positions;
+mod stack;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use self::{
+    bench::Bench,
+    certs::Certs,
+    dlq::Dlq,
+    outbox::Outbox,
+    positions::Positions,
+    stack::{down::Down, env::Env, logs::Logs, status::Status, token::Token, up::Up},
+};
+use crate::output::Outcome;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the native stack: three PostgreSQL, Kafka, four services
+    Up(Up),
+    /// Stop the native stack
+    Down(Down),
+    /// Show each component; fails if one is not ready
+    Status(Status),
+    /// Show logs, of all components or of one
+    Logs(Logs),
+    /// Print `export` lines with the addresses of the stack
+    Env(Env),
+    /// Print a signed development token
+    Token(Token),
+    /// Create, renew, replace and revoke certificates
+    #[command(subcommand)]
+    Certs(Certs),
+    /// Look at dead letters, redrive, edit or discard them
+    #[command(subcommand)]
+    Dlq(Dlq),
+    /// Look at events that can't be published, try them again or give them up
+    #[command(subcommand)]
+    Outbox(Outbox),
+    /// Show where each service reads: the position of its database, what the broker has committed, and any gap
+    Positions(Positions),
+    /// Measure latency, throughput and cost of a running stack
+    Bench(Bench),
+}
+
+impl Command {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        match self {
+            Self::Up(up) => up.run(),
+            Self::Down(down) => down.run(),
+            Self::Status(status) => status.run(),
+            Self::Logs(logs) => logs.run(),
+            Self::Env(env) => env.run(),
+            Self::Token(token) => token.run(),
+            Self::Certs(certs) => certs.run(),
+            Self::Dlq(dlq) => dlq.run(),
+            Self::Outbox(outbox) => outbox.run(),
+            Self::Positions(positions) => positions.run(),
+            Self::Bench(bench) => bench.run(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `outbox list`.
+
+use std::io;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use holdfast_proto::{from_timestamp, ops::v1 as pb};
+use serde::Serialize;
+use time::format_description::well_known::Rfc3339;
+
+use crate::{
+    options::{At, Output, service_names},
+    output::{Outcome, data, table},
+    services::Services,
+};
+
+/// Rows of one page.
+const PAGE_SIZE: u32 = 500;
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    at: At,
+    /// Of this service
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
+    service: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Document {
+    rows: Vec<RowLine>,
+}
+
+/// A row, as `-o json` shows it.
+#[derive(Serialize)]
+struct RowLine {
+    service: String,
+    id: i64,
+    topic: String,
+    key: String,
+    value_bytes: i64,
+    written_at: String,
+    retry_at: String,
+    attempts: i32,
+    waiting_behind: i64,
+    last_error: String,
+}
+
+fn text_of(time: Option<&prost_types::Timestamp>) -> String {
+    from_timestamp(time).and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+impl From<pb::HeldBackRow> for RowLine {
+    fn from(row: pb::HeldBackRow) -> Self {
+        Self {
+            written_at: text_of(row.written_at.as_ref()),
+            retry_at: text_of(row.retry_at.as_ref()),
+            key: String::from_utf8_lossy(&row.key).escape_debug().to_string(),
+            service: row.service,
+            id: row.id,
+            topic: row.topic,
+            value_bytes: row.value_bytes,
+            attempts: row.attempts,
+            waiting_behind: row.waiting_behind,
+            last_error: row.last_error,
+        }
+    }
+}
+
+impl List {
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.at, self.service.as_deref())?;
+        let mut rows: Vec<RowLine> = Vec::new();
+        for service in &services.all {
+            let mut page_token = String::new();
+            loop {
+                let request = pb::ListHeldBackRowsRequest { page_size: PAGE_SIZE, page_token };
+                let answer = service.outbox().list_held_back_rows(service.request(request)?).await;
+                let answer = answer.with_context(|| service.failed())?.into_inner();
+                rows.extend(answer.rows.into_iter().map(RowLine::from));
+                page_token = answer.next_page_token;
+                if page_token.is_empty() {
+                    break;
+                }
+            }
+        }
+        let none = rows.is_empty();
+        let document = Document { rows };
+        self.output.print(&document, || if none { Ok(()) } else { print(&document.rows) })?;
+        if none {
+            eprintln!("nothing is held back");
+            return Ok(Outcome::NothingMatched);
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn print(rows: &[RowLine]) -> io::Result<()> {
+    let mut table =
+        table(&["SERVICE", "ID", "TOPIC", "KEY", "BYTES", "WRITTEN", "ATTEMPTS", "BEHIND", "ERROR"]);
+    for row in rows {
+        table.add_row([
+            &row.service,
+            &row.id.to_string(),
+            &row.topic,
+            &row.key,
+            &row.value_bytes.to_string(),
+            &row.written_at,
+            &row.attempts.to_string(),
+            &row.waiting_behind.to_string(),
+            &row.last_error,
+        ]);
+    }
+    data!("{table}")
+}

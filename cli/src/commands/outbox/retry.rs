@@ -1,0 +1,47 @@
+//! `outbox retry`.
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use holdfast_proto::ops::v1 as pb;
+
+use crate::{
+    options::{At, By, service_names},
+    output::Outcome,
+    services::Services,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    #[command(flatten)]
+    at: At,
+    /// The service whose rows they are
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
+    service: String,
+    /// Their ids
+    #[arg(num_args = 1..=1000, required_unless_present = "all", conflicts_with = "all", value_parser = clap::value_parser!(i64).range(1..))]
+    ids: Vec<i64>,
+    /// All that are held back
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    by: By,
+}
+
+impl Retry {
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.at, Some(&self.service))?;
+        let mut retried = 0;
+        for service in &services.all {
+            let request =
+                pb::RetryHeldBackRowsRequest { ids: self.ids.clone(), all: self.all, author: self.by.name() };
+            let answer = service.outbox().retry_held_back_rows(service.request(request)?).await;
+            retried += answer.with_context(|| service.failed())?.into_inner().retried;
+        }
+        if retried == 0 {
+            eprintln!("none of them is held back");
+            return Ok(Outcome::NothingMatched);
+        }
+        eprintln!("{retried} topics and keys are tried now: see holdfast outbox list");
+        Ok(Outcome::Done)
+    }
+}

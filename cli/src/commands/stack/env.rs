@@ -1,0 +1,44 @@
+//! `env`.
+
+use std::{io::IsTerminal as _, path::Path};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use holdfast_native::layout::{OPERATOR, PARTICIPANTS};
+
+use crate::{
+    options::At,
+    output::{Outcome, data},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Env {
+    #[command(flatten)]
+    at: At,
+}
+
+impl Env {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        let (layout, _) = self.at.running()?;
+        data!("export HOLDFAST_URL={}", layout.gateway_url())?;
+        for participant in &PARTICIPANTS {
+            let url = layout.database_url(participant).context("cannot read the database password")?;
+            data!("export {}_DATABASE_URL={url}", participant.name.to_uppercase())?;
+        }
+        data!("export KAFKA_BROKERS={}", layout.kafka_brokers())?;
+        let pki = layout.pki_dir();
+        let operator = pki.join(OPERATOR);
+        data!("export HOLDFAST_CA={}", quoted(&pki.join("ca.crt")))?;
+        data!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&operator.join("tls.crt")))?;
+        data!("export HOLDFAST_OPERATOR_KEY={}", quoted(&operator.join("tls.key")))?;
+        if std::io::stdout().is_terminal() {
+            eprintln!("# use it with: eval \"$(holdfast env)\"");
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// For a POSIX shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}

@@ -1,0 +1,8 @@
+//! The stack itself: starting it, looking at it, using it, stopping it.
+
+pub(super) mod down;
+pub(super) mod env;
+pub(super) mod logs;
+pub(super) mod status;
+pub(super) mod token;
+pub(super) mod up;

@@ -1,0 +1,66 @@
+//! `token`.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use holdfast_certs::{Claims, TokenIssuer};
+use holdfast_common::config::parse_duration;
+use holdfast_native::layout::Layout;
+
+use crate::{
+    options::At,
+    output::{Outcome, data},
+};
+
+/// What a user needs to order and to look at the result.
+pub(super) const SCOPES: &str = "orders:read orders:write accounts:read";
+
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    #[command(flatten)]
+    at: At,
+    /// The user that the token is for
+    #[arg(long, value_name = "USER", value_parser = parse_user)]
+    user: String,
+    /// Scopes, separated by spaces
+    #[arg(long, default_value = SCOPES)]
+    scope: String,
+    /// How long it is valid: 30s, 15m, 1h
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_duration)]
+    ttl: Duration,
+}
+
+fn parse_user(text: &str) -> Result<String> {
+    anyhow::ensure!(!text.trim().is_empty(), "must name a user");
+    Ok(text.to_owned())
+}
+
+impl Token {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        let data_dir = self.at.data_dir()?;
+        data!("{}", sign(&data_dir, &self.user, &self.scope, self.ttl)?)?;
+        Ok(Outcome::Done)
+    }
+}
+
+pub(super) fn sign(data_dir: &Path, user: &str, scope: &str, life: Duration) -> Result<String> {
+    let layout = Layout::new(data_dir.to_owned(), 0);
+    if !layout.pki_dir().exists() {
+        bail!("there is no stack in {}: start one with `make up`", data_dir.display());
+    }
+    let issuer = TokenIssuer::load_or_create(&layout.pki_dir())?;
+    Ok(issuer.sign(&Claims::new(user, scope, life)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A token without a user is refused.
+    #[test]
+    fn an_empty_value_selects_nothing() {
+        assert!(parse_user("").is_err() && parse_user(" ").is_err());
+        assert!(parse_user("alice").is_ok());
+    }
+}

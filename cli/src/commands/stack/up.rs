@@ -1,0 +1,159 @@
+//! `up`.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use holdfast_native::{
+    control::{self, Found, Stopped},
+    layout::{GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope},
+    prepare::{PortTaken, Prepared, prepare},
+    state::StackReport,
+    supervisor::{self, Lifetime, Restart},
+};
+
+use super::{down::STOP_TIME_MAX, token};
+use crate::{
+    options::At,
+    output::{Outcome, data},
+};
+
+/// How long the printed token is valid.
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a command line")]
+pub(crate) struct Up {
+    #[command(flatten)]
+    at: At,
+    /// Stay in the foreground; Ctrl-C stops the stack
+    #[arg(long)]
+    foreground: bool,
+    /// Add N to each port, so that stacks can coexist
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
+    port_offset: u16,
+    /// Start N replicas of order, payment or delivery; may be given for each
+    #[arg(long, value_name = "SERVICE=N", value_parser = parse_replicas)]
+    replicas: Vec<String>,
+    /// Leave a component down when it dies, instead of starting it again
+    #[arg(long)]
+    no_restart: bool,
+    /// Seconds to wait until everything is ready
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    wait: u64,
+    /// Databases and broker only
+    #[arg(long, hide = true)]
+    infrastructure_only: bool,
+    /// End when standard input closes, and delete the data
+    #[arg(long, hide = true, requires = "foreground")]
+    until_parent_ends: bool,
+}
+
+fn parse_replicas(text: &str) -> Result<String, ReplicasError> {
+    Replicas::default().set(text)?;
+    Ok(text.to_owned())
+}
+
+impl Up {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        let data_dir = self.at.data_dir()?;
+        let mut replicas = Replicas::default();
+        for wanted in &self.replicas {
+            replicas.set(wanted)?;
+        }
+        match control::find(&data_dir)? {
+            Found::Running(report) => {
+                self.check_same(&data_dir, &report)?;
+                return self.greet_when_ready(&data_dir);
+            }
+            Found::Abandoned(_) => {
+                if control::stop(&data_dir, STOP_TIME_MAX)? == Stopped::Abandoned {
+                    eprintln!("stopped components that had lost their supervisor");
+                }
+            }
+            Found::Nothing => {}
+        }
+        let scope = if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
+        let layout = Layout::new(data_dir.clone(), self.port_offset);
+        let prepared = match prepare(layout.clone(), scope, replicas) {
+            // Only tests start a stack that ends with its parent, and they try other ports.
+            Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
+                eprintln!("holdfast: {error:#}");
+                return Ok(Outcome::PortTaken);
+            }
+            other => other?,
+        };
+        if self.foreground {
+            return self.supervise(prepared);
+        }
+        control::detach(&layout, &self.supervisor_arguments(&data_dir, replicas))?;
+        self.greet_when_ready(&data_dir)
+    }
+
+    /// An error if the running stack is not the one that was asked for.
+    fn check_same(&self, data_dir: &Path, report: &StackReport) -> Result<()> {
+        eprintln!("the stack in {} runs already", data_dir.display());
+        if report.port_offset != self.port_offset {
+            bail!("it runs with --port-offset {}: stop it with `holdfast down` first", report.port_offset);
+        }
+        if self.foreground {
+            bail!("stop it with `holdfast down` to run it in the foreground");
+        }
+        Ok(())
+    }
+
+    fn supervise(&self, prepared: Prepared) -> Result<Outcome> {
+        let restart = if self.no_restart { Restart::Never } else { Restart::Always };
+        let lifetime =
+            if self.until_parent_ends { Lifetime::UntilParentEnds } else { Lifetime::UntilStopped };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let outcome = runtime.block_on(supervisor::run(prepared, restart, lifetime));
+        // A probe that hangs must not delay the end of the process.
+        runtime.shutdown_background();
+        outcome.map(|()| Outcome::Done)
+    }
+
+    fn supervisor_arguments(&self, data_dir: &Path, replicas: Replicas) -> Vec<String> {
+        let mut arguments: Vec<String> = vec!["up".into(), "--foreground".into()];
+        arguments.extend(["--port-offset".into(), self.port_offset.to_string()]);
+        arguments.extend(["--data-dir".into(), data_dir.display().to_string()]);
+        arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".to_owned(), replicas]));
+        if self.no_restart {
+            arguments.push("--no-restart".into());
+        }
+        arguments
+    }
+
+    /// Prints what a newcomer needs next.
+    fn greet_when_ready(&self, data_dir: &Path) -> Result<Outcome> {
+        let report = control::wait_ready(data_dir, Duration::from_secs(self.wait))?;
+        let layout = Layout::new(data_dir.to_owned(), report.port_offset);
+        for component in report.components.iter().filter(|component| !component.detail.is_empty()) {
+            eprintln!("{} is degraded: {}", component.name, component.detail);
+        }
+        let url = layout.gateway_url();
+        let token = token::sign(data_dir, "user-123", token::SCOPES, TOKEN_LIFE)?;
+        data!("REST       {url}/api/orders")?;
+        data!("health     {url}/readyz")?;
+        data!("metrics    {}/metrics", layout.admin_url(GATEWAY))?;
+        data!("Kafka      {}", layout.kafka_brokers())?;
+        data!("token      {token}")?;
+        data!("")?;
+        data!("next: make test-create-order")?;
+        Ok(Outcome::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Replicas of nothing, or of what has none, are refused.
+    #[test]
+    fn an_empty_value_selects_nothing() {
+        for wrong in ["", " ", "gateway=2"] {
+            assert!(parse_replicas(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(parse_replicas("order=2").is_ok());
+    }
+}

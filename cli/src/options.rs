@@ -1,0 +1,133 @@
+//! Options that several commands have.
+//!
+//! An empty or unknown value is refused while the command line is read, before anything is looked at: `--user "$UNSET"` is
+//! a slip of the hand, and never means everybody.
+
+use std::{io, path::PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum, builder::PossibleValuesParser};
+use holdfast_common::consumer::REASON_BYTES_MAX;
+use holdfast_native::{
+    control::{self, Found},
+    layout::{Layout, participant_names, resolve},
+    state::StackReport,
+};
+use serde::Serialize;
+
+use crate::output::data;
+
+/// Which stack.
+#[derive(Debug, Args)]
+pub(crate) struct At {
+    /// Folder of the stack's data
+    #[arg(long, env = "HOLDFAST_DATA_DIR", default_value = ".holdfast", value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+impl At {
+    /// The folder by its canonical name: child processes run in other folders, and databases that are kept elsewhere are
+    /// found by this name.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf> {
+        resolve(&self.data_dir).with_context(|| format!("cannot find {}", self.data_dir.display()))
+    }
+
+    /// Returns the stack of the folder, even one that has lost its supervisor; an error if none runs.
+    pub(crate) fn running(&self) -> Result<(Layout, StackReport)> {
+        let data_dir = self.data_dir()?;
+        match control::find(&data_dir)? {
+            Found::Running(report) => Ok((Layout::new(data_dir, report.port_offset), report)),
+            Found::Abandoned(report) => {
+                let layout = Layout::new(data_dir, report.port_offset);
+                if !control::anything_runs(&layout, &report) {
+                    bail!("no stack runs in {}: start one with `make up`", layout.data_dir.display());
+                }
+                say_nobody_watches(&layout, &report);
+                Ok((layout, report))
+            }
+            Found::Nothing => bail!("no stack runs in {}: start one with `make up`", data_dir.display()),
+        }
+    }
+}
+
+pub(crate) fn say_nobody_watches(layout: &Layout, report: &StackReport) {
+    eprintln!(
+        "the supervisor (process {}) is gone: what runs is not started again when it dies; `holdfast up --data-dir {} \
+         --port-offset {}` starts everything anew",
+        report.supervisor_pid,
+        layout.data_dir.display(),
+        report.port_offset
+    );
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs; stable.
+    Json,
+}
+
+/// `-o`, of each command that prints data.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// How to print
+    #[arg(short = 'o', long = "output", value_name = "OUTPUT", value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+impl Output {
+    /// Prints `document` for programs, or has `for_people` print it.
+    pub(crate) fn print(
+        &self,
+        document: &impl Serialize,
+        for_people: impl FnOnce() -> io::Result<()>,
+    ) -> Result<()> {
+        match self.format {
+            Format::Json => data!("{}", serde_json::to_string_pretty(document)?)?,
+            Format::Table => for_people()?,
+        }
+        Ok(())
+    }
+}
+
+/// Who is named in the audit beside the certificate's identity.
+#[derive(Debug, Args)]
+pub(crate) struct By {
+    /// Who you are, for the audit
+    #[arg(long, env = "USER", value_name = "NAME")]
+    author: Option<String>,
+}
+
+impl By {
+    pub(crate) fn name(&self) -> String {
+        self.author.clone().unwrap_or_default()
+    }
+}
+
+/// The values of `--service`: those that have dead letters, outbox rows and positions.
+pub(crate) fn service_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(participant_names())
+}
+
+/// The value of `--reason`.
+pub(crate) fn parse_reason(text: &str) -> Result<String> {
+    let fits = !text.trim().is_empty() && text.len() <= REASON_BYTES_MAX;
+    anyhow::ensure!(fits, "must be 1 to {REASON_BYTES_MAX} bytes");
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reason says something, and fits where it is kept.
+    #[test]
+    fn a_reason_says_something() {
+        for wrong in ["", " ", &"x".repeat(REASON_BYTES_MAX + 1)] {
+            assert!(parse_reason(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(parse_reason("broken").expect("a reason"), "broken");
+    }
+}

@@ -1,0 +1,233 @@
+//! What a component is: its name and ports, how it is started, asked and ended.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{net::TcpStream, process::Child};
+
+use crate::{
+    kafka::{self, Broker},
+    layout::{GATEWAY, Kind, Layout, PARTICIPANTS, Participant, REPLICAS_MAX, Replica, Scope},
+    postgres,
+    prepare::Prepared,
+    probe::{self, Answer},
+    services,
+    state::{ComponentReport, ComponentState},
+    talk::say,
+};
+
+/// How long a component may take to stop before it is killed.
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+/// A log that is longer is set aside at the start.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+impl Kind {
+    /// The signal that asks for an orderly end. PostgreSQL's SIGTERM would wait for all clients to leave.
+    pub(crate) const fn stop_signal(self) -> Signal {
+        match self {
+            Self::Postgres => Signal::SIGINT,
+            Self::Kafka | Self::Service => Signal::SIGTERM,
+        }
+    }
+
+    /// The signal that ends it at once. PostgreSQL's SIGQUIT takes its child processes along.
+    pub(crate) const fn kill_signal(self) -> Signal {
+        match self {
+            Self::Postgres => Signal::SIGQUIT,
+            Self::Kafka | Self::Service => Signal::SIGKILL,
+        }
+    }
+}
+
+/// What is started, and how to ask whether it works.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Component {
+    Database(&'static Participant),
+    Kafka,
+    Participant(Replica),
+    Gateway,
+}
+
+impl Component {
+    /// Databases and broker, which are started first and stopped last.
+    pub(crate) fn infrastructure() -> Vec<Self> {
+        PARTICIPANTS.iter().map(Self::Database).chain([Self::Kafka]).collect()
+    }
+
+    /// The services of a prepared stack.
+    pub(crate) fn services(prepared: &Prepared) -> Vec<Self> {
+        match prepared.scope {
+            Scope::Everything => {
+                prepared.replicas.all().map(Self::Participant).chain([Self::Gateway]).collect()
+            }
+            Scope::Infrastructure => Vec::new(),
+        }
+    }
+
+    /// The component of a report.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let participants = PARTICIPANTS.iter().flat_map(|participant| {
+            let replicas =
+                (0..REPLICAS_MAX).map(move |number| Self::Participant(Replica { participant, number }));
+            std::iter::once(Self::Database(participant)).chain(replicas)
+        });
+        participants.chain([Self::Kafka, Self::Gateway]).find(|component| component.name() == name)
+    }
+
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Database(participant) => participant.server.to_owned(),
+            Self::Kafka => "kafka".to_owned(),
+            Self::Participant(replica) => replica.name(),
+            Self::Gateway => GATEWAY.to_owned(),
+        }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Database(_) => Kind::Postgres,
+            Self::Kafka => Kind::Kafka,
+            Self::Participant(_) | Self::Gateway => Kind::Service,
+        }
+    }
+
+    fn port(self, layout: &Layout) -> u16 {
+        match self {
+            Self::Database(participant) => layout.database_port(participant),
+            Self::Kafka => layout.kafka_port(),
+            Self::Participant(replica) => layout.grpc_port(replica),
+            Self::Gateway => layout.gateway_port(),
+        }
+    }
+
+    /// Its report before it is started.
+    pub(crate) fn report(self, layout: &Layout) -> ComponentReport {
+        let name = self.name();
+        ComponentReport {
+            kind: self.kind(),
+            pid: None,
+            port: self.port(layout),
+            state: ComponentState::Down,
+            restarts: 0,
+            log: layout.log_file(&name).display().to_string(),
+            detail: String::new(),
+            name,
+        }
+    }
+
+    fn command(self, prepared: &Prepared) -> Result<Command> {
+        let layout = &prepared.layout;
+        match self {
+            Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant),
+            Self::Kafka => Ok(kafka::command(layout, &prepared.artifacts)),
+            Self::Participant(replica) => services::participant_command(layout, replica),
+            Self::Gateway => services::gateway_command(layout),
+        }
+    }
+
+    /// Starts its process, with its log behind its standard output and error.
+    pub(crate) fn spawn(self, prepared: &Prepared) -> Result<Child> {
+        let log_path = prepared.layout.log_file(&self.name());
+        let mut command = self.command(prepared)?;
+        command.stdin(Stdio::null());
+        // Without a log the component still runs.
+        match open_log(&log_path) {
+            Ok((out, err)) => command.stdout(out).stderr(err),
+            Err(error) => {
+                say!("{}: has no log: cannot write {}: {error}", self.name(), log_path.display());
+                command.stdout(Stdio::null()).stderr(Stdio::null())
+            }
+        };
+        let mut command = tokio::process::Command::from(command);
+        // A group of its own, so that Ctrl-C in a terminal reaches the supervisor only, which stops things in order.
+        command.process_group(0);
+        command.spawn().with_context(|| format!("cannot start {}", self.name()))
+    }
+
+    /// Asks the component itself. Changes nothing.
+    pub(crate) async fn ask(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
+        match self {
+            Self::Participant(replica) => probe::service(layout.admin_port(replica)).await,
+            Self::Gateway => probe::service(layout.gateway_admin_port()).await,
+            Self::Database(participant) => match postgres::answers(layout, participant).await {
+                Ok(()) => Answer::ready(),
+                Err(error) => Answer::not_ready(format!("{error:#}")),
+            },
+            Self::Kafka => {
+                if TcpStream::connect(("127.0.0.1", layout.kafka_port())).await.is_err() {
+                    return Answer::not_ready("does not accept connections");
+                }
+                let broker = broker.clone();
+                let is_ready = tokio::task::spawn_blocking(move || broker.is_ready()).await.unwrap_or(false);
+                if is_ready { Answer::ready() } else { Answer::not_ready("does not answer") }
+            }
+        }
+    }
+
+    /// Like [`Component::ask`], and does what a component needs of its supervisor before it is ready: a server gets its
+    /// database.
+    pub(crate) async fn tend(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
+        let Self::Database(participant) = self else { return self.ask(layout, broker).await };
+        match postgres::ensure_ready(layout, participant).await {
+            Ok(()) => Answer::ready(),
+            Err(error) => Answer::not_ready(format!("{error:#}")),
+        }
+    }
+
+    /// Ends its process: by its stop signal, or at once. What does not stop in time is killed.
+    pub(crate) async fn end(self, child: &mut Child, ending: Ending) {
+        let send = |child: &Child, signal| {
+            if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+                // Fails only if it is gone.
+                let _ = kill(Pid::from_raw(pid), signal);
+            }
+        };
+        let first = match ending {
+            Ending::InOrder => self.kind().stop_signal(),
+            Ending::AtOnce => self.kind().kill_signal(),
+        };
+        send(child, first);
+        if tokio::time::timeout(STOP_TIME_MAX, child.wait()).await.is_err() {
+            say!("{}: does not stop, killing it", self.name());
+            send(child, self.kind().kill_signal());
+            let _ = tokio::time::timeout(STOP_TIME_MAX, child.wait()).await;
+        }
+    }
+}
+
+/// How a component is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It may finish its work.
+    InOrder,
+    /// Its data is deleted anyway.
+    AtOnce,
+}
+
+fn open_log(path: &Path) -> std::io::Result<(File, File)> {
+    if fs::metadata(path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+        fs::rename(path, path.with_extension("log.old"))?;
+    }
+    let log = OpenOptions::new().create(true).append(true).open(path)?;
+    Ok((log.try_clone()?, log))
+}
+
+/// Whether a process still is the one that was started for this stack: numbers are used again.
+pub(crate) fn is_ours(pid: u32, layout: &Layout) -> bool {
+    let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let command = String::from_utf8_lossy(&command).into_owned();
+    let clusters = PARTICIPANTS.iter().map(|participant| postgres::cluster_dir(layout, participant));
+    std::iter::once(layout.data_dir.clone())
+        .chain(clusters)
+        .any(|folder| command.contains(folder.to_string_lossy().as_ref()))
+}

@@ -1,0 +1,277 @@
+//! What the supervisor and the commands about its stack share on disk: the report, the lock, and what may be deleted.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::ErrorKind,
+    path::PathBuf,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    layout::{Kind, Layout},
+    postgres,
+    removal::{self, Content, Folder},
+    talk::say,
+};
+
+/// The report is written this often although nothing has changed, so that an old one is known to be old; and this soon
+/// again when it could not be written.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A report that is older shows that its supervisor can't write it.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// How a component is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComponentState {
+    /// It does its work.
+    Ready,
+    /// It can serve its callers, and something is wrong.
+    Degraded,
+    /// It runs, and is not ready (yet, or any more).
+    Starting,
+    /// It does not run.
+    Down,
+}
+
+impl ComponentState {
+    /// What is degraded can.
+    #[must_use]
+    pub const fn can_serve(self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded)
+    }
+}
+
+/// What is known of one component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentReport {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its process; absent while it is down.
+    pub pid: Option<u32>,
+    /// Where it listens.
+    pub port: u16,
+    /// How it is.
+    pub state: ComponentState,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Its log file.
+    pub log: String,
+    /// What is wrong with it, or empty.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// What the supervisor reports of its stack; the content of `state.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StackReport {
+    /// The supervisor's process.
+    pub supervisor_pid: u32,
+    /// Added to each port.
+    pub port_offset: u16,
+    /// When this was written, in seconds since 1970.
+    #[serde(default)]
+    pub written_at: u64,
+    /// Each component, in the order of their start.
+    pub components: Vec<ComponentReport>,
+}
+
+impl StackReport {
+    /// How old it is, if it is older than a running supervisor lets it become: processes may have changed since.
+    #[must_use]
+    pub fn stale_for(&self) -> Option<Duration> {
+        // Older versions did not write it.
+        let written_at = Some(self.written_at).filter(|at| *at > 0)?;
+        let age = Duration::from_secs(unix_seconds().saturating_sub(written_at));
+        Some(age).filter(|age| *age > REPORT_AGE_MAX)
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Reads the report of a stack; `None` where nothing was started.
+pub(crate) fn read(layout: &Layout) -> Result<Option<StackReport>> {
+    let path = layout.state_file();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let report = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a report of a stack", path.display()))?;
+    Ok(Some(report))
+}
+
+/// The supervisor's report, written to the file at each change. What can't be written now is written later: the
+/// supervisor carries on.
+pub(crate) struct Reporter {
+    layout: Layout,
+    report: Mutex<StackReport>,
+    written: AtomicBool,
+}
+
+impl Reporter {
+    /// A report by this process.
+    pub(crate) fn new(layout: Layout, components: Vec<ComponentReport>) -> Self {
+        let report = StackReport {
+            supervisor_pid: std::process::id(),
+            port_offset: layout.port_offset,
+            written_at: 0,
+            components,
+        };
+        Self { layout, report: Mutex::new(report), written: AtomicBool::new(true) }
+    }
+
+    pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut ComponentReport)) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(component) = report.components.iter_mut().find(|component| component.name == name) else {
+            return;
+        };
+        let before = component.clone();
+        change(component);
+        if *component == before {
+            return;
+        }
+        if component.state != before.state {
+            say!("{name}: {:?} -> {:?}", before.state, component.state);
+        }
+        self.write(&mut report);
+    }
+
+    /// Under the lock, so that an older report never replaces a newer one. Logs the first failure, and the first success
+    /// after it.
+    fn write(&self, report: &mut StackReport) {
+        report.written_at = unix_seconds();
+        let (path, draft) = (self.layout.state_file(), self.layout.state_draft_file());
+        let done = serde_json::to_vec_pretty(report)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| fs::write(&draft, bytes))
+            .and_then(|()| fs::rename(draft, &path));
+        let before = self.written.swap(done.is_ok(), Ordering::Relaxed);
+        match done {
+            Err(error) if before => say!("cannot write {}, will try again: {error}", path.display()),
+            Ok(()) if !before => say!("{} is written again", path.display()),
+            _ => {}
+        }
+    }
+
+    /// Keeps the file fresh.
+    pub(crate) async fn write_forever(&self) {
+        loop {
+            let written = self.written.load(Ordering::Relaxed);
+            tokio::time::sleep(if written { REPORT_EVERY } else { REPORT_AGAIN_AFTER }).await;
+            self.write(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    pub(crate) fn all_ready(&self, kinds: &[Kind]) -> bool {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report
+            .components
+            .iter()
+            .filter(|component| kinds.contains(&component.kind))
+            .all(|component| component.state == ComponentState::Ready)
+    }
+}
+
+/// Takes the lock of a stack's folder; `None` while another process has it. Held as long as the value lives, however the
+/// process ends.
+pub(crate) fn lock(layout: &Layout) -> Result<Option<Flock<File>>> {
+    let path = layout.lock_file();
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Deletes what a stack has written, and its folder if nothing else is in it. Returns what is left, because somebody else
+/// put it there. Only for who holds the lock.
+pub(crate) fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
+    postgres::check_owner(layout)?;
+    let content = Content::of(layout, Folder::Marked)?;
+    postgres::remove_elsewhere(layout).context("cannot delete the databases")?;
+    content.delete()?;
+    for file in [layout.state_file(), layout.state_draft_file(), layout.lock_file()] {
+        removal::remove(&file)?;
+    }
+    // Last, so that a deletion that was cut off can be run again.
+    removal::remove(&layout.marker_file())?;
+    match fs::remove_dir(&layout.data_dir) {
+        Ok(()) => Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => content.left(layout),
+        Err(error) => Err(error).with_context(|| format!("cannot delete {}", layout.data_dir.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Instant};
+
+    use super::*;
+
+    /// A report that can't be written is written as soon as it can be, although nothing changes any more; until then the
+    /// previous one stays whole. A reader can tell how old it is.
+    #[tokio::test]
+    async fn a_report_that_could_not_be_written_is_written_later() {
+        let folder = std::env::temp_dir().join(format!("holdfast-report-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("created");
+        let layout = Layout::new(folder.clone(), 0);
+        let component = ComponentReport {
+            name: "kafka".to_owned(),
+            kind: Kind::Kafka,
+            pid: None,
+            port: 1,
+            state: ComponentState::Down,
+            restarts: 0,
+            log: String::new(),
+            detail: String::new(),
+        };
+        let reporter = Arc::new(Reporter::new(layout.clone(), vec![component]));
+        let restarts = || {
+            let report = read(&layout).expect("whole").expect("there");
+            report.components[0].restarts
+        };
+        reporter.change("kafka", |report| report.restarts = 1);
+        assert_eq!(restarts(), 1);
+        // In the way of the file that is written first.
+        fs::create_dir(layout.state_draft_file()).expect("created");
+        reporter.change("kafka", |report| report.restarts = 2);
+        assert_eq!(restarts(), 1);
+        let again = tokio::spawn({
+            let reporter = reporter.clone();
+            async move { reporter.write_forever().await }
+        });
+        fs::remove_dir(layout.state_draft_file()).expect("gone");
+        let until = Instant::now() + Duration::from_secs(10);
+        while restarts() != 2 {
+            assert!(Instant::now() < until, "never written again");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        again.abort();
+        let mut report = reporter.report.lock().expect("whole").clone();
+        assert_eq!(report.stale_for(), None);
+        report.written_at = unix_seconds() - 100;
+        assert!(report.stale_for().is_some_and(|age| age.as_secs() >= 100));
+        fs::remove_dir_all(folder).expect("gone");
+    }
+}
