@@ -1,17 +1,22 @@
-//! The REST edge: checks who asks and what, turns REST into gRPC, and every failure into `application/problem+json`.
+//! The REST edge: checks who asks and for what, and turns REST into gRPC and every failure into
+//! `application/problem+json`.
 //!
-//! - [`http`]: connections, the column of middleware, request context, problems, strict JSON;
+//! From the top; each imports only what stands below it:
+//!
+//! - [`router`]: the routes, and the layers that every request goes through;
+//! - [`state`]: what handlers share;
+//! - [`api`]: the operations: parse, call, respond;
 //! - [`auth`]: tokens and scopes;
-//! - [`api`]: one file per resource: parse, call, answer;
-//! - [`upstream`]: the three services and what their status codes mean here.
+//! - [`upstream`]: the three services, and what their status codes mean here;
+//! - [`http`]: connections, request context, problems, strict JSON.
 
 mod api;
 mod auth;
 mod config;
 mod http;
+mod router;
+mod state;
 mod upstream;
-
-use std::sync::Arc;
 
 use holdfast_common::{
     error::BoxError,
@@ -21,15 +26,7 @@ use holdfast_common::{
 };
 
 pub use crate::config::Config;
-use crate::{auth::Authenticator, upstream::Upstream};
-
-/// What handlers share.
-#[derive(Debug)]
-pub(crate) struct Gateway {
-    authenticator: Authenticator,
-    upstream: Upstream,
-    health: holdfast_common::health::Health,
-}
+use crate::{auth::Authenticator, state::Gateway, upstream::Upstream};
 
 /// Starts the gateway.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
@@ -39,12 +36,12 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
 
-    let gateway = Arc::new(Gateway {
+    let gateway = Gateway {
         authenticator: authenticator.clone(),
         upstream: upstream.clone(),
         health: context.health.clone(),
-    });
-    let router = http::router(gateway, config.gateway.deadline);
+    };
+    let router = router::router(gateway, config.gateway.deadline);
     context.spawn("http", http::server::serve(listener, router, stop.clone()));
     let reload = context.health.periodic("certificate-reload", identity::RELOAD_SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.follow(reload, stop.clone())));

@@ -1,6 +1,6 @@
 //! The three services, and what their status codes mean to a REST client.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use holdfast_common::{
@@ -29,7 +29,10 @@ use crate::{
 
 /// The services; clones share the connections.
 #[derive(Debug, Clone)]
-pub(crate) struct Upstream {
+pub(crate) struct Upstream(Arc<Destinations>);
+
+#[derive(Debug)]
+struct Destinations {
     order: Destination,
     payment: Destination,
     delivery: Destination,
@@ -38,31 +41,31 @@ pub(crate) struct Upstream {
 impl Upstream {
     pub(crate) fn new(config: &UpstreamConfig, identity: &Identity) -> Result<Self, BoxError> {
         let destination = |config| client::destination(config, identity, holdfast_proto::is_idempotent);
-        Ok(Self {
+        Ok(Self(Arc::new(Destinations {
             order: destination(&config.order)?,
             payment: destination(&config.payment)?,
             delivery: destination(&config.delivery)?,
-        })
+        })))
     }
 
     pub(crate) fn orders(&self) -> OrderServiceClient<Destination> {
-        OrderServiceClient::new(self.order.clone())
+        OrderServiceClient::new(self.0.order.clone())
     }
 
     pub(crate) fn payments(&self) -> PaymentServiceClient<Destination> {
-        PaymentServiceClient::new(self.payment.clone())
+        PaymentServiceClient::new(self.0.payment.clone())
     }
 
     pub(crate) fn deliveries(&self) -> DeliveryServiceClient<Destination> {
-        DeliveryServiceClient::new(self.delivery.clone())
+        DeliveryServiceClient::new(self.0.delivery.clone())
     }
 
     /// All of them, by name.
     pub(crate) fn services(&self) -> [(&'static str, Destination); 3] {
         [
-            ("order", self.order.clone()),
-            ("payment", self.payment.clone()),
-            ("delivery", self.delivery.clone()),
+            ("order", self.0.order.clone()),
+            ("payment", self.0.payment.clone()),
+            ("delivery", self.0.delivery.clone()),
         ]
     }
 }

@@ -1,35 +1,25 @@
 //! `/api/accounts`.
 
-use std::sync::Arc;
-
 use axum::{
-    Router,
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode},
     response::Response,
-    routing::{get, post},
 };
 use holdfast_proto::{UserId, payment::v1 as payment};
 
 use super::{amount, idempotency_key, model, orders::mark_replayed};
 use crate::{
-    Gateway,
     auth::{Allowed, scope},
     http::{
         Call,
         json::{self, StrictJson},
         problem::{FieldError, Problem},
     },
+    upstream::Upstream,
 };
 
-pub(crate) fn routes() -> Router<Arc<Gateway>> {
-    Router::new()
-        .route("/api/accounts/{user_id}", get(read))
-        .route("/api/accounts/{user_id}/credits", post(credit))
-}
-
-async fn read(
-    State(gateway): State<Arc<Gateway>>,
+pub(crate) async fn read(
+    State(upstream): State<Upstream>,
     caller: Allowed<scope::AccountsRead>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
@@ -40,12 +30,12 @@ async fn read(
         return Err(Problem::new(StatusCode::FORBIDDEN, "foreign-user", detail));
     }
     let message = payment::GetAccountRequest { user_id: caller.user_id.to_string() };
-    let answer = gateway.upstream.payments().get_account(call.request(message)?).await?;
+    let answer = upstream.payments().get_account(call.request(message)?).await?;
     Ok(json::answer(StatusCode::OK, &model::Account::from_proto(answer.into_inner().account)?))
 }
 
-async fn credit(
-    State(gateway): State<Arc<Gateway>>,
+pub(crate) async fn credit(
+    State(upstream): State<Upstream>,
     caller: Allowed<scope::AccountsCredit>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
@@ -70,7 +60,7 @@ async fn credit(
         requested_by: caller.user_id.to_string(),
         idempotency_key: key.as_str().to_owned(),
     };
-    let answer = gateway.upstream.payments().credit_account(call.request(message)?).await?.into_inner();
+    let answer = upstream.payments().credit_account(call.request(message)?).await?.into_inner();
     let mut response = json::answer(StatusCode::CREATED, &model::Account::from_proto(answer.account)?);
     mark_replayed(&mut response, answer.replayed);
     Ok(response)

@@ -15,7 +15,7 @@ use crate::http::{json, problem::Problem};
 /// `POST /api/orders`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewOrder {
+pub(crate) struct NewOrder {
     pub(super) user_id: Option<String>,
     pub(super) delivery_address: String,
     pub(super) items: Vec<json::Object<NewItem>>,
@@ -24,7 +24,7 @@ pub(super) struct NewOrder {
 /// A line of it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewItem {
+pub(crate) struct NewItem {
     pub(super) product_id: String,
     pub(super) quantity: u32,
     pub(super) price: Box<RawValue>,
@@ -33,7 +33,7 @@ pub(super) struct NewItem {
 /// `POST /api/accounts/{user_id}/credits`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewCredit {
+pub(crate) struct NewCredit {
     pub(super) amount: Box<RawValue>,
 }
 

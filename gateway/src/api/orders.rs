@@ -1,16 +1,12 @@
 //! `/api/orders`.
 
-use std::sync::Arc;
-
 use axum::{
-    Router,
     extract::{
         Path, Query, State,
         rejection::{PathRejection, QueryRejection},
     },
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
-    routing::get,
 };
 use holdfast_proto::{
     IdempotencyKey, OrderId, UserId,
@@ -24,27 +20,19 @@ use tonic::{Code, Status};
 
 use super::{IDEMPOTENT_REPLAYED, amount, idempotency_key, model};
 use crate::{
-    Gateway,
     auth::{Allowed, scope},
     http::{
         Call,
         json::{self, StrictJson},
         problem::{FieldError, Problem},
     },
+    upstream::Upstream,
 };
 
 const PAGE_SIZE_DEFAULT: u32 = 20;
 
-pub(crate) fn routes() -> Router<Arc<Gateway>> {
-    Router::new()
-        .route("/api/orders", get(list).post(create))
-        .route("/api/orders/{id}", get(read))
-        .route("/api/orders/{id}/payment", get(read_payment))
-        .route("/api/orders/{id}/delivery", get(read_delivery))
-}
-
-async fn create(
-    State(gateway): State<Arc<Gateway>>,
+pub(crate) async fn create(
+    State(upstream): State<Upstream>,
     caller: Allowed<scope::OrdersWrite>,
     call: Call,
     headers: HeaderMap,
@@ -56,7 +44,7 @@ async fn create(
     let key_given = key.is_some();
     let key = key.unwrap_or_else(IdempotencyKey::generate);
     let message = parse_new_order(&caller.user_id, &key, new)?;
-    let answer = gateway.upstream.orders().create_order(call.request(message)?).await?.into_inner();
+    let answer = upstream.orders().create_order(call.request(message)?).await?.into_inner();
     let order = model::Order::from_proto(answer.order)?;
     let location = HeaderValue::try_from(format!("/api/orders/{}", order.order_id));
     let mut response = json::answer(StatusCode::CREATED, &order);
@@ -123,13 +111,13 @@ fn parse_new_order(
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Page {
+pub(crate) struct Page {
     limit: Option<u32>,
     cursor: Option<String>,
 }
 
-async fn list(
-    State(gateway): State<Arc<Gateway>>,
+pub(crate) async fn list(
+    State(upstream): State<Upstream>,
     caller: Allowed<scope::OrdersRead>,
     call: Call,
     page: Result<Query<Page>, QueryRejection>,
@@ -155,7 +143,7 @@ async fn list(
         )]));
     }
     let message = order::ListOrdersRequest { user_id: caller.user_id.to_string(), page_size, page_token };
-    let answer = gateway.upstream.orders().list_orders(call.request(message)?).await?.into_inner();
+    let answer = upstream.orders().list_orders(call.request(message)?).await?.into_inner();
     let orders = answer
         .orders
         .into_iter()
@@ -171,29 +159,29 @@ fn parse_id(path: Result<Path<String>, PathRejection>) -> Result<OrderId, Proble
     OrderId::parse(&text).map_err(|_| Problem::not_found())
 }
 
-async fn read(
-    State(gateway): State<Arc<Gateway>>,
+pub(crate) async fn read(
+    State(upstream): State<Upstream>,
     caller: Allowed<scope::OrdersRead>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let order = get_order(&gateway, &caller.user_id, &call, parse_id(path)?).await?;
+    let order = get_order(&upstream, &caller.user_id, &call, parse_id(path)?).await?;
     Ok(json::answer(StatusCode::OK, &order))
 }
 
 async fn get_order(
-    gateway: &Gateway,
+    upstream: &Upstream,
     user_id: &UserId,
     call: &Call,
     order_id: OrderId,
 ) -> Result<model::Order, Problem> {
     let message = order::GetOrderRequest { order_id: order_id.to_string(), user_id: user_id.to_string() };
-    let answer = gateway.upstream.orders().get_order(call.request(message)?).await?;
+    let answer = upstream.orders().get_order(call.request(message)?).await?;
     model::Order::from_proto(answer.into_inner().order)
 }
 
-async fn read_payment(
-    State(gateway): State<Arc<Gateway>>,
+pub(crate) async fn read_payment(
+    State(upstream): State<Upstream>,
     caller: Allowed<scope::OrdersRead>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
@@ -202,9 +190,9 @@ async fn read_payment(
     let message =
         payment::GetPaymentRequest { order_id: id.to_string(), user_id: caller.user_id.to_string() };
     let request = call.request(message)?;
-    let mut payments = gateway.upstream.payments();
+    let mut payments = upstream.payments();
     let (order, found) =
-        tokio::join!(get_order(&gateway, &caller.user_id, &call, id), payments.get_payment(request));
+        tokio::join!(get_order(&upstream, &caller.user_id, &call, id), payments.get_payment(request));
     let order = order?;
     match found {
         Ok(found) => {
@@ -214,8 +202,8 @@ async fn read_payment(
     }
 }
 
-async fn read_delivery(
-    State(gateway): State<Arc<Gateway>>,
+pub(crate) async fn read_delivery(
+    State(upstream): State<Upstream>,
     caller: Allowed<scope::OrdersRead>,
     call: Call,
     path: Result<Path<String>, PathRejection>,
@@ -224,9 +212,9 @@ async fn read_delivery(
     let message =
         delivery::GetDeliveryRequest { order_id: id.to_string(), user_id: caller.user_id.to_string() };
     let request = call.request(message)?;
-    let mut deliveries = gateway.upstream.deliveries();
+    let mut deliveries = upstream.deliveries();
     let (order, found) =
-        tokio::join!(get_order(&gateway, &caller.user_id, &call, id), deliveries.get_delivery(request));
+        tokio::join!(get_order(&upstream, &caller.user_id, &call, id), deliveries.get_delivery(request));
     let order = order?;
     match found {
         Ok(found) => {

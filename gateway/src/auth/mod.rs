@@ -7,7 +7,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
-    extract::FromRequestParts,
+    extract::{FromRef, FromRequestParts},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use holdfast_common::{
@@ -17,8 +17,11 @@ use holdfast_common::{
 use holdfast_proto::UserId;
 use tokio_util::sync::CancellationToken;
 
-use self::keys::KeySet;
-use crate::{Gateway, config::AuthConfig, http::problem::Problem};
+use self::{
+    keys::KeySet,
+    token::{Caller, Refused},
+};
+use crate::{config::AuthConfig, http::problem::Problem};
 
 /// How often the key file is compared with what is in use.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
@@ -72,14 +75,20 @@ impl Authenticator {
             }
         }
     }
-}
 
-/// A client whose token was proven.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    /// `sub`.
-    pub(crate) user_id: UserId,
-    scopes: Vec<String>,
+    /// Returns who sent a request with these headers, or 401.
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        bearer(headers)
+            .ok_or(Refused::Missing)
+            .and_then(|text| token::check(text, &self.keys.load(), &self.config))
+            .map_err(|refused| {
+                // The cause is for us; a client that guesses learns nothing from the answer.
+                metrics::counter!("tokens_refused_total", "cause" => refused.as_str()).increment(1);
+                tracing::debug!(cause = refused.as_str(), "token refused");
+                Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", "a valid access token is required")
+                    .challenge("Bearer error=\"invalid_token\"")
+            })
+    }
 }
 
 /// What a token can allow, each a type of its own, so that a handler says in its signature what it needs.
@@ -115,35 +124,22 @@ pub(crate) struct Allowed<S> {
     scope: PhantomData<S>,
 }
 
-impl<S: Scope> FromRequestParts<Arc<Gateway>> for Allowed<S> {
+impl<S, G> FromRequestParts<G> for Allowed<S>
+where
+    S: Scope,
+    G: Send + Sync,
+    Authenticator: FromRef<G>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
-        let caller = Caller::from_request_parts(parts, gateway).await?;
+    async fn from_request_parts(parts: &mut Parts, gateway: &G) -> Result<Self, Problem> {
+        let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
         if caller.scopes.iter().any(|granted| granted == S::NAME) {
             return Ok(Self { user_id: caller.user_id, scope: PhantomData });
         }
         let detail = format!("the token lacks the scope {}", S::NAME);
         Err(Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)
             .challenge("Bearer error=\"insufficient_scope\""))
-    }
-}
-
-impl FromRequestParts<Arc<Gateway>> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
-        let authenticator = &gateway.authenticator;
-        bearer(&parts.headers)
-            .ok_or(token::Refused::Missing)
-            .and_then(|text| token::check(text, &authenticator.keys.load(), &authenticator.config))
-            .map_err(|refused| {
-                // The cause is for us; a client that guesses learns nothing from the answer.
-                metrics::counter!("tokens_refused_total", "cause" => refused.as_str()).increment(1);
-                tracing::debug!(cause = refused.as_str(), "token refused");
-                Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", "a valid access token is required")
-                    .challenge("Bearer error=\"invalid_token\"")
-            })
     }
 }
 

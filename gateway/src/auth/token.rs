@@ -6,13 +6,22 @@ use holdfast_proto::UserId;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
 
-use super::{Caller, keys::KeySet};
+use super::keys::KeySet;
 use crate::config::AuthConfig;
 
 /// Longest token in bytes that is looked at.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Clocks may differ by this much.
 const LEEWAY_S: u64 = 5;
+
+/// A client whose token was checked.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// `sub`.
+    pub(super) user_id: UserId,
+    /// The parts of `scope`.
+    pub(super) scopes: Vec<String>,
+}
 
 /// Why a token is refused; for logs and metrics, never for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +73,7 @@ fn present_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<O
     u64::deserialize(deserializer).map(Some)
 }
 
-/// Checks a token and answers who it speaks for.
+/// Checks a token and returns the caller that it stands for.
 pub(super) fn check(token: &str, keys: &KeySet, config: &AuthConfig) -> Result<Caller, Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::TooLong);

@@ -30,7 +30,7 @@ const DRAIN_BYTES_MAX: usize = 1024 * 1024;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Bounds the body of every request, whoever reads it.
-pub(super) async fn limit(request: Request, next: Next) -> Response {
+pub(crate) async fn limit(request: Request, next: Next) -> Response {
     let declared = request
         .headers()
         .get(header::CONTENT_LENGTH)

@@ -55,7 +55,7 @@ impl<S: Sync> FromRequestParts<S> for Call {
 }
 
 /// Gives the request its context, ends it at its deadline, counts and logs it, and names it in the answer.
-pub(super) async fn enter(
+pub(crate) async fn enter(
     deadline: Duration,
     mut request: Request,
     next: Next,

@@ -18,7 +18,7 @@ use serde_json::{error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment};
 
 use super::{
-    Call,
+    context::Call,
     problem::{FieldError, Problem},
 };
 

@@ -1,0 +1,59 @@
+//! Every route, and around the routes what every request goes through. This is the top of the crate: nothing but the start
+//! imports it.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    extract::State,
+    http::StatusCode,
+    middleware,
+    response::Response,
+    routing::{get, post},
+};
+use holdfast_common::{admin, health::Health};
+
+use crate::{
+    api::{accounts, orders},
+    http::{body, context, head, problem::Problem},
+    state::Gateway,
+};
+
+/// All routes and layers; the outermost layer comes last.
+pub(crate) fn router(gateway: Gateway, deadline: Duration) -> Router {
+    Router::new()
+        .route("/api/orders", get(orders::list).post(orders::create))
+        .route("/api/orders/{id}", get(orders::read))
+        .route("/api/orders/{id}/payment", get(orders::read_payment))
+        .route("/api/orders/{id}/delivery", get(orders::read_delivery))
+        .route("/api/accounts/{user_id}", get(accounts::read))
+        .route("/api/accounts/{user_id}/credits", post(accounts::credit))
+        // `GET /api/orders/{id}/events`, `/openapi.json` and `/docs` come here.
+        .route("/healthz", get(liveness))
+        .route("/readyz", get(readiness))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        // Authentication is no layer but the `Allowed` extractor of each handler (crate::auth), so that a handler without
+        // it is seen where it is written. The rate limit per subject comes behind it.
+        .layer(middleware::from_fn(body::limit))
+        .layer(middleware::from_fn(head::refuse_ambiguous))
+        // The rate limit per client address comes here, before any work.
+        .layer(middleware::from_fn(move |request, next| context::enter(deadline, request, next)))
+        .with_state(gateway)
+}
+
+async fn liveness(State(health): State<Health>) -> Response {
+    admin::liveness(&health)
+}
+
+async fn readiness(State(health): State<Health>) -> Response {
+    admin::readiness(&health)
+}
+
+async fn no_such_path() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not-found", "no such path")
+}
+
+async fn no_such_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "the path does not have this method")
+}
