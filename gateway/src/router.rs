@@ -24,8 +24,8 @@ pub(crate) fn router(gateway: Gateway, deadline: Duration) -> Router {
     Router::new()
         .route("/api/orders", get(orders::list).post(orders::create))
         .route("/api/orders/{id}", get(orders::read))
-        .route("/api/orders/{id}/payment", get(orders::read_payment))
-        .route("/api/orders/{id}/delivery", get(orders::read_delivery))
+        .route("/api/orders/{id}/payment", get(orders::payment))
+        .route("/api/orders/{id}/delivery", get(orders::delivery))
         .route("/api/accounts/{user_id}", get(accounts::read))
         .route("/api/accounts/{user_id}/credits", post(accounts::credit))
         // `GET /api/orders/{id}/events`, `/openapi.json` and `/docs` come here.

@@ -1,19 +1,23 @@
-//! One file per resource: parse, call, answer. Nothing is decided here that a service decides.
+//! The operations, one file each: parse, call, respond. Nothing is decided here that a service decides.
 
 pub(crate) mod accounts;
 mod model;
 pub(crate) mod orders;
+mod params;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    response::Response,
+};
 use holdfast_proto::{Currency, IdempotencyKey, Money, limits::AMOUNT_MINOR_MAX};
 use serde_json::value::RawValue;
 
 use crate::http::problem::{FieldError, Problem};
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The client's key, if it sent one; 400 if it is not one.
+/// The client's key, if it sent one; 400 if it is not valid.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let refuse = || {
         let detail = "Idempotency-Key must be one header with 1 to 255 printable ASCII characters";
@@ -28,7 +32,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     IdempotencyKey::parse(text).map(Some).map_err(|_| refuse())
 }
 
-/// An amount of 0.01 to 1,000,000.00 as it stands in the body.
+/// Tells the client that its key was used before, so nothing was done now.
+fn mark_replayed(response: &mut Response, replayed: bool) {
+    if replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+}
+
+/// An amount of 0.01 to 1,000,000.00 as it is written in the body.
 fn amount(pointer: &str, raw: &RawValue, errors: &mut Vec<FieldError>) -> Option<Money> {
     match Money::parse_decimal(raw.get(), Currency::EUR) {
         Ok(money) if (1..=AMOUNT_MINOR_MAX).contains(&money.minor_units) => Some(money),

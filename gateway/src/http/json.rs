@@ -137,8 +137,8 @@ fn pointer(path: &Path) -> String {
     pointer
 }
 
-/// A JSON answer.
-pub(crate) fn answer(status: StatusCode, value: &impl Serialize) -> Response {
+/// A JSON response.
+pub(crate) fn response(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(error) => {
