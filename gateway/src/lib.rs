@@ -8,12 +8,14 @@
 //! - [`api`]: the operations: parse, call, respond;
 //! - [`auth`]: tokens and scopes;
 //! - [`upstream`]: the three services, and what their status codes mean here;
-//! - [`http`]: connections, request context, problems, strict JSON.
+//! - [`http`]: connections, request context, strict JSON;
+//! - [`problem`]: failures as a client sees them.
 
 mod api;
 mod auth;
 mod config;
 mod http;
+mod problem;
 mod router;
 mod state;
 mod upstream;

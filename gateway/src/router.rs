@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::{
     Router,
     extract::State,
-    http::StatusCode,
     middleware,
     response::Response,
     routing::{get, post},
@@ -15,7 +14,8 @@ use holdfast_common::{admin, health::Health};
 
 use crate::{
     api::{accounts, orders},
-    http::{body, context, head, problem::Problem},
+    http::{body, context, head},
+    problem::{Problem, ProblemType},
     state::Gateway,
 };
 
@@ -51,9 +51,9 @@ async fn readiness(State(health): State<Health>) -> Response {
 }
 
 async fn no_such_path() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "not-found", "no such path")
+    Problem::new(ProblemType::NotFound, "no such path")
 }
 
 async fn no_such_method() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "the path does not have this method")
+    Problem::new(ProblemType::MethodNotAllowed, "the path does not have this method")
 }

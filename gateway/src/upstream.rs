@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::http::StatusCode;
 use holdfast_common::{
     client::{self, Destination, Unguarded},
     deadline::Deadline,
@@ -24,7 +23,7 @@ use tonic_health::pb::{
 
 use crate::{
     config::UpstreamConfig,
-    http::problem::{FieldError, Problem},
+    problem::{FieldError, Problem, ProblemType},
 };
 
 /// The services; clones share the connections.
@@ -103,14 +102,12 @@ impl From<Status> for Problem {
             }
             // Of a write: its key belongs to another content.
             Code::AlreadyExists => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency-key-reused",
+                ProblemType::IdempotencyKeyReused,
                 "the idempotency key was used for a request with another content",
             ),
             // Of a write: a request with the same key is still running.
             Code::Aborted => Self::new(
-                StatusCode::CONFLICT,
-                "idempotency-key-in-use",
+                ProblemType::IdempotencyKeyInUse,
                 "a request with this idempotency key is still running",
             )
             .retry_after(1),

@@ -6,13 +6,13 @@ pub(crate) mod orders;
 mod params;
 
 use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue},
     response::Response,
 };
-use holdfast_proto::{Currency, IdempotencyKey, Money, limits::AMOUNT_MINOR_MAX};
+use holdfast_proto::{Currency, IDEMPOTENCY_KEY_BYTES_MAX, IdempotencyKey, Money, limits::AMOUNT_MINOR_MAX};
 use serde_json::value::RawValue;
 
-use crate::http::problem::{FieldError, Problem};
+use crate::problem::{FieldError, Problem, ProblemType};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -20,8 +20,10 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 /// The client's key, if it sent one; 400 if it is not valid.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let refuse = || {
-        let detail = "Idempotency-Key must be one header with 1 to 255 printable ASCII characters";
-        Problem::new(StatusCode::BAD_REQUEST, "idempotency-key-invalid", detail)
+        let detail = format!(
+            "Idempotency-Key must be one header with 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters"
+        );
+        Problem::new(ProblemType::IdempotencyKeyInvalid, detail)
     };
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -44,7 +46,9 @@ fn amount(pointer: &str, raw: &RawValue, errors: &mut Vec<FieldError>) -> Option
     match Money::parse_decimal(raw.get(), Currency::EUR) {
         Ok(money) if (1..=AMOUNT_MINOR_MAX).contains(&money.minor_units) => Some(money),
         Ok(_) => {
-            errors.push(FieldError::new(pointer, "must be 0.01 to 1000000.00"));
+            let [least, most] =
+                [1, AMOUNT_MINOR_MAX].map(|cents| Money::new(cents, Currency::EUR).to_decimal());
+            errors.push(FieldError::new(pointer, format!("must be {least} to {most}")));
             None
         }
         Err(error) => {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::http::{json, problem::Problem};
+use crate::{http::json, problem::Problem};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Order {

@@ -9,7 +9,7 @@ use axum::{
 use holdfast_proto::{OrderId, UserId, limits::PAGE_SIZE_MAX};
 use serde::Deserialize;
 
-use crate::http::problem::{FieldError, Problem};
+use crate::problem::{FieldError, Problem};
 
 /// Orders of a page when the client does not say how many.
 const PAGE_SIZE_DEFAULT: u32 = 20;
@@ -70,7 +70,7 @@ impl Page {
                 .parse()
                 .ok()
                 .filter(|limit| (1..=PAGE_SIZE_MAX).contains(limit))
-                .ok_or_else(|| FieldError::new("/limit", "must be 1 to 100"))?,
+                .ok_or_else(|| FieldError::new("/limit", format!("must be 1 to {PAGE_SIZE_MAX}")))?,
         };
         let cursor = query
             .cursor

@@ -8,7 +8,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use axum::{
     extract::{FromRef, FromRequestParts},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{HeaderMap, header, request::Parts},
 };
 use holdfast_common::{
     error::{BoxError, chain},
@@ -21,7 +21,10 @@ use self::{
     keys::KeySet,
     token::{Caller, Refused},
 };
-use crate::{config::AuthConfig, http::problem::Problem};
+use crate::{
+    config::AuthConfig,
+    problem::{Problem, ProblemType},
+};
 
 /// How often the key file is compared with what is in use.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
@@ -85,7 +88,7 @@ impl Authenticator {
                 // The cause is for us; a client that guesses learns nothing from the answer.
                 metrics::counter!("tokens_refused_total", "cause" => refused.as_str()).increment(1);
                 tracing::debug!(cause = refused.as_str(), "token refused");
-                Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", "a valid access token is required")
+                Problem::new(ProblemType::InvalidToken, "a valid access token is required")
                     .challenge("Bearer error=\"invalid_token\"")
             })
     }
@@ -138,7 +141,7 @@ where
             return Ok(Self { user_id: caller.user_id, scope: PhantomData });
         }
         let detail = format!("the token lacks the scope {}", S::NAME);
-        Err(Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)
+        Err(Problem::new(ProblemType::InsufficientScope, detail)
             .challenge("Bearer error=\"insufficient_scope\""))
     }
 }

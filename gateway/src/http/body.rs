@@ -21,7 +21,7 @@ use axum::{
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::problem::Problem;
+use crate::problem::{Problem, ProblemType};
 
 /// Largest body of a request in bytes; a longer one is 413.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -51,6 +51,13 @@ pub(crate) async fn limit(request: Request, next: Next) -> Response {
         let _ = tokio::time::timeout(DRAIN_TIME_MAX, shared.drain()).await;
     }
     response
+}
+
+impl Problem {
+    /// The body is longer than [`BODY_BYTES_MAX`].
+    pub(crate) fn too_large() -> Self {
+        Self::new(ProblemType::TooLarge, format!("the body has more than {BODY_BYTES_MAX} bytes"))
+    }
 }
 
 /// A body that the handler reads and the middleware finishes; never both at a time.

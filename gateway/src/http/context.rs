@@ -4,14 +4,14 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
-    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
+    http::{HeaderName, HeaderValue, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use holdfast_common::deadline::{Deadline, DeadlinePassed};
 use tonic::metadata::MetadataValue;
 
-use super::problem::{self, Problem};
+use crate::problem::{self, Problem, ProblemType};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken from a client.
@@ -73,7 +73,7 @@ pub(crate) async fn enter(
 
     let answer = tokio::time::timeout(call.deadline.remaining(), next.run(request)).await;
     let mut response = answer.unwrap_or_else(|_| Problem::deadline().into_response());
-    problem::sign(&mut response, &call.trace_id);
+    problem::render(&mut response, &call.trace_id);
 
     let status = response.status();
     // The route, never the path: its parameters belong to users, and would make a metric per order.
@@ -102,6 +102,6 @@ impl From<DeadlinePassed> for Problem {
 impl Problem {
     /// Time is over.
     pub(crate) fn deadline() -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "the request could not be answered in time")
+        Self::new(ProblemType::Deadline, "the request could not be answered in time")
     }
 }

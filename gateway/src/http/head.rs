@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::problem::Problem;
+use crate::problem::Problem;
 
 /// Refuses heads that two parties could read in two ways.
 pub(crate) async fn refuse_ambiguous(request: Request, next: Next) -> Response {

@@ -17,10 +17,8 @@ use serde::{
 use serde_json::{error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment};
 
-use super::{
-    context::Call,
-    problem::{FieldError, Problem},
-};
+use super::context::Call;
+use crate::problem::{FieldError, Problem, ProblemType};
 
 /// The body of a request: 415 for another media type, 413 for too long, 400 for what is not JSON, 422 for what is not
 /// the object asked for.
@@ -33,7 +31,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for StrictJson<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             let detail = "the body must be application/json";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail));
+            return Err(Problem::new(ProblemType::UnsupportedMediaType, detail));
         }
         let call = request.extensions().get::<Call>().cloned().ok_or_else(Problem::internal)?;
         let bytes = read(request.into_body(), &call).await?;
@@ -61,9 +59,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 async fn read(body: Body, call: &Call) -> Result<bytes::Bytes, Problem> {
     let collected = tokio::time::timeout(call.deadline.remaining(), body.collect()).await;
     match collected {
-        Err(_) => {
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow-body", "the body did not arrive in time"))
-        }
+        Err(_) => Err(Problem::new(ProblemType::SlowBody, "the body did not arrive in time")),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) => {
             if is_caused_by::<LengthLimitError>(&error) {

@@ -4,7 +4,6 @@ pub(crate) mod body;
 pub(crate) mod context;
 pub(crate) mod head;
 pub(crate) mod json;
-pub(crate) mod problem;
 pub(crate) mod server;
 
 pub(crate) use self::context::Call;

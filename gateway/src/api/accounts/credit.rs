@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use holdfast_proto::payment::v1::CreditAccountRequest;
+use holdfast_proto::{USER_ID_BYTES_MAX, payment::v1::CreditAccountRequest};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -15,8 +15,8 @@ use crate::{
     http::{
         Call,
         json::{self, StrictJson},
-        problem::{FieldError, Problem},
     },
+    problem::{FieldError, Problem, ProblemType},
     upstream::Upstream,
 };
 
@@ -37,11 +37,11 @@ pub(crate) async fn credit(
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?.ok_or_else(|| {
         let detail = "a credit needs an Idempotency-Key";
-        Problem::new(StatusCode::BAD_REQUEST, "idempotency-key-required", detail)
+        Problem::new(ProblemType::IdempotencyKeyRequired, detail)
     })?;
     let mut errors = Vec::new();
     if user_id.is_none() {
-        let detail = "must be 1 to 128 printable ASCII characters without spaces";
+        let detail = format!("must be 1 to {USER_ID_BYTES_MAX} printable ASCII characters without spaces");
         errors.push(FieldError::new("/user_id", detail));
     }
     let money = amount("/amount", &new.amount, &mut errors);

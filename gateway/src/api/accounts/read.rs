@@ -6,7 +6,8 @@ use holdfast_proto::payment::v1::GetAccountRequest;
 use crate::{
     api::{model, params::PathUserId},
     auth::{Allowed, scope},
-    http::{Call, json, problem::Problem},
+    http::{Call, json},
+    problem::{Problem, ProblemType},
     upstream::Upstream,
 };
 
@@ -19,7 +20,7 @@ pub(crate) async fn read(
     // The same answer whether that user exists or not.
     if user_id.as_ref() != Some(&caller.user_id) {
         let detail = "only one's own account can be read";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "foreign-user", detail));
+        return Err(Problem::new(ProblemType::ForeignUser, detail));
     }
     let message = GetAccountRequest { user_id: caller.user_id.to_string() };
     let answer = upstream.payments().get_account(call.request(message)?).await?.into_inner();

@@ -7,7 +7,7 @@ use axum::{
 };
 use holdfast_proto::{
     IdempotencyKey,
-    limits::{ITEMS_MAX, QUANTITY_MAX, is_address, is_product_id},
+    limits::{ADDRESS_CHARS_MAX, ITEMS_MAX, PRODUCT_ID_CHARS_MAX, QUANTITY_MAX, is_address, is_product_id},
     order::v1::{CreateOrderRequest, OrderItem},
 };
 use serde::Deserialize;
@@ -19,8 +19,8 @@ use crate::{
     http::{
         Call,
         json::{self, Object, StrictJson},
-        problem::{FieldError, Problem},
     },
+    problem::{FieldError, Problem, ProblemType},
     upstream::Upstream,
 };
 
@@ -55,7 +55,7 @@ pub(crate) async fn create(
     let key = client_key.unwrap_or_else(IdempotencyKey::generate);
     if new.user_id.as_deref().is_some_and(|user_id| user_id != caller.user_id.as_str()) {
         let detail = "an order can only be created for the token's own user";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "foreign-user", detail));
+        return Err(Problem::new(ProblemType::ForeignUser, detail));
     }
     let items = check(&new).map_err(Problem::invalid)?;
     let message = CreateOrderRequest {
@@ -79,20 +79,22 @@ pub(crate) async fn create(
 fn check(new: &NewOrder) -> Result<Vec<OrderItem>, Vec<FieldError>> {
     let mut errors = Vec::new();
     if !is_address(&new.delivery_address) {
-        let detail = "must be 1 to 500 characters, not blank, without control characters";
+        let detail =
+            format!("must be 1 to {ADDRESS_CHARS_MAX} characters, not blank, without control characters");
         errors.push(FieldError::new("/delivery_address", detail));
     }
     if !(1..=ITEMS_MAX).contains(&new.items.len()) {
-        errors.push(FieldError::new("/items", "must have 1 to 100 entries"));
+        errors.push(FieldError::new("/items", format!("must have 1 to {ITEMS_MAX} entries")));
     }
     let mut items = Vec::with_capacity(new.items.len().min(ITEMS_MAX));
     for (index, Object(item)) in new.items.iter().enumerate().take(ITEMS_MAX) {
         if !is_product_id(&item.product_id) {
-            let pointer = format!("/items/{index}/product_id");
-            errors.push(FieldError::new(pointer, "must be 1 to 64 of A-Z a-z 0-9 . _ : -"));
+            let detail = format!("must be 1 to {PRODUCT_ID_CHARS_MAX} of A-Z a-z 0-9 . _ : -");
+            errors.push(FieldError::new(format!("/items/{index}/product_id"), detail));
         }
         if !(1..=QUANTITY_MAX).contains(&item.quantity) {
-            errors.push(FieldError::new(format!("/items/{index}/quantity"), "must be 1 to 10000"));
+            let detail = format!("must be 1 to {QUANTITY_MAX}");
+            errors.push(FieldError::new(format!("/items/{index}/quantity"), detail));
         }
         if let Some(price) = amount(&format!("/items/{index}/price"), &item.price, &mut errors) {
             items.push(OrderItem {

@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::{
     api::{model, params::Page},
     auth::{Allowed, scope},
-    http::{Call, json, problem::Problem},
+    http::{Call, json},
+    problem::Problem,
     upstream::Upstream,
 };
 

@@ -11,10 +11,7 @@ use tonic::{Code, Response, Status};
 
 pub(crate) use self::{create::create, delivery::delivery, list::list, payment::payment, read::read};
 use super::model;
-use crate::{
-    http::{Call, problem::Problem},
-    upstream::Upstream,
-};
+use crate::{http::Call, problem::Problem, upstream::Upstream};
 
 /// Returns an order of this user; somebody else's is not found.
 async fn get_order(

@@ -7,7 +7,8 @@ use super::{WillExist, get_order, get_part};
 use crate::{
     api::{model, params::PathOrderId},
     auth::{Allowed, scope},
-    http::{Call, json, problem::Problem},
+    http::{Call, json},
+    problem::Problem,
     upstream::Upstream,
 };
 

@@ -6,7 +6,8 @@ use super::get_order;
 use crate::{
     api::params::PathOrderId,
     auth::{Allowed, scope},
-    http::{Call, json, problem::Problem},
+    http::{Call, json},
+    problem::Problem,
     upstream::Upstream,
 };
 
