@@ -1,10 +1,16 @@
-//! Our own accept loop, because limits on connections and on slow heads belong to it (pitfalls P34).
+//! Our own accept loop, because limits on connections and on slow heads belong to it (pitfalls P34). Each request
+//! carries the address of its client, as `ConnectInfo<SocketAddr>`.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, extract::ConnectInfo};
 use holdfast_common::error::{BoxError, chain};
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -39,10 +45,10 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, _)) => {
+            Ok((tcp, client)) => {
                 let (router, stop) = (router.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection(tcp, router, stop).await;
+                    connection(tcp, client, router, stop).await;
                     drop(slot);
                 });
             }
@@ -58,18 +64,23 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-async fn connection(tcp: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(tcp: TcpStream, client: SocketAddr, router: Router, stop: CancellationToken) {
     // Answers are small; waiting to fill a segment would add a delayed acknowledgement to each.
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(error = chain(&error), "connection is gone already");
         return;
     }
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(client));
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEAD_FIELDS_MAX)
-        .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(tcp), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -81,5 +92,40 @@ async fn connection(tcp: TcpStream, router: Router, stop: CancellationToken) {
     if let Err(error) = ended {
         // The client's doing: gone, too slow, or not HTTP.
         tracing::debug!(error = chain(&error), "connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn whoami(ConnectInfo(client): ConnectInfo<SocketAddr>) -> String {
+        client.to_string()
+    }
+
+    /// Each request knows the address of its client, and a stop ends the server after its last connection.
+    #[tokio::test]
+    async fn a_request_knows_its_client() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", get(whoami));
+        let server = tokio::spawn(serve(listener, router, stop.clone()));
+
+        for _ in 0..2 {
+            let mut client = TcpStream::connect(address).await.expect("connected");
+            let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            client.write_all(request).await.expect("sent");
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("answered");
+            let own = client.local_addr().expect("connected").to_string();
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&own), "{own} in {answer}");
+        }
+
+        stop.cancel();
+        server.await.expect("no panic").expect("ended in order");
     }
 }
