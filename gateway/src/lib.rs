@@ -1,11 +1,11 @@
-//! The REST edge: checks who asks and for what, and turns REST into gRPC and every failure into
+//! The REST edge: authenticates and checks requests, turns them into gRPC calls, and turns every failure into
 //! `application/problem+json`.
 //!
-//! From the top; each imports only what stands below it:
+//! From top to bottom; a module imports only from below:
 //!
 //! - [`router`]: the routes, and the layers that every request goes through;
 //! - [`state`]: what handlers share;
-//! - [`api`]: the operations: parse, call, respond;
+//! - [`api`]: the operations, one file each;
 //! - [`auth`]: tokens and scopes;
 //! - [`upstream`]: the three services, and what their status codes mean here;
 //! - [`http`]: connections, request context, strict JSON;
@@ -48,12 +48,13 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let reload = context.health.periodic("certificate-reload", identity::RELOAD_SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.follow(reload, stop.clone())));
     let reload = context.health.periodic("key-set-reload", auth::RELOAD_SUCCESS_EVERY_MAX);
-    context.spawn("jwks", finished(authenticator.follow(reload, stop.clone())));
-    // Loaded above; reloads keep the last good keys. The services are not needed to answer, if only with 503.
+    context.spawn("jwks", finished(authenticator.reload_on_change(reload, stop.clone())));
+    // The keys were loaded above, and a failed reload keeps them. The services are not required: without one of them the
+    // gateway still responds, with 503.
     context.health.required("keys").ready();
     for (name, service) in upstream.services() {
         let component = context.health.component(name);
-        context.spawn(name, finished(upstream::follow(service, component, stop.clone())));
+        context.spawn(name, finished(upstream::probe(service, component, stop.clone())));
     }
     Ok(())
 }

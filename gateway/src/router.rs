@@ -1,5 +1,4 @@
-//! Every route, and around the routes what every request goes through. This is the top of the crate: nothing but the start
-//! imports it.
+//! All routes, and the layers that every request goes through. This is the top of the crate: only its `start` imports it.
 
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::{
     state::Gateway,
 };
 
-/// All routes and layers; the outermost layer comes last.
+/// Puts routes and layers together. The last layer is the outermost.
 pub(crate) fn router(gateway: Gateway, deadline: Duration) -> Router {
     Router::new()
         .route("/api/orders", get(orders::list).post(orders::create))
@@ -33,8 +32,8 @@ pub(crate) fn router(gateway: Gateway, deadline: Duration) -> Router {
         .route("/readyz", get(readiness))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        // Authentication is no layer but the `Allowed` extractor of each handler (crate::auth), so that a handler without
-        // it is seen where it is written. The rate limit per subject comes behind it.
+        // Authentication is not a layer but the `Allowed` parameter of each handler (crate::auth), so that a handler without
+        // it stands out. The rate limit per subject comes after it.
         .layer(middleware::from_fn(body::limit))
         .layer(middleware::from_fn(head::refuse_ambiguous))
         // The rate limit per client address comes here, before any work.
@@ -55,5 +54,5 @@ async fn no_such_path() -> Problem {
 }
 
 async fn no_such_method() -> Problem {
-    Problem::new(ProblemType::MethodNotAllowed, "the path does not have this method")
+    Problem::new(ProblemType::MethodNotAllowed, "the path does not support this method")
 }

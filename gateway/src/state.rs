@@ -1,12 +1,12 @@
-//! What handlers share. Each handler and extractor takes the part that it needs, as in `State<Upstream>`, so that none
-//! depends on the whole.
+//! What handlers share. Handlers and extractors take only the part that they need, such as `State<Upstream>`, so that they do
+//! not depend on the whole.
 
 use axum::extract::FromRef;
 use holdfast_common::health::Health;
 
 use crate::{auth::Authenticator, upstream::Upstream};
 
-/// The state of the router. It is cloned for every request, so each part is a handle.
+/// The state of the router. It is cloned for each request, so every part is cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Gateway {
     pub(crate) authenticator: Authenticator,

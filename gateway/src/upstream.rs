@@ -69,20 +69,22 @@ impl Upstream {
     }
 }
 
+/// The pause between two probes of a service.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long a probe may take.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Keeps `component` in step with whether the service says that it serves, until `stop`.
-pub(crate) async fn follow(service: Destination, component: Component, stop: CancellationToken) {
+/// Asks a service for its health every second and keeps `component` up to date, until `stop`.
+pub(crate) async fn probe(service: Destination, component: Component, stop: CancellationToken) {
     let mut health = HealthClient::new(service);
     loop {
         let request = Deadline::after(PROBE_TIME_MAX).request(HealthCheckRequest { service: String::new() });
         if let Ok(mut request) = request {
-            // An answer about health must not close a breaker that opened for other reasons, nor wait for it.
+            // Health must not close a breaker that opened for another reason, nor wait for it to close.
             request.extensions_mut().insert(Unguarded);
             match health.check(request).await {
                 Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => component.ready(),
-                Ok(_) => component.waiting("the service waits for a part of its own"),
+                Ok(_) => component.waiting("the service is waiting for something that it needs"),
                 Err(status) => component.waiting(format!("{:?}", status.code())),
             }
         }
@@ -93,19 +95,19 @@ pub(crate) async fn follow(service: Destination, component: Component, stop: Can
 }
 
 impl From<Status> for Problem {
-    /// The one table from gRPC to HTTP.
+    /// The only mapping from gRPC status codes to HTTP.
     fn from(status: Status) -> Self {
         match status.code() {
             Code::NotFound => Self::not_found(),
             Code::InvalidArgument | Code::OutOfRange => {
                 Self::invalid(vec![FieldError::new("", status.message())])
             }
-            // Of a write: its key belongs to another content.
+            // Only writes: their key was used before, for different content.
             Code::AlreadyExists => Self::new(
                 ProblemType::IdempotencyKeyReused,
-                "the idempotency key was used for a request with another content",
+                "the idempotency key was used for a request with different content",
             ),
-            // Of a write: a request with the same key is still running.
+            // Only writes: a request with the same key is still running.
             Code::Aborted => Self::new(
                 ProblemType::IdempotencyKeyInUse,
                 "a request with this idempotency key is still running",
@@ -114,7 +116,7 @@ impl From<Status> for Problem {
             Code::Unavailable | Code::ResourceExhausted => Self::unavailable(),
             Code::DeadlineExceeded | Code::Cancelled => Self::deadline(),
             code => {
-                tracing::error!(?code, message = status.message(), "service failed");
+                tracing::error!(?code, message = status.message(), "a service failed");
                 Self::internal()
             }
         }

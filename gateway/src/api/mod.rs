@@ -1,4 +1,4 @@
-//! The operations, one file each: parse, call, respond. Nothing is decided here that a service decides.
+//! The operations, one file each: parse the request, call a service, respond. What a service decides is not decided here.
 
 pub(crate) mod accounts;
 mod model;
@@ -17,7 +17,7 @@ use crate::problem::{FieldError, Problem, ProblemType};
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The client's key, if it sent one; 400 if it is not valid.
+/// Returns the client's key, if it sent one; 400 if the key is not valid.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let refuse = || {
         let detail = format!(
@@ -34,14 +34,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     IdempotencyKey::parse(text).map(Some).map_err(|_| refuse())
 }
 
-/// Tells the client that its key was used before, so nothing was done now.
+/// Tells the client that its key was used before, so that this request changed nothing.
 fn mark_replayed(response: &mut Response, replayed: bool) {
     if replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
 }
 
-/// An amount of 0.01 to 1,000,000.00 as it is written in the body.
+/// Returns an amount of 0.01 to 1,000,000.00 as it is written in the body, or adds to `errors` what is wrong with it.
 fn amount(pointer: &str, raw: &RawValue, errors: &mut Vec<FieldError>) -> Option<Money> {
     match Money::parse_decimal(raw.get(), Currency::EUR) {
         Ok(money) if (1..=AMOUNT_MINOR_MAX).contains(&money.minor_units) => Some(money),

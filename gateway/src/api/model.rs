@@ -1,5 +1,5 @@
-//! The JSON shapes of the contract that responses share, each with the message of a service that it is made from. What an
-//! operation takes is beside the operation.
+//! The JSON of responses, each shape with its conversion from a service's message. The JSON of a request is in the file of its
+//! operation.
 #![expect(clippy::struct_field_names, reason = "the contract names the fields")]
 
 use holdfast_proto::{
@@ -218,9 +218,9 @@ impl Account {
     }
 }
 
-/// A field is absent that our services always set: their defect, not the client's.
+/// The problem when a field is absent that a service always sets: a defect of the service, not of the client.
 fn incomplete() -> Problem {
-    tracing::error!("a service answered without a required field");
+    tracing::error!("a response of a service lacks a required field");
     Problem::internal()
 }
 

@@ -1,4 +1,4 @@
-//! Parameters of the path and the query, parsed into types before a handler sees them.
+//! The parameters of path and query as types, so that a handler never sees one that is not valid.
 
 use std::convert::Infallible;
 
@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use crate::problem::{FieldError, Problem};
 
-/// Orders of a page when the client does not say how many.
+/// Entries of a page if the client does not say how many.
 const PAGE_SIZE_DEFAULT: u32 = 20;
 
-/// The order that the path names. A text that can't be an id is answered like an id that nobody has.
+/// The order that the path names. What can't be an id gets the same 404 as an id that does not exist.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PathOrderId(pub(crate) OrderId);
 
@@ -29,8 +29,8 @@ impl<S: Send + Sync> FromRequestParts<S> for PathOrderId {
     }
 }
 
-/// The user that the path names; `None` if the text can't be an id. What that means is up to the operation: one must not
-/// tell it from a foreign user, the other names it beside everything else that is wrong.
+/// The user that the path names; `None` if the text can't be an id. The operations differ in what follows: reading an account
+/// treats it like any other user, a credit reports it together with the other errors.
 #[derive(Debug, Clone)]
 pub(crate) struct PathUserId(pub(crate) Option<UserId>);
 
@@ -43,16 +43,17 @@ impl<S: Send + Sync> FromRequestParts<S> for PathUserId {
     }
 }
 
-/// Which part of a listing is asked for.
+/// The part of a listing that the client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Page {
     /// Entries at most.
     pub(crate) limit: u32,
-    /// The last entry of the page before; `None` for the first page.
+    /// The last entry of the previous page; `None` for the first page.
     pub(crate) cursor: Option<OrderId>,
 }
 
-/// The query as it was sent. Both are texts, so that reading it fails for one reason only: another parameter, or one twice.
+/// The query as it was sent. Both are plain text, so that reading it can fail only because of a parameter that is unknown or
+/// repeated.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PageQuery {
@@ -99,9 +100,9 @@ mod tests {
         Page::parse(&uri).map_err(|error| error.pointer)
     }
 
-    /// A page has defaults, an empty cursor is the first page, and what is wrong is named by its parameter.
+    /// A page has defaults, an empty cursor means the first page, and an error names its parameter.
     #[test]
-    fn a_wrong_page_is_named_by_its_parameter() {
+    fn an_error_in_a_page_names_its_parameter() {
         let id = OrderId::generate();
         let first = Page { limit: PAGE_SIZE_DEFAULT, cursor: None };
         for (query, expected) in [

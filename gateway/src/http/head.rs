@@ -1,4 +1,4 @@
-//! The head of a request, before anything acts on it.
+//! Checks the head of a request before anything acts on it.
 
 use axum::{
     extract::Request,
@@ -9,7 +9,7 @@ use axum::{
 
 use crate::problem::Problem;
 
-/// Refuses heads that two parties could read in two ways.
+/// Refuses a head that a proxy before us could read in another way than we do.
 pub(crate) async fn refuse_ambiguous(request: Request, next: Next) -> Response {
     let headers = request.headers();
     if headers.get_all(header::HOST).iter().count() > 1 {

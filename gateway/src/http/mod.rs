@@ -1,4 +1,5 @@
-//! HTTP without the API: connections, the layers of [`crate::router`], the context of a request, strict JSON.
+//! HTTP apart from the API: connections, the layers that [`crate::router`] puts together, the context of a request, strict
+//! JSON.
 
 pub(crate) mod body;
 pub(crate) mod context;

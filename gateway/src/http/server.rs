@@ -21,16 +21,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Connections at a time; the next ones wait in the kernel's backlog.
+/// Most connections at a time; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 2_048;
-/// A head that takes longer ends its connection.
+/// Time for a head to arrive; a slower one ends its connection.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
-/// Bytes of a head; a longer one is 431.
+/// Most bytes of a head; a longer one is 431.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Fields of a head; more are 431.
+/// Most fields of a head; more are 431.
 const HEAD_FIELDS_MAX: usize = 64;
 
-/// Serves until `stop`, then finishes the requests in hand.
+/// Serves until `stop`, then finishes the requests that are in progress.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -53,7 +53,7 @@ pub(crate) async fn serve(
                 });
             }
             Err(error) => {
-                // Mostly: no file descriptors left. They come back when connections close.
+                // Most likely there are no file descriptors left. Closing connections return theirs.
                 tracing::warn!(error = chain(&error), "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -65,9 +65,9 @@ pub(crate) async fn serve(
 }
 
 async fn connection(tcp: TcpStream, client: SocketAddr, router: Router, stop: CancellationToken) {
-    // Answers are small; waiting to fill a segment would add a delayed acknowledgement to each.
+    // Responses are small; waiting to fill a segment would add a delayed acknowledgement to each.
     if let Err(error) = tcp.set_nodelay(true) {
-        tracing::debug!(error = chain(&error), "connection is gone already");
+        tracing::debug!(error = chain(&error), "connection is already gone");
         return;
     }
     let router = TowerToHyperService::new(router);
@@ -90,7 +90,7 @@ async fn connection(tcp: TcpStream, client: SocketAddr, router: Router, stop: Ca
         }
     };
     if let Err(error) = ended {
-        // The client's doing: gone, too slow, or not HTTP.
+        // The client's doing: it left, was too slow, or did not speak HTTP.
         tracing::debug!(error = chain(&error), "connection ended early");
     }
 }
@@ -106,9 +106,9 @@ mod tests {
         client.to_string()
     }
 
-    /// Each request knows the address of its client, and a stop ends the server after its last connection.
+    /// Each request carries the address of its client, and a stop ends the server.
     #[tokio::test]
-    async fn a_request_knows_its_client() {
+    async fn a_request_carries_the_address_of_its_client() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();

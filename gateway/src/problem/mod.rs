@@ -1,5 +1,5 @@
-//! Failures as a client sees them (RFC 9457). [`types`] lists what can go wrong, [`render`] writes it. Other modules add a
-//! constructor where they know the sentence, as [`crate::upstream`] does for the codes of gRPC.
+//! Failures as a client sees them (RFC 9457): [`types`] lists them, [`mod@render`] writes them. Where a module has failures of its
+//! own, it adds a constructor or a `From` to [`Problem`], as [`crate::upstream`] does for the status codes of gRPC.
 
 mod render;
 mod types;
@@ -13,7 +13,7 @@ pub(crate) use self::{render::render, types::ProblemType};
 pub(crate) struct FieldError {
     /// JSON pointer into the body, or the name of a parameter after a slash.
     pub(crate) pointer: String,
-    /// What it must be.
+    /// What is expected there.
     pub(crate) detail: String,
 }
 
@@ -34,18 +34,18 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// A problem and what is to be said about this occurrence of it.
+    /// A problem, with a sentence about this occurrence of it.
     pub(crate) fn new(kind: ProblemType, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, challenge: None }
     }
 
-    /// `Retry-After`: when it is worth trying again.
+    /// Adds `Retry-After`: when it is worth trying again.
     pub(crate) const fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
 
-    /// `WWW-Authenticate`.
+    /// Adds `WWW-Authenticate`.
     pub(crate) const fn challenge(mut self, challenge: &'static str) -> Self {
         self.challenge = Some(challenge);
         self
@@ -56,24 +56,24 @@ impl Problem {
     }
 
     pub(crate) fn invalid(errors: Vec<FieldError>) -> Self {
-        let detail = "the content does not keep to its limits";
+        let detail = "the content is not valid";
         Self { errors, ..Self::new(ProblemType::InvalidContent, detail) }
     }
 
-    /// The same sentence for what never existed and what belongs to somebody else.
+    /// Says the same about what does not exist and what belongs to somebody else.
     pub(crate) fn not_found() -> Self {
         Self::new(ProblemType::NotFound, "there is no such thing")
     }
 
     pub(crate) fn not_yet() -> Self {
-        Self::new(ProblemType::NotYet, "it is not there yet").retry_after(1)
+        Self::new(ProblemType::NotYet, "it does not exist yet").retry_after(1)
     }
 
     pub(crate) fn unavailable() -> Self {
         Self::new(ProblemType::Unavailable, "a service cannot be reached").retry_after(1)
     }
 
-    /// The log knows more.
+    /// Says nothing about the cause, which is in the log.
     pub(crate) fn internal() -> Self {
         Self::new(ProblemType::Internal, "something went wrong here")
     }

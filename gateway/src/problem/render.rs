@@ -21,7 +21,7 @@ struct Document<'a> {
 }
 
 impl IntoResponse for Problem {
-    /// The response has no body yet: [`render`] writes it, because it knows the trace id.
+    /// A response without a body: [`render`] adds it later, because it knows the trace id.
     fn into_response(self) -> Response {
         let mut response = self.kind.status().into_response();
         response.extensions_mut().insert(self);
@@ -29,7 +29,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Writes the body of a problem. Every failure has one: what a library refused on its own becomes a problem here too.
+/// Writes the body of a response that is a problem. What a library refused on its own becomes a problem here too.
 pub(crate) fn render(response: &mut Response, trace_id: &str) {
     let Some(problem) = response.extensions_mut().remove::<Problem>().or_else(|| of_library(response)) else {
         return;
@@ -42,7 +42,7 @@ pub(crate) fn render(response: &mut Response, trace_id: &str) {
         instance: trace_id,
         errors: &problem.errors,
     };
-    // Only texts and a number: this can't fail.
+    // This can't fail: there are only texts and a number to write.
     *response.body_mut() = Body::from(serde_json::to_vec(&document).unwrap_or_default());
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
@@ -55,7 +55,7 @@ pub(crate) fn render(response: &mut Response, trace_id: &str) {
     }
 }
 
-/// The problem of a response that no code of ours made; `None` if the response is not a refusal.
+/// Returns the problem for a response that is not from our code; `None` if the response is not a refusal.
 fn of_library(response: &Response) -> Option<Problem> {
     let status = response.status();
     if status == StatusCode::PAYLOAD_TOO_LARGE {
@@ -95,7 +95,7 @@ mod tests {
                 "type": "https://holdfast.internal/problems/invalid-content",
                 "title": "Unprocessable Entity",
                 "status": 422,
-                "detail": "the content does not keep to its limits",
+                "detail": "the content is not valid",
                 "instance": "0af7",
                 "errors": [{"pointer": "/items", "detail": "must have 1 to 100 entries"}],
             })
@@ -114,9 +114,9 @@ mod tests {
         }
     }
 
-    /// Nothing but failures is touched.
+    /// A response that is not a failure stays as it is.
     #[test]
-    fn other_responses_stay_as_they_are() {
+    fn a_success_stays_as_it_is() {
         let mut response = "pong".into_response();
         render(&mut response, "0af7");
         assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");

@@ -2,13 +2,13 @@
 
 use axum::http::StatusCode;
 
-/// Problem types are this and a slug.
+/// The URI of a type is this and its slug.
 const URI_PREFIX: &str = "https://holdfast.internal/problems/";
 
-/// Makes the enum and what is known of each variant from one row: what it means, its status, its slug.
+/// Makes the enum and its methods from one row per type: what it means, its status, its slug.
 macro_rules! problem_types {
     ($($(#[doc = $doc:literal])+ $variant:ident = $status:ident $slug:literal,)+) => {
-        /// The type of a problem. Clients tell problems apart by it, so a slug never changes its meaning.
+        /// The type of a problem. Clients tell problems apart by it, so a slug must never change its meaning.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum ProblemType {
             $($(#[doc = $doc])+ $variant,)+
@@ -33,7 +33,7 @@ macro_rules! problem_types {
                 }
             }
 
-            /// What it means, for the client's author.
+            /// What it means, for the author of a client.
             #[cfg_attr(not(test), expect(dead_code, reason = "the OpenAPI document will show it"))]
             pub(crate) const fn doc(self) -> &'static str {
                 match self {
@@ -51,13 +51,13 @@ problem_types! {
     IdempotencyKeyInvalid = BAD_REQUEST "idempotency-key-invalid",
     /// The operation needs an `Idempotency-Key`.
     IdempotencyKeyRequired = BAD_REQUEST "idempotency-key-required",
-    /// There is no valid access token. Why it is not valid is not said.
+    /// There is no valid access token. The reason is not given.
     InvalidToken = UNAUTHORIZED "invalid-token",
-    /// The token is valid and lacks the scope of the operation.
+    /// The token is valid but lacks the scope of the operation.
     InsufficientScope = FORBIDDEN "insufficient-scope",
-    /// The request names another user than the token.
+    /// The request is about a user other than the token's.
     ForeignUser = FORBIDDEN "foreign-user",
-    /// It does not exist, or it belongs to somebody else; the two can't be told apart.
+    /// It does not exist or belongs to somebody else. The two look the same.
     NotFound = NOT_FOUND "not-found",
     /// It does not exist yet. Ask again after `Retry-After`.
     NotYet = NOT_FOUND "not-yet",
@@ -67,7 +67,7 @@ problem_types! {
     SlowBody = REQUEST_TIMEOUT "slow-body",
     /// A request with the same `Idempotency-Key` is still running. Send it again after `Retry-After`.
     IdempotencyKeyInUse = CONFLICT "idempotency-key-in-use",
-    /// The body is longer than is allowed.
+    /// The body is too long.
     TooLarge = PAYLOAD_TOO_LARGE "too-large",
     /// The body is not `application/json`, or it is encoded.
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type",
@@ -84,12 +84,12 @@ problem_types! {
 }
 
 impl ProblemType {
-    /// `type` of the document.
+    /// The `type` of a problem document.
     pub(crate) fn uri(self) -> String {
         format!("{URI_PREFIX}{}", self.slug())
     }
 
-    /// `title` of the document, the same for every problem of this type.
+    /// The `title` of a problem document, the same for all problems of this type.
     pub(crate) fn title(self) -> &'static str {
         self.status().canonical_reason().unwrap_or("Error")
     }
@@ -101,9 +101,9 @@ mod tests {
 
     use super::*;
 
-    /// Each type of problem has a slug of its own, the status of a failure, a title, and says what it means.
+    /// No two types share a slug, and each has the status of a failure, a title and an explanation.
     #[test]
-    fn every_type_has_a_slug_of_its_own() {
+    fn no_two_types_share_a_slug() {
         let mut slugs = HashSet::new();
         for problem in ProblemType::ALL {
             let slug = problem.slug();

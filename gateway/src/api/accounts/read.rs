@@ -17,7 +17,7 @@ pub(crate) async fn read(
     call: Call,
     PathUserId(user_id): PathUserId,
 ) -> Result<Response, Problem> {
-    // The same answer whether that user exists or not.
+    // The same response whether that user exists or not.
     if user_id.as_ref() != Some(&caller.user_id) {
         let detail = "only one's own account can be read";
         return Err(Problem::new(ProblemType::ForeignUser, detail));

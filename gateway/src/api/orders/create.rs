@@ -49,9 +49,9 @@ pub(crate) async fn create(
     StrictJson(new): StrictJson<NewOrder>,
 ) -> Result<Response, Problem> {
     let client_key = idempotency_key(&headers)?;
-    // Without a key of the client, only a retry below the edge can have been there before: no replay of the client's.
+    // Without a key of the client, a replay can only be a retry below the edge, which is not the client's concern.
     let key_given = client_key.is_some();
-    // It still needs a key, so that such a retry is safe.
+    // The order gets a key all the same, so that such a retry is safe.
     let key = client_key.unwrap_or_else(IdempotencyKey::generate);
     if new.user_id.as_deref().is_some_and(|user_id| user_id != caller.user_id.as_str()) {
         let detail = "an order can only be created for the token's own user";
@@ -74,8 +74,8 @@ pub(crate) async fn create(
     Ok(response)
 }
 
-/// Returns the lines of an order, or everything that is wrong with the order at once. The order service checks it again,
-/// because it does not trust the edge.
+/// Returns the lines of an order, or everything that is wrong with the order. The order service checks it again, because it
+/// does not trust the edge.
 fn check(new: &NewOrder) -> Result<Vec<OrderItem>, Vec<FieldError>> {
     let mut errors = Vec::new();
     if !is_address(&new.delivery_address) {
@@ -116,16 +116,16 @@ mod tests {
         check(&new)
     }
 
-    /// Everything that is wrong is named at once, each in a sentence with its limit.
+    /// All errors are reported at once, each with its limit.
     #[test]
-    fn everything_that_is_wrong_is_named_at_once() {
+    fn all_errors_are_reported_at_once() {
         let errors = checked(
             r#"{"delivery_address": " ", "items": [
                 {"product_id": "tea", "quantity": 1, "price": 0.01},
                 {"product_id": "a b", "quantity": 0, "price": 1000000.01}
             ]}"#,
         )
-        .expect_err("all of the second line is wrong");
+        .expect_err("the address and the second line are wrong");
         assert_eq!(
             errors,
             [
@@ -138,9 +138,9 @@ mod tests {
         );
     }
 
-    /// Lines beyond the limit are one mistake, not one each.
+    /// A wrong number of lines is one error, however many lines there are.
     #[test]
-    fn too_many_lines_are_one_mistake() {
+    fn a_wrong_number_of_lines_is_one_error() {
         for count in [0, ITEMS_MAX + 1] {
             let items = vec![r#"{"product_id": "tea", "quantity": 1, "price": 1}"#; count].join(",");
             let errors = checked(&format!(r#"{{"delivery_address": "x", "items": [{items}]}}"#));

@@ -1,4 +1,4 @@
-//! `GET /api/orders?limit=&cursor=`: one's own orders, newest first.
+//! `GET /api/orders?limit=&cursor=`: the caller's orders, newest first.
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use holdfast_proto::order::v1::ListOrdersRequest;

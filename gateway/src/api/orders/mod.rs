@@ -1,4 +1,4 @@
-//! `/api/orders`, and what reading an order's parts has in common.
+//! `/api/orders`, and what its operations share.
 
 mod create;
 mod delivery;
@@ -13,7 +13,7 @@ pub(crate) use self::{create::create, delivery::delivery, list::list, payment::p
 use super::model;
 use crate::{http::Call, problem::Problem, upstream::Upstream};
 
-/// Returns an order of this user; somebody else's is not found.
+/// Returns an order of this user. An order of somebody else is not found.
 async fn get_order(
     upstream: &Upstream,
     user_id: &UserId,
@@ -31,8 +31,8 @@ enum WillExist {
     UnlessDeclined,
 }
 
-/// Returns what belongs to an order. Both calls run at the same time. If the order can't be read, that is the answer,
-/// whatever the other call found: an order that is not the caller's has no parts either.
+/// Returns a part of an order, such as its payment. Both calls run at the same time. If the order can't be read, its failure is
+/// returned, whatever became of the part: if an order is not the caller's, neither are its parts.
 async fn get_part<M>(
     order: impl Future<Output = Result<model::Order, Problem>>,
     part: impl Future<Output = Result<Response<M>, Status>>,
