@@ -9,19 +9,19 @@ use holdfast_common::{
 };
 use serde::Deserialize;
 
-/// All sections.
+/// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Process.
+    /// The process.
     pub service: ServiceConfig,
-    /// Certificates.
+    /// Certificates towards the services.
     pub identity: IdentityConfig,
-    /// REST.
+    /// The REST side.
     pub gateway: GatewayConfig,
-    /// Tokens.
+    /// Which tokens are accepted.
     pub auth: AuthConfig,
-    /// The services behind.
+    /// The services that are called.
     pub upstream: UpstreamConfig,
 }
 
@@ -31,7 +31,7 @@ pub struct Config {
 pub struct GatewayConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
-    /// Time for a whole request; after it the answer is 504. Default 3 s.
+    /// Time for a whole request; a request that takes longer ends with 504. Default 3 s.
     #[serde(default = "default_deadline", deserialize_with = "duration")]
     pub deadline: Duration,
 }
@@ -40,11 +40,11 @@ const fn default_deadline() -> Duration {
     Duration::from_secs(3)
 }
 
-/// Which tokens are taken.
+/// Which tokens are accepted.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthConfig {
-    /// JSON Web Key Set with the public keys of the issuer. Followed: a changed file is taken within 2 s.
+    /// JSON Web Key Set with the public keys of the issuer. It is reloaded within 2 s of a change.
     pub jwks_file: PathBuf,
     /// `iss` that tokens must have. Default `https://auth.holdfast.internal`.
     #[serde(default = "default_issuer")]
@@ -66,11 +66,11 @@ fn default_audience() -> String {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
-    /// Orders.
+    /// The order service.
     pub order: DestinationConfig,
-    /// Payments.
+    /// The payment service.
     pub payment: DestinationConfig,
-    /// Deliveries.
+    /// The delivery service.
     pub delivery: DestinationConfig,
 }
 

@@ -1,17 +1,24 @@
-//! The REST edge: checks who asks and what, turns REST into gRPC, and every failure into `application/problem+json`.
+//! The REST edge: authenticates and checks requests, turns them into gRPC calls, and turns every failure into
+//! `application/problem+json`.
 //!
-//! - [`http`]: connections, the column of middleware, request context, problems, strict JSON;
+//! From top to bottom; a module imports only from below:
+//!
+//! - [`router`]: the routes, and the layers that every request goes through;
+//! - [`state`]: what handlers share;
+//! - [`api`]: the operations, one file each;
 //! - [`auth`]: tokens and scopes;
-//! - [`api`]: one file per resource: parse, call, answer;
-//! - [`upstream`]: the three services and what their status codes mean here.
+//! - [`upstream`]: the three services, and what their status codes mean here;
+//! - [`http`]: connections, request context, strict JSON;
+//! - [`problem`]: failures as a client sees them.
 
 mod api;
 mod auth;
 mod config;
 mod http;
+mod problem;
+mod router;
+mod state;
 mod upstream;
-
-use std::sync::Arc;
 
 use holdfast_common::{
     error::BoxError,
@@ -21,15 +28,7 @@ use holdfast_common::{
 };
 
 pub use crate::config::Config;
-use crate::{auth::Authenticator, upstream::Upstream};
-
-/// What handlers share.
-#[derive(Debug)]
-pub(crate) struct Gateway {
-    authenticator: Authenticator,
-    upstream: Upstream,
-    health: holdfast_common::health::Health,
-}
+use crate::{auth::Authenticator, state::Gateway, upstream::Upstream};
 
 /// Starts the gateway.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
@@ -39,22 +38,23 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
 
-    let gateway = Arc::new(Gateway {
+    let gateway = Gateway {
         authenticator: authenticator.clone(),
         upstream: upstream.clone(),
         health: context.health.clone(),
-    });
-    let router = http::router(gateway, config.gateway.deadline);
+    };
+    let router = router::router(gateway, config.gateway.deadline);
     context.spawn("http", http::server::serve(listener, router, stop.clone()));
     let reload = context.health.periodic("certificate-reload", identity::RELOAD_SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.follow(reload, stop.clone())));
     let reload = context.health.periodic("key-set-reload", auth::RELOAD_SUCCESS_EVERY_MAX);
-    context.spawn("jwks", finished(authenticator.follow(reload, stop.clone())));
-    // Loaded above; reloads keep the last good keys. The services are not needed to answer, if only with 503.
+    context.spawn("jwks", finished(authenticator.reload_on_change(reload, stop.clone())));
+    // The keys were loaded above, and a failed reload keeps them. The services are not required: without one of them the
+    // gateway still responds, with 503.
     context.health.required("keys").ready();
     for (name, service) in upstream.services() {
         let component = context.health.component(name);
-        context.spawn(name, finished(upstream::follow(service, component, stop.clone())));
+        context.spawn(name, finished(upstream::probe(service, component, stop.clone())));
     }
     Ok(())
 }

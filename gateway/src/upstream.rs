@@ -1,8 +1,7 @@
 //! The three services, and what their status codes mean to a REST client.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use axum::http::StatusCode;
 use holdfast_common::{
     client::{self, Destination, Unguarded},
     deadline::Deadline,
@@ -24,12 +23,15 @@ use tonic_health::pb::{
 
 use crate::{
     config::UpstreamConfig,
-    http::problem::{FieldError, Problem},
+    problem::{FieldError, Problem, ProblemType},
 };
 
 /// The services; clones share the connections.
 #[derive(Debug, Clone)]
-pub(crate) struct Upstream {
+pub(crate) struct Upstream(Arc<Destinations>);
+
+#[derive(Debug)]
+struct Destinations {
     order: Destination,
     payment: Destination,
     delivery: Destination,
@@ -38,49 +40,51 @@ pub(crate) struct Upstream {
 impl Upstream {
     pub(crate) fn new(config: &UpstreamConfig, identity: &Identity) -> Result<Self, BoxError> {
         let destination = |config| client::destination(config, identity, holdfast_proto::is_idempotent);
-        Ok(Self {
+        Ok(Self(Arc::new(Destinations {
             order: destination(&config.order)?,
             payment: destination(&config.payment)?,
             delivery: destination(&config.delivery)?,
-        })
+        })))
     }
 
     pub(crate) fn orders(&self) -> OrderServiceClient<Destination> {
-        OrderServiceClient::new(self.order.clone())
+        OrderServiceClient::new(self.0.order.clone())
     }
 
     pub(crate) fn payments(&self) -> PaymentServiceClient<Destination> {
-        PaymentServiceClient::new(self.payment.clone())
+        PaymentServiceClient::new(self.0.payment.clone())
     }
 
     pub(crate) fn deliveries(&self) -> DeliveryServiceClient<Destination> {
-        DeliveryServiceClient::new(self.delivery.clone())
+        DeliveryServiceClient::new(self.0.delivery.clone())
     }
 
     /// All of them, by name.
     pub(crate) fn services(&self) -> [(&'static str, Destination); 3] {
         [
-            ("order", self.order.clone()),
-            ("payment", self.payment.clone()),
-            ("delivery", self.delivery.clone()),
+            ("order", self.0.order.clone()),
+            ("payment", self.0.payment.clone()),
+            ("delivery", self.0.delivery.clone()),
         ]
     }
 }
 
+/// The pause between two probes of a service.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long a probe may take.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Keeps `component` in step with whether the service says that it serves, until `stop`.
-pub(crate) async fn follow(service: Destination, component: Component, stop: CancellationToken) {
+/// Asks a service for its health every second and keeps `component` up to date, until `stop`.
+pub(crate) async fn probe(service: Destination, component: Component, stop: CancellationToken) {
     let mut health = HealthClient::new(service);
     loop {
         let request = Deadline::after(PROBE_TIME_MAX).request(HealthCheckRequest { service: String::new() });
         if let Ok(mut request) = request {
-            // An answer about health must not close a breaker that opened for other reasons, nor wait for it.
+            // Health must not close a breaker that opened for another reason, nor wait for it to close.
             request.extensions_mut().insert(Unguarded);
             match health.check(request).await {
                 Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => component.ready(),
-                Ok(_) => component.waiting("the service waits for a part of its own"),
+                Ok(_) => component.waiting("the service is waiting for something that it needs"),
                 Err(status) => component.waiting(format!("{:?}", status.code())),
             }
         }
@@ -91,30 +95,28 @@ pub(crate) async fn follow(service: Destination, component: Component, stop: Can
 }
 
 impl From<Status> for Problem {
-    /// The one table from gRPC to HTTP.
+    /// The only mapping from gRPC status codes to HTTP.
     fn from(status: Status) -> Self {
         match status.code() {
             Code::NotFound => Self::not_found(),
             Code::InvalidArgument | Code::OutOfRange => {
                 Self::invalid(vec![FieldError::new("", status.message())])
             }
-            // Of a write: its key belongs to another content.
+            // Only writes: their key was used before, for different content.
             Code::AlreadyExists => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency-key-reused",
-                "the idempotency key was used for a request with another content",
+                ProblemType::IdempotencyKeyReused,
+                "the idempotency key was used for a request with different content",
             ),
-            // Of a write: a request with the same key is still running.
+            // Only writes: a request with the same key is still running.
             Code::Aborted => Self::new(
-                StatusCode::CONFLICT,
-                "idempotency-key-in-use",
+                ProblemType::IdempotencyKeyInUse,
                 "a request with this idempotency key is still running",
             )
             .retry_after(1),
             Code::Unavailable | Code::ResourceExhausted => Self::unavailable(),
             Code::DeadlineExceeded | Code::Cancelled => Self::deadline(),
             code => {
-                tracing::error!(?code, message = status.message(), "service failed");
+                tracing::error!(?code, message = status.message(), "a service failed");
                 Self::internal()
             }
         }

@@ -1,4 +1,5 @@
-//! The JSON of the contract, and how it comes from the services' messages.
+//! The JSON of responses, each shape with its conversion from a service's message. The JSON of a request is in the file of its
+//! operation.
 #![expect(clippy::struct_field_names, reason = "the contract names the fields")]
 
 use holdfast_proto::{
@@ -6,43 +7,18 @@ use holdfast_proto::{
     r#type::v1 as value,
 };
 use prost_types::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::http::{json, problem::Problem};
-
-/// `POST /api/orders`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewOrder {
-    pub(super) user_id: Option<String>,
-    pub(super) delivery_address: String,
-    pub(super) items: Vec<json::Object<NewItem>>,
-}
-
-/// A line of it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewItem {
-    pub(super) product_id: String,
-    pub(super) quantity: u32,
-    pub(super) price: Box<RawValue>,
-}
-
-/// `POST /api/accounts/{user_id}/credits`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewCredit {
-    pub(super) amount: Box<RawValue>,
-}
+use crate::{http::json, problem::Problem};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Order {
     pub(super) order_id: String,
     user_id: String,
-    status: &'static str,
-    delivery_status: Option<&'static str>,
+    status: OrderStatus,
+    delivery_status: Option<DeliveryStatus>,
     delivery_address: String,
     items: Vec<Item>,
     total_amount: Box<RawValue>,
@@ -54,6 +30,15 @@ pub(super) struct Order {
     updated_at: OffsetDateTime,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum OrderStatus {
+    Pending,
+    Paid,
+    InsufficientFunds,
+    Refunded,
+}
+
 #[derive(Debug, Serialize)]
 struct Item {
     product_id: String,
@@ -61,87 +46,24 @@ struct Item {
     price: Box<RawValue>,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct OrderPage {
-    pub(super) orders: Vec<Order>,
-    pub(super) next_cursor: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Payment {
-    payment_id: String,
-    order_id: String,
-    user_id: String,
-    amount: Box<RawValue>,
-    currency: String,
-    status: &'static str,
-    #[serde(with = "time::serde::rfc3339")]
-    created_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    updated_at: OffsetDateTime,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Delivery {
-    delivery_id: String,
-    order_id: String,
-    user_id: String,
-    delivery_address: String,
-    status: &'static str,
-    history: Vec<Step>,
-    #[serde(with = "time::serde::rfc3339")]
-    created_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    updated_at: OffsetDateTime,
-}
-
-#[derive(Debug, Serialize)]
-struct Step {
-    status: &'static str,
-    #[serde(with = "time::serde::rfc3339")]
-    at: OffsetDateTime,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Account {
-    user_id: String,
-    balance: Box<RawValue>,
-    currency: String,
-}
-
-/// A field that a service of ours always sets is not there: its defect, not the client's.
-fn incomplete() -> Problem {
-    tracing::error!("a service answered without a required field");
-    Problem::internal()
-}
-
-fn money(field: Option<&value::Money>) -> Result<(Box<RawValue>, String), Problem> {
-    let money = Money::from_proto(field).map_err(|_| incomplete())?;
-    Ok((json::number(money.to_decimal())?, money.currency.to_string()))
-}
-
-fn at(field: Option<&Timestamp>) -> Result<OffsetDateTime, Problem> {
-    from_timestamp(field).ok_or_else(incomplete)
-}
-
 impl Order {
     pub(super) fn from_proto(message: Option<order::Order>) -> Result<Self, Problem> {
-        use order::{OrderDeliveryStatus, OrderStatus};
+        use order::OrderDeliveryStatus;
         let message = message.ok_or_else(incomplete)?;
         let status = match message.status() {
-            OrderStatus::Pending => "PENDING",
-            OrderStatus::Paid => "PAID",
-            OrderStatus::InsufficientFunds => "INSUFFICIENT_FUNDS",
-            OrderStatus::Refunded => "REFUNDED",
-            OrderStatus::Unspecified => return Err(incomplete()),
+            order::OrderStatus::Pending => OrderStatus::Pending,
+            order::OrderStatus::Paid => OrderStatus::Paid,
+            order::OrderStatus::InsufficientFunds => OrderStatus::InsufficientFunds,
+            order::OrderStatus::Refunded => OrderStatus::Refunded,
+            order::OrderStatus::Unspecified => return Err(incomplete()),
         };
         let delivery_status = match message.delivery_status() {
             OrderDeliveryStatus::Unspecified => None,
-            OrderDeliveryStatus::Pending => Some("PENDING"),
-            OrderDeliveryStatus::InTransit => Some("IN_TRANSIT"),
-            OrderDeliveryStatus::OutForDelivery => Some("OUT_FOR_DELIVERY"),
-            OrderDeliveryStatus::Delivered => Some("DELIVERED"),
-            OrderDeliveryStatus::Failed => Some("FAILED"),
+            OrderDeliveryStatus::Pending => Some(DeliveryStatus::Pending),
+            OrderDeliveryStatus::InTransit => Some(DeliveryStatus::InTransit),
+            OrderDeliveryStatus::OutForDelivery => Some(DeliveryStatus::OutForDelivery),
+            OrderDeliveryStatus::Delivered => Some(DeliveryStatus::Delivered),
+            OrderDeliveryStatus::Failed => Some(DeliveryStatus::Failed),
         };
         let items = message
             .items
@@ -167,21 +89,42 @@ impl Order {
         })
     }
 
-    /// Whether there never will be a delivery.
+    /// Whether there will never be a delivery.
     pub(super) fn is_declined(&self) -> bool {
-        self.status == "INSUFFICIENT_FUNDS"
+        self.status == OrderStatus::InsufficientFunds
     }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Payment {
+    payment_id: String,
+    order_id: String,
+    user_id: String,
+    amount: Box<RawValue>,
+    currency: String,
+    status: PaymentStatus,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum PaymentStatus {
+    Success,
+    InsufficientFunds,
+    Refunded,
 }
 
 impl Payment {
     pub(super) fn from_proto(message: Option<payment::Payment>) -> Result<Self, Problem> {
-        use payment::PaymentStatus;
         let message = message.ok_or_else(incomplete)?;
         let status = match message.status() {
-            PaymentStatus::Success => "SUCCESS",
-            PaymentStatus::InsufficientFunds => "INSUFFICIENT_FUNDS",
-            PaymentStatus::Refunded => "REFUNDED",
-            PaymentStatus::Unspecified => return Err(incomplete()),
+            payment::PaymentStatus::Success => PaymentStatus::Success,
+            payment::PaymentStatus::InsufficientFunds => PaymentStatus::InsufficientFunds,
+            payment::PaymentStatus::Refunded => PaymentStatus::Refunded,
+            payment::PaymentStatus::Unspecified => return Err(incomplete()),
         };
         let (amount, currency) = money(message.amount.as_ref())?;
         Ok(Self {
@@ -195,6 +138,37 @@ impl Payment {
             user_id: message.user_id,
         })
     }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Delivery {
+    delivery_id: String,
+    order_id: String,
+    user_id: String,
+    delivery_address: String,
+    status: DeliveryStatus,
+    history: Vec<Step>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    status: DeliveryStatus,
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum DeliveryStatus {
+    Pending,
+    InTransit,
+    OutForDelivery,
+    Delivered,
+    Failed,
 }
 
 impl Delivery {
@@ -218,16 +192,22 @@ impl Delivery {
     }
 }
 
-fn delivery_status(status: delivery::DeliveryStatus) -> Result<&'static str, Problem> {
-    use delivery::DeliveryStatus;
+fn delivery_status(status: delivery::DeliveryStatus) -> Result<DeliveryStatus, Problem> {
     Ok(match status {
-        DeliveryStatus::Pending => "PENDING",
-        DeliveryStatus::InTransit => "IN_TRANSIT",
-        DeliveryStatus::OutForDelivery => "OUT_FOR_DELIVERY",
-        DeliveryStatus::Delivered => "DELIVERED",
-        DeliveryStatus::Failed => "FAILED",
-        DeliveryStatus::Unspecified => return Err(incomplete()),
+        delivery::DeliveryStatus::Pending => DeliveryStatus::Pending,
+        delivery::DeliveryStatus::InTransit => DeliveryStatus::InTransit,
+        delivery::DeliveryStatus::OutForDelivery => DeliveryStatus::OutForDelivery,
+        delivery::DeliveryStatus::Delivered => DeliveryStatus::Delivered,
+        delivery::DeliveryStatus::Failed => DeliveryStatus::Failed,
+        delivery::DeliveryStatus::Unspecified => return Err(incomplete()),
     })
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Account {
+    user_id: String,
+    balance: Box<RawValue>,
+    currency: String,
 }
 
 impl Account {
@@ -236,4 +216,19 @@ impl Account {
         let (balance, currency) = money(message.balance.as_ref())?;
         Ok(Self { user_id: message.user_id, balance, currency })
     }
+}
+
+/// The problem when a field is absent that a service always sets: a defect of the service, not of the client.
+fn incomplete() -> Problem {
+    tracing::error!("a response of a service lacks a required field");
+    Problem::internal()
+}
+
+fn money(field: Option<&value::Money>) -> Result<(Box<RawValue>, String), Problem> {
+    let money = Money::from_proto(field).map_err(|_| incomplete())?;
+    Ok((json::number(money.to_decimal())?, money.currency.to_string()))
+}
+
+fn at(field: Option<&Timestamp>) -> Result<OffsetDateTime, Problem> {
+    from_timestamp(field).ok_or_else(incomplete)
 }

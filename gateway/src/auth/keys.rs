@@ -11,7 +11,7 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet},
 };
 
-/// Most keys of a set: those of now and of next time, with room.
+/// Most keys of a set: the current ones and their successors, with room to spare.
 const KEYS_MAX: usize = 32;
 
 /// Why a key set is refused.
@@ -35,7 +35,7 @@ pub(crate) enum KeySetError {
     TooMany { path: PathBuf },
 }
 
-/// A key and the one algorithm that it is for.
+/// A key and the only algorithm that it may be used with.
 pub(super) struct Key {
     pub(super) key: DecodingKey,
     pub(super) algorithm: Algorithm,
@@ -78,7 +78,7 @@ impl KeySet {
     }
 }
 
-/// The algorithm follows from the key, never from a token.
+/// Returns a key with its `kid`, if it is one that we accept. Its algorithm follows from the key, never from a token.
 fn usable(jwk: &Jwk) -> Option<(String, Key)> {
     let algorithm = match &jwk.algorithm {
         AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,

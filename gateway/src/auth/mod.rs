@@ -1,4 +1,4 @@
-//! Who asks, and what they may. A handler says what it needs by its first parameter, an [`Allowed`] with a scope.
+//! Who sends a request, and what they may do. A handler says which scope it needs by an [`Allowed`] parameter.
 
 mod keys;
 mod token;
@@ -7,8 +7,8 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
-    extract::FromRequestParts,
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    extract::{FromRef, FromRequestParts},
+    http::{HeaderMap, header, request::Parts},
 };
 use holdfast_common::{
     error::{BoxError, chain},
@@ -17,10 +17,16 @@ use holdfast_common::{
 use holdfast_proto::UserId;
 use tokio_util::sync::CancellationToken;
 
-use self::keys::KeySet;
-use crate::{Gateway, config::AuthConfig, http::problem::Problem};
+use self::{
+    keys::KeySet,
+    token::{Caller, Refused},
+};
+use crate::{
+    config::AuthConfig,
+    problem::{Problem, ProblemType},
+};
 
-/// How often the key file is compared with what is in use.
+/// How often the key file is compared with the keys in use.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
 /// A key that the issuer has withdrawn must not be accepted for long.
 pub(crate) const RELOAD_SUCCESS_EVERY_MAX: Duration = Duration::from_secs(15);
@@ -33,14 +39,14 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    /// Reads the keys; an error names the file.
+    /// Reads the keys. An error names the file.
     pub(crate) fn load(config: &AuthConfig) -> Result<Self, BoxError> {
         let keys = KeySet::load(&config.jwks_file)?;
         Ok(Self { config: Arc::new(config.clone()), keys: Arc::new(ArcSwap::from_pointee(keys)) })
     }
 
-    /// Keeps the keys in step with the file until `stop`. What can't be read is refused and the old stays.
-    pub(crate) async fn follow(self, task: PeriodicTask, stop: CancellationToken) {
+    /// Reloads the keys when the file changes, until `stop`. A file that can't be used is refused, and the old keys stay.
+    pub(crate) async fn reload_on_change(self, task: PeriodicTask, stop: CancellationToken) {
         let mut tick = tokio::time::interval(RELOAD_EVERY);
         let mut refused = None;
         loop {
@@ -61,28 +67,34 @@ impl Authenticator {
                 }
                 Err(error) => {
                     metrics::counter!("jwks_reload_failures_total").increment(1);
-                    // Said once per mistake, counted each time.
+                    // Logged once per distinct error, counted every time.
                     let text = chain(&error);
                     task.failed(text.as_str());
                     if refused.as_ref() != Some(&text) {
-                        tracing::error!(error = text, "token keys refused, the old ones stay");
+                        tracing::error!(error = text, "new token keys refused, the old ones stay in use");
                         refused = Some(text);
                     }
                 }
             }
         }
     }
+
+    /// Returns the sender of a request with these headers, or 401.
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        bearer(headers)
+            .ok_or(Refused::Missing)
+            .and_then(|text| token::check(text, &self.keys.load(), &self.config))
+            .map_err(|refused| {
+                // The cause is for us only: a client that guesses must learn nothing from the response.
+                metrics::counter!("tokens_refused_total", "cause" => refused.as_str()).increment(1);
+                tracing::debug!(cause = refused.as_str(), "token refused");
+                Problem::new(ProblemType::InvalidToken, "a valid access token is required")
+                    .challenge("Bearer error=\"invalid_token\"")
+            })
+    }
 }
 
-/// A client whose token was proven.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    /// `sub`.
-    pub(crate) user_id: UserId,
-    scopes: Vec<String>,
-}
-
-/// What a token can allow, each a type of its own, so that a handler says in its signature what it needs.
+/// What a token can allow. Each scope is a type, so that a handler's signature says what the handler needs.
 pub(crate) trait Scope {
     /// Its name in the `scope` claim.
     const NAME: &'static str;
@@ -107,47 +119,34 @@ pub(crate) mod scope {
     }
 }
 
-/// A caller who may do `S`; checked before the body is read. 401 without a valid token, 403 without the scope.
+/// A caller with the scope `S`, checked before the body is read: 401 without a valid token, 403 without the scope.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowed<S> {
-    /// Who.
+    /// The token's `sub`.
     pub(crate) user_id: UserId,
     scope: PhantomData<S>,
 }
 
-impl<S: Scope> FromRequestParts<Arc<Gateway>> for Allowed<S> {
+impl<S, G> FromRequestParts<G> for Allowed<S>
+where
+    S: Scope,
+    G: Send + Sync,
+    Authenticator: FromRef<G>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
-        let caller = Caller::from_request_parts(parts, gateway).await?;
+    async fn from_request_parts(parts: &mut Parts, gateway: &G) -> Result<Self, Problem> {
+        let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
         if caller.scopes.iter().any(|granted| granted == S::NAME) {
             return Ok(Self { user_id: caller.user_id, scope: PhantomData });
         }
         let detail = format!("the token lacks the scope {}", S::NAME);
-        Err(Problem::new(StatusCode::FORBIDDEN, "insufficient-scope", detail)
+        Err(Problem::new(ProblemType::InsufficientScope, detail)
             .challenge("Bearer error=\"insufficient_scope\""))
     }
 }
 
-impl FromRequestParts<Arc<Gateway>> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
-        let authenticator = &gateway.authenticator;
-        bearer(&parts.headers)
-            .ok_or(token::Refused::Missing)
-            .and_then(|text| token::check(text, &authenticator.keys.load(), &authenticator.config))
-            .map_err(|refused| {
-                // The cause is for us; a client that guesses learns nothing from the answer.
-                metrics::counter!("tokens_refused_total", "cause" => refused.as_str()).increment(1);
-                tracing::debug!(cause = refused.as_str(), "token refused");
-                Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", "a valid access token is required")
-                    .challenge("Bearer error=\"invalid_token\"")
-            })
-    }
-}
-
-/// The token of the one `Authorization: Bearer` header.
+/// Returns the token of an `Authorization: Bearer` header; none if that header is repeated.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };

@@ -6,15 +6,24 @@ use holdfast_proto::UserId;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
 
-use super::{Caller, keys::KeySet};
+use super::keys::KeySet;
 use crate::config::AuthConfig;
 
-/// Longest token in bytes that is looked at.
+/// Longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Clocks may differ by this much.
+/// How much clocks may differ, in seconds.
 const LEEWAY_S: u64 = 5;
 
-/// Why a token is refused; for logs and metrics, never for the client.
+/// A client whose token was checked.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// `sub`.
+    pub(super) user_id: UserId,
+    /// The parts of `scope`.
+    pub(super) scopes: Vec<String>,
+}
+
+/// Why a token is refused: for logs and metrics, never for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     Missing,
@@ -44,7 +53,7 @@ impl Refused {
     }
 }
 
-/// All are required, and of exactly these types: a claim of another type is not an absent one.
+/// All are required and have exactly these types: a claim of another type does not count as absent.
 #[derive(Debug, Deserialize)]
 struct Claims {
     sub: String,
@@ -54,17 +63,17 @@ struct Claims {
     _exp: u64,
     #[serde(rename = "jti")]
     _jti: String,
-    /// Checked by the library where it is present; here for its type.
+    /// The library checks it where it is present; it is here for its type.
     #[serde(rename = "nbf", default, deserialize_with = "present_number")]
     _nbf: Option<u64>,
 }
 
-/// A number if it is there at all; `null` is not one.
+/// A number, if the claim is present at all; `null` is not a number.
 fn present_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     u64::deserialize(deserializer).map(Some)
 }
 
-/// Checks a token and answers who it speaks for.
+/// Checks a token and returns its caller.
 pub(super) fn check(token: &str, keys: &KeySet, config: &AuthConfig) -> Result<Caller, Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::TooLong);
@@ -77,11 +86,11 @@ pub(super) fn check(token: &str, keys: &KeySet, config: &AuthConfig) -> Result<C
     if !access_token {
         return Err(Refused::Type);
     }
-    // RFC 7515, 4.1.11: we understand no extension.
+    // RFC 7515, 4.1.11: what is critical must be understood, and we understand no extension.
     if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
         return Err(Refused::Header);
     }
-    // `jwk`, `jku` and `x5u` are the sender's word for its own key and are never looked at.
+    // `jwk`, `jku` and `x5u` let the sender name its own key, so they are ignored.
     let key = header.kid.as_deref().and_then(|kid| keys.find(kid)).ok_or(Refused::UnknownKey)?;
     if header.alg != key.algorithm {
         return Err(Refused::Algorithm);

@@ -1,8 +1,7 @@
-//! Bodies that are bounded, and drained when nobody read them.
+//! Limits the body of a request, and drains what no handler has read.
 //!
-//! An answer that is sent while the client still writes its body is lost: the connection is reset under it, and the client
-//! sees a broken connection instead of its 413 or 401. So what a handler left unread is read and thrown away first, within
-//! bounds.
+//! A response that is sent while the client still writes its body can get lost: the connection is reset, and the client sees a
+//! broken connection instead of its 413 or 401. So the unread rest is read and discarded first, up to a limit.
 
 use std::{
     pin::Pin,
@@ -21,22 +20,23 @@ use axum::{
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::problem::Problem;
+use crate::problem::{Problem, ProblemType};
 
 /// Largest body of a request in bytes; a longer one is 413.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// What is thrown away at most, in bytes; a client that sends more sees its connection end.
+/// Most bytes that are discarded; a client that sends more sees its connection end.
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
+/// How long discarding may take.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Bounds the body of every request, whoever reads it.
-pub(super) async fn limit(request: Request, next: Next) -> Response {
+/// Limits the body of every request, whoever reads it, and drains it before the response is sent.
+pub(crate) async fn limit(request: Request, next: Next) -> Response {
     let declared = request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse::<u64>().ok());
-    // A client that asked whether to send its body has not sent it.
+    // A client that asks first (`Expect: 100-continue`) has not sent its body yet.
     let sends_unasked = !request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
     let shared = Shared(Arc::new(Mutex::new(body)));
@@ -47,13 +47,20 @@ pub(super) async fn limit(request: Request, next: Next) -> Response {
         next.run(Request::from_parts(parts, body)).await
     };
     if sends_unasked {
-        // Too slow or too much: the connection ends with the rest unread.
+        // If it is too slow or too much, the connection ends with the rest unread.
         let _ = tokio::time::timeout(DRAIN_TIME_MAX, shared.drain()).await;
     }
     response
 }
 
-/// A body that the handler reads and the middleware finishes; never both at a time.
+impl Problem {
+    /// The body is longer than [`BODY_BYTES_MAX`].
+    pub(crate) fn too_large() -> Self {
+        Self::new(ProblemType::TooLarge, format!("the body has more than {BODY_BYTES_MAX} bytes"))
+    }
+}
+
+/// A body that the handler reads and then the middleware drains, never both at once.
 #[derive(Clone)]
 struct Shared(Arc<Mutex<Body>>);
 

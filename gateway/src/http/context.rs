@@ -1,31 +1,32 @@
-//! What a request carries from its entry on: ids, deadline; and what every answer gets on its way out.
+//! What every request gets on its way in (trace id, deadline) and every response on its way out (request id, body of a problem,
+//! metrics).
 
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
-    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
+    http::{HeaderName, HeaderValue, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use holdfast_common::deadline::{Deadline, DeadlinePassed};
 use tonic::metadata::MetadataValue;
 
-use super::problem::{self, Problem};
+use crate::problem::{self, Problem, ProblemType};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Longest request id that is taken from a client.
+/// Longest request id that is accepted from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// What calls leave of the deadline, so that their failure can still be answered as such.
+/// Calls end this much before the deadline, so that there is time to report their failure.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 
 /// The context of one request.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
-    /// 32 hexadecimal digits; `instance` of problems, and in the events that the request causes.
+    /// 32 hexadecimal digits: the `instance` of a problem, and part of the events that the request causes.
     pub(crate) trace_id: String,
-    /// When an answer is of no use any more.
+    /// When a response is no longer of use.
     pub(crate) deadline: Deadline,
 }
 
@@ -34,7 +35,7 @@ impl Call {
         Self { trace_id: format!("{:032x}", fastrand::u128(1..)), deadline: Deadline::after(deadline) }
     }
 
-    /// A gRPC request with what is left of the deadline and the trace context.
+    /// Returns a gRPC request with the rest of the deadline and the trace context.
     pub(crate) fn request<M>(&self, message: M) -> Result<tonic::Request<M>, DeadlinePassed> {
         let mut request = self.deadline.earlier_by(ANSWER_TIME).request(message)?;
         let traceparent = format!("00-{}-{:016x}-01", self.trace_id, fastrand::u64(1..));
@@ -54,8 +55,8 @@ impl<S: Sync> FromRequestParts<S> for Call {
     }
 }
 
-/// Gives the request its context, ends it at its deadline, counts and logs it, and names it in the answer.
-pub(super) async fn enter(
+/// Gives a request its context, ends it at its deadline, counts and logs it, and puts its id on the response.
+pub(crate) async fn enter(
     deadline: Duration,
     mut request: Request,
     next: Next,
@@ -71,12 +72,12 @@ pub(super) async fn enter(
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     request.extensions_mut().insert(call.clone());
 
-    let answer = tokio::time::timeout(call.deadline.remaining(), next.run(request)).await;
-    let mut response = answer.unwrap_or_else(|_| Problem::deadline().into_response());
-    problem::sign(&mut response, &call.trace_id);
+    let answered = tokio::time::timeout(call.deadline.remaining(), next.run(request)).await;
+    let mut response = answered.unwrap_or_else(|_| Problem::deadline().into_response());
+    problem::render(&mut response, &call.trace_id);
 
     let status = response.status();
-    // The route, never the path: its parameters belong to users, and would make a metric per order.
+    // The route, never the path: the ids in a path are private, and would make one metric per order.
     let route = route.unwrap_or_else(|| "none".to_owned());
     let seconds = started.elapsed().as_secs_f64();
     metrics::histogram!("http_request_seconds", "route" => route.clone(), "status" => status.as_str().to_owned())
@@ -100,8 +101,8 @@ impl From<DeadlinePassed> for Problem {
 }
 
 impl Problem {
-    /// Time is over.
+    /// The deadline has passed.
     pub(crate) fn deadline() -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "the request could not be answered in time")
+        Self::new(ProblemType::Deadline, "the request could not be answered in time")
     }
 }

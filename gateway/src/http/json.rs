@@ -1,4 +1,4 @@
-//! Strict JSON in, JSON out. Amounts are read and written as text, so no float ever touches them.
+//! Strict JSON in, JSON out. Amounts are read and written as text, so that they never pass through a float.
 
 use std::{fmt, marker::PhantomData};
 
@@ -17,13 +17,11 @@ use serde::{
 use serde_json::{error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment};
 
-use super::{
-    Call,
-    problem::{FieldError, Problem},
-};
+use super::context::Call;
+use crate::problem::{FieldError, Problem, ProblemType};
 
-/// The body of a request: 415 for another media type, 413 for too long, 400 for what is not JSON, 422 for what is not
-/// the object asked for.
+/// The body of a request. 415 if it has another media type, 413 if it is too long, 400 if it is not JSON, 422 if it is not the
+/// object that the operation takes.
 #[derive(Debug)]
 pub(crate) struct StrictJson<T>(pub(crate) T);
 
@@ -33,7 +31,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for StrictJson<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             let detail = "the body must be application/json";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail));
+            return Err(Problem::new(ProblemType::UnsupportedMediaType, detail));
         }
         let call = request.extensions().get::<Call>().cloned().ok_or_else(Problem::internal)?;
         let bytes = read(request.into_body(), &call).await?;
@@ -54,16 +52,14 @@ fn is_json(headers: &HeaderMap) -> bool {
                 name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
             })
     };
-    // An encoded body (gzip and the like) is not read at all, so there is nothing to bomb.
+    // An encoded body (such as gzip) is not read at all, so there is no decompression bomb.
     essence && parts.all(utf8) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 async fn read(body: Body, call: &Call) -> Result<bytes::Bytes, Problem> {
     let collected = tokio::time::timeout(call.deadline.remaining(), body.collect()).await;
     match collected {
-        Err(_) => {
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow-body", "the body did not arrive in time"))
-        }
+        Err(_) => Err(Problem::new(ProblemType::SlowBody, "the body did not arrive in time")),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) => {
             if is_caused_by::<LengthLimitError>(&error) {
@@ -80,7 +76,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let pointer = pointer(error.path());
         refuse(pointer, error.inner())
     })?;
-    // Something behind the value.
+    // Nothing may follow the value.
     deserializer.end().map_err(|error| refuse(String::new(), &error))?;
     Ok(value)
 }
@@ -94,7 +90,7 @@ fn refuse(pointer: String, error: &serde_json::Error) -> Problem {
     }
 }
 
-/// A JSON object. Derived structs would take an array of their fields too, which no client should come to rely on.
+/// A JSON object. A derived struct alone would also accept an array of its fields, which clients must not come to rely on.
 #[derive(Debug)]
 pub(crate) struct Object<T>(pub(crate) T);
 
@@ -118,7 +114,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// RFC 6901.
+/// A path as a JSON pointer (RFC 6901).
 fn pointer(path: &Path) -> String {
     let mut pointer = String::new();
     for segment in path {
@@ -137,12 +133,12 @@ fn pointer(path: &Path) -> String {
     pointer
 }
 
-/// A JSON answer.
-pub(crate) fn answer(status: StatusCode, value: &impl Serialize) -> Response {
+/// A JSON response.
+pub(crate) fn response(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(error) => {
-            tracing::error!(error = %error, "answer cannot be written as JSON");
+            tracing::error!(error = %error, "response cannot be written as JSON");
             Problem::internal().into_response()
         }
     }
@@ -175,7 +171,7 @@ mod tests {
         parse::<Object<Outer>>(body).map_or_else(|problem| problem.into_response().status().as_u16(), |_| 200)
     }
 
-    /// What is not JSON is 400; what is JSON but not an order is 422.
+    /// What is not JSON is 400. What is JSON but not the expected object is 422.
     #[test]
     fn malformed_is_400_and_invalid_is_422() {
         let deep = format!("{{\"items\":{}1{}}}", "[".repeat(20_000), "]".repeat(20_000));
@@ -203,9 +199,9 @@ mod tests {
         assert!([400, 422].contains(&status_of(deep.as_bytes())));
     }
 
-    /// Amounts come through as they were written.
+    /// Amounts stay as they were written.
     #[test]
-    fn amounts_come_through_as_text() {
+    fn amounts_stay_as_they_were_written() {
         let Object(outer): Object<Outer> =
             parse(br#"{"items":[{"quantity":1,"price":0.10}]}"#).expect("valid");
         assert_eq!(outer.items[0].0.price.get(), "0.10");

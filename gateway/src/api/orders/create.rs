@@ -1,0 +1,150 @@
+//! `POST /api/orders`.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use holdfast_proto::{
+    IdempotencyKey,
+    limits::{ADDRESS_CHARS_MAX, ITEMS_MAX, PRODUCT_ID_CHARS_MAX, QUANTITY_MAX, is_address, is_product_id},
+    order::v1::{CreateOrderRequest, OrderItem},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    api::{amount, idempotency_key, mark_replayed, model},
+    auth::{Allowed, scope},
+    http::{
+        Call,
+        json::{self, Object, StrictJson},
+    },
+    problem::{FieldError, Problem, ProblemType},
+    upstream::Upstream,
+};
+
+/// The body.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewOrder {
+    user_id: Option<String>,
+    delivery_address: String,
+    items: Vec<Object<NewItem>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewItem {
+    product_id: String,
+    quantity: u32,
+    price: Box<RawValue>,
+}
+
+pub(crate) async fn create(
+    State(upstream): State<Upstream>,
+    caller: Allowed<scope::OrdersWrite>,
+    call: Call,
+    headers: HeaderMap,
+    StrictJson(new): StrictJson<NewOrder>,
+) -> Result<Response, Problem> {
+    let client_key = idempotency_key(&headers)?;
+    // Without a key of the client, a replay can only be a retry below the edge, which is not the client's concern.
+    let key_given = client_key.is_some();
+    // The order gets a key all the same, so that such a retry is safe.
+    let key = client_key.unwrap_or_else(IdempotencyKey::generate);
+    if new.user_id.as_deref().is_some_and(|user_id| user_id != caller.user_id.as_str()) {
+        let detail = "an order can only be created for the token's own user";
+        return Err(Problem::new(ProblemType::ForeignUser, detail));
+    }
+    let items = check(&new).map_err(Problem::invalid)?;
+    let message = CreateOrderRequest {
+        user_id: caller.user_id.to_string(),
+        idempotency_key: key.as_str().to_owned(),
+        delivery_address: new.delivery_address,
+        items,
+    };
+    let answer = upstream.orders().create_order(call.request(message)?).await?.into_inner();
+    let order = model::Order::from_proto(answer.order)?;
+    let mut response = json::response(StatusCode::CREATED, &order);
+    if let Ok(location) = HeaderValue::try_from(format!("/api/orders/{}", order.order_id)) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    mark_replayed(&mut response, answer.replayed && key_given);
+    Ok(response)
+}
+
+/// Returns the lines of an order, or everything that is wrong with the order. The order service checks it again, because it
+/// does not trust the edge.
+fn check(new: &NewOrder) -> Result<Vec<OrderItem>, Vec<FieldError>> {
+    let mut errors = Vec::new();
+    if !is_address(&new.delivery_address) {
+        let detail =
+            format!("must be 1 to {ADDRESS_CHARS_MAX} characters, not blank, without control characters");
+        errors.push(FieldError::new("/delivery_address", detail));
+    }
+    if !(1..=ITEMS_MAX).contains(&new.items.len()) {
+        errors.push(FieldError::new("/items", format!("must have 1 to {ITEMS_MAX} entries")));
+    }
+    let mut items = Vec::with_capacity(new.items.len().min(ITEMS_MAX));
+    for (index, Object(item)) in new.items.iter().enumerate().take(ITEMS_MAX) {
+        if !is_product_id(&item.product_id) {
+            let detail = format!("must be 1 to {PRODUCT_ID_CHARS_MAX} of A-Z a-z 0-9 . _ : -");
+            errors.push(FieldError::new(format!("/items/{index}/product_id"), detail));
+        }
+        if !(1..=QUANTITY_MAX).contains(&item.quantity) {
+            let detail = format!("must be 1 to {QUANTITY_MAX}");
+            errors.push(FieldError::new(format!("/items/{index}/quantity"), detail));
+        }
+        if let Some(price) = amount(&format!("/items/{index}/price"), &item.price, &mut errors) {
+            items.push(OrderItem {
+                product_id: item.product_id.clone(),
+                quantity: item.quantity,
+                price: Some(price.to_proto()),
+            });
+        }
+    }
+    if errors.is_empty() { Ok(items) } else { Err(errors) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(body: &str) -> Result<Vec<OrderItem>, Vec<FieldError>> {
+        let Object(new) = json::parse(body.as_bytes()).expect("an order");
+        check(&new)
+    }
+
+    /// All errors are reported at once, each with its limit.
+    #[test]
+    fn all_errors_are_reported_at_once() {
+        let errors = checked(
+            r#"{"delivery_address": " ", "items": [
+                {"product_id": "tea", "quantity": 1, "price": 0.01},
+                {"product_id": "a b", "quantity": 0, "price": 1000000.01}
+            ]}"#,
+        )
+        .expect_err("the address and the second line are wrong");
+        assert_eq!(
+            errors,
+            [
+                ("/delivery_address", "must be 1 to 500 characters, not blank, without control characters"),
+                ("/items/1/product_id", "must be 1 to 64 of A-Z a-z 0-9 . _ : -"),
+                ("/items/1/quantity", "must be 1 to 10000"),
+                ("/items/1/price", "must be 0.01 to 1000000.00"),
+            ]
+            .map(|(pointer, detail)| FieldError::new(pointer, detail))
+        );
+    }
+
+    /// A wrong number of lines is one error, however many lines there are.
+    #[test]
+    fn a_wrong_number_of_lines_is_one_error() {
+        for count in [0, ITEMS_MAX + 1] {
+            let items = vec![r#"{"product_id": "tea", "quantity": 1, "price": 1}"#; count].join(",");
+            let errors = checked(&format!(r#"{{"delivery_address": "x", "items": [{items}]}}"#));
+            assert_eq!(errors, Err(vec![FieldError::new("/items", "must have 1 to 100 entries")]));
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! `GET /api/orders/{id}/delivery`.
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use holdfast_proto::delivery::v1::GetDeliveryRequest;
+
+use super::{WillExist, get_order, get_part};
+use crate::{
+    api::{model, params::PathOrderId},
+    auth::{Allowed, scope},
+    http::{Call, json},
+    problem::Problem,
+    upstream::Upstream,
+};
+
+pub(crate) async fn delivery(
+    State(upstream): State<Upstream>,
+    caller: Allowed<scope::OrdersRead>,
+    call: Call,
+    PathOrderId(id): PathOrderId,
+) -> Result<Response, Problem> {
+    let message = GetDeliveryRequest { order_id: id.to_string(), user_id: caller.user_id.to_string() };
+    let request = call.request(message)?;
+    let mut deliveries = upstream.deliveries();
+    let order = get_order(&upstream, &caller.user_id, &call, id);
+    let found = get_part(order, deliveries.get_delivery(request), WillExist::UnlessDeclined).await?;
+    Ok(json::response(StatusCode::OK, &model::Delivery::from_proto(found.delivery)?))
+}

@@ -1,0 +1,48 @@
+//! `/api/orders`, and what its operations share.
+
+mod create;
+mod delivery;
+mod list;
+mod payment;
+mod read;
+
+use holdfast_proto::{OrderId, UserId, order::v1 as order};
+use tonic::{Code, Response, Status};
+
+pub(crate) use self::{create::create, delivery::delivery, list::list, payment::payment, read::read};
+use super::model;
+use crate::{http::Call, problem::Problem, upstream::Upstream};
+
+/// Returns an order of this user. An order of somebody else is not found.
+async fn get_order(
+    upstream: &Upstream,
+    user_id: &UserId,
+    call: &Call,
+    order_id: OrderId,
+) -> Result<model::Order, Problem> {
+    let message = order::GetOrderRequest { order_id: order_id.to_string(), user_id: user_id.to_string() };
+    let answer = upstream.orders().get_order(call.request(message)?).await?;
+    model::Order::from_proto(answer.into_inner().order)
+}
+
+/// Whether a part of an order that is absent now will exist later.
+enum WillExist {
+    Always,
+    UnlessDeclined,
+}
+
+/// Returns a part of an order, such as its payment. Both calls run at the same time. If the order can't be read, its failure is
+/// returned, whatever became of the part: if an order is not the caller's, neither are its parts.
+async fn get_part<M>(
+    order: impl Future<Output = Result<model::Order, Problem>>,
+    part: impl Future<Output = Result<Response<M>, Status>>,
+    will_exist: WillExist,
+) -> Result<M, Problem> {
+    let (order, part) = tokio::join!(order, part);
+    let order = order?;
+    part.map(Response::into_inner).map_err(|status| match (status.code(), will_exist) {
+        (Code::NotFound, WillExist::UnlessDeclined) if order.is_declined() => Problem::not_found(),
+        (Code::NotFound, _) => Problem::not_yet(),
+        _ => status.into(),
+    })
+}

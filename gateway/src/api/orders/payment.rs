@@ -1,0 +1,27 @@
+//! `GET /api/orders/{id}/payment`.
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use holdfast_proto::payment::v1::GetPaymentRequest;
+
+use super::{WillExist, get_order, get_part};
+use crate::{
+    api::{model, params::PathOrderId},
+    auth::{Allowed, scope},
+    http::{Call, json},
+    problem::Problem,
+    upstream::Upstream,
+};
+
+pub(crate) async fn payment(
+    State(upstream): State<Upstream>,
+    caller: Allowed<scope::OrdersRead>,
+    call: Call,
+    PathOrderId(id): PathOrderId,
+) -> Result<Response, Problem> {
+    let message = GetPaymentRequest { order_id: id.to_string(), user_id: caller.user_id.to_string() };
+    let request = call.request(message)?;
+    let mut payments = upstream.payments();
+    let order = get_order(&upstream, &caller.user_id, &call, id);
+    let found = get_part(order, payments.get_payment(request), WillExist::Always).await?;
+    Ok(json::response(StatusCode::OK, &model::Payment::from_proto(found.payment)?))
+}

@@ -1,0 +1,33 @@
+//! What handlers share. Handlers and extractors take only the part that they need, such as `State<Upstream>`, so that they do
+//! not depend on the whole.
+
+use axum::extract::FromRef;
+use holdfast_common::health::Health;
+
+use crate::{auth::Authenticator, upstream::Upstream};
+
+/// The state of the router. It is cloned for each request, so every part is cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Gateway {
+    pub(crate) authenticator: Authenticator,
+    pub(crate) upstream: Upstream,
+    pub(crate) health: Health,
+}
+
+impl FromRef<Gateway> for Authenticator {
+    fn from_ref(gateway: &Gateway) -> Self {
+        gateway.authenticator.clone()
+    }
+}
+
+impl FromRef<Gateway> for Upstream {
+    fn from_ref(gateway: &Gateway) -> Self {
+        gateway.upstream.clone()
+    }
+}
+
+impl FromRef<Gateway> for Health {
+    fn from_ref(gateway: &Gateway) -> Self {
+        gateway.health.clone()
+    }
+}
