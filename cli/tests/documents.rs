@@ -1,0 +1,120 @@
+//! What documents and comments point at is there: pitfalls by their number, files by their path, tests by their name.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("there")
+}
+
+/// Our own files with one of these extensions.
+fn files(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("readable") {
+        let path = entry.expect("readable").path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if path.is_dir() {
+            if !name.starts_with('.') && name != "target" {
+                files(&path, extensions, found);
+            }
+        } else if path
+            .extension()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| extensions.contains(&name))
+        {
+            found.push(path);
+        }
+    }
+}
+
+fn texts(extensions: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    files(&root(), extensions, &mut found);
+    assert!(!found.is_empty());
+    found.into_iter().map(|path| (path.clone(), fs::read_to_string(path).expect("text"))).collect()
+}
+
+/// `P7` and `P42` in a text.
+fn pitfalls_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
+    let is_number =
+        |digits: &str| (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    words.filter(|word| word.strip_prefix('P').is_some_and(is_number)).map(str::to_owned).collect()
+}
+
+/// The parts of a text between two marks.
+fn between<'t>(text: &'t str, open: &'t str, close: &'t str) -> impl Iterator<Item = &'t str> {
+    text.split(open).skip(1).filter_map(move |rest| rest.split_once(close)).map(|(part, _)| part)
+}
+
+/// Every pitfall that code or a document cites has its row.
+#[test]
+fn every_pitfall_has_its_row() {
+    let page = fs::read_to_string(root().join("docs/pitfalls.md")).expect("there");
+    let rows: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+        .filter(|cell| !pitfalls_in(cell).is_empty())
+        .collect();
+    assert!(rows.len() > 40, "{rows:?}");
+    for (path, text) in texts(&["rs", "md", "sql", "toml", "proto", "yml"]) {
+        for cited in pitfalls_in(&text) {
+            assert!(rows.contains(cited.as_str()), "{} cites {cited}", path.display());
+        }
+    }
+}
+
+/// Every file that a document links, or names by its path, is there; and so is every test that a link names.
+#[test]
+fn what_documents_point_at_is_there() {
+    let mut all = Vec::new();
+    files(&root(), &["rs", "md", "sql", "toml", "yml", "proto", "sh"], &mut all);
+    let mut wrong = Vec::new();
+    for (path, text) in texts(&["md"]) {
+        let folder = path.parent().expect("in a folder");
+        // [`a`, `b`](path): text and target.
+        for part in text.split("](").collect::<Vec<_>>().windows(2) {
+            let Some((target, _)) = part[1].split_once(')') else { continue };
+            let file = target.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            let linked = folder.join(file);
+            if !linked.exists() {
+                wrong.push(format!("{}: {file}", path.display()));
+                continue;
+            }
+            let label = part[0].rsplit('[').next().unwrap_or_default();
+            if linked.extension().is_some_and(|extension| extension == "rs") {
+                let code = fs::read_to_string(&linked).expect("text");
+                let names = between(label, "`", "`").step_by(2).filter(|name| !name.contains(['/', '.']));
+                for name in names.filter(|name| !code.contains(&format!("fn {name}("))) {
+                    wrong.push(format!("{}: {file} has no test {name}", path.display()));
+                }
+            }
+        }
+        // `folder/file.rs`, or the end of a path.
+        let is_path = |name: &&str| {
+            let ends = [".rs", ".md", ".sql", ".toml", ".yml", ".proto", ".sh"];
+            name.contains('/')
+                && !name.contains([' ', '<', '{', '*', '~', ':'])
+                && !name.starts_with('/')
+                && ends.iter().any(|end| name.ends_with(end))
+        };
+        let ours = |name: &&str| !name.starts_with("config/") && !name.starts_with("target/");
+        // A page of its own names files of other projects.
+        if path.ends_with("docs/pitfalls.md") {
+            continue;
+        }
+        for line in text.lines() {
+            for name in line.split('`').skip(1).step_by(2).filter(is_path).filter(ours) {
+                if !all.iter().any(|path| path.ends_with(name)) && !folder.join(name).exists() {
+                    wrong.push(format!("{}: {name}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
