@@ -1,9 +1,61 @@
-//! One idempotency key at a time: who holds it decides, and the others are told at once instead of waiting.
+//! Writes with an idempotency key: the first one is done, the same again gets the first one's answer, another content under
+//! the key is refused. One at a time: who holds the key decides, and the others are told at once instead of waiting.
 
+use std::convert::Infallible;
+
+use aws_lc_rs::digest;
 use sqlx::{PgConnection, Row as _};
 use tonic::{Status, metadata::MetadataMap};
 
-use crate::{client::PREVIOUS_ATTEMPTS, database::DatabaseError};
+use crate::{
+    client::PREVIOUS_ATTEMPTS,
+    database::{Conflicting, DatabaseError},
+};
+
+/// Why a write with a key was not done. `R` is the domain's own refusal.
+#[derive(Debug)]
+pub enum WriteError<R = Infallible> {
+    /// A call with the same key has not finished.
+    StillRunning,
+    /// The key belongs to another content.
+    KeyReused,
+    /// The content is not allowed.
+    Refused(R),
+    /// Nothing is known of it, or nothing was done: the variant says which.
+    Database(DatabaseError),
+}
+
+impl<R> From<DatabaseError> for WriteError<R> {
+    fn from(error: DatabaseError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl<R> Conflicting for WriteError<R> {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(error) if error.is_conflict())
+    }
+}
+
+impl<R> WriteError<R> {
+    /// The answer to the caller; `running` is [`still_running`] of its call.
+    pub fn into_status(self, running: Status, refused: impl FnOnce(R) -> Status) -> Status {
+        match self {
+            Self::StillRunning => running,
+            Self::KeyReused => {
+                Status::already_exists("this idempotency key was used for a request with another content")
+            }
+            Self::Refused(refusal) => refused(refusal),
+            Self::Database(error) => error.into(),
+        }
+    }
+}
+
+/// What stands for the content of a write beside its key: SHA-256.
+#[must_use]
+pub fn fingerprint(content: &[u8]) -> Vec<u8> {
+    digest::digest(&digest::SHA256, content).as_ref().to_vec()
+}
 
 /// Takes the key of `owner` until the end of the transaction. False: another transaction has it right now.
 ///
@@ -30,10 +82,4 @@ pub fn still_running(metadata: &MetadataMap) -> Status {
     } else {
         Status::aborted("a request with this idempotency key is still running")
     }
-}
-
-/// The answer to a call whose key belongs to another content.
-#[must_use]
-pub fn key_reused() -> Status {
-    Status::already_exists("this idempotency key was used for a request with another content")
 }

@@ -72,7 +72,7 @@ async fn no_statement_outlives_its_deadline() {
         let deadline = Deadline::after(time);
         let ended = match kind {
             "read" => lab.database.read(deadline, slow).await,
-            _ => lab.database.transaction("test.half", deadline, half).await,
+            _ => lab.database.transaction("test.half", deadline, (), |connection, ()| half(connection)).await,
         };
         ended.expect_err("too slow");
         let took = begin.elapsed();
@@ -151,7 +151,11 @@ async fn a_caller_that_goes_away_poisons_no_connection() {
     let mut observer = observer(&lab.database).await;
     let deadline = || Deadline::after(Duration::from_secs(5));
     for polls in 0..60 {
-        poll_times(lab.database.transaction("test.pair", deadline(), pair), polls).await;
+        poll_times(
+            lab.database.transaction("test.pair", deadline(), (), |connection, ()| pair(connection)),
+            polls,
+        )
+        .await;
         poll_times(lab.database.read(deadline(), quick), polls).await;
     }
     eventually("the transactions in hand are over", || {
@@ -161,7 +165,10 @@ async fn a_caller_that_goes_away_poisons_no_connection() {
     .await;
     // Each connection of the pool does its work, and none is in a transaction of the past.
     for _ in 0..20 {
-        lab.database.transaction("test.pair", deadline(), pair).await.expect("a clean connection");
+        lab.database
+            .transaction("test.pair", deadline(), (), |connection, ()| pair(connection))
+            .await
+            .expect("a clean connection");
         lab.database.read(deadline(), quick).await.expect("a clean connection");
     }
     let odd = sqlx::query("select count(*) % 2 from effects where subject = 'pair'").fetch_one(&mut observer);

@@ -8,7 +8,7 @@ use holdfast_common::{
     deadline::Deadline,
 };
 use sqlx::{
-    PgConnection, SqlSafeStr as _,
+    SqlSafeStr as _,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 use support::{Lab, business, eventually};
@@ -16,19 +16,15 @@ use support::{Lab, business, eventually};
 /// Each connection of the pool reads `effects`, so that each has a plan for it.
 async fn read_everywhere(database: &Database) -> Vec<Result<(), DatabaseError>> {
     let reads = (0..10).map(|_| {
-        database.transaction(
-            "test.read",
-            Deadline::after(BACKGROUND_TIME_MAX),
-            |connection: &mut PgConnection| {
-                async move {
-                    sqlx::query("select subject, payload from effects").fetch_all(&mut *connection).await?;
-                    // Long enough that all connections are in use.
-                    sqlx::query("select pg_sleep(0.05)").execute(connection).await?;
-                    Ok(())
-                }
-                .boxed()
-            },
-        )
+        database.transaction("test.read", Deadline::after(BACKGROUND_TIME_MAX), (), |connection, ()| {
+            async move {
+                sqlx::query("select subject, payload from effects").fetch_all(&mut *connection).await?;
+                // Long enough that all connections are in use.
+                sqlx::query("select pg_sleep(0.05)").execute(connection).await?;
+                Ok(())
+            }
+            .boxed()
+        })
     });
     join_all(reads).await
 }

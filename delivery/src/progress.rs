@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
 use holdfast_common::{
     backoff::Backoff,
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
@@ -12,7 +12,6 @@ use holdfast_common::{
     outbox,
     stop::sleep_unless_stopped,
 };
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -61,22 +60,18 @@ pub(crate) async fn run(database: Database, step: Duration, task: PeriodicTask, 
 /// Status, history and event of each due delivery in one transaction. Answers how many moved.
 async fn advance_due(database: &Database, step: Duration) -> Result<u64, DatabaseError> {
     database
-        .transaction(
-            "delivery.advance",
-            Deadline::after(BACKGROUND_TIME_MAX),
-            move |connection: &mut PgConnection| {
-                let work: BoxFuture<'_, Result<u64, DatabaseError>> = Box::pin(async move {
-                    let now = OffsetDateTime::now_utc();
-                    let mut due = store::lock_due(connection, now, BATCH_MAX).await?;
-                    due.retain_mut(|delivery| delivery.advance(step, now));
-                    store::update_deliveries(connection, &due).await?;
-                    let records = due.iter().map(|delivery| event::status_updated(delivery, None)).collect();
-                    outbox::append(connection, records).await?;
-                    Ok(due.len() as u64)
-                });
-                work
-            },
-        )
+        .transaction("delivery.advance", Deadline::after(BACKGROUND_TIME_MAX), step, |connection, step| {
+            async move {
+                let now = OffsetDateTime::now_utc();
+                let mut due = store::lock_due(connection, now, BATCH_MAX).await?;
+                due.retain_mut(|delivery| delivery.advance(step, now));
+                store::update_deliveries(connection, &due).await?;
+                let records = due.iter().map(|delivery| event::status_updated(delivery, None)).collect();
+                outbox::append(connection, records).await?;
+                Ok(due.len() as u64)
+            }
+            .boxed()
+        })
         .await
 }
 

@@ -1,26 +1,15 @@
 //! gRPC to domain and back.
 
-use aws_lc_rs::digest;
-use futures_util::{FutureExt as _, future::BoxFuture};
-use holdfast_common::{
-    database::{Conflicting, Database, DatabaseError},
-    deadline::Deadline,
-    event::NewEvent,
-    grpc::traceparent,
-    idempotency,
-    outbox::{self, OutboxRecord},
-};
+use futures_util::FutureExt as _;
+use holdfast_common::{database::Database, deadline::Deadline, grpc::traceparent, idempotency};
 use holdfast_proto::{
     IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb,
-    order::v1::order_service_server::OrderService, to_timestamp, topic::Event as _,
+    order::v1::order_service_server::OrderService, to_timestamp,
 };
-use prost::Message as _;
-use sqlx::PgConnection;
-use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use crate::{
+    create::{Created, NewOrder, create},
     domain::{self, Draft, Item, Order},
     store,
 };
@@ -31,86 +20,10 @@ pub(crate) struct OrderHandler {
     database: Database,
 }
 
-/// Why no order was created.
-#[derive(Debug)]
-enum CreateError {
-    /// A call with the same key has not finished.
-    StillRunning,
-    /// The key belongs to another content.
-    KeyReused,
-    Database(DatabaseError),
-}
-
-impl From<DatabaseError> for CreateError {
-    fn from(error: DatabaseError) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl Conflicting for CreateError {
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(error) if error.is_conflict())
-    }
-}
-
-impl CreateError {
-    fn into_status(self, still_running: Status) -> Status {
-        match self {
-            Self::StillRunning => still_running,
-            Self::KeyReused => idempotency::key_reused(),
-            Self::Database(error) => error.into(),
-        }
-    }
-}
-
 impl OrderHandler {
     pub(crate) const fn new(database: Database) -> Self {
         Self { database }
     }
-
-    /// Order, lines, key and event in one transaction. Answers with the order and whether it was there before.
-    async fn create(
-        &self,
-        draft: Draft,
-        key: IdempotencyKey,
-        traceparent: Option<String>,
-        deadline: Deadline,
-    ) -> Result<(Order, bool), CreateError> {
-        let fingerprint = digest::digest(&digest::SHA256, &draft.canonical_bytes()).as_ref().to_vec();
-        let order_id = OrderId::generate();
-        self.database
-            .transaction("order.create", deadline, move |connection: &mut PgConnection| {
-                let (draft, key, fingerprint) = (draft.clone(), key.clone(), fingerprint.clone());
-                let traceparent = traceparent.clone();
-                let work: BoxFuture<'_, _> = Box::pin(async move {
-                    if !idempotency::try_lock(connection, draft.user_id.as_str(), key.as_str()).await? {
-                        return Err(CreateError::StillRunning);
-                    }
-                    if let Some(used) = store::key_use(connection, &draft.user_id, &key).await? {
-                        if used.fingerprint != fingerprint {
-                            return Err(CreateError::KeyReused);
-                        }
-                        let order =
-                            store::order_of_user(connection, used.order_id, draft.user_id.clone()).await?;
-                        let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
-                        return Ok((order.as_created(), true));
-                    }
-                    let order = Order::create(order_id, draft, now());
-                    store::insert_order(connection, &order, &key, &fingerprint).await?;
-                    let event = OutboxRecord::from_event(order_created(&order, traceparent), "order");
-                    outbox::append(connection, vec![event]).await?;
-                    Ok((order, false))
-                });
-                work
-            })
-            .await
-    }
-}
-
-/// The database keeps microseconds: cut here, so that the first answer and a replay are the same.
-fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)
 }
 
 #[tonic::async_trait]
@@ -126,11 +39,9 @@ impl OrderService for OrderHandler {
         let key = IdempotencyKey::parse(&request.idempotency_key)
             .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?;
         let draft = parse_draft(user_id, request.delivery_address, request.items)?;
-        let created = self.create(draft, key, traceparent, deadline).await;
-        let (order, replayed) = created.map_err(|error| error.into_status(still_running))?;
-        if !replayed {
-            metrics::counter!("orders_created_total").increment(1);
-        }
+        let created = create(&self.database, NewOrder { draft, key, traceparent }, deadline).await;
+        let Created { order, replayed } =
+            created.map_err(|error| error.into_status(still_running, |never| match never {}))?;
         Ok(Response::new(pb::CreateOrderResponse { order: Some(order_to_proto(&order)), replayed }))
     }
 
@@ -205,28 +116,7 @@ fn parse_draft(user_id: UserId, address: String, items: Vec<pb::OrderItem>) -> R
     Draft::new(user_id, address, items).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-fn order_created(order: &Order, traceparent: Option<String>) -> NewEvent {
-    let payload = pb::OrderCreated {
-        order_id: order.order_id.to_string(),
-        user_id: order.user_id.to_string(),
-        delivery_address: order.delivery_address.clone(),
-        items: order.items.iter().map(item_to_proto).collect(),
-        total: Some(order.total.to_proto()),
-        created_at: Some(to_timestamp(order.created_at)),
-    };
-    NewEvent {
-        id: Uuid::now_v7(),
-        topic: pb::OrderCreated::TOPIC,
-        version: pb::OrderCreated::VERSION,
-        key: order.user_id.to_string(),
-        subject: order.order_id.to_string(),
-        time: order.created_at,
-        traceparent,
-        payload: payload.encode_to_vec(),
-    }
-}
-
-fn item_to_proto(item: &Item) -> pb::OrderItem {
+pub(crate) fn item_to_proto(item: &Item) -> pb::OrderItem {
     pb::OrderItem {
         product_id: item.product_id.clone(),
         quantity: item.quantity,

@@ -5,6 +5,7 @@
 
 mod config;
 mod consumer;
+mod create;
 pub mod domain;
 mod grpc;
 mod store;

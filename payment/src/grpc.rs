@@ -1,22 +1,16 @@
 //! gRPC to domain and back.
 
-use aws_lc_rs::digest;
-use futures_util::{FutureExt as _, future::BoxFuture};
-use holdfast_common::{
-    database::{Conflicting, Database, DatabaseError},
-    deadline::Deadline,
-    idempotency,
-};
+use futures_util::FutureExt as _;
+use holdfast_common::{database::Database, deadline::Deadline, idempotency};
 use holdfast_proto::{
     Currency, IdempotencyKey, Money, OrderId, UserId, payment::v1 as pb,
     payment::v1::payment_service_server::PaymentService, to_timestamp,
 };
-use sqlx::PgConnection;
-use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    domain::{self, Account, EntryKind, Payment, Violation},
+    credit::{self, Credit, Credited},
+    domain::{self, Account, Payment, Violation},
     store,
 };
 
@@ -26,92 +20,9 @@ pub(crate) struct PaymentHandler {
     database: Database,
 }
 
-/// Why nothing was credited.
-#[derive(Debug)]
-enum CreditError {
-    /// A call with the same key has not finished.
-    StillRunning,
-    /// The key belongs to another credit.
-    KeyReused,
-    Refused(Violation),
-    Database(DatabaseError),
-}
-
-impl From<DatabaseError> for CreditError {
-    fn from(error: DatabaseError) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl Conflicting for CreditError {
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(error) if error.is_conflict())
-    }
-}
-
-impl CreditError {
-    fn into_status(self, still_running: Status) -> Status {
-        match self {
-            Self::StillRunning => still_running,
-            Self::KeyReused => idempotency::key_reused(),
-            Self::Refused(violation @ Violation::BalanceLimit) => Status::out_of_range(violation.to_string()),
-            Self::Refused(violation) => Status::invalid_argument(violation.to_string()),
-            Self::Database(error) => error.into(),
-        }
-    }
-}
-
-/// A credit that was asked for, checked.
-#[derive(Debug, Clone)]
-struct Credit {
-    user_id: UserId,
-    amount: Money,
-    requested_by: UserId,
-    key: IdempotencyKey,
-}
-
 impl PaymentHandler {
     pub(crate) const fn new(database: Database) -> Self {
         Self { database }
-    }
-
-    /// Account, entry and key in one transaction. Answers with the balance after it and whether it was there before.
-    async fn credit(&self, credit: Credit, deadline: Deadline) -> Result<(Money, bool), CreditError> {
-        let content = format!("{}\n{}", credit.user_id, credit.amount);
-        let fingerprint = digest::digest(&digest::SHA256, content.as_bytes()).as_ref().to_vec();
-        self.database
-            .transaction("payment.credit", deadline, move |connection: &mut PgConnection| {
-                let (credit, fingerprint) = (credit.clone(), fingerprint.clone());
-                let work: BoxFuture<'_, _> = Box::pin(async move {
-                    let Credit { user_id, amount, requested_by, key } = credit;
-                    if !idempotency::try_lock(connection, requested_by.as_str(), key.as_str()).await? {
-                        return Err(CreditError::StillRunning);
-                    }
-                    if let Some(used) = store::key_use(connection, &requested_by, &key).await? {
-                        return if used.fingerprint == fingerprint {
-                            Ok((used.balance_after, true))
-                        } else {
-                            Err(CreditError::KeyReused)
-                        };
-                    }
-                    store::insert_account(connection, &user_id, amount.currency).await?;
-                    let mut accounts = store::lock_accounts(connection, &[&user_id]).await?;
-                    let account = accounts
-                        .get_mut(&user_id)
-                        .ok_or(DatabaseError::Corrupt("account that was just made".into()))?;
-                    let entry = account
-                        .credit(EntryKind::Credit, amount, OffsetDateTime::now_utc())
-                        .map_err(CreditError::Refused)?;
-                    let balance = entry.balance_after;
-                    let ids = store::save(connection, &[account], &[entry]).await?;
-                    for entry_id in ids {
-                        store::insert_key(connection, &requested_by, &key, &fingerprint, entry_id).await?;
-                    }
-                    Ok((balance, false))
-                });
-                work
-            })
-            .await
     }
 }
 
@@ -167,10 +78,18 @@ impl PaymentService for PaymentHandler {
                 .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?,
         };
         let user_id = credit.user_id.clone();
-        let credited = self.credit(credit, deadline).await;
-        let (balance, replayed) = credited.map_err(|error| error.into_status(still_running))?;
+        let credited = credit::credit(&self.database, credit, deadline).await;
+        let Credited { balance, replayed } =
+            credited.map_err(|error| error.into_status(still_running, refused))?;
         let account = account_to_proto(&Account { user_id, balance });
         Ok(Response::new(pb::CreditAccountResponse { account: Some(account), replayed }))
+    }
+}
+
+fn refused(violation: Violation) -> Status {
+    match violation {
+        Violation::BalanceLimit => Status::out_of_range(violation.to_string()),
+        other => Status::invalid_argument(other.to_string()),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod config;
 mod consumer;
+mod credit;
 pub mod domain;
 mod grpc;
 mod opening;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
 use holdfast_common::{
     backoff::Backoff,
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
@@ -11,7 +11,6 @@ use holdfast_common::{
     health::Component,
 };
 use holdfast_proto::{Currency, Money, UserId};
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::{
@@ -49,9 +48,9 @@ async fn open_account(database: &Database, user_id: UserId, balance: Money) -> R
         .transaction(
             "payment.open_account",
             Deadline::after(BACKGROUND_TIME_MAX),
-            move |connection: &mut PgConnection| {
-                let user_id = user_id.clone();
-                let work: BoxFuture<'_, _> = Box::pin(async move {
+            (user_id, balance),
+            |connection, (user_id, balance)| {
+                async move {
                     if !store::insert_account(connection, &user_id, balance.currency).await? {
                         return Ok(());
                     }
@@ -61,8 +60,8 @@ async fn open_account(database: &Database, user_id: UserId, balance: Money) -> R
                         // An opening balance of zero: the account is there, and nothing is in it.
                         Err(_) => Ok(()),
                     }
-                });
-                work
+                }
+                .boxed()
             },
         )
         .await

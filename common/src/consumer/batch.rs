@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -134,20 +134,13 @@ impl<H: Handler> Processor<H> {
         range: Range<usize>,
         verdicts: &Verdicts,
     ) -> Result<(Counts, Vec<NewLetter>), Stopped> {
-        let (this, records, verdicts) = (self.clone(), records.clone(), Arc::new(verdicts.clone()));
+        let input = (self.clone(), records.clone(), range, Arc::new(verdicts.clone()));
+        let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         self.group
             .database
-            .transaction(
-                "consumer.batch",
-                Deadline::after(BACKGROUND_TIME_MAX),
-                move |connection: &mut PgConnection| {
-                    let (this, records, verdicts) = (this.clone(), records.clone(), verdicts.clone());
-                    let range = range.clone();
-                    let work: BoxFuture<'_, _> =
-                        Box::pin(async move { this.work(connection, &records[range], &verdicts).await });
-                    work
-                },
-            )
+            .transaction("consumer.batch", deadline, input, |connection, (this, records, range, verdicts)| {
+                async move { this.work(connection, &records[range], &verdicts).await }.boxed()
+            })
             .await
     }
 

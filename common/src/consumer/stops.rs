@@ -51,8 +51,7 @@ impl Standing {
     async fn try_look(&mut self, reason: &str) -> Result<Option<u64>, DatabaseError> {
         let (group, reason, id) = (self.group, reason.to_owned(), self.id);
         let row = self
-            .write("consumer.stop", move |connection| {
-                let reason = reason.clone();
+            .write("consumer.stop", reason, move |connection, reason| {
                 async move {
                     let query = match id {
                         None => sqlx::query(
@@ -91,7 +90,7 @@ impl Standing {
     /// It goes on by itself.
     pub(super) async fn end(&mut self) {
         let Some(id) = self.id.take() else { return };
-        let ended = self.write("consumer.resume", move |connection| {
+        let ended = self.write("consumer.resume", id, |connection, id| {
             async move {
                 sqlx::query(
                     "-- consumer.resume
@@ -110,15 +109,16 @@ impl Standing {
         }
     }
 
-    async fn write<T, W>(&self, name: &'static str, work: W) -> Result<T, DatabaseError>
+    async fn write<I, T, W>(&self, name: &'static str, input: I, work: W) -> Result<T, DatabaseError>
     where
         T: Send + 'static,
-        W: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, DatabaseError>>
+        I: Clone + Send + Sync + 'static,
+        W: for<'c> Fn(&'c mut PgConnection, I) -> BoxFuture<'c, Result<T, DatabaseError>>
             + Send
             + Sync
             + 'static,
     {
-        self.database.transaction(name, Deadline::after(BACKGROUND_TIME_MAX), work).await
+        self.database.transaction(name, Deadline::after(BACKGROUND_TIME_MAX), input, work).await
     }
 }
 

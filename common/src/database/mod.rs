@@ -184,22 +184,30 @@ impl Database {
         bounded(sqlx::query("-- database.probe\nselect 1").execute(&self.pool)).await.map(drop)
     }
 
-    /// Runs `work` in one transaction and commits it if it answers `Ok`. Transactions that lose against another are run
-    /// again, so `work` must have no effect outside of the connection. `name` is for metrics.
+    /// Runs `work` in one transaction and commits it if it returns `Ok`. Transactions that lose against another are run
+    /// again, each time with a clone of `input`, so `work` must have no effect outside of the connection. `name` is for
+    /// metrics.
     ///
     /// The transaction is finished even if the caller goes away, and rolled back at the deadline. Wakes the relay after
     /// the commit.
-    pub async fn transaction<T, E, W>(&self, name: &'static str, deadline: Deadline, work: W) -> Result<T, E>
+    pub async fn transaction<I, T, E, W>(
+        &self,
+        name: &'static str,
+        deadline: Deadline,
+        input: I,
+        work: W,
+    ) -> Result<T, E>
     where
+        I: Clone + Send + Sync + 'static,
         T: Send + 'static,
         E: From<DatabaseError> + Conflicting + Send + 'static,
-        W: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>> + Send + Sync + 'static,
+        W: for<'c> Fn(&'c mut PgConnection, I) -> BoxFuture<'c, Result<T, E>> + Send + Sync + 'static,
     {
         let database = self.clone();
         let task = tokio::spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
             loop {
-                let outcome = database.attempt(deadline, &work).await;
+                let outcome = database.attempt(deadline, &input, &work).await;
                 let lost = outcome.as_ref().err().is_some_and(Conflicting::is_conflict);
                 if lost && backoff.attempt() + 1 < CONFLICT_ATTEMPTS_MAX {
                     metrics::counter!("transaction_conflicts_total", "name" => name).increment(1);
@@ -219,10 +227,11 @@ impl Database {
         }
     }
 
-    async fn attempt<T, E, W>(&self, deadline: Deadline, work: &W) -> Result<T, E>
+    async fn attempt<I, T, E, W>(&self, deadline: Deadline, input: &I, work: &W) -> Result<T, E>
     where
+        I: Clone,
         E: From<DatabaseError>,
-        W: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>>,
+        W: for<'c> Fn(&'c mut PgConnection, I) -> BoxFuture<'c, Result<T, E>>,
     {
         let mut lease = Lease { connection: self.acquire(deadline).await?, outcome: Outcome::CutOff };
         // The limit travels with BEGIN, so it costs no round trip. At least 1: 0 would mean no limit.
@@ -230,7 +239,7 @@ impl Database {
         let begin = AssertSqlSafe(format!("begin; set local statement_timeout = {time_ms}"));
         let outcome = tokio::time::timeout_at(deadline.instant(), async {
             let mut transaction = lease.connection.begin_with(begin).await.map_err(DatabaseError::from)?;
-            match work(&mut transaction).await {
+            match work(&mut transaction, input.clone()).await {
                 Ok(value) => {
                     transaction.commit().await.map_err(commit_error)?;
                     Ok(value)

@@ -10,7 +10,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::{
     sync::mpsc,
@@ -274,21 +274,17 @@ impl<H: Handler> Redriver<H> {
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let this = Arc::new((self.clone(), unit.clone(), request.clone()));
+        let input = Arc::new((self.clone(), unit.clone(), request.clone()));
+        let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         self.group
             .database
-            .transaction(
-                "dead_letter.redrive",
-                Deadline::after(BACKGROUND_TIME_MAX),
-                move |connection: &mut PgConnection| {
-                    let this = this.clone();
-                    let work: BoxFuture<'_, _> = Box::pin(async move {
-                        let (redriver, unit, request) = &*this;
-                        redriver.redrive_letters(connection, unit, most, request).await
-                    });
-                    work
-                },
-            )
+            .transaction("dead_letter.redrive", deadline, input, move |connection, input| {
+                async move {
+                    let (redriver, unit, request) = &*input;
+                    redriver.redrive_letters(connection, unit, most, request).await
+                }
+                .boxed()
+            })
             .await
     }
 

@@ -1,12 +1,11 @@
 //! `holdfast.ops.v1.DeadLetterService`: one implementation for all services. Its messages are
 //! checked and made in [`super::messages`].
 
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use holdfast_proto::{
     ops::v1::{self as pb, dead_letter_service_server::DeadLetterService},
     to_timestamp,
 };
-use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -168,30 +167,34 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let id = parse_id("id", &request.id)?;
         let reason = parse_reason(&request.reason)?;
         let actor = actor(&peer, &request.author)?;
-        let this = self.group.clone();
-        let edit = parse_edit(request)?;
+        let input = (self.group.clone(), parse_edit(request)?, reason, actor);
         let edited: Result<(), EditError> = self
             .group
             .database
-            .transaction("dead_letter.edit", deadline, move |connection: &mut PgConnection| {
-                let (this, edit) = (this.clone(), edit.clone());
-                let (reason, actor) = (reason.clone(), actor.clone());
-                let work: BoxFuture<'_, _> = Box::pin(async move {
-                    let mut letter =
-                        store::get(connection, this.name, id).await?.ok_or(EditError::Unknown)?;
-                    letter.edit(edit);
-                    let record = letter.effective_record();
-                    // What could not be handled anyway is refused now, while the operator looks.
-                    this.check(&record).map_err(|poison| EditError::Refused(poison.reason().to_owned()))?;
-                    let subject = Metadata::subject_of(&record);
-                    if !store::edit(connection, this.name, id, &letter.edited, subject).await? {
-                        return Err(EditError::NotParked);
+            .transaction(
+                "dead_letter.edit",
+                deadline,
+                input,
+                move |connection, (group, edit, reason, actor)| {
+                    async move {
+                        let mut letter =
+                            store::get(connection, group.name, id).await?.ok_or(EditError::Unknown)?;
+                        letter.edit(edit);
+                        let record = letter.effective_record();
+                        // What could not be handled anyway is refused now, while the operator looks.
+                        group
+                            .check(&record)
+                            .map_err(|poison| EditError::Refused(poison.reason().to_owned()))?;
+                        let subject = Metadata::subject_of(&record);
+                        if !store::edit(connection, group.name, id, &letter.edited, subject).await? {
+                            return Err(EditError::NotParked);
+                        }
+                        store::audit(connection, group.name, &actor, Action::Edit, Some(id), &reason).await?;
+                        Ok(())
                     }
-                    store::audit(connection, this.name, &actor, Action::Edit, Some(id), &reason).await?;
-                    Ok(())
-                });
-                work
-            })
+                    .boxed()
+                },
+            )
             .await;
         edited?;
         Ok(Response::new(pb::EditDeadLetterResponse {}))
@@ -210,19 +213,19 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let reason = parse_reason(&request.reason)?;
         let actor = actor(&peer, &request.author)?;
         let group = self.group.name;
+        let input = (ids, reason, actor);
         let discarded: Result<Vec<Uuid>, DatabaseError> = self
             .group
             .database
-            .transaction("dead_letter.discard", deadline, move |connection: &mut PgConnection| {
-                let (ids, reason, actor) = (ids.clone(), reason.clone(), actor.clone());
-                let work: BoxFuture<'_, _> = Box::pin(async move {
+            .transaction("dead_letter.discard", deadline, input, move |connection, (ids, reason, actor)| {
+                async move {
                     let discarded = store::discard(connection, group, &ids).await?;
                     for id in &discarded {
                         store::audit(connection, group, &actor, Action::Discard, Some(*id), &reason).await?;
                     }
                     Ok(discarded)
-                });
-                work
+                }
+                .boxed()
             })
             .await;
         let discarded = discarded?.iter().map(Uuid::to_string).collect();
@@ -239,19 +242,19 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let actor = actor(&peer, &request.author)?;
         let leave = i64::from(request.dead_letters_max);
         let group = self.group.name;
+        let input = (reason, actor);
         let resumed: Result<u64, DatabaseError> = self
             .group
             .database
-            .transaction("consumer.resume_all", deadline, move |connection: &mut PgConnection| {
-                let (reason, actor) = (reason.clone(), actor.clone());
-                let work: BoxFuture<'_, _> = Box::pin(async move {
+            .transaction("consumer.resume_all", deadline, input, move |connection, (reason, actor)| {
+                async move {
                     let resumed = stops::resume(connection, group, leave).await?;
                     if resumed > 0 {
                         store::audit(connection, group, &actor, Action::Resume, None, &reason).await?;
                     }
                     Ok(resumed)
-                });
-                work
+                }
+                .boxed()
             })
             .await;
         match resumed? {

@@ -1,7 +1,7 @@
 //! Passing over records that the client can't read at all: a broken batch, or one of a codec that nobody has. No handler
 //! ever sees them, so they can't be parked; an operator who gives them up has them set aside by their place.
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
@@ -61,10 +61,8 @@ pub async fn skip(
     skip: Skip,
 ) -> Result<Uuid, SkipError> {
     database
-        .transaction("dead_letter.skip", deadline, move |connection: &mut PgConnection| {
-            let skip = skip.clone();
-            let work: BoxFuture<'_, _> = Box::pin(async move { write(connection, group, &skip).await });
-            work
+        .transaction("dead_letter.skip", deadline, skip, move |connection, skip| {
+            async move { write(connection, group, &skip).await }.boxed()
         })
         .await
 }

@@ -1,7 +1,7 @@
 //! `holdfast.ops.v1.OutboxService`: what operators do about rows that can't be published. One implementation for all
 //! services.
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::FutureExt as _;
 use holdfast_proto::{
     ops::v1::{self as pb, outbox_service_server::OutboxService},
     to_timestamp,
@@ -70,14 +70,11 @@ impl OutboxService for Outbox {
             return Err(Status::invalid_argument("give 1 to 1,000 ids, or all"));
         }
         let actor = actor(&peer, &request.author)?;
-        let (ids, all) = (request.ids, request.all);
+        let input = (request.ids, request.all, actor);
         let retried: Result<u64, DatabaseError> = self
             .database
-            .transaction("outbox.retry", deadline, move |connection: &mut PgConnection| {
-                let (ids, actor) = (ids.clone(), actor.clone());
-                let work: BoxFuture<'_, _> =
-                    async move { retry(connection, &ids, all, &actor).await }.boxed();
-                work
+            .transaction("outbox.retry", deadline, input, |connection, (ids, all, actor)| {
+                async move { retry(connection, &ids, all, &actor).await }.boxed()
             })
             .await;
         let retried = u32::try_from(retried?).unwrap_or(u32::MAX);
@@ -95,14 +92,11 @@ impl OutboxService for Outbox {
         }
         let reason = parse_reason(&request.reason)?;
         let actor = actor(&peer, &request.author)?;
-        let ids = request.ids;
+        let input = (request.ids, actor, reason);
         let dropped: Result<Vec<i64>, DatabaseError> = self
             .database
-            .transaction("outbox.drop", deadline, move |connection: &mut PgConnection| {
-                let (ids, actor, reason) = (ids.clone(), actor.clone(), reason.clone());
-                let work: BoxFuture<'_, _> =
-                    async move { drop_rows(connection, &ids, &actor, &reason).await }.boxed();
-                work
+            .transaction("outbox.drop", deadline, input, |connection, (ids, actor, reason)| {
+                async move { drop_rows(connection, &ids, &actor, &reason).await }.boxed()
             })
             .await;
         Ok(Response::new(pb::DropHeldBackRowsResponse { dropped: dropped? }))

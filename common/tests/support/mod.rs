@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
 use holdfast_common::{
     config::{DatabaseConfig, KafkaConfig},
     consumer::{
@@ -302,12 +302,8 @@ impl Lab {
                 .transaction(
                     "test.write",
                     Deadline::after(BACKGROUND_TIME_MAX),
-                    move |connection: &mut PgConnection| {
-                        let record = record.clone();
-                        let work: BoxFuture<'_, Result<(), DatabaseError>> =
-                            Box::pin(async move { outbox::append(connection, vec![record]).await });
-                        work
-                    },
+                    record,
+                    |connection, record| outbox::append(connection, vec![record]).boxed(),
                 )
                 .await
                 .expect("written");

@@ -1,0 +1,107 @@
+//! Creating an order: order, lines, key and event in one transaction.
+
+use futures_util::FutureExt as _;
+use holdfast_common::{
+    database::{Database, DatabaseError},
+    deadline::Deadline,
+    event::NewEvent,
+    idempotency::{self, WriteError},
+    outbox::{self, OutboxRecord},
+};
+use holdfast_proto::{IdempotencyKey, OrderId, order::v1 as pb, to_timestamp, topic::Event as _};
+use prost::Message as _;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    domain::{Draft, Order},
+    grpc::item_to_proto,
+    store,
+};
+
+/// An order that is asked for, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct NewOrder {
+    pub(crate) draft: Draft,
+    pub(crate) key: IdempotencyKey,
+    pub(crate) traceparent: Option<String>,
+}
+
+/// An order as it was created.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub(crate) order: Order,
+    /// An earlier call with the same key has created it.
+    pub(crate) replayed: bool,
+}
+
+/// Creates the order, or returns the one that its key has created before.
+pub(crate) async fn create(
+    database: &Database,
+    new: NewOrder,
+    deadline: Deadline,
+) -> Result<Created, WriteError> {
+    // Outside of the transaction: the same order in each attempt.
+    let order_id = OrderId::generate();
+    let created = database
+        .transaction("order.create", deadline, new, move |connection, new| {
+            write(connection, order_id, new).boxed()
+        })
+        .await?;
+    if !created.replayed {
+        metrics::counter!("orders_created_total").increment(1);
+    }
+    Ok(created)
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    order_id: OrderId,
+    NewOrder { draft, key, traceparent }: NewOrder,
+) -> Result<Created, WriteError> {
+    if !idempotency::try_lock(connection, draft.user_id.as_str(), key.as_str()).await? {
+        return Err(WriteError::StillRunning);
+    }
+    let fingerprint = idempotency::fingerprint(&draft.canonical_bytes());
+    if let Some(used) = store::key_use(connection, &draft.user_id, &key).await? {
+        if used.fingerprint != fingerprint {
+            return Err(WriteError::KeyReused);
+        }
+        let order = store::order_of_user(connection, used.order_id, draft.user_id.clone()).await?;
+        let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
+        return Ok(Created { order: order.as_created(), replayed: true });
+    }
+    let order = Order::create(order_id, draft, now());
+    store::insert_order(connection, &order, &key, &fingerprint).await?;
+    let event = OutboxRecord::from_event(order_created(&order, traceparent), "order");
+    outbox::append(connection, vec![event]).await?;
+    Ok(Created { order, replayed: false })
+}
+
+/// The database keeps microseconds: cut here, so that the first answer and a replay are the same.
+fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)
+}
+
+fn order_created(order: &Order, traceparent: Option<String>) -> NewEvent {
+    let payload = pb::OrderCreated {
+        order_id: order.order_id.to_string(),
+        user_id: order.user_id.to_string(),
+        delivery_address: order.delivery_address.clone(),
+        items: order.items.iter().map(item_to_proto).collect(),
+        total: Some(order.total.to_proto()),
+        created_at: Some(to_timestamp(order.created_at)),
+    };
+    NewEvent {
+        id: Uuid::now_v7(),
+        topic: pb::OrderCreated::TOPIC,
+        version: pb::OrderCreated::VERSION,
+        key: order.user_id.to_string(),
+        subject: order.order_id.to_string(),
+        time: order.created_at,
+        traceparent,
+        payload: payload.encode_to_vec(),
+    }
+}
