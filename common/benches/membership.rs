@@ -22,10 +22,8 @@ use std::{
 };
 
 use holdfast_common::{config::KafkaConfig, kafka};
-use holdfast_native::{
-    layout::Scope,
-    testkit::{TestStack, binary},
-};
+use holdfast_native::layout::Scope;
+use holdfast_testkit::stack::{TestStack, binary};
 use rdkafka::{
     ClientConfig, Message as _,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},

@@ -11,7 +11,8 @@ use holdfast_common::{
     event::{Metadata, NewEvent},
     record::{Header, Record},
 };
-use support::{Lab, eventually, reaches};
+use holdfast_testkit::reaches;
+use support::{Lab, eventually};
 
 fn batch(records: Vec<Record>) -> Arc<[Record]> {
     records.into()

@@ -26,7 +26,8 @@ use holdfast_common::{
     outbox::{self, OutboxRecord, publisher::Publisher, relay::Relay},
     record::Record,
 };
-use holdfast_native::testkit;
+use holdfast_testkit::stack as testkit;
+pub use holdfast_testkit::{PATIENCE, eventually};
 use rdkafka::{
     ClientConfig, Message as _,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -41,32 +42,6 @@ use sqlx::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-
-/// Longer than anything here takes, shorter than a reader's patience.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits for a condition with a bound.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(tokio::time::Instant::now() < until, "never came true: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Waits until a number has become `target`, for as long as it changes: how long much work takes is the machine's affair, that
-/// nothing moves any more is not.
-pub async fn reaches<F: Future<Output = i64>>(what: &str, target: i64, mut number: impl FnMut() -> F) {
-    let (mut last, mut changed) = (number().await, tokio::time::Instant::now());
-    while last != target {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let now = number().await;
-        if now != last {
-            (last, changed) = (now, tokio::time::Instant::now());
-        }
-        assert!(changed.elapsed() < PATIENCE, "{what}: it stands at {last}, not at {target}");
-    }
-}
 
 /// What a test works in. The name is part of the topic's and of the group's, so that tests run side by side.
 pub struct Lab {

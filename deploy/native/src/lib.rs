@@ -10,7 +10,6 @@
 //! - [`supervisor`]: starts, watches, restarts, stops;
 //! - [`control`]: the commands' side: is a stack running, how is it, stop it;
 //! - [`removal`]: which files in a folder are a stack's, and may be deleted;
-//! - [`testkit`]: a stack of its own for a test process.
 
 mod artifacts;
 mod component;
@@ -25,4 +24,3 @@ mod services;
 pub mod state;
 pub mod supervisor;
 mod talk;
-pub mod testkit;

@@ -1,8 +1,6 @@
 //! Calls between the gateway and the services while endpoints hang, die and come back, on a stack with two replicas of
 //! the order service.
 
-mod support;
-
 use std::{
     sync::{
         Arc, OnceLock,
@@ -21,10 +19,11 @@ use holdfast_common::{
     deadline::Deadline,
     identity::Identity,
 };
-use holdfast_native::{layout::Scope, testkit::TestStack};
+use holdfast_e2e::{World, eventually, id};
+use holdfast_native::layout::Scope;
+use holdfast_testkit::stack::TestStack;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use support::{World, eventually, id};
 use tokio::{sync::Mutex, time::Instant};
 use tonic::{Code, Request};
 

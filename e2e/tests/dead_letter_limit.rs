@@ -1,12 +1,11 @@
 //! Nothing but poison, for a minute, against a stack with the settings that it is shipped with.
 
-mod support;
-
 use std::{sync::OnceLock, time::Duration};
 
-use holdfast_native::{layout::Scope, testkit::TestStack};
+use holdfast_e2e::{World, events::send_created, eventually, id, reaches};
+use holdfast_native::layout::Scope;
+use holdfast_testkit::stack::TestStack;
 use serde_json::Value;
-use support::{World, events::send_created, eventually, id, reaches};
 use uuid::Uuid;
 
 fn world() -> World {

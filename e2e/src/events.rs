@@ -9,7 +9,7 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use super::{PATIENCE, World, eventually};
+use crate::{PATIENCE, World, eventually};
 
 impl World {
     pub fn kafka(&self) -> ClientConfig {

@@ -1,7 +1,5 @@
 //! Certificates of a running stack: renewed, replaced together with their authority, broken and revoked, under load.
 
-mod support;
-
 use std::{
     fs,
     process::{Command, Output},
@@ -19,11 +17,9 @@ use holdfast_common::{
     deadline::Deadline,
     identity::Identity,
 };
-use holdfast_native::{
-    layout::Scope,
-    testkit::{TestStack, binary},
-};
-use support::{World, eventually};
+use holdfast_e2e::{World, eventually};
+use holdfast_native::layout::Scope;
+use holdfast_testkit::stack::{TestStack, binary};
 use tokio::{sync::Mutex, time::Instant};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 

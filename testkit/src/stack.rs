@@ -1,6 +1,6 @@
 //! A stack of its own for a test process: real Kafka, real PostgreSQL, and the services where they are asked for.
 //!
-//! It is started once per process, on ports that nobody uses, and ends with the process whatever way that ends: the
+//! It is started once per process, on ports that nobody uses, and ends with the process however that ends: the
 //! supervisor reads its standard input, which closes then.
 #![expect(
     clippy::disallowed_methods,
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
+use holdfast_native::{
     control::{self, NotReady},
     layout::{Layout, PARTICIPANTS, PORT_OFFSET_MAX, Scope},
     prepare::PORT_TAKEN_EXIT_CODE,

@@ -1,18 +1,16 @@
 //! The REST table of the contract, walked from outside on the real stack.
 
-mod support;
-
 use std::{collections::HashSet, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use holdfast_certs::Claims;
 use holdfast_chaos::rest::{Answer, is_terminal, sample_order};
+use holdfast_e2e::{World, eventually, id};
 use http::{Method, Request};
 use http_body_util::Full;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
-use support::{World, eventually, id};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

@@ -1,11 +1,10 @@
 //! Bad events on the real topics: each becomes a dead letter of the right class with its bytes unchanged, nothing is lost,
 //! and the services go on.
 
-mod support;
-
 use std::time::Duration;
 
 use holdfast_chaos::rest::is_terminal;
+use holdfast_e2e::{PATIENCE, World, eventually, id};
 use holdfast_proto::{order::v1 as order, payment::v1 as payment, r#type::v1::Money};
 use prost::Message as _;
 use rdkafka::{
@@ -14,7 +13,6 @@ use rdkafka::{
     message::{Header, Headers as _, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
-use support::{PATIENCE, World, eventually, id};
 use uuid::Uuid;
 
 const TOPIC: &str = "payment.completed";

@@ -1,8 +1,6 @@
 //! The disk of a whole stack is full for a while: what runs lives or comes back by itself, nothing that was accepted is lost,
 //! and `holdfast status` is true all the way. Needs root and a machine that lets it mount; says so and ends where not.
 
-mod support;
-
 use std::{
     collections::HashMap,
     fs,
@@ -13,14 +11,14 @@ use std::{
 };
 
 use holdfast_chaos::rest::{Session, is_terminal, sample_order};
+use holdfast_e2e::{World, eventually, id};
 use holdfast_native::{
     layout::{Kind, PARTICIPANTS, Scope},
     state::ComponentReport,
-    testkit::TestStack,
 };
+use holdfast_testkit::stack::TestStack;
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
-use support::{World, eventually, id};
 use uuid::Uuid;
 
 /// A start asks for 512 MiB.

@@ -1,12 +1,10 @@
 //! Parts are killed with -9 while orders come in: nothing is lost, nothing is done twice, and everything goes on by itself.
 
-mod support;
-
 use std::{collections::HashMap, time::Duration};
 
 use holdfast_chaos::rest::{Session, is_terminal, sample_order};
+use holdfast_e2e::{World, eventually, id};
 use serde_json::Value;
-use support::{World, eventually, id};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -17,7 +15,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 async fn create_surely(user: &Session, address: &str, cents: u32) -> String {
     let key = Uuid::now_v7().to_string();
     let order = sample_order(address, cents);
-    let until = tokio::time::Instant::now() + support::PATIENCE;
+    let until = tokio::time::Instant::now() + holdfast_e2e::PATIENCE;
     loop {
         match user.create_order(&order, Some(&key)).await {
             Ok(answer) if answer.status == 201 => return id(&answer.json()),
@@ -57,7 +55,7 @@ fn signal(world: &World, component: &str, signal: &str) {
 }
 
 /// Whatever is killed, or stalls for a while: every order that was accepted ends, is charged once, delivered once, and the money
-/// adds up. A round here; `HOLDFAST_TEST_ROUNDS=20 cargo test -p holdfast --test faults whatever -- --nocapture` is a soak.
+/// adds up. A round here; `HOLDFAST_TEST_ROUNDS=20 cargo test -p holdfast-e2e --test faults whatever -- --nocapture` is a soak.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -141,7 +139,7 @@ async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
 
 /// The broker and a service die within moments of one another, in any order: members of consumer groups are fenced by a
 /// broker that comes back with the state of before, offsets are not committed, and all goes on by itself. A few rounds
-/// here; `HOLDFAST_TEST_ROUNDS=60 cargo test -p holdfast --test faults overlap -- --nocapture` is a soak.
+/// here; `HOLDFAST_TEST_ROUNDS=60 cargo test -p holdfast-e2e --test faults overlap -- --nocapture` is a soak.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_that_overlap_are_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -181,7 +179,7 @@ async fn kills_that_overlap_are_survived() {
 
 /// A database is away while orders come in: every one is accepted, none becomes a dead letter, the backlog grows, and
 /// once the database is back it drains and the money adds up. Some seconds here; `HOLDFAST_OUTAGE_SECONDS=300 cargo test
-/// -p holdfast --test faults backlog -- --nocapture` is an outage of minutes.
+/// -p holdfast-e2e --test faults backlog -- --nocapture` is an outage of minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_backlog_of_an_outage_drains() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -348,7 +346,7 @@ async fn every_service_ends_in_order() {
 
 /// The broker is killed, comes back, and a while later stalls for about the session timeout: every member is fenced, and a
 /// client may be left deaf or a member without partitions (pitfalls P38). All orders are delivered by themselves. A round
-/// here; `HOLDFAST_TEST_ROUNDS=200 cargo test -p holdfast --test faults stalls -- --nocapture` is a soak.
+/// here; `HOLDFAST_TEST_ROUNDS=200 cargo test -p holdfast-e2e --test faults stalls -- --nocapture` is a soak.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stalls_is_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;

@@ -2,10 +2,10 @@
 
 use std::process::{Command, Output};
 
-use holdfast_native::testkit::binary;
+use holdfast_testkit::stack::binary;
 use serde_json::Value;
 
-use super::World;
+use crate::World;
 
 impl World {
     pub fn dlq_command(&self, arguments: &[&str]) -> Command {

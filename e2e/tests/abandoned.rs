@@ -1,16 +1,15 @@
 //! A stack whose folder lies below a closed home, and that loses its supervisor: it starts at once, what runs on can be
 //! seen and operated, and `down` stops and deletes all of it, wherever it lies.
 
-mod support;
-
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
-use holdfast_native::{control, layout::Scope, testkit::TestStack};
+use holdfast_e2e::{World, eventually};
+use holdfast_native::{control, layout::Scope};
+use holdfast_testkit::stack::{TestStack, binary};
 use serde_json::Value;
-use support::{World, eventually};
 
 fn holdfast(data_dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    let mut command = Command::new(binary());
     let output = command.args(arguments).env("HOLDFAST_DATA_DIR", data_dir).output().expect("it runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     (output.status.code(), text(output.stdout), text(output.stderr))

@@ -1,23 +1,22 @@
 //! Dead letters as an operator meets them: through real Kafka, by the command line, while everything is killed.
 
-mod support;
-
 use std::{process::Stdio, sync::OnceLock, time::Duration};
 
 use holdfast_chaos::{
     load::{Plan, open_loop},
     rest::{is_terminal, sample_order},
 };
-use holdfast_native::{layout::Scope, testkit::TestStack};
-use prost::Message as _;
-use rdkafka::producer::FutureRecord;
-use serde_json::Value;
-use sqlx::Row as _;
-use support::{
+use holdfast_e2e::{
     PATIENCE, World,
     events::{created, send_created},
     eventually, id, reaches,
 };
+use holdfast_native::layout::Scope;
+use holdfast_testkit::stack::TestStack;
+use prost::Message as _;
+use rdkafka::producer::FutureRecord;
+use serde_json::Value;
+use sqlx::Row as _;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 

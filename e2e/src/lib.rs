@@ -1,45 +1,25 @@
 //! A whole stack for a test file, seen from outside: REST, databases, topics, processes.
-#![allow(dead_code, reason = "each test file uses a part of it")]
-#![allow(missing_docs, unreachable_pub, reason = "not a public interface")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::must_use_candidate,
+    clippy::new_without_default,
+    clippy::missing_panics_doc,
+    reason = "for the tests of this crate only"
+)]
 
 pub mod events;
 pub mod operator;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::rest::{Rest, Session, sample_order};
-use holdfast_native::testkit::{self, TestStack};
+use holdfast_testkit::stack::{self, TestStack, binary};
+pub use holdfast_testkit::{PATIENCE, eventually, reaches};
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use uuid::Uuid;
-
-/// Longer than anything here takes, shorter than a reader's patience.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits for a condition with a bound.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(tokio::time::Instant::now() < until, "never came true: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Waits until a number has become `target`, for as long as it changes: how long much work takes is the machine's affair, that
-/// nothing moves any more is not.
-pub async fn reaches<F: Future<Output = i64>>(what: &str, target: i64, mut number: impl FnMut() -> F) {
-    let (mut last, mut changed) = (number().await, tokio::time::Instant::now());
-    while last != target {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let now = number().await;
-        if now != last {
-            (last, changed) = (now, tokio::time::Instant::now());
-        }
-        assert!(changed.elapsed() < PATIENCE, "{what}: it stands at {last}, not at {target}");
-    }
-}
 
 /// The stack and a client of it.
 pub struct World {
@@ -49,7 +29,7 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        Self::of(testkit::everything())
+        Self::of(stack::everything())
     }
 
     /// Of a stack that a test file has started for itself.
@@ -97,7 +77,7 @@ impl World {
 
     /// What `holdfast status` says of each component, by name.
     pub async fn status(&self) -> HashMap<String, Value> {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        let mut command = std::process::Command::new(binary());
         command.args(["status", "-o", "json", "--data-dir"]).arg(&self.stack.layout.data_dir);
         let output =
             tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("runs");

@@ -1,0 +1,39 @@
+//! What tests on the real stack share: a stack of their own ([`stack`]), and waiting for a condition with a bound.
+
+pub mod stack;
+
+use std::time::Duration;
+
+/// Longer than anything here takes, shorter than a reader's patience.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a condition with a bound.
+///
+/// # Panics
+///
+/// If it does not come true within [`PATIENCE`].
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < until, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until a number has become `target`, for as long as it changes: how long much work takes is the machine's affair, that
+/// nothing moves any more is not.
+///
+/// # Panics
+///
+/// If it does not change for [`PATIENCE`].
+pub async fn reaches<F: Future<Output = i64>>(what: &str, target: i64, mut number: impl FnMut() -> F) {
+    let (mut last, mut changed) = (number().await, tokio::time::Instant::now());
+    while last != target {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = number().await;
+        if now != last {
+            (last, changed) = (now, tokio::time::Instant::now());
+        }
+        assert!(changed.elapsed() < PATIENCE, "{what}: it stands at {last}, not at {target}");
+    }
+}
