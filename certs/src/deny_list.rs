@@ -1,7 +1,7 @@
 //! Leaves that are refused although their time is not over: one line each, `serial end reason`.
 //!
 //! Rotation makes a stolen leaf worthless within a day; the list makes it worthless within seconds. An entry is dropped
-//! when the leaf's own time is over, so the list stays short.
+//! when the leaf itself has expired, so the list stays short.
 
 use std::{fs, io, path::Path};
 
@@ -48,7 +48,7 @@ impl DenyList {
         self.0.iter().any(|revoked| revoked.serial == serial)
     }
 
-    /// Adds an entry and drops those whose leaf is over anyway.
+    /// Adds an entry and drops those whose leaf has expired anyway.
     pub(crate) fn add(&mut self, revoked: Revoked) {
         let now = OffsetDateTime::now_utc();
         self.0.retain(|entry| entry.not_after > now && entry.serial != revoked.serial);

@@ -36,7 +36,7 @@ pub enum Phase {
 pub enum LeafState {
     /// In order.
     Valid,
-    /// Its time is over.
+    /// It has expired.
     Expired,
     /// On the deny list.
     Revoked,
@@ -361,7 +361,7 @@ mod tests {
         assert!(left > Duration::hours(23), "{left}");
     }
 
-    /// Names that could leave the folder, and leaves that live for ever, are refused.
+    /// Names that could leave the folder, and leaves that live forever, are refused.
     #[test]
     fn odd_requests_are_refused() {
         let folder = folder();
@@ -436,7 +436,7 @@ mod tests {
         trusted(&after, &statuses());
     }
 
-    /// An authority that is over signs nothing any more, and can be replaced all the same.
+    /// An authority that has expired signs nothing any more, and can be replaced all the same.
     #[test]
     fn an_expired_authority_can_be_replaced() {
         let folder = folder();

@@ -21,7 +21,7 @@ pub struct Plan {
     pub clients: usize,
 }
 
-/// Runs `request` for each number from 0, each with the time when it is due. Answers with the results in the order of
+/// Runs `request` for each number from 0, each with the time when it is due. Returns the results in the order of
 /// their ends.
 pub async fn open_loop<T, F, W>(plan: Plan, request: W) -> Vec<T>
 where

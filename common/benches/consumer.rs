@@ -68,13 +68,13 @@ async fn measure(batch: usize, poison_every: Option<usize>) {
     produce(&lab, poison_every);
     let member = lab.start_consumer();
     // From the first event on: joining a group takes seconds.
-    while lab.account().await.0 == 0 {
+    while lab.tally().await.0 == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let first = lab.account().await;
+    let first = lab.tally().await;
     let (begin, cpu) = (Instant::now(), cpu_seconds());
     let done = loop {
-        let (applied, _, parked) = lab.account().await;
+        let (applied, _, parked) = lab.tally().await;
         if applied + parked >= i64::try_from(EVENTS).unwrap_or(i64::MAX) {
             break applied + parked - first.0 - first.2;
         }
@@ -103,7 +103,7 @@ async fn neighbours(poisoned: Poisoned) -> f64 {
         producer.send(record, Duration::from_secs(10)).await.expect("acknowledged");
     };
     send("first", "warm").await;
-    while lab.account().await.0 == 0 {
+    while lab.tally().await.0 == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let mut tick = tokio::time::interval(Duration::from_millis(5));

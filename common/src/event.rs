@@ -18,7 +18,7 @@ const CONTENT_TYPE: &str = "application/protobuf";
 /// An event that was not written yet.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// Identifies the event for ever; the inbox key of its consumers.
+    /// Identifies the event forever; the inbox key of its consumers.
     pub id: Uuid,
     /// Where it goes.
     pub topic: &'static str,

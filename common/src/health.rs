@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(health.components()["database"].detail, "connection refused");
     }
 
-    /// A loop that stands still is named.
+    /// A stalled loop is named.
     #[test]
     fn a_stalled_loop_is_named() {
         let health = Health::default();

@@ -126,7 +126,7 @@ pub fn producer(config: &KafkaConfig) -> Result<FutureProducer<QuietContext>, Ka
         .set("enable.idempotence", "true")
         // The relay sends what it has at once; what arrives meanwhile is the next batch.
         .set("linger.ms", "0")
-        // For ever: a record waits for its broker. Giving up would only mean to send it again, out of order
+        // Forever: a record waits for its broker. Giving up would only mean to send it again, out of order
         // (pitfalls P18). The relay's stop ends the wait.
         .set("message.timeout.ms", "0")
         .set("topic.metadata.propagation.max.ms", TOPIC_PROPAGATION_TIME_MAX.as_millis().to_string())
@@ -139,7 +139,7 @@ pub fn producer(config: &KafkaConfig) -> Result<FutureProducer<QuietContext>, Ka
 
 /// Keeps `component` in step with whether the broker answers, until `stop`. A producer that is dead, or that hears
 /// nothing although the broker answers a fresh client, is replaced.
-pub async fn follow(publisher: Publisher, component: Component, stop: CancellationToken) {
+pub async fn probe(publisher: Publisher, component: Component, stop: CancellationToken) {
     let mut answered = Instant::now();
     loop {
         if let Err(error) = publisher.replace_if_fatal() {
@@ -147,10 +147,10 @@ pub async fn follow(publisher: Publisher, component: Component, stop: Cancellati
         }
         let client = publisher.current();
         let asked = client.clone();
-        let probe = tokio::task::spawn_blocking(move || {
+        let probed = tokio::task::spawn_blocking(move || {
             asked.client().fetch_metadata(None, PROBE_TIME_MAX).map(drop)
         });
-        match probe.await {
+        match probed.await {
             Ok(Ok(())) => {
                 answered = Instant::now();
                 component.ready();

@@ -60,11 +60,12 @@ impl Participant<'_> {
         let listener = bind(self.grpc.listen).await?;
         let (health, stop) = (context.health.clone(), context.stop.clone());
 
-        let task = database.clone().follow(self.migrations, health.required("database"), stop.clone());
+        let task =
+            database.clone().migrate_and_probe(self.migrations, health.required("database"), stop.clone());
         context.spawn("database", finished(task));
 
         let publisher = Publisher::new(self.kafka)?;
-        let task = kafka::follow(publisher.clone(), health.component("kafka"), stop.clone());
+        let task = kafka::probe(publisher.clone(), health.component("kafka"), stop.clone());
         context.spawn("kafka", finished(task));
 
         let relay = Relay::new(database.clone(), publisher, health.component("outbox"))
@@ -92,9 +93,12 @@ impl Participant<'_> {
         let task = health.periodic("janitor", janitor::SUCCESS_EVERY_MAX);
         context.spawn("janitor", finished(janitor::run(database.clone(), task, stop.clone())));
         let task = health.periodic("dead-letter-depth", depth::SUCCESS_EVERY_MAX);
-        context.spawn("dead letters", finished(depth::follow(database.clone(), group, task, stop.clone())));
+        context.spawn(
+            "dead letters",
+            finished(depth::publish_depth(database.clone(), group, task, stop.clone())),
+        );
         let task = health.periodic("certificate-reload", identity::RELOAD_SUCCESS_EVERY_MAX);
-        context.spawn("identity", finished(identity.clone().follow(task, stop.clone())));
+        context.spawn("identity", finished(identity.clone().reload_on_change(task, stop.clone())));
         let places = CALLS_PER_CONNECTION * usize::try_from(self.database.connections_max)?;
         context
             .spawn("grpc", grpc::serve(listener, identity, self.permissions, routes, places, health, stop));

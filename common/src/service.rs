@@ -1,4 +1,4 @@
-//! One way to run for every process: configuration, telemetry, health, work, drain, exit code.
+//! One way to run forevery process: configuration, telemetry, health, work, drain, exit code.
 //!
 //! Exit codes: 0 stopped when asked, 1 failed (a supervisor restarts it), 2 wrong command line or configuration (a
 //! restart won't help).
@@ -139,7 +139,7 @@ async fn supervise(mut context: Context, drain: Duration) -> Result<(), BoxError
         }
     };
     if tokio::time::timeout(drain, finish).await.is_err() {
-        tracing::warn!(service = context.name, left = context.tasks.len() - 1, "drain time is over");
+        tracing::warn!(service = context.name, left = context.tasks.len() - 1, "drain time has run out");
     }
     tracing::info!(service = context.name, "stopped");
     outcome

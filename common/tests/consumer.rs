@@ -29,13 +29,13 @@ async fn a_redelivered_batch_has_its_effects_once() {
     // The offset of the first six was never stored: everything comes again.
     processor.process(batch(records.clone())).await.expect("applied");
     assert_eq!(lab.effects().await.len(), 10);
-    assert_eq!(lab.account().await, (10, 0, 0));
+    assert_eq!(lab.tally().await, (10, 0, 0));
     // The same event at another offset is a duplicate, and is counted as one.
     let mut again = records[3].clone();
     again.offset = 10;
     processor.process(batch(vec![again])).await.expect("acknowledged");
     assert_eq!(lab.effects().await.len(), 10);
-    assert_eq!(lab.account().await, (10, 1, 0));
+    assert_eq!(lab.tally().await, (10, 1, 0));
 }
 
 /// Poison costs its neighbours nothing: wherever it stands in a batch, and whoever refuses it, it alone is parked.
@@ -53,13 +53,13 @@ async fn poison_costs_its_neighbours_nothing() {
             .collect();
         lab.processor().process(batch(records.clone())).await.expect("done");
         assert_eq!(lab.effects().await.len(), 27, "{payload}");
-        assert_eq!(lab.account().await, (27, 0, 3), "{payload}");
+        assert_eq!(lab.tally().await, (27, 0, 3), "{payload}");
         let letters = lab.dead_letters().await;
         let expected: Vec<_> = [0, 17, 29].map(|n| (format!("order-{n}"), class.to_owned(), None)).to_vec();
         assert_eq!(letters, expected);
         // Parked once, not again at each delivery (pitfalls P24).
         lab.processor().process(batch(records)).await.expect("done");
-        assert_eq!(lab.account().await, (27, 0, 3), "{payload}");
+        assert_eq!(lab.tally().await, (27, 0, 3), "{payload}");
         assert_eq!(lab.dead_letters().await.len(), 3);
     }
 }
@@ -91,7 +91,7 @@ async fn later_events_wait_behind_a_parked_one() {
         for letter in &letters[1..] {
             assert_eq!(*letter, ("a".to_owned(), "blocked-by-key".to_owned(), Some(culprit.clone())));
         }
-        assert_eq!(lab.account().await, (4, 0, 3));
+        assert_eq!(lab.tally().await, (4, 0, 3));
     }
 }
 
@@ -202,7 +202,7 @@ async fn a_reused_id_with_another_payload_is_parked() {
     for _ in 0..2 {
         lab.processor().process(batch(records.clone())).await.expect("done");
         assert_eq!(lab.effects().await, [("order".to_owned(), "first".to_owned())]);
-        assert_eq!(lab.account().await, (1, 0, 1));
+        assert_eq!(lab.tally().await, (1, 0, 1));
         assert_eq!(lab.dead_letters().await, [("order".to_owned(), "schema-violation".to_owned(), None)]);
     }
     assert_eq!(lab.count("select count(*) from inbox").await, 2);
@@ -223,7 +223,7 @@ async fn what_cannot_be_parked_is_held() {
     assert!(matches!(held, Err(DatabaseError::Data(_))), "{held:?}");
     lab.alter("alter table dead_letters drop constraint none").await;
     lab.processor().process(batch(records)).await.expect("done");
-    assert_eq!(lab.account().await, (2, 0, 2));
+    assert_eq!(lab.tally().await, (2, 0, 2));
     assert_eq!(lab.dead_letters().await.len(), 2);
 }
 
@@ -243,7 +243,7 @@ async fn a_database_that_does_not_fit_is_never_a_dead_letter() {
         lab.alter(mend).await;
     }
     lab.processor().process(batch(records)).await.expect("done");
-    assert_eq!(lab.account().await, (5, 0, 0));
+    assert_eq!(lab.tally().await, (5, 0, 0));
 }
 
 /// What no duplicate can ask for any more is purged; the rest stays.
@@ -282,7 +282,7 @@ async fn two_owners_of_a_partition_have_each_effect_once() {
     second.await.expect("done");
     let effects = lab.effects().await;
     assert_eq!(effects.len(), 200);
-    assert_eq!(lab.account().await, (200, 0, 0));
+    assert_eq!(lab.tally().await, (200, 0, 0));
     for subject in 0..7 {
         let of: Vec<&String> =
             effects.iter().filter(|(s, _)| *s == format!("order-{subject}")).map(|(_, p)| p).collect();
@@ -298,29 +298,29 @@ async fn restarts_repeat_nothing_and_lose_nothing() {
     let events = (0..300).map(|n| lab.event(&format!("order-{}", n % 5), &format!("{n:03}"))).collect();
     lab.write(events).await;
 
-    // Killed without a word, again and again: offsets that were not committed are delivered again.
+    // Killed without notice, again and again: offsets that were not committed are delivered again.
     for round in 1..4 {
         let member = lab.start_consumer();
-        eventually("some are applied", || async { lab.account().await.0 >= round * 20 }).await;
+        eventually("some are applied", || async { lab.tally().await.0 >= round * 20 }).await;
         member.kill().await;
     }
     let member = lab.start_consumer();
-    reaches("all are applied", 300, || async { lab.account().await.0 }).await;
+    reaches("all are applied", 300, || async { lab.tally().await.0 }).await;
     member.end().await;
     relay.end().await;
     assert_eq!(lab.effects().await.len(), 300);
-    assert_eq!(lab.account().await, (300, 0, 0));
+    assert_eq!(lab.tally().await, (300, 0, 0));
 }
 
 /// While its database refuses to work nothing is dead-lettered, the consumer stays in its group and says so; then it
-/// goes on by itself.
+/// continues on its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absent_database_is_never_a_dead_letter() {
     let lab = Lab::new("away").await;
     let relay = lab.start_relay();
     let member = lab.start_consumer();
     lab.write(vec![lab.event("order", "1")]).await;
-    eventually("the first is applied", || async { lab.account().await.0 == 1 }).await;
+    eventually("the first is applied", || async { lab.tally().await.0 == 1 }).await;
 
     // Another session holds the inbox: each batch runs into the server's statement timeout or waits for it.
     let mut holder = lab.connect().await;
@@ -334,14 +334,14 @@ async fn an_absent_database_is_never_a_dead_letter() {
     eventually("readiness says so", || async { !lab.health.components()["consumer"].ready }).await;
     sqlx::raw_sql("rollback").execute(&mut holder).await.expect("released");
 
-    eventually("the others are applied", || async { lab.account().await.0 == 3 }).await;
+    eventually("the others are applied", || async { lab.tally().await.0 == 3 }).await;
     eventually("readiness is back", || async { lab.health.components()["consumer"].ready }).await;
     assert_eq!(lab.dead_letters().await.len(), 0);
     member.end().await;
     relay.end().await;
 }
 
-/// A member that waits for its database loses its partitions and gets them back: a pause of before must not last
+/// A member that waits for its database loses its partitions and gets them back: an earlier pause must not last
 /// (librdkafka keeps it with the partition, whoever owned it in between).
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_come_back_while_the_database_is_away_are_read() {
@@ -365,8 +365,8 @@ async fn partitions_that_come_back_while_the_database_is_away_are_read() {
     drop((silent, newcomer));
 
     lab.accept_connections(true).await;
-    reaches("all are applied", EVENTS, || async { lab.account().await.0 }).await;
-    assert_eq!(lab.account().await, (EVENTS, 0, 0));
+    reaches("all are applied", EVENTS, || async { lab.tally().await.0 }).await;
+    assert_eq!(lab.tally().await, (EVENTS, 0, 0));
     member.end().await;
 }
 
@@ -380,7 +380,7 @@ async fn a_lost_membership_is_taken_up_again() {
     let member = lab.start_consumer();
     for round in 1..=3 {
         lab.write((0..10).map(|n| lab.event(&format!("order-{n}"), "fine")).collect()).await;
-        eventually("all are applied", || async { lab.account().await.0 == round * 10 }).await;
+        eventually("all are applied", || async { lab.tally().await.0 == round * 10 }).await;
         // Takes the member's place, and is gone.
         drop(lab.raw_member(Some("1")).await);
     }
@@ -388,11 +388,11 @@ async fn a_lost_membership_is_taken_up_again() {
     eventually("it is ready", || async { lab.health.components()["consumer"].ready }).await;
     member.end().await;
     relay.end().await;
-    assert_eq!(lab.account().await, (30, 0, 0));
+    assert_eq!(lab.tally().await, (30, 0, 0));
 }
 
 /// Nothing but poison stops the consumer at its limit: it says so in readiness, the rest stays in the topic, and once a
-/// record can be handled again it goes on by itself. Nothing is lost.
+/// record can be handled again it continues on its own. Nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_poison_stops_the_consumer() {
     let mut lab = Lab::new("limit").await;
@@ -413,10 +413,10 @@ async fn nothing_but_poison_stops_the_consumer() {
         !component.ready && component.detail.contains("too many dead letters")
     })
     .await;
-    let parked = lab.account().await.2;
+    let parked = lab.tally().await.2;
     assert!((50..70).contains(&parked), "{parked} parked when it stopped");
     // One bad record from time to time, until the good ones come; then all of them at once.
-    eventually("it goes on by itself", || async { lab.account().await == (20, 0, 80) }).await;
+    eventually("it continues on its own", || async { lab.tally().await == (20, 0, 80) }).await;
     eventually("readiness is back", || async { lab.health.components()["consumer"].ready }).await;
     assert_eq!(lab.dead_letters().await.len(), 80);
     assert_eq!(lab.effects().await.len(), 20);
@@ -454,13 +454,13 @@ async fn rebalances_under_load_lose_and_repeat_nothing() {
             }
         }
         eventually("some are done", || async {
-            let (applied, _, parked) = lab.account().await;
+            let (applied, _, parked) = lab.tally().await;
             applied + parked > from
         })
         .await;
     }
     reaches("all are done", EVENTS, || async {
-        let (applied, _, parked) = lab.account().await;
+        let (applied, _, parked) = lab.tally().await;
         applied + parked
     })
     .await;

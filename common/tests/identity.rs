@@ -290,7 +290,7 @@ async fn a_revoked_certificate_is_refused_on_open_connections_too() {
     lab.pki.revoke("gateway", "stolen").expect("revoked");
     assert_eq!(server.reload().expect("readable"), Reload::Swapped);
     // The thief goes on with what was stolen: on the open connection, and on new ones.
-    check(open.clone()).await.expect_err("the open connection is over");
+    check(open.clone()).await.expect_err("the open connection has ended");
     check(open).await.expect_err("and no new one is made");
     check(destination(address, "order", &thief)).await.expect_err("by nobody");
     check(destination(address, "order", &lab.identity("gateway"))).await.expect("the new one is served");
@@ -300,7 +300,7 @@ async fn a_revoked_certificate_is_refused_on_open_connections_too() {
     check(open.clone()).await.expect("called before");
     lab.pki.revoke("order", "stolen").expect("revoked");
     assert_eq!(gateway.reload().expect("readable"), Reload::Swapped);
-    check(open.clone()).await.expect_err("the open connection is over");
+    check(open.clone()).await.expect_err("the open connection has ended");
     check(open).await.expect_err("and no new one is made");
 }
 

@@ -76,7 +76,7 @@ async fn a_record_that_is_too_large_to_be_kept_is_set_aside() {
     lab.send(0, &fits, &settings).await;
     lab.send(0, &lab.record(0, lab.event("order", "behind")), &[]).await;
     eventually("what is behind is handled", || async { lab.effects().await.len() == 1 }).await;
-    assert_eq!(lab.account().await, (1, 0, 1));
+    assert_eq!(lab.tally().await, (1, 0, 1));
     assert_eq!(lab.set_aside().await, 1);
     let row = lab
         .count(
@@ -98,7 +98,7 @@ async fn a_subject_of_any_length_is_parked() {
     let records: Arc<[Record]> =
         [lab.record(0, lab.event(&subject, "x")), lab.record(1, lab.event("order", "fine"))].into();
     lab.processor().process(records).await.expect("ends");
-    assert_eq!(lab.account().await, (1, 0, 1));
+    assert_eq!(lab.tally().await, (1, 0, 1));
     assert_eq!(lab.set_aside().await, 0);
 }
 
@@ -116,10 +116,10 @@ async fn a_record_that_the_database_does_not_take_is_set_aside() {
     ]
     .into();
     lab.processor().process(records.clone()).await.expect("ends");
-    assert_eq!((lab.account().await, lab.set_aside().await), ((1, 0, 1), 1));
+    assert_eq!((lab.tally().await, lab.set_aside().await), ((1, 0, 1), 1));
     // Delivered again, as after a crash: it ended once.
     lab.processor().process(records).await.expect("ends");
-    assert_eq!((lab.account().await, lab.set_aside().await), ((1, 0, 1), 1));
+    assert_eq!((lab.tally().await, lab.set_aside().await), ((1, 0, 1), 1));
 }
 
 /// Whatever bytes a record is made of, it ends: applied, duplicate, parked or set aside.
@@ -165,7 +165,7 @@ async fn any_record_ends() {
             records += 1;
         }
         processor.process(batch.clone().into()).await.unwrap_or_else(|error| panic!("{error:?}: {batch:?}"));
-        let (applied, duplicates, parked) = lab.account().await;
+        let (applied, duplicates, parked) = lab.tally().await;
         assert_eq!(applied + duplicates + parked + lab.set_aside().await, records, "{batch:?}");
     }
 }
@@ -203,7 +203,7 @@ async fn offsets_that_a_stranger_commits_skip_nothing() {
     .expect("read");
     let consumer = lab.start_consumer();
     eventually("all are handled", || async { lab.effects().await.len() == 41 }).await;
-    assert_eq!(lab.account().await, (41, 0, 0));
+    assert_eq!(lab.tally().await, (41, 0, 0));
     consumer.end().await;
     relay.end().await;
 }
@@ -227,13 +227,13 @@ async fn a_restored_database_reads_what_it_misses() {
     .await;
     let consumer = lab.start_consumer();
     eventually("all are handled", || async { lab.effects().await.len() == 3 }).await;
-    assert_eq!(lab.account().await, (3, 0, 0));
+    assert_eq!(lab.tally().await, (3, 0, 0));
     consumer.end().await;
     relay.end().await;
 }
 
 /// A topic that is deleted and made anew is read from its beginning, while the consumer runs and after a restart; a bad
-/// record in a place that an earlier bad record had is parked, and the account holds.
+/// record in a place that an earlier bad record had is parked, and the tally holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
     let lab = Lab::new("remade").await;
@@ -241,12 +241,12 @@ async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
     for n in 0..8 {
         lab.send(0, &bare(&lab, &format!("first {n}")), &[]).await;
     }
-    eventually("all are parked", || async { lab.account().await == (0, 0, 8) }).await;
+    eventually("all are parked", || async { lab.tally().await == (0, 0, 8) }).await;
     lab.remake_topic().await;
     for n in 0..3 {
         lab.send(0, &bare(&lab, &format!("second {n}")), &[]).await;
     }
-    eventually("those of the new topic too", || async { lab.account().await == (0, 0, 11) }).await;
+    eventually("those of the new topic too", || async { lab.tally().await == (0, 0, 11) }).await;
     consumer.end().await;
     // While nobody reads, and the new log grows past the old position.
     lab.remake_topic().await;
@@ -254,7 +254,7 @@ async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
         lab.send(0, &bare(&lab, &format!("third {n}")), &[]).await;
     }
     let consumer = lab.start_consumer();
-    eventually("none is skipped", || async { lab.account().await == (0, 0, 31) }).await;
+    eventually("none is skipped", || async { lab.tally().await == (0, 0, 31) }).await;
     consumer.end().await;
 }
 
@@ -286,7 +286,7 @@ async fn what_cannot_be_read_is_named_and_can_be_skipped() {
     skip::skip(&lab.database, lab.group, Deadline::after(PATIENCE), skip(1)).await.expect("skipped");
     eventually("what is behind is handled", || async { lab.effects().await.len() == 3 }).await;
     eventually("it is ready again", || async { lab.health.components()["consumer"].ready }).await;
-    assert_eq!((lab.account().await, lab.set_aside().await), ((3, 0, 0), 1));
+    assert_eq!((lab.tally().await, lab.set_aside().await), ((3, 0, 0), 1));
     assert_eq!(lab.count("select count(*) from dead_letter_audit where action = 'skip'").await, 1);
     consumer.end().await;
 }
@@ -310,7 +310,7 @@ async fn partitions_that_appear_later_are_read() {
     consumer.end().await;
 }
 
-/// A member that leaves its group without a word, and one whose partitions stay held back, look degraded and are
+/// A member that leaves its group unnoticed, and one whose partitions stay held back, look degraded and are
 /// replaced: what arrives meanwhile is handled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_makes_no_progress_is_replaced() {
@@ -330,7 +330,7 @@ async fn a_member_that_makes_no_progress_is_replaced() {
         assert!(lab.effects().await.len() <= 2, "nothing was read in the meantime: {fault:?}");
         eventually("all are handled", || async { lab.effects().await.len() == 21 }).await;
         eventually("it is ready again", || async { state().ready }).await;
-        assert_eq!(lab.account().await, (21, 0, 0));
+        assert_eq!(lab.tally().await, (21, 0, 0));
         consumer.end().await;
         relay.end().await;
     }

@@ -66,7 +66,7 @@ async fn a_dropped_row_lets_those_behind_it_go() {
     assert_eq!(lab.count(audited).await, 1);
 }
 
-/// A row that an operator has tried again goes before its pause is over.
+/// A row that an operator has tried again goes before its pause has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_is_tried_again_at_an_operators_word() {
     let lab = Lab::new("outbox-retry").await;
@@ -88,7 +88,7 @@ async fn a_row_is_tried_again_at_an_operators_word() {
     assert!(lab.count("select count(*) from outbox_audit where action = 'retry'").await >= 1);
 }
 
-/// Nothing is taken for everything: no ids, no reason, or ids and all together are refused.
+/// Nothing is taken foreverything: no ids, no reason, or ids and all together are refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_not_everything() {
     let lab = Lab::new("outbox-usage").await;

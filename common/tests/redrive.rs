@@ -156,10 +156,10 @@ async fn a_repaired_event_and_those_behind_it_are_redriven_in_order() {
     );
     assert_eq!(letter.history.len(), 2);
     assert_eq!(letter.history[0].actor, "operator (alice)");
-    // A new event of the order is handled at once again, and the account has not changed by the redrive.
+    // A new event of the order is handled at once again, and the tally has not changed by the redrive.
     park(&lab, vec![lab.record(100, lab.event("order", "6"))]).await;
     assert_eq!(effects_of(&lab, "order").await.last().map(String::as_str), Some("6"));
-    assert_eq!(lab.account().await, (6, 0, 4));
+    assert_eq!(lab.tally().await, (6, 0, 4));
 }
 
 /// What fails again stays parked with what waits behind it, counts, and is refused the fourth time unless the operator
@@ -205,7 +205,7 @@ async fn an_event_that_meets_a_redrive_waits_for_it() {
     redrive.commit().await.expect("committed");
     consumer.await.expect("no panic").expect("done");
     assert_eq!(effects_of(&lab, "order").await, ["late"]);
-    assert_eq!(lab.account().await, (1, 0, 1));
+    assert_eq!(lab.tally().await, (1, 0, 1));
 }
 
 /// And a redrive that meets a consumer waits for it, and takes what was parked in that moment along.
@@ -278,7 +278,7 @@ async fn broken_headers_are_repaired() {
     let again = lab.record(3, NewEvent { id: event_id, ..lab.event("order", "1") });
     park(&lab, vec![again]).await;
     assert_eq!(lab.effects().await.len(), 3);
-    assert_eq!(lab.account().await, (1, 1, 2));
+    assert_eq!(lab.tally().await, (1, 1, 2));
     let request = pb::GetDeadLetterRequest { id: nameless.to_owned() };
     let answer = service(&lab).get_dead_letter(as_operator(request)).await.expect("it is there");
     let letter = answer.into_inner().dead_letter.expect("a letter");
@@ -426,7 +426,7 @@ async fn lists_have_pages_and_filters() {
 }
 
 /// Whatever is poisoned wherever, however batches are cut, delivered again and interleaved with redrives by several
-/// replicas: once all is repaired and redriven, each subject has each of its effects once, in order, and the account is
+/// replicas: once all is repaired and redriven, each subject has each of its effects once, in order, and the tally is
 /// exact.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_placement_of_poison_ends_in_order() {
@@ -482,7 +482,7 @@ async fn any_placement_of_poison_ends_in_order() {
             let found = effects.remove(&format!("s{subject}")).unwrap_or_default();
             assert_eq!(found, expected, "seed {seed}, subject {subject}");
         }
-        let (applied, _, parked) = lab.account().await;
+        let (applied, _, parked) = lab.tally().await;
         assert_eq!(applied + parked, i64::try_from(records.len()).expect("few"), "seed {seed}");
         let open = "select count(*) from dead_letters where state = 'parked'";
         assert_eq!(lab.count(open).await, 0, "seed {seed}");

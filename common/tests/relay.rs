@@ -168,7 +168,7 @@ async fn a_row_that_cannot_be_published_holds_back_only_its_key() {
     })
     .await;
     assert_eq!(lab.count("select count(*) from outbox").await, 0, "nothing stands in the others' way");
-    // Somebody mends the row: everything goes on by itself.
+    // Somebody mends the row: everything continues on its own.
     sqlx::query("update outbox_held set value = 'small' where length(value) > 1000")
         .execute(lab.database.pool())
         .await
@@ -247,7 +247,7 @@ async fn the_probe_replaces_a_deaf_producer() {
         kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("made");
     let publisher = Publisher::starting_with(deaf, &lab.kafka);
     let stop = CancellationToken::new();
-    let probe = tokio::spawn(kafka::follow(publisher, lab.health.component("kafka"), stop.clone()));
+    let probe = tokio::spawn(kafka::probe(publisher, lab.health.component("kafka"), stop.clone()));
     eventually("the broker is heard again", || async { lab.health.components()["kafka"].ready }).await;
     stop.cancel();
     probe.await.expect("ends when asked to");

@@ -6,7 +6,7 @@ use holdfast_proto::{OrderId, UserId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Where a delivery stands; it moves forward only.
+/// The status of a delivery; it moves forward only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Waits for its carrier.
@@ -62,7 +62,7 @@ pub struct Delivery {
     pub user_id: UserId,
     /// Where to.
     pub delivery_address: String,
-    /// Where it stands.
+    /// Its status.
     pub status: Status,
     /// Decided when it was made.
     pub will_fail: bool,

@@ -57,7 +57,7 @@ pub(crate) async fn run(database: Database, step: Duration, task: PeriodicTask, 
     }
 }
 
-/// Status, history and event of each due delivery in one transaction. Answers how many moved.
+/// Status, history and event of each due delivery in one transaction. Returns how many moved.
 async fn advance_due(database: &Database, step: Duration) -> Result<u64, DatabaseError> {
     database
         .transaction("delivery.advance", Deadline::after(BACKGROUND_TIME_MAX), step, |connection, step| {

@@ -36,7 +36,7 @@ impl World {
     }
 
     /// The account of each group and topic is exact.
-    pub async fn the_account_is_exact(&self) {
+    pub async fn every_record_is_tallied(&self) {
         for service in ["order", "payment", "delivery"] {
             for topic in topic::read_by(service) {
                 self.the_account_of_is_exact(service, topic).await;

@@ -50,7 +50,7 @@ fn rotation_time() -> Duration {
 }
 
 /// A hundred requests per second to each of the three services in turn, for `time` or as long as it takes: eight at a time, so
-/// that a slow machine makes the load last and not its requests late. Answers with their number and those that failed.
+/// that a slow machine makes the load last and not its requests late. Returns their number and those that failed.
 async fn load(user: &Session, time: Duration) -> (usize, Vec<String>) {
     let plan = Plan { rate: 100.0, requests: 100 * time.as_secs(), clients: 8 };
     let user = user.clone();

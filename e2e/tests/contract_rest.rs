@@ -616,7 +616,7 @@ async fn tokens_are_checked_strictly() {
         problem["instance"] = Value::Null;
         bodies.insert(problem.to_string());
     }
-    assert_eq!(bodies.len(), 1, "one body for every cause: {bodies:?}");
+    assert_eq!(bodies.len(), 1, "one body forevery cause: {bodies:?}");
 
     // What is right is taken, within the leeway and with a list of audiences too.
     for (name, value) in

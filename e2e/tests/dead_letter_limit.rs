@@ -63,7 +63,7 @@ async fn a_minute_of_nothing_but_poison_loses_nothing() {
     .await;
     eventually("it is well again", || async { world.is_well("payment").await }).await;
     assert_eq!(world.records_of("order.created"), Some(POISON + 1));
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
     eventually("each has its copy", || async {
         world.records_of("order.created.payment.dlq") == Some(POISON)
     })

@@ -165,7 +165,7 @@ async fn a_bare_record_is_repaired() {
     let (shown, _) = world.dlq_json(&["show", letter]).await;
     assert_eq!((shown["headers"].as_array().map(Vec::len), &shown["record_key"]), (Some(0), &Value::Null));
     assert_eq!(shown["edited_record_key"]["text"], user.as_str());
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
 }
 
 /// What an operator gets wrong is said, with the exit code of the contract, and changes nothing.
@@ -274,7 +274,7 @@ async fn poison_in_an_idle_partition_is_parked_once() {
         .await;
         assert_eq!(world.count("payment", all, &order_id).await, 1, "parked once");
     }
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
     let copies = "select coalesce(sum(parked), 0)::bigint from consumer_positions where topic = $1";
     let parked = world.count("payment", copies, "order.created").await;
     let rows = "select count(*) from dead_letters where topic = $1";
@@ -354,7 +354,7 @@ async fn a_redrive_keeps_its_pace() {
     #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
     let rate = (LETTERS - 1) as f64 / took;
     assert!((rate / RATE - 1.0).abs() < 0.1, "{rate} letters a second instead of {RATE}");
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
 }
 
 /// A thousand letters are redriven while the command, the service and Kafka are killed with -9: each is applied exactly
@@ -448,5 +448,5 @@ async fn a_thousand_letters_survive_every_kill() {
     // And the saga of each order goes on to its end.
     let paid = "select count(*) from orders where delivery_address = $1 and status = 'PAID'";
     reaches("all are paid", 1000, || world.count("order", paid, "1 Kill Street")).await;
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
 }

@@ -236,7 +236,7 @@ async fn a_full_disk_is_survived() {
     for service in ["order", "payment", "delivery"] {
         assert_eq!(world.count(service, lost, "").await, 0, "a full disk makes no dead letter, in {service}");
     }
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
     let state = fs::read_to_string(stack.layout.data_dir.join("state.json")).expect("there");
     let state: Value = serde_json::from_str(&state).expect("whole");
     let age = time_now().saturating_sub(state["written_at"].as_u64().expect("a number"));

@@ -1,4 +1,4 @@
-//! Parts are killed with -9 while orders come in: nothing is lost, nothing is done twice, and everything goes on by itself.
+//! Parts are killed with -9 while orders come in: nothing is lost, nothing is done twice, and everything continues on its own.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -134,11 +134,11 @@ async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
         })
         .await;
     }
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
 }
 
 /// The broker and a service die within moments of one another, in any order: members of consumer groups are fenced by a
-/// broker that comes back with the state of before, offsets are not committed, and all goes on by itself. A few rounds
+/// broker that comes back with its previous state, offsets are not committed, and all continues on its own. A few rounds
 /// here; `HOLDFAST_TEST_ROUNDS=60 cargo test -p holdfast-e2e --test faults overlap -- --nocapture` is a soak.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_that_overlap_are_survived() {
@@ -174,7 +174,7 @@ async fn kills_that_overlap_are_survived() {
     for service in ["order", "payment", "delivery"] {
         assert_eq!(world.count(service, lost, "").await, 0, "never a dead letter, in {service}");
     }
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
 }
 
 /// A database is away while orders come in: every one is accepted, none becomes a dead letter, the backlog grows, and
@@ -214,7 +214,7 @@ async fn the_backlog_of_an_outage_drains() {
     assert_eq!(world.count("payment", balance, &user.user).await, 100_000 - 100 * seconds);
     eventually("the lag is gone", || async { lag().await < 0.5 }).await;
     eventually("the gateway is well", || async { world.is_well("gateway").await }).await;
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
 }
 
 /// While a database is away its service says so, the gateway answers quickly with a problem, and reads of the others go
@@ -394,7 +394,7 @@ async fn a_broker_that_stalls_is_survived() {
             begin.elapsed()
         );
     }
-    world.the_account_is_exact().await;
+    world.every_record_is_tallied().await;
 }
 
 /// A service that is deaf (its process lives) looks like it in `holdfast status`, which asks it and not a file, and the

@@ -13,7 +13,7 @@ use holdfast_proto::{
 };
 use time::OffsetDateTime;
 
-/// Where an order stands; ranks rise only.
+/// The status of an order; ranks rise only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Payment not decided.

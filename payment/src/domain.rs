@@ -7,7 +7,7 @@ use uuid::Uuid;
 /// Largest balance, in cents: far above any sum of credits, far below the end of `i64`.
 pub const BALANCE_MINOR_MAX: i64 = 1_000_000_000_000_000;
 
-/// Where a payment stands.
+/// The status of a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Charged once.
@@ -105,7 +105,7 @@ impl Account {
     }
 
     /// Decides the payment of an order. With enough money the balance falls and there is a ledger entry; else nothing
-    /// is charged, and that is decided for ever.
+    /// is charged, and that is decided forever.
     pub fn charge(
         &mut self,
         payment_id: Uuid,

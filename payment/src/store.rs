@@ -72,7 +72,7 @@ pub(crate) async fn lock_accounts(
         .collect()
 }
 
-/// Writes balances and the entries that explain them, in one statement. Answers with the ids of the entries.
+/// Writes balances and the entries that explain them, in one statement. Returns the ids of the entries.
 pub(crate) async fn save(
     connection: &mut PgConnection,
     accounts: &[&Account],

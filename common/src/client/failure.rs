@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Gives a failure below the service the code that callers act on: `DEADLINE_EXCEEDED` if time ran out, `UNAVAILABLE`
-/// for everything else (refused, reset, handshake, an answer cut off, a call that raced with a graceful GOAWAY).
+/// foreverything else (refused, reset, handshake, an answer cut off, a call that raced with a graceful GOAWAY).
 ///
 /// tonic reports these as CANCELLED, UNKNOWN or INTERNAL, partly by chance.
 pub(super) fn of_transport(error: BoxError) -> Status {

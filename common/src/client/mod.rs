@@ -112,7 +112,7 @@ pub fn destination(
         let breaker = Breaker::new(&calls.breaker, &name, &address.to_string());
         Endpoint::new(address.to_string(), breaker, Attempt { inner, time_max: calls.attempt_timeout })
     };
-    tokio::spawn(resolve::follow(config.name.clone(), addresses, Arc::downgrade(&endpoints), make));
+    tokio::spawn(resolve::track_addresses(config.name.clone(), addresses, Arc::downgrade(&endpoints), make));
     let known_within = config.calls.attempt_timeout;
     Ok(column(Balance { endpoints, known_within }, &config.name, &config.calls, is_idempotent))
 }

@@ -20,7 +20,7 @@ use crate::backoff::Backoff;
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
 
 /// Resolves `addresses` (`host:port`) until nobody holds the endpoints any more.
-pub(super) async fn follow<S: Send + Sync + 'static>(
+pub(super) async fn track_addresses<S: Send + Sync + 'static>(
     destination: String,
     addresses: Vec<String>,
     endpoints: Weak<Endpoints<S>>,

@@ -1,4 +1,4 @@
-//! SQL of the inbox and of the account of each partition.
+//! SQL of the inbox and of the tally of each partition.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -110,7 +110,7 @@ fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
     (ids, topics, hashes)
 }
 
-/// Locks the positions of `places` and writes those entries that aren't there, in one round trip. Answers with the
+/// Locks the positions of `places` and writes those entries that aren't there, in one round trip. Returns the
 /// positions and with what was written.
 ///
 /// The locks make two members that both believe to own a partition take turns. An entry that is there is a duplicate,
@@ -221,7 +221,7 @@ pub(super) async fn payload_hashes(
     rows.into_iter().map(|row| Ok((row.try_get("event_id")?, row.try_get("payload_hash")?))).collect()
 }
 
-/// Adds what was done to the account, and moves the positions on. Their rows are locked by [`open`].
+/// Adds what was done to the tally, and moves the positions on. Their rows are locked by [`open`].
 pub(super) async fn advance(
     connection: &mut PgConnection,
     group: &str,

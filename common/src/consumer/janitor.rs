@@ -51,7 +51,7 @@ pub async fn run(database: Database, task: PeriodicTask, stop: CancellationToken
     }
 }
 
-/// Deletes some of the rows that are older than `retention`. Answers how many.
+/// Deletes some of the rows that are older than `retention`. Returns how many.
 pub async fn purge(database: &Database, retention: Duration) -> Result<i64, DatabaseError> {
     database.migrated().await;
     let done = sqlx::query(

@@ -3,7 +3,7 @@
 //! stay in their topic, where nothing is lost.
 //!
 //! It resumes by itself: after a pause it takes one record. If that can be handled all is well again; if not, it is
-//! parked, and the next pause is longer. Or an operator has it resume, with leave to park so many more
+//! parked, and the next pause is longer. Or an operator has it resume, with an allowance of so many more
 //! ([`super::stops`]).
 
 use std::{collections::VecDeque, time::Duration};
@@ -52,8 +52,8 @@ enum State {
 pub(super) struct Limit {
     config: LimitConfig,
     state: State,
-    /// An operator's leave: so many dead letters are parked without a word.
-    leave: u64,
+    /// Dead letters that an operator has allowed before the limit applies again.
+    allowance: u64,
     in_a_row: u64,
     /// True for a record that was parked.
     window: VecDeque<bool>,
@@ -65,7 +65,7 @@ impl Limit {
         Self {
             config,
             state: State::Running,
-            leave: 0,
+            allowance: 0,
             in_a_row: 0,
             window: VecDeque::new(),
             parked_in_window: 0,
@@ -89,10 +89,10 @@ impl Limit {
     }
 
     /// An operator has it resume, and park this many dead letters before the limit holds again.
-    pub(super) fn resume(&mut self, leave: u64) {
-        tracing::info!(leave, "consumer resumes: an operator says so");
+    pub(super) fn resume(&mut self, allowance: u64) {
+        tracing::info!(allowance, "consumer resumes: an operator says so");
         metrics::gauge!("consumer_stopped_by_dead_letters").set(0.0);
-        *self = Self { leave, ..Self::new(self.config) };
+        *self = Self { allowance, ..Self::new(self.config) };
     }
 
     /// What became of the records of a batch. Records that wait behind another one, and duplicates, say nothing.
@@ -112,8 +112,8 @@ impl Limit {
             }
             return;
         }
-        let forgiven = poisoned.min(self.leave);
-        self.leave -= forgiven;
+        let forgiven = poisoned.min(self.allowance);
+        self.allowance -= forgiven;
         let poisoned = poisoned - forgiven;
         self.in_a_row = if applied > 0 { 0 } else { self.in_a_row + poisoned };
         for parked in std::iter::repeat_n(true, saturated(poisoned))
@@ -202,7 +202,7 @@ mod tests {
         }
     }
 
-    /// An operator's word ends the stop at once, and so many dead letters pass before the limit holds again.
+    /// An operator's request ends the stop at once, and the allowed dead letters pass before the limit applies again.
     #[tokio::test(start_paused = true)]
     async fn it_resumes_at_an_operators_word() {
         let mut limit = limit();
@@ -213,7 +213,7 @@ mod tests {
             assert_eq!((limit.next(), limit.stopped_for()), (Next::Batch, ""));
             limit.record(counts(0, 100, 0));
         }
-        assert_eq!(limit.next(), Next::Batch, "50 beyond the leave");
+        assert_eq!(limit.next(), Next::Batch, "50 beyond the allowance");
         limit.record(counts(0, 50, 0));
         assert!(matches!(limit.next(), Next::Wait(_)));
         limit.resume(0);

@@ -26,7 +26,7 @@ use crate::{
     record::Record,
 };
 
-/// Why a membership is over: it can never read again, another one must take its place.
+/// Why a membership has ended: it can never read again, and another one must take its place.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Lost {
     /// Ended for good by the broker.

@@ -1,5 +1,5 @@
 //! The group as the broker and the database see it: which partitions the topics have, who owns them, how many records
-//! wait. Asked by a client of its own, so it is right while the consumer stands still, waits for its database, or has
+//! wait. Asked by a client of its own, so it is right while the consumer is stopped, waits for its database, or has
 //! lost its membership; [`super::watch`] compares it with what the member believes.
 
 use std::{

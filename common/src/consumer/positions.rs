@@ -63,9 +63,9 @@ pub(super) async fn load(
     read.await
 }
 
-/// The account of a partition.
+/// What was done with the records of a partition, ever.
 #[derive(Debug, Clone)]
-pub struct Account {
+pub struct PartitionTally {
     /// Its topic.
     pub topic: String,
     /// Its partition.
@@ -76,13 +76,13 @@ pub struct Account {
     pub counts: Counts,
 }
 
-/// The accounts of a group, by topic and partition.
-pub(crate) async fn accounts(
+/// The tallies of a group, by topic and partition.
+pub(crate) async fn tallies(
     connection: &mut PgConnection,
     group: &str,
-) -> Result<Vec<Account>, DatabaseError> {
+) -> Result<Vec<PartitionTally>, DatabaseError> {
     let rows = sqlx::query(
-        "-- positions.accounts
+        "-- positions.tallies
         select topic, partition, next_offset, applied, duplicates, parked, set_aside from consumer_positions
         where group_name = $1 order by topic, partition",
     )
@@ -91,7 +91,7 @@ pub(crate) async fn accounts(
     .await?;
     rows.into_iter()
         .map(|row| {
-            Ok(Account {
+            Ok(PartitionTally {
                 topic: row.try_get("topic")?,
                 partition: row.try_get("partition")?,
                 next_offset: row.try_get("next_offset")?,

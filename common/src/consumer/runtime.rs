@@ -24,7 +24,7 @@ use super::{
     member::{Lost, Member},
     observer::{Observer, ViewReceiver},
     positions,
-    stops::Standing,
+    stops::StopRecord,
     watch::{Finding, Reading, Watch},
 };
 use crate::{
@@ -44,7 +44,7 @@ pub const HEARTBEAT_EVERY_MAX: Duration = Duration::from_secs(60);
 const IDLE_ROUND: Duration = Duration::from_secs(5);
 /// How often the member compares what it believes with what the broker says.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// How often a consumer that stands looks for an operator's word.
+/// How often a stopped consumer looks for an operator's request to resume.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A membership that lasted this long was none that is lost again and again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ impl<H: Handler> Runtime<H> {
         }
     }
 
-    /// Has the member suffer what librdkafka was seen to do without a word; for tests.
+    /// Makes the member suffer what librdkafka was seen to do without reporting it; for tests.
     #[must_use]
     pub fn with_faults(mut self, faults: mpsc::Receiver<PlantedFault>) -> Self {
         self.faults = Some(faults);
@@ -135,7 +135,7 @@ impl<H: Handler> Reader<H> {
             share_max: self.config.dead_letter_share_max,
             pause: self.config.dead_letter_pause,
         });
-        let mut standing = Standing::new(self.processor.group().database.clone(), self.group);
+        let mut stop_record = StopRecord::new(self.processor.group().database.clone(), self.group);
         let mut watch = Watch::default();
         let mut backoff = Backoff::for_infrastructure();
         let mut faults = self.faults;
@@ -158,7 +158,7 @@ impl<H: Handler> Reader<H> {
                 placed_at: 0,
                 faults: faults.as_mut(),
             };
-            let outcome = session.run(&mut limit, &mut standing).await;
+            let outcome = session.run(&mut limit, &mut stop_record).await;
             let member = session.member;
             let leaving = tokio::task::spawn_blocking(move || drop(member));
             if tokio::time::timeout(LEAVE_TIME_MAX, leaving).await.is_err() {
@@ -214,7 +214,7 @@ struct Session<'a, H: Handler> {
 impl<H: Handler> Session<'_, H> {
     /// Reads until asked to stop, or until the membership is lost: then what is in hand was not done, or its inbox rows
     /// are there, and the next membership begins at the position in the database.
-    async fn run(&mut self, limit: &mut Limit, standing: &mut Standing) -> Result<(), Lost> {
+    async fn run(&mut self, limit: &mut Limit, stop_record: &mut StopRecord) -> Result<(), Lost> {
         while !self.stop.is_cancelled() {
             self.member.check()?;
             if let Some(fault) = self.faults.as_mut().and_then(|faults| faults.try_recv().ok()) {
@@ -229,7 +229,7 @@ impl<H: Handler> Session<'_, H> {
                 Next::One => 1,
                 Next::Wait(until) => {
                     let begin = Instant::now();
-                    self.stand(until, limit, standing).await?;
+                    self.wait_while_stopped(until, limit, stop_record).await?;
                     self.busy += begin.elapsed();
                     continue;
                 }
@@ -253,7 +253,7 @@ impl<H: Handler> Session<'_, H> {
             if let Some(counts) = finished {
                 limit.record(counts);
                 if limit.next() == Next::Batch {
-                    standing.end().await;
+                    stop_record.end().await;
                 }
             }
         }
@@ -460,11 +460,11 @@ impl<H: Handler> Session<'_, H> {
     }
 
     /// Takes nothing until then, or until an operator says to go on.
-    async fn stand(
+    async fn wait_while_stopped(
         &mut self,
         until: Instant,
         limit: &mut Limit,
-        standing: &mut Standing,
+        stop_record: &mut StopRecord,
     ) -> Result<(), Lost> {
         self.component.waiting(format!(
             "too many dead letters ({}): stopped, one record is tried from time to time",
@@ -472,8 +472,8 @@ impl<H: Handler> Session<'_, H> {
         ));
         self.member.pause();
         while Instant::now() < until {
-            if let Some(leave) = standing.look(limit.stopped_for()).await {
-                limit.resume(leave);
+            if let Some(allowance) = stop_record.look(limit.stopped_for()).await {
+                limit.resume(allowance);
                 break;
             }
             if !self.keep_polling(until.min(Instant::now() + LOOK_EVERY)).await? {

@@ -1,4 +1,4 @@
-//! What the operator sees of consumers that the limit on dead letters stopped, and how the operator's word to go on
+//! What the operator sees of consumers that the limit on dead letters stopped, and how the operator's request to go on
 //! reaches them: through the database, which every replica looks into anyway.
 
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -14,7 +14,7 @@ use crate::{
 /// A replica that was not seen for this time is gone: it looks once a second.
 const SEEN_WITHIN: &str = "30 seconds";
 
-/// A consumer that stands.
+/// A stopped consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
     /// Why, for people.
@@ -24,25 +24,25 @@ pub struct Stop {
 }
 
 /// The stop of one replica.
-pub(super) struct Standing {
+pub(super) struct StopRecord {
     database: Database,
     group: &'static str,
     /// Its row, once there is one.
     id: Option<i64>,
 }
 
-impl Standing {
+impl StopRecord {
     pub(super) const fn new(database: Database, group: &'static str) -> Self {
         Self { database, group, id: None }
     }
 
-    /// Says that the replica stands. An operator's word ends the stop: so many dead letters may be parked.
+    /// Reports that the replica is stopped. An operator's request ends the stop, and says how many dead letters may be parked.
     pub(super) async fn look(&mut self, reason: &str) -> Option<u64> {
         match self.try_look(reason).await {
             Ok(word) => word,
             Err(error) => {
                 // The database component says that the database is away.
-                tracing::debug!(error = chain(&error), "cannot look for the operator's word");
+                tracing::debug!(error = chain(&error), "cannot look for a request to resume");
                 None
             }
         }
@@ -62,7 +62,7 @@ impl Standing {
                         .bind(group)
                         .bind(reason),
                         Some(id) => sqlx::query(
-                            "-- consumer.stands
+                            "-- consumer.still_stopped
                             update consumer_stops set seen_at = now() where id = $1
                             returning id, resumed_at, dead_letters_max",
                         )
@@ -87,7 +87,7 @@ impl Standing {
         Ok(Some(dead_letters_max.unwrap_or_default().unsigned_abs()))
     }
 
-    /// It goes on by itself.
+    /// It continues on its own.
     pub(super) async fn end(&mut self) {
         let Some(id) = self.id.take() else { return };
         let ended = self.write("consumer.resume", id, |connection, id| {
@@ -123,9 +123,12 @@ impl Standing {
 }
 
 /// The consumers of a group that stand, oldest first.
-pub(crate) async fn standing(connection: &mut PgConnection, group: &str) -> Result<Vec<Stop>, DatabaseError> {
+pub(crate) async fn stopped_consumers(
+    connection: &mut PgConnection,
+    group: &str,
+) -> Result<Vec<Stop>, DatabaseError> {
     let rows = sqlx::query(
-        "-- consumer.standing
+        "-- consumer.stopped
         select reason, stopped_at from consumer_stops
         where group_name = $1 and resumed_at is null and seen_at > now() - $2::interval order by id",
     )

@@ -1,5 +1,5 @@
 //! A member of a consumer group that watches itself (pitfalls P38). A membership can end, or a client can stop reading,
-//! without a word from librdkafka: the member owns nothing, or owns partitions and takes nothing, and looks well. So what
+//! unreported by librdkafka: the member owns nothing, or owns partitions and takes nothing, and looks well. So what
 //! the member believes is compared with what an observer sees at the broker ([`super::observer`]), and what stays wrong
 //! for longer than a bound ends the membership: the runtime joins anew with a new client.
 //!
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// While the group is being formed, which takes up to the session timeout (10 s) after a member has died, and no new
 /// membership makes it quicker.
 const PATIENCE_WHILE_REBALANCING: Duration = Duration::from_secs(30);
-/// Each membership that was ended in vain doubles the patience for the next, up to this many times.
+/// Each membership that was that did not help doubles the patience for the next, up to this many times.
 const PATIENCE_FACTOR_MAX: u32 = 8;
 /// A view that is older says nothing: the broker does not answer the observer either.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(8);
@@ -263,7 +263,7 @@ mod tests {
         assert!(matches!(finding, Finding::Stalled(..)), "{finding:?}");
     }
 
-    /// While the broker answers nobody there is nothing to find, and the time of before does not count.
+    /// While the broker answers nobody there is nothing to find, and the time before does not count.
     #[tokio::test(start_paused = true)]
     async fn an_absent_broker_is_no_finding() {
         let mut watch = Watch::default();

@@ -154,7 +154,12 @@ impl Database {
     }
 
     /// Migrates as soon as the database is there, then keeps `component` in step with whether it answers, until `stop`.
-    pub async fn follow(self, own: &'static Migrator, component: Component, stop: CancellationToken) {
+    pub async fn migrate_and_probe(
+        self,
+        own: &'static Migrator,
+        component: Component,
+        stop: CancellationToken,
+    ) {
         let mut backoff = Backoff::for_infrastructure();
         loop {
             let migrated = *self.migrated.borrow();
@@ -310,7 +315,7 @@ impl Drop for Lease {
 /// Time for one statement outside of a transaction, if the server neither answers nor breaks the connection.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// A statement outside of a transaction that doesn't wait for ever.
+/// A statement outside of a transaction that doesn't wait forever.
 pub(crate) async fn bounded<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, DatabaseError> {

@@ -20,7 +20,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(60);
 
 /// Keeps `dead_letters_parked` and `dead_letters_oldest_age_seconds` in step until `stop`.
-pub async fn follow(database: Database, group: &'static str, task: PeriodicTask, stop: CancellationToken) {
+pub async fn publish_depth(
+    database: Database,
+    group: &'static str,
+    task: PeriodicTask,
+    stop: CancellationToken,
+) {
     let mut told: BTreeSet<(String, String)> = BTreeSet::new();
     loop {
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);

@@ -13,7 +13,7 @@ use super::{
     skip::{SKIPPED_RECORDS_MAX, Skip},
 };
 use crate::{
-    consumer::{Class, REASON_BYTES_MAX, observer::GroupView, positions::Account},
+    consumer::{Class, REASON_BYTES_MAX, observer::GroupView, positions::PartitionTally},
     identity::Peer,
     record::Header,
 };
@@ -74,13 +74,13 @@ pub(super) fn parse_skip(request: pb::SkipRecordsRequest, peer: &Peer) -> Result
     Ok(Skip { topic, partition, offset, records, actor, reason })
 }
 
-/// The accounts of the database beside the partitions of the broker.
+/// The tallies of the database beside the partitions of the broker.
 pub(super) fn positions_to_proto(
-    accounts: Vec<Account>,
+    tallies: Vec<PartitionTally>,
     view: Option<&GroupView>,
 ) -> pb::ListPositionsResponse {
     let mut positions: BTreeMap<(String, i32), pb::ConsumerPosition> = BTreeMap::new();
-    for Account { topic, partition, next_offset, counts } in accounts {
+    for PartitionTally { topic, partition, next_offset, counts } in tallies {
         let position = pb::ConsumerPosition {
             position: Some(next_offset),
             applied: counts.applied,

@@ -23,7 +23,7 @@ use crate::{
 /// Redrives of one letter; after them it needs an operator who insists (pitfalls P25).
 pub const REDRIVES_MAX: i32 = 3;
 
-/// Where a letter stands.
+/// The state of a letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// It waits for an operator.
@@ -64,7 +64,7 @@ pub struct Letter {
     pub class: String,
     /// Why, for people.
     pub reason: String,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
     /// The record, byte for byte.
     pub record: Record,
@@ -76,7 +76,7 @@ pub struct Letter {
     pub blocked_by: Option<Uuid>,
     /// Attempts of the consumer.
     pub attempts: i32,
-    /// Redrives, in vain or not.
+    /// Redrives, successful or not.
     pub redrive_count: i32,
     /// When it failed first.
     pub first_failed_at: OffsetDateTime,
@@ -147,7 +147,7 @@ pub struct Filter {
 pub enum Action {
     /// Handled after all.
     Redrive,
-    /// Handled again in vain.
+    /// Handled again without success.
     RedriveFailed,
     /// Its value, key or headers were replaced.
     Edit,

@@ -4,7 +4,7 @@
 //! - **Once.** A letter is locked while it is `parked`, its effects, its new state and its audit row are one
 //!   transaction. So a redrive can be killed at any point, and run again.
 //! - **One at a time.** A redrive holds an advisory lock of its group on a connection of its own: it ends with the
-//!   process that holds it, whatever way that ends.
+//!   process that holds it, however it ends.
 //! - **Nothing else is touched.** Nothing is published but what the handler writes, so other groups see nothing; the
 //!   consumer goes on beside it, and parks what arrives for an aggregate that still has parked letters.
 
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Action, Filter, Letter, REDRIVES_MAX,
-    store::{self, Unit},
+    store::{self, RedriveGroup},
 };
 use crate::{
     backoff::Backoff,
@@ -44,7 +44,7 @@ pub enum Mode {
     Execute,
 }
 
-/// What to do with letters that were redriven [`REDRIVES_MAX`] times in vain.
+/// What to do with letters that were redriven [`REDRIVES_MAX`] times without success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exhausted {
     /// Leave them.
@@ -116,10 +116,10 @@ pub enum RedriveError {
 }
 
 /// The right to redrive. The server takes it back when its connection is gone, a moment after this is dropped;
-/// [`Turn::give_back`] returns when the next one can have it.
-pub struct Turn(PgConnection);
+/// [`RedriveLock::give_back`] returns when the next one can have it.
+pub struct RedriveLock(PgConnection);
 
-impl Turn {
+impl RedriveLock {
     /// Ends the turn.
     pub async fn give_back(mut self) {
         // If it fails the connection is broken, and the server takes the turn back by itself.
@@ -149,7 +149,7 @@ impl<H: Handler> Redriver<H> {
     }
 
     /// Takes the turn of this group.
-    pub async fn begin(&self) -> Result<Turn, RedriveError> {
+    pub async fn begin(&self) -> Result<RedriveLock, RedriveError> {
         let options = self.group.database.pool().connect_options();
         let mut connection = bounded(PgConnection::connect_with(&options)).await?;
         let query = sqlx::query(
@@ -159,7 +159,7 @@ impl<H: Handler> Redriver<H> {
         .bind(self.group.name);
         let row = bounded(query.fetch_one(&mut connection)).await?;
         if row.try_get("locked").map_err(DatabaseError::from)? {
-            Ok(Turn(connection))
+            Ok(RedriveLock(connection))
         } else {
             Err(RedriveError::Running)
         }
@@ -169,21 +169,21 @@ impl<H: Handler> Redriver<H> {
     pub async fn redrive(&self, request: &Redrive, steps: &mpsc::Sender<Step>) -> Result<(), RedriveError> {
         let (group, filter) = (self.group.name, request.filter.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
-        let units = self
+        let groups = self
             .group
             .database
             .read(deadline, move |connection| {
-                Box::pin(async move { store::units(connection, group, &filter).await })
+                Box::pin(async move { store::groups(connection, group, &filter).await })
             })
             .await?;
-        let letters: i64 = units.iter().map(|(_, letters)| letters).sum();
-        let plan = Step::Plan { letters: letters.unsigned_abs(), aggregates: units.len() as u64 };
+        let letters: i64 = groups.iter().map(|(_, letters)| letters).sum();
+        let plan = Step::Plan { letters: letters.unsigned_abs(), aggregates: groups.len() as u64 };
         if steps.send(plan).await.is_err() {
             return Ok(());
         }
         let mut left = request.letters_max.unwrap_or(u64::MAX);
-        let mut pace = Pace::new(request.rate_per_second);
-        for (unit, _) in units {
+        let mut pace = RateLimit::new(request.rate_per_second);
+        for (unit, _) in groups {
             // An aggregate may need several transactions; a failure ends its turn.
             loop {
                 if left == 0 || steps.is_closed() {
@@ -192,7 +192,7 @@ impl<H: Handler> Redriver<H> {
                 let most = i64::try_from(left).unwrap_or(i64::MAX).min(LETTERS_PER_TRANSACTION_MAX);
                 // At a slow pace small steps keep it even.
                 let most = most.min(pace.letters_at_once());
-                let outcomes = self.redrive_unit_surely(&unit, most, request).await?;
+                let outcomes = self.redrive_group_with_retries(&unit, most, request).await?;
                 let all_redriven = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven);
                 let done = outcomes.len();
                 for (letter, outcome) in outcomes {
@@ -215,17 +215,17 @@ impl<H: Handler> Redriver<H> {
     }
 
     /// Tries again while the database is away, for a while.
-    async fn redrive_unit_surely(
+    async fn redrive_group_with_retries(
         &self,
-        unit: &Unit,
+        unit: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
         let mut backoff = Backoff::for_infrastructure();
         loop {
             let outcome = match request.mode {
-                Mode::DryRun => self.plan_unit(unit, request.exhausted).await,
-                Mode::Execute => self.redrive_unit(unit, most, request).await,
+                Mode::DryRun => self.plan_group(unit, request.exhausted).await,
+                Mode::Execute => self.redrive_group(unit, most, request).await,
             };
             match outcome {
                 Err(error) if !is_in_the_data(&error) && backoff.attempt() + 1 < ATTEMPTS_MAX => {
@@ -238,9 +238,9 @@ impl<H: Handler> Redriver<H> {
     }
 
     /// What would be done with a unit, all of it.
-    async fn plan_unit(
+    async fn plan_group(
         &self,
-        unit: &Unit,
+        unit: &RedriveGroup,
         exhausted: Exhausted,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
         let (group, unit) = (self.group.name, unit.clone());
@@ -268,9 +268,9 @@ impl<H: Handler> Redriver<H> {
     }
 
     /// One transaction: the first letters of a unit, in order, up to the first that fails.
-    async fn redrive_unit(
+    async fn redrive_group(
         &self,
-        unit: &Unit,
+        unit: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
@@ -291,7 +291,7 @@ impl<H: Handler> Redriver<H> {
     async fn redrive_letters(
         &self,
         connection: &mut PgConnection,
-        unit: &Unit,
+        unit: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
@@ -399,12 +399,12 @@ impl Outcome {
 
 /// Keeps a rate on average: each letter makes the next one due later.
 #[derive(Debug)]
-struct Pace {
+struct RateLimit {
     rate_per_second: Option<f64>,
     due: Instant,
 }
 
-impl Pace {
+impl RateLimit {
     fn new(rate_per_second: Option<f64>) -> Self {
         Self { rate_per_second: rate_per_second.filter(|rate| *rate > 0.0), due: Instant::now() }
     }
@@ -435,7 +435,7 @@ mod tests {
     async fn the_rate_is_kept_on_average() {
         for (rate, letters) in [(10.0, 50), (0.5, 5), (1000.0, 5000)] {
             let begin = Instant::now();
-            let mut pace = Pace::new(Some(rate));
+            let mut pace = RateLimit::new(Some(rate));
             let mut left: i64 = letters;
             while left > 0 {
                 let step = pace.letters_at_once().min(left).min(100);
@@ -449,7 +449,7 @@ mod tests {
             assert!((rate * 0.9..=rate * 1.1).contains(&measured), "{measured} instead of {rate}");
         }
         let begin = Instant::now();
-        Pace::new(None).wait_for(1_000_000).await;
+        RateLimit::new(None).wait_for(1_000_000).await;
         assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 }

@@ -240,7 +240,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let request = request.into_inner();
         let reason = parse_reason(&request.reason)?;
         let actor = actor(&peer, &request.author)?;
-        let leave = i64::from(request.dead_letters_max);
+        let allowance = i64::from(request.dead_letters_max);
         let group = self.group.name;
         let input = (reason, actor);
         let resumed: Result<u64, DatabaseError> = self
@@ -248,7 +248,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             .database
             .transaction("consumer.resume_all", deadline, input, move |connection, (reason, actor)| {
                 async move {
-                    let resumed = stops::resume(connection, group, leave).await?;
+                    let resumed = stops::resume(connection, group, allowance).await?;
                     if resumed > 0 {
                         store::audit(connection, group, &actor, Action::Resume, None, &reason).await?;
                     }
@@ -268,13 +268,13 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         request: Request<pb::ListPositionsRequest>,
     ) -> Result<Response<pb::ListPositionsResponse>, Status> {
         let group = self.group.name;
-        let accounts = self
+        let tallies = self
             .group
             .database
-            .read(Deadline::of(&request), move |connection| positions::accounts(connection, group).boxed())
+            .read(Deadline::of(&request), move |connection| positions::tallies(connection, group).boxed())
             .await?;
         let view = self.view.borrow().clone();
-        Ok(Response::new(positions_to_proto(accounts, view.as_deref())))
+        Ok(Response::new(positions_to_proto(tallies, view.as_deref())))
     }
 
     async fn skip_records(
@@ -304,7 +304,10 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             .database
             .read(Deadline::of(&request), move |connection| {
                 async move {
-                    Ok((store::stats(connection, group).await?, stops::standing(connection, group).await?))
+                    Ok((
+                        store::stats(connection, group).await?,
+                        stops::stopped_consumers(connection, group).await?,
+                    ))
                 }
                 .boxed()
             })

@@ -35,7 +35,7 @@ pub struct Skip {
 /// Why nothing was passed over.
 #[derive(Debug, thiserror::Error)]
 pub enum SkipError {
-    /// Reading stands elsewhere.
+    /// The position is another one.
     #[error("the position of the partition is {position}")]
     Position {
         /// The next offset to read.

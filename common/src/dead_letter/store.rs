@@ -80,21 +80,21 @@ pub(super) async fn get(
 
 /// Letters that are redriven together: those of one aggregate, or one that names none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Unit {
+pub(super) enum RedriveGroup {
     Aggregate(String),
     Alone(Uuid),
 }
 
-/// The units that have a parked letter that matches, the one with the oldest letter first, and how many letters are
+/// The groups that have a parked letter that matches, the one with the oldest letter first, and how many letters are
 /// parked in each.
-pub(super) async fn units(
+pub(super) async fn groups(
     connection: &mut PgConnection,
     group: &str,
     filter: &Filter,
-) -> Result<Vec<(Unit, i64)>, DatabaseError> {
+) -> Result<Vec<(RedriveGroup, i64)>, DatabaseError> {
     let ids = (!filter.ids.is_empty()).then_some(filter.ids.as_slice());
     let rows = sqlx::query(
-        "-- dead_letter.units
+        "-- dead_letter.groups
         with matching as (
             select distinct coalesce(subject, id::text) as unit, subject is null as alone
             from dead_letters
@@ -126,9 +126,9 @@ pub(super) async fn units(
         .map(|row| {
             let unit: String = row.try_get("unit")?;
             let unit = if row.try_get("alone")? {
-                Unit::Alone(Uuid::try_parse(&unit).map_err(|_| DatabaseError::Corrupt("id".into()))?)
+                RedriveGroup::Alone(Uuid::try_parse(&unit).map_err(|_| DatabaseError::Corrupt("id".into()))?)
             } else {
-                Unit::Aggregate(unit)
+                RedriveGroup::Aggregate(unit)
             };
             Ok((unit, row.try_get("letters")?))
         })
@@ -139,7 +139,7 @@ pub(super) async fn units(
 pub(super) async fn parked(
     connection: &mut PgConnection,
     group: &str,
-    unit: &Unit,
+    unit: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
     parked_rows(
@@ -162,10 +162,10 @@ pub(super) async fn parked(
 pub(super) async fn lock_parked(
     connection: &mut PgConnection,
     group: &str,
-    unit: &Unit,
+    unit: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
-    if let Unit::Aggregate(subject) = unit {
+    if let RedriveGroup::Aggregate(subject) = unit {
         // A statement of its own: the next one sees what a consumer that held the lock has parked meanwhile.
         lock_oldest(connection, group, subject).await?;
     }
@@ -189,12 +189,12 @@ async fn parked_rows(
     connection: &mut PgConnection,
     sql: &'static str,
     group: &str,
-    unit: &Unit,
+    unit: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
     let (subject, id) = match unit {
-        Unit::Aggregate(subject) => (Some(subject), None),
-        Unit::Alone(id) => (None, Some(*id)),
+        RedriveGroup::Aggregate(subject) => (Some(subject), None),
+        RedriveGroup::Alone(id) => (None, Some(*id)),
     };
     let query = sqlx::query(sql).bind(group).bind(subject).bind(id).bind(limit);
     query.fetch_all(connection).await?.iter().map(letter).collect()

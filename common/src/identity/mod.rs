@@ -82,7 +82,7 @@ impl Identity {
     }
 
     /// Keeps the configurations in step with the files until `stop`.
-    pub async fn follow(self, task: PeriodicTask, stop: CancellationToken) {
+    pub async fn reload_on_change(self, task: PeriodicTask, stop: CancellationToken) {
         let mut tick = tokio::time::interval(RELOAD_EVERY);
         let mut refused = None;
         loop {

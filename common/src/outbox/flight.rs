@@ -226,7 +226,7 @@ impl Flight {
         came
     }
 
-    /// Waits until there is an answer to take; for ever if nothing is on its way.
+    /// Waits until there is an answer to take; forever if nothing is on its way.
     pub(super) async fn landed(&mut self) -> Option<Answer> {
         if self.answers.is_empty() {
             return std::future::pending().await;

@@ -314,7 +314,7 @@ impl Leader<'_> {
         Ok(free)
     }
 
-    /// Gives rows to the producer, except those whose lane still waits for an earlier answer. Answers with what was
+    /// Gives rows to the producer, except those whose lane still waits for an earlier answer. Returns what was
     /// sent.
     fn send(&mut self, rows: &[Row]) -> HashSet<i64> {
         let mut fresh = HashSet::new();

@@ -61,7 +61,7 @@ pub(super) async fn claim(
     rows.iter().map(|row| read(row, Place::Outbox)).collect()
 }
 
-/// The oldest rows of held-back lanes whose pause is over: one of a lane that has failed, more of one that goes again.
+/// The oldest rows of held-back lanes whose pause has ended: one of a lane that has failed, more of one that goes again.
 pub(super) async fn due(connection: &mut PgConnection, busy: &[Lane]) -> Result<Vec<Row>, DatabaseError> {
     let query = sqlx::query(
         "-- relay.due

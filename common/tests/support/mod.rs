@@ -66,7 +66,7 @@ impl Task {
         self.task.await.expect("no panic").expect("ends when asked to");
     }
 
-    /// Ends it without a word.
+    /// Kills it.
     pub async fn kill(self) {
         self.task.abort();
         // Cancelled is what it is to be.
@@ -373,7 +373,7 @@ impl Lab {
     }
 
     /// Applied, duplicates, parked: the account of the group.
-    pub async fn account(&self) -> (i64, i64, i64) {
+    pub async fn tally(&self) -> (i64, i64, i64) {
         let row = sqlx::query(
             "select coalesce(sum(applied), 0)::bigint, coalesce(sum(duplicates), 0)::bigint,
                 coalesce(sum(parked), 0)::bigint from consumer_positions",
