@@ -66,6 +66,25 @@ fn every_pitfall_has_its_row() {
     }
 }
 
+/// Every metric that an alert asks for is one that the code has.
+#[test]
+fn every_alert_asks_for_a_metric_that_exists() {
+    let code: String = texts(&["rs"]).into_iter().map(|(_, text)| text).collect();
+    let mut found = 0;
+    for (path, text) in texts(&["yml"]) {
+        for expression in text.lines().filter_map(|line| line.trim().strip_prefix("expr:")) {
+            let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+            for metric in words.filter(|word| word.contains('_')) {
+                let name =
+                    metric.trim_end_matches("_bucket").trim_end_matches("_count").trim_end_matches("_sum");
+                assert!(code.contains(&format!("\"{name}\"")), "{}: {metric}", path.display());
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 10, "{found}");
+}
+
 /// Every file that a document links, or names by its path, is there; and so is every test that a link names.
 #[test]
 fn what_documents_point_at_is_there() {
