@@ -176,11 +176,8 @@ impl Health {
 fn publish_component(name: &'static str, state: &ComponentState) {
     let degraded = !state.ready || !state.detail.is_empty();
     let required = if state.required { "true" } else { "false" };
-    metrics::gauge!("component_degraded", "component" => name, "required" => required).set(if degraded {
-        1.0
-    } else {
-        0.0
-    });
+    metrics::gauge!(crate::metric::COMPONENT_DEGRADED, "component" => name, "required" => required)
+        .set(if degraded { 1.0 } else { 0.0 });
 }
 
 /// What a process needs a part for.
@@ -251,14 +248,15 @@ impl PeriodicTask {
     pub fn succeeded(&self) {
         self.ended(String::new());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        metrics::gauge!("periodic_task_last_success_timestamp_seconds", "task" => self.heartbeat.name)
+        metrics::gauge!(crate::metric::PERIODIC_TASK_LAST_SUCCESS_TIMESTAMP_SECONDS, "task" => self.heartbeat.name)
             .set(now.as_secs_f64());
     }
 
     /// A run failed; `why` goes to `/readyz` and must not hold secrets.
     pub fn failed(&self, why: impl Into<String>) {
         self.ended(why.into());
-        metrics::counter!("periodic_task_failures_total", "task" => self.heartbeat.name).increment(1);
+        metrics::counter!(crate::metric::PERIODIC_TASK_FAILURES_TOTAL, "task" => self.heartbeat.name)
+            .increment(1);
     }
 
     fn ended(&self, failure: String) {

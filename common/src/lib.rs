@@ -9,7 +9,7 @@
 //! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
 //!   be handled, and its redrive);
 //! - [`participant`] puts these together for a service with a database and events;
-//! - operation: [`health`], [`admin`], [`telemetry`], [`service`];
+//! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`service`];
 //! - the ground floor: [`error`], [`deadline`], [`backoff`], [`stop`], [`idempotency`].
 
 pub mod admin;
@@ -27,6 +27,7 @@ pub mod health;
 pub mod idempotency;
 pub mod identity;
 pub mod kafka;
+pub mod metric;
 pub mod outbox;
 mod panic;
 pub mod participant;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
+use crate::metric;
+
 /// Why telemetry can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -34,6 +36,7 @@ pub(crate) fn install(filter: &str) -> Result<PrometheusHandle, TelemetryError> 
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
         .install_recorder()?;
+    metric::describe();
     Ok(handle)
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn run(database: Database, step: Duration, task: PeriodicTask, 
             Ok(moved) => {
                 backoff.reset();
                 task.succeeded();
-                metrics::counter!("delivery_steps_total").increment(moved);
+                metrics::counter!(holdfast_common::metric::DELIVERY_STEPS_TOTAL).increment(moved);
                 // A full batch: there may be more.
                 if moved == BATCH_MAX.unsigned_abs() { Duration::ZERO } else { look_every }
             }

@@ -50,7 +50,7 @@ pub(crate) async fn create(
         })
         .await?;
     if !created.replayed {
-        metrics::counter!("orders_created_total").increment(1);
+        metrics::counter!(holdfast_common::metric::ORDERS_CREATED_TOTAL).increment(1);
     }
     Ok(created)
 }

@@ -33,7 +33,7 @@ pub(crate) async fn watch(
             Ok(Ok(stuck)) => {
                 task.succeeded();
                 #[expect(clippy::cast_precision_loss, reason = "a count far below 2^52")]
-                metrics::gauge!("orders_stuck").set(stuck as f64);
+                metrics::gauge!(holdfast_common::metric::ORDERS_STUCK).set(stuck as f64);
                 if stuck > reported {
                     tracing::warn!(orders = stuck, "orders are unfinished for too long");
                 }

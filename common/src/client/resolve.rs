@@ -37,7 +37,7 @@ pub(super) async fn track_addresses<S: Send + Sync + 'static>(
                 RESOLVE_EVERY
             }
             Err(error) => {
-                metrics::counter!("resolve_failures_total", "destination" => destination.clone())
+                metrics::counter!(crate::metric::RESOLVE_FAILURES_TOTAL, "destination" => destination.clone())
                     .increment(1);
                 tracing::warn!(destination, %error, "name cannot be resolved, the last addresses stay");
                 backoff.next_pause()

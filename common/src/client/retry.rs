@@ -76,8 +76,8 @@ impl RetryPolicy {
             attempts_max: limits.attempts_max,
             attempts: 1,
             budget: Arc::new(TpsBudget::new(BUDGET_WINDOW, limits.budget_per_second, percent)),
-            retries: metrics::counter!("grpc_client_retries_total", "destination" => name.clone()),
-            over_budget: metrics::counter!("grpc_client_retries_over_budget_total", "destination" => name),
+            retries: metrics::counter!(crate::metric::GRPC_CLIENT_RETRIES_TOTAL, "destination" => name.clone()),
+            over_budget: metrics::counter!(crate::metric::GRPC_CLIENT_RETRIES_OVER_BUDGET_TOTAL, "destination" => name),
         }
     }
 

@@ -91,7 +91,7 @@ impl Limit {
     /// An operator has it resume, and park this many dead letters before the limit holds again.
     pub(super) fn resume(&mut self, allowance: u64) {
         tracing::info!(allowance, "consumer resumes: an operator says so");
-        metrics::gauge!("consumer_stopped_by_dead_letters").set(0.0);
+        metrics::gauge!(crate::metric::CONSUMER_STOPPED_BY_DEAD_LETTERS).set(0.0);
         *self = Self { allowance, ..Self::new(self.config) };
     }
 
@@ -104,7 +104,7 @@ impl Limit {
         if let State::Stopped { until, factor, .. } = &mut self.state {
             if applied > 0 {
                 tracing::info!("consumer resumes: a record could be handled");
-                metrics::gauge!("consumer_stopped_by_dead_letters").set(0.0);
+                metrics::gauge!(crate::metric::CONSUMER_STOPPED_BY_DEAD_LETTERS).set(0.0);
                 *self = Self::new(self.config);
             } else if poisoned > 0 {
                 *factor = (*factor * 2).min(PAUSE_FACTOR_MAX);
@@ -126,8 +126,8 @@ impl Limit {
             }
         }
         if let Some(reason) = self.reason() {
-            metrics::gauge!("consumer_stopped_by_dead_letters").set(1.0);
-            metrics::counter!("consumer_stops_total").increment(1);
+            metrics::gauge!(crate::metric::CONSUMER_STOPPED_BY_DEAD_LETTERS).set(1.0);
+            metrics::counter!(crate::metric::CONSUMER_STOPS_TOTAL).increment(1);
             tracing::error!(reason, "consumer stops: too many dead letters");
             self.state = State::Stopped { reason, until: Instant::now() + self.config.pause, factor: 1 };
         }

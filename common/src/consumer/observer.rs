@@ -164,10 +164,10 @@ impl Observer {
                 .filter(|((of, _), _)| of == topic)
                 .map(|(_, partition)| partition.lag())
                 .sum();
-            metrics::gauge!("consumer_lag_records", "topic" => topic.clone()).set(lag as f64);
+            metrics::gauge!(crate::metric::CONSUMER_LAG_RECORDS, "topic" => topic.clone()).set(lag as f64);
         }
-        metrics::gauge!("consumer_partitions_expected").set(view.partitions.len() as f64);
-        metrics::gauge!("consumer_partitions_unowned").set(view.unowned().len() as f64);
+        metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_EXPECTED).set(view.partitions.len() as f64);
+        metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_UNOWNED).set(view.unowned().len() as f64);
     }
 }
 

@@ -181,7 +181,7 @@ pub(super) fn report(letter: &NewLetter, record: &Record) {
     let Record { topic, partition, offset, .. } = record;
     match keep {
         Keep::Place => {
-            metrics::counter!("records_set_aside_total", "topic" => topic.clone(), "class" => class)
+            metrics::counter!(crate::metric::RECORDS_SET_ASIDE_TOTAL, "topic" => topic.clone(), "class" => class)
                 .increment(1);
             tracing::error!(
                 dlq.id = %letter.id, class, reason, topic, partition, offset,
@@ -189,7 +189,8 @@ pub(super) fn report(letter: &NewLetter, record: &Record) {
             );
         }
         Keep::Record => {
-            metrics::counter!("dead_letters_total", "topic" => topic.clone(), "class" => class).increment(1);
+            metrics::counter!(crate::metric::DEAD_LETTERS_TOTAL, "topic" => topic.clone(), "class" => class)
+                .increment(1);
             tracing::warn!(
                 dlq.id = %letter.id, class, reason, topic, partition, offset,
                 "record parked as a dead letter"

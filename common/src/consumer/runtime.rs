@@ -165,9 +165,10 @@ impl<H: Handler> Reader<H> {
                 // Its static id, if it has one, is taken over by the next membership.
                 tracing::warn!("leaving the group takes too long, it is left behind");
             }
-            metrics::gauge!("consumer_partitions_owned").set(0.0);
+            metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(0.0);
             let Err(lost) = outcome else { return Ok(()) };
-            metrics::counter!("consumer_memberships_lost_total", "reason" => lost.reason()).increment(1);
+            metrics::counter!(crate::metric::CONSUMER_MEMBERSHIPS_LOST_TOTAL, "reason" => lost.reason())
+                .increment(1);
             tracing::error!(reason = lost.reason(), error = chain(&lost), "joining the group anew");
             self.component.waiting(chain(&lost));
             if joined.elapsed() > STABLE_AFTER {
@@ -322,7 +323,7 @@ impl<H: Handler> Session<'_, H> {
             offsets.insert(place, offset);
         }
         #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
-        metrics::gauge!("consumer_partitions_owned").set(offsets.len() as f64);
+        metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(offsets.len() as f64);
         self.member.begin(&offsets)
     }
 
@@ -376,7 +377,7 @@ impl<H: Handler> Session<'_, H> {
         // Offsets without a record are common: markers of transactions, compaction. Those below the log's start are not.
         let missing = first.unwrap_or_default().min(record.offset) - next_offset;
         if missing > 0 {
-            metrics::counter!("consumer_records_missing_total", "topic" => record.topic.clone())
+            metrics::counter!(crate::metric::CONSUMER_RECORDS_MISSING_TOTAL, "topic" => record.topic.clone())
                 .increment(missing.unsigned_abs());
             tracing::error!(
                 topic = record.topic,
@@ -398,7 +399,7 @@ impl<H: Handler> Session<'_, H> {
         self.watched_at = now;
         if self.member.revocations() != self.placed_at {
             self.taken.clear();
-            metrics::gauge!("consumer_partitions_owned").set(0.0);
+            metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(0.0);
         }
         let reading = self
             .taken
@@ -415,7 +416,7 @@ impl<H: Handler> Session<'_, H> {
         let is_progressing = matches!(finding, Finding::Well | Finding::Blind | Finding::Unreadable(_));
         if is_progressing {
             self.heartbeat.beat();
-            metrics::gauge!("consumer_last_progress_timestamp_seconds")
+            metrics::gauge!(crate::metric::CONSUMER_LAST_PROGRESS_TIMESTAMP_SECONDS)
                 .set(time::OffsetDateTime::now_utc().unix_timestamp() as f64);
         }
         match finding {
@@ -503,7 +504,7 @@ impl<H: Handler> Session<'_, H> {
                     if backoff.attempt() == 0 {
                         tracing::warn!(error = text, records = records.len(), "batch is tried again");
                     }
-                    metrics::counter!("consumer_retries_total").increment(1);
+                    metrics::counter!(crate::metric::CONSUMER_RETRIES_TOTAL).increment(1);
                     self.component.waiting(text);
                 }
             }
@@ -549,7 +550,8 @@ impl<H: Handler> Session<'_, H> {
 
 /// A record from below the position, or another one than before it: the topic was made anew, or its log was cut.
 fn report_another_log(record: &Record, position: i64) {
-    metrics::counter!("consumer_logs_replaced_total", "topic" => record.topic.clone()).increment(1);
+    metrics::counter!(crate::metric::CONSUMER_LOGS_REPLACED_TOTAL, "topic" => record.topic.clone())
+        .increment(1);
     tracing::error!(
         topic = record.topic,
         partition = record.partition,
@@ -560,13 +562,14 @@ fn report_another_log(record: &Record, position: i64) {
 }
 
 fn count(counts: Counts, time: Duration) {
-    metrics::histogram!("consumer_batch_seconds").record(time.as_secs_f64());
+    metrics::histogram!(crate::metric::CONSUMER_BATCH_SECONDS).record(time.as_secs_f64());
     for (outcome, count) in [
         ("applied", counts.applied),
         ("duplicate", counts.duplicates),
         ("parked", counts.parked),
         ("set-aside", counts.set_aside),
     ] {
-        metrics::counter!("consumer_records_total", "outcome" => outcome).increment(count.unsigned_abs());
+        metrics::counter!(crate::metric::CONSUMER_RECORDS_TOTAL, "outcome" => outcome)
+            .increment(count.unsigned_abs());
     }
 }

@@ -52,7 +52,7 @@ impl From<sqlx::Error> for DatabaseError {
             _ => return Self::Defect(error),
         };
         if is_stale_plan(&error) {
-            metrics::counter!("database_stale_plans_total").increment(1);
+            metrics::counter!(crate::metric::DATABASE_STALE_PLANS_TOTAL).increment(1);
             *STALE_SINCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             return Self::Conflict(error);
         }

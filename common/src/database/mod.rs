@@ -215,7 +215,8 @@ impl Database {
                 let outcome = database.attempt(deadline, &input, &work).await;
                 let lost = outcome.as_ref().err().is_some_and(Conflicting::is_conflict);
                 if lost && backoff.attempt() + 1 < CONFLICT_ATTEMPTS_MAX {
-                    metrics::counter!("transaction_conflicts_total", "name" => name).increment(1);
+                    metrics::counter!(crate::metric::TRANSACTION_CONFLICTS_TOTAL, "name" => name)
+                        .increment(1);
                     tokio::time::sleep(backoff.next_pause()).await;
                     continue;
                 }
@@ -306,7 +307,7 @@ enum Outcome {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.outcome == Outcome::CutOff {
-            metrics::counter!("database_connections_cut_off_total").increment(1);
+            metrics::counter!(crate::metric::DATABASE_CONNECTIONS_CUT_OFF_TOTAL).increment(1);
             self.connection.close_on_drop();
         }
     }

@@ -34,16 +34,18 @@ pub async fn publish_depth(
                 task.succeeded();
                 // What is gone since is 0 now.
                 for (topic, class) in std::mem::take(&mut told) {
-                    metrics::gauge!("dead_letters_parked", "topic" => topic, "class" => class).set(0.0);
+                    metrics::gauge!(crate::metric::DEAD_LETTERS_PARKED, "topic" => topic, "class" => class)
+                        .set(0.0);
                 }
                 let oldest = stats.iter().map(|stats| stats.oldest_parked_at).min();
                 let age = oldest.map_or(0.0, |oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64());
-                metrics::gauge!("dead_letters_oldest_age_seconds").set(age.max(0.0));
+                metrics::gauge!(crate::metric::DEAD_LETTERS_OLDEST_AGE_SECONDS).set(age.max(0.0));
                 for stats in stats {
                     #[expect(clippy::cast_precision_loss, reason = "a count of rows is far below 2^52")]
                     let parked = stats.parked as f64;
                     let (topic, class) = (stats.topic.clone(), stats.class.clone());
-                    metrics::gauge!("dead_letters_parked", "topic" => topic, "class" => class).set(parked);
+                    metrics::gauge!(crate::metric::DEAD_LETTERS_PARKED, "topic" => topic, "class" => class)
+                        .set(parked);
                     told.insert((stats.topic, stats.class));
                 }
             }

@@ -196,7 +196,7 @@ impl<H: Handler> Redriver<H> {
                 let all_redriven = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven);
                 let done = outcomes.len();
                 for (letter, outcome) in outcomes {
-                    metrics::counter!("dead_letters_redriven_total", "outcome" => outcome.name())
+                    metrics::counter!(crate::metric::DEAD_LETTERS_REDRIVEN_TOTAL, "outcome" => outcome.name())
                         .increment(1);
                     // Nobody listens: what is done is done, and the loop ends above.
                     let _ = steps.send(Step::Letter { letter: Box::new(letter), outcome }).await;

@@ -65,7 +65,7 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             tokio::time::timeout_at(deadline.instant(), answer).await.unwrap_or_else(|_| {
-                metrics::counter!("grpc_deadline_exceeded_total").increment(1);
+                metrics::counter!(crate::metric::GRPC_DEADLINE_EXCEEDED_TOTAL).increment(1);
                 Ok(Status::from(DeadlinePassed).into_http())
             })
         })

@@ -56,7 +56,7 @@ where
         if may_call(self.permissions, request.uri().path(), peer) {
             return Either::Left(self.inner.call(request));
         }
-        metrics::counter!("grpc_permission_denied_total").increment(1);
+        metrics::counter!(crate::metric::GRPC_PERMISSION_DENIED_TOTAL).increment(1);
         tracing::warn!(
             peer = peer.map(|peer| peer.id.to_string()),
             method = request.uri().path(),

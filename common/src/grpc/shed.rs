@@ -98,7 +98,7 @@ where
             let Ok(_place) = timeout(QUEUE_TIME_MAX, limits.places.acquire()).await else {
                 return Ok(refuse("waited").into_http());
             };
-            metrics::counter!("grpc_calls_total").increment(1);
+            metrics::counter!(crate::metric::GRPC_CALLS_TOTAL).increment(1);
             inner.oneshot(request).await
         })
     }
@@ -119,7 +119,7 @@ where
         }
         Ok(Err(_)) => Err(Status::cancelled("message was cut off")),
         Err(_) => {
-            metrics::counter!("grpc_messages_late_total").increment(1);
+            metrics::counter!(crate::metric::GRPC_MESSAGES_LATE_TOTAL).increment(1);
             Err(Status::deadline_exceeded(format!("no message within {} s", MESSAGE_TIME_MAX.as_secs())))
         }
     }
@@ -127,7 +127,7 @@ where
 
 /// `RESOURCE_EXHAUSTED` with a pause: no breaker counts it, and a retry waits.
 fn refuse(reason: &'static str) -> Status {
-    metrics::counter!("grpc_calls_shed_total", "reason" => reason).increment(1);
+    metrics::counter!(crate::metric::GRPC_CALLS_SHED_TOTAL, "reason" => reason).increment(1);
     let mut status = Status::resource_exhausted("service is overloaded");
     let pause = PUSHBACK_MS_MIN + fastrand::u64(..PUSHBACK_MS_MIN);
     status.metadata_mut().insert(PUSHBACK_MS, MetadataValue::from(pause));

@@ -70,7 +70,7 @@ pub fn accept(
                         let _ = accepted.send(Ok(stream)).await;
                     }
                     Err(error) => {
-                        metrics::counter!("tls_handshake_failures_total").increment(1);
+                        metrics::counter!(crate::metric::TLS_HANDSHAKE_FAILURES_TOTAL).increment(1);
                         tracing::info!(error = chain(&error), "connection refused in the handshake");
                     }
                 }
@@ -97,7 +97,7 @@ impl Handshakes {
             let oldest = self.0.iter().position(|(address, _)| Some(*address) == crowd);
             if let Some((_, silent)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
                 silent.abort();
-                metrics::counter!("tls_handshakes_dropped_total").increment(1);
+                metrics::counter!(crate::metric::TLS_HANDSHAKES_DROPPED_TOTAL).increment(1);
             }
         }
         self.0.push_back((address, handshake));

@@ -157,10 +157,10 @@ impl Material {
     /// Tells the metrics which certificate is in use now, and no longer which was.
     pub(super) fn publish(&self, before: Option<&Self>) {
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
-        metrics::gauge!("cert_not_after").set(self.not_after as f64);
+        metrics::gauge!(crate::metric::CERT_NOT_AFTER).set(self.not_after as f64);
         let info = |material: &Self| {
             metrics::gauge!(
-                "cert_info", "serial" => material.serial.clone(), "fingerprint" => material.fingerprint.clone()
+                crate::metric::CERT_INFO, "serial" => material.serial.clone(), "fingerprint" => material.fingerprint.clone()
             )
         };
         if let Some(before) = before {

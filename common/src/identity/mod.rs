@@ -108,7 +108,7 @@ impl Identity {
                 }
                 Err(error) => {
                     // Said once per mistake, counted each time.
-                    metrics::counter!("certificate_reload_failures_total").increment(1);
+                    metrics::counter!(crate::metric::CERTIFICATE_RELOAD_FAILURES_TOTAL).increment(1);
                     let text = chain(&error);
                     task.failed(text.as_str());
                     if refused.as_ref() != Some(&text) {

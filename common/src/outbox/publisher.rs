@@ -111,7 +111,8 @@ impl Publisher {
         dead.purge(PurgeConfig::default().queue().inflight());
         let fresh = kafka::producer(&self.0.config)?;
         self.0.current.store(Arc::new(fresh));
-        metrics::counter!("outbox_producer_replacements_total", "reason" => why.name()).increment(1);
+        metrics::counter!(crate::metric::OUTBOX_PRODUCER_REPLACEMENTS_TOTAL, "reason" => why.name())
+            .increment(1);
         let fatal = dead.client().fatal_error().map(|(code, text)| format!("{code}: {text}"));
         tracing::warn!(reason = why.name(), error = fatal, "producer is replaced");
         Ok(())

@@ -135,7 +135,7 @@ impl Relay {
         }
         loop {
             if let Err(error) = self.lead(&mut backoff).await {
-                metrics::counter!("outbox_relay_failures_total").increment(1);
+                metrics::counter!(crate::metric::OUTBOX_RELAY_FAILURES_TOTAL).increment(1);
                 let text = chain(&error);
                 tracing::warn!(error = text, "relay begins anew");
                 self.component.waiting(text);
@@ -184,7 +184,7 @@ impl Relay {
     /// Something was published, or there is nothing to publish.
     fn progress(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        metrics::gauge!("outbox_last_progress_timestamp_seconds").set(now.as_secs_f64());
+        metrics::gauge!(crate::metric::OUTBOX_LAST_PROGRESS_TIMESTAMP_SECONDS).set(now.as_secs_f64());
         self.beat();
     }
 
@@ -370,14 +370,14 @@ impl Leader<'_> {
         if !acknowledged.is_empty() {
             self.relay.step(Step::Acknowledged);
             store::delete(&mut self.connection, &acknowledged).await?;
-            metrics::counter!("outbox_published_total").increment(acknowledged.len() as u64);
+            metrics::counter!(crate::metric::OUTBOX_PUBLISHED_TOTAL).increment(acknowledged.len() as u64);
             self.relay.step(Step::Deleted);
             self.relay.progress();
             self.deaf_after = DEAF_AFTER;
         }
         if let Some(last) = refused.last() {
             self.held_error.clone_from(&last.error);
-            metrics::counter!("outbox_refused_total").increment(refused.len() as u64);
+            metrics::counter!(crate::metric::OUTBOX_REFUSED_TOTAL).increment(refused.len() as u64);
             store::hold_back(&mut self.connection, &refused).await?;
             self.holding = true;
             // An answer of the broker, or of the row's own: the relay does move.
@@ -441,12 +441,12 @@ impl Leader<'_> {
     /// Metrics and the component.
     fn tell(&mut self, measure: &Measure) {
         self.holding = measure.lanes > 0;
-        metrics::gauge!("outbox_oldest_age_seconds").set(measure.oldest_age_s);
-        metrics::gauge!("outbox_held_back_rows").set(as_f64(measure.held_rows));
-        metrics::gauge!("outbox_held_back_keys").set(as_f64(measure.lanes));
-        metrics::gauge!("outbox_held_back_oldest_age_seconds").set(measure.held_age_s);
-        metrics::gauge!("outbox_dead_rows").set(as_f64(measure.dead_rows));
-        metrics::gauge!("database_oldest_transaction_seconds").set(measure.transaction_age_s);
+        metrics::gauge!(crate::metric::OUTBOX_OLDEST_AGE_SECONDS).set(measure.oldest_age_s);
+        metrics::gauge!(crate::metric::OUTBOX_HELD_BACK_ROWS).set(as_f64(measure.held_rows));
+        metrics::gauge!(crate::metric::OUTBOX_HELD_BACK_KEYS).set(as_f64(measure.lanes));
+        metrics::gauge!(crate::metric::OUTBOX_HELD_BACK_OLDEST_AGE_SECONDS).set(measure.held_age_s);
+        metrics::gauge!(crate::metric::OUTBOX_DEAD_ROWS).set(as_f64(measure.dead_rows));
+        metrics::gauge!(crate::metric::DATABASE_OLDEST_TRANSACTION_SECONDS).set(measure.transaction_age_s);
         let waited = self.flight.oldest().map_or(Duration::ZERO, |(_, age)| age);
         if waited >= WAIT_TIME_MAX {
             let why = if self.silent { "the broker does not answer" } else { "no acknowledgement" };

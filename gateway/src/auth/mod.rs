@@ -66,7 +66,7 @@ impl Authenticator {
                     tracing::info!("token keys reloaded");
                 }
                 Err(error) => {
-                    metrics::counter!("jwks_reload_failures_total").increment(1);
+                    metrics::counter!(holdfast_common::metric::JWKS_RELOAD_FAILURES_TOTAL).increment(1);
                     // Logged once per distinct error, counted every time.
                     let text = chain(&error);
                     task.failed(text.as_str());
@@ -86,7 +86,8 @@ impl Authenticator {
             .and_then(|text| token::check(text, &self.keys.load(), &self.config))
             .map_err(|refused| {
                 // The cause is for us only: a client that guesses must learn nothing from the response.
-                metrics::counter!("tokens_refused_total", "cause" => refused.as_str()).increment(1);
+                metrics::counter!(holdfast_common::metric::TOKENS_REFUSED_TOTAL, "cause" => refused.as_str())
+                    .increment(1);
                 tracing::debug!(cause = refused.as_str(), "token refused");
                 Problem::new(ProblemType::InvalidToken, "a valid access token is required")
                     .challenge("Bearer error=\"invalid_token\"")

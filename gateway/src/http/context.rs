@@ -80,8 +80,8 @@ pub(crate) async fn enter(
     // The route, never the path: the ids in a path are private, and would make one metric per order.
     let route = route.unwrap_or_else(|| "none".to_owned());
     let seconds = started.elapsed().as_secs_f64();
-    metrics::histogram!("http_request_seconds", "route" => route.clone(), "status" => status.as_str().to_owned())
-        .record(seconds);
+    let labels = [("route", route.clone()), ("status", status.as_str().to_owned())];
+    metrics::histogram!(holdfast_common::metric::HTTP_REQUEST_SECONDS, &labels).record(seconds);
     if status.is_server_error() {
         tracing::warn!(trace_id = call.trace_id, %method, route, status = status.as_u16(), seconds, "request failed");
     } else {

@@ -207,7 +207,7 @@ impl Breaker {
 impl Breaker {
     /// For a call that was refused because of what [`Breaker::readiness`] said.
     pub(super) fn count_rejected(&self) {
-        metrics::counter!("circuit_breaker_rejected_total", &self.inner.labels()).increment(1);
+        metrics::counter!(crate::metric::CIRCUIT_BREAKER_REJECTED_TOTAL, &self.inner.labels()).increment(1);
     }
 }
 
@@ -248,7 +248,7 @@ impl Inner {
         self.publish(Some(now));
         let [destination, endpoint] = self.labels();
         metrics::counter!(
-            "circuit_breaker_transitions_total", "destination" => destination.1, "endpoint" => endpoint.1,
+            crate::metric::CIRCUIT_BREAKER_TRANSITIONS_TOTAL, "destination" => destination.1, "endpoint" => endpoint.1,
             "to" => now.name()
         )
         .increment(1);
@@ -266,7 +266,7 @@ impl Inner {
         for state in State::ALL {
             let [destination, endpoint] = self.labels();
             metrics::gauge!(
-                "circuit_breaker_state", "destination" => destination.1, "endpoint" => endpoint.1,
+                crate::metric::CIRCUIT_BREAKER_STATE, "destination" => destination.1, "endpoint" => endpoint.1,
                 "state" => state.name()
             )
             .set(if present == Some(state) { 1.0 } else { 0.0 });

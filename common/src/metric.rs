@@ -1,0 +1,111 @@
+//! The metrics of all processes: one row each. Code, alerts, runbook and `docs/metrics.md` are checked against these rows.
+
+macro_rules! metrics {
+    ($($kind:ident $constant:ident = $name:literal, $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            pub const $constant: &str = $name;
+        )+
+
+        /// Kind, name and description of each.
+        pub const ALL: &[(&str, &str, &str)] = &[$((stringify!($kind), $name, $help)),+];
+
+        /// Gives the descriptions to the recorder, which shows them as `# HELP`.
+        pub(crate) fn describe() {
+            $(metrics!(@describe $kind $name, $help);)+
+        }
+    };
+    (@describe counter $name:literal, $help:literal) => { metrics::describe_counter!($name, $help) };
+    (@describe gauge $name:literal, $help:literal) => { metrics::describe_gauge!($name, $help) };
+    (@describe histogram $name:literal, $help:literal) => { metrics::describe_histogram!($name, $help) };
+}
+
+metrics! {
+    counter CERTIFICATE_RELOAD_FAILURES_TOTAL = "certificate_reload_failures_total", "certificate files were refused; the old ones stay in use";
+    gauge CERT_INFO = "cert_info", "1 for the certificate in use: serial, and a fingerprint over certificate, trust bundle and deny list";
+    gauge CERT_NOT_AFTER = "cert_not_after", "when the certificate in use expires, in seconds since 1970";
+    counter CIRCUIT_BREAKER_REJECTED_TOTAL = "circuit_breaker_rejected_total", "calls that a breaker refused: destination, endpoint";
+    gauge CIRCUIT_BREAKER_STATE = "circuit_breaker_state", "1 for the state that a breaker is in: destination, endpoint, state";
+    counter CIRCUIT_BREAKER_TRANSITIONS_TOTAL = "circuit_breaker_transitions_total", "changes of a breaker's state: destination, endpoint, to";
+    gauge COMPONENT_DEGRADED = "component_degraded", "1 while something is wrong with a part: component, required";
+    histogram CONSUMER_BATCH_SECONDS = "consumer_batch_seconds", "time of one batch of events, its transaction included";
+    gauge CONSUMER_LAG_RECORDS = "consumer_lag_records", "records that wait behind the position: topic";
+    gauge CONSUMER_LAST_PROGRESS_TIMESTAMP_SECONDS = "consumer_last_progress_timestamp_seconds", "when the consumer last made progress or had nothing to do";
+    counter CONSUMER_LOGS_REPLACED_TOTAL = "consumer_logs_replaced_total", "partitions whose log is another one than the position counted: topic";
+    counter CONSUMER_MEMBERSHIPS_LOST_TOTAL = "consumer_memberships_lost_total", "memberships in the consumer group that ended: reason";
+    gauge CONSUMER_PARTITIONS_EXPECTED = "consumer_partitions_expected", "partitions of the topics that the service reads";
+    gauge CONSUMER_PARTITIONS_OWNED = "consumer_partitions_owned", "partitions that this member owns";
+    gauge CONSUMER_PARTITIONS_UNOWNED = "consumer_partitions_unowned", "partitions that no member of the group owns";
+    counter CONSUMER_RECORDS_MISSING_TOTAL = "consumer_records_missing_total", "records that were deleted before they were read: topic";
+    counter CONSUMER_RECORDS_TOTAL = "consumer_records_total", "records by how they ended: outcome";
+    counter CONSUMER_RETRIES_TOTAL = "consumer_retries_total", "batches tried again because the infrastructure was away";
+    gauge CONSUMER_STOPPED_BY_DEAD_LETTERS = "consumer_stopped_by_dead_letters", "1 while the consumer is stopped by the limit on dead letters";
+    counter CONSUMER_STOPS_TOTAL = "consumer_stops_total", "times that the limit on dead letters stopped the consumer";
+    counter DATABASE_CONNECTIONS_CUT_OFF_TOTAL = "database_connections_cut_off_total", "connections closed because a deadline or a caller's end cut their work off";
+    gauge DATABASE_OLDEST_TRANSACTION_SECONDS = "database_oldest_transaction_seconds", "age of the oldest open transaction of the database";
+    counter DATABASE_STALE_PLANS_TOTAL = "database_stale_plans_total", "statements whose prepared plan could never run again";
+    gauge DEAD_LETTERS_OLDEST_AGE_SECONDS = "dead_letters_oldest_age_seconds", "age of the oldest parked letter";
+    gauge DEAD_LETTERS_PARKED = "dead_letters_parked", "letters that are parked: topic, class";
+    counter DEAD_LETTERS_REDRIVEN_TOTAL = "dead_letters_redriven_total", "letters that were redriven: outcome";
+    counter DEAD_LETTERS_TOTAL = "dead_letters_total", "records parked as dead letters: topic, class";
+    counter DELIVERY_STEPS_TOTAL = "delivery_steps_total", "deliveries that moved on";
+    counter GRPC_CALLS_SHED_TOTAL = "grpc_calls_shed_total", "calls told to come back: reason";
+    counter GRPC_CALLS_TOTAL = "grpc_calls_total", "calls taken to work";
+    counter GRPC_CLIENT_RETRIES_OVER_BUDGET_TOTAL = "grpc_client_retries_over_budget_total", "retries that the budget did not allow: destination";
+    counter GRPC_CLIENT_RETRIES_TOTAL = "grpc_client_retries_total", "calls sent again: destination";
+    counter GRPC_DEADLINE_EXCEEDED_TOTAL = "grpc_deadline_exceeded_total", "calls whose deadline passed while they were worked on";
+    counter GRPC_MESSAGES_LATE_TOTAL = "grpc_messages_late_total", "calls whose message did not arrive in time";
+    counter GRPC_PERMISSION_DENIED_TOTAL = "grpc_permission_denied_total", "calls of an identity that may not make them";
+    histogram HTTP_REQUEST_SECONDS = "http_request_seconds", "time of a REST request: route, status";
+    counter JWKS_RELOAD_FAILURES_TOTAL = "jwks_reload_failures_total", "token keys were refused; the old ones stay in use";
+    counter ORDERS_CREATED_TOTAL = "orders_created_total", "orders created, replays not counted";
+    gauge ORDERS_STUCK = "orders_stuck", "orders that are unfinished for too long";
+    gauge OUTBOX_DEAD_ROWS = "outbox_dead_rows", "deleted outbox rows that vacuum has not removed, as PostgreSQL estimates";
+    gauge OUTBOX_HELD_BACK_KEYS = "outbox_held_back_keys", "keys whose oldest row can't be published";
+    gauge OUTBOX_HELD_BACK_OLDEST_AGE_SECONDS = "outbox_held_back_oldest_age_seconds", "age of the oldest row that is held back";
+    gauge OUTBOX_HELD_BACK_ROWS = "outbox_held_back_rows", "rows that are held back";
+    gauge OUTBOX_LAST_PROGRESS_TIMESTAMP_SECONDS = "outbox_last_progress_timestamp_seconds", "when the relay last published or had nothing to do";
+    gauge OUTBOX_OLDEST_AGE_SECONDS = "outbox_oldest_age_seconds", "age of the oldest row that waits to be published";
+    counter OUTBOX_PRODUCER_REPLACEMENTS_TOTAL = "outbox_producer_replacements_total", "producers replaced: reason";
+    counter OUTBOX_PUBLISHED_TOTAL = "outbox_published_total", "rows published";
+    counter OUTBOX_REFUSED_TOTAL = "outbox_refused_total", "attempts to publish a row that failed";
+    counter OUTBOX_RELAY_FAILURES_TOTAL = "outbox_relay_failures_total", "passes of the relay that failed";
+    counter PERIODIC_TASK_FAILURES_TOTAL = "periodic_task_failures_total", "runs of a periodic task that failed: task";
+    gauge PERIODIC_TASK_LAST_SUCCESS_TIMESTAMP_SECONDS = "periodic_task_last_success_timestamp_seconds", "when a periodic task last succeeded: task";
+    counter RECORDS_SET_ASIDE_TOTAL = "records_set_aside_total", "records of which only the place was kept: topic, class";
+    counter RESOLVE_FAILURES_TOTAL = "resolve_failures_total", "names that could not be resolved: destination";
+    counter TLS_HANDSHAKE_FAILURES_TOTAL = "tls_handshake_failures_total", "connections refused in the handshake";
+    counter TLS_HANDSHAKES_DROPPED_TOTAL = "tls_handshakes_dropped_total", "handshakes dropped because too many were silent";
+    counter TOKENS_REFUSED_TOTAL = "tokens_refused_total", "access tokens refused: cause";
+    counter TRANSACTION_CONFLICTS_TOTAL = "transaction_conflicts_total", "transactions run again because they lost against another: name";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs};
+
+    use super::*;
+
+    /// The page of metrics says what this list says. `UPDATE_METRICS_PAGE=1 cargo test -p holdfast-common metric` writes it.
+    #[test]
+    fn the_page_of_metrics_is_this_list() {
+        let head = "# Metrics\n\nOf each process, at `/metrics` of its admin port. A colon is followed by the labels.\n\n\
+                    | metric | kind | what it says |\n|---|---|---|\n";
+        let row = |(kind, name, help): &(&str, &str, &str)| format!("| `{name}` | {kind} | {help} |\n");
+        let page = head.to_owned() + &ALL.iter().map(row).collect::<String>();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        if env::var_os("UPDATE_METRICS_PAGE").is_some() {
+            fs::write(path, &page).expect("written");
+        }
+        assert_eq!(fs::read_to_string(path).unwrap_or_default(), page);
+    }
+
+    /// Names say their kind and their unit as Prometheus asks.
+    #[test]
+    fn names_say_their_kind() {
+        for (kind, name, _) in ALL {
+            assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
+            assert!(*kind != "histogram" || name.ends_with("_seconds"), "{name}");
+        }
+    }
+}
