@@ -49,13 +49,17 @@ fn load_from<C: DeserializeOwned>(
     file: Option<&Path>,
     variables: HashMap<String, String>,
 ) -> Result<C, ConfigError> {
-    let mut builder = Config::builder();
-    if let Some(path) = file {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
-        builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
-    }
-    builder
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })
+    };
+    let text = file.map(read).transpose()?.unwrap_or_default();
+    load_text(&text, variables)
+}
+
+/// As [`load`], with the content of the file and the environment given.
+fn load_text<C: DeserializeOwned>(text: &str, variables: HashMap<String, String>) -> Result<C, ConfigError> {
+    Config::builder()
+        .add_source(File::from_str(text, FileFormat::Toml))
         .add_source(
             Environment::with_prefix(ENVIRONMENT_PREFIX)
                 .prefix_separator("__")
@@ -65,6 +69,29 @@ fn load_from<C: DeserializeOwned>(
         .build()
         .and_then(Config::try_deserialize)
         .map_err(|error| ConfigError::Invalid(Box::new(error)))
+}
+
+/// For a test of each service: its sample is complete and says what the defaults are. `sample` is read as it is, and once more
+/// with the `required` keys only; both must be the same configuration.
+///
+/// # Panics
+///
+/// If a sample is refused, or differs from the defaults.
+#[expect(clippy::panic, reason = "for tests")]
+pub fn check_sample<C: DeserializeOwned + fmt::Debug>(sample: &str, required: &[&str]) {
+    let variables = || HashMap::from([("HOLDFAST__DATABASE__URL".to_owned(), "postgres://u@h/d".to_owned())]);
+    let is_kept = |line: &&str| {
+        let key = line.split(" =").next().unwrap_or_default();
+        line.starts_with('[') || required.contains(&key)
+    };
+    let least = sample.lines().filter(is_kept).collect::<Vec<_>>().join("\n");
+    let with_database = if sample.contains("[database]") { variables() } else { HashMap::new() };
+    let all = load_text::<C>(sample, with_database.clone());
+    let least = load_text::<C>(&least, with_database);
+    match (all, least) {
+        (Ok(all), Ok(least)) => assert_eq!(format!("{all:#?}"), format!("{least:#?}")),
+        (Err(error), _) | (_, Err(error)) => panic!("{}", crate::error::chain(&error)),
+    }
 }
 
 /// Replaces each `HOLDFAST__…_FILE` by the content of the file that it names, without the final line break.
