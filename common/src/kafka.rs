@@ -1,4 +1,4 @@
-//! Settings of librdkafka that matter, each with its reason, and whether the broker answers.
+//! Settings of librdkafka that matter, each with its reason.
 
 use std::time::Duration;
 
@@ -8,17 +8,10 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, ConsumerContext},
     error::KafkaError,
-    producer::{FutureProducer, Producer as _},
+    producer::FutureProducer,
 };
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::{
-    config::KafkaConfig,
-    health::Component,
-    outbox::publisher::{DEAF_AFTER, Publisher, Replaced, Witness},
-    stop::sleep_unless_stopped,
-};
+use crate::config::KafkaConfig;
 
 /// A member that falls silent is replaced after this time.
 pub const SESSION_TIME_MAX: Duration = Duration::from_secs(10);
@@ -30,9 +23,6 @@ const METADATA_REFRESH_EVERY: Duration = Duration::from_secs(5);
 const REBOOTSTRAP_AFTER: Duration = Duration::from_secs(10);
 /// A record for a topic that isn't there fails after this time (librdkafka: 30 s).
 pub const TOPIC_PROPAGATION_TIME_MAX: Duration = Duration::from_secs(5);
-/// How often readiness is checked.
-const PROBE_EVERY: Duration = Duration::from_secs(2);
-const PROBE_TIME_MAX: Duration = Duration::from_millis(1500);
 
 /// Turns librdkafka's log into ours: it speaks of brokers that come and go, which `/readyz` and metrics tell better.
 #[derive(Debug, Clone, Copy)]
@@ -135,44 +125,4 @@ pub fn producer(config: &KafkaConfig) -> Result<FutureProducer<QuietContext>, Ka
         .set("queue.buffering.max.messages", "10000")
         .set("compression.type", "none")
         .create_with_context(QuietContext)
-}
-
-/// Keeps `component` in step with whether the broker answers, until `stop`. A producer that is dead, or that hears
-/// nothing although the broker answers a fresh client, is replaced.
-pub async fn probe(publisher: Publisher, component: Component, stop: CancellationToken) {
-    let mut answered = Instant::now();
-    loop {
-        if let Err(error) = publisher.replace_if_fatal() {
-            component.waiting(error.to_string());
-        }
-        let client = publisher.current();
-        let asked = client.clone();
-        let probed = tokio::task::spawn_blocking(move || {
-            asked.client().fetch_metadata(None, PROBE_TIME_MAX).map(drop)
-        });
-        match probed.await {
-            Ok(Ok(())) => {
-                answered = Instant::now();
-                component.ready();
-            }
-            Ok(Err(error)) => {
-                component.waiting(error.to_string());
-                if answered.elapsed() >= DEAF_AFTER {
-                    let witness = publisher.clone();
-                    let seen = tokio::task::spawn_blocking(move || witness.witness(None)).await;
-                    if matches!(seen, Ok(Witness::Answered)) {
-                        match publisher.replace(&client, Replaced::Deaf) {
-                            // The new one has its own time to be heard.
-                            Ok(()) => answered = Instant::now(),
-                            Err(error) => component.waiting(error.to_string()),
-                        }
-                    }
-                }
-            }
-            Err(_) => return,
-        }
-        if sleep_unless_stopped(&stop, PROBE_EVERY).await.is_break() {
-            return;
-        }
-    }
 }

@@ -15,8 +15,8 @@ use crate::{
     error::BoxError,
     grpc::{self, Permissions},
     identity::{self, Identity},
-    kafka,
     outbox::{
+        probe,
         publisher::Publisher,
         relay::{PROGRESS_TIME_MAX, Relay},
         service::Outbox,
@@ -65,7 +65,7 @@ impl Participant<'_> {
         context.spawn("database", finished(task));
 
         let publisher = Publisher::new(self.kafka)?;
-        let task = kafka::probe(publisher.clone(), health.component("kafka"), stop.clone());
+        let task = probe::run(publisher.clone(), health.component("kafka"), stop.clone());
         context.spawn("kafka", finished(task));
 
         let relay = Relay::new(database.clone(), publisher, health.component("outbox"))

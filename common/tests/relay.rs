@@ -17,6 +17,7 @@ use holdfast_common::{
     event::NewEvent,
     kafka,
     outbox::{
+        probe,
         publisher::{Client, Publisher},
         relay::{Relay, Step},
     },
@@ -247,7 +248,7 @@ async fn the_probe_replaces_a_deaf_producer() {
         kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("made");
     let publisher = Publisher::starting_with(deaf, &lab.kafka);
     let stop = CancellationToken::new();
-    let probe = tokio::spawn(kafka::probe(publisher, lab.health.component("kafka"), stop.clone()));
+    let probe = tokio::spawn(probe::run(publisher, lab.health.component("kafka"), stop.clone()));
     eventually("the broker is heard again", || async { lab.health.components()["kafka"].ready }).await;
     stop.cancel();
     probe.await.expect("ends when asked to");

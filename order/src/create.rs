@@ -4,19 +4,16 @@ use futures_util::FutureExt as _;
 use holdfast_common::{
     database::{Database, DatabaseError},
     deadline::Deadline,
-    event::NewEvent,
     idempotency::{self, WriteError},
     outbox::{self, OutboxRecord},
 };
-use holdfast_proto::{IdempotencyKey, OrderId, order::v1 as pb, to_timestamp, topic::Event as _};
-use prost::Message as _;
+use holdfast_proto::{IdempotencyKey, OrderId};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
     domain::{Draft, Order},
-    grpc::item_to_proto,
+    event::order_created,
     store,
 };
 
@@ -83,25 +80,4 @@ async fn write(
 fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)
-}
-
-fn order_created(order: &Order, traceparent: Option<String>) -> NewEvent {
-    let payload = pb::OrderCreated {
-        order_id: order.order_id.to_string(),
-        user_id: order.user_id.to_string(),
-        delivery_address: order.delivery_address.clone(),
-        items: order.items.iter().map(item_to_proto).collect(),
-        total: Some(order.total.to_proto()),
-        created_at: Some(to_timestamp(order.created_at)),
-    };
-    NewEvent {
-        id: Uuid::now_v7(),
-        topic: pb::OrderCreated::TOPIC,
-        version: pb::OrderCreated::VERSION,
-        key: order.user_id.to_string(),
-        subject: order.order_id.to_string(),
-        time: order.created_at,
-        traceparent,
-        payload: payload.encode_to_vec(),
-    }
 }

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     create::{Created, NewOrder, create},
     domain::{self, Draft, Item, Order},
+    event::item_to_proto,
     store,
 };
 
@@ -114,14 +115,6 @@ fn parse_draft(user_id: UserId, address: String, items: Vec<pb::OrderItem>) -> R
         })
         .collect::<Result<Vec<_>, Status>>()?;
     Draft::new(user_id, address, items).map_err(|error| Status::invalid_argument(error.to_string()))
-}
-
-pub(crate) fn item_to_proto(item: &Item) -> pb::OrderItem {
-    pb::OrderItem {
-        product_id: item.product_id.clone(),
-        quantity: item.quantity,
-        price: Some(item.price.to_proto()),
-    }
 }
 
 fn order_to_proto(order: &Order) -> pb::Order {

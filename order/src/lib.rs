@@ -7,6 +7,7 @@ mod config;
 mod consumer;
 mod create;
 pub mod domain;
+mod event;
 mod grpc;
 mod store;
 mod watchdog;

@@ -23,18 +23,12 @@ use tower::Service;
 
 use super::{
     breaker::{Breaker, Outcome, Permit, Readiness, Rejected},
-    replay::Message,
+    replay::{Attempts, Message},
 };
 
 /// Put into a request whose answer must not depend on breakers, and must not touch them: a question after health.
 #[derive(Debug, Clone, Copy)]
 pub struct Unguarded;
-
-/// Which endpoint the attempts of a call went to; clones of a request share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Attempts {
-    last: Arc<AtomicU64>,
-}
 
 /// One address of a destination.
 #[derive(Debug)]

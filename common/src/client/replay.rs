@@ -6,6 +6,7 @@
 
 use std::{
     pin::Pin,
+    sync::{Arc, atomic::AtomicU64},
     task::{Context, Poll},
 };
 
@@ -17,7 +18,12 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use tonic::{GrpcMethod, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::balance::Attempts;
+/// Which endpoint the attempts of a call went to, for the balancer; clones of a request share it. It is put in here, where a
+/// call becomes attempts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Attempts {
+    pub(super) last: Arc<AtomicU64>,
+}
 
 /// Which calls may be sent again: service and method to whether it is unary and idempotent.
 pub type IsIdempotent = fn(&str, &str) -> bool;

@@ -1,0 +1,37 @@
+//! The events that this service tells.
+
+use holdfast_common::event::NewEvent;
+use holdfast_proto::{order::v1 as pb, to_timestamp, topic::Event as _};
+use prost::Message as _;
+use uuid::Uuid;
+
+use crate::domain::{Item, Order};
+
+pub(crate) fn order_created(order: &Order, traceparent: Option<String>) -> NewEvent {
+    let payload = pb::OrderCreated {
+        order_id: order.order_id.to_string(),
+        user_id: order.user_id.to_string(),
+        delivery_address: order.delivery_address.clone(),
+        items: order.items.iter().map(item_to_proto).collect(),
+        total: Some(order.total.to_proto()),
+        created_at: Some(to_timestamp(order.created_at)),
+    };
+    NewEvent {
+        id: Uuid::now_v7(),
+        topic: pb::OrderCreated::TOPIC,
+        version: pb::OrderCreated::VERSION,
+        key: order.user_id.to_string(),
+        subject: order.order_id.to_string(),
+        time: order.created_at,
+        traceparent,
+        payload: payload.encode_to_vec(),
+    }
+}
+
+pub(crate) fn item_to_proto(item: &Item) -> pb::OrderItem {
+    pb::OrderItem {
+        product_id: item.product_id.clone(),
+        quantity: item.quantity,
+        price: Some(item.price.to_proto()),
+    }
+}
