@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_common::{
-    consumer::janitor,
-    database::DatabaseError,
+    consumer::{batch::Processor, janitor},
+    database::{DatabaseError, TransactionStep},
     event::{Metadata, NewEvent},
     record::{Header, Record},
 };
@@ -36,6 +36,25 @@ async fn a_redelivered_batch_has_its_effects_once() {
     processor.process(batch(vec![again])).await.expect("acknowledged");
     assert_eq!(lab.effects().await.len(), 10);
     assert_eq!(lab.tally().await, (10, 1, 0));
+}
+
+/// A consumer that dies in the middle of a batch, or when it is committed and nobody knows, has each effect once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_step_of_a_batch_has_its_effects_once() {
+    for (step, applied_before) in [(TransactionStep::Worked, 0), (TransactionStep::Committed, 10)] {
+        let lab = Lab::new("crash").await;
+        let records: Vec<Record> =
+            (0..10).map(|n| lab.record(n, lab.event("order", &n.to_string()))).collect();
+        let processor = Processor::new(lab.consumers_that_die_at("consumer.batch", step));
+        let records_again = batch(records.clone());
+        let died = tokio::spawn(async move { processor.process(records_again).await }).await;
+        assert!(died.is_err_and(|error| error.is_panic()), "it dies at {step:?}");
+        assert_eq!(lab.effects().await.len(), applied_before, "{step:?}");
+
+        lab.processor().process(batch(records)).await.expect("applied");
+        assert_eq!(lab.effects().await.len(), 10, "{step:?}");
+        assert_eq!(lab.tally().await, (10, 0, 0), "{step:?}");
+    }
 }
 
 /// Poison costs its neighbours nothing: wherever it stands in a batch, and whoever refuses it, it alone is parked.

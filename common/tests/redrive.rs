@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::future::join_all;
 use holdfast_common::{
+    database::TransactionStep,
     dead_letter::{
         Filter, State,
-        redrive::{Exhausted, Mode, Outcome, Redrive, RedriveError, Step},
+        redrive::{Exhausted, Mode, Outcome, Redrive, RedriveError, Redriver, Step},
         service::DeadLetters,
     },
     event::{Metadata, NewEvent},
@@ -486,5 +487,27 @@ async fn any_placement_of_poison_ends_in_order() {
         assert_eq!(applied + parked, i64::try_from(records.len()).expect("few"), "seed {seed}");
         let open = "select count(*) from dead_letters where state = 'parked'";
         assert_eq!(lab.count(open).await, 0, "seed {seed}");
+    }
+}
+
+/// A redrive that dies in the middle of a transaction, or when it is committed and nobody knows, has each effect once, and the
+/// next one continues where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_step_of_a_redrive_has_its_effects_once() {
+    for (step, had_before) in [(TransactionStep::Worked, 1), (TransactionStep::Committed, 5)] {
+        let lab = Lab::new("redrive-crash").await;
+        five_with_a_poisoned_second(&lab).await;
+        let parked = letters(&lab).await;
+        edit(&lab, &parked[0].id, "2").await.expect("edited");
+
+        let redriver = Redriver::new(lab.consumers_that_die_at("dead_letter.redrive", step));
+        let (steps, mut told) = mpsc::channel(64);
+        let died = tokio::spawn(async move { redriver.redrive(&all(Mode::Execute), &steps).await });
+        while told.recv().await.is_some() {}
+        assert!(died.await.is_err_and(|error| error.is_panic()), "it dies at {step:?}");
+        assert_eq!(effects_of(&lab, "order").await.len(), had_before, "{step:?}");
+
+        redrive(&lab, all(Mode::Execute)).await;
+        assert_eq!(effects_of(&lab, "order").await, ["1", "2", "3", "4", "5"], "{step:?}");
     }
 }

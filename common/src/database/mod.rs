@@ -10,7 +10,7 @@
 
 mod error;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret as _;
@@ -55,14 +55,34 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Attempts of a transaction that lost against another one (deadlock, serialization).
 const CONFLICT_ATTEMPTS_MAX: u32 = 5;
 
+/// Where a transaction is. Every durable step of a service is one (a batch, a redrive, an order, a delivery that moves on), or
+/// an acknowledged publish ([`crate::outbox::relay::Step`]): between these a crash can find it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStep {
+    /// The work is done, nothing is committed.
+    Worked,
+    /// It is committed, and nobody knows yet.
+    Committed,
+}
+
+/// Called with the name of a transaction at each step; tests die there.
+pub type TransactionHook = Arc<dyn Fn(&'static str, TransactionStep) + Send + Sync>;
+
 /// The pool of one process; clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Database {
     pool: PgPool,
     /// True once the schema is there.
     migrated: Arc<watch::Sender<bool>>,
     /// Woken after each commit; the relay sleeps on it.
     committed: Arc<Notify>,
+    hook: Option<TransactionHook>,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("pool", &self.pool).finish_non_exhaustive()
+    }
 }
 
 impl Database {
@@ -90,13 +110,31 @@ impl Database {
                 })
             })
             .connect_lazy_with(options);
-        Ok(Self { pool, migrated: Arc::new(watch::Sender::new(false)), committed: Arc::default() })
+        Ok(Self {
+            pool,
+            migrated: Arc::new(watch::Sender::new(false)),
+            committed: Arc::default(),
+            hook: None,
+        })
     }
 
     /// For background statements that have no caller, and for tests. Calls use [`Database::read`].
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// For tests; see [`TransactionHook`].
+    #[must_use]
+    pub fn with_hook(mut self, hook: TransactionHook) -> Self {
+        self.hook = Some(hook);
+        self
+    }
+
+    fn step(&self, name: &'static str, step: TransactionStep) {
+        if let Some(hook) = &self.hook {
+            hook(name, step);
+        }
     }
 
     /// Woken after each commit of this process.
@@ -212,7 +250,7 @@ impl Database {
         let task = tokio::spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
             loop {
-                let outcome = database.attempt(deadline, &input, &work).await;
+                let outcome = database.attempt(name, deadline, &input, &work).await;
                 let lost = outcome.as_ref().err().is_some_and(Conflicting::is_conflict);
                 if lost && backoff.attempt() + 1 < CONFLICT_ATTEMPTS_MAX {
                     metrics::counter!(crate::metric::TRANSACTION_CONFLICTS_TOTAL, "name" => name)
@@ -233,7 +271,13 @@ impl Database {
         }
     }
 
-    async fn attempt<I, T, E, W>(&self, deadline: Deadline, input: &I, work: &W) -> Result<T, E>
+    async fn attempt<I, T, E, W>(
+        &self,
+        name: &'static str,
+        deadline: Deadline,
+        input: &I,
+        work: &W,
+    ) -> Result<T, E>
     where
         I: Clone,
         E: From<DatabaseError>,
@@ -247,7 +291,9 @@ impl Database {
             let mut transaction = lease.connection.begin_with(begin).await.map_err(DatabaseError::from)?;
             match work(&mut transaction, input.clone()).await {
                 Ok(value) => {
+                    self.step(name, TransactionStep::Worked);
                     transaction.commit().await.map_err(commit_error)?;
+                    self.step(name, TransactionStep::Committed);
                     Ok(value)
                 }
                 Err(error) => {

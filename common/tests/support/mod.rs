@@ -4,6 +4,7 @@
 
 use std::{
     io::{Seek as _, SeekFrom, Write as _},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use holdfast_common::{
         group::Group,
         runtime::{PlantedFault, Runtime},
     },
-    database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    database::{BACKGROUND_TIME_MAX, Database, DatabaseError, TransactionStep},
     dead_letter::redrive::Redriver,
     deadline::Deadline,
     error::BoxError,
@@ -259,6 +260,17 @@ impl Lab {
 
     pub fn consumers(&self) -> Group<Ledger> {
         Group::new(self.database.clone(), self.group, Ledger { topic: self.topic })
+    }
+
+    /// The same, but the process dies once a transaction of this name is at this step.
+    pub fn consumers_that_die_at(&self, transaction: &'static str, step: TransactionStep) -> Group<Ledger> {
+        let hook = move |name, now| {
+            if (name, now) == (transaction, step) {
+                std::panic::panic_any("killed here");
+            }
+        };
+        let database = self.database.clone().with_hook(Arc::new(hook));
+        Group::new(database, self.group, Ledger { topic: self.topic })
     }
 
     pub fn processor(&self) -> Processor<Ledger> {
