@@ -10,7 +10,7 @@
 //!   be handled, and its redrive);
 //! - [`participant`] puts these together for a service with a database and events;
 //! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`service`];
-//! - the ground floor: [`error`], [`deadline`], [`backoff`], [`stop`], [`idempotency`].
+//! - the ground floor: [`error`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
 
 pub mod admin;
 pub mod backoff;
@@ -33,6 +33,7 @@ mod panic;
 pub mod participant;
 
 pub mod record;
+pub mod reload;
 pub mod service;
 pub mod stop;
 pub mod telemetry;

@@ -14,13 +14,14 @@ use crate::{
     dead_letter::{depth, service::DeadLetters},
     error::BoxError,
     grpc::{self, Permissions},
-    identity::{self, Identity},
+    identity::Identity,
     outbox::{
         probe,
         publisher::Publisher,
         relay::{PROGRESS_TIME_MAX, Relay},
         service::Outbox,
     },
+    reload,
     service::{Context, bind},
 };
 
@@ -97,7 +98,7 @@ impl Participant<'_> {
             "dead letters",
             finished(depth::publish_depth(database.clone(), group, task, stop.clone())),
         );
-        let task = health.periodic("certificate-reload", identity::RELOAD_SUCCESS_EVERY_MAX);
+        let task = health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
         context.spawn("identity", finished(identity.clone().reload_on_change(task, stop.clone())));
         let places = CALLS_PER_CONNECTION * usize::try_from(self.database.connections_max)?;
         context

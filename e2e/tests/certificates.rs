@@ -124,7 +124,7 @@ async fn a_broken_rotation_is_said_and_survived() {
     fs::write(&certificate, &good[..good.len() / 2]).expect("written");
     eventually("the metric says so", || async { failures().await > before }).await;
     let log = fs::read_to_string(world.stack.layout.log_file("payment")).expect("a log");
-    assert!(log.contains("certificate files refused, the old certificate stays"), "the log says so");
+    assert!(log.contains("new files refused, the old ones stay in use"), "the log says so");
     assert!(world.metric("payment", "cert_not_after", &[]).await > 1e9, "the old one is in use");
     assert_eq!(user.get(&path).await.expect("answered").status, 200);
     assert!(!certs(&world, &["status"]).await.status.success(), "certs status says so");

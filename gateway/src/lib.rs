@@ -22,8 +22,9 @@ mod upstream;
 
 use holdfast_common::{
     error::BoxError,
-    identity::{self, Identity},
+    identity::Identity,
     participant::finished,
+    reload,
     service::{Context, bind},
 };
 
@@ -45,9 +46,9 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     };
     let router = router::router(gateway, config.gateway.deadline);
     context.spawn("http", http::server::serve(listener, router, stop.clone()));
-    let reload = context.health.periodic("certificate-reload", identity::RELOAD_SUCCESS_EVERY_MAX);
+    let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.reload_on_change(reload, stop.clone())));
-    let reload = context.health.periodic("key-set-reload", auth::RELOAD_SUCCESS_EVERY_MAX);
+    let reload = context.health.periodic("key-set-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("jwks", finished(authenticator.reload_on_change(reload, stop.clone())));
     // The keys were loaded above, and a failed reload keeps them. The services are not required: without one of them the
     // gateway still responds, with 503.

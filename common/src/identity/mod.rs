@@ -14,7 +14,7 @@ mod material;
 mod peer;
 mod socket;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::{ClientConfig, ServerConfig};
@@ -25,16 +25,8 @@ pub use self::{
     material::IdentityError,
     peer::{Peer, PeerError, SpiffeId},
 };
-use crate::{config::IdentityConfig, error::chain, health::PeriodicTask};
-
-/// How often the files are compared with what is in use. Content is compared rather than times or inode events,
-/// because secret managers swap symbolic links, and a watcher misses the second swap (pitfalls P30).
-const RELOAD_EVERY: Duration = Duration::from_secs(2);
-
-/// Certificates are renewed hours before they expire, but a revocation must be taken soon.
-pub const RELOAD_SUCCESS_EVERY_MAX: Duration = Duration::from_secs(15);
-/// Time that a writer takes between two files that belong together.
-const TORN_TIME_MAX: Duration = Duration::from_millis(100);
+pub use crate::reload::Reload;
+use crate::{config::IdentityConfig, health::PeriodicTask, metric, reload};
 
 /// This process's identity; clones share it.
 #[derive(Debug, Clone)]
@@ -83,49 +75,7 @@ impl Identity {
 
     /// Keeps the configurations in step with the files until `stop`.
     pub async fn reload_on_change(self, task: PeriodicTask, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(RELOAD_EVERY);
-        let mut refused = None;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = tick.tick() => {}
-            }
-            let mut reloaded = self.reload();
-            if reloaded.is_err() {
-                // Perhaps read between the writes of two files that belong together.
-                tokio::time::sleep(TORN_TIME_MAX).await;
-                reloaded = self.reload();
-            }
-            match reloaded {
-                Ok(Reload::Unchanged) => {
-                    task.succeeded();
-                    refused = None;
-                }
-                Ok(Reload::Swapped) => {
-                    task.succeeded();
-                    refused = None;
-                    tracing::info!("certificate reloaded");
-                }
-                Err(error) => {
-                    // Said once per mistake, counted each time.
-                    metrics::counter!(crate::metric::CERTIFICATE_RELOAD_FAILURES_TOTAL).increment(1);
-                    let text = chain(&error);
-                    task.failed(text.as_str());
-                    if refused.as_ref() != Some(&text) {
-                        tracing::error!(error = text, "certificate files refused, the old certificate stays");
-                        refused = Some(text);
-                    }
-                }
-            }
-        }
+        let failures = metric::CERTIFICATE_RELOAD_FAILURES_TOTAL;
+        reload::reload_on_change("certificate", failures, || self.reload(), task, stop).await;
     }
-}
-
-/// What a reload did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reload {
-    /// The files are those in use.
-    Unchanged,
-    /// New files are in use for connections from now on.
-    Swapped,
 }

@@ -3,7 +3,7 @@
 mod keys;
 mod token;
 
-use std::{marker::PhantomData, sync::Arc, time::Duration};
+use std::{marker::PhantomData, sync::Arc};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -11,25 +11,22 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use holdfast_common::{
-    error::{BoxError, chain},
+    error::BoxError,
     health::PeriodicTask,
+    metric,
+    reload::{self, Reload},
 };
 use holdfast_proto::UserId;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    keys::KeySet,
+    keys::{KeySet, KeySetError},
     token::{Caller, Refused},
 };
 use crate::{
     config::AuthConfig,
     problem::{Problem, ProblemType},
 };
-
-/// How often the key file is compared with the keys in use.
-const RELOAD_EVERY: Duration = Duration::from_secs(2);
-/// A key that the issuer has withdrawn must not be accepted for long.
-pub(crate) const RELOAD_SUCCESS_EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// Checks tokens; clones share the keys.
 #[derive(Debug, Clone)]
@@ -47,36 +44,17 @@ impl Authenticator {
 
     /// Reloads the keys when the file changes, until `stop`. A file that can't be used is refused, and the old keys stay.
     pub(crate) async fn reload_on_change(self, task: PeriodicTask, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(RELOAD_EVERY);
-        let mut refused = None;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = tick.tick() => {}
-            }
-            match KeySet::load(&self.config.jwks_file) {
-                Ok(keys) if keys.is_same(&self.keys.load()) => {
-                    task.succeeded();
-                    refused = None;
-                }
-                Ok(keys) => {
-                    task.succeeded();
-                    refused = None;
-                    self.keys.store(Arc::new(keys));
-                    tracing::info!("token keys reloaded");
-                }
-                Err(error) => {
-                    metrics::counter!(holdfast_common::metric::JWKS_RELOAD_FAILURES_TOTAL).increment(1);
-                    // Logged once per distinct error, counted every time.
-                    let text = chain(&error);
-                    task.failed(text.as_str());
-                    if refused.as_ref() != Some(&text) {
-                        tracing::error!(error = text, "new token keys refused, the old ones stay in use");
-                        refused = Some(text);
-                    }
-                }
-            }
+        let failures = metric::JWKS_RELOAD_FAILURES_TOTAL;
+        reload::reload_on_change("token keys", failures, || self.reload(), task, stop).await;
+    }
+
+    fn reload(&self) -> Result<Reload, KeySetError> {
+        let keys = KeySet::load(&self.config.jwks_file)?;
+        if keys.is_same(&self.keys.load()) {
+            return Ok(Reload::Unchanged);
         }
+        self.keys.store(Arc::new(keys));
+        Ok(Reload::Swapped)
     }
 
     /// Returns the sender of a request with these headers, or 401.
@@ -86,8 +64,7 @@ impl Authenticator {
             .and_then(|text| token::check(text, &self.keys.load(), &self.config))
             .map_err(|refused| {
                 // The cause is for us only: a client that guesses must learn nothing from the response.
-                metrics::counter!(holdfast_common::metric::TOKENS_REFUSED_TOTAL, "cause" => refused.as_str())
-                    .increment(1);
+                metrics::counter!(metric::TOKENS_REFUSED_TOTAL, "cause" => refused.as_str()).increment(1);
                 tracing::debug!(cause = refused.as_str(), "token refused");
                 Problem::new(ProblemType::InvalidToken, "a valid access token is required")
                     .challenge("Bearer error=\"invalid_token\"")
