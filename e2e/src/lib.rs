@@ -14,7 +14,11 @@ pub mod operator;
 use std::collections::HashMap;
 
 use holdfast_certs::TokenIssuer;
-use holdfast_chaos::rest::{Rest, Session, sample_order};
+use holdfast_chaos::{
+    fault::Fault,
+    invariant::{self, Databases, Violation},
+    rest::{Rest, Session, sample_order},
+};
 use holdfast_testkit::stack::{self, TestStack, binary};
 pub use holdfast_testkit::{PATIENCE, eventually, reaches};
 use serde_json::Value;
@@ -114,23 +118,46 @@ impl World {
             .sum()
     }
 
-    /// A signal to a component's process: `-STOP`, `-CONT`, `-9`.
-    pub fn signal(&self, component: &str, signal: &str) {
-        let pid = self.stack.pid(component).expect("it runs").to_string();
-        let done = std::process::Command::new("kill").args([signal, &pid]).status().expect("kill runs");
-        assert!(done.success(), "kill {signal} of {component}");
+    pub fn apply(&self, fault: Fault, component: &str) {
+        fault.apply(self.stack.pid(component).expect("it runs")).expect("applied");
+    }
+
+    pub fn heal(&self, fault: Fault, component: &str) {
+        fault.heal(self.stack.pid(component).expect("it runs")).expect("healed");
     }
 
     pub fn kill(&self, component: &str) {
-        // A database's own children notice within moments that their parent is gone.
-        self.signal(component, "-9");
+        self.apply(Fault::Kill, component);
     }
 
     /// Kills what may be dead already.
     pub fn kill_what_is_left(&self, component: &str) {
         let Some(pid) = self.stack.pid(component) else { return };
         // Fails if it died since.
-        std::process::Command::new("kill").args(["-9", &pid.to_string()]).output().expect("kill runs");
+        let _ = Fault::Kill.apply(pid);
+    }
+
+    /// Everything that must not be, of the whole stack.
+    pub async fn violations(&self) -> Vec<Violation> {
+        let mut databases = Databases {
+            order: self.connect("order").await,
+            payment: self.connect("payment").await,
+            delivery: self.connect("delivery").await,
+        };
+        invariant::violations(&mut databases).await.expect("the databases answer")
+    }
+
+    /// Waits until nothing is on its way, then says what is wrong.
+    pub async fn invariants_hold(&self) {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let violations = self.violations().await;
+            if violations.is_empty() {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < until, "{violations:#?}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use holdfast_chaos::{
+    fault::Fault,
     load::{Plan, open_loop},
     rest::{is_terminal, sample_order},
 };
@@ -68,7 +69,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
     let open = || world.metric("gateway", "circuit_breaker_state", &["\"payment\"", "\"open\""]);
     assert!(open().await < 0.5, "closed at the start");
 
-    world.signal("payment", "-STOP");
+    world.apply(Fault::Stall, "payment");
     let mut calls = 0;
     while open().await < 0.5 {
         calls += 1;
@@ -98,7 +99,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
     // Other services are not touched.
     assert_eq!(user.get("/api/orders").await.expect("answered").status, 200);
 
-    world.signal("payment", "-CONT");
+    world.heal(Fault::Stall, "payment");
     let recovered = Instant::now();
     eventually("it is served again", || async { user.get(&path).await.expect("answered").status == 200 })
         .await;
