@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use holdfast_common::{
     client::DestinationConfig,
     config::{IdentityConfig, ServiceConfig, duration},
+    database::ACQUIRE_TIME_MAX,
     service::Configuration,
 };
 use serde::Deserialize;
@@ -36,8 +37,12 @@ pub struct GatewayConfig {
     pub deadline: Duration,
 }
 
+const DEADLINE: Duration = Duration::from_secs(3);
+// A service whose pool is used up says so before the edge gives up.
+const _: () = assert!(ACQUIRE_TIME_MAX.as_millis() < DEADLINE.as_millis());
+
 const fn default_deadline() -> Duration {
-    Duration::from_secs(3)
+    DEADLINE
 }
 
 /// Which tokens are accepted.

@@ -43,7 +43,8 @@ pub use self::{balance::Unguarded, replay::IsIdempotent};
 use crate::{
     config::duration,
     error::{BoxError, is_caused_by},
-    identity::Identity,
+    grpc::shed::QUEUE_TIME_MAX,
+    identity::{Identity, connector::CONNECTION_TIME_MAX},
 };
 
 /// Where a service is, and how it is called.
@@ -58,6 +59,12 @@ pub struct DestinationConfig {
     #[serde(default)]
     pub calls: CallsConfig,
 }
+
+/// The default time of an attempt. A connection must fit into it, and so must the time in line at the service, with enough left
+/// for the work.
+const ATTEMPT_TIME: Duration = Duration::from_secs(1);
+const _: () = assert!(CONNECTION_TIME_MAX.as_millis() <= ATTEMPT_TIME.as_millis());
+const _: () = assert!(QUEUE_TIME_MAX.as_millis() * 4 <= ATTEMPT_TIME.as_millis());
 
 /// How a service is called.
 #[derive(Debug, Clone, Deserialize)]
@@ -79,7 +86,7 @@ pub struct CallsConfig {
 impl Default for CallsConfig {
     fn default() -> Self {
         Self {
-            attempt_timeout: Duration::from_secs(1),
+            attempt_timeout: ATTEMPT_TIME,
             attempts_max: 3,
             retry_budget_percent: 20,
             retry_budget_per_second: 3,

@@ -36,7 +36,7 @@ static COMMON_MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// First version of a service's own migrations.
 const OWN_VERSION_MIN: i64 = 1001;
 /// Time to get a connection; below the edge's deadline, so that a full pool is UNAVAILABLE rather than a timeout.
-const ACQUIRE_TIME_MAX: Duration = Duration::from_secs(2);
+pub const ACQUIRE_TIME_MAX: Duration = Duration::from_secs(2);
 /// For statements without a deadline of their own.
 const STATEMENT_TIME_MAX: &str = "10000";
 /// A statement whose client is gone is ended after this time.

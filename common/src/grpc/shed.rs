@@ -26,7 +26,7 @@ use crate::{client::PUSHBACK_MS, error::BoxError};
 /// Calls in line and at work, over all connections; each holds its message in memory.
 const CALLS_MAX: usize = 512;
 /// Time in line. A quarter of an attempt: what is left is enough for the work, or for another replica.
-const QUEUE_TIME_MAX: Duration = Duration::from_millis(250);
+pub(crate) const QUEUE_TIME_MAX: Duration = Duration::from_millis(250);
 /// From the head of a call to the end of its message.
 const MESSAGE_TIME_MAX: Duration = Duration::from_secs(1);
 /// In front of each message: a flag and its length.

@@ -15,6 +15,8 @@ use super::{Identity, Peer, guard::Guarded, socket};
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_millis(250);
 /// For the handshake of a host that answered; it may be busy.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_millis(750);
+/// Both together.
+pub(crate) const CONNECTION_TIME_MAX: Duration = CONNECT_TIME_MAX.saturating_add(HANDSHAKE_TIME_MAX);
 
 /// Connects to `address` and checks that its certificate is for the DNS name `name`.
 pub(crate) async fn connect(
