@@ -6,7 +6,10 @@ use bytes::Bytes;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use crate::record::{Header, Record};
+use crate::{
+    record::{Header, Record},
+    trace::{TRACEPARENT, TraceContext},
+};
 
 /// The namespace of all event types: `holdfast.<topic>.v<version>`.
 const TYPE_PREFIX: &str = "holdfast";
@@ -31,7 +34,7 @@ pub struct NewEvent {
     /// When it happened.
     pub time: OffsetDateTime,
     /// W3C trace context of the cause, where there is one.
-    pub traceparent: Option<String>,
+    pub trace: Option<TraceContext>,
     /// The encoded message.
     pub payload: Vec<u8>,
 }
@@ -51,8 +54,8 @@ impl NewEvent {
             Header::new("ce_time", time),
             Header::new("content-type", CONTENT_TYPE),
         ];
-        if let Some(traceparent) = &self.traceparent {
-            headers.push(Header::new("traceparent", traceparent.clone()));
+        if let Some(trace) = &self.trace {
+            headers.push(Header::new(TRACEPARENT, trace.to_string()));
         }
         headers
     }
@@ -71,8 +74,8 @@ pub struct Metadata {
     pub subject: String,
     /// `ce_time`.
     pub time: OffsetDateTime,
-    /// `traceparent`, where there is one.
-    pub traceparent: Option<String>,
+    /// `traceparent`, where there is a valid one.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why headers are not those of an event.
@@ -122,8 +125,8 @@ impl Metadata {
             return Err(HeaderError::Value("content-type"));
         }
         let (kind, version) = parse_type(required(headers, "ce_type")?).ok_or(HeaderError::UnknownType)?;
-        let traceparent = optional(headers, "traceparent")?.map(str::to_owned);
-        Ok(Self { id, kind: kind.to_owned(), version, subject: subject.to_owned(), time, traceparent })
+        let trace = optional(headers, TRACEPARENT)?.and_then(TraceContext::parse);
+        Ok(Self { id, kind: kind.to_owned(), version, subject: subject.to_owned(), time, trace })
     }
 
     /// The aggregate that a record names, also when its other headers are broken. One that no event may have
@@ -217,7 +220,7 @@ mod tests {
             key: "user-1".to_owned(),
             subject: "an-order".to_owned(),
             time: OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("in range"),
-            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            trace: TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
             payload: vec![1, 2, 3],
         }
     }
@@ -245,7 +248,7 @@ mod tests {
         assert_eq!(metadata.version, 1);
         assert_eq!(metadata.subject, event.subject);
         assert_eq!(metadata.time, event.time);
-        assert_eq!(metadata.traceparent, event.traceparent);
+        assert_eq!(metadata.trace, event.trace);
     }
 
     /// Each required header that is missing, repeated or not UTF-8 is named.

@@ -9,7 +9,7 @@
 //! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
 //!   be handled, and its redrive);
 //! - [`participant`] puts these together for a service with a database and events;
-//! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`service`];
+//! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`trace`], [`service`];
 //! - the ground floor: [`error`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
 
 pub mod admin;
@@ -37,3 +37,4 @@ pub mod reload;
 pub mod service;
 pub mod stop;
 pub mod telemetry;
+pub mod trace;

@@ -99,7 +99,7 @@ impl Handler for DeliveryEvents {
             let user_id = event.user_id.clone();
             let id = Uuid::now_v7();
             let delivery = Delivery::create(id, event.order_id, user_id, address.clone(), &self.plan, now);
-            records.push(event::status_updated(&delivery, metadata.traceparent.clone()));
+            records.push(event::status_updated(&delivery, metadata.trace.clone()));
             new.push(delivery.clone());
             deliveries.insert(event.order_id, delivery);
             answers.push(Answer::Applied);

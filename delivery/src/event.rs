@@ -1,6 +1,6 @@
 //! The event that tells of a step.
 
-use holdfast_common::{event::NewEvent, outbox::OutboxRecord};
+use holdfast_common::{event::NewEvent, outbox::OutboxRecord, trace::TraceContext};
 use holdfast_proto::{delivery::v1 as pb, to_timestamp, topic::Event as _};
 use prost::Message as _;
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::domain::{Delivery, Status};
 
 /// `delivery.status.updated` for where the delivery is now.
-pub(crate) fn status_updated(delivery: &Delivery, traceparent: Option<String>) -> OutboxRecord {
+pub(crate) fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -> OutboxRecord {
     let message = pb::DeliveryStatusUpdated {
         delivery_id: delivery.delivery_id.to_string(),
         order_id: delivery.order_id.to_string(),
@@ -23,7 +23,7 @@ pub(crate) fn status_updated(delivery: &Delivery, traceparent: Option<String>) -
         key: delivery.user_id.to_string(),
         subject: delivery.order_id.to_string(),
         time: delivery.updated_at,
-        traceparent,
+        trace,
         payload: message.encode_to_vec(),
     };
     OutboxRecord::from_event(event, "delivery")

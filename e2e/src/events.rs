@@ -35,21 +35,21 @@ impl World {
         partitions.map(|p| Some(consumer.fetch_watermarks(topic, p.id(), PATIENCE).ok()?.1)).sum()
     }
 
-    /// The account of each group and topic is exact.
+    /// Every record of every topic is in the tally of each group that reads it.
     pub async fn every_record_is_tallied(&self) {
         for service in ["order", "payment", "delivery"] {
             for topic in topic::read_by(service) {
-                self.the_account_of_is_exact(service, topic).await;
+                self.records_are_tallied(service, topic).await;
             }
         }
     }
 
     /// Every record of the topic was applied, a duplicate, parked, or set aside. Waits for what is on its way.
-    pub async fn the_account_of_is_exact(&self, service: &str, topic: &str) {
+    pub async fn records_are_tallied(&self, service: &str, topic: &str) {
         let counted = "select coalesce(sum(applied + duplicates + parked + set_aside), 0)::bigint from consumer_positions
             where topic = $1";
-        eventually(&format!("the account of {service} for {topic} is exact"), || async {
-            // The topic first: what arrives meanwhile makes it smaller than the account, not equal by chance.
+        eventually(&format!("{service} has tallied every record of {topic}"), || async {
+            // The topic first: what arrives meanwhile makes it smaller than the tally, not equal by chance.
             let records = self.records_of(topic);
             Some(self.count(service, counted, topic).await) == records
         })

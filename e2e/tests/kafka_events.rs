@@ -201,7 +201,7 @@ async fn bad_events_become_dead_letters_of_their_class() {
     }
     // The account of each group is exact: applied + duplicates + parked = records.
     for group in ["order", "delivery"] {
-        world.the_account_of_is_exact(group, TOPIC).await;
+        world.records_are_tallied(group, TOPIC).await;
     }
     // And the services go on.
     let order = world.create(&user, "1 Quay Street", 100).await;

@@ -6,6 +6,7 @@ use holdfast_common::{
     deadline::Deadline,
     idempotency::{self, WriteError},
     outbox::{self, OutboxRecord},
+    trace::TraceContext,
 };
 use holdfast_proto::{IdempotencyKey, OrderId};
 use sqlx::PgConnection;
@@ -22,7 +23,7 @@ use crate::{
 pub(crate) struct NewOrder {
     pub(crate) draft: Draft,
     pub(crate) key: IdempotencyKey,
-    pub(crate) traceparent: Option<String>,
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// An order as it was created.
@@ -55,7 +56,7 @@ pub(crate) async fn create(
 async fn write(
     connection: &mut PgConnection,
     order_id: OrderId,
-    NewOrder { draft, key, traceparent }: NewOrder,
+    NewOrder { draft, key, trace }: NewOrder,
 ) -> Result<Created, WriteError> {
     if !idempotency::try_lock(connection, draft.user_id.as_str(), key.as_str()).await? {
         return Err(WriteError::StillRunning);
@@ -71,7 +72,7 @@ async fn write(
     }
     let order = Order::create(order_id, draft, now());
     store::insert_order(connection, &order, &key, &fingerprint).await?;
-    let event = OutboxRecord::from_event(order_created(&order, traceparent), "order");
+    let event = OutboxRecord::from_event(order_created(&order, trace), "order");
     outbox::append(connection, vec![event]).await?;
     Ok(Created { order, replayed: false })
 }

@@ -1,13 +1,13 @@
 //! The events that this service tells.
 
-use holdfast_common::event::NewEvent;
+use holdfast_common::{event::NewEvent, trace::TraceContext};
 use holdfast_proto::{order::v1 as pb, to_timestamp, topic::Event as _};
 use prost::Message as _;
 use uuid::Uuid;
 
 use crate::domain::{Item, Order};
 
-pub(crate) fn order_created(order: &Order, traceparent: Option<String>) -> NewEvent {
+pub(crate) fn order_created(order: &Order, trace: Option<TraceContext>) -> NewEvent {
     let payload = pb::OrderCreated {
         order_id: order.order_id.to_string(),
         user_id: order.user_id.to_string(),
@@ -23,7 +23,7 @@ pub(crate) fn order_created(order: &Order, traceparent: Option<String>) -> NewEv
         key: order.user_id.to_string(),
         subject: order.order_id.to_string(),
         time: order.created_at,
-        traceparent,
+        trace,
         payload: payload.encode_to_vec(),
     }
 }

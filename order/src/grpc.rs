@@ -1,7 +1,7 @@
 //! gRPC to domain and back.
 
 use futures_util::FutureExt as _;
-use holdfast_common::{database::Database, deadline::Deadline, grpc::traceparent, idempotency};
+use holdfast_common::{database::Database, deadline::Deadline, idempotency, trace::TraceContext};
 use holdfast_proto::{
     IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb,
     order::v1::order_service_server::OrderService, to_timestamp,
@@ -33,14 +33,14 @@ impl OrderService for OrderHandler {
         &self,
         request: Request<pb::CreateOrderRequest>,
     ) -> Result<Response<pb::CreateOrderResponse>, Status> {
-        let (deadline, traceparent) = (Deadline::of(&request), traceparent(request.metadata()));
+        let (deadline, trace) = (Deadline::of(&request), TraceContext::of(request.metadata()));
         let still_running = idempotency::still_running(request.metadata());
         let request = request.into_inner();
         let user_id = parse_user(&request.user_id)?;
         let key = IdempotencyKey::parse(&request.idempotency_key)
             .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?;
         let draft = parse_draft(user_id, request.delivery_address, request.items)?;
-        let created = create(&self.database, NewOrder { draft, key, traceparent }, deadline).await;
+        let created = create(&self.database, NewOrder { draft, key, trace }, deadline).await;
         let Created { order, replayed } =
             created.map_err(|error| error.into_status(still_running, |never| match never {}))?;
         Ok(Response::new(pb::CreateOrderResponse { order: Some(order_to_proto(&order)), replayed }))

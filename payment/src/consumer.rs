@@ -204,7 +204,7 @@ impl Work {
             key: payment.user_id.to_string(),
             subject: payment.order_id.to_string(),
             time: now,
-            traceparent: cause.traceparent.clone(),
+            trace: cause.trace.clone(),
             payload: message.encode_to_vec(),
         };
         self.outbox.push(OutboxRecord::from_event(event, "payment"));

@@ -65,7 +65,7 @@ pub fn reads<H: Handler>(handler: &H, group: &str) {
             version: 1,
             subject: String::new(),
             time: OffsetDateTime::UNIX_EPOCH,
-            traceparent: None,
+            trace: None,
         };
         // An empty message is one, and says nothing that is allowed.
         let class = handler.decode(&record, &metadata).err().map(|poison| poison.class);

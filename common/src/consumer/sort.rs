@@ -239,7 +239,7 @@ mod tests {
             version: 1,
             subject: Metadata::subject_of(record).unwrap_or_default().to_owned(),
             time: OffsetDateTime::UNIX_EPOCH,
-            traceparent: None,
+            trace: None,
         };
         Ok(Accepted { metadata, event: () })
     }

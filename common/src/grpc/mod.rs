@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{metadata::MetadataMap, service::Routes, transport::Server};
+use tonic::{service::Routes, transport::Server};
 
 use self::{deadline::DeadlineLayer, permission::PermissionLayer, shed::ShedLayer};
 use crate::{
@@ -91,14 +91,6 @@ pub async fn serve(
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
     Ok(())
-}
-
-/// The W3C trace context of a call, for the events that it causes. What is not one is left out, never passed on.
-#[must_use]
-pub fn traceparent(metadata: &MetadataMap) -> Option<String> {
-    let text = metadata.get("traceparent")?.to_str().ok()?;
-    let plain = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    (text.len() == 55 && plain).then(|| text.to_owned())
 }
 
 /// `holdfast.order.v1.OrderService` of `/holdfast.order.v1.OrderService/CreateOrder`.

@@ -305,7 +305,7 @@ impl Lab {
             key: subject.to_owned(),
             subject: subject.to_owned(),
             time: time::OffsetDateTime::now_utc(),
-            traceparent: None,
+            trace: None,
             payload: payload.as_bytes().to_vec(),
         }
     }
