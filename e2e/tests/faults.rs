@@ -35,6 +35,18 @@ async fn create_surely(user: &Session, address: &str, cents: u32) -> String {
     }
 }
 
+/// Copies the logs of a round that was odd: the stack and its folder go with the test.
+fn keep_logs(world: &World, name: &str) {
+    let from = world.stack.layout.log_file("order");
+    let (from, to) =
+        (from.parent().expect("a folder"), std::env::temp_dir().join(format!("holdfast-logs-{name}")));
+    std::fs::create_dir_all(&to).expect("made");
+    for log in std::fs::read_dir(from).expect("readable").filter_map(Result::ok) {
+        std::fs::copy(log.path(), to.join(log.file_name())).expect("copied");
+    }
+    eprintln!("logs are kept in {}", to.display());
+}
+
 /// How often a test does what it does; a soak asks for more.
 fn rounds(default: u32) -> u32 {
     std::env::var("HOLDFAST_TEST_ROUNDS").map_or(default, |text| text.parse().expect("a number"))
@@ -395,13 +407,17 @@ async fn a_broker_that_stalls_is_survived() {
         for service in ["order", "payment", "delivery", "gateway"] {
             eventually(&format!("{service} is well"), || async { world.is_well(service).await }).await;
         }
-        let mut lost = Vec::new();
+        let (mut lost, mut replaced) = (Vec::new(), Vec::new());
         for service in ["order", "payment", "delivery"] {
             lost.push(world.metric(service, "consumer_memberships_lost_total", &[]).await);
+            replaced.push(world.metric(service, "outbox_producer_replacements_total", &[]).await);
+        }
+        if rounds > 1 && delivered > Duration::from_secs(12) {
+            keep_logs(&world, &format!("stall-{round}"));
         }
         eprintln!(
             "round {round}: {} orders, stalled for {stall:.1?} after {wait:.1?}, delivered after {delivered:.1?}, well \
-             after {:.1?}, memberships lost so far {lost:?}",
+             after {:.1?}, memberships lost so far {lost:?}, producers replaced {replaced:?}",
             orders.len(),
             begin.elapsed()
         );
