@@ -76,7 +76,7 @@ impl Participant<'_> {
         let group = context.name;
         let consumers = Group::new(database.clone(), group, handler);
         let processor = Processor::new(consumers.clone());
-        let consumer = Runtime::new(self.kafka, group, self.topics, processor, &health);
+        let consumer = Runtime::new(self.kafka, self.topics, processor, &health);
         let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(consumers, consumer.view()))
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
         let outbox = OutboxServiceServer::new(Outbox::new(database.clone(), group))

@@ -182,15 +182,17 @@ impl<H: Handler> Processor<H> {
         records: &[Record],
     ) -> Result<(Positions, Vec<Seen>), DatabaseError> {
         let group = self.group.name;
-        let places = records.iter().map(|record| (place_of(record), Counts::default())).collect();
+        let places = records.iter().map(place_of).collect();
+        let entries: Vec<Entry> = records.iter().map(Entry::of).collect();
+        // Of records that share an id the first one's; which it is matters when their payloads differ.
         let unique: BTreeMap<Uuid, Entry> =
-            records.iter().rev().map(Entry::of).map(|entry| (entry.event_id, entry)).collect();
-        let entries: Vec<Entry> = unique.into_values().collect();
-        let (positions, inserted) = inbox::open(connection, group, &places, &entries).await?;
-        let old = entries.iter().map(|entry| entry.event_id).filter(|id| !inserted.contains(id));
+            entries.iter().rev().map(|entry| (entry.event_id, entry.clone())).collect();
+        let unique: Vec<Entry> = unique.into_values().collect();
+        let (positions, inserted) = inbox::open(connection, group, &places, &unique).await?;
+        let old = unique.iter().map(|entry| entry.event_id).filter(|id| !inserted.contains(id));
         let known = inbox::payload_hashes(connection, group, &old.collect::<Vec<_>>()).await?;
 
-        let (mut seen, derived) = compare(records, known);
+        let (mut seen, derived) = compare(records, &entries, known);
         let inserted: HashSet<Uuid> = inbox::insert(connection, group, &derived).await?;
         for seen in &mut seen {
             if let Seen::OtherPayload { event_id } = *seen

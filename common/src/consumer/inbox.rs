@@ -1,6 +1,6 @@
 //! SQL of the inbox and of the tally of each partition.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
@@ -118,11 +118,11 @@ fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
 pub(super) async fn open(
     connection: &mut PgConnection,
     group: &str,
-    places: &BTreeMap<Place, Counts>,
+    places: &BTreeSet<Place>,
     entries: &[Entry],
 ) -> Result<(Positions, HashSet<Uuid>), DatabaseError> {
     // Sorted, both of them: everybody locks in the same order.
-    let (topics, partitions): (Vec<_>, Vec<_>) = places.keys().cloned().unzip();
+    let (topics, partitions): (Vec<_>, Vec<_>) = places.iter().cloned().unzip();
     let (event_ids, event_topics, hashes) = columns(entries);
     let rows = sqlx::query(
         "-- inbox.open

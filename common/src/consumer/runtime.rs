@@ -56,7 +56,6 @@ const LEAVE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Reads topics for a consumer group and hands batches to a processor.
 pub struct Runtime<H: Handler> {
     config: KafkaConfig,
-    group: &'static str,
     topics: Vec<String>,
     processor: Processor<H>,
     observer: Observer,
@@ -66,20 +65,13 @@ pub struct Runtime<H: Handler> {
 }
 
 impl<H: Handler> Runtime<H> {
-    /// A consumer of `topics` in the group `group`, which is joined by [`Runtime::run`].
+    /// A consumer of `topics` in the processor's group, which is joined by [`Runtime::run`].
     #[must_use]
-    pub fn new(
-        config: &KafkaConfig,
-        group: &'static str,
-        topics: &[&str],
-        processor: Processor<H>,
-        health: &Health,
-    ) -> Self {
+    pub fn new(config: &KafkaConfig, topics: &[&str], processor: Processor<H>, health: &Health) -> Self {
         let topics: Vec<String> = topics.iter().copied().map(str::to_owned).collect();
         Self {
             config: config.clone(),
-            group,
-            observer: Observer::new(config, group, &topics, &processor.group().database),
+            observer: Observer::new(config, processor.group().name, &topics, &processor.group().database),
             topics,
             processor,
             component: health.component("consumer"),
@@ -103,9 +95,9 @@ impl<H: Handler> Runtime<H> {
 
     /// Reads until `stop`; the batch in hand is finished, and its offsets are committed.
     pub async fn run(self, stop: CancellationToken) -> Result<(), BoxError> {
-        let Self { config, group, topics, processor, observer, component, health, faults } = self;
+        let Self { config, topics, processor, observer, component, health, faults } = self;
         let view = observer.subscribe();
-        let reader = Reader { config, group, topics, processor, view, component, health, faults };
+        let reader = Reader { config, topics, processor, view, component, health, faults };
         tokio::select! {
             outcome = reader.run(stop) => outcome,
             () = observer.run() => Err("the observer of the group ended".into()),
@@ -116,7 +108,6 @@ impl<H: Handler> Runtime<H> {
 /// The consumer without its observer.
 struct Reader<H: Handler> {
     config: KafkaConfig,
-    group: &'static str,
     topics: Vec<String>,
     processor: Processor<H>,
     view: ViewReceiver,
@@ -135,7 +126,8 @@ impl<H: Handler> Reader<H> {
             share_max: self.config.dead_letter_share_max,
             pause: self.config.dead_letter_pause,
         });
-        let mut stop_record = StopRecord::new(self.processor.group().database.clone(), self.group);
+        let mut stop_record =
+            StopRecord::new(self.processor.group().database.clone(), self.processor.group().name);
         let mut watch = Watch::default();
         let mut backoff = Backoff::for_infrastructure();
         let mut faults = self.faults;
@@ -143,7 +135,7 @@ impl<H: Handler> Reader<H> {
         loop {
             let joined = Instant::now();
             let mut session = Session {
-                member: Member::join(&self.config, self.group, &topics)?,
+                member: Member::join(&self.config, self.processor.group().name, &topics)?,
                 processor: &self.processor,
                 batch_events_max: self.config.batch_events_max.max(1),
                 component: &self.component,

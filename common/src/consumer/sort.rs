@@ -57,22 +57,24 @@ pub(super) struct Sorted<E> {
 }
 
 /// Compares the records of a batch with the payloads that the inbox has under their ids, and with one another. `known` are
-/// the hashes of what was there before the batch. The second value are entries to be made for records whose id is taken.
-pub(super) fn compare(records: &[Record], mut known: HashMap<Uuid, Vec<u8>>) -> (Vec<Seen>, Vec<Entry>) {
+/// the hashes of what was there before the batch, `entries` those of the records. The second value are entries to be made for
+/// records whose id is taken.
+pub(super) fn compare(
+    records: &[Record],
+    entries: &[Entry],
+    mut known: HashMap<Uuid, Vec<u8>>,
+) -> (Vec<Seen>, Vec<Entry>) {
     let mut derived = Vec::new();
-    let seen = records.iter().map(|record| {
-        let entry = Entry::of(record);
-        match known.get(&entry.event_id) {
-            None => {
-                known.insert(entry.event_id, entry.payload_hash);
-                Seen::FirstTime { event_id: entry.event_id }
-            }
-            Some(hash) if *hash == entry.payload_hash => Seen::Before,
-            Some(_) => {
-                let event_id = Metadata::id_of_place(record);
-                derived.push(Entry { event_id, ..entry });
-                Seen::OtherPayload { event_id }
-            }
+    let seen = records.iter().zip(entries).map(|(record, entry)| match known.get(&entry.event_id) {
+        None => {
+            known.insert(entry.event_id, entry.payload_hash.clone());
+            Seen::FirstTime { event_id: entry.event_id }
+        }
+        Some(hash) if *hash == entry.payload_hash => Seen::Before,
+        Some(_) => {
+            let event_id = Metadata::id_of_place(record);
+            derived.push(Entry { event_id, ..entry.clone() });
+            Seen::OtherPayload { event_id }
         }
     });
     (seen.collect(), derived)
@@ -244,6 +246,10 @@ mod tests {
         Ok(Accepted { metadata, event: () })
     }
 
+    fn entries_of(records: &[Record]) -> Vec<Entry> {
+        records.iter().map(Entry::of).collect()
+    }
+
     fn verdicts(sketches: &[Sketch], records: &[Record]) -> Verdicts {
         let found = sketches.iter().zip(records).filter_map(|(sketch, record)| {
             let verdict =
@@ -260,7 +266,7 @@ mod tests {
         #[test]
         fn every_record_ends_once(sketches in sketches(), begin in 0..1_000_i64) {
             let records = records(&sketches, begin);
-            let (seen, derived) = compare(&records, HashMap::new());
+            let (seen, derived) = compare(&records, &entries_of(&records), HashMap::new());
             let sorted = sort(
                 &records, &seen, HashMap::new(), HashMap::new(), &verdicts(&sketches, &records), check,
             );
@@ -322,7 +328,7 @@ mod tests {
             found: None,
         };
         let records = records(&[sketch(1, true), sketch(2, false)], 0);
-        let (seen, _) = compare(&records, HashMap::new());
+        let (seen, _) = compare(&records, &entries_of(&records), HashMap::new());
         let older = Uuid::from_u128(99);
         for (blockers, expected) in
             [(HashMap::new(), None), (HashMap::from([("aggregate-1".to_owned(), older)]), Some(older))]

@@ -200,7 +200,7 @@ impl Lab {
     /// A consumer that suffers these faults.
     pub fn start_faulty_consumer(&self, faults: mpsc::Receiver<PlantedFault>) -> Task {
         let stop = CancellationToken::new();
-        let runtime = Runtime::new(&self.kafka, self.group, &[self.topic], self.processor(), &self.health);
+        let runtime = Runtime::new(&self.kafka, &[self.topic], self.processor(), &self.health);
         Task { task: tokio::spawn(runtime.with_faults(faults).run(stop.clone())), stop }
     }
 
