@@ -27,6 +27,25 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Prints the ids of what was done, and says on stderr if these are not all that were `asked` for. `state` is the one in which
+    /// they had to be.
+    pub(crate) fn of_ids(done: &[impl fmt::Display], asked: usize, state: &str) -> io::Result<Self> {
+        for id in done {
+            data!("{id}")?;
+        }
+        Ok(match done.len() {
+            0 => {
+                eprintln!("none of them is {state}");
+                Self::NothingMatched
+            }
+            some if some < asked => {
+                eprintln!("{some} of {asked} were {state}");
+                Self::Partly
+            }
+            _ => Self::Done,
+        })
+    }
+
     pub(crate) fn exit_code(self) -> ExitCode {
         match self {
             Self::Done => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::filter::parse_id;
 use crate::{
     options::{At, By, parse_reason},
-    output::{Outcome, confirmed, data},
+    output::{Outcome, confirmed},
     services::Services,
 };
 
@@ -47,19 +47,6 @@ impl Discard {
             let done = service.dead_letters().discard_dead_letters(service.request(request)?).await;
             discarded.extend(done.with_context(|| service.failed())?.into_inner().discarded);
         }
-        for id in &discarded {
-            data!("{id}")?;
-        }
-        Ok(match discarded.len() {
-            0 => {
-                eprintln!("none of them is parked");
-                Outcome::NothingMatched
-            }
-            some if some < self.ids.len() => {
-                eprintln!("{} of {} were parked", some, self.ids.len());
-                Outcome::Partly
-            }
-            _ => Outcome::Done,
-        })
+        Ok(Outcome::of_ids(&discarded, self.ids.len(), "parked")?)
     }
 }

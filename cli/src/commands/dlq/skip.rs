@@ -43,7 +43,7 @@ pub(crate) struct Skip {
 impl Skip {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.at, Some(&self.service))?;
-        let last = self.offset + i64::from(self.records) - 1;
+        let last = self.offset.saturating_add(i64::from(self.records) - 1);
         eprintln!(
             "{} gives up {} record(s) of {}-{}, offsets {} to {last}: they are never handled",
             self.service, self.records, self.topic, self.partition, self.offset

@@ -6,7 +6,7 @@ use holdfast_proto::ops::v1 as pb;
 
 use crate::{
     options::{At, By, parse_reason, service_names},
-    output::{Outcome, confirmed, data},
+    output::{Outcome, confirmed},
     services::Services,
 };
 
@@ -47,19 +47,6 @@ impl Drop {
             let answer = service.outbox().drop_held_back_rows(service.request(request)?).await;
             dropped.extend(answer.with_context(|| service.failed())?.into_inner().dropped);
         }
-        for id in &dropped {
-            data!("{id}")?;
-        }
-        Ok(match dropped.len() {
-            0 => {
-                eprintln!("none of them is held back");
-                Outcome::NothingMatched
-            }
-            some if some < self.ids.len() => {
-                eprintln!("{some} of {} were held back", self.ids.len());
-                Outcome::Partly
-            }
-            _ => Outcome::Done,
-        })
+        Ok(Outcome::of_ids(&dropped, self.ids.len(), "held back")?)
     }
 }
