@@ -11,7 +11,7 @@
 pub mod events;
 pub mod operator;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::OnceLock};
 
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::{
@@ -19,6 +19,7 @@ use holdfast_chaos::{
     invariant::{self, Databases, Violation},
     rest::{Rest, Session, sample_order},
 };
+use holdfast_native::layout::Scope;
 use holdfast_testkit::stack::{self, TestStack, binary};
 pub use holdfast_testkit::{PATIENCE, eventually, reaches};
 use serde_json::Value;
@@ -34,6 +35,14 @@ pub struct World {
 impl World {
     pub fn new() -> Self {
         Self::of(stack::everything())
+    }
+
+    /// The same with a second replica of order, shared by all tests of this process.
+    pub fn with_two_order_replicas() -> Self {
+        static STACK: OnceLock<TestStack> = OnceLock::new();
+        Self::of(STACK.get_or_init(|| {
+            TestStack::start(Scope::Everything, &["order=2"], &[("HOLDFAST__DELIVERY__STEP", "50ms")])
+        }))
     }
 
     /// Of a stack that a test file has started for itself.

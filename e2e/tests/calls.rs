@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,21 +21,12 @@ use holdfast_common::{
     identity::Identity,
 };
 use holdfast_e2e::{World, eventually, id};
-use holdfast_native::layout::Scope;
-use holdfast_testkit::stack::TestStack;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::{sync::Mutex, time::Instant};
 use tonic::{Code, Request};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-
-fn world() -> World {
-    static STACK: OnceLock<TestStack> = OnceLock::new();
-    World::of(STACK.get_or_init(|| {
-        TestStack::start(Scope::Everything, &["order=2"], &[("HOLDFAST__DELIVERY__STEP", "50ms")])
-    }))
-}
 
 /// Waits until everything is as at the start.
 async fn settled(world: &World) {
@@ -55,7 +46,7 @@ fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_service_is_answered_for_at_once() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
+    let world = World::with_two_order_replicas();
     settled(&world).await;
     let user = world.user("hanging", "10.00").await;
     let path = format!("/api/accounts/{}", user.user);
@@ -114,7 +105,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_death_of_a_replica_is_not_seen_by_clients() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
+    let world = World::with_two_order_replicas();
     settled(&world).await;
     let user = world.user("replica", "1000.00").await;
     let order = id(&world.create(&user, "1 Replica Road", 100).await);
@@ -186,7 +177,7 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_identity_may_call_what_the_contract_says() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
+    let world = World::with_two_order_replicas();
     settled(&world).await;
     let all = FileDescriptorSet::decode(holdfast_proto::DESCRIPTORS).expect("descriptors");
     let methods: Vec<(String, String)> = all
@@ -245,7 +236,7 @@ async fn call(destination: &Destination, service: &str, method: &str) -> Code {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fall_of_one_service_takes_no_other_along() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
+    let world = World::with_two_order_replicas();
     settled(&world).await;
     let user = world.user("bulkhead", "10.00").await;
     let stop = Arc::new(AtomicBool::new(false));

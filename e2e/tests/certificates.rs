@@ -3,7 +3,6 @@
 use std::{
     fs,
     process::{Command, Output},
-    sync::OnceLock,
     time::Duration,
 };
 
@@ -18,19 +17,11 @@ use holdfast_common::{
     identity::Identity,
 };
 use holdfast_e2e::{World, eventually};
-use holdfast_native::layout::Scope;
-use holdfast_testkit::stack::{TestStack, binary};
+use holdfast_testkit::stack::binary;
 use tokio::{sync::Mutex, time::Instant};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-
-fn world() -> World {
-    static STACK: OnceLock<TestStack> = OnceLock::new();
-    World::of(STACK.get_or_init(|| {
-        TestStack::start(Scope::Everything, &["order=2"], &[("HOLDFAST__DELIVERY__STEP", "50ms")])
-    }))
-}
 
 async fn certs(world: &World, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
@@ -78,7 +69,7 @@ async fn load(user: &Session, time: Duration) -> (usize, Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_under_load_fails_no_request() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
+    let world = World::with_two_order_replicas();
     let user = world.user("rotation", "10.00").await;
     let time = rotation_time();
     let (control_requests, control_failed) = load(&user, time / 3).await;
@@ -114,7 +105,7 @@ async fn rotation_under_load_fails_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_rotation_is_said_and_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
+    let world = World::with_two_order_replicas();
     let user = world.user("broken", "10.00").await;
     let path = format!("/api/accounts/{}", user.user);
     let certificate = world.stack.layout.pki_dir().join("payment/tls.crt");
@@ -146,7 +137,7 @@ async fn a_broken_rotation_is_said_and_survived() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_certificate_is_refused_within_a_minute() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
+    let world = World::with_two_order_replicas();
     let folder = world.stack.layout.pki_dir().join("operator");
     // Taken before, as a thief would have it; it never reloads.
     let stolen = Identity::load(IdentityConfig { deny_list: None, ..IdentityConfig::in_folder(&folder) })
