@@ -33,7 +33,7 @@ pub enum PkiError {
         path: PathBuf,
     },
     /// What the authority signs now is void already.
-    #[error("the certificate authority has expired on {since}: replace it with `holdfast certs rotate --ca`")]
+    #[error("the certificate authority expired on {since}: replace it with `holdfast certs rotate --ca`")]
     AuthorityOver {
         /// Its end.
         since: time::OffsetDateTime,

@@ -1,4 +1,4 @@
-//! Writes with an idempotency key: the first one is done, the same again gets the first one's answer, another content under
+//! Writes with an idempotency key: the first one is done, the same again gets the first one's answer, different content under
 //! the key is refused. One at a time: who holds the key decides, and the others are told at once instead of waiting.
 
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use crate::{
 pub enum WriteError<R = Infallible> {
     /// A call with the same key has not finished.
     StillRunning,
-    /// The key belongs to another content.
+    /// The key belongs to different content.
     KeyReused,
     /// The content is not allowed.
     Refused(R),
