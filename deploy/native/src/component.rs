@@ -227,7 +227,8 @@ pub(crate) fn is_ours(pid: u32, layout: &Layout) -> bool {
     let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     let command = String::from_utf8_lossy(&command).into_owned();
     let clusters = PARTICIPANTS.iter().map(|participant| postgres::cluster_dir(layout, participant));
-    std::iter::once(layout.data_dir.clone())
+    // Each command names a file in one of them. With what follows the name: `/tmp/a` is no part of `/tmp/ab`.
+    std::iter::once(layout.data_dir.join(""))
         .chain(clusters)
         .any(|folder| command.contains(folder.to_string_lossy().as_ref()))
 }
