@@ -64,10 +64,11 @@ pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edited, S
 
 pub(super) fn parse_skip(request: pb::SkipRecordsRequest, peer: &Peer) -> Result<Skip, Status> {
     let pb::SkipRecordsRequest { topic, partition, offset, records, reason, author } = request;
-    if topic.is_empty() || partition < 0 || offset < 0 {
+    let has_end = offset.checked_add(i64::from(records)).is_some();
+    if topic.is_empty() || partition < 0 || offset < 0 || !has_end {
         return Err(Status::invalid_argument("topic, partition and offset must name a record"));
     }
-    if !(1..=SKIPPED_RECORDS_MAX).contains(&records) || offset.checked_add(i64::from(records)).is_none() {
+    if !(1..=SKIPPED_RECORDS_MAX).contains(&records) {
         return Err(Status::invalid_argument(format!("records must be 1 to {SKIPPED_RECORDS_MAX}")));
     }
     let (reason, actor) = (parse_reason(&reason)?, actor(peer, &author)?);
