@@ -22,6 +22,8 @@ pub(crate) enum Outcome {
     Usage,
     /// Nothing matches the request.
     NothingMatched,
+    /// A chaos run has proved nothing.
+    Unknown,
     /// A test's stack was not started because a port is taken.
     PortTaken,
 }
@@ -53,6 +55,7 @@ impl Outcome {
             Self::Usage => ExitCode::from(2),
             Self::NothingMatched => ExitCode::from(3),
             Self::Partly => ExitCode::from(4),
+            Self::Unknown => ExitCode::from(5),
             Self::PortTaken => ExitCode::from(PORT_TAKEN_EXIT_CODE),
         }
     }

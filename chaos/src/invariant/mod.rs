@@ -2,7 +2,7 @@
 //!
 //! What is on its way is no violation: an order counts once it has ended.
 
-mod money;
+pub(crate) mod money;
 mod outbox;
 mod saga;
 

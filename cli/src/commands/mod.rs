@@ -2,6 +2,7 @@
 
 mod bench;
 mod certs;
+mod chaos;
 mod dlq;
 mod outbox;
 mod positions;
@@ -13,6 +14,7 @@ use clap::Subcommand;
 use self::{
     bench::Bench,
     certs::Certs,
+    chaos::Chaos,
     dlq::Dlq,
     outbox::Outbox,
     positions::Positions,
@@ -45,6 +47,9 @@ pub(crate) enum Command {
     Outbox(Outbox),
     /// Show where each service reads: the position of its database, what the broker has committed, and any gap
     Positions(Positions),
+    /// Kill components under load, and judge what held
+    #[command(subcommand)]
+    Chaos(Chaos),
     /// Measure latency, throughput and cost of a running stack
     Bench(Bench),
 }
@@ -62,6 +67,7 @@ impl Command {
             Self::Dlq(dlq) => dlq.run(),
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),
+            Self::Chaos(chaos) => chaos.run(),
             Self::Bench(bench) => bench.run(),
         }
     }
