@@ -59,29 +59,58 @@ pub(super) fn went_away(call: &Call) -> bool {
         && call.end.is_some_and(|end| end - call.begin < SECOND)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of calls are far below 2^52")]
+/// Of the calls that nothing excuses, how many may fail: one in a thousand, and one is no share of few.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts of calls are far below 2^52"
+)]
+fn failed_max(all: usize) -> usize {
+    (all as f64 * FAILED_SHARE_MAX).max(1.0) as usize
+}
+
+/// The calls that failed before the first fault, and all of them, if these are too many: then what fails later says
+/// nothing about the faults.
+pub(super) fn slow_machine(evidence: &Evidence) -> Option<(usize, usize)> {
+    let first = evidence.faults.iter().map(|fault| fault.begin).min()?;
+    let before = unexcused(evidence).filter(|call| call.end.is_some_and(|end| end < first));
+    let (mut all, mut failed) = (0, 0);
+    for call in before {
+        all += 1;
+        failed += usize::from(!call.is_answered_well());
+    }
+    (failed > failed_max(all)).then_some((failed, all))
+}
+
 fn calls_succeed(evidence: &Evidence, finding: &mut Finding) {
-    let (mut all, mut failed) = (0_u64, Vec::new());
+    if slow_machine(evidence).is_some() {
+        return;
+    }
+    let (mut all, mut failed) = (0, Vec::new());
     for call in unexcused(evidence) {
         all += 1;
         if !call.is_answered_well() {
             failed.push(call);
         }
     }
-    finding.checked += all;
-    // One is no share of few.
-    let allowed = (all as f64 * FAILED_SHARE_MAX).max(1.0);
-    if failed.len() as f64 > allowed {
-        finding.violations.extend(failed.into_iter().map(|call| Violation {
-            subject: call.facts.order_id.clone().or_else(|| call.facts.key.clone()).unwrap_or_default(),
-            what: format!(
-                "{} at {:.1} s was answered {:?} {}, with no fault in its way",
-                call.op.name(),
-                call.begin as f64 / SECOND as f64,
-                call.facts.http,
-                call.facts.error.as_deref().unwrap_or_default()
-            ),
-        }));
+    finding.checked += u64::try_from(all).unwrap_or(u64::MAX);
+    if failed.len() > failed_max(all) {
+        finding.violations.extend(failed.into_iter().map(unanswered));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of hours are far below 2^52")]
+fn unanswered(call: &Call) -> Violation {
+    Violation {
+        subject: call.facts.order_id.clone().or_else(|| call.facts.key.clone()).unwrap_or_default(),
+        what: format!(
+            "{} at {:.1} s was answered {} after {} ms, with no fault in its way",
+            call.op.name(),
+            call.begin as f64 / SECOND as f64,
+            call.facts.http.map_or_else(|| call.facts.error.clone().unwrap_or_default(), |http| http.to_string()),
+            call.end.unwrap_or(call.begin).saturating_sub(call.begin) / 1_000,
+        ),
     }
 }
 

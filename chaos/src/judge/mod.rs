@@ -21,6 +21,8 @@ pub mod story;
 mod topics;
 mod windows;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{evidence::Evidence, scenario::Action};
@@ -238,13 +240,17 @@ fn unproven(evidence: &Evidence) -> Vec<String> {
     if landed < least {
         unproven.push(format!("{landed} faults landed, {least} are needed"));
     }
-    let mut actions: Vec<Action> =
-        evidence.info.plan.scenario.faults.iter().map(|kind| kind.action).collect();
-    actions.dedup();
+    let actions: BTreeSet<Action> = evidence.info.plan.faults.iter().map(|fault| fault.action).collect();
     for action in actions {
         if !evidence.faults.iter().any(|fault| fault.action == action && fault.landed.is_some()) {
             unproven.push(format!("no {} has landed", action.name()));
         }
+    }
+    if let Some((failed, all)) = liveness::slow_machine(evidence) {
+        unproven.push(format!(
+            "{failed} of {all} calls failed before the first fault: the machine is too slow for this load, so the calls say \
+             nothing about liveness"
+        ));
     }
     unproven
 }
