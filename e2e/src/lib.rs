@@ -15,7 +15,10 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::{
-    fault::Fault,
+    fault::{
+        Fault,
+        links::{Link, Links},
+    },
     invariant::{self, Databases, Violation},
     rest::{Rest, Session, sample_order},
 };
@@ -49,6 +52,19 @@ impl World {
     pub fn of(stack: &'static TestStack) -> Self {
         let rest = Rest::new(stack.layout.gateway_url(), Self::issuer(stack), 64);
         Self { stack, rest }
+    }
+
+    /// Runs the proxies of a stack with links, and waits until it is ready.
+    pub async fn linked(stack: &'static TestStack) -> (Self, Links) {
+        let links = stack.links().into_iter().map(|link| Link {
+            from: link.from,
+            to: link.to,
+            listen: link.listen,
+            target: link.target,
+        });
+        let links = Links::start(links).await.expect("the ports are free");
+        tokio::task::spawn_blocking(|| stack.wait_until_ready()).await.expect("ready");
+        (Self::of(stack), links)
     }
 
     pub fn issuer(stack: &TestStack) -> TokenIssuer {

@@ -17,7 +17,7 @@ use tokio::{net::TcpStream, process::Child};
 
 use crate::{
     kafka::{self, Broker},
-    layout::{GATEWAY, Kind, Layout, PARTICIPANTS, Participant, REPLICAS_MAX, Replica, Scope},
+    layout::{GATEWAY, KAFKA, Kind, Layout, PARTICIPANTS, Participant, REPLICAS_MAX, Replica, Scope},
     postgres,
     prepare::Prepared,
     probe::{self, Answer},
@@ -87,7 +87,7 @@ impl Component {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Database(participant) => participant.server.to_owned(),
-            Self::Kafka => "kafka".to_owned(),
+            Self::Kafka => KAFKA.to_owned(),
             Self::Participant(replica) => replica.name(),
             Self::Gateway => GATEWAY.to_owned(),
         }
@@ -130,7 +130,7 @@ impl Component {
         match self {
             Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant),
             Self::Kafka => Ok(kafka::command(layout, &prepared.artifacts)),
-            Self::Participant(replica) => services::participant_command(layout, replica),
+            Self::Participant(replica) => services::participant_command(layout, replica, &prepared.links),
             Self::Gateway => services::gateway_command(layout),
         }
     }

@@ -304,8 +304,13 @@ mod tests {
                 log: folder.join("order.log").display().to_string(),
                 detail: String::new(),
             };
-            let report =
-                StackReport { supervisor_pid: 1, port_offset: 0, written_at: 0, components: vec![component] };
+            let report = StackReport {
+                supervisor_pid: 1,
+                port_offset: 0,
+                written_at: 0,
+                components: vec![component],
+                links: Vec::new(),
+            };
             fs::write(layout.state_file(), serde_json::to_vec(&report).expect("JSON")).expect("written");
             wait_ready(&folder, Duration::ZERO).map(|report| report.components[0].state)
         };

@@ -2,6 +2,7 @@
 //! without a container engine. `make up`, the tests and the chaos runs all use this one supervisor.
 //!
 //! - [`layout`]: ports, folders, names; what is where;
+//! - [`link`]: ports between components, for faults of the network;
 //! - [`prepare`]: everything that must be true before something is started, each failure with what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is fetched, set up and started;
 //! - [`probe`]: asks a component how it is;
@@ -16,6 +17,7 @@ mod component;
 pub mod control;
 mod kafka;
 pub mod layout;
+pub mod link;
 mod postgres;
 pub mod prepare;
 mod probe;

@@ -17,6 +17,7 @@ use crate::{
     artifacts::Artifacts,
     kafka,
     layout::{Layout, Replicas, Scope, identities},
+    link::Link,
     postgres,
     removal::{Content, Folder},
     services,
@@ -53,11 +54,14 @@ pub struct Prepared {
     pub scope: Scope,
     /// How many of each service.
     pub replicas: Replicas,
+    /// Its links, if it has any.
+    pub(crate) links: Vec<Link>,
     pub(crate) artifacts: Artifacts,
 }
 
-/// Checks the machine, and creates files, databases, certificates and configurations where they are missing.
-pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepared> {
+/// Checks the machine, and creates files, databases, certificates and configurations where they are missing. `links` are those
+/// of the layout, or empty: then clients reach servers by the servers' own ports.
+pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas, links: Vec<Link>) -> Result<Prepared> {
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
     check_space(&layout.data_dir)?;
@@ -65,7 +69,7 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepa
     fs::write(layout.marker_file(), MARKER)
         .with_context(|| format!("cannot write {}", layout.marker_file().display()))?;
     check_java()?;
-    check_ports(&layout, scope, replicas)?;
+    check_ports(&layout.ports(scope, replicas, &links))?;
     let artifacts = Artifacts::ensure()?;
     for folder in ["config", "logs"] {
         let folder = layout.data_dir.join(folder);
@@ -73,13 +77,13 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepa
     }
     write_password(&layout)?;
     postgres::prepare(&layout, &artifacts)?;
-    kafka::prepare(&layout, &artifacts)?;
+    kafka::prepare(&layout, &artifacts, &links)?;
     if scope == Scope::Everything {
         renew_certificates(&layout)?;
         TokenIssuer::load_or_create(&layout.pki_dir())?;
-        services::prepare(&layout, replicas)?;
+        services::prepare(&layout, replicas, &links)?;
     }
-    Ok(Prepared { layout, scope, replicas, artifacts })
+    Ok(Prepared { layout, scope, replicas, links, artifacts })
 }
 
 /// Makes sure that every identity has a certificate with time left.
@@ -150,10 +154,10 @@ fn check_java() -> Result<()> {
     }
 }
 
-fn check_ports(layout: &Layout, scope: Scope, replicas: Replicas) -> Result<(), PortTaken> {
-    for (component, port) in layout.ports(scope, replicas) {
-        if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            return Err(PortTaken { port, component, error });
+fn check_ports(ports: &[(String, u16)]) -> Result<(), PortTaken> {
+    for (component, port) in ports {
+        if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, *port)) {
+            return Err(PortTaken { port: *port, component: component.clone(), error });
         }
     }
     Ok(())
@@ -179,7 +183,6 @@ fn write_password(layout: &Layout) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::PORT_OFFSET_MAX;
 
     /// A full disk is reported before anything is started, with how much is needed and the way out.
     #[test]
@@ -195,16 +198,11 @@ mod tests {
     /// A port in use is told by the type of the error, and by its number and component in the message.
     #[test]
     fn a_port_in_use_is_told_by_its_type() {
-        let (layout, _taken) = loop {
-            let layout = Layout::new(std::env::temp_dir(), fastrand::u16(100..PORT_OFFSET_MAX));
-            // The first port that is looked at.
-            if let Ok(taken) = TcpListener::bind((Ipv4Addr::LOCALHOST, layout.kafka_port())) {
-                break (layout, taken);
-            }
-        };
-        let taken = check_ports(&layout, Scope::Everything, Replicas::default()).expect_err("in use");
-        assert_eq!((taken.port, taken.component.as_str()), (layout.kafka_port(), "kafka"));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let taken = check_ports(&[("kafka".to_owned(), port)]).expect_err("in use");
+        assert_eq!((taken.port, taken.component.as_str()), (port, "kafka"));
         let text = anyhow::Error::from(taken).to_string();
-        assert!(text.contains(&layout.kafka_port().to_string()) && text.contains("--port-offset"), "{text}");
+        assert!(text.contains(&port.to_string()) && text.contains("--port-offset"), "{text}");
     }
 }

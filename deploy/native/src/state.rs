@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     layout::{Kind, Layout},
+    link::Link,
     postgres,
     removal::{self, Content, Folder},
     talk::say,
@@ -85,6 +86,9 @@ pub struct StackReport {
     pub written_at: u64,
     /// Each component, in the order of their start.
     pub components: Vec<ComponentReport>,
+    /// The links that need a proxy; empty if clients reach servers by the servers' own ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
 }
 
 impl StackReport {
@@ -124,12 +128,13 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// A report by this process.
-    pub(crate) fn new(layout: Layout, components: Vec<ComponentReport>) -> Self {
+    pub(crate) fn new(layout: Layout, components: Vec<ComponentReport>, links: Vec<Link>) -> Self {
         let report = StackReport {
             supervisor_pid: std::process::id(),
             port_offset: layout.port_offset,
             written_at: 0,
             components,
+            links,
         };
         Self { layout, report: Mutex::new(report), written: AtomicBool::new(true) }
     }
@@ -246,7 +251,7 @@ mod tests {
             log: String::new(),
             detail: String::new(),
         };
-        let reporter = Arc::new(Reporter::new(layout.clone(), vec![component]));
+        let reporter = Arc::new(Reporter::new(layout.clone(), vec![component], Vec::new()));
         let restarts = || {
             let report = read(&layout).expect("whole").expect("there");
             report.components[0].restarts

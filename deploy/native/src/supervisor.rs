@@ -65,7 +65,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     let components = infrastructure.components.iter().chain(&services.components);
     let reports = components.map(|component| component.report(&layout));
     let supervisor = Arc::new(Supervisor {
-        reporter: Reporter::new(layout.clone(), reports.collect()),
+        reporter: Reporter::new(layout.clone(), reports.collect(), prepared.links.clone()),
         broker: Arc::new(Broker::new(&layout)?),
         prepared,
         restart,

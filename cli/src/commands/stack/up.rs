@@ -44,6 +44,11 @@ pub(crate) struct Up {
     /// Databases and broker only
     #[arg(long, hide = true)]
     infrastructure_only: bool,
+    /// Have each client reach each server by a port of their link, so that faults of the network can be made between them. A proxy
+    /// must run for each link that the stack's `state.json` lists: without them nothing becomes ready, and they are not started
+    /// here
+    #[arg(long, hide = true, conflicts_with = "infrastructure_only")]
+    links: bool,
     /// End when standard input closes, and delete the data
     #[arg(long, hide = true, requires = "foreground")]
     until_parent_ends: bool,
@@ -75,7 +80,8 @@ impl Up {
         }
         let scope = if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
         let layout = Layout::new(data_dir.clone(), self.port_offset);
-        let prepared = match prepare(layout.clone(), scope, replicas) {
+        let links = if self.links { layout.links(replicas) } else { Vec::new() };
+        let prepared = match prepare(layout.clone(), scope, replicas, links) {
             // Only tests start a stack that ends with its parent, and they try other ports.
             Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
                 eprintln!("holdfast: {error:#}");
@@ -95,6 +101,9 @@ impl Up {
         eprintln!("the stack in {} runs already", data_dir.display());
         if report.port_offset != self.port_offset {
             bail!("it runs with --port-offset {}: stop it with `holdfast down` first", report.port_offset);
+        }
+        if self.links && report.links.is_empty() {
+            bail!("it runs without --links: stop it with `holdfast down` first");
         }
         if self.foreground {
             bail!("stop it with `holdfast down` to run it in the foreground");
@@ -120,6 +129,9 @@ impl Up {
         arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".to_owned(), replicas]));
         if self.no_restart {
             arguments.push("--no-restart".into());
+        }
+        if self.links {
+            arguments.push("--links".into());
         }
         arguments
     }
