@@ -129,6 +129,26 @@ fn quick(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseErro
     .boxed()
 }
 
+/// Connections that died while nobody used them, as when the server restarts, fail no caller (pitfalls P13).
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_died_idle_fail_no_caller() {
+    let lab = Lab::new("restarted").await;
+    let mut observer = observer(&lab.database).await;
+    let read = || lab.database.read(Deadline::after(Duration::from_secs(5)), quick);
+    read().await.expect("answered");
+    let killed = sqlx::query(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()",
+    );
+    let killed: i64 = killed.fetch_one(&mut observer).await.expect("killed").get(0);
+    assert!(killed > 0, "the pool has connections");
+    // A connection that was used within the last second is lent without a test.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    for _ in 0..5 {
+        read().await.expect("a live connection");
+    }
+}
+
 /// Polls a future this often, then drops it.
 async fn poll_times<F: Future>(future: F, times: usize) {
     let mut future = pin!(future);
@@ -139,6 +159,19 @@ async fn poll_times<F: Future>(future: F, times: usize) {
         }
         left -= 1;
         Poll::Pending
+    })
+    .await;
+}
+
+/// A transaction that has begun is finished, although its caller goes away: nobody drops it in the middle (pitfalls P12).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_outlives_its_caller() {
+    let lab = Lab::new("outlives").await;
+    let deadline = Deadline::after(Duration::from_secs(10));
+    let transaction = lab.database.transaction("test.pair", deadline, (), |connection, ()| pair(connection));
+    poll_times(transaction, 1).await;
+    eventually("it is committed", || async {
+        lab.count("select count(*) from effects where subject = 'pair'").await == 2
     })
     .await;
 }

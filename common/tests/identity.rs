@@ -266,6 +266,49 @@ async fn a_silent_or_plain_connection_holds_nobody_up() {
     check(destination(address, "order", &lab.identity("gateway"))).await.expect("served");
 }
 
+/// A client that opens streams and resets them at once, faster than they are looked at, loses its connection (pitfalls P36).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_resets_ends_its_connection() {
+    const GOAWAY: u8 = 7;
+    let lab = Lab::new();
+    let address = lab.serve(lab.identity("order")).await;
+    let authority = lab.authority();
+    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("made");
+    let tls = TlsConnector::from(Arc::new(raw_client(authority.certificate(), Some(&leaf), b"h2")));
+    let tcp = TcpStream::connect(address).await.expect("connected");
+    let name = ServerName::try_from("order").expect("a name");
+    let mut tls = tls.connect(name, tcp).await.expect("served");
+
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for stream in (1..400_u32).step_by(2) {
+        // HEADERS with END_HEADERS: POST, https, "/" and authority "a", by HPACK's static table.
+        flood.extend([0, 0, 6, 1, 4]);
+        flood.extend(stream.to_be_bytes());
+        flood.extend([0x83, 0x87, 0x84, 0x41, 1, b'a']);
+        // RST_STREAM with CANCEL.
+        flood.extend([0, 0, 4, 3, 0]);
+        flood.extend(stream.to_be_bytes());
+        flood.extend(8_u32.to_be_bytes());
+    }
+    tls.write_all(&flood).await.expect("sent");
+    tls.flush().await.expect("sent");
+    let goes_away = async {
+        loop {
+            let mut head = [0; 9];
+            tls.read_exact(&mut head).await.expect("it says goodbye first");
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            tls.read_exact(&mut payload).await.expect("a whole frame");
+            if head[3] == GOAWAY {
+                // The last stream, then the error code: ENHANCE_YOUR_CALM.
+                return payload[4..8] == 11_u32.to_be_bytes();
+            }
+        }
+    };
+    let calmed = tokio::time::timeout(Duration::from_secs(10), goes_away).await;
+    assert!(calmed.expect("it ends the connection"), "for the flood");
+    check(destination(address, "order", &lab.identity("gateway"))).await.expect("others are served");
+}
+
 /// A call that the table does not allow is refused, whoever proved who they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_table_does_not_allow_is_refused() {
@@ -344,6 +387,25 @@ async fn certificates_change_while_in_use() {
     assert_eq!(fs::read(&bundle).expect("there"), good_bundle);
     lab.pki.issue("order", LEAF_LIFE_MAX).expect("issued");
     assert_eq!(server.reload().expect("readable"), Reload::Swapped, "the next good one is taken");
+}
+
+/// A channel outlives the certificate that it began with: it connects again with the one in use then (pitfalls P29).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_connects_again_with_the_certificate_in_use() {
+    let lab = Lab::new();
+    let (server, gateway) = (lab.identity("order"), lab.identity("gateway"));
+    let channel = destination(lab.serve(server.clone()).await, "order", &gateway);
+    check(channel.clone()).await.expect("served before");
+    lab.pki.revoke("gateway", "renewed").expect("revoked");
+    assert_eq!(gateway.reload().expect("readable"), Reload::Swapped);
+    assert_eq!(server.reload().expect("readable"), Reload::Swapped);
+    check(channel.clone()).await.expect_err("the open connection has ended");
+    // Connections that are refused open the breaker, which closes within two seconds.
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    while check(channel.clone()).await.is_err() {
+        assert!(tokio::time::Instant::now() < until, "still refused");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Kubernetes and Vault agents swap a symbolic link instead of writing files: every swap is seen, not only the first.

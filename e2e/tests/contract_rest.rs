@@ -165,6 +165,33 @@ async fn one_key_makes_one_order() {
     assert_eq!(listed["orders"].as_array().map(Vec::len), Some(1));
 }
 
+/// The index decides about a key, not a look before the insert: whoever writes the same key a second time fails, without a
+/// lock and at any time (pitfalls P10).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_written_once() {
+    let world = World::new();
+    let user = world.user("index", "1.00").await;
+    let order = user.create_order(&sample_order("1 Quay Street", 1), Some("same")).await.expect("answered");
+    assert_eq!(order.status, 201);
+    let credit = format!("credit-{}", user.user);
+    world.rest.credit(&user.user, "1.00", &credit).await.expect("credited");
+    for (service, sql, key) in [
+        (
+            "order",
+            "insert into idempotency_keys select * from idempotency_keys where user_id = $1",
+            &user.user,
+        ),
+        ("payment", "insert into credit_keys select * from credit_keys where key = $1", &credit),
+    ] {
+        let mut database = world.connect(service).await;
+        let again = sqlx::query(sql).bind(key).execute(&mut database).await.expect_err("a second time");
+        assert!(
+            again.as_database_error().is_some_and(|error| error.is_unique_violation()),
+            "{service}: {again}"
+        );
+    }
+}
+
 /// A key that is none is refused, also where no order would come of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_keep_to_their_limits() {

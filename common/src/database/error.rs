@@ -132,3 +132,22 @@ impl From<DatabaseError> for tonic::Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A connection that breaks during COMMIT leaves the outcome unknown: the transaction is not run again, and the caller
+    /// may ask by its key (pitfalls P11). The same failure before COMMIT means that nothing was done.
+    #[test]
+    fn a_broken_commit_is_unknown_and_not_run_again() {
+        let broken = || sqlx::Error::Io(io::ErrorKind::ConnectionReset.into());
+        let error = commit_error(broken());
+        assert!(matches!(error, DatabaseError::CommitUnknown(_)), "{error:?}");
+        assert!(!error.is_conflict());
+        assert_eq!(tonic::Status::from(error).code(), tonic::Code::Unavailable);
+        assert!(matches!(DatabaseError::from(broken()), DatabaseError::Unavailable(_)));
+    }
+}

@@ -16,3 +16,20 @@ pub(super) fn tune(tcp: &TcpStream) -> io::Result<()> {
     SockRef::from(tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIME_MAX))?;
     Ok(())
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The kernel doesn't wait for the acknowledgements of a peer that is gone for as long as it likes (pitfalls P28).
+    #[tokio::test]
+    async fn unacknowledged_data_has_a_limit() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let tcp = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        tune(&tcp).expect("tuned");
+        let limit = SockRef::from(&tcp).tcp_user_timeout().expect("asked");
+        assert_eq!(limit, Some(UNACKNOWLEDGED_TIME_MAX));
+    }
+}

@@ -1,4 +1,8 @@
-use std::{sync::atomic::AtomicU32, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use tokio::{task::JoinSet, time::advance};
@@ -159,6 +163,13 @@ async fn failed_probes_open_it_for_longer() {
     }
     advance(Duration::from_millis(250)).await;
     assert_eq!(breaker.readiness(), Readiness::ProbeDue);
+}
+
+/// Breakers that trip at the same moment, as in all instances of a client, probe at different moments (pitfalls P6).
+#[tokio::test(start_paused = true)]
+async fn breakers_that_trip_together_probe_apart() {
+    let probes: HashSet<_> = (0..20).map(|_| tripped().inner.lock().open_until).collect();
+    assert!(probes.len() > 10, "{probes:?}");
 }
 
 proptest! {
