@@ -34,7 +34,7 @@ pub enum PkiError {
     },
     /// What the authority signs now is void already.
     #[error("the certificate authority expired on {since}: replace it with `holdfast certs rotate --ca`")]
-    AuthorityOver {
+    AuthorityExpired {
         /// Its end.
         since: time::OffsetDateTime,
     },

@@ -273,7 +273,7 @@ impl Pki {
         }
         let since = self.authority_not_after()?;
         if since <= OffsetDateTime::now_utc() {
-            return Err(PkiError::AuthorityOver { since });
+            return Err(PkiError::AuthorityExpired { since });
         }
         let leaf = self.authority()?.leaf(&LeafRequest::service(name, life))?;
         let folder = self.path(name);
@@ -444,7 +444,7 @@ mod tests {
         pki.issue("order", LEAF_LIFE_MAX).expect("issued");
         pki.write_authority("ca", &Authority::generate(Duration::seconds(-5)).expect("made"))
             .expect("written");
-        assert!(matches!(pki.issue("order", LEAF_LIFE_MAX), Err(PkiError::AuthorityOver { .. })));
+        assert!(matches!(pki.issue("order", LEAF_LIFE_MAX), Err(PkiError::AuthorityExpired { .. })));
         pki.begin_rotation().expect("begun");
         pki.renew_all_by_next().expect("renewed");
         pki.finish_rotation().expect("finished");

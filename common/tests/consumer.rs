@@ -288,7 +288,7 @@ async fn two_owners_of_a_partition_have_each_effect_once() {
     let lab = Lab::new("zombie").await;
     let records: Vec<Record> =
         (0..200).map(|n| lab.record(n, lab.event(&format!("order-{}", n % 7), &format!("{n:03}")))).collect();
-    let work = |size: usize| {
+    let consume = |size: usize| {
         let (processor, records) = (lab.processor(), records.clone());
         tokio::spawn(async move {
             for chunk in records.chunks(size) {
@@ -296,7 +296,7 @@ async fn two_owners_of_a_partition_have_each_effect_once() {
             }
         })
     };
-    let (first, second) = (work(13), work(17));
+    let (first, second) = (consume(13), consume(17));
     first.await.expect("done");
     second.await.expect("done");
     let effects = lab.effects().await;

@@ -38,14 +38,14 @@ fn all(mode: Mode) -> Redrive {
 async fn redrive(lab: &Lab, request: Redrive) -> Vec<(String, Outcome)> {
     let (steps, mut receiver) = mpsc::channel(64);
     let redriver = lab.redriver();
-    let work = tokio::spawn(async move { redriver.redrive(&request, &steps).await });
+    let running = tokio::spawn(async move { redriver.redrive(&request, &steps).await });
     let mut outcomes = Vec::new();
     while let Some(step) = receiver.recv().await {
         if let Step::Letter { letter, outcome } = step {
             outcomes.push((letter.subject.unwrap_or_default(), outcome));
         }
     }
-    work.await.expect("no panic").expect("the database is there");
+    running.await.expect("no panic").expect("the database is there");
     outcomes
 }
 
@@ -337,12 +337,12 @@ async fn a_dry_run_changes_nothing() {
     let lab = Lab::new("dry").await;
     five_with_a_poisoned_second(&lab).await;
     let before = everything(&lab).await;
-    let turn = lab.redriver().begin().await.expect("nobody else");
+    let lock = lab.redriver().begin().await.expect("nobody else");
     let planned = redrive(&lab, all(Mode::DryRun)).await;
     assert_eq!(planned.len(), 4);
     assert!(planned.iter().all(|(_, outcome)| *outcome == Outcome::Planned));
     assert_eq!(everything(&lab).await, before);
-    drop(turn);
+    drop(lock);
 }
 
 /// One redrive at a time: the second is refused at once, and the turn is free when its holder is gone. Even if two ran
@@ -357,7 +357,7 @@ async fn a_second_redrive_is_refused() {
     let refused = service(&lab).redrive_dead_letters(as_operator(request)).await.err().expect("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     drop(first);
-    support::eventually("the turn is free", || async { lab.redriver().begin().await.is_ok() }).await;
+    support::eventually("the lock is free", || async { lab.redriver().begin().await.is_ok() }).await;
 
     five_with_a_poisoned_second(&lab).await;
     edit(&lab, &letters(&lab).await[0].id, "2").await.expect("edited");
@@ -501,9 +501,9 @@ async fn a_crash_at_any_step_of_a_redrive_has_its_effects_once() {
         edit(&lab, &parked[0].id, "2").await.expect("edited");
 
         let redriver = Redriver::new(lab.consumers_that_die_at("dead_letter.redrive", step));
-        let (steps, mut told) = mpsc::channel(64);
+        let (steps, mut received) = mpsc::channel(64);
         let died = tokio::spawn(async move { redriver.redrive(&all(Mode::Execute), &steps).await });
-        while told.recv().await.is_some() {}
+        while received.recv().await.is_some() {}
         assert!(died.await.is_err_and(|error| error.is_panic()), "it dies at {step:?}");
         assert_eq!(effects_of(&lab, "order").await.len(), had_before, "{step:?}");
 

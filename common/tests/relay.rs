@@ -268,16 +268,16 @@ async fn a_dead_producer_is_replaced() {
 }
 
 /// How long each of `n` events of other keys takes until it is published.
-async fn paces(lab: &Lab, phase: &str, n: usize) -> Vec<Duration> {
-    let mut paces = Vec::new();
+async fn publish_times(lab: &Lab, phase: &str, n: usize) -> Vec<Duration> {
+    let mut publish_times = Vec::new();
     for n in 0..n {
         let begin = std::time::Instant::now();
         lab.write(vec![lab.event(&format!("{phase}-{n}"), phase)]).await;
         eventually("it is published", || outbox_is_empty(lab)).await;
-        paces.push(begin.elapsed());
+        publish_times.push(begin.elapsed());
     }
-    paces.sort();
-    paces
+    publish_times.sort();
+    publish_times
 }
 
 /// Rows for a topic that is gone delay nobody, and go out in their order once it is back.
@@ -290,7 +290,7 @@ async fn a_topic_that_is_gone_delays_nobody() {
     let relay = lab.start_relay();
     lab.write(vec![lost("00")]).await;
     eventually("the topic is used", || outbox_is_empty(&lab)).await;
-    let control = paces(&lab, "control", 30).await;
+    let control = publish_times(&lab, "control", 30).await;
 
     lab.delete_topic(gone).await;
     lab.write(vec![lost("01"), lost("02")]).await;

@@ -89,24 +89,24 @@ impl Handler for PaymentEvents {
         connection: &mut PgConnection,
         events: &[Accepted<PaymentEvent>],
     ) -> Result<Vec<Answer>, DatabaseError> {
-        let mut work = Work::load(connection, events).await?;
+        let mut batch = Batch::load(connection, events).await?;
         let now = OffsetDateTime::now_utc();
         let answers = events
             .iter()
-            .map(|accepted| match work.take(&accepted.event, &accepted.metadata, now) {
+            .map(|accepted| match batch.apply(&accepted.event, &accepted.metadata, now) {
                 Ok(()) => Answer::Applied,
                 Err(violation) => {
                     Answer::DeadLetter(Poison::new(Class::BusinessInvariant, violation.to_string()))
                 }
             })
             .collect();
-        work.save(connection).await?;
+        batch.save(connection).await?;
         Ok(answers)
     }
 }
 
 /// A batch in memory: what is stored is loaded once, the events are applied to it, and what changed is written once.
-struct Work {
+struct Batch {
     accounts: HashMap<UserId, Account>,
     payments: HashMap<OrderId, Payment>,
     entries: Vec<Entry>,
@@ -115,7 +115,7 @@ struct Work {
     outbox: Vec<OutboxRecord>,
 }
 
-impl Work {
+impl Batch {
     /// Loads and locks what the events touch: payments first, then accounts, each in one order.
     async fn load(
         connection: &mut PgConnection,
@@ -148,7 +148,7 @@ impl Work {
         })
     }
 
-    fn take(
+    fn apply(
         &mut self,
         event: &PaymentEvent,
         metadata: &Metadata,

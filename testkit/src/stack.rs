@@ -95,25 +95,25 @@ impl TestStack {
         let mut supervisor =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         // Keep its words for a failure, and keep reading, or it would block one day.
-        let said = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let output = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
         if let Some(stderr) = supervisor.stderr.take() {
-            let said = said.clone();
+            let output = output.clone();
             std::thread::spawn(move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                    if let Ok(mut said) = said.lock() {
-                        said.push_str(&line);
-                        said.push('\n');
+                    if let Ok(mut output) = output.lock() {
+                        output.push_str(&line);
+                        output.push('\n');
                     }
                 }
             });
         }
-        let words = || said.lock().map(|said| said.clone()).unwrap_or_default();
+        let all_output = || output.lock().map(|output| output.clone()).unwrap_or_default();
         let until = std::time::Instant::now() + START_TIME_MAX;
         loop {
             if let Ok(Some(status)) = supervisor.try_wait() {
                 std::thread::sleep(Duration::from_millis(100));
                 let port_taken = status.code() == Some(i32::from(PORT_TAKEN_EXIT_CODE));
-                assert!(port_taken, "the stack ended:\n{}", words());
+                assert!(port_taken, "the stack ended:\n{}", all_output());
                 return None;
             }
             match control::wait_ready(&data_dir, Duration::from_millis(500)) {
@@ -124,7 +124,7 @@ impl TestStack {
                 Err(error @ NotReady::KeepsEnding { .. }) => panic!("{error:#}"),
                 Err(NotReady::TimedOut { .. }) => {}
             }
-            assert!(std::time::Instant::now() < until, "the stack is not ready:\n{}", words());
+            assert!(std::time::Instant::now() < until, "the stack is not ready:\n{}", all_output());
         }
     }
 

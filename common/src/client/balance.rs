@@ -97,7 +97,7 @@ impl<S> Endpoints<S> {
     /// Chooses an endpoint and takes its permit.
     fn pick(&self, last: u64) -> Result<(Arc<Endpoint<S>>, Permit), Rejected> {
         let all = self.all.load();
-        let take = |endpoint: &Arc<Endpoint<S>>| {
+        let acquire = |endpoint: &Arc<Endpoint<S>>| {
             endpoint.breaker.try_acquire().map(|permit| (endpoint.clone(), permit))
         };
         let (mut closed, mut due) = (Vec::with_capacity(all.len()), Vec::new());
@@ -110,18 +110,18 @@ impl<S> Endpoints<S> {
         }
         // A call that has failed once goes to a safe place if there is one; a first one may find out.
         if (last == 0 || closed.is_empty())
-            && let Some(picked) = due.iter().find_map(|endpoint| take(endpoint).ok())
+            && let Some(picked) = due.iter().find_map(|endpoint| acquire(endpoint).ok())
         {
             return Ok(picked);
         }
         if closed.len() > 1 {
             closed.retain(|endpoint| endpoint.id != last);
         }
-        let preferred = less_loaded(&closed).map(take);
+        let preferred = less_loaded(&closed).map(acquire);
         match preferred {
             Some(Ok(picked)) => Ok(picked),
             // It tripped a moment ago: any other will do.
-            _ => closed.iter().find_map(|endpoint| take(endpoint).ok()).ok_or_else(|| {
+            _ => closed.iter().find_map(|endpoint| acquire(endpoint).ok()).ok_or_else(|| {
                 all.iter().for_each(|endpoint| endpoint.breaker.count_rejected());
                 Rejected
             }),

@@ -139,13 +139,13 @@ impl<H: Handler> Processor<H> {
         self.group
             .database
             .transaction("consumer.batch", deadline, input, |connection, (this, records, range, verdicts)| {
-                async move { this.work(connection, &records[range], &verdicts).await }.boxed()
+                async move { this.apply_batch(connection, &records[range], &verdicts).await }.boxed()
             })
             .await
     }
 
     /// The work of one transaction.
-    async fn work(
+    async fn apply_batch(
         &self,
         connection: &mut PgConnection,
         records: &[Record],
@@ -188,7 +188,7 @@ impl<H: Handler> Processor<H> {
         let unique: BTreeMap<Uuid, Entry> =
             entries.iter().rev().map(|entry| (entry.event_id, entry.clone())).collect();
         let unique: Vec<Entry> = unique.into_values().collect();
-        let (positions, inserted) = inbox::open(connection, group, &places, &unique).await?;
+        let (positions, inserted) = inbox::lock_and_insert(connection, group, &places, &unique).await?;
         let old = unique.iter().map(|entry| entry.event_id).filter(|id| !inserted.contains(id));
         let known = inbox::payload_hashes(connection, group, &old.collect::<Vec<_>>()).await?;
 

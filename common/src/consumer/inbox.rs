@@ -115,7 +115,7 @@ fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
 ///
 /// The locks make two members that both believe to own a partition take turns. An entry that is there is a duplicate,
 /// not an error (pitfalls P26).
-pub(super) async fn open(
+pub(super) async fn lock_and_insert(
     connection: &mut PgConnection,
     group: &str,
     places: &BTreeSet<Place>,
@@ -125,7 +125,7 @@ pub(super) async fn open(
     let (topics, partitions): (Vec<_>, Vec<_>) = places.iter().cloned().unzip();
     let (event_ids, event_topics, hashes) = columns(entries);
     let rows = sqlx::query(
-        "-- inbox.open
+        "-- inbox.lock_and_insert
         with positions as (
             insert into consumer_positions as p (group_name, topic, partition)
             select $1, topic, partition
@@ -221,7 +221,7 @@ pub(super) async fn payload_hashes(
     rows.into_iter().map(|row| Ok((row.try_get("event_id")?, row.try_get("payload_hash")?))).collect()
 }
 
-/// Adds what was done to the tally, and moves the positions on. Their rows are locked by [`open`].
+/// Adds what was done to the tally, and moves the positions on. Their rows are locked by [`lock_and_insert`].
 pub(super) async fn advance(
     connection: &mut PgConnection,
     group: &str,

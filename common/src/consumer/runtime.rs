@@ -144,7 +144,7 @@ impl<H: Handler> Reader<H> {
                 view: &self.view,
                 watch: &mut watch,
                 watched_at: joined,
-                taken: HashMap::new(),
+                progress: HashMap::new(),
                 expected: HashMap::new(),
                 busy: Duration::ZERO,
                 placed_at: 0,
@@ -173,9 +173,9 @@ impl<H: Handler> Reader<H> {
     }
 }
 
-/// What was taken of a partition.
+/// How far a partition was read.
 #[derive(Debug, Clone, Copy)]
-struct Taken {
+struct Progress {
     next_offset: i64,
     at: Instant,
     /// [`Session::busy`] then.
@@ -194,12 +194,12 @@ struct Session<'a, H: Handler> {
     watch: &'a mut Watch,
     watched_at: Instant,
     /// The partitions that it owns, from [`Session::begin`] on.
-    taken: HashMap<Place, Taken>,
+    progress: HashMap<Place, Progress>,
     /// The record before the position, which must come first: else the log is not the one that was read before.
     expected: HashMap<Place, (i64, Uuid)>,
-    /// Time in which no record could have been taken: the partitions were held back, or a batch took long.
+    /// Time in which no record could have been read: the partitions were held back, or a batch took long.
     busy: Duration,
-    /// [`Member::revocations`] when the partitions in `taken` were given a place.
+    /// [`Member::revocations`] when the partitions in `progress` were given a place.
     placed_at: u64,
     faults: Option<&'a mut mpsc::Receiver<PlantedFault>>,
 }
@@ -295,7 +295,7 @@ impl<H: Handler> Session<'_, H> {
         positions: &HashMap<Place, super::inbox::Position>,
     ) -> Result<(), Lost> {
         let now = Instant::now();
-        self.taken.clear();
+        self.progress.clear();
         self.expected.clear();
         self.placed_at = self.member.revocations();
         let mut offsets = HashMap::new();
@@ -311,7 +311,7 @@ impl<H: Handler> Session<'_, H> {
                     Offset::Offset(next_offset - 1)
                 }
             };
-            self.taken.insert(place.clone(), Taken { next_offset, at: now, busy: self.busy });
+            self.progress.insert(place.clone(), Progress { next_offset, at: now, busy: self.busy });
             offsets.insert(place, offset);
         }
         #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
@@ -319,7 +319,7 @@ impl<H: Handler> Session<'_, H> {
         self.member.begin(&offsets)
     }
 
-    /// Notes what was taken, and drops the record by which a log is known again. Records of another log than the one
+    /// Notes what was read, and drops the record by which a log is known again. Records of another log than the one
     /// that was read before are dropped too: that log is read from its oldest record on.
     fn admit(&mut self, batch: Vec<Record>) -> Result<Vec<Record>, Lost> {
         let now = Instant::now();
@@ -330,19 +330,19 @@ impl<H: Handler> Session<'_, H> {
             if elsewhere.contains(&place) {
                 continue;
             }
-            let before = self.taken.get(&place).map(|taken| taken.next_offset);
-            let taken = Taken { next_offset: record.offset + 1, at: now, busy: self.busy };
+            let before = self.progress.get(&place).map(|progress| progress.next_offset);
+            let progress = Progress { next_offset: record.offset + 1, at: now, busy: self.busy };
             match self.expected.remove(&place) {
                 Some((offset, event_id)) if record.offset == offset => {
                     if Metadata::inbox_id(&record) == event_id {
-                        self.taken.insert(place, taken);
+                        self.progress.insert(place, progress);
                         // What the group has committed follows the database.
                         self.member.store(std::slice::from_ref(&record));
                         continue;
                     }
                     report_another_log(&record, offset + 1);
                     self.member.seek(&record.topic, record.partition, Offset::Beginning)?;
-                    self.taken.insert(place.clone(), Taken { next_offset: 0, ..taken });
+                    self.progress.insert(place.clone(), Progress { next_offset: 0, ..progress });
                     elsewhere.insert(place);
                     continue;
                 }
@@ -351,7 +351,7 @@ impl<H: Handler> Session<'_, H> {
             if let Some(next_offset) = before {
                 self.compare(&record, next_offset);
             }
-            self.taken.insert(place, taken);
+            self.progress.insert(place, progress);
             admitted.push(record);
         }
         Ok(admitted)
@@ -390,17 +390,17 @@ impl<H: Handler> Session<'_, H> {
         }
         self.watched_at = now;
         if self.member.revocations() != self.placed_at {
-            self.taken.clear();
+            self.progress.clear();
             metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(0.0);
         }
         let reading = self
-            .taken
+            .progress
             .iter()
-            .map(|(place, taken)| {
+            .map(|(place, progress)| {
                 let listened =
-                    now.duration_since(taken.at).saturating_sub(self.busy.saturating_sub(taken.busy));
+                    now.duration_since(progress.at).saturating_sub(self.busy.saturating_sub(progress.busy));
                 let fetched_offset = self.member.fetched(place);
-                (place.clone(), Reading { next_offset: taken.next_offset, fetched_offset, listened })
+                (place.clone(), Reading { next_offset: progress.next_offset, fetched_offset, listened })
             })
             .collect();
         let view = self.view.borrow().clone();
@@ -446,8 +446,8 @@ impl<H: Handler> Session<'_, H> {
                 "records are skipped"
             );
             self.member.seek(&place.0, place.1, Offset::Offset(position))?;
-            let taken = Taken { next_offset: position, at: Instant::now(), busy: self.busy };
-            self.taken.insert(place.clone(), taken);
+            let progress = Progress { next_offset: position, at: Instant::now(), busy: self.busy };
+            self.progress.insert(place.clone(), progress);
         }
         Ok(())
     }
@@ -480,7 +480,7 @@ impl<H: Handler> Session<'_, H> {
     /// Processes the batch, again and again while the infrastructure is away, and stores its offsets. `None`: it was not
     /// processed.
     async fn finish(&mut self, batch: Vec<Record>) -> Result<Option<Counts>, Lost> {
-        let taken_at = self.member.revocations();
+        let revocations_before = self.member.revocations();
         let records: Arc<[Record]> = batch.into();
         let mut backoff = Backoff::for_infrastructure();
         let done = loop {
@@ -502,14 +502,14 @@ impl<H: Handler> Session<'_, H> {
             }
             self.member.pause();
             let until = Instant::now() + backoff.next_pause();
-            if !self.keep_polling(until).await? || self.member.revocations() != taken_at {
+            if !self.keep_polling(until).await? || self.member.revocations() != revocations_before {
                 // Asked to stop, or the partitions have a new owner: nothing was done, nothing is stored, so the batch
                 // is delivered again.
                 self.member.rewind(&records)?;
                 for record in records.iter() {
                     let place = (record.topic.clone(), record.partition);
-                    if let Some(taken) = self.taken.get_mut(&place) {
-                        taken.next_offset = taken.next_offset.min(record.offset);
+                    if let Some(progress) = self.progress.get_mut(&place) {
+                        progress.next_offset = progress.next_offset.min(record.offset);
                     }
                 }
                 break None;

@@ -39,7 +39,7 @@ impl StopRecord {
     /// Reports that the replica is stopped. An operator's request ends the stop, and says how many dead letters may be parked.
     pub(super) async fn look(&mut self, reason: &str) -> Option<u64> {
         match self.try_look(reason).await {
-            Ok(word) => word,
+            Ok(allowance) => allowance,
             Err(error) => {
                 // The database component says that the database is away.
                 tracing::debug!(error = chain(&error), "cannot look for a request to resume");

@@ -26,14 +26,14 @@ pub async fn publish_depth(
     task: PeriodicTask,
     stop: CancellationToken,
 ) {
-    let mut told: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut published: BTreeSet<(String, String)> = BTreeSet::new();
     loop {
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         match database.read(deadline, move |connection| store::stats(connection, group).boxed()).await {
             Ok(stats) => {
                 task.succeeded();
                 // What is gone since is 0 now.
-                for (topic, class) in std::mem::take(&mut told) {
+                for (topic, class) in std::mem::take(&mut published) {
                     metrics::gauge!(crate::metric::DEAD_LETTERS_PARKED, "topic" => topic, "class" => class)
                         .set(0.0);
                 }
@@ -46,7 +46,7 @@ pub async fn publish_depth(
                     let (topic, class) = (stats.topic.clone(), stats.class.clone());
                     metrics::gauge!(crate::metric::DEAD_LETTERS_PARKED, "topic" => topic, "class" => class)
                         .set(parked);
-                    told.insert((stats.topic, stats.class));
+                    published.insert((stats.topic, stats.class));
                 }
             }
             // The database component says that the database is away.

@@ -116,15 +116,15 @@ pub enum RedriveError {
 }
 
 /// The right to redrive. The server takes it back when its connection is gone, a moment after this is dropped;
-/// [`RedriveLock::give_back`] returns when the next one can have it.
+/// [`RedriveLock::release`] returns when the next one can have it.
 pub struct RedriveLock(PgConnection);
 
 impl RedriveLock {
     /// Ends the turn.
-    pub async fn give_back(mut self) {
+    pub async fn release(mut self) {
         // If it fails the connection is broken, and the server takes the turn back by itself.
         let _ = bounded(
-            sqlx::query("-- dead_letter.give_back\nselect pg_advisory_unlock_all()").execute(&mut self.0),
+            sqlx::query("-- dead_letter.release\nselect pg_advisory_unlock_all()").execute(&mut self.0),
         )
         .await;
     }
@@ -182,8 +182,8 @@ impl<H: Handler> Redriver<H> {
             return Ok(());
         }
         let mut left = request.letters_max.unwrap_or(u64::MAX);
-        let mut pace = RateLimit::new(request.rate_per_second);
-        for (unit, _) in groups {
+        let mut rate_limit = RateLimit::new(request.rate_per_second);
+        for (redrive_group, _) in groups {
             // An aggregate may need several transactions; a failure ends its turn.
             loop {
                 if left == 0 || steps.is_closed() {
@@ -191,8 +191,8 @@ impl<H: Handler> Redriver<H> {
                 }
                 let most = i64::try_from(left).unwrap_or(i64::MAX).min(LETTERS_PER_TRANSACTION_MAX);
                 // At a slow pace small steps keep it even.
-                let most = most.min(pace.letters_at_once());
-                let outcomes = self.redrive_group_with_retries(&unit, most, request).await?;
+                let most = most.min(rate_limit.letters_at_once());
+                let outcomes = self.redrive_group_with_retries(&redrive_group, most, request).await?;
                 let all_redriven = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven);
                 let done = outcomes.len();
                 for (letter, outcome) in outcomes {
@@ -203,7 +203,7 @@ impl<H: Handler> Redriver<H> {
                 }
                 left = left.saturating_sub(done as u64);
                 tokio::select! {
-                    () = pace.wait_for(done) => {}
+                    () = rate_limit.wait_for(done) => {}
                     () = steps.closed() => return Ok(()),
                 }
                 if done == 0 || !all_redriven || i64::try_from(done).is_ok_and(|done| done < most) {
@@ -217,15 +217,15 @@ impl<H: Handler> Redriver<H> {
     /// Tries again while the database is away, for a while.
     async fn redrive_group_with_retries(
         &self,
-        unit: &RedriveGroup,
+        redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
         let mut backoff = Backoff::for_infrastructure();
         loop {
             let outcome = match request.mode {
-                Mode::DryRun => self.plan_group(unit, request.exhausted).await,
-                Mode::Execute => self.redrive_group(unit, most, request).await,
+                Mode::DryRun => self.plan_group(redrive_group, request.exhausted).await,
+                Mode::Execute => self.redrive_group(redrive_group, most, request).await,
             };
             match outcome {
                 Err(error) if !is_in_the_data(&error) && backoff.attempt() + 1 < ATTEMPTS_MAX => {
@@ -240,16 +240,16 @@ impl<H: Handler> Redriver<H> {
     /// What would be done with a unit, all of it.
     async fn plan_group(
         &self,
-        unit: &RedriveGroup,
+        redrive_group: &RedriveGroup,
         exhausted: Exhausted,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let (group, unit) = (self.group.name, unit.clone());
+        let (group, redrive_group) = (self.group.name, redrive_group.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         let letters = self
             .group
             .database
             .read(deadline, move |connection| {
-                Box::pin(async move { store::parked(connection, group, &unit, i64::MAX).await })
+                Box::pin(async move { store::parked(connection, group, &redrive_group, i64::MAX).await })
             })
             .await?;
         let mut stopped = false;
@@ -267,21 +267,21 @@ impl<H: Handler> Redriver<H> {
         Ok(planned.collect())
     }
 
-    /// One transaction: the first letters of a unit, in order, up to the first that fails.
+    /// One transaction: the first letters of a redrive_group, in order, up to the first that fails.
     async fn redrive_group(
         &self,
-        unit: &RedriveGroup,
+        redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let input = Arc::new((self.clone(), unit.clone(), request.clone()));
+        let input = Arc::new((self.clone(), redrive_group.clone(), request.clone()));
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         self.group
             .database
             .transaction("dead_letter.redrive", deadline, input, move |connection, input| {
                 async move {
-                    let (redriver, unit, request) = &*input;
-                    redriver.redrive_letters(connection, unit, most, request).await
+                    let (redriver, redrive_group, request) = &*input;
+                    redriver.redrive_letters(connection, redrive_group, most, request).await
                 }
                 .boxed()
             })
@@ -291,11 +291,11 @@ impl<H: Handler> Redriver<H> {
     async fn redrive_letters(
         &self,
         connection: &mut PgConnection,
-        unit: &RedriveGroup,
+        redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let letters = store::lock_parked(connection, self.group.name, unit, most).await?;
+        let letters = store::lock_parked(connection, self.group.name, redrive_group, most).await?;
         let mut outcomes = Vec::with_capacity(letters.len());
         let mut stopped = false;
         for letter in letters {
@@ -344,7 +344,9 @@ impl<H: Handler> Redriver<H> {
         let mut savepoint = connection.begin().await?;
         // Parked under the id of its place, because its own could not be read, or was taken; it enters the inbox under its
         // own now, if that is free.
-        if accepted.metadata.id != letter.event_id && !self.group.enter(&mut savepoint, &record).await? {
+        if accepted.metadata.id != letter.event_id
+            && !self.group.record_in_inbox(&mut savepoint, &record).await?
+        {
             savepoint.rollback().await?;
             return Ok(Err(Poison::new(Class::SchemaViolation, "event id was used for another event")));
         }
@@ -435,13 +437,13 @@ mod tests {
     async fn the_rate_is_kept_on_average() {
         for (rate, letters) in [(10.0, 50), (0.5, 5), (1000.0, 5000)] {
             let begin = Instant::now();
-            let mut pace = RateLimit::new(Some(rate));
+            let mut rate_limit = RateLimit::new(Some(rate));
             let mut left: i64 = letters;
             while left > 0 {
-                let step = pace.letters_at_once().min(left).min(100);
+                let step = rate_limit.letters_at_once().min(left).min(100);
                 // The work itself takes a part of the time.
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                pace.wait_for(usize::try_from(step).expect("small")).await;
+                rate_limit.wait_for(usize::try_from(step).expect("small")).await;
                 left -= step;
             }
             #[expect(clippy::cast_precision_loss, reason = "small")]

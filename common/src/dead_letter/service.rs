@@ -135,7 +135,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         };
         let redriver = Redriver::new(self.group.clone());
         // A dry run changes nothing, so it may look while a redrive runs.
-        let turn = match redrive.mode {
+        let lock = match redrive.mode {
             Mode::DryRun => None,
             Mode::Execute => Some(redriver.begin().await?),
         };
@@ -143,9 +143,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let (failed, failure) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             let outcome = redriver.redrive(&redrive, &steps).await;
-            // Before the stream ends, so that a command that follows at once finds the turn free.
-            if let Some(turn) = turn {
-                turn.give_back().await;
+            // Before the stream ends, so that a command that follows at once finds the lock free.
+            if let Some(lock) = lock {
+                lock.release().await;
             }
             if let Err(error) = outcome {
                 tracing::warn!(error = chain(&error), "redrive was interrupted");

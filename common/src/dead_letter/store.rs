@@ -96,7 +96,7 @@ pub(super) async fn groups(
     let rows = sqlx::query(
         "-- dead_letter.groups
         with matching as (
-            select distinct coalesce(subject, id::text) as unit, subject is null as alone
+            select distinct coalesce(subject, id::text) as subject_or_id, subject is null as alone
             from dead_letters
             where group_name = $1 and state = 'parked'
                 and ($2::uuid[] is null or id = any($2))
@@ -106,11 +106,11 @@ pub(super) async fn groups(
                 and ($6::timestamptz is null or parked_at >= $6)
                 and ($7::timestamptz is null or parked_at < $7)
         )
-        select m.unit, m.alone, count(*) as letters
+        select m.subject_or_id, m.alone, count(*) as letters
         from matching as m
         join dead_letters as d on d.group_name = $1 and d.state = 'parked'
-            and coalesce(d.subject, d.id::text) = m.unit and (d.subject is null) = m.alone
-        group by m.unit, m.alone
+            and coalesce(d.subject, d.id::text) = m.subject_or_id and (d.subject is null) = m.alone
+        group by m.subject_or_id, m.alone
         order by min(d.id::text)",
     )
     .bind(group)
@@ -124,13 +124,15 @@ pub(super) async fn groups(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let unit: String = row.try_get("unit")?;
-            let unit = if row.try_get("alone")? {
-                RedriveGroup::Alone(Uuid::try_parse(&unit).map_err(|_| DatabaseError::Corrupt("id".into()))?)
+            let subject_or_id: String = row.try_get("subject_or_id")?;
+            let redrive_group = if row.try_get("alone")? {
+                RedriveGroup::Alone(
+                    Uuid::try_parse(&subject_or_id).map_err(|_| DatabaseError::Corrupt("id".into()))?,
+                )
             } else {
-                RedriveGroup::Aggregate(unit)
+                RedriveGroup::Aggregate(subject_or_id)
             };
-            Ok((unit, row.try_get("letters")?))
+            Ok((redrive_group, row.try_get("letters")?))
         })
         .collect()
 }
@@ -139,7 +141,7 @@ pub(super) async fn groups(
 pub(super) async fn parked(
     connection: &mut PgConnection,
     group: &str,
-    unit: &RedriveGroup,
+    redrive_group: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
     parked_rows(
@@ -152,7 +154,7 @@ pub(super) async fn parked(
             )
         ),
         group,
-        unit,
+        redrive_group,
         limit,
     )
     .await
@@ -162,10 +164,10 @@ pub(super) async fn parked(
 pub(super) async fn lock_parked(
     connection: &mut PgConnection,
     group: &str,
-    unit: &RedriveGroup,
+    redrive_group: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
-    if let RedriveGroup::Aggregate(subject) = unit {
+    if let RedriveGroup::Aggregate(subject) = redrive_group {
         // A statement of its own: the next one sees what a consumer that held the lock has parked meanwhile.
         lock_oldest(connection, group, subject).await?;
     }
@@ -179,7 +181,7 @@ pub(super) async fn lock_parked(
             )
         ),
         group,
-        unit,
+        redrive_group,
         limit,
     )
     .await
@@ -189,10 +191,10 @@ async fn parked_rows(
     connection: &mut PgConnection,
     sql: &'static str,
     group: &str,
-    unit: &RedriveGroup,
+    redrive_group: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
-    let (subject, id) = match unit {
+    let (subject, id) = match redrive_group {
         RedriveGroup::Aggregate(subject) => (Some(subject), None),
         RedriveGroup::Alone(id) => (None, Some(*id)),
     };

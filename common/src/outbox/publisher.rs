@@ -62,7 +62,7 @@ struct Inner {
     config: KafkaConfig,
     current: ArcSwap<Client>,
     /// One replacement at a time.
-    turn: Mutex<()>,
+    replacing: Mutex<()>,
 }
 
 /// The one producer of a process; clones share it.
@@ -85,7 +85,7 @@ impl Publisher {
     #[must_use]
     pub fn starting_with(first: Client, config: &KafkaConfig) -> Self {
         let current = ArcSwap::from_pointee(first);
-        Self(Arc::new(Inner { config: config.clone(), current, turn: Mutex::default() }))
+        Self(Arc::new(Inner { config: config.clone(), current, replacing: Mutex::default() }))
     }
 
     /// The producer of now. Hold it for one pass only: an old one ends when nobody holds it.
@@ -104,7 +104,7 @@ impl Publisher {
     /// don't publish at the same time; a request that is already on its way to the broker can't be called back, which
     /// repeats records in their order and is known to each inbox.
     pub fn replace(&self, dead: &Arc<Client>, why: Replaced) -> Result<(), KafkaError> {
-        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _replacing = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.is_current(dead) {
             return Ok(());
         }

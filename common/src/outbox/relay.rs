@@ -123,11 +123,11 @@ impl Relay {
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.lead_for_ever() => {}
+            () = self.lead_forever() => {}
         }
     }
 
-    async fn lead_for_ever(&self) {
+    async fn lead_forever(&self) {
         let mut backoff = Backoff::for_infrastructure();
         // An absent database is waited for as long as it takes; a new process would not mend it.
         while tokio::time::timeout(MIGRATED_LOOK_EVERY, self.database.migrated()).await.is_err() {
@@ -229,7 +229,7 @@ impl Leader<'_> {
         if self.measured.elapsed() >= MEASURE_EVERY {
             self.measured = Instant::now();
             let measure = store::measure(&mut self.connection).await?;
-            self.tell(&measure);
+            self.report(&measure);
         }
         // Before the read: a commit during the read wakes the wait below.
         let relay = self.relay;
@@ -439,7 +439,7 @@ impl Leader<'_> {
     }
 
     /// Metrics and the component.
-    fn tell(&mut self, measure: &Measure) {
+    fn report(&mut self, measure: &Measure) {
         self.holding = measure.lanes > 0;
         metrics::gauge!(crate::metric::OUTBOX_OLDEST_AGE_SECONDS).set(measure.oldest_age_s);
         metrics::gauge!(crate::metric::OUTBOX_HELD_BACK_ROWS).set(as_f64(measure.held_rows));

@@ -192,7 +192,7 @@ impl Breaker {
             Readiness::ProbeDue => {
                 let before = machine.state;
                 machine.probe();
-                self.inner.tell(before, machine.state);
+                self.inner.report_transition(before, machine.state);
             }
             Readiness::Shut => {
                 drop(machine);
@@ -236,12 +236,12 @@ impl Inner {
         if machine.generation == generation {
             let before = machine.state;
             machine.record(outcome);
-            self.tell(before, machine.state);
+            self.report_transition(before, machine.state);
         }
     }
 
     /// Tells logs and metrics of a change, if there was one.
-    fn tell(&self, before: State, now: State) {
+    fn report_transition(&self, before: State, now: State) {
         if before == now {
             return;
         }
