@@ -18,13 +18,15 @@ pub const SESSION_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a client asks for brokers, topics and partitions. Five minutes, librdkafka's default, is how long a new
 /// partition would go unread.
 const METADATA_REFRESH_EVERY: Duration = Duration::from_secs(5);
-/// A client that reaches no broker it knows begins anew with the bootstrap brokers after this time (librdkafka: 5 min). A
-/// broker that was fenced for a moment is in no answer, so that a client can lose its only one.
+/// A client that reaches none of the brokers that it knows starts over with the bootstrap brokers after this time
+/// (librdkafka: 5 min). A broker that was fenced for a moment is missing from the metadata, so a client can lose its
+/// only one.
 const REBOOTSTRAP_AFTER: Duration = Duration::from_secs(10);
 /// A record for a topic that isn't there fails after this time (librdkafka: 30 s).
 pub const TOPIC_PROPAGATION_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Turns librdkafka's log into ours: it speaks of brokers that come and go, which `/readyz` and metrics tell better.
+/// Writes librdkafka's log to ours, mostly at debug level: it is about brokers that come and go, which `/readyz` and
+/// metrics show better.
 #[derive(Debug, Clone, Copy)]
 pub struct QuietContext;
 
@@ -90,7 +92,7 @@ pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("fetch.message.max.bytes", topic::RECORD_BYTES_MAX.to_string())
         // After an empty or failed fetch, ask again soon.
         .set("fetch.error.backoff.ms", "50")
-        // How far each partition was fetched, for the consumer's watch.
+        // Reports how far each partition was fetched, for the consumer's watch.
         .set("statistics.interval.ms", "2000")
         .set("allow.auto.create.topics", "false");
     if let Some(instance) = &config.instance_id {
@@ -99,7 +101,7 @@ pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
     client
 }
 
-/// A client that may ask what a group has committed, and is no member of it.
+/// A client that can ask what a group has committed without being a member of it.
 pub fn observer(config: &KafkaConfig, group: &str) -> Result<BaseConsumer<QuietContext>, KafkaError> {
     base(config)
         .set("group.id", group)
@@ -121,8 +123,8 @@ fn producer_config(config: &KafkaConfig) -> ClientConfig {
         .set("enable.idempotence", "true")
         // The relay sends what it has at once; what arrives meanwhile is the next batch.
         .set("linger.ms", "0")
-        // Forever: a record waits for its broker. Giving up would only mean to send it again, out of order
-        // (pitfalls P18). The relay's stop ends the wait.
+        // Forever: a record waits for its broker. Giving up would only mean sending it again, out of order (pitfalls
+        // P18). The relay's stop ends the wait.
         .set("message.timeout.ms", "0")
         .set("topic.metadata.propagation.max.ms", TOPIC_PROPAGATION_TIME_MAX.as_millis().to_string())
         .set("retry.backoff.ms", "50")

@@ -1,7 +1,7 @@
 //! The loop around the batches: begin where the database says, take what is there, process it, store the offsets; when
-//! the infrastructure is away, pause and keep polling; when the membership is lost, or makes no progress, join anew.
+//! the infrastructure is away, pause and keep polling; when the membership is lost, or makes no progress, join again.
 //!
-//! Two answers that must not be confused: *back-pressure* (the database is away: hold the batch, pause the partitions,
+//! Two things that must not be confused: *back-pressure* (the database is away: hold the batch, pause the partitions,
 //! try again) lives here; *poison* (the record is bad) lives in [`super::batch`].
 
 use std::{
@@ -40,17 +40,17 @@ use crate::{
 /// The consumer must make progress, or have nothing to do, at least this often (pitfalls P22, P38); no single step takes
 /// longer.
 pub const HEARTBEAT_EVERY_MAX: Duration = Duration::from_secs(60);
-/// How often the loop goes round when nothing arrives.
+/// The longest time between two rounds of the loop when nothing arrives.
 const IDLE_ROUND: Duration = Duration::from_secs(5);
 /// How often the member compares what it believes with what the broker says.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How often a stopped consumer looks for an operator's request to resume.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A membership that lasted this long was none that is lost again and again.
+/// A membership that lasted this long was not lost as soon as it began: the pauses start small again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
-/// A batch that took longer is no time in which a record could have arrived.
+/// While a batch takes longer than this, no record can arrive.
 const LONG_BATCH: Duration = Duration::from_secs(1);
-/// Leaving the group waits for the broker, and a client that reaches nobody would wait forever.
+/// Leaving the group waits for the broker, and a client that can't reach it would wait forever.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Reads topics for a consumer group and hands batches to a processor.
@@ -80,20 +80,20 @@ impl<H: Handler> Runtime<H> {
         }
     }
 
-    /// Makes the member suffer what librdkafka was seen to do without reporting it; for tests.
+    /// Injects faults that librdkafka was seen to have without reporting them; for tests.
     #[must_use]
     pub fn with_faults(mut self, faults: mpsc::Receiver<PlantedFault>) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// Follows what the broker says of the group.
+    /// What the broker says about the group, as it changes.
     #[must_use]
     pub fn view(&self) -> ViewReceiver {
         self.observer.subscribe()
     }
 
-    /// Reads until `stop`; the batch in hand is finished, and its offsets are committed.
+    /// Reads until `stop`; the current batch is finished, and its offsets are committed.
     pub async fn run(self, stop: CancellationToken) -> Result<(), BoxError> {
         let Self { config, topics, processor, observer, component, health, faults } = self;
         let view = observer.subscribe();
@@ -119,7 +119,7 @@ struct Reader<H: Handler> {
 impl<H: Handler> Reader<H> {
     async fn run(self, stop: CancellationToken) -> Result<(), BoxError> {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        // From here on; before, nobody reads, and the owner may wait for its database as long as it takes.
+        // Only from here on: before, nothing is read, and the owner may wait for its database as long as it takes.
         let heartbeat = self.health.heartbeat("consumer", HEARTBEAT_EVERY_MAX);
         let mut limit = Limit::new(LimitConfig {
             in_a_row_max: self.config.dead_letters_in_a_row_max.max(1),
@@ -155,13 +155,13 @@ impl<H: Handler> Reader<H> {
             let leaving = tokio::task::spawn_blocking(move || drop(member));
             if tokio::time::timeout(LEAVE_TIME_MAX, leaving).await.is_err() {
                 // Its static id, if it has one, is taken over by the next membership.
-                tracing::warn!("leaving the group takes too long, it is left behind");
+                tracing::warn!("leaving the group takes too long, abandoning it");
             }
             metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(0.0);
             let Err(lost) = outcome else { return Ok(()) };
             metrics::counter!(crate::metric::CONSUMER_MEMBERSHIPS_LOST_TOTAL, "reason" => lost.reason())
                 .increment(1);
-            tracing::error!(reason = lost.reason(), error = chain(&lost), "joining the group anew");
+            tracing::error!(reason = lost.reason(), error = chain(&lost), "joining the group again");
             self.component.waiting(chain(&lost));
             if joined.elapsed() > STABLE_AFTER {
                 backoff.reset();
@@ -178,7 +178,7 @@ impl<H: Handler> Reader<H> {
 struct Progress {
     next_offset: i64,
     at: Instant,
-    /// [`Session::busy`] then.
+    /// [`Session::busy`] at that time.
     busy: Duration,
 }
 
@@ -193,20 +193,21 @@ struct Session<'a, H: Handler> {
     view: &'a ViewReceiver,
     watch: &'a mut Watch,
     watched_at: Instant,
-    /// The partitions that it owns, from [`Session::begin`] on.
+    /// The partitions that it owns, since [`Session::begin`].
     progress: HashMap<Place, Progress>,
-    /// The record before the position, which must come first: else the log is not the one that was read before.
+    /// The record before the position, which must come first: if another one does, the log is not the one that was read
+    /// before.
     expected: HashMap<Place, (i64, Uuid)>,
-    /// Time in which no record could have been read: the partitions were held back, or a batch took long.
+    /// Time in which no record could have been read: the partitions were paused, or a batch took long.
     busy: Duration,
-    /// [`Member::revocations`] when the partitions in `progress` were given a place.
+    /// [`Member::revocations`] when the partitions in `progress` were positioned.
     placed_at: u64,
     faults: Option<&'a mut mpsc::Receiver<PlantedFault>>,
 }
 
 impl<H: Handler> Session<'_, H> {
-    /// Reads until asked to stop, or until the membership is lost: then what is in hand was not done, or its inbox rows
-    /// are there, and the next membership begins at the position in the database.
+    /// Reads until asked to stop, or until the membership is lost: then the current batch was either not done or is in
+    /// the inbox, and the next membership begins at the position in the database.
     async fn run(&mut self, limit: &mut Limit, stop_record: &mut StopRecord) -> Result<(), Lost> {
         while !self.stop.is_cancelled() {
             self.member.check()?;
@@ -254,8 +255,8 @@ impl<H: Handler> Session<'_, H> {
         Ok(())
     }
 
-    /// Lets the partitions that were assigned flow from the positions that the database has ([`positions`]); waits for
-    /// it as long as it is away. False: asked to stop.
+    /// Starts reading the assigned partitions at the positions that the database has ([`positions`]); waits for it as
+    /// long as it is away. False: asked to stop.
     async fn begin(&mut self) -> Result<bool, Lost> {
         let started = Instant::now();
         let mut backoff = Backoff::for_infrastructure();
@@ -319,8 +320,8 @@ impl<H: Handler> Session<'_, H> {
         self.member.begin(&offsets)
     }
 
-    /// Notes what was read, and drops the record by which a log is known again. Records of another log than the one
-    /// that was read before are dropped too: that log is read from its oldest record on.
+    /// Notes what was read, and drops the record that only shows that the log is the same. Records of a different log
+    /// are dropped too: that log is read from its oldest record on.
     fn admit(&mut self, batch: Vec<Record>) -> Result<Vec<Record>, Lost> {
         let now = Instant::now();
         let mut elsewhere: HashSet<Place> = HashSet::new();
@@ -357,7 +358,7 @@ impl<H: Handler> Session<'_, H> {
         Ok(admitted)
     }
 
-    /// Says when a record is not the next one: its log was cut, or records were deleted before they were read.
+    /// Reports a record that is not the next one: its log was truncated, or records were deleted before they were read.
     fn compare(&self, record: &Record, next_offset: i64) {
         if record.offset < next_offset {
             report_another_log(record, next_offset);
@@ -432,7 +433,7 @@ impl<H: Handler> Session<'_, H> {
         Ok(())
     }
 
-    /// Goes on behind records that an operator has passed over: the database's position is ahead of what can't be read.
+    /// Continues after records that an operator has skipped: the database's position is past the unreadable ones.
     fn follow_skips(&mut self, unreadable: &[(Place, i64)]) -> Result<(), Lost> {
         let Some(view) = self.view.borrow().clone() else { return Ok(()) };
         for (place, offset) in unreadable {
@@ -452,7 +453,7 @@ impl<H: Handler> Session<'_, H> {
         Ok(())
     }
 
-    /// Takes nothing until then, or until an operator says to go on.
+    /// Takes nothing until then, or until an operator resumes the consumer.
     async fn wait_while_stopped(
         &mut self,
         until: Instant,
@@ -503,8 +504,8 @@ impl<H: Handler> Session<'_, H> {
             self.member.pause();
             let until = Instant::now() + backoff.next_pause();
             if !self.keep_polling(until).await? || self.member.revocations() != revocations_before {
-                // Asked to stop, or the partitions have a new owner: nothing was done, nothing is stored, so the batch
-                // is delivered again.
+                // Asked to stop, or the partitions have a new owner: nothing was done and nothing is stored, so the
+                // batch is delivered again.
                 self.member.rewind(&records)?;
                 for record in records.iter() {
                     let place = (record.topic.clone(), record.partition);
@@ -523,7 +524,7 @@ impl<H: Handler> Session<'_, H> {
     }
 
     /// Serves librdkafka until then while the batch waits, so that the member stays in its group however long the
-    /// database is away. Answers false when asked to stop.
+    /// database is away. False: asked to stop.
     async fn keep_polling(&self, until: Instant) -> Result<bool, Lost> {
         loop {
             self.heartbeat.beat();
@@ -533,14 +534,15 @@ impl<H: Handler> Session<'_, H> {
                 () = tokio::time::sleep_until(until) => return Ok(true),
                 // The heart beats however long the wait is.
                 () = tokio::time::sleep(IDLE_ROUND) => {}
-                // On its way when the pause began: not now.
+                // It was on its way when the pause began: read it again later.
                 record = self.member.next() => self.member.rewind(std::slice::from_ref(&record?))?,
             }
         }
     }
 }
 
-/// A record from below the position, or another one than before it: the topic was made anew, or its log was cut.
+/// A record from below the position, or a different one just before it: the topic was recreated, or its log was
+/// truncated.
 fn report_another_log(record: &Record, position: i64) {
     metrics::counter!(crate::metric::CONSUMER_LOGS_REPLACED_TOTAL, "topic" => record.topic.clone())
         .increment(1);

@@ -24,7 +24,7 @@ macro_rules! select_letters {
     };
 }
 
-/// Letters that match, oldest first, those behind `after` if it is given.
+/// Letters that match, oldest first; only those after `after` if it is given.
 pub(super) async fn list(
     connection: &mut PgConnection,
     group: &str,
@@ -137,7 +137,7 @@ pub(super) async fn groups(
         .collect()
 }
 
-/// The first parked letters of a unit, oldest first.
+/// The first parked letters of a group, oldest first.
 pub(super) async fn parked(
     connection: &mut PgConnection,
     group: &str,
@@ -160,7 +160,7 @@ pub(super) async fn parked(
     .await
 }
 
-/// The same, locked until the end of the transaction: whoever else wants to redrive them waits, and finds them redriven.
+/// The same, locked until the end of the transaction: another redrive waits, and finds them redriven.
 pub(super) async fn lock_parked(
     connection: &mut PgConnection,
     group: &str,
@@ -168,7 +168,7 @@ pub(super) async fn lock_parked(
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
     if let RedriveGroup::Aggregate(subject) = redrive_group {
-        // A statement of its own: the next one sees what a consumer that held the lock has parked meanwhile.
+        // A statement of its own, so that the next one sees what a consumer that held the lock has parked meanwhile.
         lock_oldest(connection, group, subject).await?;
     }
     parked_rows(
@@ -235,7 +235,7 @@ pub(super) async fn mark_failed(
     Ok(())
 }
 
-/// Replaces what was edited of a parked letter, which belongs to the aggregate that it names then. False: it is not
+/// Replaces the edited parts of a parked letter, which then belongs to the aggregate that it names. False: it is not
 /// parked.
 pub(super) async fn edit(
     connection: &mut PgConnection,
@@ -260,7 +260,7 @@ pub(super) async fn edit(
     Ok(done.rows_affected() == 1)
 }
 
-/// Gives parked letters up; answers with those that were parked.
+/// Discards parked letters; returns those that were parked.
 pub(super) async fn discard(
     connection: &mut PgConnection,
     group: &str,
@@ -279,7 +279,7 @@ pub(super) async fn discard(
     rows.into_iter().map(|row| Ok(row.try_get("id")?)).collect()
 }
 
-/// Writes down what was done.
+/// Writes an audit row.
 pub(super) async fn audit(
     connection: &mut PgConnection,
     group: &str,
@@ -304,7 +304,7 @@ pub(super) async fn audit(
     Ok(())
 }
 
-/// The audit, newest first, before `before` if it is given.
+/// The audit, newest first; only what is older than `before` if it is given.
 pub(super) async fn audit_entries(
     connection: &mut PgConnection,
     group: &str,

@@ -23,7 +23,8 @@ mod tests {
 
     use super::*;
 
-    /// The kernel doesn't wait for the acknowledgements of a peer that is gone for as long as it likes (pitfalls P28).
+    /// The kernel does not wait for a quarter of an hour for the acknowledgements of a peer that is gone (pitfalls
+    /// P28).
     #[tokio::test]
     async fn unacknowledged_data_has_a_limit() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
