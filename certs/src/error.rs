@@ -32,7 +32,7 @@ pub enum PkiError {
         /// The folder.
         path: PathBuf,
     },
-    /// What the authority signs now is void already.
+    /// Anything that the authority signed now would be invalid.
     #[error("the certificate authority expired on {since}: replace it with `holdfast certs rotate --ca`")]
     AuthorityExpired {
         /// Its end.

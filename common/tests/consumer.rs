@@ -18,8 +18,7 @@ fn batch(records: Vec<Record>) -> Arc<[Record]> {
     records.into()
 }
 
-/// A batch that is delivered again, as after a crash between commit and offset, has its effects once and is counted
-/// once.
+/// A batch that is delivered again, as after a crash between commit and offset, is applied once and counted once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redelivered_batch_has_its_effects_once() {
     let lab = Lab::new("redelivered").await;
@@ -38,7 +37,7 @@ async fn a_redelivered_batch_has_its_effects_once() {
     assert_eq!(lab.tally().await, (10, 1, 0));
 }
 
-/// A consumer that dies in the middle of a batch, or when it is committed and nobody knows, has each effect once.
+/// A consumer that dies in the middle of a batch, or right after its commit, applies each event once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_of_a_batch_has_its_effects_once() {
     for (step, applied_before) in [(TransactionStep::Worked, 0), (TransactionStep::Committed, 10)] {
@@ -57,7 +56,7 @@ async fn a_crash_at_any_step_of_a_batch_has_its_effects_once() {
     }
 }
 
-/// Poison costs its neighbours nothing: wherever it stands in a batch, and whoever refuses it, it alone is parked.
+/// Poison costs its neighbours nothing: wherever it is in a batch, and whatever refuses it, it alone is parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_costs_its_neighbours_nothing() {
     for (payload, class) in
@@ -209,7 +208,7 @@ async fn each_bad_record_gets_its_class() {
     }
 }
 
-/// An id that comes again with another payload is no duplicate: it is parked, and the first stays as it was.
+/// An id that comes again with a different payload is no duplicate: it is parked, and the first event stays as it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reused_id_with_another_payload_is_parked() {
     let lab = Lab::new("reused").await;
@@ -228,7 +227,7 @@ async fn a_reused_id_with_another_payload_is_parked() {
     assert_ne!(Metadata::inbox_id(&records[1]), Metadata::id_of_place(&records[1]));
 }
 
-/// What can't even be parked is held, not lost and not tried without a pause: nothing in a record can be blamed for that.
+/// A record that can't even be parked is held: it is not lost, and not tried again without a pause.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_parked_is_held() {
     let lab = Lab::new("unparkable").await;
@@ -246,8 +245,8 @@ async fn what_cannot_be_parked_is_held() {
     assert_eq!(lab.dead_letters().await.len(), 2);
 }
 
-/// A database that doesn't fit the program (here a table that is missing, as between two steps of an upgrade) is no fault
-/// of the records.
+/// A database that doesn't fit the program (here a table that is missing, as between two steps of an upgrade) is not
+/// the fault of the records.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_does_not_fit_is_never_a_dead_letter() {
     let lab = Lab::new("unfit").await;
@@ -265,7 +264,7 @@ async fn a_database_that_does_not_fit_is_never_a_dead_letter() {
     assert_eq!(lab.tally().await, (5, 0, 0));
 }
 
-/// What no duplicate can ask for any more is purged; the rest stays.
+/// Rows that are too old for a duplicate to arrive are purged; the rest stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_old_inbox_rows_are_purged() {
     let lab = Lab::new("purge").await;
@@ -282,7 +281,7 @@ async fn only_old_inbox_rows_are_purged() {
     assert_eq!(lab.count("select count(*) from inbox").await, 2);
 }
 
-/// Two members that both believe to own a partition have each effect once.
+/// Two members that both believe that they own a partition apply each event once.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_owners_of_a_partition_have_each_effect_once() {
     let lab = Lab::new("zombie").await;
@@ -309,7 +308,7 @@ async fn two_owners_of_a_partition_have_each_effect_once() {
     }
 }
 
-/// From Kafka and through restarts at any point: every record has its effect once, and nothing is left over.
+/// From Kafka and through restarts at any point: every record is applied once, and nothing is left over.
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_repeat_nothing_and_lose_nothing() {
     let lab = Lab::new("restarts").await;
@@ -331,7 +330,7 @@ async fn restarts_repeat_nothing_and_lose_nothing() {
     assert_eq!(lab.tally().await, (300, 0, 0));
 }
 
-/// While its database refuses to work nothing is dead-lettered, the consumer stays in its group and says so; then it
+/// While its database is stuck nothing is dead-lettered, and the consumer stays in its group and reports it; then it
 /// continues on its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absent_database_is_never_a_dead_letter() {
@@ -360,7 +359,7 @@ async fn an_absent_database_is_never_a_dead_letter() {
     relay.end().await;
 }
 
-/// A member that waits for its database loses its partitions and gets them back: an earlier pause must not last
+/// A member that waits for its database loses its partitions and gets them back: the earlier pause must not last
 /// (librdkafka keeps it with the partition, whoever owned it in between).
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_come_back_while_the_database_is_away_are_read() {
@@ -389,8 +388,8 @@ async fn partitions_that_come_back_while_the_database_is_away_are_read() {
     member.end().await;
 }
 
-/// A member that the broker ends for good, as it does when another one takes its instance id, joins anew. (Without that it
-/// would read on as long as it holds partitions, but never commit again nor get others.)
+/// A member that the broker ends for good, as it does when another one takes its instance id, joins again. (Otherwise
+/// it would read on as long as it holds partitions, but never commit again nor get others.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_membership_is_taken_up_again() {
     let mut lab = Lab::new("fenced").await;
@@ -410,8 +409,8 @@ async fn a_lost_membership_is_taken_up_again() {
     assert_eq!(lab.tally().await, (30, 0, 0));
 }
 
-/// Nothing but poison stops the consumer at its limit: it says so in readiness, the rest stays in the topic, and once a
-/// record can be handled again it continues on its own. Nothing is lost.
+/// A stream of nothing but poison stops the consumer at its limit: readiness reports it, the rest stays in the topic,
+/// and once a record can be handled again the consumer continues on its own. Nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_poison_stops_the_consumer() {
     let mut lab = Lab::new("limit").await;
@@ -461,7 +460,7 @@ async fn rebalances_under_load_lose_and_repeat_nothing() {
             })
             .collect();
         lab.write(events).await;
-        // One joins, or the oldest leaves: in order, or as if killed.
+        // One joins, or the oldest leaves: cleanly, or as if killed.
         if round % 2 == 0 {
             members.push(lab.start_consumer());
         } else {
@@ -518,8 +517,8 @@ async fn a_caller_that_goes_away_leaves_no_transaction_open() {
             == 0
     })
     .await;
-    // And each event that was begun is whole, its inbox row and its effect together; one statement sees one moment, so
-    // transactions that still finish don't matter.
+    // And no event is half done: its inbox row and its effect exist together; one statement sees one snapshot, so
+    // transactions that are still finishing don't matter.
     let halves = lab.count("select (select count(*) from effects) - (select count(*) from inbox)").await;
     assert_eq!(halves, 0);
 }

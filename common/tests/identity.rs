@@ -41,7 +41,7 @@ fn config(directory: &Path, name: &str) -> IdentityConfig {
     IdentityConfig::in_folder(&directory.join(name))
 }
 
-/// An installation with an authority, and servers and clients of it.
+/// An installation with an authority, servers and clients.
 struct Lab {
     folder: tempfile::TempDir,
     pki: Pki,
@@ -64,7 +64,7 @@ impl Lab {
         self.pki.authority().expect("made")
     }
 
-    /// A server that knows nothing but health, and refuses the rest.
+    /// A server that offers only health, and refuses the rest.
     async fn serve(&self, server: Identity) -> SocketAddr {
         let health = Health::default();
         health.required("test").ready();
@@ -123,7 +123,7 @@ fn raw_client(trusts: &str, leaf: Option<&Leaf>, protocol: &[u8]) -> ClientConfi
     config
 }
 
-/// Whether the server goes on after the handshake: it sends its HTTP/2 settings only to those it serves.
+/// Whether the server continues after the handshake: it sends its HTTP/2 settings only to those it serves.
 async fn is_served(address: SocketAddr, config: ClientConfig) -> bool {
     let exchange = async {
         let tcp = TcpStream::connect(address).await?;
@@ -139,7 +139,8 @@ async fn is_served(address: SocketAddr, config: ClientConfig) -> bool {
     matches!(tokio::time::timeout(Duration::from_secs(10), exchange).await, Ok(Ok(true)))
 }
 
-/// Everything that is wrong with a client's certificate is refused by the server; the same client in order is served.
+/// Everything that is wrong with a client's certificate is refused by the server; the same client with a good
+/// certificate is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_client_certificate_is_refused() {
     let lab = Lab::new();
@@ -194,7 +195,7 @@ async fn every_wrong_client_certificate_is_refused() {
     assert!(is_served(address, raw_client(&ours, Some(&served), b"h2")).await, "others are not held up");
 }
 
-/// A client refuses a server whose certificate is not in order or is for another name.
+/// A client refuses a server whose certificate is not valid or is for another name.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_server_certificate_is_refused() {
     let lab = Lab::new();
@@ -245,7 +246,7 @@ async fn every_wrong_server_certificate_is_refused() {
     }
 }
 
-/// Without TLS, with an old TLS, with silence or garbage nothing is served, and others are not held up.
+/// Without TLS, with an old version of TLS, with silence or garbage nothing is served, and others are not held up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_or_plain_connection_holds_nobody_up() {
     let lab = Lab::new();
@@ -266,7 +267,8 @@ async fn a_silent_or_plain_connection_holds_nobody_up() {
     check(destination(address, "order", &lab.identity("gateway"))).await.expect("served");
 }
 
-/// A client that opens streams and resets them at once, faster than they are looked at, loses its connection (pitfalls P36).
+/// A client that opens streams and resets them at once, faster than they are accepted, loses its connection (pitfalls
+/// P36).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_resets_ends_its_connection() {
     const GOAWAY: u8 = 7;
@@ -309,7 +311,7 @@ async fn a_flood_of_resets_ends_its_connection() {
     check(destination(address, "order", &lab.identity("gateway"))).await.expect("others are served");
 }
 
-/// A call that the table does not allow is refused, whoever proved who they are.
+/// A call that the table does not allow is refused, even to a proven identity.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_table_does_not_allow_is_refused() {
     let lab = Lab::new();
@@ -332,12 +334,12 @@ async fn a_revoked_certificate_is_refused_on_open_connections_too() {
     check(open.clone()).await.expect("served before");
     lab.pki.revoke("gateway", "stolen").expect("revoked");
     assert_eq!(server.reload().expect("readable"), Reload::Swapped);
-    // The thief goes on with what was stolen: on the open connection, and on new ones.
+    // The thief keeps using what was stolen: on the open connection, and on new ones.
     check(open.clone()).await.expect_err("the open connection has ended");
     check(open).await.expect_err("and no new one is made");
     check(destination(address, "order", &thief)).await.expect_err("by nobody");
     check(destination(address, "order", &lab.identity("gateway"))).await.expect("the new one is served");
-    // The other way round: a server whose certificate is revoked is not called any more.
+    // The other way round: a server whose certificate is revoked is no longer called.
     let gateway = lab.identity("gateway");
     let open = destination(address, "order", &gateway);
     check(open.clone()).await.expect("called before");
@@ -347,8 +349,8 @@ async fn a_revoked_certificate_is_refused_on_open_connections_too() {
     check(open).await.expect_err("and no new one is made");
 }
 
-/// New files are taken for new connections; torn, foreign and broken ones are refused, the old stays, and the next good
-/// ones are taken.
+/// New connections use new files; incomplete, foreign and broken ones are refused, the old ones stay in use, and the
+/// next good ones are taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_while_in_use() {
     let lab = Lab::new();
@@ -370,7 +372,7 @@ async fn certificates_change_while_in_use() {
     for (what, path, bad) in [
         ("cut short", &certificate, good[..good.len() / 2].to_vec()),
         ("another key's", &certificate, leaf(HOUR).into_bytes()),
-        ("over", &certificate, leaf(time::Duration::seconds(-60)).into_bytes()),
+        ("expired", &certificate, leaf(time::Duration::seconds(-60)).into_bytes()),
         ("the authority's own", &certificate, authority.certificate().as_bytes().to_vec()),
         ("empty", &certificate, Vec::new()),
         ("another authority", &bundle, foreign.certificate().as_bytes().to_vec()),
@@ -442,8 +444,8 @@ async fn every_symlink_swap_is_seen() {
     }
 }
 
-/// Peers that connect and say nothing don't keep a good one waiting: more of them than there are places for handshakes,
-/// from the same address.
+/// Silent peers don't keep a good one waiting, even if there are more of them than places for handshakes, from the same
+/// address.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_peers_keep_nobody_waiting() {
     const SILENT: usize = 400;
@@ -471,11 +473,11 @@ async fn silent_peers_keep_nobody_waiting() {
     eprintln!(
         "a handshake takes {alone:.1?} alone and {beside:.1?} beside {SILENT} silent peers (medians of 21)"
     );
-    // First come, first served it was the time limit of a handshake, 1.5 s.
+    // If handshakes were served in order, it would take the time limit of one, 1.5 s.
     assert!(beside < alone * 20 + Duration::from_millis(100), "{alone:?} {beside:?}");
 }
 
-/// What gRPC health says is what `/readyz` says: a part that callers need is away, or only one that they don't need now.
+/// gRPC health agrees with `/readyz`, whether a part is away that callers need, or only one that they don't need now.
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_health_says_whether_it_can_serve() {
     let lab = Lab::new();

@@ -46,7 +46,7 @@ pub(crate) fn parse_reason(reason: &str) -> Result<String, Status> {
     Ok(reason.to_owned())
 }
 
-/// What an edit puts in place of the parts of a letter; headers are added to those that stay.
+/// The parts of a letter that an edit replaces; its headers are those to set.
 pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edited, Status> {
     let pb::EditDeadLetterRequest { key, value, headers, .. } = request;
     let value = Some(value).filter(|value| !value.is_empty());
