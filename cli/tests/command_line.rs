@@ -1,4 +1,4 @@
-//! The command line: what goes where, what it answers to mistakes, and what it says when something is missing.
+//! The command line: what it prints where, how it reacts to mistakes, and what it says when something is missing.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ fn finished(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// Ports of this test alone, as far as one can know.
+/// Ports that no other test uses, as far as it can know.
 const PORT_OFFSET: &str = "14900";
 
 /// A wrong command line is 2, nothing found is 3, a failure is 1; data is on stdout, talk on stderr.
@@ -47,7 +47,7 @@ fn exit_codes_are_as_documented() {
         (&["status", "-o", "xml"], 2),
         (&["status"], 3),
         (&["logs"], 3),
-        // What is known, and has not run here.
+        // A known component that has not run here.
         (&["logs", "order-9"], 3),
         (&["env"], 1),
         (&["token", "--user", "u"], 1),
@@ -141,7 +141,7 @@ fn a_port_in_use_is_named() {
     }
 }
 
-/// No Java, an old Java and one that says nothing: what to install, and how.
+/// Without Java, with an old Java, and with one that prints no version: the error says what to install, and how.
 #[test]
 fn a_missing_java_is_said_with_the_way_out() {
     let folder = folder();
@@ -180,14 +180,14 @@ fn only_a_stacks_folder_is_deleted() {
     assert!(stderr.contains("left alone"), "{stderr}");
     assert!(precious.exists() && written.iter().all(|written| written.exists()));
 
-    // A stack's: with a word only, and only what a stack writes.
+    // A stack's folder: only with a confirmation, and only what a stack writes.
     let marker = folder.path().join("holdfast-stack");
     fs::write(&marker, "").expect("written");
     let (status, _, stderr) = run(folder.path(), &["down", "--delete-data"]);
     assert_eq!(status, Some(1));
     assert!(stderr.contains("pass --yes"), "{stderr}");
     assert!(written.iter().all(|written| written.exists()));
-    // Also beside the stack's own files, in its own folders.
+    // Including files beside the stack's own, in its own folders.
     let beside = ["config/app.yaml", "logs/2026.txt"].map(|name| folder.path().join(name));
     for beside in &beside {
         fs::write(beside, "x").expect("written");
@@ -206,7 +206,7 @@ fn only_a_stacks_folder_is_deleted() {
     );
 }
 
-/// A folder in which somebody else's things stand where a stack would write does not become one, and keeps them.
+/// A folder that holds somebody else's files where a stack would write does not become a stack's, and keeps them.
 #[test]
 fn a_project_does_not_become_a_stack() {
     let folder = folder();
@@ -217,19 +217,19 @@ fn a_project_does_not_become_a_stack() {
     assert_eq!(status, Some(1));
     assert!(stderr.contains("order.toml") && stderr.contains("--data-dir"), "{stderr}");
     let (status, _, _) = run(folder.path(), &["down", "--delete-data", "--yes"]);
-    assert_eq!(status, Some(1), "it is nobody's to delete");
+    assert_eq!(status, Some(1), "it is not a stack's to delete");
     assert_eq!(fs::read_to_string(file).expect("there"), "precious");
 }
 
-/// Two folders below a closed home, whose databases lie elsewhere: deleting one, by whatever name, takes its own databases
-/// and never the other's. Needs root, as does the case.
+/// Two folders below a closed home, whose databases are kept elsewhere: deleting one, by whatever name, deletes its own
+/// databases and never the other's. This only happens for root, so the test needs root too.
 #[test]
 fn deleting_a_stack_leaves_the_databases_of_another_alone() {
     if !is_root() {
         eprintln!("skipped: only as root do databases lie outside of their stack's folder");
         return;
     }
-    // Closed to others, as a home is.
+    // Closed to others, like a home directory.
     let home = folder();
     fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("allowed");
     let home = home.path().canonicalize().expect("there");
@@ -274,13 +274,13 @@ fn deleting_a_stack_leaves_the_databases_of_another_alone() {
     assert!(!databases(&other).exists(), "by itself it may");
 }
 
-/// What a test has made outside of its folder; goes with the test, also with one that fails.
+/// What a test has created outside of its folder; deleted with the test, even if it fails.
 struct Elsewhere(std::path::PathBuf);
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-        // Those above may be on the way to somebody else's.
+        // Folders above it may lead to somebody else's.
         for parent in self.0.ancestors().skip(1).take_while(|parent| parent.starts_with("/var/lib/holdfast"))
         {
             let _ = fs::remove_dir(parent);
@@ -343,25 +343,25 @@ fn get(port: u16, path: &str) -> (u16, String) {
     (status, answer)
 }
 
-/// Ends with the test, also with one that fails.
+/// Ends with the test, even if it fails.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Fails only if it has ended.
+        // Fails only if it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Log lines that can't be written cost the lines: with a full disk behind its standard output and error a service starts,
-/// answers, and stops in order.
+/// Log lines that can't be written are lost, nothing else: with standard output and error on a full disk, a service
+/// starts, answers, and stops cleanly.
 #[test]
 fn a_service_lives_without_a_log() {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
     let (_folder, admin, mut command) = lonely_order();
     let mut process = Running(command.stdout(full()).stderr(full()).spawn().expect("it starts"));
-    // It has said that database and broker are away by then: each attempt is a line.
+    // By then it has logged that database and broker are away: each attempt is a line.
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(4) || get(admin, "/healthz").0 != 200 {
         assert!(begin.elapsed() < Duration::from_secs(30), "it does not answer");
@@ -378,7 +378,8 @@ fn lonely_order() -> (tempfile::TempDir, u16, Command) {
     let folder = folder();
     let certificates = holdfast_certs::Pki::open_or_init(folder.path()).expect("made");
     certificates.ensure_leaf("order").expect("issued");
-    // Below the range of ephemeral ports: a client that tries again and again there connects to itself one day.
+    // Below the range of ephemeral ports: a client that keeps retrying a port in that range may eventually connect to
+    // itself.
     let free_port = || {
         let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));
         ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).expect("endless")
@@ -403,7 +404,8 @@ fn lonely_order() -> (tempfile::TempDir, u16, Command) {
     (folder, admin, command)
 }
 
-/// Started alone, a service waits for its database and its broker, says so, lives, and stops in order when asked to.
+/// Started alone, a service waits for its database and its broker, says so, stays alive, and stops cleanly when asked
+/// to.
 #[test]
 fn a_service_waits_for_what_is_absent() {
     let (folder, admin, mut command) = lonely_order();

@@ -1,4 +1,4 @@
-//! The REST table of the contract, walked from outside on the real stack.
+//! The REST table of the contract, tested from outside on the real stack.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Every failure has the one shape, and every answer a request id.
+/// Every failure has the same shape, and every answer has a request id.
 fn assert_problem(answer: &Answer, status: u16, slug: &str) -> Value {
     assert_eq!(answer.status, status, "{:?}", answer.body);
     assert_eq!(answer.headers["content-type"], "application/problem+json");
@@ -30,7 +30,7 @@ fn assert_problem(answer: &Answer, status: u16, slug: &str) -> Value {
     problem
 }
 
-/// An order is created, paid and delivered; each step is there to read.
+/// An order is created, paid and delivered; each step can be read.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_paid_and_delivered() {
     let world = World::new();
@@ -120,7 +120,7 @@ async fn an_undeliverable_order_is_refunded() {
     assert!(String::from_utf8_lossy(&account.body).contains("\"balance\":10.00"));
 }
 
-/// One key makes one order, however often and however concurrently it is sent; another content is refused.
+/// One key makes one order, however often and however concurrently it is sent; different content is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_key_makes_one_order() {
     let world = World::new();
@@ -156,7 +156,7 @@ async fn one_key_makes_one_order() {
     let other = user.create_order(&sample_order("2 Quay Street", 100), Some("same")).await.expect("answered");
     assert_problem(&other, 422, "idempotency-key-reused");
 
-    // The key of another user is another key.
+    // The same key of another user is a different key.
     let neighbour = world.user("neighbour", "100.00").await;
     let theirs = neighbour.create_order(&order, Some("same")).await.expect("answered");
     assert_eq!(theirs.status, 201);
@@ -165,8 +165,8 @@ async fn one_key_makes_one_order() {
     assert_eq!(listed["orders"].as_array().map(Vec::len), Some(1));
 }
 
-/// The index decides about a key, not a look before the insert: whoever writes the same key a second time fails, without a
-/// lock and at any time (pitfalls P10).
+/// The unique index decides about a key, not a check before the insert: writing the same key a second time always
+/// fails, even without the lock (pitfalls P10).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_written_once() {
     let world = World::new();
@@ -192,7 +192,7 @@ async fn a_key_is_written_once() {
     }
 }
 
-/// A key that is none is refused, also where no order would come of it.
+/// An invalid key is refused, before anything is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_keep_to_their_limits() {
     let world = World::new();
@@ -206,7 +206,7 @@ async fn keys_keep_to_their_limits() {
     assert_eq!(answer.status, 201);
 }
 
-/// Lists are one's own, newest first, and pages join without gap or overlap.
+/// A list shows only the user's own orders, newest first, and pages follow each other without gap or overlap.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_paged_newest_first() {
     let world = World::new();
@@ -235,7 +235,7 @@ async fn lists_are_paged_newest_first() {
     }
 }
 
-/// Nobody sees or changes what belongs to another, and what is foreign looks like what never was.
+/// Nobody sees or changes what belongs to another user, which looks as if it never existed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_foreign_looks_like_what_never_was() {
     let world = World::new();
@@ -265,7 +265,7 @@ async fn what_is_foreign_looks_like_what_never_was() {
     assert_eq!(listed["orders"].as_array().map(Vec::len), Some(1));
 }
 
-/// Credits are the treasury's, need a key, and happen once.
+/// Only the treasury can credit; a credit needs a key, and happens once.
 #[tokio::test(flavor = "multi_thread")]
 async fn credits_happen_once() {
     let world = World::new();
@@ -319,7 +319,7 @@ async fn credits_happen_once() {
     assert!(String::from_utf8_lossy(&account.body).contains("\"balance\":0.00"));
 }
 
-/// Each limit on an order's content: everything that is wrong is named by a pointer, and no order comes of it.
+/// Each limit on an order's content: everything that is wrong is named by a pointer, and no order is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn content_keeps_to_its_limits() {
     let world = World::new();
@@ -391,7 +391,7 @@ async fn post_raw(world: &World, token: &str, content_type: &str, body: impl Int
     world.rest.send(request.body(Full::new(body.into())).expect("a request")).await.expect("answered")
 }
 
-/// What is not JSON is 400, what is too long 413, what is no JSON at all 415.
+/// Invalid JSON is 400, a body that is too long 413, another media type 415.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_cannot_be_read() {
     let world = World::new();
@@ -409,7 +409,7 @@ async fn bodies_that_cannot_be_read() {
     ] {
         assert_problem(&post_raw(&world, &token, "application/json", body).await, 400, "malformed");
     }
-    // However deep, it ends at the first thing that doesn't belong there.
+    // However deep, parsing ends at the first field that doesn't belong there.
     let answer = post_raw(&world, &token, "application/json", deep).await;
     assert_problem(&answer, 422, "invalid-content");
     for content_type in [
@@ -436,11 +436,11 @@ async fn bodies_that_cannot_be_read() {
     assert_problem(&world.rest.send(request).await.expect("answered"), 415, "unsupported-media-type");
 }
 
-/// Sends bytes as they are and answers with the status, or 0 if the connection just ends.
+/// Sends bytes as they are and returns the status, or 0 if the connection just ends.
 async fn raw(world: &World, bytes: &[u8]) -> (u16, String) {
     let mut stream =
         TcpStream::connect(("127.0.0.1", world.stack.layout.gateway_port())).await.expect("connected");
-    // The server may refuse before all was sent.
+    // The server may refuse before everything was sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
@@ -491,7 +491,7 @@ async fn heads_that_are_wrong_are_refused() {
         let (status, text) = raw(&world, head.as_bytes()).await;
         assert_eq!(status, expected, "{}: {text}", head.lines().next().unwrap_or_default());
     }
-    // More than is allowed, without saying so first.
+    // More than is allowed, without declaring it first.
     let mut chunked =
         format!("POST /api/orders HTTP/1.1\r\nHost: a\r\n{auth}Transfer-Encoding: chunked\r\n\r\n")
             .into_bytes();
@@ -513,7 +513,7 @@ async fn heads_that_are_wrong_are_refused() {
     assert_problem(&world.rest.send(request).await.expect("answered"), 404, "not-found");
 }
 
-/// A body that trickles in does not hold a request beyond its deadline.
+/// A body that arrives slowly does not hold a request beyond its deadline.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_body_ends_at_the_deadline() {
     let world = World::new();
@@ -526,7 +526,7 @@ async fn a_slow_body_ends_at_the_deadline() {
     assert!([408, 504].contains(&status), "{text}");
 }
 
-/// A token is taken only if everything about it is right; every cause of refusal gets the same answer.
+/// A token is accepted only if everything about it is right; every cause of refusal gets the same answer.
 #[expect(clippy::too_many_lines, reason = "one list of everything that can be wrong with a token")]
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_checked_strictly() {
@@ -643,9 +643,9 @@ async fn tokens_are_checked_strictly() {
         problem["instance"] = Value::Null;
         bodies.insert(problem.to_string());
     }
-    assert_eq!(bodies.len(), 1, "one body forevery cause: {bodies:?}");
+    assert_eq!(bodies.len(), 1, "one body for every cause: {bodies:?}");
 
-    // What is right is taken, within the leeway and with a list of audiences too.
+    // Valid tokens are accepted, including those within the leeway and with a list of audiences.
     for (name, value) in
         [("nbf", json!(now)), ("exp", json!(now + 30)), ("aud", json!(["x", "holdfast-api"]))]
     {
@@ -653,7 +653,7 @@ async fn tokens_are_checked_strictly() {
         let answer = world.rest.call(Method::GET, "/api/orders", &token, &[], None).await.expect("answered");
         assert_eq!(answer.status, 200, "{name}");
     }
-    // Two Authorization headers are none.
+    // Two Authorization headers count as none.
     let request = Request::get(format!("{}/api/orders", world.rest.base_url()))
         .header("authorization", format!("Bearer {good}"))
         .header("authorization", format!("Bearer {good}"))

@@ -1,4 +1,4 @@
-//! Dead letters as an operator meets them: through real Kafka, by the command line, while everything is killed.
+//! Dead letters from an operator's view: through real Kafka, with the command line, while everything is killed.
 
 use std::{process::Stdio, sync::OnceLock, time::Duration};
 
@@ -30,7 +30,7 @@ fn world() -> World {
             &[],
             &[
                 ("HOLDFAST__DELIVERY__STEP", "50ms"),
-                // Here nothing but poison is what is wanted.
+                // These tests want nothing but poison.
                 ("HOLDFAST__KAFKA__DEAD_LETTERS_IN_A_ROW_MAX", "1000000"),
                 ("HOLDFAST__KAFKA__DEAD_LETTER_SHARE_MAX", "1.0"),
             ],
@@ -78,9 +78,9 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     let table = world.dlq(&["show", letter]).await;
     assert!(String::from_utf8_lossy(&table.stdout).contains("ffffffffffffff"));
 
-    // In vain before it is repaired: nothing is redriven, and the command says so.
-    let (vain, code) = world.dlq_json(&["redrive", letter, "--execute"]).await;
-    assert_eq!((vain["failed"].as_u64(), vain["behind"].as_u64(), code), (Some(1), Some(1), 1));
+    // Before it is repaired, nothing is redriven, and the command says so.
+    let (unrepaired, code) = world.dlq_json(&["redrive", letter, "--execute"]).await;
+    assert_eq!((unrepaired["failed"].as_u64(), unrepaired["behind"].as_u64(), code), (Some(1), Some(1), 1));
 
     let event = serde_json::json!({
         "orderId": order_id, "userId": user, "deliveryAddress": "1 Repair Road",
@@ -112,7 +112,7 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     let (shown, _) = world.dlq_json(&["show", letter]).await;
     assert_eq!(shown["state"], "redriven");
     assert_eq!(shown["edited_value"]["orderId"], order_id.as_str());
-    // And there is nothing left to do there. (The order service does not know this order, and parks what it hears of it.)
+    // And there is nothing left to do there. (The order service does not know this order, and parks its events.)
     for nothing in [
         &["redrive", "--service", "payment", "--key", &order_id, "--execute"][..],
         &["list", "--service", "payment", "--key", &order_id, "--state", "parked"],
@@ -168,7 +168,7 @@ async fn a_bare_record_is_repaired() {
     world.every_record_is_tallied().await;
 }
 
-/// What an operator gets wrong is said, with the exit code of the contract, and changes nothing.
+/// A wrong command is refused with a message and the exit code of the contract, and changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_commands_are_said() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -265,7 +265,7 @@ async fn poison_in_an_idle_partition_is_parked_once() {
         world.kill("payment");
         eventually("it is down", || async { world.readyz("payment").await.0 != 200 }).await;
         eventually("it is back", || async { world.readyz("payment").await.0 == 200 }).await;
-        // A good order goes the same way: when it is through, what was before it is through as well.
+        // A good order goes the same way: when it has passed, everything before it has passed as well.
         let user = world.user("after", "10.00").await;
         let order = world.create(&user, "1 Quay Street", 100).await;
         eventually("an order passes", || async {
@@ -278,14 +278,14 @@ async fn poison_in_an_idle_partition_is_parked_once() {
     let copies = "select coalesce(sum(parked), 0)::bigint from consumer_positions where topic = $1";
     let parked = world.count("payment", copies, "order.created").await;
     let rows = "select count(*) from dead_letters where topic = $1";
-    assert_eq!(parked, world.count("payment", rows, "order.created").await, "the account is exact");
+    assert_eq!(parked, world.count("payment", rows, "order.created").await, "the tally is exact");
 }
 
 /// Everything that payment stores and sends.
 async fn fingerprint(world: &World) -> Vec<(String, i64)> {
     let mut prints = Vec::new();
     let mut payments = world.connect("payment").await;
-    // What deliveries say reaches payment too, late, and is none of a redrive's business.
+    // Delivery events reach payment too, later, and have nothing to do with a redrive.
     for what in [
         "dead_letters",
         "dead_letter_audit",
@@ -307,8 +307,8 @@ async fn fingerprint(world: &World) -> Vec<(String, i64)> {
     prints
 }
 
-/// A dry run changes nothing, in no table and no topic; and the work itself keeps the pace that it is given, over a crowd
-/// of letters, by the times in the audit.
+/// A dry run changes nothing, in no table and no topic; and a redrive of many letters keeps to its rate, by the times
+/// in the audit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_keeps_its_pace() {
     const LETTERS: i64 = 300;
@@ -376,7 +376,7 @@ async fn a_thousand_letters_survive_every_kill() {
         let user = users[usize::try_from(number).unwrap_or(0) % users.len()].clone();
         async move {
             let (order, key) = (sample_order("1 Kill Street", 100), Uuid::now_v7().to_string());
-            // A busy machine may say 503; the key makes it safe to come again.
+            // A busy machine may answer 503; the key makes it safe to try again.
             loop {
                 let answer = user.create_order(&order, Some(&key)).await.expect("answered");
                 if answer.status == 201 {
@@ -406,18 +406,18 @@ async fn a_thousand_letters_survive_every_kill() {
     redrive.kill().expect("kill -9");
     redrive.wait().expect("it is gone");
     assert!(left().await > 0);
-    // A second one begins as soon as the service has noticed; a third beside it is refused.
+    // A second one begins as soon as the service has noticed; a third one meanwhile is refused.
     let mut redrive = start();
-    eventually("it goes on", || async { left().await < 800 }).await;
+    eventually("it continues", || async { left().await < 800 }).await;
     let refused = world.dlq(&["redrive", "--service", "payment", "--all", "--execute"]).await;
     assert_eq!(refused.status.code(), Some(1));
     let talk = String::from_utf8_lossy(&refused.stderr);
     assert!(talk.contains("another redrive of this service is running"), "{talk}");
     // The service dies, then the broker; the command waits for the one and doesn't need the other.
     world.kill("payment");
-    eventually("it goes on", || async { left().await < 600 }).await;
+    eventually("it continues", || async { left().await < 600 }).await;
     world.kill("kafka");
-    eventually("it goes on", || async { left().await < 400 }).await;
+    eventually("it continues", || async { left().await < 400 }).await;
     let ended =
         tokio::task::spawn_blocking(move || redrive.wait()).await.expect("no panic").expect("it ends");
     assert!(ended.success(), "{ended}");

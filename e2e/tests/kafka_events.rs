@@ -1,5 +1,5 @@
-//! Bad events on the real topics: each becomes a dead letter of the right class with its bytes unchanged, nothing is lost,
-//! and the services go on.
+//! Bad events on the real topics: each becomes a dead letter of the right class with its bytes unchanged, nothing is
+//! lost, and the services keep running.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 const TOPIC: &str = "payment.completed";
 
-/// A record as a stranger could send it.
+/// A record as any client could send it.
 #[derive(Clone)]
 struct Draft {
     key: Option<Vec<u8>>,
@@ -156,7 +156,7 @@ async fn bad_events_become_dead_letters_of_their_class() {
         let place = draft.send(&producer).await;
         sent.push((what, draft, class, place));
     }
-    // Unknown to order, which would have to know it; delivery can't tell and delivers.
+    // Unknown to order, which would have to know it; delivery can't know and delivers.
     let unknown = good();
     let unknown_place = unknown.send(&producer).await;
 
@@ -199,11 +199,11 @@ async fn bad_events_become_dead_letters_of_their_class() {
             assert_eq!(in_table, 1, "{what} in {group}");
         }
     }
-    // The account of each group is exact: applied + duplicates + parked = records.
+    // The tally of each group is exact: applied + duplicates + parked = records.
     for group in ["order", "delivery"] {
         world.records_are_tallied(group, TOPIC).await;
     }
-    // And the services go on.
+    // And the services keep running.
     let order = world.create(&user, "1 Quay Street", 100).await;
     eventually("a good order is delivered", || async {
         is_terminal(&user.order(&id(&order)).await.expect("answered"))
@@ -223,7 +223,7 @@ async fn repeated_and_contradicting_events_change_nothing() {
         .await;
     let before = user.order(&order_id).await.expect("answered");
 
-    // The same intention under a new id, the same event twice, and another amount.
+    // The same payment under a new event id, the same event twice, and a different amount.
     let again = Draft::new(&order_id, &user.user, 300);
     again.send(&producer).await;
     again.send(&producer).await;

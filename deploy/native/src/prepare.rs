@@ -1,4 +1,4 @@
-//! Everything that must be true before something is started. Each failure says what to do about it.
+//! Everything that must be true before anything is started. Each failure says what to do about it.
 
 use std::{
     fs::{self, OpenOptions},
@@ -22,13 +22,13 @@ use crate::{
     services,
 };
 
-/// Free space that a start asks for, in bytes: three clusters, a broker's log, and room to work.
+/// Free space that a start requires, in bytes: three clusters, a broker's log, and room to work.
 const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
 const MARKER: &str =
     "The data of a Holdfast stack. `holdfast down --delete-data` deletes what it wrote here.\n";
 const JAVA_VERSION_MIN: u32 = 17;
 
-/// A port that somebody else uses.
+/// A port that is in use.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports with \
@@ -41,7 +41,7 @@ pub struct PortTaken {
     error: io::Error,
 }
 
-/// The exit code of a stack that a test has started: a port is taken, try others. Nobody else gets it.
+/// The exit code for a test's stack when a port is taken, so that the test tries others. Nobody else gets it.
 pub const PORT_TAKEN_EXIT_CODE: u8 = 5;
 
 /// A stack that can be started.
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::layout::PORT_OFFSET_MAX;
 
-    /// A full disk is reported before anything is started, with how much is needed and the way out.
+    /// A full disk is reported before anything is started, with how much is needed and what to do.
     #[test]
     fn a_full_disk_is_reported_with_the_way_out() {
         let folder = Path::new("/full/disk");
@@ -192,12 +192,12 @@ mod tests {
         assert!(enough(FREE_BYTES_MIN, folder).is_ok());
     }
 
-    /// A port in use is told by the type of the error, and by its number and component in the message.
+    /// A port in use has an error type of its own, and a message with its number and component.
     #[test]
-    fn a_port_in_use_is_told_by_its_type() {
+    fn a_port_in_use_has_its_own_error() {
         let (layout, _taken) = loop {
             let layout = Layout::new(std::env::temp_dir(), fastrand::u16(100..PORT_OFFSET_MAX));
-            // The first port that is looked at.
+            // The first port that is checked.
             if let Ok(taken) = TcpListener::bind((Ipv4Addr::LOCALHOST, layout.kafka_port())) {
                 break (layout, taken);
             }

@@ -129,7 +129,7 @@ mod tests {
         server.await.expect("no panic").expect("ended in order");
     }
 
-    /// A head that never ends costs its connection, not a place for good (pitfalls P34).
+    /// A head that never ends loses its connection instead of keeping a place forever (pitfalls P34).
     #[tokio::test(start_paused = true)]
     async fn a_head_that_never_ends_costs_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
