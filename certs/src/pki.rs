@@ -341,7 +341,7 @@ mod tests {
 
     /// The authority is created once, and fresh leaves are left alone.
     #[test]
-    fn the_authority_is_made_once() {
+    fn the_authority_is_created_once() {
         let folder = folder();
         let first = Pki::open_or_init(folder.path()).expect("made");
         first.ensure_leaf("order").expect("issued");

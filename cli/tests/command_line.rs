@@ -143,12 +143,12 @@ fn a_port_in_use_is_named() {
 
 /// Without Java, with an old Java, and with one that prints no version: the error says what to install, and how.
 #[test]
-fn a_missing_java_is_said_with_the_way_out() {
+fn a_missing_java_is_reported_with_the_way_out() {
     let folder = folder();
     let bin = folder.path().join("bin");
     fs::create_dir(&bin).expect("made");
     let java = bin.join("java");
-    for (script, said) in [
+    for (script, expected) in [
         (None, "no Java was found"),
         (Some("echo 'openjdk version \"11.0.2\" 2019' >&2"), "Java 11 is too old"),
         (Some("exit 0"), "does not say its version"),
@@ -161,7 +161,7 @@ fn a_missing_java_is_said_with_the_way_out() {
         let mut command = holdfast(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
         let (status, _, stderr) = finished(command.env("PATH", &bin));
         assert_eq!(status, Some(1));
-        assert!(stderr.contains(said) && stderr.contains("openjdk-17-jre-headless"), "{stderr}");
+        assert!(stderr.contains(expected) && stderr.contains("openjdk-17-jre-headless"), "{stderr}");
     }
 }
 
@@ -226,7 +226,7 @@ fn a_project_does_not_become_a_stack() {
 #[test]
 fn deleting_a_stack_leaves_the_databases_of_another_alone() {
     if !is_root() {
-        eprintln!("skipped: only as root do databases lie outside of their stack's folder");
+        eprintln!("skipped: only root's databases are kept outside of their stack's folder");
         return;
     }
     // Closed to others, like a home directory.
@@ -302,11 +302,11 @@ fn service(name: &str) -> Command {
 
 /// A service with a broken configuration stops before it binds anything, says what is wrong, and exits with 2.
 #[test]
-fn a_broken_configuration_is_said() {
+fn a_broken_configuration_is_reported() {
     let folder = folder();
     let file = folder.path().join("config.toml");
     let good = "[service]\nadmin_listen = \"127.0.0.1:1\"\n";
-    for (text, said) in [
+    for (text, expected) in [
         ("this is not TOML", "TOML"),
         ("[service]\nadmin_listen = \"nowhere\"\n", "socket address"),
         (&format!("{good}colour = \"red\"\n"), "colour"),
@@ -316,7 +316,7 @@ fn a_broken_configuration_is_said() {
         for name in ["order", "payment", "delivery", "gateway"] {
             let (status, stdout, stderr) = finished(service(name).arg("--config").arg(&file));
             assert_eq!(status, Some(2), "{name}: {stderr}");
-            assert!(stderr.contains(said), "{said} in {stderr}");
+            assert!(stderr.contains(expected), "{expected} in {stderr}");
             assert_eq!(stdout, "");
         }
     }
@@ -413,7 +413,7 @@ fn a_service_waits_for_what_is_absent() {
     let process = command.stdout(log.try_clone().expect("open")).stderr(log).spawn().expect("it starts");
     let mut process = Running(process);
     let begin = Instant::now();
-    let said = loop {
+    let body = loop {
         let (status, body) = get(admin, "/readyz");
         if status == 503 && body.contains("timed out") && body.contains("BrokerTransportFailure") {
             break body;
@@ -423,8 +423,8 @@ fn a_service_waits_for_what_is_absent() {
         thread::sleep(Duration::from_millis(20));
     };
     assert!(
-        said.contains("\"database\":{\"ready\":false") && said.contains("\"kafka\":{\"ready\":false"),
-        "{said}"
+        body.contains("\"database\":{\"ready\":false") && body.contains("\"kafka\":{\"ready\":false"),
+        "{body}"
     );
     assert_eq!(get(admin, "/healthz").0, 200);
     assert!(process.0.try_wait().expect("asked").is_none(), "it lives");

@@ -42,7 +42,7 @@ mod tests {
 
     /// All causes are on one line and are found by their type.
     #[test]
-    fn causes_are_said_and_found() {
+    fn causes_are_printed_and_found() {
         let error = Outer(std::io::Error::other("disk full"));
         assert_eq!(chain(&error), "cannot read the file: disk full");
         assert!(is_caused_by::<std::io::Error>(&error) && is_caused_by::<Outer>(&error));

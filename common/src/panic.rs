@@ -75,12 +75,12 @@ mod tests {
     #[test]
     fn a_panic_ends_the_process() {
         for how in ["task", "thread", "blocking"] {
-            let (code, said) = outcome(how);
-            assert_eq!(code, Some(EXIT_PANICKED), "{how}: {said}");
-            assert!(said.contains("planted in"), "{said}");
+            let (code, stderr) = outcome(how);
+            assert_eq!(code, Some(EXIT_PANICKED), "{how}: {stderr}");
+            assert!(stderr.contains("planted in"), "{stderr}");
         }
-        let (code, said) = outcome("tolerated");
-        assert_eq!(code, Some(EXIT_LIVED), "{said}");
-        assert!(!said.contains("planted"), "{said}");
+        let (code, stderr) = outcome("tolerated");
+        assert_eq!(code, Some(EXIT_LIVED), "{stderr}");
+        assert!(!stderr.contains("planted"), "{stderr}");
     }
 }

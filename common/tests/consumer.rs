@@ -20,7 +20,7 @@ fn batch(records: Vec<Record>) -> Arc<[Record]> {
 
 /// A batch that is delivered again, as after a crash between commit and offset, is applied once and counted once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redelivered_batch_has_its_effects_once() {
+async fn a_redelivered_batch_is_applied_once() {
     let lab = Lab::new("redelivered").await;
     let records: Vec<Record> = (0..10).map(|n| lab.record(n, lab.event("order", &n.to_string()))).collect();
     let processor = lab.processor();
@@ -39,7 +39,7 @@ async fn a_redelivered_batch_has_its_effects_once() {
 
 /// A consumer that dies in the middle of a batch, or right after its commit, applies each event once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_step_of_a_batch_has_its_effects_once() {
+async fn a_crash_at_any_step_of_a_batch_repeats_nothing() {
     for (step, applied_before) in [(TransactionStep::Worked, 0), (TransactionStep::Committed, 10)] {
         let lab = Lab::new("crash").await;
         let records: Vec<Record> =
@@ -251,14 +251,14 @@ async fn what_cannot_be_parked_is_held() {
 async fn a_database_that_does_not_fit_is_never_a_dead_letter() {
     let lab = Lab::new("unfit").await;
     let records: Vec<Record> = (0..5).map(|n| lab.record(n, lab.event("order", "fine"))).collect();
-    for (spoil, mend) in [
+    for (breaks, repairs) in [
         ("alter table effects rename to other", "alter table other rename to effects"),
         ("alter table effects rename payload to other", "alter table effects rename other to payload"),
     ] {
-        lab.alter(spoil).await;
+        lab.alter(breaks).await;
         let held = lab.processor().process(batch(records.clone())).await;
-        assert!(matches!(held, Err(DatabaseError::Schema(_))), "{spoil}: {held:?}");
-        lab.alter(mend).await;
+        assert!(matches!(held, Err(DatabaseError::Schema(_))), "{breaks}: {held:?}");
+        lab.alter(repairs).await;
     }
     lab.processor().process(batch(records)).await.expect("done");
     assert_eq!(lab.tally().await, (5, 0, 0));
@@ -283,7 +283,7 @@ async fn only_old_inbox_rows_are_purged() {
 
 /// Two members that both believe that they own a partition apply each event once.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_owners_of_a_partition_have_each_effect_once() {
+async fn two_owners_of_a_partition_apply_each_event_once() {
     let lab = Lab::new("zombie").await;
     let records: Vec<Record> =
         (0..200).map(|n| lab.record(n, lab.event(&format!("order-{}", n % 7), &format!("{n:03}")))).collect();
@@ -391,7 +391,7 @@ async fn partitions_that_come_back_while_the_database_is_away_are_read() {
 /// A member that the broker ends for good, as it does when another one takes its instance id, joins again. (Otherwise
 /// it would read on as long as it holds partitions, but never commit again nor get others.)
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_membership_is_taken_up_again() {
+async fn a_lost_membership_is_replaced() {
     let mut lab = Lab::new("fenced").await;
     lab.kafka.instance_id = Some("1".to_owned());
     let relay = lab.start_relay();

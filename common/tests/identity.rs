@@ -256,9 +256,9 @@ async fn a_silent_or_plain_connection_holds_nobody_up() {
     let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
     hello.extend([7; 32]);
     hello.extend([0, 0, 2, 0xc0, 0x2f, 1, 0]);
-    for said in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), hello, vec![0; 4096]] {
+    for bytes in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), hello, vec![0; 4096]] {
         let mut plain = TcpStream::connect(address).await.expect("connected");
-        plain.write_all(&said).await.expect("sent");
+        plain.write_all(&bytes).await.expect("sent");
         let mut answer = Vec::new();
         // It ends, with at most a TLS alert (first byte 21).
         let _ = plain.read_to_end(&mut answer).await;

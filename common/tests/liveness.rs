@@ -235,7 +235,7 @@ async fn a_restored_database_reads_what_it_misses() {
 /// A topic that is deleted and recreated is read from its beginning, while the consumer runs and after a restart; a bad
 /// record in the place of an earlier bad record is parked, and the tally is exact.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
+async fn a_recreated_topic_is_read_from_its_beginning() {
     let lab = Lab::new("remade").await;
     let consumer = lab.start_consumer();
     for n in 0..8 {

@@ -493,7 +493,7 @@ async fn any_placement_of_poison_ends_in_order() {
 /// A redrive that dies in the middle of a transaction, or right after its commit, applies each event once, and the next
 /// one continues where it stopped.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_step_of_a_redrive_has_its_effects_once() {
+async fn a_crash_at_any_step_of_a_redrive_repeats_nothing() {
     for (step, had_before) in [(TransactionStep::Worked, 1), (TransactionStep::Committed, 5)] {
         let lab = Lab::new("redrive-crash").await;
         five_with_a_poisoned_second(&lab).await;

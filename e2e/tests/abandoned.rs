@@ -54,11 +54,11 @@ async fn a_stack_without_its_supervisor_is_seen_and_stopped() {
         matches!(control::find(data_dir), Ok(control::Found::Abandoned(_)))
     })
     .await;
-    let (code, said, talk) = holdfast(data_dir, &["status", "-o", "json"]);
+    let (code, stdout, talk) = holdfast(data_dir, &["status", "-o", "json"]);
     assert!(talk.contains("is gone") && talk.contains(&supervisor), "{talk}");
-    assert_eq!(code, Some(0), "all serve: {said}");
-    let said: Value = serde_json::from_str(&said).expect("JSON");
-    for component in said["components"].as_array().expect("a list") {
+    assert_eq!(code, Some(0), "all serve: {stdout}");
+    let status: Value = serde_json::from_str(&stdout).expect("JSON");
+    for component in status["components"].as_array().expect("a list") {
         assert!(component["state"] == "ready" && component["pid"].is_u64(), "{component}");
     }
     for arguments in [&["env"][..], &["positions"], &["dlq", "stats"], &["certs", "status"]] {

@@ -104,7 +104,7 @@ async fn rotation_under_load_fails_no_request() {
 /// A broken rotation leaves the old certificate in use, and metric, log and `certs status` say so; the next good one is
 /// taken.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_rotation_is_said_and_survived() {
+async fn a_broken_rotation_is_reported_and_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::with_two_order_replicas();
     let user = world.user("broken", "10.00").await;
@@ -130,7 +130,7 @@ async fn a_broken_rotation_is_said_and_survived() {
     fs::write(&certificate, &good).expect("written");
     certs_done(&world, &["rotate", "payment"]).await;
     certs_done(&world, &["status"]).await;
-    eventually("readiness says that it is mended", || async { reload().await["ready"] == true }).await;
+    eventually("readiness says that it is repaired", || async { reload().await["ready"] == true }).await;
     assert_eq!(user.get(&path).await.expect("answered").status, 200);
 }
 
@@ -168,5 +168,5 @@ async fn a_revoked_certificate_is_refused_within_a_minute() {
         ask(client).await.expect_err("for good");
     }
     println!("refused by all after {:?}", begin.elapsed());
-    assert_eq!(world.readyz("gateway").await.0, 200, "nobody else is touched");
+    assert_eq!(world.readyz("gateway").await.0, 200, "nobody else is affected");
 }

@@ -237,7 +237,7 @@ async fn lists_are_paged_newest_first() {
 
 /// Nobody sees or changes what belongs to another user, which looks as if it never existed.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_foreign_looks_like_what_never_was() {
+async fn a_foreign_order_looks_as_if_it_never_existed() {
     let world = World::new();
     let (owner, stranger) = (world.user("owner", "10.00").await, world.user("stranger", "10.00").await);
     let order = id(&world.create(&owner, "1 Quay Street", 100).await);
@@ -456,7 +456,7 @@ async fn raw(world: &World, bytes: &[u8]) -> (u16, String) {
     (status, text)
 }
 
-/// Heads that are ambiguous, oversized or wrong are refused; the process goes on.
+/// Heads that are ambiguous, oversized or wrong are refused; the process keeps running.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_that_are_wrong_are_refused() {
     let world = World::new();

@@ -170,7 +170,7 @@ async fn a_bare_record_is_repaired() {
 
 /// A wrong command is refused with a message and the exit code of the contract, and changes nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_commands_are_said() {
+async fn wrong_commands_are_refused() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let unknown = Uuid::now_v7().to_string();
@@ -310,7 +310,7 @@ async fn fingerprint(world: &World) -> Vec<(String, i64)> {
 /// A dry run changes nothing, in no table and no topic; and a redrive of many letters keeps to its rate, by the times
 /// in the audit.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_keeps_its_pace() {
+async fn a_redrive_keeps_its_rate() {
     const LETTERS: i64 = 300;
     const RATE: f64 = 30.0;
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -445,7 +445,7 @@ async fn a_thousand_letters_survive_every_kill() {
     .await
     .expect("counted");
     assert_eq!((charges.get::<i64, _>(0), charges.get::<i64, _>(1)), (1000, 1000), "charged exactly once");
-    // And the saga of each order goes on to its end.
+    // And the saga of each order runs to its end.
     let paid = "select count(*) from orders where delivery_address = $1 and status = 'PAID'";
     reaches("all are paid", 1000, || world.count("order", paid, "1 Kill Street")).await;
     world.every_record_is_tallied().await;

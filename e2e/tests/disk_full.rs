@@ -73,7 +73,7 @@ impl Drop for Disk {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
-        // Lazily: what did not end keeps it, and nobody else sees it.
+        // Lazily: processes that did not end keep it, and nobody else sees it.
         let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
         let _ = fs::remove_dir(&self.folder);
     }
@@ -98,7 +98,7 @@ async fn works(world: &World, component: &ComponentReport) -> bool {
 
 /// Where status and reality differ. Things change during the check, so both what was true before and what is true after
 /// count.
-async fn lies(world: &World) -> Vec<String> {
+async fn differences(world: &World) -> Vec<String> {
     let components = world.stack.report().components;
     let mut seen: HashMap<String, Vec<bool>> = HashMap::new();
     for component in &components {
@@ -108,23 +108,23 @@ async fn lies(world: &World) -> Vec<String> {
     for component in &components {
         seen.entry(component.name.clone()).or_default().push(works(world, component).await);
     }
-    let mut lies = Vec::new();
+    let mut differences = Vec::new();
     for component in &components {
-        let (said, seen) = (&status[&component.name], &seen[&component.name]);
+        let (reported, seen) = (&status[&component.name], &seen[&component.name]);
         // A broker that accepts connections may still not answer.
-        let may_be_less = component.kind == Kind::Kafka && !serves(said);
-        if !seen.contains(&serves(said)) && !may_be_less {
-            lies.push(format!(
+        let may_be_less = component.kind == Kind::Kafka && !serves(reported);
+        if !seen.contains(&serves(reported)) && !may_be_less {
+            differences.push(format!(
                 "{}: says {} ({}), seen {seen:?}",
-                component.name, said["state"], said["detail"]
+                component.name, reported["state"], reported["detail"]
             ));
         }
     }
-    lies
+    differences
 }
 
-fn serves(said: &Value) -> bool {
-    ["ready", "degraded"].contains(&said["state"].as_str().expect("a state"))
+fn serves(reported: &Value) -> bool {
+    ["ready", "degraded"].contains(&reported["state"].as_str().expect("a state"))
 }
 
 async fn while_it_is_full(
@@ -150,11 +150,13 @@ async fn while_it_is_full(
             // It may have been accepted, and only the answer lost.
             _ => keys.push(key),
         }
-        let mut found = lies(world).await;
+        let mut found = differences(world).await;
         if !found.is_empty() {
             // It may have lasted for less than the check: only one that stays is wrong.
-            let again = lies(world).await;
-            found.retain(|lie| again.iter().any(|other| lie.split(':').next() == other.split(':').next()));
+            let again = differences(world).await;
+            found.retain(|difference| {
+                again.iter().any(|other| difference.split(':').next() == other.split(':').next())
+            });
         }
         assert_eq!(found, Vec::<String>::new(), "{:?} after the disk was full", begin.elapsed());
         for (_, component) in world.status().await {

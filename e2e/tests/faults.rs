@@ -244,7 +244,7 @@ async fn the_backlog_of_an_outage_drains() {
 /// While a database is away its service says so, the gateway answers quickly with a problem, and reads from the others
 /// still work; then everything recovers on its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_absent_database_is_said_and_survived() {
+async fn an_absent_database_is_reported_and_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::new();
     let user = world.user("absent", "10.00").await;

@@ -434,7 +434,7 @@ async fn health_is_asked_past_the_breaker() {
 
 /// A destination whose name is not resolved yet makes its callers wait for a moment, then says so.
 #[tokio::test(start_paused = true)]
-async fn an_unresolved_name_is_said() {
+async fn an_unresolved_name_is_reported() {
     let calls = CallsConfig::default();
     let endpoints: Arc<Endpoints<Attempt<Scripted>>> = Arc::new(Endpoints::unknown());
     let balance = Balance { endpoints, known_within: calls.attempt_timeout };

@@ -157,7 +157,7 @@ pub(super) fn parse_state(state: i32) -> Result<Option<State>, Status> {
         Ok(pb::DeadLetterState::Redriven) => Ok(Some(State::Redriven)),
         Ok(pb::DeadLetterState::Discarded) => Ok(Some(State::Discarded)),
         Ok(pb::DeadLetterState::SetAside) => Ok(Some(State::SetAside)),
-        Err(_) => Err(Status::invalid_argument("state is not one of ours")),
+        Err(_) => Err(Status::invalid_argument("state is not known")),
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
 
 /// Letters per transaction; an aggregate with more is redriven in several, in order.
 const LETTERS_PER_TRANSACTION_MAX: i64 = 100;
-/// Attempts of a transaction while the database is away; then the operator is told, and runs the command again.
+/// Attempts of a transaction while the database is away; then the command fails, and the operator runs it again.
 const ATTEMPTS_MAX: u32 = 8;
 
 /// Whether anything is done.

@@ -64,7 +64,7 @@ mod tests {
             assert!(queued.len() < 64, "the queue has an end");
         };
         assert!(!queued.is_empty(), "one fits");
-        // The kernel would try for two minutes.
+        // The kernel itself would try for two minutes.
         assert_eq!(refused.0, io::ErrorKind::TimedOut);
         assert!((CONNECT_TIME_MAX..Duration::from_secs(30)).contains(&refused.1), "{refused:?}");
     }

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// Data that nobody acknowledges for this long ends the connection. Without it the kernel goes on for a quarter of an
+/// Data that nobody acknowledges for this long ends the connection. Without it the kernel retries for a quarter of an
 /// hour when a peer's machine vanishes (pitfalls P28).
 const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(15);
 

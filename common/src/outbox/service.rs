@@ -46,7 +46,7 @@ impl OutboxService for Outbox {
         }
         let after: i64 = match request.page_token.as_str() {
             "" => 0,
-            token => token.parse().map_err(|_| Status::invalid_argument("page_token is not one of ours"))?,
+            token => token.parse().map_err(|_| Status::invalid_argument("page_token is not valid"))?,
         };
         let (limit, service) = (request.page_size, self.service);
         let read = self.database.read(deadline, move |connection| {

@@ -254,7 +254,7 @@ pub(crate) fn check_owner(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the files of those servers that lie outside of the stack's folder, if they are this stack's.
+/// Deletes the files of the servers that are outside of the stack's folder, if they belong to this stack.
 pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
     let folder = reachable_dir(&layout.data_dir);
     if owner(&folder)? != Some(layout.data_dir.clone()) {
