@@ -113,10 +113,8 @@ async fn later_events_wait_behind_a_parked_one() {
     }
 }
 
-/// Each bad record gets its class, and its copy for the dead-letter topic has key, value and headers byte for byte.
-#[tokio::test(flavor = "multi_thread")]
-async fn each_bad_record_gets_its_class() {
-    let lab = Lab::new("classes").await;
+/// Bad records, each with the class that it must get. All aggregates differ, so that none waits behind another.
+fn bad_records(lab: &Lab) -> Vec<(Record, &'static str)> {
     let good = || lab.record(0, lab.event("order", "fine"));
     let with = |name: &str, value: Option<&str>| {
         let mut record = good();
@@ -126,7 +124,16 @@ async fn each_bad_record_gets_its_class() {
         }
         record
     };
-    let mut cases: Vec<(Record, &str)> = vec![
+    let version = |version: &str| with("ce_type", Some(&format!("holdfast.{}.{version}", lab.topic)));
+    let tombstone = Record { value: None, ..good() };
+    let empty = Record { value: Some(Bytes::new()), ..good() };
+    let bare = Record { headers: Vec::new(), key: None, ..good() };
+    let mut doubled = good();
+    doubled.headers.push(Header::new("ce_type", "again"));
+    let mut latin = Record { value: Some(Bytes::from_static(b"undecodable")), ..good() };
+    latin.headers.push(Header { name: "note".to_owned(), value: Some(Bytes::from_static(&[0xff, 0x00])) });
+    latin.headers.push(Header { name: "dlq-id".to_owned(), value: None });
+    let mut records = vec![
         (with("ce_id", None), "schema-violation"),
         (with("ce_id", Some("not-a-uuid")), "schema-violation"),
         (with("ce_subject", None), "schema-violation"),
@@ -136,37 +143,52 @@ async fn each_bad_record_gets_its_class() {
         (with("ce_type", Some("com.example.thing")), "unknown-type"),
         (with("ce_type", Some("holdfast.no.such.thing.v1")), "unknown-type"),
         (with("ce_type", Some("holdfast.test.other.v1")), "wrong-topic"),
-        (with("ce_type", Some(&format!("holdfast.{}.v0", lab.topic))), "unknown-version"),
-        (with("ce_type", Some(&format!("holdfast.{}.v2", lab.topic))), "unknown-version"),
+        (version("v0"), "unknown-version"),
+        (version("v2"), "unknown-version"),
+        (tombstone, "decode"),
+        (empty, "decode"),
+        (bare, "schema-violation"),
+        (doubled, "schema-violation"),
+        (latin, "decode"),
     ];
-    let mut tombstone = good();
-    tombstone.value = None;
-    cases.push((tombstone, "decode"));
-    let mut empty = good();
-    empty.value = Some(Bytes::new());
-    cases.push((empty, "decode"));
-    let mut bare = good();
-    bare.headers.clear();
-    bare.key = None;
-    cases.push((bare, "schema-violation"));
-    let mut doubled = good();
-    doubled.headers.push(Header::new("ce_type", "again"));
-    cases.push((doubled, "schema-violation"));
-    let mut latin = good();
-    latin.headers.push(Header { name: "note".to_owned(), value: Some(Bytes::from_static(&[0xff, 0x00])) });
-    latin.headers.push(Header { name: "dlq-id".to_owned(), value: None });
-    latin.value = Some(Bytes::from_static(b"undecodable"));
-    cases.push((latin, "decode"));
-
-    for (offset, (record, _)) in cases.iter_mut().enumerate() {
-        record.offset = i64::try_from(offset).expect("few");
-        // Each aggregate alone: none waits behind another.
-        for header in &mut record.headers {
-            if header.name == "ce_subject" {
-                header.value = Some(Bytes::from(format!("order-{offset}")));
-            }
+    for (offset, (record, _)) in (0..).zip(&mut records) {
+        record.offset = offset;
+        for header in record.headers.iter_mut().filter(|header| header.name == "ce_subject") {
+            header.value = Some(Bytes::from(format!("order-{offset}")));
         }
     }
+    records
+}
+
+/// The copy of a record for the dead-letter topic has its original headers unchanged, then ours.
+fn assert_copied_headers(lab: &Lab, headers: &[Header], record: &Record, class: &str) {
+    let (originals, added) = headers.split_at(record.headers.len());
+    assert_eq!(originals, record.headers);
+    let get = |name: &str| {
+        let header = added.iter().find(|header| header.name == name)?;
+        Some(String::from_utf8_lossy(header.value.as_deref().unwrap_or_default()).into_owned())
+    };
+    for (name, value) in [
+        ("dlq-class", class),
+        ("dlq-original-topic", lab.topic),
+        ("dlq-original-partition", "0"),
+        ("dlq-original-offset", record.offset.to_string().as_str()),
+        ("dlq-original-timestamp", "1800000000000"),
+        ("dlq-group", lab.group),
+        ("dlq-redrive-count", "0"),
+    ] {
+        assert_eq!(get(name).as_deref(), Some(value), "{name}");
+    }
+    for name in ["dlq-id", "dlq-reason", "dlq-service", "dlq-first-failed-at", "dlq-attempts"] {
+        assert!(get(name).is_some_and(|value| !value.is_empty()), "{name}");
+    }
+}
+
+/// Each bad record gets its class, and its copy for the dead-letter topic has key, value and headers byte for byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_bad_record_gets_its_class() {
+    let lab = Lab::new("classes").await;
+    let cases = bad_records(&lab);
     let records = cases.iter().map(|(record, _)| record.clone()).collect();
     lab.processor().process(batch(records)).await.expect("done");
     let classes: Vec<String> = lab.dead_letters().await.into_iter().map(|(_, class, _)| class).collect();
@@ -185,26 +207,7 @@ async fn each_bad_record_gets_its_class() {
         assert_eq!(key.as_deref(), record.key.as_deref());
         assert_eq!(value.as_deref(), record.value.as_deref());
         let headers = holdfast_common::record::decode_headers(&headers).expect("ours");
-        let (originals, added) = headers.split_at(record.headers.len());
-        assert_eq!(originals, record.headers);
-        let added: Vec<(&str, String)> = added
-            .iter()
-            .map(|header| {
-                let value = header.value.as_deref().unwrap_or_default();
-                (header.name.as_str(), String::from_utf8_lossy(value).into_owned())
-            })
-            .collect();
-        let get = |name: &str| added.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
-        assert_eq!(get("dlq-class"), Some(*class));
-        assert_eq!(get("dlq-original-topic"), Some(lab.topic));
-        assert_eq!(get("dlq-original-partition"), Some("0"));
-        assert_eq!(get("dlq-original-offset"), Some(record.offset.to_string().as_str()));
-        assert_eq!(get("dlq-original-timestamp"), Some("1800000000000"));
-        assert_eq!(get("dlq-group"), Some(lab.group));
-        assert_eq!(get("dlq-redrive-count"), Some("0"));
-        for name in ["dlq-id", "dlq-reason", "dlq-service", "dlq-first-failed-at", "dlq-attempts"] {
-            assert!(get(name).is_some_and(|value| !value.is_empty()), "{name}");
-        }
+        assert_copied_headers(&lab, &headers, record, class);
     }
 }
 
