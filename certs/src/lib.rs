@@ -4,10 +4,12 @@
 //! Everything lives in one folder, made at the first start and never committed:
 //!
 //! ```text
-//! ca.crt ca.key the authority ca.next.crt ca.next.key rotation while the authority is replaced: the next one, and how
-//! far the rotation is revoked serials of leaves that are refused <name>/tls.crt tls.key one identity: gateway, order,
-//! payment, delivery, operator <name>/ca.crt revoked what this identity trusts, and what it refuses jwks.json token.key
-//! token.kid public keys for the gateway, private key of the development issuer
+//! ca.crt ca.key                        the authority
+//! ca.next.crt ca.next.key rotation     while the authority is replaced: the next one, and how far the rotation is
+//! revoked                              serials of leaves that are refused
+//! <name>/tls.crt tls.key               one identity: gateway, order, payment, delivery, operator
+//! <name>/ca.crt revoked                what this identity trusts, and what it refuses
+//! jwks.json token.key token.kid        public keys for the gateway, private key of the development issuer
 //! ```
 
 mod authority;

@@ -267,7 +267,7 @@ async fn a_database_that_does_not_fit_is_never_a_dead_letter() {
     assert_eq!(lab.tally().await, (5, 0, 0));
 }
 
-/// Rows that are too old for a duplicate to arrive are purged; the rest stays.
+/// Rows that are so old that no duplicate can arrive any more are purged; the rest stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_old_inbox_rows_are_purged() {
     let lab = Lab::new("purge").await;

@@ -113,7 +113,7 @@ fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
 /// Locks the positions of `places` and writes the entries that don't exist yet, in one round trip. Returns the
 /// positions and the ids that were written.
 ///
-/// The locks make two members that both believe to own a partition take turns. An entry that exists already is a
+/// The locks make two members that both believe that they own a partition take turns. An entry that exists already is a
 /// duplicate, not an error (pitfalls P26).
 pub(super) async fn lock_and_insert(
     connection: &mut PgConnection,

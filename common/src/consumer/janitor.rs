@@ -1,4 +1,4 @@
-//! Deletes inbox rows that are too old for a duplicate to arrive.
+//! Deletes inbox rows that are so old that no duplicate can arrive any more.
 
 use std::time::Duration;
 

@@ -1,9 +1,12 @@
 //! The server column of every service, outermost first:
 //!
 //! ```text
-//! mutual TLS who calls identity::acceptor HTTP/2 limits streams, heads, resets, age here permission who may call what
-//! permission.rs deadline work ends when its caller stops waiting deadline.rs load shedding calls in line and at work
-//! shed.rs handlers the service's own
+//! mutual TLS       who calls                            identity::acceptor
+//! HTTP/2 limits    streams, heads, resets, age          here
+//! permission       who may call what                    permission.rs
+//! deadline         work ends when its caller is gone    deadline.rs
+//! load shedding    calls waiting and running            shed.rs
+//! handlers         the service's own
 //! ```
 
 mod deadline;

@@ -230,8 +230,8 @@ pub enum Watched {
     ByNobody,
 }
 
-/// The current state of the components of a report: each is probed, all at the same time. What the report says of them
-/// may be old: a supervisor that can't write, or has ended, leaves its last report behind.
+/// The current state of the components of a report: each is probed, all at the same time. What the report says about
+/// them may be old: a supervisor that can't write, or has ended, leaves its last report behind.
 pub async fn measure(
     layout: &Layout,
     report: &StackReport,
