@@ -1,7 +1,7 @@
 //! The private certificate authority of an installation, its leaf certificates and how they are replaced, and the keys
 //! that sign development tokens.
 //!
-//! Everything lives in one folder, made at the first start and never committed:
+//! Everything lives in one folder, created at the first start and never committed:
 //!
 //! ```text
 //! ca.crt ca.key                        the authority

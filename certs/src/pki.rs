@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn the_authority_is_created_once() {
         let folder = folder();
-        let first = Pki::open_or_init(folder.path()).expect("made");
+        let first = Pki::open_or_init(folder.path()).expect("created");
         first.ensure_leaf("order").expect("issued");
         let before = first.leaf_status("order").expect("there");
         let second = Pki::open_or_init(folder.path()).expect("read");
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn odd_requests_are_refused() {
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         for name in ["", "..", "a/b", "Order", "ca.next", &"a".repeat(65)] {
             assert!(matches!(pki.issue(name, LEAF_LIFE_MAX), Err(PkiError::Name { .. })), "{name:?}");
         }
@@ -380,7 +380,7 @@ mod tests {
     fn private_keys_are_private() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         pki.issue("order", LEAF_LIFE_MAX).expect("issued");
         pki.begin_rotation().expect("begun");
         pki.renew_all_by_next().expect("renewed");
@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn nothing_is_untrusted_at_any_step_of_a_rotation() {
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         for name in ["order", "gateway"] {
             pki.issue(name, LEAF_LIFE_MAX).expect("issued");
         }
@@ -440,9 +440,9 @@ mod tests {
     #[test]
     fn an_expired_authority_can_be_replaced() {
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         pki.issue("order", LEAF_LIFE_MAX).expect("issued");
-        pki.write_authority("ca", &Authority::generate(Duration::seconds(-5)).expect("made"))
+        pki.write_authority("ca", &Authority::generate(Duration::seconds(-5)).expect("created"))
             .expect("written");
         assert!(matches!(pki.issue("order", LEAF_LIFE_MAX), Err(PkiError::AuthorityExpired { .. })));
         pki.begin_rotation().expect("begun");
@@ -455,7 +455,7 @@ mod tests {
     #[test]
     fn a_revoked_leaf_is_on_everybodys_list() {
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         for name in ["order", "gateway"] {
             pki.issue(name, LEAF_LIFE_MAX).expect("issued");
         }

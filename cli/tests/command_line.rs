@@ -68,8 +68,8 @@ fn exit_codes_are_as_documented() {
     }
 }
 
-/// An empty or unknown value of anything that selects is a usage error, and nothing is done: no folder is made, no token
-/// signed, no certificate renewed or revoked.
+/// An empty or unknown value of anything that selects is a usage error, and nothing is done: no folder is created, no
+/// token signed, no certificate renewed or revoked.
 #[test]
 fn an_empty_or_unknown_value_is_a_usage_error() {
     let folder = folder();
@@ -146,7 +146,7 @@ fn a_port_in_use_is_named() {
 fn a_missing_java_is_reported_with_the_way_out() {
     let folder = folder();
     let bin = folder.path().join("bin");
-    fs::create_dir(&bin).expect("made");
+    fs::create_dir(&bin).expect("created");
     let java = bin.join("java");
     for (script, expected) in [
         (None, "no Java was found"),
@@ -173,7 +173,7 @@ fn only_a_stacks_folder_is_deleted() {
     fs::write(&precious, "x").expect("written");
     let written = ["config", "pki", "kafka", "logs"].map(|name| folder.path().join(name));
     for written in &written {
-        fs::create_dir(written).expect("made");
+        fs::create_dir(written).expect("created");
     }
     let (status, _, stderr) = run(folder.path(), &["down", "--delete-data", "--yes"]);
     assert_eq!(status, Some(1));
@@ -210,7 +210,7 @@ fn only_a_stacks_folder_is_deleted() {
 #[test]
 fn a_project_does_not_become_a_stack() {
     let folder = folder();
-    fs::create_dir(folder.path().join("config")).expect("made");
+    fs::create_dir(folder.path().join("config")).expect("created");
     let file = folder.path().join("config/order.toml");
     fs::write(&file, "precious").expect("written");
     let (status, _, stderr) = run(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
@@ -240,10 +240,10 @@ fn deleting_a_stack_leaves_the_databases_of_another_alone() {
     };
     let (one, other) = (home.join("b"), home.join("deep/b"));
     for stack in [&one, &other] {
-        fs::create_dir_all(stack).expect("made");
+        fs::create_dir_all(stack).expect("created");
         fs::write(stack.join("holdfast-stack"), "").expect("written");
         let cluster = databases(stack).join("orders-db");
-        fs::create_dir_all(&cluster).expect("made");
+        fs::create_dir_all(&cluster).expect("created");
         fs::write(cluster.join("PG_VERSION"), "x").expect("written");
     }
     let delete = |name: &str| {
@@ -267,7 +267,7 @@ fn deleting_a_stack_leaves_the_databases_of_another_alone() {
     let (_, _, stderr) = delete("b");
     assert!(databases(&other).join("orders-db/PG_VERSION").exists(), "{stderr}");
     fs::write(databases(&other).join("owner"), format!("{}\n", other.display())).expect("written");
-    fs::create_dir_all(&other).expect("made");
+    fs::create_dir_all(&other).expect("created");
     fs::write(other.join("holdfast-stack"), "").expect("written");
     let (status, _, stderr) = delete("b");
     assert_eq!(status, Some(0), "{stderr}");
@@ -376,7 +376,7 @@ fn a_service_lives_without_a_log() {
 /// The order service, alone: its folder, its admin port, and the command that starts it.
 fn lonely_order() -> (tempfile::TempDir, u16, Command) {
     let folder = folder();
-    let certificates = holdfast_certs::Pki::open_or_init(folder.path()).expect("made");
+    let certificates = holdfast_certs::Pki::open_or_init(folder.path()).expect("created");
     certificates.ensure_leaf("order").expect("issued");
     // Below the range of ephemeral ports: a client that keeps retrying a port in that range may eventually connect to
     // itself.
@@ -409,7 +409,7 @@ fn lonely_order() -> (tempfile::TempDir, u16, Command) {
 #[test]
 fn a_service_waits_for_what_is_absent() {
     let (folder, admin, mut command) = lonely_order();
-    let log = fs::File::create(folder.path().join("log")).expect("made");
+    let log = fs::File::create(folder.path().join("log")).expect("created");
     let process = command.stdout(log.try_clone().expect("open")).stderr(log).spawn().expect("it starts");
     let mut process = Running(process);
     let begin = Instant::now();

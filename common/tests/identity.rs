@@ -51,7 +51,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         Self { folder, pki, stop: CancellationToken::new() }
     }
 
@@ -61,7 +61,7 @@ impl Lab {
     }
 
     fn authority(&self) -> Authority {
-        self.pki.authority().expect("made")
+        self.pki.authority().expect("created")
     }
 
     /// A server that offers only health, and refuses the rest.
@@ -151,12 +151,12 @@ async fn every_wrong_client_certificate_is_refused() {
     let make = |change: &dyn Fn(&mut LeafRequest)| {
         let mut request = good.clone();
         change(&mut request);
-        authority.leaf(&request).expect("made")
+        authority.leaf(&request).expect("created")
     };
 
     let served = make(&|_| {});
     assert!(is_served(address, raw_client(&ours, Some(&served), b"h2")).await, "a good one is served");
-    let foreign = Authority::generate(HOUR).expect("made").leaf(&good).expect("made");
+    let foreign = Authority::generate(HOUR).expect("created").leaf(&good).expect("created");
     let self_signed = {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut parameters = rcgen::CertificateParams::new(vec!["gateway".to_owned()]).expect("a name");
@@ -216,7 +216,7 @@ async fn every_wrong_server_certificate_is_refused() {
         ("for clients only", LeafRequest { usages: vec![Usage::Client], ..good.clone() }),
         ("without an identity", LeafRequest { uris: Vec::new(), ..good.clone() }),
     ] {
-        let leaf = authority.leaf(&request).expect("made");
+        let leaf = authority.leaf(&request).expect("created");
         let chain = vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).expect("a certificate")];
         let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("a key");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -275,7 +275,7 @@ async fn a_flood_of_resets_ends_its_connection() {
     let lab = Lab::new();
     let address = lab.serve(lab.identity("order")).await;
     let authority = lab.authority();
-    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("made");
+    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("created");
     let tls = TlsConnector::from(Arc::new(raw_client(authority.certificate(), Some(&leaf), b"h2")));
     let tcp = TcpStream::connect(address).await.expect("connected");
     let name = ServerName::try_from("order").expect("a name");
@@ -363,8 +363,8 @@ async fn certificates_change_while_in_use() {
     check(destination(address, "order", &gateway)).await.expect("served with the new one");
 
     let authority = lab.authority();
-    let leaf = |life| authority.leaf(&LeafRequest::service("order", life)).expect("made").certificate;
-    let foreign = Authority::generate(HOUR).expect("made");
+    let leaf = |life| authority.leaf(&LeafRequest::service("order", life)).expect("created").certificate;
+    let foreign = Authority::generate(HOUR).expect("created");
     let certificate = lab.folder.path().join("order/tls.crt");
     let good = fs::read(&certificate).expect("there");
     let bundle = lab.folder.path().join("order/ca.crt");
@@ -416,10 +416,10 @@ async fn every_symlink_swap_is_seen() {
     let lab = Lab::new();
     lab.pki.ensure_leaf("order").expect("issued");
     let mount = lab.folder.path().join("mount");
-    fs::create_dir(&mount).expect("made");
+    fs::create_dir(&mount).expect("created");
     let publish = |number: usize| {
         let version = mount.join(format!("..version-{number}"));
-        fs::create_dir(&version).expect("made");
+        fs::create_dir(&version).expect("created");
         for file in ["tls.crt", "tls.key", "ca.crt", "revoked"] {
             fs::copy(lab.folder.path().join("order").join(file), version.join(file)).expect("copied");
         }
@@ -453,7 +453,7 @@ async fn silent_peers_keep_nobody_waiting() {
     let address = lab.serve(lab.identity("order")).await;
     let authority = lab.authority();
     let ours = authority.certificate().to_owned();
-    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("made");
+    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("created");
     let handshakes = async || {
         let mut times = Vec::new();
         for _ in 0..21 {

@@ -234,7 +234,7 @@ async fn a_deaf_producer_is_replaced() {
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
     let deaf =
-        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("made");
+        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("created");
     heals(&lab, deaf).await;
 }
 
@@ -245,7 +245,7 @@ async fn the_probe_replaces_a_deaf_producer() {
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
     let deaf =
-        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("made");
+        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("created");
     let publisher = Publisher::starting_with(deaf, &lab.kafka);
     let stop = CancellationToken::new();
     let probe = tokio::spawn(probe::run(publisher, lab.health.component("kafka"), stop.clone()));
@@ -260,11 +260,11 @@ async fn the_probe_replaces_a_deaf_producer() {
 async fn a_dead_producer_is_replaced() {
     let lab = Lab::new("relay-fatal").await;
     let mad = MockCluster::new(1).expect("a mock broker");
-    mad.create_topic(lab.topic, 1, 1).expect("made");
+    mad.create_topic(lab.topic, 1, 1).expect("created");
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
     mad.request_errors(RDKafkaApiKey::Produce, &[error; 50]);
     let first = kafka::producer(&KafkaConfig { brokers: mad.bootstrap_servers(), ..lab.kafka.clone() });
-    heals(&lab, first.expect("made")).await;
+    heals(&lab, first.expect("created")).await;
 }
 
 /// How long each of `n` events with keys of their own takes to be published.

@@ -52,7 +52,7 @@ impl World {
     }
 
     pub fn issuer(stack: &TestStack) -> TokenIssuer {
-        TokenIssuer::load_or_create(&stack.layout.pki_dir()).expect("made at the start")
+        TokenIssuer::load_or_create(&stack.layout.pki_dir()).expect("created at the start")
     }
 
     /// A new user of this test, with money.

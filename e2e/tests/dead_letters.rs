@@ -295,7 +295,7 @@ async fn a_redrive_keeps_its_rate() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("made");
+    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("created");
     let user = format!("pace-{}", Uuid::now_v7());
     let producer = world.producer();
     for _ in 0..LETTERS {
@@ -375,7 +375,7 @@ async fn a_thousand_letters_survive_every_kill() {
     let world = world();
     // The cause: a database that refuses payments, for a reason in the data.
     let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("made");
+    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("created");
     let orders = create_orders(&world, 1000).await;
     assert_eq!(orders.len(), 1000);
     let class = "select count(*) from dead_letters where class = $1 and state = 'parked'";

@@ -35,7 +35,7 @@ struct Disk {
 impl Disk {
     fn mount() -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("holdfast-disk-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("made");
+        fs::create_dir_all(&folder).expect("created");
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "holdfast-test"]).arg(&folder).output();
         if mounted.is_ok_and(|output| output.status.success()) {

@@ -40,7 +40,7 @@ fn keep_logs(world: &World, name: &str) {
     let from = world.stack.layout.log_file("order");
     let (from, to) =
         (from.parent().expect("a folder"), std::env::temp_dir().join(format!("holdfast-logs-{name}")));
-    std::fs::create_dir_all(&to).expect("made");
+    std::fs::create_dir_all(&to).expect("created");
     for log in std::fs::read_dir(from).expect("readable").filter_map(Result::ok) {
         std::fs::copy(log.path(), to.join(log.file_name())).expect("copied");
     }

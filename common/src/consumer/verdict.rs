@@ -13,7 +13,7 @@ pub const ATTEMPTS_MAX: i32 = 3;
 pub enum Class {
     /// The value is not the message that the topic carries.
     Decode,
-    /// `ce_type` is none that we know.
+    /// `ce_type` is not one that we know.
     UnknownType,
     /// `ce_type` is known in other versions only.
     UnknownVersion,

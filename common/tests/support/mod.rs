@@ -110,7 +110,7 @@ impl Lab {
         let topic = NewTopic::new(name, 2, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("the broker answers");
         for made in made {
-            made.expect("made");
+            made.expect("created");
         }
     }
 

@@ -245,7 +245,7 @@ pub async fn measure(
             report.pid = report.pid.filter(|pid| probe::is_running(*pid) && is_ours(*pid, &layout));
             let answer = match (report.pid, Component::named(&report.name)) {
                 (Some(_), Some(component)) => component.ask(&layout, &broker).await,
-                // Started again since the report was written. Its ports belong to this stack as long as there is a
+                // Restarted since the report was written. Its ports belong to this stack as long as there is a
                 // supervisor.
                 (None, Some(component)) if watched == Watched::BySupervisor => {
                     let answer = component.ask(&layout, &broker).await;
