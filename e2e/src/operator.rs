@@ -1,4 +1,4 @@
-//! `holdfast dlq`, as an operator calls it.
+//! Runs `holdfast dlq` as an operator.
 
 use std::process::{Command, Output};
 

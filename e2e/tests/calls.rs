@@ -41,8 +41,9 @@ fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
     times[(times.len() - 1) * percent / 100]
 }
 
-/// A payment service that accepts and never answers: the breaker opens within five calls, the gateway then answers 503
-/// with Retry-After as quickly as a healthy service would, and serves again by itself after the service recovers.
+/// A payment service that accepts calls and never answers: the breaker opens within five calls, the gateway then
+/// answers 503 with Retry-After as quickly as a healthy service would, and serves again on its own after the service
+/// recovers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_service_is_answered_for_at_once() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -87,7 +88,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
     assert!(probes <= 5.0 + 2.0 * begin.elapsed().as_secs_f64(), "{probes} of 400 asked the service");
     let refused = percentile(times, 50);
     assert!(refused <= healthy * 2, "a refusal takes {refused:?}, an answer {healthy:?} (medians)");
-    // Other services are not touched.
+    // Other services are not affected.
     assert_eq!(user.get("/api/orders").await.expect("answered").status, 200);
 
     world.heal(Fault::Stall, "payment");
@@ -100,7 +101,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
     );
 }
 
-/// One of two order replicas is killed with -9 under load, three times: no read and no write fails at a client, and both
+/// One of two order replicas is killed with -9 under load, three times: clients see no read and no write fail, and both
 /// replicas are used before and after.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_death_of_a_replica_is_not_seen_by_clients() {
@@ -124,7 +125,7 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
             eventually("it is back", || async { world.readyz("order-2").await.0 == 200 }).await;
         }
     };
-    // Eight at a time, so that a slow machine makes the load last and not its requests late.
+    // Eight at a time, so that on a slow machine the load takes longer instead of its requests being late.
     let load = |requests| {
         let (user, order) = (user.clone(), order.clone());
         let plan = Plan { rate: 100.0, requests, clients: 8 };
@@ -172,8 +173,8 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
     .await;
 }
 
-/// Every identity is refused every method that the contract does not give it, and gets an answer of the service itself
-/// to the others.
+/// Every identity is refused every method that the contract does not allow it, and gets an answer of the service itself
+/// from the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_identity_may_call_what_the_contract_says() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -228,11 +229,11 @@ async fn call(destination: &Destination, service: &str, method: &str) -> Code {
     let path = http::uri::PathAndQuery::try_from(format!("/{service}/{method}")).expect("a path");
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     let request: Request<()> = Deadline::after(Duration::from_secs(5)).request(()).expect("time is left");
-    // An answer with fields is no empty message, but an answer all the same.
+    // An answer with fields doesn't decode as an empty message, but it is an answer.
     client.unary(request, path, codec).await.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
-/// While one service is killed again and again, requests that don't need it go on without an error.
+/// While one service is killed again and again, requests that don't need it succeed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fall_of_one_service_takes_no_other_along() {
     let _alone = ONE_AT_A_TIME.lock().await;

@@ -38,7 +38,7 @@ pub struct GatewayConfig {
 }
 
 const DEADLINE: Duration = Duration::from_secs(3);
-// A service whose pool is used up says so before the edge gives up.
+// A service whose pool is exhausted says so before the edge gives up.
 const _: () = assert!(ACQUIRE_TIME_MAX.as_millis() < DEADLINE.as_millis());
 
 const fn default_deadline() -> Duration {
@@ -89,7 +89,7 @@ impl Configuration for Config {
 mod tests {
     use super::*;
 
-    /// The sample that is shipped is a configuration, and says what the defaults are.
+    /// The shipped sample is a valid configuration, and shows the defaults.
     #[test]
     fn the_sample_says_the_defaults() {
         holdfast_common::config::check_sample::<Config>(

@@ -18,7 +18,7 @@ use crate::{
     store,
 };
 
-/// An order that is asked for, checked.
+/// A checked request for an order.
 #[derive(Debug, Clone)]
 pub(crate) struct NewOrder {
     pub(crate) draft: Draft,
@@ -77,7 +77,7 @@ async fn write(
     Ok(Created { order, replayed: false })
 }
 
-/// The database keeps microseconds: cut here, so that the first answer and a replay are the same.
+/// The database keeps microseconds: truncated here, so that the first answer and a replay are the same.
 fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)

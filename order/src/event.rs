@@ -1,4 +1,4 @@
-//! The events that this service tells.
+//! The events that this service publishes.
 
 use holdfast_common::{event::NewEvent, trace::TraceContext};
 use holdfast_proto::{order::v1 as pb, to_timestamp, topic::Event as _};

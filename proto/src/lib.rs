@@ -60,7 +60,7 @@ pub use generated::{delivery, ops, order, payment, r#type};
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The unary calls whose `.proto` marks them as idempotent (`idempotency_level`): sent twice, they have the effect of
-/// one. Only these may be retried.
+/// one call. Only these may be retried.
 const IDEMPOTENT_METHODS: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/idempotent.rs"));
 
 /// Whether `service`/`method` may be sent again when its outcome is unknown.
@@ -73,7 +73,7 @@ pub fn is_idempotent(service: &str, method: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// A method is idempotent because its `.proto` says so, not because it is called a read.
+    /// A method is idempotent because its `.proto` says so, not because its name sounds like a read.
     #[test]
     fn idempotent_is_what_the_contract_marks() {
         assert!(is_idempotent("holdfast.order.v1.OrderService", "CreateOrder"));

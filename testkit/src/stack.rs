@@ -1,7 +1,7 @@
 //! A stack of its own for a test process: real Kafka, real PostgreSQL, and the services where they are asked for.
 //!
-//! It is started once per process, on ports that nobody uses, and ends with the process however that ends: the
-//! supervisor reads its standard input, which closes then.
+//! It is started once per process, on free ports, and ends with the process, however that ends: the supervisor reads
+//! its standard input, which then closes.
 #![expect(
     clippy::disallowed_methods,
     reason = "starting a stack blocks its test, which waits for nothing else"
@@ -68,7 +68,7 @@ impl TestStack {
     ///
     /// # Panics
     ///
-    /// If it can't be started, with the supervisor's own words.
+    /// If it can't be started, with the supervisor's output.
     #[must_use]
     pub fn start(scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::start_in(&std::env::temp_dir(), scope, replicas, environment)
@@ -78,7 +78,7 @@ impl TestStack {
     ///
     /// # Panics
     ///
-    /// If it can't be started, with the supervisor's own words.
+    /// If it can't be started, with the supervisor's output.
     #[must_use]
     pub fn start_in(base: &Path, scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Self {
         let stack = Self::launch(&Setup { base, scope, replicas, environment, flags: &[] });
@@ -141,7 +141,7 @@ impl TestStack {
         panic!("no free ports were found for a test stack");
     }
 
-    /// `None`: somebody was quicker with one of the ports.
+    /// `None`: another process took one of the ports first.
     fn try_launch(setup: &Setup<'_>) -> Option<Self> {
         // Below the range from which the kernel takes ports for outgoing connections, so far as the highest allows.
         let port_offset = fastrand::u16(100..PORT_OFFSET_MAX);
@@ -178,7 +178,7 @@ impl TestStack {
         self.supervisor.id()
     }
 
-    /// What its supervisor tells.
+    /// The report of its supervisor.
     ///
     /// # Panics
     ///

@@ -17,7 +17,7 @@ use crate::{
     link::Link,
 };
 
-/// Partitions of each topic: several replicas of a service share the work, and few files are open.
+/// Partitions of each topic: enough for several replicas of a service to share the work, with few open files.
 const PARTITIONS: i32 = 4;
 const DEAD_LETTER_RETENTION_MS: &str = "2592000000";
 /// The broker's default.
@@ -126,7 +126,7 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts) -> Command {
 
 const PROBE_TIME_MAX: Duration = Duration::from_millis(1500);
 
-/// Talks to the broker for the supervisor.
+/// The supervisor's client of the broker.
 pub(crate) struct Broker {
     admin: AdminClient<DefaultClientContext>,
 }

@@ -1,4 +1,4 @@
-//! Everything that must be true before something is started. Each failure says what to do about it.
+//! Everything that must be true before anything is started. Each failure says what to do about it.
 
 use std::{
     fs::{self, OpenOptions},
@@ -23,13 +23,13 @@ use crate::{
     services,
 };
 
-/// Free space that a start asks for, in bytes: three clusters, a broker's log, and room to work.
+/// Free space that a start requires, in bytes: three clusters, a broker's log, and room to work.
 const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
 const MARKER: &str =
     "The data of a Holdfast stack. `holdfast down --delete-data` deletes what it wrote here.\n";
 const JAVA_VERSION_MIN: u32 = 17;
 
-/// A port that somebody else uses.
+/// A port that is in use.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports with \
@@ -42,7 +42,7 @@ pub struct PortTaken {
     error: io::Error,
 }
 
-/// The exit code of a stack that a test has started: a port is taken, try others. Nobody else gets it.
+/// The exit code for a test's stack when a port is taken, so that the test tries others. Nobody else gets it.
 pub const PORT_TAKEN_EXIT_CODE: u8 = 5;
 
 /// A stack that can be started.
@@ -184,7 +184,7 @@ fn write_password(layout: &Layout) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A full disk is reported before anything is started, with how much is needed and the way out.
+    /// A full disk is reported before anything is started, with how much is needed and what to do.
     #[test]
     fn a_full_disk_is_reported_with_the_way_out() {
         let folder = Path::new("/full/disk");
@@ -195,9 +195,9 @@ mod tests {
         assert!(enough(FREE_BYTES_MIN, folder).is_ok());
     }
 
-    /// A port in use is told by the type of the error, and by its number and component in the message.
+    /// A port in use has an error type of its own, and a message with its number and component.
     #[test]
-    fn a_port_in_use_is_told_by_its_type() {
+    fn a_port_in_use_has_its_own_error() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let taken = check_ports(&[("kafka".to_owned(), port)]).expect_err("in use");

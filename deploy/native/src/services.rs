@@ -144,7 +144,7 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, links: &[Link]) -> Re
 fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
     let path = layout.config_file(name);
     let text = format!(
-        "# Written at each start of the native stack; the environment wins over it.\n{}",
+        "# Written at each start of the native stack; the environment takes precedence.\n{}",
         toml::to_string(file)?
     );
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -168,7 +168,7 @@ pub(crate) fn gateway_command(layout: &Layout) -> Result<Command> {
 fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
     command.arg("--config").arg(layout.config_file(component));
-    // A setting of one service is an unknown key to the others, which refuse it.
+    // A setting of one service is an unknown key for the others, which refuse it.
     for (variable, _) in std::env::vars_os() {
         let Some(section) = variable.to_str().and_then(|variable| variable.strip_prefix("HOLDFAST__")) else {
             continue;
@@ -183,7 +183,7 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
     Ok(command)
 }
 
-/// Beside this program, or one folder up when this is a test.
+/// Beside this program, or one folder up if this is a test.
 fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let file = format!("holdfast-{name}");

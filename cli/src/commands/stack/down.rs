@@ -43,7 +43,7 @@ impl Down {
         Ok(Outcome::Done)
     }
 
-    /// Deletes only in a stack's folder, and only what a stack writes: a slip of the hand must not delete anything else.
+    /// Deletes only in a stack's folder, and only what a stack writes: a mistake must not delete anything else.
     fn delete(&self, data_dir: &Path) -> Result<Outcome> {
         let layout = Layout::new(data_dir.to_owned(), 0);
         if !data_dir.exists() {

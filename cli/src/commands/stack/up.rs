@@ -32,7 +32,7 @@ pub(crate) struct Up {
     /// Add N to each port, so that stacks can coexist
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
     port_offset: u16,
-    /// Start N replicas of order, payment or delivery; may be given for each
+    /// Start N replicas of order, payment or delivery; may be repeated for each
     #[arg(long, value_name = "SERVICE=N", value_parser = parse_replicas)]
     replicas: Vec<String>,
     /// Leave a component down when it dies, instead of starting it again
@@ -96,7 +96,7 @@ impl Up {
         self.greet_when_ready(&data_dir)
     }
 
-    /// An error if the running stack is not the one that was asked for.
+    /// Fails if the running stack is not the one that was asked for.
     fn check_same(&self, data_dir: &Path, report: &StackReport) -> Result<()> {
         eprintln!("the stack in {} runs already", data_dir.display());
         if report.port_offset != self.port_offset {
@@ -136,7 +136,7 @@ impl Up {
         arguments
     }
 
-    /// Prints what a newcomer needs next.
+    /// Prints what a new user needs next.
     fn greet_when_ready(&self, data_dir: &Path) -> Result<Outcome> {
         let report = control::wait_ready(data_dir, Duration::from_secs(self.wait))?;
         let layout = Layout::new(data_dir.to_owned(), report.port_offset);
