@@ -7,7 +7,7 @@
 //! - [`state`]: what handlers share;
 //! - [`api`]: the operations, one file each;
 //! - [`auth`]: tokens and scopes;
-//! - [`upstream`]: the three services, and what their status codes mean here;
+//! - [`upstream`]: the services that are called, and what their status codes mean here;
 //! - [`http`]: connections, request context, strict JSON;
 //! - [`problem`]: failures as a client sees them.
 
