@@ -16,10 +16,10 @@ use std::{collections::HashMap, sync::OnceLock};
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::{
     fault::Fault,
-    invariant::{self, Databases, Violation},
+    invariant::{self, Violation},
     rest::{Rest, Session, sample_order},
 };
-use holdfast_native::layout::Scope;
+use holdfast_native::layout::{Scope, participant_names};
 use holdfast_testkit::stack::{self, TestStack, binary};
 pub use holdfast_testkit::{PATIENCE, eventually, reaches};
 use serde_json::Value;
@@ -148,12 +148,11 @@ impl World {
 
     /// Everything that must not be, of the whole stack.
     pub async fn violations(&self) -> Vec<Violation> {
-        let mut databases = Databases {
-            order: self.connect("order").await,
-            payment: self.connect("payment").await,
-            delivery: self.connect("delivery").await,
-        };
-        invariant::violations(&mut databases).await.expect("the databases answer")
+        let mut connections = Vec::new();
+        for service in participant_names() {
+            connections.push((service, self.connect(service).await));
+        }
+        invariant::violations(&mut connections.into_iter().collect()).await.expect("the databases answer")
     }
 
     /// Waits until nothing is on its way, then says what is wrong.
