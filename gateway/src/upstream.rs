@@ -22,7 +22,7 @@ use crate::problem::{FieldError, Problem, ProblemType};
 macro_rules! upstreams {
     ($(
         $(#[$doc:meta])*
-        $service:ident, called by $clients:ident() -> $module:ident::$client:ident;
+        $service:ident $(, called by $clients:ident() -> $module:ident::$client:ident)?;
     )+) => {
         /// Where the services are.
         #[derive(Debug, Clone, Deserialize)]
@@ -42,12 +42,11 @@ macro_rules! upstreams {
                 Ok(Self(Arc::new(Destinations { $($service: destination(&config.$service)?,)+ })))
             }
 
-            $(
-                $(#[$doc])*
+            $($(
                 pub(crate) fn $clients(&self) -> holdfast_proto::$service::v1::$module::$client<Destination> {
                     holdfast_proto::$service::v1::$module::$client::new(self.0.$service.clone())
                 }
-            )+
+            )?)+
 
             /// All of them, by name.
             pub(crate) fn services(&self) -> impl Iterator<Item = (&'static str, Destination)> {
@@ -61,7 +60,8 @@ macro_rules! upstreams {
 #[derive(Debug, Clone)]
 pub(crate) struct Upstream(Arc<Destinations>);
 
-// One row says all of a service that is called: its name, which is that of its section and of its package, and its client.
+// One row says all of a service: its name, which is that of its settings and of its package, and, if it is called, its client.
+// One that is not called is watched all the same.
 upstreams! {
     /// The order service.
     order, called by orders() -> order_service_client::OrderServiceClient;
