@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holdfast_native::layout::service_names;
+
 /// A stack's folder that nobody else uses.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
@@ -313,7 +315,7 @@ fn a_broken_configuration_is_reported() {
         (good, "missing"),
     ] {
         fs::write(&file, text).expect("written");
-        for name in ["order", "payment", "delivery", "gateway"] {
+        for name in service_names() {
             let (status, stdout, stderr) = finished(service(name).arg("--config").arg(&file));
             assert_eq!(status, Some(2), "{name}: {stderr}");
             assert!(stderr.contains(expected), "{expected} in {stderr}");

@@ -1,5 +1,6 @@
 //! Events sent by a client other than our services, and what the topics contain.
 
+use holdfast_native::layout::participant_names;
 use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp, topic};
 use rdkafka::{
     ClientConfig,
@@ -37,7 +38,7 @@ impl World {
 
     /// Every record of every topic is in the tally of each group that reads it.
     pub async fn every_record_is_tallied(&self) {
-        for service in ["order", "payment", "delivery"] {
+        for service in participant_names() {
             for topic in topic::read_by(service) {
                 self.records_are_tallied(service, topic).await;
             }

@@ -19,10 +19,10 @@ use holdfast_chaos::{
         Fault,
         links::{Link, Links},
     },
-    invariant::{self, Databases, Violation},
+    invariant::{self, Violation},
     rest::{Rest, Session, sample_order},
 };
-use holdfast_native::layout::Scope;
+use holdfast_native::layout::{Scope, participant_names};
 use holdfast_testkit::stack::{self, TestStack, binary};
 pub use holdfast_testkit::{PATIENCE, eventually, reaches};
 use serde_json::Value;
@@ -164,12 +164,11 @@ impl World {
 
     /// All violations of the invariants in the whole stack.
     pub async fn violations(&self) -> Vec<Violation> {
-        let mut databases = Databases {
-            order: self.connect("order").await,
-            payment: self.connect("payment").await,
-            delivery: self.connect("delivery").await,
-        };
-        invariant::violations(&mut databases).await.expect("the databases answer")
+        let mut connections = Vec::new();
+        for service in participant_names() {
+            connections.push((service, self.connect(service).await));
+        }
+        invariant::violations(&mut connections.into_iter().collect()).await.expect("the databases answer")
     }
 
     /// Waits until all invariants hold; fails with the violations that remain.

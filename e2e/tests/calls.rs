@@ -21,6 +21,7 @@ use holdfast_common::{
     identity::Identity,
 };
 use holdfast_e2e::{World, eventually, id};
+use holdfast_native::layout::{GATEWAY, Kind, OPERATOR, Replicas, identities};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::{sync::Mutex, time::Instant};
@@ -31,8 +32,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 /// Waits until everything is as at the start.
 async fn settled(world: &World) {
     eventually("the gateway is ready", || async { world.readyz("gateway").await.0 == 200 }).await;
-    for component in ["order", "order-2", "payment", "delivery"] {
-        eventually("a service is ready", || async { world.readyz(component).await.0 == 200 }).await;
+    let components = world.stack.report().components;
+    for component in components.iter().filter(|component| component.kind == Kind::Service) {
+        eventually("a service is ready", || async { world.readyz(&component.name).await.0 == 200 }).await;
     }
 }
 
@@ -191,15 +193,16 @@ async fn each_identity_may_call_what_the_contract_says() {
         })
         .collect();
     assert!(methods.len() >= 9, "{methods:?}");
-    for caller in ["gateway", "order", "payment", "delivery", "operator"] {
-        for (target, port) in [("order", 50051), ("payment", 50052), ("delivery", 50053)] {
-            let destination = destination(&world, caller, target, port + world.stack.layout.port_offset);
+    for caller in identities() {
+        for replica in Replicas::default().all() {
+            let target = replica.participant.name;
+            let destination = destination(&world, caller, target, world.stack.layout.grpc_port(replica));
             for (service, method) in &methods {
                 let code = call(&destination, service, method).await;
                 // The contract's table.
                 let own = service.starts_with(&format!("holdfast.{target}."));
                 let operators = service.starts_with("holdfast.ops.");
-                let allowed = (caller == "gateway" && own) || (caller == "operator" && operators);
+                let allowed = (caller == GATEWAY && own) || (caller == OPERATOR && operators);
                 let refused = code == Code::PermissionDenied;
                 assert_eq!(refused, !allowed, "{caller} -> {target}: {service}/{method} is {code:?}");
                 if allowed && own {

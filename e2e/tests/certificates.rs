@@ -17,6 +17,7 @@ use holdfast_common::{
     identity::Identity,
 };
 use holdfast_e2e::{World, eventually};
+use holdfast_native::layout::Replicas;
 use holdfast_testkit::stack::binary;
 use tokio::{sync::Mutex, time::Instant};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -143,11 +144,13 @@ async fn a_revoked_certificate_is_refused_within_a_minute() {
     // Loaded before, as a thief would have it; it never reloads.
     let stolen = Identity::load(IdentityConfig { deny_list: None, ..IdentityConfig::in_folder(&folder) })
         .expect("issued at the start");
-    let services = [("order", 50051), ("order", 50061), ("payment", 50052), ("delivery", 50053)];
+    let mut replicas = Replicas::default();
+    replicas.set("order=2").expect("as this stack has them");
     let mut open = Vec::new();
-    for (name, port) in services {
-        let address = format!("127.0.0.1:{}", port + world.stack.layout.port_offset);
-        let config = DestinationConfig { address, name: name.to_owned(), calls: CallsConfig::default() };
+    for replica in replicas.all() {
+        let address = format!("127.0.0.1:{}", world.stack.layout.grpc_port(replica));
+        let name = replica.participant.name.to_owned();
+        let config = DestinationConfig { address, name, calls: CallsConfig::default() };
         let destination = client::destination(&config, &stolen, |_, _| false).expect("an address");
         open.push(HealthClient::new(destination));
     }

@@ -14,7 +14,7 @@ use std::{
 use holdfast_chaos::rest::{Session, is_terminal, sample_order};
 use holdfast_e2e::{World, eventually, id};
 use holdfast_native::{
-    layout::{Kind, PARTICIPANTS, Scope},
+    layout::{Kind, PARTICIPANTS, Scope, participant_names},
     state::ComponentReport,
 };
 use holdfast_testkit::stack::TestStack;
@@ -238,7 +238,7 @@ async fn a_full_disk_is_survived() {
     })
     .await;
     let lost = "select count(*) from dead_letters where subject <> $1";
-    for service in ["order", "payment", "delivery"] {
+    for service in participant_names() {
         assert_eq!(world.count(service, lost, "").await, 0, "a full disk makes no dead letter, in {service}");
     }
     world.every_record_is_tallied().await;

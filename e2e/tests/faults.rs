@@ -7,6 +7,7 @@ use holdfast_chaos::{
     rest::{Session, is_terminal, sample_order},
 };
 use holdfast_e2e::{World, eventually, id};
+use holdfast_native::layout::{GATEWAY, PARTICIPANTS, participant_names, service_names};
 use serde_json::Value;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -60,12 +61,12 @@ async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
     let world = World::new();
     let user = world.user("faults", "1000.00").await;
     let mut orders: HashMap<String, u32> = HashMap::new();
-    let victims =
-        ["order", "payment", "delivery", "gateway", "kafka", "orders-db", "payments-db", "deliveries-db"];
+    let victims: Vec<String> =
+        world.stack.report().components.into_iter().map(|component| component.name).collect();
     let rounds = rounds(1);
     for round in 0..rounds {
         for (victim, fault) in
-            victims.iter().flat_map(|victim| [(*victim, Fault::Kill), (*victim, Fault::Stall)])
+            victims.iter().flat_map(|victim| [(victim, Fault::Kill), (victim, Fault::Stall)])
         {
             let load = {
                 let user = user.clone();
@@ -117,7 +118,7 @@ async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
     assert_eq!(made, i64::try_from(orders.len()).expect("few"), "one order for each key");
     let balance = "select balance_minor from accounts where user_id = $1";
     assert_eq!(world.count("payment", balance, &user.user).await, 100_000 - spent);
-    for service in ["order", "payment", "delivery"] {
+    for service in participant_names() {
         let letters = world.count(service, "select count(*) from dead_letters where subject <> $1", "").await;
         assert_eq!(letters, 0, "an absent part is never a dead letter, in {service}");
     }
@@ -171,7 +172,7 @@ async fn kills_that_overlap_are_survived() {
     let user = world.user("overlap", "1000.00").await;
     let rounds = rounds(3);
     for round in 0..rounds {
-        let service = ["order", "payment", "delivery"][fastrand::usize(..3)];
+        let service = PARTICIPANTS[fastrand::usize(..PARTICIPANTS.len())].name;
         let victims = match fastrand::u8(..5) {
             0 => vec!["kafka", service],
             1 => vec![service, "kafka"],
@@ -195,7 +196,7 @@ async fn kills_that_overlap_are_survived() {
         eprintln!("round {round}: {victims:?}, {pause:?} apart, well again after {:.1?}", begin.elapsed());
     }
     let lost = "select count(*) from dead_letters where subject <> $1";
-    for service in ["order", "payment", "delivery"] {
+    for service in participant_names() {
         assert_eq!(world.count(service, lost, "").await, 0, "never a dead letter, in {service}");
     }
     world.every_record_is_tallied().await;
@@ -289,7 +290,7 @@ async fn what_callers_do_not_need_now_degrades_only() {
         .await;
     }
     let mut orders = vec![create_surely(&user, "1 Quay Street", 100).await];
-    for component in ["order", "payment", "delivery", "gateway"] {
+    for component in service_names() {
         let (status, body) = world.readyz(component).await;
         assert_eq!((status, &body["ready"]), (200, &Value::Bool(true)), "{component}: {body}");
     }
@@ -310,7 +311,7 @@ async fn what_callers_do_not_need_now_degrades_only() {
     orders.push(create_surely(&user, "2 Quay Street", 100).await);
     assert_eq!(world.readyz("order").await.0, 200, "order does not need payment");
     world.heal(Fault::Stall, "payment");
-    for component in ["order", "payment", "delivery", "gateway"] {
+    for component in service_names() {
         eventually(&format!("{component} is well"), || async { world.is_well(component).await }).await;
     }
     for order in &orders {
@@ -348,7 +349,7 @@ async fn every_service_ends_in_order() {
     world.heal(Fault::Stall, "orders-db");
     held.await.expect("no panic").expect("answered");
 
-    for service in ["order", "payment", "delivery", "gateway"] {
+    for service in participant_names().chain([GATEWAY]) {
         let ends = || {
             let log = std::fs::read_to_string(world.stack.layout.log_file(service)).expect("a log");
             assert!(!log.contains("stopped by a failure"), "{service}");
@@ -404,11 +405,11 @@ async fn a_broker_that_stalls_is_survived() {
             .await;
         }
         let delivered = begin.elapsed();
-        for service in ["order", "payment", "delivery", "gateway"] {
+        for service in service_names() {
             eventually(&format!("{service} is well"), || async { world.is_well(service).await }).await;
         }
         let (mut lost, mut replaced) = (Vec::new(), Vec::new());
-        for service in ["order", "payment", "delivery"] {
+        for service in participant_names() {
             lost.push(world.metric(service, "consumer_memberships_lost_total", &[]).await);
             replaced.push(world.metric(service, "outbox_producer_replacements_total", &[]).await);
         }

@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use holdfast_common::{
-    client::DestinationConfig,
     config::{IdentityConfig, ServiceConfig, duration},
     database::ACQUIRE_TIME_MAX,
     service::Configuration,
 };
 use serde::Deserialize;
+
+use crate::upstream::UpstreamConfig;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -65,18 +66,6 @@ fn default_issuer() -> String {
 
 fn default_audience() -> String {
     "holdfast-api".to_owned()
-}
-
-/// Where the services are.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UpstreamConfig {
-    /// The order service.
-    pub order: DestinationConfig,
-    /// The payment service.
-    pub payment: DestinationConfig,
-    /// The delivery service.
-    pub delivery: DestinationConfig,
 }
 
 impl Configuration for Config {

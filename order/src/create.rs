@@ -5,7 +5,7 @@ use holdfast_common::{
     database::{Database, DatabaseError},
     deadline::Deadline,
     idempotency::{self, WriteError},
-    outbox::{self, OutboxRecord},
+    outbox,
     trace::TraceContext,
 };
 use holdfast_proto::{IdempotencyKey, OrderId};
@@ -14,8 +14,7 @@ use time::OffsetDateTime;
 
 use crate::{
     domain::{Draft, Order},
-    event::order_created,
-    store,
+    event, store,
 };
 
 /// A checked request for an order.
@@ -72,8 +71,7 @@ async fn write(
     }
     let order = Order::create(order_id, draft, now());
     store::insert_order(connection, &order, &key, &fingerprint).await?;
-    let event = OutboxRecord::from_event(order_created(&order, trace), "order");
-    outbox::append(connection, vec![event]).await?;
+    outbox::append(connection, event::of_creation(&order, trace)).await?;
     Ok(Created { order, replayed: false })
 }
 

@@ -1,11 +1,16 @@
 //! The events that this service publishes.
 
-use holdfast_common::{event::NewEvent, trace::TraceContext};
+use holdfast_common::{event::NewEvent, outbox::OutboxRecord, trace::TraceContext};
 use holdfast_proto::{order::v1 as pb, to_timestamp, topic::Event as _};
 use prost::Message as _;
 use uuid::Uuid;
 
 use crate::domain::{Item, Order};
+
+/// All that is told when an order was created.
+pub(crate) fn of_creation(order: &Order, trace: Option<TraceContext>) -> Vec<OutboxRecord> {
+    vec![OutboxRecord::from_event(order_created(order, trace), "order")]
+}
 
 pub(crate) fn order_created(order: &Order, trace: Option<TraceContext>) -> NewEvent {
     let payload = pb::OrderCreated {

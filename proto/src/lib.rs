@@ -27,34 +27,10 @@ pub use timestamp::{from_timestamp, to_timestamp};
     reason = "generated; the comments of the .proto files are the documentation, and which lints apply depends on them"
 )]
 mod generated {
-    pub mod r#type {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.r#type.v1");
-        }
-    }
-    pub mod order {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.order.v1");
-        }
-    }
-    pub mod payment {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.payment.v1");
-        }
-    }
-    pub mod delivery {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.delivery.v1");
-        }
-    }
-    pub mod ops {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.ops.v1");
-        }
-    }
+    include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-pub use generated::{delivery, ops, order, payment, r#type};
+pub use generated::holdfast::*;
 
 /// All message types as an encoded `FileDescriptorSet`; tools decode events by it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

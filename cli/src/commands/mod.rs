@@ -24,7 +24,7 @@ use crate::output::Outcome;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start the native stack: three PostgreSQL, Kafka, four services
+    /// Start the native stack: databases, Kafka and services
     Up(Up),
     /// Stop the native stack
     Down(Down),

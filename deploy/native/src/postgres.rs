@@ -260,7 +260,7 @@ pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
     if owner(&folder)? != Some(layout.data_dir.clone()) {
         return Ok(());
     }
-    for participant in &PARTICIPANTS {
+    for participant in PARTICIPANTS {
         for path in participant.server_files(&folder) {
             removal::remove(&path)?;
         }

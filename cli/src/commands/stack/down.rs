@@ -53,10 +53,7 @@ impl Down {
         if !layout.marker_file().exists() {
             bail!("{} is not the folder of a stack, so it is left alone", data_dir.display());
         }
-        eprintln!(
-            "the orders, payments, deliveries, events, certificates and logs in {} are deleted",
-            data_dir.display()
-        );
+        eprintln!("the databases, events, certificates and logs in {} are deleted", data_dir.display());
         if !self.yes && !confirmed("delete them?")? {
             return Ok(Outcome::Failed);
         }

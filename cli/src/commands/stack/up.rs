@@ -32,7 +32,7 @@ pub(crate) struct Up {
     /// Add N to each port, so that stacks can coexist
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
     port_offset: u16,
-    /// Start N replicas of order, payment or delivery; may be repeated for each
+    /// Start N replicas of a service that has a database; may be repeated for each
     #[arg(long, value_name = "SERVICE=N", value_parser = parse_replicas)]
     replicas: Vec<String>,
     /// Leave a component down when it dies, instead of starting it again
