@@ -1,6 +1,6 @@
 //! Carries out the faults of a plan, one after another, and says of each how it was seen to land.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,7 @@ async fn apply(stack: &Stack, workload: &Workload, fault: &PlannedFault) -> Resu
             let seen = format!("{sent} records were acknowledged");
             Ok(Applied { seen, over: Over::At(workload.now()) })
         }
+        Action::Crash => crash(stack, &fault.target).await,
     }
 }
 
@@ -146,6 +147,29 @@ async fn end_process(stack: &Stack, fault: Fault, target: &str) -> Result<Applie
         sleep(Duration::from_millis(1)).await;
     }
     let seen = format!("process {pid} was gone after {} ms", begin.elapsed().as_millis());
+    Ok(Applied { seen, over: Over::Restarted { old_pid: pid } })
+}
+
+/// Orders a crash at one of the next durable steps, as `holdfast_common::planted` reads it.
+async fn crash(stack: &Stack, target: &str) -> Result<Applied> {
+    let folder =
+        std::env::var_os("HOLDFAST_CRASH_POINTS").context("HOLDFAST_CRASH_POINTS names no folder")?;
+    let folder = Path::new(&folder);
+    let pid = process_of(stack, target).await?;
+    let order = folder.join(target);
+    fs::write(&order, "").with_context(|| format!("cannot write {}", order.display()))?;
+    let begin = Instant::now();
+    while runs(pid) {
+        if begin.elapsed() > LAND_TIME_MAX {
+            // It may be gone: then it was carried out at the last moment.
+            let _ = fs::remove_file(&order);
+            bail!("{target} did not crash: only a build with planted bugs does");
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    let crashes = fs::read_to_string(folder.join("crashes")).unwrap_or_default();
+    let place = crashes.lines().last().unwrap_or(target);
+    let seen = format!("process {pid} crashed at {place} after {} ms", begin.elapsed().as_millis());
     Ok(Applied { seen, over: Over::Restarted { old_pid: pid } })
 }
 

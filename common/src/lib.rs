@@ -31,7 +31,7 @@ pub mod metric;
 pub mod outbox;
 mod panic;
 pub mod participant;
-
+pub mod planted;
 pub mod record;
 pub mod reload;
 pub mod service;

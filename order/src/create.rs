@@ -6,6 +6,7 @@ use holdfast_common::{
     deadline::Deadline,
     idempotency::{self, WriteError},
     outbox,
+    planted::{Bug, planted},
     trace::TraceContext,
 };
 use holdfast_proto::{IdempotencyKey, OrderId};
@@ -68,6 +69,9 @@ async fn write(
         let order = store::order_of_user(connection, used.order_id, draft.user_id.clone()).await?;
         let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
         return Ok(Created { order: order.as_created(), replayed: true });
+    }
+    if planted(Bug::AddressInLog) {
+        tracing::info!(address = draft.delivery_address, "order created");
     }
     let order = Order::create(order_id, draft, now());
     store::insert_order(connection, &order, &key, &fingerprint).await?;

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use holdfast_common::database::DatabaseError;
+use holdfast_common::{
+    database::DatabaseError,
+    planted::{Bug, planted},
+};
 use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
 use sqlx::{PgConnection, PgExecutor, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
@@ -116,14 +119,13 @@ pub(crate) async fn order_of_user(
     order_id: OrderId,
     user: UserId,
 ) -> Result<Option<Order>, DatabaseError> {
-    let row = sqlx::query(concat!(
-        "-- order.order_of_user\n",
-        select_orders!("where o.order_id = $1 and o.user_id = $2")
-    ))
-    .bind(order_id.as_uuid())
-    .bind(user.as_str())
-    .fetch_optional(connection)
-    .await?;
+    let sql = if planted(Bug::ForeignRead) {
+        concat!("-- order.order\n", select_orders!("where o.order_id = $1 and $2 <> ''"))
+    } else {
+        concat!("-- order.order_of_user\n", select_orders!("where o.order_id = $1 and o.user_id = $2"))
+    };
+    let row =
+        sqlx::query(sql).bind(order_id.as_uuid()).bind(user.as_str()).fetch_optional(connection).await?;
     row.as_ref().map(order_from_row).transpose()
 }
 

@@ -7,6 +7,7 @@ use holdfast_common::{
     database::DatabaseError,
     event::{Metadata, NewEvent},
     outbox::{self, OutboxRecord},
+    planted::{Bug, planted},
     record::Record,
 };
 use holdfast_proto::{
@@ -179,7 +180,9 @@ impl Batch {
                 };
                 let account = self.accounts.get_mut(&event.user_id).ok_or(Violation::NeverCharged)?;
                 if let Some(entry) = account.refund(payment, now)? {
-                    self.entries.push(entry);
+                    if !planted(Bug::DroppedRefund) {
+                        self.entries.push(entry);
+                    }
                     self.refunded.insert(event.order_id);
                     let payment = payment.clone();
                     self.write(&refunded(&payment), &payment, metadata, now);

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use holdfast_common::database::DatabaseError;
+use holdfast_common::{
+    database::DatabaseError,
+    planted::{Bug, now_and_then},
+};
 use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
@@ -119,10 +122,15 @@ pub(crate) async fn save(
     .bind(orders)
     .bind(times)
     .bind(accounts.iter().map(|account| account.user_id.as_str()).collect::<Vec<_>>())
-    .bind(accounts.iter().map(|account| account.balance.minor_units).collect::<Vec<_>>())
+    .bind(balances_of(accounts))
     .execute(connection)
     .await?;
     Ok(ids)
+}
+
+fn balances_of(accounts: &[&Account]) -> Vec<i64> {
+    let lost = || i64::from(now_and_then(Bug::BalanceWithoutEntry, 10));
+    accounts.iter().map(|account| account.balance.minor_units - lost()).collect()
 }
 
 /// Locks the payments of these orders, always in the same order.

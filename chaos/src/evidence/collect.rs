@@ -33,7 +33,7 @@ const READ_TIME_MAX: Duration = Duration::from_secs(30);
 /// The rows of the run's users, of orders that nobody has, and everything that is counted; then the ends of the topics.
 pub async fn state(stack: &Stack, users: &[String]) -> Result<State> {
     let mut state = State::default();
-    for participant in &PARTICIPANTS {
+    for participant in PARTICIPANTS {
         let service = participant.name;
         let mut connection = stack.database(service).await?;
         let mut snapshot = connection.begin().await?;

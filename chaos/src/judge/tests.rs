@@ -231,7 +231,7 @@ fn what_was_not_checked_is_unknown() {
 #[test]
 fn a_planted_violation_is_found() {
     type Plant = fn(&mut Evidence);
-    let planted: [(&str, Plant, &[&str]); 22] = [
+    let planted: [(&str, Plant, &[&str]); 25] = [
         ("an order is gone", |e| drop(e.state.orders.remove(7)), &["I1", "I4", "I5", "I6"]),
         ("an order has another total", |e| e.state.orders[7].total_minor = 2, &["I1", "I4", "I5"]),
         ("a list lost an order", |e| drop(e.calls.last_mut().expect("the list").facts.orders.pop()), &["I1"]),
@@ -251,7 +251,10 @@ fn a_planted_violation_is_found() {
         ("a delivery went back", |e| e.state.deliveries[3].steps.swap(1, 2), &["I7"]),
         ("a record is in no tally", |e| e.state.positions[0].applied -= 1, &["I8"]),
         ("an id has two values", |e| e.records[6].event_id = Some("order.created-0".into()), &["I8"]),
+        ("an event had its effects twice", publish_again, &["I8"]),
         ("a letter is open", |e| e.state.letters.push(letter()), &["I9"]),
+        ("poison was passed over", |e| e.records[1].status = None, &["I9"]),
+        ("a letter was overtaken", |e| overtake(e), &["I9"]),
         ("a read went back", |e| read_back(e), &["I10"]),
         ("somebody else's order was read", |e| e.calls[3].facts.http = Some(200), &["I11", "I14"]),
         ("an answer came late", |e| e.calls[1].end = Some(9 * SECOND), &["I12"]),
@@ -279,6 +282,26 @@ fn letter() -> LetterRow {
         partition: 0,
         offset: 0,
     }
+}
+
+/// An event is in its topic twice, and its second record was applied like the first.
+fn publish_again(evidence: &mut Evidence) {
+    let first = evidence.records.iter().find(|record| record.topic == "payment.completed").expect("one").clone();
+    evidence.records.push(Record { offset: i64::from(ORDERS), ..first });
+    for ends in evidence.state.partitions.iter_mut().filter(|ends| ends.topic == "payment.completed") {
+        ends.end += i64::from(ends.partition == 0);
+    }
+    let positions = evidence.state.positions.iter_mut();
+    for position in positions.filter(|position| position.topic == "payment.completed") {
+        position.applied += 1;
+    }
+}
+
+/// The first step of a delivery was given up, and the second was applied without it.
+fn overtake(evidence: &mut Evidence) {
+    let first = evidence.records.iter().find(|record| record.topic == "delivery.status.updated").expect("one");
+    let (topic, subject, offset) = (first.topic.clone(), first.subject.clone(), first.offset);
+    evidence.state.letters.push(LetterRow { state: "discarded".into(), topic, subject, offset, ..letter() });
 }
 
 fn read_back(evidence: &mut Evidence) {

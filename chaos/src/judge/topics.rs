@@ -7,6 +7,8 @@ use holdfast_proto::topic::{DELIVERY_STATUS_UPDATED, ORDER_CREATED, PAYMENT_COMP
 use super::{Finding, orders::is_terminal};
 use crate::evidence::{Evidence, Record};
 
+/// The hash of a record without a value: the beginning of SHA-256 of no bytes.
+const NO_VALUE: &str = "e3b0c44298fc1c14";
 /// Statuses of a delivery in their order; the last two are both ends.
 const STEPS: [&str; 5] = ["PENDING", "IN_TRANSIT", "OUT_FOR_DELIVERY", "DELIVERED", "FAILED"];
 
@@ -78,6 +80,7 @@ pub(super) fn tally(evidence: &Evidence) -> Finding {
             });
         }
     }
+    repeats_are_dropped(evidence, &mut finding);
     for outbox in &evidence.state.outboxes {
         finding.check(outbox.waiting + outbox.held == 0, &outbox.service, || format!("{outbox:?}"));
     }
@@ -104,13 +107,86 @@ pub(super) fn tally(evidence: &Evidence) -> Finding {
     finding
 }
 
-/// I9: what was poison is given up, what waited behind it was redriven, and nothing is open.
+/// An event that was published twice has had its effects once: each group that reads it has counted a duplicate.
+fn repeats_are_dropped(evidence: &Evidence, finding: &mut Finding) {
+    let mut seen = HashSet::new();
+    let mut repeats: HashMap<(&str, i32), i64> = HashMap::new();
+    for record in &evidence.records {
+        // One without a valid id is known by its place, and is no other one's repetition.
+        let Some(id) = record.event_id.as_deref().filter(|id| uuid::Uuid::try_parse(id).is_ok()) else {
+            continue;
+        };
+        let repeats = repeats.entry((&record.topic, record.partition)).or_default();
+        *repeats += i64::from(!seen.insert((&record.topic, record.partition, id, &record.hash)));
+    }
+    for position in &evidence.state.positions {
+        let repeats = repeats.get(&(position.topic.as_str(), position.partition)).copied().unwrap_or(0);
+        let subject = format!("{}/{} of {}", position.topic, position.partition, position.service);
+        finding.check(position.duplicates >= repeats, &subject, || {
+            format!("{repeats} records repeat an event, {} were dropped as duplicates", position.duplicates)
+        });
+    }
+}
+
+/// I9: what can never be handled became a letter of each group that reads it, and nothing overtook it; what was poison is given
+/// up, what waited behind it was redriven, and nothing is open.
 pub(super) fn redrive(evidence: &Evidence) -> Finding {
     let mut finding = Finding::default();
+    poison_is_parked(evidence, &mut finding);
+    nothing_overtakes(evidence, &mut finding);
     for letter in &evidence.state.letters {
         finding.check(letter.state != "parked", &letter.id, || format!("{letter:?}"));
     }
     finding
+}
+
+/// Where a group's letter is from.
+type Place<'a> = (&'a str, &'a str, i32, i64);
+
+fn places_of_letters(evidence: &Evidence) -> HashSet<Place<'_>> {
+    let letters = evidence.state.letters.iter();
+    letters
+        .map(|letter| (letter.service.as_str(), letter.topic.as_str(), letter.partition, letter.offset))
+        .collect()
+}
+
+/// A record without a value, or without the status that every event of its topic tells, can be handled by nobody.
+fn poison_is_parked(evidence: &Evidence, finding: &mut Finding) {
+    let letters = places_of_letters(evidence);
+    for record in &evidence.records {
+        let tells_status = [PAYMENT_COMPLETED, DELIVERY_STATUS_UPDATED].contains(&record.topic.as_str());
+        let is_poison = record.hash == NO_VALUE || (tells_status && record.status.is_none());
+        for (topic, group) in READINGS.iter().filter(|(topic, _)| is_poison && *topic == record.topic) {
+            let is_parked = letters.contains(&(*group, *topic, record.partition, record.offset));
+            let place = format!("{topic}/{} at {}", record.partition, record.offset);
+            finding.check(is_parked, &place, || {
+                format!("{group} has no dead letter of a record that nobody can handle")
+            });
+        }
+    }
+}
+
+/// What follows a parked record of its order in the same partition is parked behind it.
+fn nothing_overtakes(evidence: &Evidence, finding: &mut Finding) {
+    let letters = places_of_letters(evidence);
+    let mut first: HashMap<(&str, &str, &str), i64> = HashMap::new();
+    for letter in &evidence.state.letters {
+        let Some(subject) = letter.subject.as_deref() else { continue };
+        let offset = first.entry((&letter.service, &letter.topic, subject)).or_insert(letter.offset);
+        *offset = letter.offset.min(*offset);
+    }
+    for ((service, topic, subject), parked) in first {
+        for record in first_of_each(evidence, topic).get(subject).into_iter().flatten() {
+            let behind = record.offset > parked;
+            let is_parked = letters.contains(&(service, topic, record.partition, record.offset));
+            finding.check(!behind || is_parked, subject, || {
+                format!(
+                    "{service} has a letter of it at {parked} in {topic}, and applied what came at {}",
+                    record.offset
+                )
+            });
+        }
+    }
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl Windows {
 
 fn is_process_fault(fault: &FaultRecord) -> bool {
     match fault.action {
-        Action::Kill | Action::Terminate | Action::Stall | Action::Hold => true,
+        Action::Kill | Action::Terminate | Action::Stall | Action::Hold | Action::Crash => true,
         Action::RotateCertificates | Action::RotateAuthority | Action::Poison => false,
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Fault;
 
 /// The scenarios that are built in, by name.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 15] = [
     ("control", include_str!("control.toml")),
     ("deploy", include_str!("deploy.toml")),
     ("everything", include_str!("everything.toml")),
@@ -17,6 +17,12 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("kill-services", include_str!("kill-services.toml")),
     ("pause-kafka", include_str!("pause-kafka.toml")),
     ("poison", include_str!("poison.toml")),
+    ("proof-crash", include_str!("proof-crash.toml")),
+    ("proof-databases", include_str!("proof-databases.toml")),
+    ("proof-kill", include_str!("proof-kill.toml")),
+    ("proof-pause", include_str!("proof-pause.toml")),
+    ("proof-poison", include_str!("proof-poison.toml")),
+    ("proof-quiet", include_str!("proof-quiet.toml")),
     ("rotation", include_str!("rotation.toml")),
 ];
 
@@ -38,6 +44,8 @@ pub enum Action {
     RotateAuthority,
     /// Records that can never be handled are sent, of every class.
     Poison,
+    /// Ends by itself at a durable step; only a build with planted bugs does.
+    Crash,
 }
 
 impl Action {
@@ -52,6 +60,7 @@ impl Action {
             Self::RotateCertificates => "rotate-certificates",
             Self::RotateAuthority => "rotate-authority",
             Self::Poison => "poison",
+            Self::Crash => "crash",
         }
     }
 
@@ -62,7 +71,7 @@ impl Action {
             Self::Kill | Self::Hold => Some(Fault::Kill),
             Self::Terminate => Some(Fault::Terminate),
             Self::Stall => Some(Fault::Stall),
-            Self::RotateCertificates | Self::RotateAuthority | Self::Poison => None,
+            Self::RotateCertificates | Self::RotateAuthority | Self::Poison | Self::Crash => None,
         }
     }
 }

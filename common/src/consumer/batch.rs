@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::FutureExt as _;
@@ -20,7 +21,7 @@ pub use super::inbox::Counts;
 use super::{
     group::Group,
     handler::{Answer, Handler},
-    inbox::{self, Entry, Place, Positions},
+    inbox::{self, Entry, Novelty, Place, Positions},
     park,
     sort::{NewLetter, Seen, Verdicts, compare, place_of, sort},
     verdict::{Poison, Verdict, is_in_the_data},
@@ -30,6 +31,7 @@ use crate::{
     deadline::Deadline,
     error::chain,
     event::Metadata,
+    planted::{Bug, planted},
     record::Record,
 };
 
@@ -79,6 +81,9 @@ impl<H: Handler> Processor<H> {
     /// Handles `records`, in order, each exactly once. An error means *try again*: the infrastructure is away and
     /// nothing that is left was done. Everything else ends as applied, duplicate, parked or set aside.
     pub async fn process(&self, records: Arc<[Record]>) -> Result<Counts, DatabaseError> {
+        if planted(Bug::PositionBeforeCommit) {
+            self.move_on_first(&records).await?;
+        }
         let mut verdicts = Verdicts::new();
         let mut total = Counts::default();
         // Ranges that are still to do, the next one last: a range that fails is replaced by its halves.
@@ -127,6 +132,34 @@ impl<H: Handler> Processor<H> {
             }
         }
         Ok(total)
+    }
+
+    /// The bug: what crashes behind it is never read again.
+    async fn move_on_first(&self, records: &Arc<[Record]>) -> Result<(), DatabaseError> {
+        let input = (self.group.name, records.clone());
+        let deadline = Deadline::after(BACKGROUND_TIME_MAX);
+        let moved = self.group.database.transaction(
+            "consumer.position",
+            deadline,
+            input,
+            |connection, (group, records)| {
+                async move {
+                    let places = records.iter().map(place_of).collect();
+                    let (mut positions, _) = inbox::lock_and_insert(connection, group, &places, &[]).await?;
+                    for record in records.iter() {
+                        let position = positions.by_place.entry(place_of(record)).or_default();
+                        position.pass(record.offset, Metadata::inbox_id(record), Novelty::SeenBefore);
+                    }
+                    let nothing = places.into_iter().map(|place| (place, Counts::default())).collect();
+                    inbox::advance(connection, group, &nothing, &positions.by_place).await
+                }
+                .boxed()
+            },
+        );
+        moved.await?;
+        // As long as a slow disk may take.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(())
     }
 
     async fn transact(

@@ -33,6 +33,7 @@ use crate::{
     error::{BoxError, chain},
     event::Metadata,
     health::{Component, Health, Heartbeat},
+    planted::{Bug, planted},
     record::Record,
     stop::sleep_unless_stopped,
 };
@@ -159,6 +160,12 @@ impl<H: Handler> Reader<H> {
             }
             metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(0.0);
             let Err(lost) = outcome else { return Ok(()) };
+            while planted(Bug::ConsumerNeverRejoins) {
+                heartbeat.beat();
+                if sleep_unless_stopped(&stop, LOOK_EVERY).await.is_break() {
+                    return Ok(());
+                }
+            }
             metrics::counter!(crate::metric::CONSUMER_MEMBERSHIPS_LOST_TOTAL, "reason" => lost.reason())
                 .increment(1);
             tracing::error!(reason = lost.reason(), error = chain(&lost), "joining the group again");
@@ -214,7 +221,8 @@ impl<H: Handler> Session<'_, H> {
             if let Some(fault) = self.faults.as_mut().and_then(|faults| faults.try_recv().ok()) {
                 self.member.suffer(fault);
             }
-            if self.member.is_unplaced() && !self.begin().await? {
+            let stays_away = planted(Bug::ConsumerNeverRejoins) && self.member.revocations() > 0;
+            if self.member.is_unplaced() && !stays_away && !self.begin().await? {
                 break;
             }
             self.look(limit)?;

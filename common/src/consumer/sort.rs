@@ -11,7 +11,11 @@ use super::{
     inbox::{Counts, Entry, Novelty, Place, Position},
     verdict::{Class, Keep, Poison, Verdict},
 };
-use crate::{event::Metadata, record::Record};
+use crate::{
+    event::Metadata,
+    planted::{Bug, planted},
+    record::Record,
+};
 
 /// Most bytes of key, value and headers of a record that is kept. Its copy must fit the limit of the dead-letter topics
 /// (2 MiB) together with our headers. A compressed batch can hold records that are far larger than the broker's limit.
@@ -70,6 +74,7 @@ pub(super) fn compare(
             known.insert(entry.event_id, entry.payload_hash.clone());
             Seen::FirstTime { event_id: entry.event_id }
         }
+        Some(_) if planted(Bug::NoInbox) => Seen::FirstTime { event_id: entry.event_id },
         Some(hash) if *hash == entry.payload_hash => Seen::Before,
         Some(_) => {
             let event_id = Metadata::id_of_place(record);
@@ -126,6 +131,10 @@ pub(super) fn sort<E>(
                 sorted.accepted.push(index);
                 continue;
             }
+            Err(_) if planted(Bug::PoisonDropped) => {
+                count.applied += 1;
+                continue;
+            }
             Err(verdict) => verdict,
         };
         let id = Uuid::now_v7();
@@ -154,7 +163,7 @@ fn judge<E>(
     now: OffsetDateTime,
 ) -> Result<Accepted<E>, Verdict> {
     let accepted = checked.map_err(|poison| Verdict::new(poison, 1, now))?;
-    if blocker.is_some() {
+    if blocker.is_some() && !planted(Bug::BlockedNotParked) {
         let poison = Poison::new(Class::BlockedByKey, "an earlier event of the aggregate is parked");
         return Err(Verdict { blocked_by: blocker, ..Verdict::new(poison, 0, now) });
     }

@@ -27,7 +27,7 @@ pub use self::error::{Conflicting, DatabaseError};
 use self::error::{commit_error, may_have_stale_plans};
 use crate::{
     backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, health::Component,
-    stop::sleep_unless_stopped,
+    planted::crash_point, stop::sleep_unless_stopped,
 };
 
 /// The tables of this library; a service's own migrations begin at version 1001.
@@ -137,6 +137,11 @@ impl Database {
         if let Some(hook) = &self.hook {
             hook(name, step);
         }
+        let moment = match step {
+            TransactionStep::Worked => "worked",
+            TransactionStep::Committed => "committed",
+        };
+        crash_point(name, moment);
     }
 
     /// Woken after each commit of this process.

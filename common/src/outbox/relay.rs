@@ -29,6 +29,7 @@ use crate::{
     database::{Database, DatabaseError, bounded},
     error::chain,
     health::{Component, Heartbeat},
+    planted::{Bug, crash_point, planted},
 };
 
 /// Rows written by other replicas don't wake this relay; it finds them after at most this time.
@@ -198,6 +199,12 @@ impl Relay {
         if let Some(hook) = &self.hook {
             hook(step);
         }
+        let moment = match step {
+            Step::Claimed => "claimed",
+            Step::Acknowledged => "acknowledged",
+            Step::Deleted => "deleted",
+        };
+        crash_point("relay", moment);
     }
 }
 
@@ -248,6 +255,13 @@ impl Leader<'_> {
         }
         if !rows.is_empty() {
             relay.step(Step::Claimed);
+        }
+        if planted(Bug::OutboxDeleteBeforeAck) {
+            let busy = self.flight.lanes();
+            rows.retain(|row| !busy.contains(&row.lane()) && !self.passed.contains(&row.lane()));
+            let sent: Vec<_> = rows.iter().map(|row| (row.id, row.place, row.lane())).collect();
+            store::delete(&mut self.connection, &sent).await?;
+            tokio::time::sleep(POLL_EVERY).await;
         }
         let fresh = self.send(&rows);
         drop(rows);

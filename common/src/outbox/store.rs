@@ -1,11 +1,17 @@
 //! The relay's statements. They run on its own connection, which holds the leader's lock.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
 
 use super::flight::{Lane, Place, Row};
-use crate::database::{DatabaseError, bounded};
+use crate::{
+    database::{DatabaseError, bounded},
+    planted::{Bug, planted},
+};
 
 /// Rows published at a time; bounds the memory of the relay to this many records.
 pub(super) const CLAIM_ROWS_MAX: usize = 500;
@@ -44,12 +50,16 @@ pub(super) async fn try_lock(connection: &mut PgConnection) -> Result<bool, Data
     Ok(row.try_get("leader")?)
 }
 
+/// For the bug that the next look is behind it.
+static LAST_PUBLISHED: AtomicI64 = AtomicI64::new(0);
+
 /// The oldest rows after `after` that are not on their way.
 pub(super) async fn claim(
     connection: &mut PgConnection,
     after: i64,
     in_flight: Vec<i64>,
 ) -> Result<Vec<Row>, DatabaseError> {
+    let after = if planted(Bug::OutboxAfterLastId) { LAST_PUBLISHED.load(Ordering::Relaxed) } else { after };
     let query = sqlx::query(
         "-- relay.claim
         select id, topic, key, value, headers from outbox where id > $1 and id <> all($2) order by id limit $3",
@@ -109,6 +119,9 @@ pub(super) async fn delete(
         acknowledged.iter().filter(|(_, place, _)| *place == wanted).map(|(id, ..)| *id).collect()
     };
     let (outbox, held) = (of(Place::Outbox), of(Place::HeldBack));
+    if planted(Bug::OutboxAfterLastId) {
+        LAST_PUBLISHED.fetch_max(outbox.iter().copied().max().unwrap_or(0), Ordering::Relaxed);
+    }
     // Not waiting for the disk is safe here: a deletion that is lost in a crash publishes the row again, and the
     // consumers' inboxes recognise it.
     bounded(async {

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use holdfast_common::planted::{Bug, planted};
 use serde::Serialize;
 
 use super::{FieldError, Problem, ProblemType};
@@ -47,7 +48,7 @@ pub(crate) fn render(response: &mut Response, trace_id: &str) {
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if let Some(seconds) = problem.retry_after_s {
+    if let Some(seconds) = problem.retry_after_s.filter(|_| !planted(Bug::NoRetryAfter)) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if let Some(challenge) = problem.challenge {

@@ -23,7 +23,10 @@ use tokio::time::Instant;
 pub(crate) use self::outcome::CutShort;
 use self::policy::TripPolicy;
 pub use self::{outcome::Outcome, policy::BreakerConfig};
-use crate::backoff::Backoff;
+use crate::{
+    backoff::Backoff,
+    planted::{Bug, planted},
+};
 
 /// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +144,7 @@ impl Machine {
                     self.open();
                 }
             }
+            (State::HalfOpen, Outcome::Success) if planted(Bug::BreakerNeverCloses) => self.open(),
             (State::HalfOpen, Outcome::Success) => self.close(),
             (State::HalfOpen, Outcome::Failure) => self.open(),
         }

@@ -1,10 +1,13 @@
 //! `POST /api/orders`.
 
+use std::time::Duration;
+
 use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
+use holdfast_common::planted::{Bug, planted};
 use holdfast_proto::{
     IdempotencyKey,
     limits::{ADDRESS_CHARS_MAX, ITEMS_MAX, PRODUCT_ID_CHARS_MAX, QUANTITY_MAX, is_address, is_product_id},
@@ -64,7 +67,14 @@ pub(crate) async fn create(
         delivery_address: new.delivery_address,
         items,
     };
-    let answer = upstream.orders().create_order(call.request(message)?).await?.into_inner();
+    let again = planted(Bug::NewKeyOnRetry).then(|| message.clone());
+    let mut answer = upstream.orders().create_order(call.request(message)?).await;
+    if let (Some(mut message), Err(_)) = (again, &answer) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        IdempotencyKey::generate().as_str().clone_into(&mut message.idempotency_key);
+        answer = upstream.orders().create_order(call.request(message)?).await;
+    }
+    let answer = answer?.into_inner();
     let order = model::Order::from_proto(answer.order)?;
     let mut response = json::response(StatusCode::CREATED, &order);
     if let Ok(location) = HeaderValue::try_from(format!("/api/orders/{}", order.order_id)) {
