@@ -70,7 +70,8 @@ run() { # name, scenario, seed
         "$planted/holdfast" chaos run --scenario "$2" --seed "$3" --port-offset "$port_offset" --report "$folder" \
         >"$folder.txt" 2>"$folder.log" || code=$?
     violated=$(awk '$1 == "FAIL" && $2 ~ /^I[0-9]+$/ { printf "%s%s", sep, $2; sep = " " }' "$folder.txt")
-    crashes=$(cat "$folder.crashes/crashes" 2>/dev/null | wc -l)
+    crashes=0
+    [ ! -e "$folder.crashes/crashes" ] || crashes=$(wc -l <"$folder.crashes/crashes")
 }
 
 # Whether the run shows what its case is to show.

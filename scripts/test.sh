@@ -14,9 +14,24 @@ cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 step "dependencies"
 scripts/deny.sh
 
+step "planted bugs"
+# First: the build behind it links the normal programs again.
+scripts/planted.sh
+
 step "build"
 # Before the tests: those on the real stack start the binaries beside them.
 cargo build --workspace --all-targets --locked
+
+step "no bug is planted"
+target=${CARGO_TARGET_DIR:-target}
+for service in gateway order payment delivery; do
+    # The text must be found where it is, or that it is not found would say nothing.
+    grep --quiet HOLDFAST_PLANTED_BUG "$target/planted/holdfast-$service"
+    if grep --quiet HOLDFAST_PLANTED_BUG "$target/debug/holdfast-$service"; then
+        echo "holdfast-$service was built with the feature planted-bugs" >&2
+        exit 1
+    fi
+done
 
 step "tests"
 log=$(mktemp)
