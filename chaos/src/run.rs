@@ -15,7 +15,7 @@ use crate::{
     load::{self, Plan as Load},
     report::Report,
     scenario::{Action, Plan, PlannedFault, Scenario},
-    stack::{self, Stack},
+    stack::{self, Setup, Stack},
     storm::{self, FaultRecord},
     watch::{Sample, Watch},
     workload::Workload,
@@ -46,6 +46,8 @@ pub struct Options {
     pub port_offset: u16,
     /// Where the evidence and the report go.
     pub folder: PathBuf,
+    /// The command that does it again, for the report.
+    pub command: String,
     /// The commit of the working tree, for the report.
     pub commit: String,
 }
@@ -68,13 +70,20 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         return Stack::running(program, data_dir.clone());
     }
     eprintln!("starting a stack of its own");
-    let data_dir = stack::own_folder(&std::env::temp_dir());
-    Stack::start(program, data_dir, options.port_offset, &options.scenario.replicas, &[DELIVERY_STEP]).await
+    let setup = Setup {
+        data_dir: stack::own_folder(&std::env::temp_dir()),
+        port_offset: options.port_offset,
+        replicas: &options.scenario.replicas,
+        environment: &[DELIVERY_STEP],
+        links: options.scenario.needs_links(),
+    };
+    Stack::start(program, setup).await
 }
 
 async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Result<Report> {
     let components: Vec<String> = stack.components()?.into_iter().map(|component| component.name).collect();
-    let plan = Plan::draw(&options.name, options.scenario.clone(), options.seed, &components);
+    let plan =
+        Plan::draw(&options.name, options.scenario.clone(), options.seed, &components, &stack.link_names());
     show(&plan);
     folder.write("plan.json", &plan)?;
     let run = format!("chaos-{}-{:x}", std::process::id(), options.seed);
@@ -86,6 +95,7 @@ async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Resul
         users: workload.user_names().map(str::to_owned).collect(),
         run,
         began_at: began_at.format(&time::format_description::well_known::Rfc3339)?,
+        command: options.command.clone(),
         commit: options.commit.clone(),
         machine: machine(),
         components,

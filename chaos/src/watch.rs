@@ -145,7 +145,7 @@ impl Watcher {
         let mut sample = Sample { time, ..Sample::default() };
         // The ends first: what comes meanwhile makes a lag smaller, never larger than it was.
         let ends = ends(self.stack.layout.kafka_brokers()).await;
-        for participant in &PARTICIPANTS {
+        for participant in PARTICIPANTS {
             let name = participant.name;
             // A database that is away is no finding of this look.
             let Ok(mut connection) = self.connection(name).await else { continue };

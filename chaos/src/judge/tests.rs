@@ -164,9 +164,10 @@ fn empty() -> Evidence {
         info: RunInfo {
             run: "run".into(),
             began_at: String::new(),
+            command: String::new(),
             commit: String::new(),
             machine: String::new(),
-            plan: Plan::draw("control", scenario, 1, &components),
+            plan: Plan::draw("control", scenario, 1, &components, &[]),
             components,
             users: vec![USER.into()],
             load_began: 0,
