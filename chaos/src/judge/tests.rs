@@ -222,7 +222,8 @@ fn what_was_not_checked_is_unknown() {
     let judgement = judge(&empty());
     assert_eq!(judgement.outcome, Outcome::Unknown);
     let mut evidence = clean();
-    evidence.info.plan.scenario = Scenario::named("kill-kafka").expect("built in");
+    let scenario = Scenario::named("kill-kafka").expect("built in");
+    evidence.info.plan = Plan::draw("kill-kafka", scenario, 1, &["kafka".to_owned()], &[]);
     let judgement = judge(&evidence);
     assert_eq!(judgement.outcome, Outcome::Unknown, "{judgement:#?}");
     assert_eq!(judgement.unproven.len(), 2, "{:?}", judgement.unproven);
@@ -242,7 +243,7 @@ fn a_planted_violation_is_found() {
         (
             "an order has not ended",
             |e| e.state.orders[3].delivery_status = Some("IN_TRANSIT".into()),
-            &["I3", "I6"],
+            &["I3"],
         ),
         ("charged twice", |e| e.state.payments[3].charges = 2, &["I4"]),
         ("refunded for nothing", |e| e.state.payments[3].status = "REFUNDED".into(), &["I4"]),
