@@ -111,7 +111,16 @@ async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Resul
     };
     let faults = under_load(stack, &workload, &watch, &mut info).await?;
     folder.write_lines("faults.jsonl", &faults)?;
-    settle(stack, &workload, &watch, &mut info).await?;
+    // What fails now is a finding about the stack, so the evidence is gathered all the same.
+    if info.stuck.is_none()
+        && let Err(error) = settle(stack, &workload, &watch, &mut info).await
+    {
+        info.stuck = Some(format!("{error:#}"));
+    }
+    if let Some(stuck) = &info.stuck {
+        eprintln!("stuck: {stuck}");
+        dump(stack, folder).await;
+    }
     gather(stack, &workload, watch, &mut info, folder).await?;
 
     let evidence = folder.load()?;
@@ -286,6 +295,29 @@ async fn settle(stack: &Stack, workload: &Arc<Workload>, watch: &Watch, info: &m
         stuck = stuck(watch, STUCK_AFTER) => info.stuck = Some(stuck),
     }
     workload.read_everything().await
+}
+
+/// Writes down how a stack that is stuck looks, before it is taken down: what the operator's commands say, and what each
+/// service says of itself. What can't be had is left out; the logs are gathered in any case.
+async fn dump(stack: &Stack, folder: &Folder) {
+    let looks: [(&str, &[&str]); 5] = [
+        ("status", &["status", "-o", "json"]),
+        ("positions", &["positions", "-o", "json"]),
+        ("dead-letters", &["dlq", "list", "-o", "json"]),
+        ("outbox", &["outbox", "list", "-o", "json"]),
+        ("certificates", &["certs", "status", "-o", "json"]),
+    ];
+    for (name, command) in looks {
+        let said = stack.operate(command).await.unwrap_or_else(|error| format!("{error:#}").into_bytes());
+        if let Err(error) = std::fs::write(folder.file(&format!("stuck-{name}.json")), said) {
+            eprintln!("cannot write down the {name}: {error}");
+        }
+    }
+    for (component, page, said) in stack.admin_pages().await {
+        if let Err(error) = std::fs::write(folder.file(&format!("stuck-{component}-{page}.txt")), said) {
+            eprintln!("cannot write down the {page} of {component}: {error}");
+        }
+    }
 }
 
 /// Gives up every letter that is poison by itself, then redrives what waited behind one. Returns how many were given up.

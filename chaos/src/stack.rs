@@ -182,6 +182,27 @@ impl Stack {
         Ok(output.stdout)
     }
 
+    /// What its services say of themselves: component, page and body; what does not answer is left out.
+    pub async fn admin_pages(&self) -> Vec<(String, &'static str, Vec<u8>)> {
+        let (Ok(components), Ok(rest)) = (self.components(), self.rest()) else { return Vec::new() };
+        let mut pages = Vec::new();
+        for component in components {
+            if self.layout.component_admin_port(&component.name).is_none() {
+                continue;
+            }
+            for page in ["readyz", "healthz", "metrics"] {
+                let url = format!("{}/{page}", self.layout.admin_url(&component.name));
+                let Ok(request) = http::Request::get(url).body(http_body_util::Full::default()) else {
+                    continue;
+                };
+                if let Ok(answer) = rest.send(request).await {
+                    pages.push((component.name.clone(), page, answer.body.to_vec()));
+                }
+            }
+        }
+        pages
+    }
+
     /// The logs of its components.
     pub fn logs(&self) -> Result<Vec<(String, PathBuf)>> {
         let names = self.layout.component_names();

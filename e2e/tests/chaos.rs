@@ -27,7 +27,8 @@ fn everything_is_survived() {
     let landed = json["statistics"]["landed"].as_u64().expect("a number");
     assert!(landed >= FAULTS_MIN, "{landed} faults landed\n{words}\n{talk}");
     let unproven = json["judgement"]["unproven"].as_array().expect("a list");
-    let slow = unproven.iter().all(|reason| reason.as_str().is_some_and(|reason| reason.contains("too slow")));
+    let slow =
+        unproven.iter().all(|reason| reason.as_str().is_some_and(|reason| reason.contains("too slow")));
     match output.status.code() {
         Some(0) => {}
         Some(5) if slow => eprintln!("{words}"),
