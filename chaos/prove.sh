@@ -17,7 +17,7 @@ cases='
 address-in-log          proof-quiet      I13
 balance-without-entry   proof-quiet      I5
 blocked-not-parked      proof-poison     I9
-breaker-never-closes    proof-kill       I14
+breaker-never-closes    proof-breaker    I14
 consumer-never-rejoins  proof-pause      I14
 delivery-without-payment proof-quiet     I6
 dropped-refund          proof-quiet      I4,I5

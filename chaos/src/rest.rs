@@ -12,9 +12,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 /// Longer than the gateway's deadline: an answer that comes at all is seen.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// Between two requests of a patient client.
+const PAUSE: Duration = Duration::from_millis(200);
 const TOKEN_LIFE: Duration = Duration::from_secs(6 * 3600);
 /// Everything that a user may do.
 const USER_SCOPES: &str = "orders:read orders:write accounts:read";
@@ -45,6 +48,8 @@ pub struct Rest {
     base_url: String,
     client: Client<HttpConnector, Full<Bytes>>,
     issuer: Arc<TokenIssuer>,
+    /// For how long a refusal that says when to come back is not taken for an answer.
+    patience: Duration,
 }
 
 impl Rest {
@@ -57,7 +62,15 @@ impl Rest {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(connections)
             .build(connector);
-        Self { base_url, client, issuer: Arc::new(issuer) }
+        Self { base_url, client, issuer: Arc::new(issuer), patience: Duration::ZERO }
+    }
+
+    /// The same, but a 503 that says when to come back is asked again for up to this time, as a client does who wants an
+    /// answer: an overloaded machine refuses now and then.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// A token for `user`.
@@ -73,6 +86,20 @@ impl Rest {
 
     /// Sends a request as it is.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
+        let begin = Instant::now();
+        loop {
+            let answer = self.exchange(request.clone()).await?;
+            let comes_back = answer.status == StatusCode::SERVICE_UNAVAILABLE
+                && answer.headers.contains_key(header::RETRY_AFTER)
+                && begin.elapsed() < self.patience;
+            if !comes_back {
+                return Ok(answer);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
         let exchange = async {
             let response = self.client.request(request).await?;
             let (parts, body) = response.into_parts();

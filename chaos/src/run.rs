@@ -15,7 +15,7 @@ use crate::{
     load::{self, Plan as Load},
     report::Report,
     scenario::{Action, Plan, PlannedFault, Scenario},
-    stack::{self, Stack},
+    stack::{self, Setup, Stack},
     storm::{self, FaultRecord},
     watch::{Sample, Watch},
     workload::Workload,
@@ -46,6 +46,8 @@ pub struct Options {
     pub port_offset: u16,
     /// Where the evidence and the report go.
     pub folder: PathBuf,
+    /// The command that does it again, for the report.
+    pub command: String,
     /// The commit of the working tree, for the report.
     pub commit: String,
 }
@@ -68,13 +70,20 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         return Stack::running(program, data_dir.clone());
     }
     eprintln!("starting a stack of its own");
-    let data_dir = stack::own_folder(&std::env::temp_dir());
-    Stack::start(program, data_dir, options.port_offset, &options.scenario.replicas, &[DELIVERY_STEP]).await
+    let setup = Setup {
+        data_dir: stack::own_folder(&std::env::temp_dir()),
+        port_offset: options.port_offset,
+        replicas: &options.scenario.replicas,
+        environment: &[DELIVERY_STEP],
+        links: options.scenario.needs_links(),
+    };
+    Stack::start(program, setup).await
 }
 
 async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Result<Report> {
     let components: Vec<String> = stack.components()?.into_iter().map(|component| component.name).collect();
-    let plan = Plan::draw(&options.name, options.scenario.clone(), options.seed, &components);
+    let plan =
+        Plan::draw(&options.name, options.scenario.clone(), options.seed, &components, &stack.link_names());
     show(&plan);
     folder.write("plan.json", &plan)?;
     let run = format!("chaos-{}-{:x}", std::process::id(), options.seed);
@@ -86,6 +95,7 @@ async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Resul
         users: workload.user_names().map(str::to_owned).collect(),
         run,
         began_at: began_at.format(&time::format_description::well_known::Rfc3339)?,
+        command: options.command.clone(),
         commit: options.commit.clone(),
         machine: machine(),
         components,
@@ -101,7 +111,16 @@ async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Resul
     };
     let faults = under_load(stack, &workload, &watch, &mut info).await?;
     folder.write_lines("faults.jsonl", &faults)?;
-    settle(stack, &workload, &watch, &mut info).await?;
+    // What fails now is a finding about the stack, so the evidence is gathered all the same.
+    if info.stuck.is_none()
+        && let Err(error) = settle(stack, &workload, &watch, &mut info).await
+    {
+        info.stuck = Some(format!("{error:#}"));
+    }
+    if let Some(stuck) = &info.stuck {
+        eprintln!("stuck: {stuck}");
+        dump(stack, folder).await;
+    }
     gather(stack, &workload, watch, &mut info, folder).await?;
 
     let evidence = folder.load()?;
@@ -276,6 +295,29 @@ async fn settle(stack: &Stack, workload: &Arc<Workload>, watch: &Watch, info: &m
         stuck = stuck(watch, STUCK_AFTER) => info.stuck = Some(stuck),
     }
     workload.read_everything().await
+}
+
+/// Writes down how a stack that is stuck looks, before it is taken down: what the operator's commands say, and what each
+/// service says of itself. What can't be had is left out; the logs are gathered in any case.
+async fn dump(stack: &Stack, folder: &Folder) {
+    let looks: [(&str, &[&str]); 5] = [
+        ("status", &["status", "-o", "json"]),
+        ("positions", &["positions", "-o", "json"]),
+        ("dead-letters", &["dlq", "list", "-o", "json"]),
+        ("outbox", &["outbox", "list", "-o", "json"]),
+        ("certificates", &["certs", "status", "-o", "json"]),
+    ];
+    for (name, command) in looks {
+        let said = stack.operate(command).await.unwrap_or_else(|error| format!("{error:#}").into_bytes());
+        if let Err(error) = std::fs::write(folder.file(&format!("stuck-{name}.json")), said) {
+            eprintln!("cannot write down the {name}: {error}");
+        }
+    }
+    for (component, page, said) in stack.admin_pages().await {
+        if let Err(error) = std::fs::write(folder.file(&format!("stuck-{component}-{page}.txt")), said) {
+            eprintln!("cannot write down the {page} of {component}: {error}");
+        }
+    }
 }
 
 /// Gives up every letter that is poison by itself, then redrives what waited behind one. Returns how many were given up.

@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::rest::Rest;
+use crate::{
+    fault::links::{Link, Links},
+    rest::Rest,
+};
 
 /// A cold machine fetches the components first.
 const START_TIME_MAX: Duration = Duration::from_secs(300);
@@ -37,15 +40,35 @@ pub struct Stack {
     program: PathBuf,
     /// The supervisor of a stack of its own, which ends when its standard input closes: however the run ends.
     own: Option<Child>,
+    /// The proxies between the components of a stack of its own.
+    links: Option<Links>,
+}
+
+/// How a stack of its own is started.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// Where its data goes, for as long as it runs.
+    pub data_dir: PathBuf,
+    /// Added to each port.
+    pub port_offset: u16,
+    /// `service=N`.
+    pub replicas: &'a [String],
+    /// Settings of its services.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Whether there are proxies between the components.
+    pub links: bool,
 }
 
 impl Stack {
     /// The one that runs in this folder.
     pub fn running(program: PathBuf, data_dir: PathBuf) -> Result<Self> {
         match control::find(&data_dir)? {
-            Found::Running(report) => {
-                Ok(Self { layout: Layout::new(data_dir, report.port_offset), program, own: None })
-            }
+            Found::Running(report) => Ok(Self {
+                layout: Layout::new(data_dir, report.port_offset),
+                program,
+                own: None,
+                links: None,
+            }),
             Found::Abandoned(_) => bail!(
                 "the stack in {} has lost its supervisor: what is killed would stay dead",
                 data_dir.display()
@@ -55,36 +78,65 @@ impl Stack {
     }
 
     /// Starts one in a new folder, and returns when all of it is ready. Its data goes when it ends.
-    pub async fn start(
-        program: PathBuf,
-        data_dir: PathBuf,
-        port_offset: u16,
-        replicas: &[String],
-        environment: &[(&str, &str)],
-    ) -> Result<Self> {
+    pub async fn start(program: PathBuf, setup: Setup<'_>) -> Result<Self> {
         let mut command = Command::new(&program);
         command
-            .args(["up", "--foreground", "--until-parent-ends", "--port-offset", &port_offset.to_string()])
+            .args([
+                "up",
+                "--foreground",
+                "--until-parent-ends",
+                "--port-offset",
+                &setup.port_offset.to_string(),
+            ])
             .arg("--data-dir")
-            .arg(&data_dir)
-            .args(replicas.iter().flat_map(|replicas| ["--replicas", replicas]))
-            .envs(environment.iter().copied())
+            .arg(&setup.data_dir)
+            .args(setup.replicas.iter().flat_map(|replicas| ["--replicas", replicas]))
+            .args(setup.links.then_some("--links"))
+            .envs(setup.environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
-        let mut supervisor = command.spawn().context("cannot start the supervisor")?;
+        let supervisor = command.spawn().context("cannot start the supervisor")?;
+        let layout = Layout::new(setup.data_dir, setup.port_offset);
+        let mut stack = Self { layout, program, own: Some(supervisor), links: None };
         let until = Instant::now() + START_TIME_MAX;
         loop {
-            if let Some(status) = supervisor.try_wait()? {
+            if let Some(status) = stack.own.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 bail!("the stack could not be started ({status})");
             }
-            match control::wait_ready(&data_dir, Duration::ZERO) {
-                Ok(_) => break,
+            // Nothing becomes ready without the proxies, and their ports are free only once the supervisor has looked at them.
+            if setup.links && stack.links.is_none() {
+                stack.start_links().await?;
+            }
+            match control::wait_ready(&stack.layout.data_dir, Duration::ZERO) {
+                Ok(_) => return Ok(stack),
                 Err(error @ control::NotReady::KeepsEnding { .. }) => return Err(error.into()),
                 Err(error) if Instant::now() > until => return Err(error.into()),
                 Err(_) => sleep(LOOK_EVERY).await,
             }
         }
-        Ok(Self { layout: Layout::new(data_dir, port_offset), program, own: Some(supervisor) })
+    }
+
+    async fn start_links(&mut self) -> Result<()> {
+        let Found::Running(report) = control::find(&self.layout.data_dir)? else { return Ok(()) };
+        let links = report.links.into_iter().map(|link| Link {
+            from: link.from,
+            to: link.to,
+            listen: link.listen,
+            target: link.target,
+        });
+        self.links = Some(Links::start(links).await?);
+        Ok(())
+    }
+
+    /// The proxies between its components; an error if there are none.
+    pub fn links(&self) -> Result<&Links> {
+        self.links.as_ref().context("the stack has no links between its components")
+    }
+
+    /// Their names.
+    #[must_use]
+    pub fn link_names(&self) -> Vec<String> {
+        self.links.iter().flat_map(Links::names).map(str::to_owned).collect()
     }
 
     /// What its supervisor says of each component.
@@ -128,6 +180,27 @@ impl Stack {
             bail!("holdfast {} ended with {}: {}", arguments.join(" "), output.status, talk.trim());
         }
         Ok(output.stdout)
+    }
+
+    /// What its services say of themselves: component, page and body; what does not answer is left out.
+    pub async fn admin_pages(&self) -> Vec<(String, &'static str, Vec<u8>)> {
+        let (Ok(components), Ok(rest)) = (self.components(), self.rest()) else { return Vec::new() };
+        let mut pages = Vec::new();
+        for component in components {
+            if self.layout.component_admin_port(&component.name).is_none() {
+                continue;
+            }
+            for page in ["readyz", "healthz", "metrics"] {
+                let url = format!("{}/{page}", self.layout.admin_url(&component.name));
+                let Ok(request) = http::Request::get(url).body(http_body_util::Full::default()) else {
+                    continue;
+                };
+                if let Ok(answer) = rest.send(request).await {
+                    pages.push((component.name.clone(), page, answer.body.to_vec()));
+                }
+            }
+        }
+        pages
     }
 
     /// The logs of its components.

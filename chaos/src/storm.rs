@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     fault::{
         Fault,
+        network::Condition,
         poison::{self, Victim},
     },
     scenario::{Action, PlannedFault},
@@ -109,6 +110,9 @@ impl Over {
 
 async fn apply(stack: &Stack, workload: &Workload, fault: &PlannedFault) -> Result<Applied> {
     let length = Duration::from_millis(fault.length_ms);
+    if let Some(condition) = fault.action.on_link() {
+        return break_links(stack, workload, &fault.target, condition, length).await;
+    }
     match fault.action {
         Action::Kill => end_process(stack, Fault::Kill, &fault.target).await,
         Action::Terminate => end_process(stack, Fault::Terminate, &fault.target).await,
@@ -123,7 +127,26 @@ async fn apply(stack: &Stack, workload: &Workload, fault: &PlannedFault) -> Resu
             Ok(Applied { seen, over: Over::At(workload.now()) })
         }
         Action::Crash => crash(stack, &fault.target).await,
+        other => bail!("{} is done to links", other.name()),
     }
+}
+
+/// Gives the links that `pattern` selects a condition for a while.
+async fn break_links(
+    stack: &Stack,
+    workload: &Workload,
+    pattern: &str,
+    condition: Condition,
+    length: Duration,
+) -> Result<Applied> {
+    let links = stack.links()?;
+    let before = links.counters(pattern)?;
+    links.set(pattern, condition)?;
+    sleep(length).await;
+    links.set(pattern, Condition::Clear)?;
+    let seen = condition.evidence(&links.counters(pattern)?.since(&before));
+    let seen = seen.context("nothing that passed these links was touched")?;
+    Ok(Applied { seen: format!("{seen} within {} ms", length.as_millis()), over: Over::At(workload.now()) })
 }
 
 /// The process of a component, which may be on its way back from an earlier fault.

@@ -40,6 +40,12 @@ impl World {
         Self::of(stack::everything())
     }
 
+    /// The same, with clients that come back after a 503 that says when: for tests of everything but refusals.
+    pub fn patient() -> Self {
+        let Self { stack, rest } = Self::new();
+        Self { stack, rest: rest.patient(PATIENCE) }
+    }
+
     /// The same with a second replica of order, shared by all tests of this process.
     pub fn with_two_order_replicas() -> Self {
         static STACK: OnceLock<TestStack> = OnceLock::new();

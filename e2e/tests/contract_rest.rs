@@ -34,7 +34,7 @@ fn assert_problem(answer: &Answer, status: u16, slug: &str) -> Value {
 /// An order is created, paid and delivered; each step can be read.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_paid_and_delivered() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("happy", "100.00").await;
     let body = json!({
         "delivery_address": "1 Quay Street",
@@ -88,7 +88,7 @@ async fn an_order_is_paid_and_delivered() {
 /// An order that can't be paid is declined for good: nothing is charged, nothing is delivered.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_without_funds_is_declined() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("poor", "0.99").await;
     let order = world.create(&user, "1 Quay Street", 100).await;
     eventually("the order is declined", || async {
@@ -106,7 +106,7 @@ async fn an_order_without_funds_is_declined() {
 /// An order that can't be delivered is refunded to the cent.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undeliverable_order_is_refunded() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("far", "10.00").await;
     let order = world.create(&user, "UNDELIVERABLE lane 1", 400).await;
     eventually("the order is refunded", || async {
@@ -124,7 +124,7 @@ async fn an_undeliverable_order_is_refunded() {
 /// One key makes one order, however often and however concurrently it is sent; different content is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_key_makes_one_order() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("once", "100.00").await;
     let order = sample_order("1 Quay Street", 100);
     let sends = (0..20).map(|_| {
@@ -170,7 +170,7 @@ async fn one_key_makes_one_order() {
 /// fails, even without the lock (pitfalls P10).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_written_once() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("index", "1.00").await;
     let order = user.create_order(&sample_order("1 Quay Street", 1), Some("same")).await.expect("answered");
     assert_eq!(order.status, 201);
@@ -196,7 +196,7 @@ async fn a_key_is_written_once() {
 /// An invalid key is refused, before anything is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_keep_to_their_limits() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("keys", "1.00").await;
     let order = sample_order("1 Quay Street", 1);
     for bad in ["", &"k".repeat(256), &"k".repeat(10 * 1024), "schlüssel"] {
@@ -210,7 +210,7 @@ async fn keys_keep_to_their_limits() {
 /// A list shows only the user's own orders, newest first, and pages follow each other without gap or overlap.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_paged_newest_first() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("lists", "100.00").await;
     let mut created = Vec::new();
     for n in 0..7 {
@@ -239,7 +239,7 @@ async fn lists_are_paged_newest_first() {
 /// Nobody sees or changes what belongs to another user, which looks as if it never existed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_order_looks_as_if_it_never_existed() {
-    let world = World::new();
+    let world = World::patient();
     let (owner, stranger) = (world.user("owner", "10.00").await, world.user("stranger", "10.00").await);
     let order = id(&world.create(&owner, "1 Quay Street", 100).await);
     let never = uuid::Uuid::now_v7().to_string();
@@ -269,7 +269,7 @@ async fn a_foreign_order_looks_as_if_it_never_existed() {
 /// Only the treasury can credit; a credit needs a key, and happens once.
 #[tokio::test(flavor = "multi_thread")]
 async fn credits_happen_once() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("saver", "1.00").await;
     let treasury = world.rest.token("treasury", "accounts:credit").expect("a token");
     let path = format!("/api/accounts/{}/credits", user.user);
@@ -323,7 +323,7 @@ async fn credits_happen_once() {
 /// Each limit on an order's content: everything that is wrong is named by a pointer, and no order is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn content_keeps_to_its_limits() {
-    let world = World::new();
+    let world = World::patient();
     let user = world.user("limits", "1.00").await;
     let item = r#"{"product_id":"a","quantity":1,"price":0.01}"#;
     let with = |address: &str, items: &str| {
@@ -395,7 +395,7 @@ async fn post_raw(world: &World, token: &str, content_type: &str, body: impl Int
 /// Invalid JSON is 400, a body that is too long 413, another media type 415.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_cannot_be_read() {
-    let world = World::new();
+    let world = World::patient();
     let token = world.user("bodies", "1.00").await.token;
     let good = sample_order("x", 1).to_string();
     let deep = "{\"a\":".repeat(10_000);
@@ -460,7 +460,7 @@ async fn raw(world: &World, bytes: &[u8]) -> (u16, String) {
 /// Heads that are ambiguous, oversized or wrong are refused; the process keeps running.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_that_are_wrong_are_refused() {
-    let world = World::new();
+    let world = World::patient();
     let token = world.user("heads", "1.00").await.token;
     let auth = format!("Authorization: Bearer {token}\r\nContent-Type: application/json\r\n");
     let long = "x".repeat(100 * 1024);
@@ -517,7 +517,7 @@ async fn heads_that_are_wrong_are_refused() {
 /// A body that arrives slowly does not hold a request beyond its deadline.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_body_ends_at_the_deadline() {
-    let world = World::new();
+    let world = World::patient();
     let token = world.user("slow", "1.00").await.token;
     let head = format!(
         "POST /api/orders HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
@@ -661,7 +661,7 @@ fn tokens_with_wrong_claims(forge: &Forge, now: i64) -> Vec<(&'static str, Strin
 /// A token is accepted only if everything about it is right; every cause of refusal gets the same answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_checked_strictly() {
-    let world = World::new();
+    let world = World::patient();
     let forge = Forge::new(&world);
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let list = async |token: &str| {
@@ -696,7 +696,7 @@ async fn tokens_are_checked_strictly() {
 /// Each call needs its scope.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_call_needs_its_scope() {
-    let world = World::new();
+    let world = World::patient();
     let id = uuid::Uuid::now_v7();
     let body = sample_order("x", 1);
     for (method, path, scope, body) in [

@@ -35,6 +35,8 @@ pub struct RunInfo {
     pub run: String,
     /// When it began: RFC 3339.
     pub began_at: String,
+    /// The command that does it again.
+    pub command: String,
     /// The commit of the working tree, or `unknown`.
     pub commit: String,
     /// Processors and memory of the machine.

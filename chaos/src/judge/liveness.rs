@@ -108,7 +108,9 @@ fn unanswered(call: &Call) -> Violation {
             "{} at {:.1} s was answered {} after {} ms, with no fault in its way",
             call.op.name(),
             call.begin as f64 / SECOND as f64,
-            call.facts.http.map_or_else(|| call.facts.error.clone().unwrap_or_default(), |http| http.to_string()),
+            call.facts
+                .http
+                .map_or_else(|| call.facts.error.clone().unwrap_or_default(), |http| http.to_string()),
             call.end.unwrap_or(call.begin).saturating_sub(call.begin) / 1_000,
         ),
     }

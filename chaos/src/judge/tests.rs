@@ -164,9 +164,10 @@ fn empty() -> Evidence {
         info: RunInfo {
             run: "run".into(),
             began_at: String::new(),
+            command: String::new(),
             commit: String::new(),
             machine: String::new(),
-            plan: Plan::draw("control", scenario, 1, &components),
+            plan: Plan::draw("control", scenario, 1, &components, &[]),
             components,
             users: vec![USER.into()],
             load_began: 0,
@@ -221,7 +222,8 @@ fn what_was_not_checked_is_unknown() {
     let judgement = judge(&empty());
     assert_eq!(judgement.outcome, Outcome::Unknown);
     let mut evidence = clean();
-    evidence.info.plan.scenario = Scenario::named("kill-kafka").expect("built in");
+    let scenario = Scenario::named("kill-kafka").expect("built in");
+    evidence.info.plan = Plan::draw("kill-kafka", scenario, 1, &["kafka".to_owned()], &[]);
     let judgement = judge(&evidence);
     assert_eq!(judgement.outcome, Outcome::Unknown, "{judgement:#?}");
     assert_eq!(judgement.unproven.len(), 2, "{:?}", judgement.unproven);
@@ -241,7 +243,7 @@ fn a_planted_violation_is_found() {
         (
             "an order has not ended",
             |e| e.state.orders[3].delivery_status = Some("IN_TRANSIT".into()),
-            &["I3", "I6"],
+            &["I3"],
         ),
         ("charged twice", |e| e.state.payments[3].charges = 2, &["I4"]),
         ("refunded for nothing", |e| e.state.payments[3].status = "REFUNDED".into(), &["I4"]),
@@ -256,7 +258,7 @@ fn a_planted_violation_is_found() {
         ("poison was passed over", |e| e.records[1].status = None, &["I9"]),
         ("a letter was overtaken", |e| overtake(e), &["I9"]),
         ("a read went back", |e| read_back(e), &["I10"]),
-        ("somebody else's order was read", |e| e.calls[3].facts.http = Some(200), &["I11", "I14"]),
+        ("somebody else's order was read", |e| e.calls[3].facts.http = Some(200), &["I11"]),
         ("an answer came late", |e| e.calls[1].end = Some(9 * SECOND), &["I12"]),
         ("a token is in a log", |e| e.logs.secrets.push("order, line 1: a token".into()), &["I13"]),
         ("calls fail for no reason", |e| refuse(e, 10), &["I14"]),
@@ -286,8 +288,11 @@ fn letter() -> LetterRow {
 
 /// An event is in its topic twice, and its second record was applied like the first.
 fn publish_again(evidence: &mut Evidence) {
-    let first = evidence.records.iter().find(|record| record.topic == "payment.completed").expect("one").clone();
-    evidence.records.push(Record { offset: i64::from(ORDERS), ..first });
+    let records = &mut evidence.records;
+    let first = records.iter_mut().find(|record| record.topic == "payment.completed").expect("one");
+    first.event_id = Some("01930000-0000-7000-8000-000000000001".into());
+    let again = Record { offset: i64::from(ORDERS), ..first.clone() };
+    records.push(again);
     for ends in evidence.state.partitions.iter_mut().filter(|ends| ends.topic == "payment.completed") {
         ends.end += i64::from(ends.partition == 0);
     }

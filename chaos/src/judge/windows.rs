@@ -3,7 +3,7 @@
 
 use holdfast_native::layout::{GATEWAY, PARTICIPANTS, service_of};
 
-use crate::{evidence::Evidence, journal::Operation, scenario::Action, storm::FaultRecord};
+use crate::{evidence::Evidence, fault::links::matches, journal::Operation, storm::FaultRecord};
 
 const SECOND: u64 = 1_000_000;
 /// After a replica is gone, or is there again: breakers and balancers have noticed.
@@ -36,13 +36,23 @@ impl Windows {
             Operation::Account | Operation::Credit => "payment",
             Operation::Create | Operation::Read | Operation::Foreign | Operation::List => "order",
         };
-        let in_the_way = |fault: &&FaultRecord| {
-            is_process_fault(fault)
-                && (service_of(&fault.target).is_some_and(|service| service == GATEWAY || service == needed)
-                    || database_of(needed) == Some(fault.target.as_str()))
-        };
-        let faults = evidence.faults.iter().filter(in_the_way);
-        Self(faults.flat_map(|fault| windows(evidence, fault, GRACE)).collect())
+        let replicas: Vec<&str> = evidence
+            .info
+            .components
+            .iter()
+            .map(String::as_str)
+            .filter(|component| service_of(component) == Some(needed))
+            .collect();
+        let windows = evidence.faults.iter().flat_map(|fault| {
+            let hit = replicas.iter().filter(|replica| is_cut_off(fault, replica, needed)).count();
+            match hit {
+                0 => Vec::new(),
+                all if all == replicas.len() => vec![whole(fault, GRACE)],
+                // A replica is left: only its going and its coming back are excuses.
+                _ => around_ends(fault),
+            }
+        });
+        Self(windows.collect())
     }
 
     /// Those in which the gateway itself is the victim.
@@ -52,27 +62,34 @@ impl Windows {
         Self(faults.map(|fault| whole(fault, REPLICA_GRACE)).collect())
     }
 
-    /// Those in which consumers may stand still.
+    /// Those in which consumers may stand still. A group is one: while a member is stalled, its partitions wait for its session
+    /// to end, so a replica that is left is no reason to be quicker.
     pub(super) fn of_consumers(evidence: &Evidence) -> Self {
-        let in_the_way = |fault: &&FaultRecord| is_process_fault(fault) && fault.target != GATEWAY;
-        let faults = evidence.faults.iter().filter(in_the_way);
-        Self(
-            faults
-                .flat_map(|fault| {
-                    let grace = if fault.target == "kafka" { KAFKA_GRACE } else { GRACE };
-                    // A group is one: while a member is stalled, its partitions wait for its session to end.
-                    vec![whole(fault, grace)]
-                })
-                .collect(),
-        )
+        let windows = evidence.faults.iter().filter_map(|fault| {
+            let in_the_way = if fault.action.on_link().is_some() {
+                !fault.target.starts_with(GATEWAY)
+            } else {
+                is_process_fault(fault) && fault.target != GATEWAY
+            };
+            let grace = if fault.target.ends_with("kafka") { KAFKA_GRACE } else { GRACE };
+            in_the_way.then(|| whole(fault, grace))
+        });
+        Self(windows.collect())
     }
 }
 
-fn is_process_fault(fault: &FaultRecord) -> bool {
-    match fault.action {
-        Action::Kill | Action::Terminate | Action::Stall | Action::Hold | Action::Crash => true,
-        Action::RotateCertificates | Action::RotateAuthority | Action::Poison => false,
+/// Whether a fault keeps a replica of `service` from answering a call through the gateway.
+fn is_cut_off(fault: &FaultRecord, replica: &str, service: &str) -> bool {
+    let Some(database) = database_of(service) else { return false };
+    if fault.action.on_link().is_some() {
+        let links = [format!("{GATEWAY}->{replica}"), format!("{replica}->{database}")];
+        return links.iter().any(|link| matches(&fault.target, link));
     }
+    is_process_fault(fault) && [GATEWAY, replica, database].contains(&fault.target.as_str())
+}
+
+fn is_process_fault(fault: &FaultRecord) -> bool {
+    fault.action.on_process().is_some()
 }
 
 fn database_of(service: &str) -> Option<&'static str> {
@@ -86,13 +103,8 @@ fn whole(fault: &FaultRecord, grace: u64) -> Window {
     Window { begin: fault.begin, end }
 }
 
-/// The same, but where a replica is left only its going and its coming back are excuses.
-fn windows(evidence: &Evidence, fault: &FaultRecord, grace: u64) -> Vec<Window> {
-    let service = service_of(&fault.target);
-    let replicas = evidence.info.components.iter().filter(|name| service_of(name) == service).count();
-    if service.is_none() || replicas < 2 {
-        return vec![whole(fault, grace)];
-    }
+/// When it begins, and when it is over.
+fn around_ends(fault: &FaultRecord) -> Vec<Window> {
     let around = |time: u64| Window { begin: time, end: time.saturating_add(REPLICA_GRACE) };
     [Some(around(fault.begin)), fault.over.map(around)].into_iter().flatten().collect()
 }

@@ -60,6 +60,6 @@ pub(super) fn chart(title: &str, unit: &str, end: f64, lines: &[Line], bands: &[
 }
 
 fn number(value: f64, unit: &str) -> String {
-    let digits = if value >= 10.0 { 0 } else { 1 };
+    let digits = usize::from(value < 10.0);
     format!("{value:.digits$} {unit}")
 }

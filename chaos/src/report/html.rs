@@ -101,7 +101,7 @@ fn run(report: &Report) -> String {
     let info = &report.info;
     let plan = &info.plan;
     let rows = [
-        ("repeat", format!("<code>{}</code>", escape(&report.repeat))),
+        ("repeat", format!("<code>{}</code>", escape(&info.command))),
         ("scenario", format!("{}: {}", escape(&plan.name), escape(&plan.scenario.about))),
         ("began", escape(&info.began_at)),
         ("commit", escape(&info.commit)),
@@ -157,6 +157,9 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
+/// Of the calls that began in a second: how long the good answers took, in milliseconds, and how many others there were.
+type Second = (Vec<f64>, f64);
+
 fn timeline(report: &Report, evidence: &Evidence) -> String {
     let last = evidence.samples.last().map_or(report.info.load_ended, |sample| sample.time);
     let end = seconds(last.max(report.info.load_ended));
@@ -175,7 +178,7 @@ fn timeline(report: &Report, evidence: &Evidence) -> String {
             ),
         })
         .collect();
-    let mut by_second: BTreeMap<u64, (Vec<f64>, f64)> = BTreeMap::new();
+    let mut by_second: BTreeMap<u64, Second> = BTreeMap::new();
     for call in &evidence.calls {
         let Some(ended) = call.end.filter(|_| call.op != Operation::Credit) else { continue };
         let second = by_second.entry(call.begin / 1_000_000).or_default();
@@ -186,16 +189,15 @@ fn timeline(report: &Report, evidence: &Evidence) -> String {
         }
     }
     let at = |second: &u64| seconds(second * 1_000_000);
-    let line = |name, value: &dyn Fn(&(Vec<f64>, f64)) -> f64| Line {
+    let line = |name, value: &dyn Fn(&Second) -> f64| Line {
         name,
         points: by_second.iter().map(|(second, calls)| (at(second), value(calls))).collect(),
     };
     #[expect(clippy::cast_precision_loss, reason = "calls of a second")]
     let calls =
         [line("answered well", &|calls| calls.0.len() as f64), line("not answered well", &|calls| calls.1)];
-    let latency = |calls: &(Vec<f64>, f64), index: usize| {
-        quantiles(calls.0.clone()).map_or(0.0, |values| values[index])
-    };
+    let latency =
+        |calls: &Second, index: usize| quantiles(calls.0.clone()).map_or(0.0, |values| values[index]);
     let latencies = [
         line("median", &|calls| latency(calls, 0)),
         line("95th percentile", &|calls| latency(calls, 1)),
@@ -331,7 +333,9 @@ fn stories(report: &Report) -> String {
 }
 
 fn not_tested(report: &Report) -> String {
-    let items: String = report.not_tested.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
+    let items: Vec<String> =
+        report.not_tested.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
+    let items = items.concat();
     format!(
         "<h2>What was not tested</h2><ul>{items}</ul><p>The raw history lies beside this page: <code>journal.jsonl</code>, \
          <code>faults.jsonl</code>, <code>samples.jsonl</code>, <code>state.json</code>, <code>records.jsonl</code>, \

@@ -42,8 +42,6 @@ pub struct Report {
     pub statistics: Statistics,
     /// The whole story of the first violations, by their subject.
     pub stories: BTreeMap<String, Vec<String>>,
-    /// The command that does it again.
-    pub repeat: String,
     /// What no run of this kind tests.
     pub not_tested: Vec<String>,
 }
@@ -75,7 +73,6 @@ impl Report {
             recoveries,
             marks: marks(&evidence.info),
             stories,
-            repeat: repeat(&evidence.info),
             not_tested: NOT_TESTED.map(str::to_owned).to_vec(),
             faults: evidence.faults.clone(),
             info: evidence.info.clone(),
@@ -153,8 +150,4 @@ fn marks(info: &RunInfo) -> BTreeMap<String, u64> {
             ((*mark).to_owned(), count)
         })
         .collect()
-}
-
-fn repeat(info: &RunInfo) -> String {
-    format!("holdfast chaos run --scenario {} --seed {}", info.plan.name, info.plan.seed)
 }

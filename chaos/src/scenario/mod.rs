@@ -1,22 +1,28 @@
 //! Scenarios: what load, which faults, how often. Each is a small file beside this one.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
+use crate::fault::{
+    Fault,
+    links::matches,
+    network::{Condition, Direction},
+};
 
 /// The scenarios that are built in, by name.
-const BUILT_IN: [(&str, &str); 15] = [
+const BUILT_IN: [(&str, &str); 17] = [
     ("control", include_str!("control.toml")),
     ("deploy", include_str!("deploy.toml")),
     ("everything", include_str!("everything.toml")),
     ("kill-databases", include_str!("kill-databases.toml")),
     ("kill-kafka", include_str!("kill-kafka.toml")),
     ("kill-services", include_str!("kill-services.toml")),
+    ("network", include_str!("network.toml")),
     ("pause-kafka", include_str!("pause-kafka.toml")),
     ("poison", include_str!("poison.toml")),
+    ("proof-breaker", include_str!("proof-breaker.toml")),
     ("proof-crash", include_str!("proof-crash.toml")),
     ("proof-databases", include_str!("proof-databases.toml")),
     ("proof-kill", include_str!("proof-kill.toml")),
@@ -38,6 +44,20 @@ pub enum Action {
     Stall,
     /// Killed again and again for a while: away for longer than a restart takes.
     Hold,
+    /// Bytes of a link arrive later, by 20 to 50 ms.
+    Latency,
+    /// Connections of a link are reset, old ones and new ones.
+    Reset,
+    /// Nothing passes a link, and nobody is told.
+    BlackHole,
+    /// What the client of a link sends does not arrive.
+    OneWay,
+    /// The connections of a link that exist are forgotten by its server, without a word to the client.
+    HalfOpen,
+    /// Bytes of a link trickle: 30 kB a second.
+    Throttle,
+    /// A bit is flipped every few kilobytes. Only for links with TLS.
+    Corrupt,
     /// All certificates are renewed.
     RotateCertificates,
     /// The authority is replaced, with its overlap.
@@ -57,6 +77,13 @@ impl Action {
             Self::Terminate => "terminate",
             Self::Stall => "stall",
             Self::Hold => "hold",
+            Self::Latency => "latency",
+            Self::Reset => "reset",
+            Self::BlackHole => "black-hole",
+            Self::OneWay => "one-way",
+            Self::HalfOpen => "half-open",
+            Self::Throttle => "throttle",
+            Self::Corrupt => "corrupt",
             Self::RotateCertificates => "rotate-certificates",
             Self::RotateAuthority => "rotate-authority",
             Self::Poison => "poison",
@@ -68,11 +95,35 @@ impl Action {
     #[must_use]
     pub const fn on_process(self) -> Option<Fault> {
         match self {
-            Self::Kill | Self::Hold => Some(Fault::Kill),
+            Self::Kill | Self::Hold | Self::Crash => Some(Fault::Kill),
             Self::Terminate => Some(Fault::Terminate),
             Self::Stall => Some(Fault::Stall),
-            Self::RotateCertificates | Self::RotateAuthority | Self::Poison | Self::Crash => None,
+            _ => None,
         }
+    }
+
+    /// What happens to a link, if anything does.
+    #[must_use]
+    pub const fn on_link(self) -> Option<Condition> {
+        const DELAY: Duration = Duration::from_millis(20);
+        const JITTER: Duration = Duration::from_millis(30);
+        const TRICKLE: NonZeroU64 = NonZeroU64::new(30_000).expect("not 0");
+        Some(match self {
+            Self::Latency => Condition::Latency { delay: DELAY, jitter: JITTER },
+            Self::Reset => Condition::Reset,
+            Self::BlackHole => Condition::BlackHole,
+            Self::OneWay => Condition::OneWay(Direction::ToServer),
+            Self::HalfOpen => Condition::HalfOpen,
+            Self::Throttle => Condition::Throttle { bytes_per_second: TRICKLE },
+            Self::Corrupt => Condition::Corrupt,
+            _ => return None,
+        })
+    }
+
+    /// Whether it lasts until it is healed.
+    #[must_use]
+    pub const fn lasts(self) -> bool {
+        self.on_link().is_some() || matches!(self, Self::Stall | Self::Hold)
     }
 }
 
@@ -82,7 +133,8 @@ impl Action {
 pub struct FaultKind {
     /// What is done.
     pub action: Action,
-    /// To which components, as `holdfast status` names them; those that the stack does not have are left out.
+    /// To which components, as `holdfast status` names them, or to which links, as `gateway->order` or `*->kafka`; those that
+    /// the stack does not have are left out.
     pub targets: Vec<String>,
     /// Shortest and longest time that it lasts, in milliseconds; of no use to what ends by itself.
     #[serde(default)]
@@ -143,6 +195,12 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// Whether there is a fault of the network in it: then the stack must be started with links.
+    #[must_use]
+    pub fn needs_links(&self) -> bool {
+        self.faults.iter().any(|kind| kind.action.on_link().is_some())
+    }
+
     /// Names of the built-in ones.
     pub fn names() -> impl Iterator<Item = &'static str> {
         BUILT_IN.iter().map(|(name, _)| *name)
@@ -179,15 +237,21 @@ pub struct Plan {
 const LENGTH_MS: [u64; 2] = [500, 3_000];
 
 impl Plan {
-    /// Draws the faults of a scenario for a stack with these components.
+    /// Draws the faults of a scenario for a stack with these components and links.
     #[must_use]
-    pub fn draw(name: &str, scenario: Scenario, seed: u64, components: &[String]) -> Self {
+    pub fn draw(name: &str, scenario: Scenario, seed: u64, components: &[String], links: &[String]) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let cells: Vec<(&FaultKind, &String)> = scenario
             .faults
             .iter()
             .flat_map(|kind| kind.targets.iter().map(move |target| (kind, target)))
-            .filter(|(kind, target)| kind.action.on_process().is_none() || components.contains(target))
+            .filter(|(kind, target)| {
+                if kind.action.on_link().is_some() {
+                    links.iter().any(|link| matches(target, link))
+                } else {
+                    kind.action.on_process().is_none() || components.contains(target)
+                }
+            })
             .collect();
         let (mut faults, mut deck, mut at_ms) = (Vec::new(), Vec::new(), 0);
         let storm = Duration::from_secs(scenario.storm_seconds);
@@ -198,8 +262,7 @@ impl Plan {
             }
             let Some((kind, target)) = deck.pop() else { break };
             let [least, most] = kind.length_ms.unwrap_or(LENGTH_MS);
-            let lasts = matches!(kind.action, Action::Stall | Action::Hold);
-            let length_ms = if lasts { rng.u64(least..=most) } else { 0 };
+            let length_ms = if kind.action.lasts() { rng.u64(least..=most) } else { 0 };
             faults.push(PlannedFault { at_ms, action: kind.action, target: target.clone(), length_ms });
             // Not in step with anything that is periodic in the system.
             at_ms += rng.u64(scenario.every_ms * 7 / 10..=scenario.every_ms * 13 / 10).max(1);
@@ -225,6 +288,21 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
+    fn links() -> Vec<String> {
+        let names = [
+            "gateway->order",
+            "gateway->payment",
+            "gateway->delivery",
+            "order->orders-db",
+            "payment->payments-db",
+            "delivery->deliveries-db",
+            "order->kafka",
+            "payment->kafka",
+            "delivery->kafka",
+        ];
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
     /// Every scenario that is shipped can be read, says what it shows, and plans what it asks for.
     #[test]
     fn every_scenario_can_be_planned() {
@@ -232,7 +310,7 @@ mod tests {
             let scenario = Scenario::named(name).unwrap_or_else(|error| panic!("{name}: {error:#}"));
             assert!(!scenario.about.is_empty(), "{name}");
             let least = scenario.faults_min;
-            let plan = Plan::draw(name, scenario, 7, &components());
+            let plan = Plan::draw(name, scenario, 7, &components(), &links());
             assert!(
                 plan.faults.len() >= least,
                 "{name}: {} faults, {least} are asked for",
@@ -248,7 +326,7 @@ mod tests {
     fn a_plan_is_drawn_from_its_seed() {
         let draw = |seed| {
             let scenario = Scenario::named("everything").expect("built in");
-            Plan::draw("everything", scenario, seed, &components()).faults
+            Plan::draw("everything", scenario, seed, &components(), &links()).faults
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));

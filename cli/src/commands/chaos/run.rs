@@ -1,6 +1,6 @@
 //! `chaos run`.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fmt::Write as _, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -10,7 +10,6 @@ use holdfast_chaos::{
 };
 use holdfast_common::config::parse_duration;
 use holdfast_native::layout::{PORT_OFFSET_MAX, Replicas, ReplicasError, resolve};
-use uuid::Uuid;
 
 use super::show;
 use crate::{options::Output, output::Outcome};
@@ -84,9 +83,10 @@ impl Run {
         if !self.replicas.is_empty() {
             scenario.replicas.clone_from(&self.replicas);
         }
-        let seed = self.seed.unwrap_or_else(|| Uuid::now_v7().as_u128() as u64);
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let folder = self.report.clone().unwrap_or_else(|| PathBuf::from(format!("chaos-{seed:x}")));
         Ok(Options {
+            command: self.command(seed),
             name: self.scenario.clone(),
             scenario,
             seed,
@@ -96,6 +96,22 @@ impl Run {
             folder: resolve(&folder)?,
             commit: commit(),
         })
+    }
+
+    /// The command that does the same again.
+    fn command(&self, seed: u64) -> String {
+        let mut command = format!("holdfast chaos run --scenario {} --seed {seed}", self.scenario);
+        // Writing to a String can't fail.
+        if let Some(duration) = self.duration {
+            let _ = write!(command, " --duration {}s", duration.as_secs());
+        }
+        if let Some(rate) = self.rate {
+            let _ = write!(command, " --rate {rate}");
+        }
+        for replicas in &self.replicas {
+            let _ = write!(command, " --replicas {replicas}");
+        }
+        command
     }
 }
 
