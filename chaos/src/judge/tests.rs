@@ -233,7 +233,7 @@ fn what_was_not_checked_is_unknown() {
 #[test]
 fn a_planted_violation_is_found() {
     type Plant = fn(&mut Evidence);
-    let planted: [(&str, Plant, &[&str]); 25] = [
+    let planted: [(&str, Plant, &[&str]); 26] = [
         ("an order is gone", |e| drop(e.state.orders.remove(7)), &["I1", "I4", "I5", "I6"]),
         ("an order has another total", |e| e.state.orders[7].total_minor = 2, &["I1", "I4", "I5"]),
         ("a list lost an order", |e| drop(e.calls.last_mut().expect("the list").facts.orders.pop()), &["I1"]),
@@ -247,6 +247,7 @@ fn a_planted_violation_is_found() {
         ),
         ("charged twice", |e| e.state.payments[3].charges = 2, &["I4"]),
         ("refunded for nothing", |e| e.state.payments[3].status = "REFUNDED".into(), &["I4"]),
+        ("a refund without its money", |e| refund_without_money(e), &["I4", "I7"]),
         ("a balance is off at one moment", |e| e.samples[50].money = Some(vec!["off".into()]), &["I5"]),
         ("money is gone", |e| e.state.accounts[0].balance_minor = 939, &["I5"]),
         ("no delivery", |e| drop(e.state.deliveries.remove(3)), &["I6"]),
@@ -286,6 +287,13 @@ fn letter() -> LetterRow {
     }
 }
 
+/// An order and its payment say that they were refunded, and the ledger does not.
+fn refund_without_money(evidence: &mut Evidence) {
+    let order = &mut evidence.state.orders[3];
+    (order.status, order.delivery_status) = ("REFUNDED".into(), Some("FAILED".into()));
+    evidence.state.payments[3].status = "REFUNDED".into();
+}
+
 /// An event is in its topic twice, and its second record was applied like the first.
 fn publish_again(evidence: &mut Evidence) {
     let records = &mut evidence.records;
@@ -304,7 +312,8 @@ fn publish_again(evidence: &mut Evidence) {
 
 /// The first step of a delivery was given up, and the second was applied without it.
 fn overtake(evidence: &mut Evidence) {
-    let first = evidence.records.iter().find(|record| record.topic == "delivery.status.updated").expect("one");
+    let first =
+        evidence.records.iter().find(|record| record.topic == "delivery.status.updated").expect("one");
     let (topic, subject, offset) = (first.topic.clone(), first.subject.clone(), first.offset);
     evidence.state.letters.push(LetterRow { state: "discarded".into(), topic, subject, offset, ..letter() });
 }
