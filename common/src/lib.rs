@@ -10,11 +10,12 @@
 //!   be handled, and its redrive);
 //! - [`participant`] puts these together for a service with a database and events;
 //! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`trace`], [`service`];
-//! - the ground floor: [`error`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
+//! - the ground floor: [`error`], [`clock`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
 
 pub mod admin;
 pub mod backoff;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod consumer;
 pub mod database;

@@ -2,6 +2,7 @@
 
 use futures_util::FutureExt as _;
 use holdfast_common::{
+    clock,
     database::{Database, DatabaseError},
     deadline::Deadline,
     idempotency::{self, WriteError},
@@ -10,7 +11,6 @@ use holdfast_common::{
 };
 use holdfast_proto::{IdempotencyKey, OrderId};
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 
 use crate::{
     domain::{Draft, Order},
@@ -70,15 +70,9 @@ async fn write(
         let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
         return Ok(Created { order: order.as_created(), replayed: true });
     }
-    let order = Order::create(order_id, draft, now());
+    let order = Order::create(order_id, draft, clock::now());
     store::insert_order(connection, &order, &key, &fingerprint).await?;
     let event = OutboxRecord::from_event(order_created(&order, trace), "order");
     outbox::append(connection, vec![event]).await?;
     Ok(Created { order, replayed: false })
-}
-
-/// The database keeps microseconds: cut here, so that the first answer and a replay are the same.
-fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)
 }

@@ -7,6 +7,7 @@ mod config;
 mod consumer;
 mod credit;
 pub mod domain;
+mod event;
 mod grpc;
 mod opening;
 mod store;
