@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "holdfast/delivery/v1/events.proto",
         "holdfast/ops/v1/dead_letter_service.proto",
         "holdfast/ops/v1/outbox_service.proto",
+        "holdfast/ops/v1/reconcile_service.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;
     // The compatibility check (tests/compatibility.rs) compares this with the committed lock file.

@@ -7,7 +7,7 @@
 //! - state: [`database`] (transactions that a caller can't break), [`outbox`] (write an event with the change that it
 //!   tells), [`consumer`] (handle an event once: inbox, batches, dead letters);
 //! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
-//!   be handled, and its redrive);
+//!   be handled, and its redrive), [`reconcile`] (what was lost on the way);
 //! - [`participant`] puts these together for a service with a database and events;
 //! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`trace`], [`service`];
 //! - the ground floor: [`error`], [`clock`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
@@ -33,6 +33,7 @@ pub mod outbox;
 mod panic;
 pub mod participant;
 
+pub mod reconcile;
 pub mod record;
 pub mod reload;
 pub mod service;

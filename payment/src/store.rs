@@ -165,6 +165,24 @@ pub(crate) async fn payment_of_user(
     row.as_ref().map(payment_from_row).transpose()
 }
 
+/// The payments of these orders, each with the order's address where it was kept.
+pub(crate) async fn payments_with_addresses(
+    connection: &mut PgConnection,
+    orders: &[OrderId],
+) -> Result<Vec<(Payment, Option<String>)>, DatabaseError> {
+    let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(
+        "-- payment.payments_with_addresses
+        select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at,
+            delivery_address
+        from payments where order_id = any($1) order by order_id",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((payment_from_row(row)?, row.try_get("delivery_address")?))).collect()
+}
+
 /// Writes new payments with the addresses of their orders. One payment per order is the index's business: a
 /// second one is an error, never an overwrite.
 pub(crate) async fn insert_payments(
