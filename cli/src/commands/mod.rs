@@ -5,6 +5,7 @@ mod certs;
 mod dlq;
 mod outbox;
 mod positions;
+mod reconcile;
 mod stack;
 
 use anyhow::Result;
@@ -16,6 +17,7 @@ use self::{
     dlq::Dlq,
     outbox::Outbox,
     positions::Positions,
+    reconcile::Reconcile,
     stack::{down::Down, env::Env, logs::Logs, status::Status, token::Token, up::Up},
 };
 use crate::output::Outcome;
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     Outbox(Outbox),
     /// Show where each service reads: the position of its database, what the broker has committed, and any gap
     Positions(Positions),
+    /// Find events that were lost between two services, and have them re-emitted
+    Reconcile(Reconcile),
     /// Measure latency, throughput and cost of a running stack
     Bench(Bench),
 }
@@ -62,6 +66,7 @@ impl Command {
             Self::Dlq(dlq) => dlq.run(),
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),
+            Self::Reconcile(reconcile) => reconcile.run(),
             Self::Bench(bench) => bench.run(),
         }
     }
