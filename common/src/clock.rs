@@ -2,8 +2,8 @@
 
 use time::OffsetDateTime;
 
-/// Now, in whole microseconds, which is what the database keeps: what is written to a row and to an event is what is read from
-/// the row later, to the byte.
+/// Now, in whole microseconds, the resolution of the database: a time that is read back from a row equals the one that an event
+/// has, to the byte.
 #[must_use]
 pub fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();

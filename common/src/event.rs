@@ -42,8 +42,8 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// The event that `message` tells of the aggregate `subject`: something that happened at `time`, in whole microseconds
-    /// ([`crate::clock::now`]). Told again, it is the same event: see [`id_of`].
+    /// The event that `message` reports about the aggregate `subject`, which happened at `time`, in whole microseconds
+    /// ([`crate::clock::now`]). Its id is derived from its content: built again from the same facts, it is the same event.
     #[must_use]
     pub fn of<E: Event>(message: &E, key: String, subject: String, time: OffsetDateTime) -> Self {
         let payload = message.encode_to_vec();
@@ -86,11 +86,11 @@ impl NewEvent {
     }
 }
 
-/// The id of an event: a UUIDv7 of its time, whose random bits are the first of a SHA-256 over all that it says.
+/// The id of an event: a UUIDv7 of its time, whose random bits are the first of a SHA-256 over its content.
 ///
-/// An event that was lost can be told again from the rows that it told of, under the id that it had, long after its outbox row is
-/// gone; whoever has handled it knows it. And no id has two payloads: what is rebuilt with another content, by a version that
-/// knows one field more, is another event, never one that an inbox refuses as a forgery.
+/// So an event that was lost can be rebuilt from the rows that it reported, under its old id, long after its outbox row is gone, and
+/// the inbox of a reader that has handled it knows it. And no id ever has two payloads: an event that is rebuilt with another
+/// content, as by a version that knows one more field, is a new event, not one that readers park because its id was used before.
 fn id_of(topic: &str, version: u32, subject: &str, time: OffsetDateTime, payload: &[u8]) -> Uuid {
     let mut context = digest::Context::new(&digest::SHA256);
     // No topic and no subject has a zero byte.
@@ -331,9 +331,9 @@ mod tests {
         }
     }
 
-    /// The same fact has the same id, a UUIDv7 of its time; whatever is different in it, its content first, makes another one.
+    /// The same content has the same id, a UUIDv7 of its time; any difference makes another one.
     #[test]
-    fn an_id_belongs_to_what_is_told() {
+    fn an_id_is_derived_from_the_content() {
         let time = event().time;
         let id =
             |topic, version, subject, time, payload: &[u8]| id_of(topic, version, subject, time, payload);

@@ -1,4 +1,4 @@
-//! Telling events again, on real PostgreSQL: only what the rows prove, once, with an audit.
+//! Re-emitting events, on real PostgreSQL: only what the rows prove, once, with an audit.
 
 mod support;
 
@@ -61,10 +61,10 @@ fn reemit(subject: &str, ids: &[Uuid]) -> pb::ReemitEventsRequest {
     }
 }
 
-/// An event is told again once, under its id, and the audit says who wanted it; what the rows don't prove, or that is another
-/// aggregate's, is refused, and nothing is done then.
+/// An event is re-emitted once, under its id, and the audit says who wanted it. An event that the rows don't prove, or that belongs
+/// to another aggregate, is refused, and nothing is done.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_the_rows_prove_is_told_again() {
+async fn only_what_the_rows_prove_is_re_emitted() {
     let lab = Lab::new("reconcile").await;
     let (one, two, other) = (lab.event("a", "01"), lab.event("a", "02"), lab.event("b", "03"));
     let service =
@@ -87,7 +87,7 @@ async fn only_what_the_rows_prove_is_told_again() {
     // In the order in which they were written, whatever the order of the request.
     let ids = [two.id, one.id];
     let answer =
-        service.reemit_events(as_operator(reemit("a", &ids))).await.expect("told again").into_inner();
+        service.reemit_events(as_operator(reemit("a", &ids))).await.expect("re-emitted").into_inner();
     assert_eq!(answer.event_ids, [one.id.to_string(), two.id.to_string()]);
     let again = service.reemit_events(as_operator(reemit("a", &ids))).await.expect("answered").into_inner();
     assert!(again.event_ids.is_empty(), "they wait already");
@@ -109,7 +109,7 @@ async fn only_what_the_rows_prove_is_told_again() {
     assert_eq!(places, [pb::OutboxPlace::Waiting, pb::OutboxPlace::Waiting, pb::OutboxPlace::Absent]);
 }
 
-/// Aggregates come in pages; an event that is in the inbox was handled, and no other.
+/// Aggregates come in pages; exactly the events that are in the inbox were handled.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_handled_is_listed() {
     let lab = Lab::new("reconcile-inbox").await;

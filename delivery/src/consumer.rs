@@ -99,8 +99,8 @@ impl Handler for DeliveryEvents {
             let user_id = event.user_id.clone();
             let id = Uuid::now_v7();
             let delivery = Delivery::create(id, event.order_id, user_id, address.clone(), &self.plan, now);
-            let told = event::status_updated(&delivery, metadata.trace.clone());
-            records.push(OutboxRecord::from_event(told, "delivery"));
+            let new_event = event::status_updated(&delivery, metadata.trace.clone());
+            records.push(OutboxRecord::from_event(new_event, "delivery"));
             new.push(delivery.clone());
             deliveries.insert(event.order_id, delivery);
             answers.push(Answer::Applied);

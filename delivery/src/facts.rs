@@ -1,4 +1,4 @@
-//! What the rows prove of the events that this service has told.
+//! The events that the rows of this service prove.
 
 use holdfast_common::{
     database::DatabaseError,
@@ -33,8 +33,8 @@ impl Facts for DeliveryFacts {
     ) -> Result<Vec<Fact>, DatabaseError> {
         let ids: Vec<OrderId> = subjects.iter().filter_map(|subject| OrderId::parse(subject).ok()).collect();
         let deliveries = store::deliveries_with_steps(connection, &ids).await?;
-        let told = deliveries.iter().flat_map(|(delivery, steps)| {
-            // As it was right after that step.
+        let written = deliveries.iter().flat_map(|(delivery, steps)| {
+            // As the delivery was right after each step.
             let then = steps.iter().map(|(status, at)| Delivery {
                 status: *status,
                 updated_at: *at,
@@ -42,6 +42,6 @@ impl Facts for DeliveryFacts {
             });
             then.map(|delivery| Fact::Event(status_updated(&delivery, None)))
         });
-        Ok(told.collect())
+        Ok(written.collect())
     }
 }

@@ -1,11 +1,7 @@
-//! The broker loses records that it had acknowledged. Everything moves again by itself, `holdfast reconcile` finds the events
-//! that were lost, and has them told again; then every order ends, and nobody was charged twice.
+//! The broker loses records that it had acknowledged. Everything moves again by itself, `holdfast reconcile` finds the events that
+//! were lost and has them re-emitted; then every order ends, and nobody was charged twice.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use holdfast_chaos::{
     fault::{
@@ -35,25 +31,24 @@ use rdkafka::{
     producer::FutureRecord,
 };
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 /// These tests break the one broker of this file: one at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// What the disk of the broker had at one moment: a machine that loses its power comes back with it.
+/// The broker's disk at one moment: what a machine that loses its power comes back with.
 struct Disk {
-    copy: PathBuf,
+    copy: TempDir,
 }
 
 impl Disk {
-    /// The broker stands still meanwhile, and does not notice.
+    /// The broker is stopped meanwhile, and does not notice.
     fn of(world: &World) -> Self {
-        let layout = &world.stack.layout;
-        let copy = layout.kafka_dir().join("as-it-was");
-        let _ = fs::remove_dir_all(&copy);
+        let copy = TempDir::new().expect("made");
         world.apply(Fault::Stall, "kafka");
-        copy_folder(&layout.kafka_dir().join("logs"), &copy);
+        copy_folder(&world.stack.layout.kafka_dir().join("logs"), copy.path());
         world.heal(Fault::Stall, "kafka");
         Self { copy }
     }
@@ -65,7 +60,7 @@ impl Disk {
         eventually("the broker is dead", || async { has_ended(broker) }).await;
         let logs = world.stack.layout.kafka_dir().join("logs");
         fs::remove_dir_all(&logs).expect("deleted");
-        copy_folder(&self.copy, &logs);
+        copy_folder(self.copy.path(), &logs);
     }
 }
 
@@ -88,7 +83,7 @@ fn has_ended(pid: u32) -> bool {
     stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
 }
 
-/// The supervisor stands still: what ends stays down, and nobody who is stopped is called deaf.
+/// The supervisor is stopped: what ends stays down, and a service that is stopped is not taken for deaf.
 struct Unsupervised(u32);
 
 impl Unsupervised {
@@ -158,8 +153,8 @@ fn lost(document: &Value, orders: &[String]) -> BTreeSet<(String, String, Vec<St
         .collect()
 }
 
-/// The lost events are shown, a dry run changes nothing, `--execute` has them told again, and every order ends.
-async fn lost_events_are_told_again(
+/// The lost events are shown, a dry run changes nothing, `--execute` has them re-emitted, and every order ends.
+async fn lost_events_are_re_emitted(
     world: &World,
     user: &Session,
     orders: &[String],
@@ -181,10 +176,10 @@ async fn lost_events_are_told_again(
     let (done, code) =
         world.reconcile(&["--older-than", "0s", "--execute", "--reason", "the broker lost its tail"]).await;
     assert_eq!(code, 0, "{done:#}");
-    let told = done["events"].as_array().expect("a list");
-    assert!(told.iter().all(|event| event["state"] == "re-emitted"), "{done:#}");
-    assert!(told.len() >= events.len(), "{done:#}");
-    assert_eq!(audited().await - before, i64::try_from(told.len()).expect("few"), "each is in the audit");
+    let emitted = done["events"].as_array().expect("a list");
+    assert!(emitted.iter().all(|event| event["state"] == "re-emitted"), "{done:#}");
+    assert!(emitted.len() >= events.len(), "{done:#}");
+    assert_eq!(audited().await - before, i64::try_from(emitted.len()).expect("few"), "each is in the audit");
     all_end(user, orders).await;
     let (rest, code) = world.reconcile(&["--older-than", "0s"]).await;
     assert_eq!(code, 3, "nothing is lost any more: {rest:#}");
@@ -230,7 +225,7 @@ async fn the_broker_loses_its_tail() {
         let of = |order: &String| (order.clone(), topic.to_owned(), vec![reader.to_owned()]);
         orders.iter().map(of).collect::<BTreeSet<_>>()
     };
-    let lost = lost_events_are_told_again(&world, &user, &orders).await;
+    let lost = lost_events_are_re_emitted(&world, &user, &orders).await;
     let mut all = expected(&paid, "payment.completed", "delivery");
     all.extend(expected(&created, "order.created", "payment"));
     assert!(lost.is_subset(&all), "{lost:#?}");
@@ -245,7 +240,6 @@ async fn the_end_of_an_order_is_lost() {
     let world = World::new();
     let user = world.user("end", "1000.00").await;
     everything_moves(&world, &user).await;
-    // What is written about it waits: nobody reads while the broker's disk is copied.
     let disk = Disk::of(&world);
     let unsupervised = Unsupervised::of(&world);
     let orders = some_orders(&world, &user, 6).await;
@@ -266,7 +260,7 @@ async fn the_end_of_an_order_is_lost() {
     drop(unsupervised);
 
     everything_moves(&world, &user).await;
-    let lost = lost_events_are_told_again(&world, &user, &orders).await;
+    let lost = lost_events_are_re_emitted(&world, &user, &orders).await;
     assert!(lost.iter().all(|(_, _, readers)| readers == &["order"]), "{lost:#?}");
     let topics: BTreeSet<&str> = lost.iter().map(|(_, topic, _)| topic.as_str()).collect();
     assert!(topics.contains("delivery.status.updated") && topics.contains("payment.refunded"), "{lost:#?}");
@@ -274,8 +268,8 @@ async fn the_end_of_an_order_is_lost() {
     assert_eq!(count(&world, "payment", charged, &user).await, 12, "once each");
 }
 
-/// The log of a topic is cut, and grows past a reader's position before the reader looks at it again: what is new is read all
-/// the same.
+/// The log of a topic is truncated, and grows past a reader's position before the reader sees it again: the new records are read
+/// all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_grows_again_is_read() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -304,12 +298,21 @@ async fn a_log_that_grows_again_is_read() {
     world.invariants_hold().await;
 }
 
-/// A topic is deleted with what a reader has still to read of it, and made anew.
+/// A topic is deleted with what a reader has still to read of it, and recreated. The broker was restarted since the old topic
+/// was created: the leader's epoch goes back, which clients of the old one don't believe.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_deleted() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::new();
     let user = world.user("deleted", "1000.00").await;
+    everything_moves(&world, &user).await;
+    let before = world.stack.pid("kafka");
+    world.kill("kafka");
+    eventually("Kafka is back", || async {
+        let pid = world.stack.pid("kafka");
+        pid.is_some() && pid != before
+    })
+    .await;
     everything_moves(&world, &user).await;
     world.apply(Fault::Stall, "delivery");
     let orders = some_orders(&world, &user, 6).await;
@@ -324,7 +327,7 @@ async fn a_topic_is_deleted() {
     world.heal(Fault::Stall, "delivery");
 
     everything_moves(&world, &user).await;
-    let lost = lost_events_are_told_again(&world, &user, &orders).await;
+    let lost = lost_events_are_re_emitted(&world, &user, &orders).await;
     assert!(lost.len() >= orders.len() - 1, "{lost:#?}");
     assert!(lost.iter().all(|(_, topic, readers)| topic == "payment.completed" && readers == &["delivery"]));
 }
@@ -341,7 +344,7 @@ async fn remake_topic(world: &World, name: &str) {
     .await;
 }
 
-/// What waits in an outbox is not called lost and is left alone; an order that nothing was lost of is none.
+/// An event that waits in an outbox is not called lost and is left alone; an order that lost nothing is not shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_in_an_outbox_is_not_lost() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -367,7 +370,7 @@ async fn what_waits_in_an_outbox_is_not_lost() {
     world.invariants_hold().await;
 }
 
-/// What waits behind a dead letter is not called lost; the letter is named as the reason.
+/// Events that wait behind a dead letter are not called lost; the letter is named as the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_behind_a_dead_letter_is_not_lost() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -418,9 +421,9 @@ async fn send_rubbish(world: &World, topic: &str, user: &Session, order: &str) {
     world.producer().send(record, PATIENCE).await.expect("acknowledged");
 }
 
-/// The events that are rebuilt from the rows have the ids of those that were written, and so their content, to the byte.
+/// The events that are rebuilt from the rows have the ids of those that were written, and therefore their content, to the byte.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_rows_prove_is_what_was_told() {
+async fn rebuilt_events_are_those_that_were_written() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::new();
     let user = world.user("proof", "10.00").await;
@@ -433,8 +436,8 @@ async fn what_the_rows_prove_is_what_was_told() {
     }
     // Three delivered, two not, one of them for want of money: created, completed, four steps each, refunded.
     assert_eq!(proven.len(), 5 + 5 + 4 * 4 + 2, "{proven:#?}");
-    let told = tokio::task::spawn_blocking(move || told_of(&world, &orders)).await.expect("no panic");
-    assert_eq!(proven, told);
+    let written = tokio::task::spawn_blocking(move || written_of(&world, &orders)).await.expect("no panic");
+    assert_eq!(proven, written);
 }
 
 /// Topic and id of the events that the rows of a service prove.
@@ -457,7 +460,7 @@ async fn proven_by(world: &World, service: &str, orders: &[String]) -> Vec<(Stri
 }
 
 /// Topic and id of the events of these orders that the topics hold.
-fn told_of(world: &World, orders: &[String]) -> BTreeSet<(String, String)> {
+fn written_of(world: &World, orders: &[String]) -> BTreeSet<(String, String)> {
     let consumer: BaseConsumer = world.kafka().set("group.id", "proof").create().expect("a consumer");
     let mut places = TopicPartitionList::new();
     let mut left = 0;
@@ -469,7 +472,7 @@ fn told_of(world: &World, orders: &[String]) -> BTreeSet<(String, String)> {
         }
     }
     consumer.assign(&places).expect("assigned");
-    let mut told = BTreeSet::new();
+    let mut written = BTreeSet::new();
     while left > 0 {
         let record = consumer.poll(PATIENCE).expect("there is more").expect("read");
         left -= 1;
@@ -478,8 +481,8 @@ fn told_of(world: &World, orders: &[String]) -> BTreeSet<(String, String)> {
             String::from_utf8_lossy(found.and_then(|header| header.value).unwrap_or_default()).into_owned()
         };
         if orders.contains(&header("ce_subject")) {
-            told.insert((record.topic().to_owned(), header("ce_id")));
+            written.insert((record.topic().to_owned(), header("ce_id")));
         }
     }
-    told
+    written
 }

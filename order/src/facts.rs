@@ -1,4 +1,4 @@
-//! What the rows prove of the events that this service has told, and which orders have not ended.
+//! The events that the rows of this service prove, and the orders that have not ended.
 
 use holdfast_common::{
     database::DatabaseError,

@@ -166,7 +166,7 @@ impl Work {
                     .or_insert_with(|| Account::empty(event.user_id.clone(), Currency::EUR));
                 let (payment, entry) = account.charge(Uuid::now_v7(), event.order_id, *total, now)?;
                 self.entries.extend(entry);
-                self.tell(completed(&payment, delivery_address), metadata);
+                self.emit(completed(&payment, delivery_address), metadata);
                 self.inserted.insert(event.order_id, delivery_address.clone());
                 self.payments.insert(event.order_id, payment);
                 Ok(())
@@ -180,8 +180,8 @@ impl Work {
                 if let Some(entry) = account.refund(payment, now)? {
                     self.entries.push(entry);
                     self.refunded.insert(event.order_id);
-                    let told = refunded(payment);
-                    self.tell(told, metadata);
+                    let event = refunded(payment);
+                    self.emit(event, metadata);
                 }
                 Ok(())
             }
@@ -189,7 +189,7 @@ impl Work {
     }
 
     /// Remembers an event for the outbox.
-    fn tell(&mut self, event: NewEvent, cause: &Metadata) {
+    fn emit(&mut self, event: NewEvent, cause: &Metadata) {
         self.outbox.push(OutboxRecord::from_event(event.caused_by(cause.trace.clone()), "payment"));
     }
 

@@ -1,4 +1,4 @@
-//! The events that this service tells.
+//! The events that this service writes.
 
 use holdfast_common::event::NewEvent;
 use holdfast_proto::{payment::v1 as pb, to_timestamp};
@@ -8,7 +8,7 @@ use crate::{
     grpc::status_to_proto,
 };
 
-/// `payment.completed` for how the payment was decided, whatever became of it since.
+/// `payment.completed` as it was written when the payment was decided, also if it was refunded since.
 pub(crate) fn completed(payment: &Payment, delivery_address: &str) -> NewEvent {
     let decided = match payment.status {
         Status::InsufficientFunds => Status::InsufficientFunds,
@@ -26,7 +26,7 @@ pub(crate) fn completed(payment: &Payment, delivery_address: &str) -> NewEvent {
     NewEvent::of(&message, payment.user_id.to_string(), payment.order_id.to_string(), payment.created_at)
 }
 
-/// `payment.refunded` for a payment that was.
+/// `payment.refunded` for a refunded payment.
 pub(crate) fn refunded(payment: &Payment) -> NewEvent {
     let message = pb::PaymentRefunded {
         payment_id: payment.payment_id.to_string(),

@@ -1,4 +1,4 @@
-//! What the rows prove of the events that this service has told.
+//! The events that the rows of this service prove.
 
 use holdfast_common::{
     database::DatabaseError,
@@ -37,12 +37,12 @@ impl Facts for PaymentFacts {
     ) -> Result<Vec<Fact>, DatabaseError> {
         let ids: Vec<OrderId> = subjects.iter().filter_map(|subject| OrderId::parse(subject).ok()).collect();
         let payments = store::payments_with_addresses(connection, &ids).await?;
-        Ok(payments.iter().flat_map(|(payment, address)| told(payment, address.as_deref())).collect())
+        Ok(payments.iter().flat_map(|(payment, address)| written(payment, address.as_deref())).collect())
     }
 }
 
-fn told(payment: &Payment, address: Option<&str>) -> Vec<Fact> {
-    let mut told = vec![match address {
+fn written(payment: &Payment, address: Option<&str>) -> Vec<Fact> {
+    let mut written = vec![match address {
         Some(address) => Fact::Event(completed(payment, address)),
         None => Fact::Unprovable {
             topic: topic::PAYMENT_COMPLETED,
@@ -52,9 +52,9 @@ fn told(payment: &Payment, address: Option<&str>) -> Vec<Fact> {
         },
     }];
     if payment.status == Status::Refunded {
-        told.push(Fact::Event(refunded(payment)));
+        written.push(Fact::Event(refunded(payment)));
     }
-    told
+    written
 }
 
 #[cfg(test)]
@@ -72,8 +72,8 @@ mod tests {
         }
     }
 
-    /// What is told when a payment is decided and when it is refunded is what its row proves in the end; without the address
-    /// the first can't be.
+    /// The row of a refunded payment proves both events, the same that were written at the time; without the address the first
+    /// can't be rebuilt.
     #[test]
     fn a_refunded_payment_proves_both_its_events() {
         let user = UserId::parse("alice").expect("an id");
@@ -85,14 +85,14 @@ mod tests {
             account.charge(Uuid::now_v7(), OrderId::generate(), amount, now).expect("enough money");
         let first = completed(&payment, "1 Quay Street");
         assert_eq!(
-            told(&payment, Some("1 Quay Street")).iter().filter_map(id_of).collect::<Vec<_>>(),
+            written(&payment, Some("1 Quay Street")).iter().filter_map(id_of).collect::<Vec<_>>(),
             [first.id]
         );
         account.refund(&mut payment, now + time::Duration::seconds(2)).expect("refunded");
         let second = refunded(&payment);
-        let ids: Vec<_> = told(&payment, Some("1 Quay Street")).iter().map(id_of).collect();
+        let ids: Vec<_> = written(&payment, Some("1 Quay Street")).iter().map(id_of).collect();
         assert_eq!(ids, [Some(first.id), Some(second.id)]);
-        let ids: Vec<_> = told(&payment, None).iter().map(id_of).collect();
+        let ids: Vec<_> = written(&payment, None).iter().map(id_of).collect();
         assert_eq!(ids, [None, Some(second.id)]);
     }
 }

@@ -54,7 +54,7 @@ impl PositionLine {
     fn of(service: &'static str, position: pb::ConsumerPosition) -> Self {
         let pb::ConsumerPosition { position: next, committed, first, end, .. } = position;
         let from = match (next, first, end) {
-            // Not the log that was read before: reading begins at its oldest record. What is committed may be of this one.
+            // Not the log that was read before: reading begins at its oldest record. What is committed may belong to this one.
             (Some(next), Some(first), Some(end)) if next > end => {
                 committed.filter(|committed| (first..=end).contains(committed)).or(Some(first))
             }

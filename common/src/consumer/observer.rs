@@ -46,8 +46,8 @@ impl PartitionView {
     /// Records that wait.
     #[must_use]
     pub fn lag(&self) -> i64 {
-        // A position behind the end of the log: it was cut or made anew, and is read from its beginning. What the group has
-        // committed may be of this log.
+        // A position past the end of the log: it was truncated or recreated, and is read from its beginning. What the group has
+        // committed may belong to this log.
         let mut places = [self.position, self.committed].into_iter().flatten();
         let next = places.find(|next| *next <= self.end).unwrap_or(self.first);
         (self.end - next.max(self.first)).max(0)

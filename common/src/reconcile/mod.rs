@@ -1,10 +1,10 @@
-//! Events that were lost on the way, told again from the rows that they told of.
+//! Events that were lost between two services, rebuilt from the rows of their writer and re-emitted.
 //!
 //! An outbox row is deleted once the broker has acknowledged it, and a broker may lose what it has acknowledged. The change that
-//! the event told of is still in its writer's rows: [`Facts`] rebuilds the event from them, under the id that it had
-//! ([`crate::event::NewEvent::of`]), and each reader's inbox says whether it has handled that id. What a reader has never handled,
-//! although it has read its topics to the end and the outbox does not hold it, was lost. Who looks at both sides is the operator's
-//! `holdfast reconcile`; [`service`] answers for one service.
+//! the event reported is still in its writer's rows: [`Facts`] rebuilds the event from them, under its old id
+//! ([`crate::event::NewEvent::of`]), and each reader's inbox says whether it has handled that id. An event that a reader has never
+//! handled, although it has read its topics to the end and the event is not in the outbox, was lost. The operator's
+//! `holdfast reconcile` compares the two sides; [`service`] serves one service's part of each.
 
 pub mod service;
 mod store;
@@ -17,7 +17,7 @@ use crate::{database::DatabaseError, event::NewEvent};
 /// An event that a service has written, by its rows.
 #[derive(Debug, Clone)]
 pub enum Fact {
-    /// The event, the same to the byte as when it was written; without its trace.
+    /// The event, the same to the byte as it was written, but without its trace.
     Event(NewEvent),
     /// It was written, and the rows don't suffice to rebuild it.
     Unprovable {
@@ -34,8 +34,8 @@ pub enum Fact {
 
 /// What the rows of a service prove.
 pub trait Facts: Send + Sync + 'static {
-    /// At most `limit` aggregates that began before a time and have not ended, in the order of their names, those after `after`.
-    /// A service that does not know when an aggregate has ended knows none.
+    /// At most `limit` aggregates that began before a time and have not ended, in the order of their names, beginning after
+    /// `after`. None for a service that does not know when an aggregate has ended.
     fn unfinished(
         &self,
         connection: &mut PgConnection,

@@ -25,10 +25,10 @@ const PAGE_SIZE_MAX: u32 = 1_000;
 const SUBJECTS_MAX: usize = 1_000;
 /// They and the subjects fit a message.
 const EVENTS_MAX: usize = 5_000;
-/// Events of one aggregate that are written again at a time.
+/// Events of one aggregate that are re-emitted at a time.
 const REEMITTED_MAX: usize = 100;
 
-/// Serves what the rows of one service prove.
+/// Serves the events that the rows of one service prove.
 pub struct Reconcile<F: Facts> {
     database: Database,
     service: &'static str,
@@ -159,7 +159,7 @@ impl<F: Facts> ReconcileService for Reconcile<F> {
     }
 }
 
-/// What an operator wants to be told again.
+/// What an operator wants re-emitted.
 #[derive(Clone)]
 struct Wanted {
     /// One.
@@ -239,7 +239,7 @@ fn parse_event_ids(ids: &[String], most: usize) -> Result<Vec<Uuid>, Status> {
     ids.iter().map(|id| parse_id("event_ids", id)).collect()
 }
 
-/// Why nothing was told again.
+/// Why nothing was re-emitted.
 #[derive(Debug)]
 enum ReemitError {
     NotProven(Uuid),

@@ -1,4 +1,4 @@
-//! SQL of reconciling: what the outbox holds, what the inbox does not, and what is written again.
+//! SQL of reconciling: events that the outbox holds, events that the inbox lacks, and re-emitting.
 
 use std::collections::HashMap;
 
@@ -84,7 +84,7 @@ pub(super) async fn parked(
     rows.into_iter().map(|row| Ok((row.try_get("subject")?, row.try_get("id")?))).collect()
 }
 
-/// Writes an event to the outbox again, and who wanted it to the audit.
+/// Writes an event to the outbox again, with an audit row that says who wanted it.
 pub(super) async fn reemit(
     connection: &mut PgConnection,
     event: NewEvent,

@@ -1,8 +1,8 @@
 //! Asks the writers what they have written, then the readers what they have not handled.
 //!
 //! The order of the questions is the proof: an event that was not in the outbox when its writer was asked had been acknowledged by
-//! then; a reader that is at the end of the log *after* that has read whatever the log still had; and only then its inbox is
-//! asked. What is not in it by then was lost. A mistake would be harmless: a reader ignores an id that it has handled.
+//! then; a reader that is at the end of the log *after* that has read whatever the log still had; only then its inbox is asked. An
+//! event that is not in it was lost. A mistake would be harmless: a reader ignores an id that it has handled.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -175,7 +175,7 @@ async fn parked(service: &Service, orders: &[String]) -> Result<Vec<pb::ParkedAg
     Ok(parked)
 }
 
-/// How far a reader is with each topic, by a look at the broker that it has taken since.
+/// How far a reader is with each topic, as it saw the broker after `since`. Empty if it has not seen it.
 async fn progress_of(service: &Service, since: OffsetDateTime) -> Result<HashMap<String, Progress>> {
     let until = Instant::now() + VIEW_TIME_MAX;
     loop {

@@ -1,4 +1,4 @@
-//! `reconcile`: events that were lost on the way, found from the rows of all services and told again.
+//! `reconcile`: finds events that were lost between two services, and has them re-emitted.
 
 mod examine;
 mod verdict;
@@ -30,19 +30,19 @@ const REEMITTED_MAX: usize = 100;
 pub(crate) struct Reconcile {
     #[command(flatten)]
     at: At,
-    /// Events that this service has written only
+    /// Only events that this service writes
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: Option<String>,
-    /// This order, whether it has ended or not; may be given again
+    /// This order, whether it has ended or not; may be repeated
     #[arg(long = "order", value_name = "ORDER_ID", value_parser = parse_order)]
     orders: Vec<OrderId>,
-    /// Orders that have not ended and are older: 90s, 5m, 1h
+    /// Without --order: orders that are unfinished for longer than this: 90s, 5m, 1h
     #[arg(long, default_value = "1m", value_name = "TIME", value_parser = parse_duration)]
     older_than: Duration,
     /// Re-emit what is lost; otherwise nothing is changed
     #[arg(long, requires = "reason")]
     execute: bool,
-    /// Re-emit also what may be on its way, and what is so old that no inbox remembers it; readers ignore what they have handled
+    /// Also re-emit events that may be on their way, or are older than inboxes remember; readers ignore what they have handled
     #[arg(long)]
     force: bool,
     /// Why, for the audit
@@ -107,7 +107,7 @@ impl Reconcile {
         Ok(outcome)
     }
 
-    /// Whether it is to be told again.
+    /// Whether it is to be re-emitted.
     fn is_chosen(&self, missing: &Missing) -> bool {
         match missing.state {
             State::Lost => true,
@@ -116,7 +116,7 @@ impl Reconcile {
         }
     }
 
-    /// Has the writers tell again what is chosen, each aggregate's events in their order.
+    /// Has the writers re-emit what is chosen, each aggregate's events in their order.
     async fn reemit(&self, services: &Services, missing: &mut [Missing], reason: &str) -> Result<()> {
         for service in &services.all {
             let mut chosen: BTreeMap<String, Vec<String>> = BTreeMap::new();

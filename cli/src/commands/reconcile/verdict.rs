@@ -1,4 +1,4 @@
-//! What an event that a reader has not handled is: lost, or not to be called so. Pure.
+//! Whether an event that a reader has not handled is lost. Pure.
 
 use holdfast_common::consumer::janitor::INBOX_RETENTION;
 use holdfast_proto::ops::v1 as pb;
@@ -9,13 +9,13 @@ use time::OffsetDateTime;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum State {
-    /// Acknowledged by the broker, and in no log that a reader has still to read.
+    /// Acknowledged by the broker, and the readers that lack it have read their logs to the end.
     Lost,
     /// In the outbox of its writer.
     Waiting,
     /// The same, and it can't be published.
     HeldBack,
-    /// A reader has not read its log to the end.
+    /// A reader that lacks it has not read its log to the end.
     OnItsWay,
     /// So old that inboxes don't remember whether it was handled.
     Forgotten,
@@ -23,7 +23,7 @@ pub(super) enum State {
     Unprovable,
     /// In the outbox again, by this command.
     ReEmitted,
-    /// Its writer did not tell it again.
+    /// Its writer refused to re-emit it.
     Refused,
 }
 
@@ -45,7 +45,7 @@ impl State {
 /// How far a reader is with a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It has read all that was there after the writers were asked.
+    /// It has read everything that was there after the writers were asked.
     AtTheEnd,
     Behind {
         records: i64,
@@ -54,9 +54,9 @@ pub(super) enum Progress {
     Blind,
 }
 
-/// Of a reader's positions in one topic. A log that ends before the position was cut: the reader reads it again from its
-/// oldest record, and no number says how far it is; what it reads there is what it has handled, or is new and comes by
-/// itself.
+/// Of a reader's positions in one topic. A log that ends before the position was truncated: the reader reads it again from its
+/// oldest record, and no number says how far it is. It counts as read: what it holds was handled before, and if not, re-emitting
+/// it too is harmless.
 pub(super) fn progress(positions: &[&pb::ConsumerPosition]) -> Progress {
     let mut behind = 0;
     for position in positions {
@@ -116,7 +116,7 @@ mod tests {
         }
     }
 
-    /// A reader is at the end of a topic when no partition has a record for it; a log that was cut has none.
+    /// A reader is at the end of a topic when no partition has a record for it; a truncated log counts as read.
     #[test]
     fn a_reader_is_at_the_end_or_behind() {
         let of = |positions: &[pb::ConsumerPosition]| progress(&positions.iter().collect::<Vec<_>>());
@@ -124,11 +124,11 @@ mod tests {
         assert_eq!(of(&[position(Some(9), ends), position(None, Some((0, 0)))]), Progress::AtTheEnd);
         assert_eq!(of(&[position(Some(9), ends), position(Some(4), ends)]), Progress::Behind { records: 5 });
         assert_eq!(of(&[position(Some(0), ends)]), Progress::Behind { records: 7 });
-        assert_eq!(of(&[position(Some(12), ends)]), Progress::AtTheEnd, "the log was cut");
+        assert_eq!(of(&[position(Some(12), ends)]), Progress::AtTheEnd, "the log was truncated");
         assert_eq!(of(&[position(Some(9), ends), position(Some(9), None)]), Progress::Blind);
     }
 
-    /// Only what the broker has acknowledged, is not too old to be remembered, and is in no log that waits, is lost.
+    /// An event is lost only if it was acknowledged, is not too old to be remembered, and cannot be in a log that is still to be read.
     #[test]
     fn what_waits_or_is_not_known_is_not_called_lost() {
         let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
