@@ -86,7 +86,7 @@ impl NewEvent {
     }
 }
 
-/// The id of an event: a UUIDv7 of its time, whose random bits are the first of a SHA-256 over its content.
+/// The id of an event: a `UUIDv7` of its time, whose random bits are the first of a SHA-256 over its content.
 ///
 /// So an event that was lost can be rebuilt from the rows that it reported, under its old id, long after its outbox row is gone, and
 /// the inbox of a reader that has handled it knows it. And no id ever has two payloads: an event that is rebuilt with another
@@ -331,7 +331,7 @@ mod tests {
         }
     }
 
-    /// The same content has the same id, a UUIDv7 of its time; any difference makes another one.
+    /// The same content has the same id, a `UUIDv7` of its time; any difference makes another one.
     #[test]
     fn an_id_is_derived_from_the_content() {
         let time = event().time;

@@ -43,7 +43,8 @@ pub(super) struct Missing {
     pub(super) event_id: Option<String>,
     pub(super) time: Option<OffsetDateTime>,
     pub(super) writer: &'static str,
-    pub(super) missing_at: Vec<&'static str>,
+    /// Who has not handled it.
+    pub(super) readers: Vec<&'static str>,
     pub(super) state: State,
     pub(super) detail: String,
 }
@@ -98,7 +99,7 @@ pub(super) async fn examine(services: &Services, scope: &Scope<'_>) -> Result<Ex
             event_id: Some(event.event_id).filter(|id| !id.is_empty()),
             time,
             writer,
-            missing_at: lacking.into_iter().map(|(reader, _)| reader).collect(),
+            readers: lacking.into_iter().map(|(reader, _)| reader).collect(),
             state,
             detail,
         });
@@ -113,7 +114,9 @@ async fn orders(services: &Services, scope: &Scope<'_>) -> Result<Vec<String>> {
     if !scope.orders.is_empty() {
         return Ok(scope.orders.iter().map(OrderId::to_string).collect());
     }
-    let before = to_timestamp(OffsetDateTime::now_utc() - scope.older_than);
+    let age = time::Duration::try_from(scope.older_than).ok();
+    let before = age.and_then(|age| OffsetDateTime::now_utc().checked_sub(age));
+    let before = to_timestamp(before.context("--older-than reaches back before all time")?);
     let mut orders = Vec::new();
     for service in &services.all {
         let mut page_token = String::new();

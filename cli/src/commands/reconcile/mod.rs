@@ -206,7 +206,7 @@ fn document(found: Examination) -> Document {
         topic: event.topic,
         event_id: event.event_id,
         writer: event.writer,
-        missing_at: event.missing_at,
+        missing_at: event.readers,
         state: event.state,
         detail: event.detail,
     });
