@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build up health test-create-order logs down clean test bench certs-rotate
+.PHONY: help deps build up health test-create-order logs down clean test bench chaos certs-rotate
 
 # rustup's default place, for shells that were open before it was installed.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -37,6 +37,9 @@ clean: ## Stop everything and delete its data
 
 test: deps ## Everything CI runs
 	@scripts/test.sh
+
+chaos: build ## Kill parts of a stack of its own under load and judge what held; ARGS="--scenario pause-kafka"
+	@HOLDFAST=$(HOLDFAST) chaos/run.sh $(ARGS)
 
 certs-rotate: ## Renew all certificates; make certs-rotate ARGS=--ca replaces the authority
 	@HOLDFAST=$(HOLDFAST) certs/rotate.sh $(ARGS)

@@ -1,30 +1,39 @@
 //! Generates the Rust types from the `.proto` files. protox parses them, so no `protoc` is needed.
 
-use std::{env, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    env,
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=holdfast");
-    let files = [
-        "holdfast/type/v1/money.proto",
-        "holdfast/order/v1/order_service.proto",
-        "holdfast/order/v1/events.proto",
-        "holdfast/payment/v1/payment_service.proto",
-        "holdfast/payment/v1/events.proto",
-        "holdfast/delivery/v1/delivery_service.proto",
-        "holdfast/delivery/v1/events.proto",
-        "holdfast/ops/v1/dead_letter_service.proto",
-        "holdfast/ops/v1/outbox_service.proto",
-        "holdfast/ops/v1/reconcile_service.proto",
-    ];
-    let descriptors = protox::compile(files, ["."])?;
+    let descriptors = protox::compile(proto_files("holdfast".as_ref())?, ["."])?;
     // The compatibility check (tests/compatibility.rs) compares this with the committed lock file.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"), descriptors.encode_to_vec())?;
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("idempotent.rs"), idempotent_methods(&descriptors))?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure().include_file("packages.rs").compile_fds(descriptors)?;
     Ok(())
+}
+
+/// The `.proto` files of a folder and those below it, in the order of their names.
+fn proto_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut entries =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+    entries.sort();
+    let mut files = Vec::new();
+    for path in entries {
+        if path.is_dir() {
+            files.extend(proto_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 /// The unary methods that are marked as idempotent, as a Rust array of (service, method).

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The walk through one order, as a client would do it: create, watch its status, read its payment and its delivery.
-# Needs a running stack (make up). Fails if the order does not end PAID and DELIVERED.
+# Follows one order as a client would: create, watch its status, read its payment and its delivery. Needs a running
+# stack (make up). Fails if the order does not end PAID and DELIVERED.
 set -euo pipefail
 
 holdfast=${HOLDFAST:-target/release/holdfast}
@@ -28,7 +28,7 @@ echo "created    $created"
 # The same key again: the same answer, and no second order.
 replayed=$(call POST /api/orders -H "Idempotency-Key: $key" -H 'Content-Type: application/json' -d "$order")
 if [ "$replayed" != "$created" ]; then
-    echo "the replay is another answer: $replayed" >&2
+    echo "the replay has a different answer: $replayed" >&2
     exit 1
 fi
 echo "replayed   the same order"
@@ -46,7 +46,7 @@ while true; do
     case $line in
         "PAID DELIVERED") break ;;
         INSUFFICIENT_FUNDS* | REFUNDED*)
-            echo "the order ended another way" >&2
+            echo "the order ended differently" >&2
             exit 1
             ;;
     esac

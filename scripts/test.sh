@@ -15,7 +15,7 @@ step "dependencies"
 scripts/deny.sh
 
 step "build"
-# Before the tests: those on the real stack start the binaries that lie beside them.
+# Before the tests: those on the real stack start the binaries beside them.
 cargo build --workspace --all-targets --locked
 
 step "tests"

@@ -13,12 +13,12 @@ use crate::{PkiError, error::at, inspect};
 
 /// Leaves are short-lived: a stolen one is worth little, and renewal is exercised every day. No leaf lives longer.
 pub const LEAF_LIFE_MAX: Duration = Duration::hours(24);
-/// An authority's life, unless somebody asks for another.
+/// The lifetime of an authority, unless another one is given.
 pub const AUTHORITY_LIFE: Duration = Duration::days(3650);
 /// Clocks may differ by this much.
 const BACKDATE: Duration = Duration::minutes(5);
 
-/// What is to be in a leaf. [`LeafRequest::service`] is what services get; tests change what they need.
+/// The content of a leaf. [`LeafRequest::service`] is what services get; tests change what they need.
 #[derive(Debug, Clone)]
 pub struct LeafRequest {
     /// Common name; for people.
@@ -88,7 +88,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes one with a name of its own, so that an old and a new one can stand in one trust bundle.
+    /// Creates one with a unique name, so that an old and a new one can be in the same trust bundle.
     pub fn generate(life: Duration) -> Result<Self, PkiError> {
         let name = format!("Holdfast CA {}", uuid::Uuid::now_v7());
         let key = KeyPair::generate()?;

@@ -1,4 +1,4 @@
-//! Leaves that are refused although their time is not over: one line each, `serial end reason`.
+//! Leaves that are refused although they have not expired: one line each, `serial end reason`.
 //!
 //! Rotation makes a stolen leaf worthless within a day; the list makes it worthless within seconds. An entry is dropped
 //! when the leaf itself has expired, so the list stays short.
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written is read back, entries of leaves that are over are dropped, and a reason stays on its line.
+    /// What is written is read back, entries of expired leaves are dropped, and a reason stays on its line.
     #[test]
     fn the_list_stays_short_and_readable() {
         let now = OffsetDateTime::now_utc().replace_nanosecond(0).expect("in range");

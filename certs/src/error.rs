@@ -1,11 +1,11 @@
-//! Why certificates can't be made, read or rotated.
+//! Why certificates can't be created, read or rotated.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// Why certificates can't be made, read or rotated. The text says what to do where there is something to do.
+/// Why certificates can't be created, read or rotated. The text says what to do where there is something to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file can't be read or written.
@@ -17,8 +17,8 @@ pub enum PkiError {
         #[source]
         source: io::Error,
     },
-    /// A key or certificate can't be made or read.
-    #[error("cannot make or read a certificate")]
+    /// A key or certificate can't be created or read.
+    #[error("cannot create or read a certificate")]
     Certificate(#[from] rcgen::Error),
     /// A stored certificate can't be read.
     #[error("{path} is not a certificate")]
@@ -27,14 +27,14 @@ pub enum PkiError {
         path: PathBuf,
     },
     /// There is no authority in this folder.
-    #[error("there is no certificate authority in {path}: make one with `holdfast certs init`")]
+    #[error("there is no certificate authority in {path}: create one with `holdfast certs init`")]
     NoAuthority {
         /// The folder.
         path: PathBuf,
     },
-    /// What the authority signs now is void already.
+    /// Anything that the authority signed now would be invalid.
     #[error("the certificate authority expired on {since}: replace it with `holdfast certs rotate --ca`")]
-    AuthorityOver {
+    AuthorityExpired {
         /// Its end.
         since: time::OffsetDateTime,
     },

@@ -1,14 +1,14 @@
 //! The private certificate authority of an installation, its leaf certificates and how they are replaced, and the keys
 //! that sign development tokens.
 //!
-//! Everything lives in one folder, made at the first start and never committed:
+//! Everything lives in one folder, created at the first start and never committed:
 //!
 //! ```text
 //! ca.crt ca.key                        the authority
-//! ca.next.crt ca.next.key rotation     during the replacement of the authority: the next one, and how far it is
+//! ca.next.crt ca.next.key rotation     while the authority is replaced: the next one, and how far the rotation is
 //! revoked                              serials of leaves that are refused
 //! <name>/tls.crt tls.key               one identity: gateway, order, payment, delivery, operator
-//! <name>/ca.crt revoked                what this identity trusts, and what not
+//! <name>/ca.crt revoked                what this identity trusts, and what it refuses
 //! jwks.json token.key token.kid        public keys for the gateway, private key of the development issuer
 //! ```
 

@@ -21,20 +21,20 @@ use crate::{
 
 const LEAF_LIFE_MIN: Duration = Duration::minutes(1);
 
-/// How far the replacement of an authority is. Each step is safe to repeat, and nothing fails between them: peers trust
-/// both authorities from the first step to the last.
+/// How far the rotation of the authority has come. Each step is safe to repeat, and nothing fails between them: peers
+/// trust both authorities from the first step to the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The new authority is made and trusted everywhere; the old one still signs.
+    /// The new authority exists and is trusted everywhere; the old one still signs.
     Overlap,
     /// The new one signs, and every leaf is renewed; the old one is still trusted.
     Leaves,
 }
 
-/// How a leaf is.
+/// The state of a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeafState {
-    /// In order.
+    /// It is valid.
     Valid,
     /// It has expired.
     Expired,
@@ -44,7 +44,7 @@ pub enum LeafState {
     Untrusted,
 }
 
-/// One identity as its files show it.
+/// The state of one identity, from its files.
 #[derive(Debug, Clone)]
 pub struct LeafStatus {
     /// The identity.
@@ -57,9 +57,9 @@ pub struct LeafStatus {
     pub not_after: OffsetDateTime,
     /// Names of the authorities that it trusts.
     pub trusts: Vec<String>,
-    /// What a service that uses these files tells in its metric `cert_info`.
+    /// The fingerprint that a service with these files shows in its metric `cert_info`.
     pub fingerprint: String,
-    /// How it is.
+    /// Its state.
     pub state: LeafState,
 }
 
@@ -70,7 +70,7 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// The folder, with an authority made if there is none.
+    /// Opens the folder; creates an authority if there is none.
     pub fn open_or_init(directory: &Path) -> Result<Self, PkiError> {
         fs::create_dir_all(directory).map_err(at(directory))?;
         let pki = Self { directory: directory.to_owned() };
@@ -81,7 +81,7 @@ impl Pki {
         Ok(pki)
     }
 
-    /// The folder of an installation that is there.
+    /// Opens the folder of an existing installation.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
         let pki = Self { directory: directory.to_owned() };
         if pki.path("ca.crt").exists() && pki.path("ca.key").exists() {
@@ -112,7 +112,7 @@ impl Pki {
     }
 
     /// Renews the leaf of `name`, then puts the old one on the deny list. Services refuse it as soon as they have read
-    /// the list, on connections that are open too.
+    /// the list, on open connections too.
     pub fn revoke(&self, name: &str, reason: &str) -> Result<LeafStatus, PkiError> {
         let _lock = self.lock()?;
         let leaf = self.leaf_status(name)?;
@@ -141,7 +141,7 @@ impl Pki {
         Ok(names)
     }
 
-    /// One identity as its files show it.
+    /// The state of one identity, from its files.
     pub fn leaf_status(&self, name: &str) -> Result<LeafStatus, PkiError> {
         check_name(name)?;
         let folder = self.path(name);
@@ -178,7 +178,7 @@ impl Pki {
         Ok(inspect::certificate(&self.path("ca.crt"), authority.certificate())?.not_after)
     }
 
-    /// How far a rotation of the authority is; `None`: there is none.
+    /// How far a rotation of the authority is; `None` if there is none.
     pub fn phase(&self) -> Result<Option<Phase>, PkiError> {
         let path = self.path("rotation");
         match fs::read_to_string(&path) {
@@ -190,7 +190,7 @@ impl Pki {
         }
     }
 
-    /// Step 1 of 3: makes the next authority, and has everybody trust it beside the present one.
+    /// Step 1 of 3: creates the next authority, and adds it to everybody's trust beside the current one.
     pub fn begin_rotation(&self) -> Result<(), PkiError> {
         let _lock = self.lock()?;
         if self.phase()?.is_none() {
@@ -200,7 +200,7 @@ impl Pki {
         self.distribute()
     }
 
-    /// Step 2 of 3, when everybody has taken step 1: the next authority signs, and every leaf is renewed by it.
+    /// Step 2 of 3, when everybody uses the files of step 1: the next authority signs, and every leaf is renewed by it.
     pub fn renew_all_by_next(&self) -> Result<(), PkiError> {
         let _lock = self.lock()?;
         if self.phase()?.is_none() {
@@ -213,7 +213,7 @@ impl Pki {
         Ok(())
     }
 
-    /// Step 3 of 3, when everybody has taken step 2: nobody trusts the old authority any more.
+    /// Step 3 of 3, when everybody uses the files of step 2: nobody trusts the old authority any more.
     pub fn finish_rotation(&self) -> Result<(), PkiError> {
         let _lock = self.lock()?;
         if self.phase()? != Some(Phase::Leaves) {
@@ -224,7 +224,7 @@ impl Pki {
         let marker = self.path("rotation");
         fs::remove_file(&marker).map_err(at(&marker))?;
         for file in ["ca.next.crt", "ca.next.key"] {
-            // Only leftovers of no meaning: without the marker nobody reads them.
+            // Meaningless leftovers: without the marker nobody reads them.
             let _ = fs::remove_file(self.path(file));
         }
         self.distribute()
@@ -273,14 +273,14 @@ impl Pki {
         }
         let since = self.authority_not_after()?;
         if since <= OffsetDateTime::now_utc() {
-            return Err(PkiError::AuthorityOver { since });
+            return Err(PkiError::AuthorityExpired { since });
         }
         let leaf = self.authority()?.leaf(&LeafRequest::service(name, life))?;
         let folder = self.path(name);
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         self.write_trust(&folder)?;
-        // The two are not replaced as one: a reader that sees a key without its certificate keeps what it has, and
-        // looks again.
+        // The two are not replaced atomically: a reader that sees a key without its certificate keeps what it has, and
+        // tries again.
         for (file, content, access) in
             [("tls.key", &leaf.key, Access::Private), ("tls.crt", &leaf.certificate, Access::Public)]
         {
@@ -311,8 +311,8 @@ impl Pki {
     }
 }
 
-/// The same as in `holdfast_common::identity`, which tells it as a metric: certificate, trust bundle and deny list, the
-/// key left out.
+/// The same as in `holdfast_common::identity`, which publishes it as a metric: certificate, trust bundle and deny list,
+/// without the key.
 fn fingerprint(contents: [&str; 3]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for content in contents {
@@ -339,11 +339,11 @@ mod tests {
         tempfile::tempdir().expect("a folder")
     }
 
-    /// The authority is made once, and leaves that are fresh are left alone.
+    /// The authority is created once, and fresh leaves are left alone.
     #[test]
-    fn the_authority_is_made_once() {
+    fn the_authority_is_created_once() {
         let folder = folder();
-        let first = Pki::open_or_init(folder.path()).expect("made");
+        let first = Pki::open_or_init(folder.path()).expect("created");
         first.ensure_leaf("order").expect("issued");
         let before = first.leaf_status("order").expect("there");
         let second = Pki::open_or_init(folder.path()).expect("read");
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn odd_requests_are_refused() {
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         for name in ["", "..", "a/b", "Order", "ca.next", &"a".repeat(65)] {
             assert!(matches!(pki.issue(name, LEAF_LIFE_MAX), Err(PkiError::Name { .. })), "{name:?}");
         }
@@ -375,12 +375,12 @@ mod tests {
         assert!(matches!(Pki::open(&folder.path().join("other")), Err(PkiError::NoAuthority { .. })));
     }
 
-    /// Nobody but the owner reads a private key, after a rotation neither.
+    /// Nobody but the owner can read a private key, not even after a rotation.
     #[test]
     fn private_keys_are_private() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         pki.issue("order", LEAF_LIFE_MAX).expect("issued");
         pki.begin_rotation().expect("begun");
         pki.renew_all_by_next().expect("renewed");
@@ -394,18 +394,18 @@ mod tests {
         private("order/tls.key");
     }
 
-    /// At each step of a rotation every leaf is trusted by every identity, before and after the step; a step that is
-    /// done again does no harm, and one that is not due is refused.
+    /// At each step of a rotation every leaf is trusted by every identity, before and after the step; repeating a step
+    /// does no harm, and one that is not due is refused.
     #[test]
     fn nothing_is_untrusted_at_any_step_of_a_rotation() {
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         for name in ["order", "gateway"] {
             pki.issue(name, LEAF_LIFE_MAX).expect("issued");
         }
         let statuses = || ["order", "gateway"].map(|name| pki.leaf_status(name).expect("there"));
         let before = statuses();
-        // Services take new files at their own pace, so neighbours in time must trust each other.
+        // Services reload at different times, so those before and after a step must trust each other.
         let trusted = |older: &[LeafStatus], newer: &[LeafStatus]| {
             for one in older.iter().chain(newer) {
                 for other in older.iter().chain(newer) {
@@ -436,15 +436,15 @@ mod tests {
         trusted(&after, &statuses());
     }
 
-    /// An authority that has expired signs nothing any more, and can be replaced all the same.
+    /// An expired authority signs nothing, but can still be replaced.
     #[test]
     fn an_expired_authority_can_be_replaced() {
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         pki.issue("order", LEAF_LIFE_MAX).expect("issued");
-        pki.write_authority("ca", &Authority::generate(Duration::seconds(-5)).expect("made"))
+        pki.write_authority("ca", &Authority::generate(Duration::seconds(-5)).expect("created"))
             .expect("written");
-        assert!(matches!(pki.issue("order", LEAF_LIFE_MAX), Err(PkiError::AuthorityOver { .. })));
+        assert!(matches!(pki.issue("order", LEAF_LIFE_MAX), Err(PkiError::AuthorityExpired { .. })));
         pki.begin_rotation().expect("begun");
         pki.renew_all_by_next().expect("renewed");
         pki.finish_rotation().expect("finished");
@@ -455,7 +455,7 @@ mod tests {
     #[test]
     fn a_revoked_leaf_is_on_everybodys_list() {
         let folder = folder();
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         for name in ["order", "gateway"] {
             pki.issue(name, LEAF_LIFE_MAX).expect("issued");
         }

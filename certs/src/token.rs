@@ -18,7 +18,7 @@ use crate::{
 const ISSUER: &str = "https://auth.holdfast.internal";
 /// `aud` of the tokens.
 const AUDIENCE: &str = "holdfast-api";
-/// Development tokens end some day too.
+/// Development tokens expire some day too.
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The claims of an access token.
@@ -30,9 +30,9 @@ pub struct Claims {
     pub aud: String,
     /// User.
     pub sub: String,
-    /// Unix time after which it is void.
+    /// Unix time at which it expires.
     pub exp: i64,
-    /// Unix time when it was made.
+    /// Unix time when it was issued.
     pub iat: i64,
     /// Its id.
     pub jti: String,
@@ -66,7 +66,7 @@ pub struct TokenIssuer {
 }
 
 impl TokenIssuer {
-    /// Reads the key of `directory`, or makes one together with the key set for the gateway.
+    /// Reads the key of `directory`, or creates one together with the key set for the gateway.
     pub fn load_or_create(directory: &Path) -> Result<Self, PkiError> {
         let (key_path, kid_path) = (directory.join("token.key"), directory.join("token.kid"));
         if !key_path.exists() || !kid_path.exists() {
@@ -106,6 +106,6 @@ fn create(directory: &Path, key_path: &Path, kid_path: &Path) -> Result<(), PkiE
     files::write(key_path, &URL_SAFE_NO_PAD.encode(der.as_ref()), Access::Private).map_err(at(key_path))?;
     let jwks_path = directory.join("jwks.json");
     files::write(&jwks_path, &format!("{jwks:#}\n"), Access::Public).map_err(at(&jwks_path))?;
-    // Last: its absence means that the rest is not complete.
+    // Written last: without it the rest is incomplete.
     files::write(kid_path, &kid, Access::Public).map_err(at(kid_path))
 }

@@ -90,7 +90,7 @@ pub struct ThroughputPhase {
     pub paid_per_second: f64,
     /// Orders per second until the last saga was complete, the configured time of its delivery taken off.
     pub complete_per_second: f64,
-    /// CPU seconds of our four processes per order.
+    /// CPU milliseconds of our services, replicas included, per order.
     pub service_cpu_ms_per_order: f64,
     /// CPU seconds in this phase, by component.
     pub cpu_seconds: BTreeMap<String, f64>,
@@ -269,8 +269,8 @@ async fn throughput(
     let after = process::usage(processes)?;
 
     let cpu_seconds = cpu_between(&before, &after);
-    let ours: f64 =
-        ["gateway", "order", "payment", "delivery"].iter().filter_map(|name| cpu_seconds.get(*name)).sum();
+    let services = processes.iter().filter(|process| process.is_service);
+    let ours: f64 = services.filter_map(|process| cpu_seconds.get(&process.name)).sum();
     #[expect(clippy::cast_precision_loss, reason = "a count of orders is far below 2^52")]
     let count = created.len() as f64;
     Ok(ThroughputPhase {
@@ -356,7 +356,7 @@ impl Report {
             table.add_row([format!("{name}, {} clients", throughput.clients), format!("{value:.0}")]);
         }
         table.add_row([
-            "CPU of our four processes per order".to_owned(),
+            "CPU of our services per order".to_owned(),
             format!("{:.2} ms", throughput.service_cpu_ms_per_order),
         ]);
         for (name, seconds) in &throughput.cpu_seconds {

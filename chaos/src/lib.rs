@@ -1,5 +1,5 @@
-//! Load on a stack from outside, and what it measures. Faults and invariants, which tests and chaos runs
-//! share.
+//! Load on a stack from outside, and what it measures; and chaos runs: what is done to a stack under load, what was seen, and
+//! what it proves.
 //!
 //! - [`rest`]: a client of the REST interface as a user would write one;
 //! - [`load`]: open-loop load: requests start when they are due, whether or not earlier ones have been answered;
@@ -7,10 +7,32 @@
 //! - [`invariant`]: what must hold of it, whatever happened;
 //! - [`process`]: what the processes of a stack cost;
 //! - [`bench`]: the figures of `make bench`.
+//!
+//! A chaos run:
+//!
+//! - [`scenario`]: what is to be done, and the plan that a seed makes of it;
+//! - [`stack`]: the stack that it is done to;
+//! - [`workload`], [`journal`]: what the clients do and see;
+//! - [`storm`]: carries the faults out;
+//! - [`watch`]: looks at the stack meanwhile;
+//! - [`evidence`]: everything that was seen, in a folder;
+//! - [`judge`]: what it proves: pure functions of the evidence;
+//! - [`report`]: the verdicts for people and programs;
+//! - [`run`]: all of it, from the first account to the report.
 
 pub mod bench;
+pub mod evidence;
 pub mod fault;
 pub mod invariant;
+pub mod journal;
+pub mod judge;
 pub mod load;
 pub mod process;
+pub mod report;
 pub mod rest;
+pub mod run;
+pub mod scenario;
+pub mod stack;
+pub mod storm;
+pub mod watch;
+pub mod workload;

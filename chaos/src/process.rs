@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 pub struct Process {
     /// The component.
     pub name: String,
+    /// Whether it is one of our services, not a database or the broker.
+    pub is_service: bool,
     /// Its process; that of a database has children, which count as well.
     pub pid: u32,
 }

@@ -1,7 +1,7 @@
 //! Options that several commands have.
 //!
-//! An empty or unknown value is refused while the command line is read, before anything is looked at: `--user "$UNSET"` is
-//! a slip of the hand, and never means everybody.
+//! An empty or unknown value is refused while the command line is read, before anything is looked at: `--user "$UNSET"`
+//! is a mistake, and never means everybody.
 
 use std::{io, path::PathBuf};
 
@@ -53,7 +53,7 @@ impl At {
 pub(crate) fn say_nobody_watches(layout: &Layout, report: &StackReport) {
     eprintln!(
         "the supervisor (process {}) is gone: what runs is not started again when it dies; `holdfast up --data-dir {} \
-         --port-offset {}` starts everything anew",
+         --port-offset {}` restarts everything",
         report.supervisor_pid,
         layout.data_dir.display(),
         report.port_offset

@@ -1,5 +1,5 @@
-//! Data on stdout. A reader that has seen enough (`holdfast status | head -1`) ends the command quietly; a disk that is
-//! full fails it. Questions on the terminal. How a command ends.
+//! Data on stdout. A reader that closes the pipe early (`holdfast status | head -1`) ends the command quietly; a full
+//! disk fails it. Also questions on the terminal, and how a command ends.
 
 use std::{
     fmt,
@@ -18,17 +18,19 @@ pub(crate) enum Outcome {
     Failed,
     /// Some of what was asked for was done.
     Partly,
-    /// The request can't be what was meant: nothing was done.
+    /// The request can't have been meant that way: nothing was done.
     Usage,
     /// Nothing matches the request.
     NothingMatched,
+    /// A chaos run has proved nothing.
+    Unknown,
     /// A test's stack was not started because a port is taken.
     PortTaken,
 }
 
 impl Outcome {
-    /// Prints the ids of what was done, and says on stderr if these are not all that were `asked` for. `state` is the one in which
-    /// they had to be.
+    /// Prints the ids of what was done, and says on stderr if these are not all that were `asked` for. `state` is the
+    /// state in which they had to be.
     pub(crate) fn of_ids(done: &[impl fmt::Display], asked: usize, state: &str) -> io::Result<Self> {
         for id in done {
             data!("{id}")?;
@@ -53,6 +55,7 @@ impl Outcome {
             Self::Usage => ExitCode::from(2),
             Self::NothingMatched => ExitCode::from(3),
             Self::Partly => ExitCode::from(4),
+            Self::Unknown => ExitCode::from(5),
             Self::PortTaken => ExitCode::from(PORT_TAKEN_EXIT_CODE),
         }
     }
@@ -72,14 +75,14 @@ macro_rules! data {
 }
 pub(crate) use data;
 
-/// A table that is as wide as it needs.
+/// A table that is as wide as its content.
 pub(crate) fn wide_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());
     table
 }
 
-/// A table that fits the terminal; elsewhere as wide as it needs.
+/// A table that fits the terminal; elsewhere as wide as its content.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = wide_table(header);
     if io::stdout().is_terminal() {

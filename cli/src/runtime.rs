@@ -1,4 +1,4 @@
-//! The runtime of commands that call services: one thread, because they wait for one thing at a time.
+//! The runtime of commands that call services: one thread is enough, because they wait for one thing at a time.
 
 use anyhow::Result;
 

@@ -21,7 +21,7 @@ use crate::options::At;
 
 /// An operator waits longer than an API client.
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
-/// Leaves time for a second attempt, at a service that starts or fails over.
+/// Leaves time for a second attempt, while a service starts or fails over.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Responses hold whole records.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! The command line: what goes where, what it answers to mistakes, and what it says when something is missing.
+//! The command line: what it prints where, how it reacts to mistakes, and what it says when something is missing.
 
 use std::{
     fs,
@@ -9,6 +9,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use holdfast_native::layout::service_names;
 
 /// A stack's folder that nobody else uses.
 fn folder() -> tempfile::TempDir {
@@ -31,7 +33,7 @@ fn finished(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// Ports of this test alone, as far as one can know.
+/// Ports that no other test uses, as far as it can know.
 const PORT_OFFSET: &str = "14900";
 
 /// A wrong command line is 2, nothing found is 3, a failure is 1; data is on stdout, talk on stderr.
@@ -47,7 +49,7 @@ fn exit_codes_are_as_documented() {
         (&["status", "-o", "xml"], 2),
         (&["status"], 3),
         (&["logs"], 3),
-        // What is known, and has not run here.
+        // A known component that has not run here.
         (&["logs", "order-9"], 3),
         (&["env"], 1),
         (&["token", "--user", "u"], 1),
@@ -68,8 +70,8 @@ fn exit_codes_are_as_documented() {
     }
 }
 
-/// An empty or unknown value of anything that selects is a usage error, and nothing is done: no folder is made, no token
-/// signed, no certificate renewed or revoked.
+/// An empty or unknown value of anything that selects is a usage error, and nothing is done: no folder is created, no
+/// token signed, no certificate renewed or revoked.
 #[test]
 fn an_empty_or_unknown_value_is_a_usage_error() {
     let folder = folder();
@@ -146,14 +148,14 @@ fn a_port_in_use_is_named() {
     }
 }
 
-/// No Java, an old Java and one that says nothing: what to install, and how.
+/// Without Java, with an old Java, and with one that prints no version: the error says what to install, and how.
 #[test]
-fn a_missing_java_is_said_with_the_way_out() {
+fn a_missing_java_is_reported_with_the_way_out() {
     let folder = folder();
     let bin = folder.path().join("bin");
-    fs::create_dir(&bin).expect("made");
+    fs::create_dir(&bin).expect("created");
     let java = bin.join("java");
-    for (script, said) in [
+    for (script, expected) in [
         (None, "no Java was found"),
         (Some("echo 'openjdk version \"11.0.2\" 2019' >&2"), "Java 11 is too old"),
         (Some("exit 0"), "does not say its version"),
@@ -166,7 +168,7 @@ fn a_missing_java_is_said_with_the_way_out() {
         let mut command = holdfast(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
         let (status, _, stderr) = finished(command.env("PATH", &bin));
         assert_eq!(status, Some(1));
-        assert!(stderr.contains(said) && stderr.contains("openjdk-17-jre-headless"), "{stderr}");
+        assert!(stderr.contains(expected) && stderr.contains("openjdk-17-jre-headless"), "{stderr}");
     }
 }
 
@@ -178,21 +180,21 @@ fn only_a_stacks_folder_is_deleted() {
     fs::write(&precious, "x").expect("written");
     let written = ["config", "pki", "kafka", "logs"].map(|name| folder.path().join(name));
     for written in &written {
-        fs::create_dir(written).expect("made");
+        fs::create_dir(written).expect("created");
     }
     let (status, _, stderr) = run(folder.path(), &["down", "--delete-data", "--yes"]);
     assert_eq!(status, Some(1));
     assert!(stderr.contains("left alone"), "{stderr}");
     assert!(precious.exists() && written.iter().all(|written| written.exists()));
 
-    // A stack's: with a word only, and only what a stack writes.
+    // A stack's folder: only with a confirmation, and only what a stack writes.
     let marker = folder.path().join("holdfast-stack");
     fs::write(&marker, "").expect("written");
     let (status, _, stderr) = run(folder.path(), &["down", "--delete-data"]);
     assert_eq!(status, Some(1));
     assert!(stderr.contains("pass --yes"), "{stderr}");
     assert!(written.iter().all(|written| written.exists()));
-    // Also beside the stack's own files, in its own folders.
+    // Including files beside the stack's own, in its own folders.
     let beside = ["config/app.yaml", "logs/2026.txt"].map(|name| folder.path().join(name));
     for beside in &beside {
         fs::write(beside, "x").expect("written");
@@ -211,30 +213,30 @@ fn only_a_stacks_folder_is_deleted() {
     );
 }
 
-/// A folder in which somebody else's things stand where a stack would write does not become one, and keeps them.
+/// A folder that holds somebody else's files where a stack would write does not become a stack's, and keeps them.
 #[test]
 fn a_project_does_not_become_a_stack() {
     let folder = folder();
-    fs::create_dir(folder.path().join("config")).expect("made");
+    fs::create_dir(folder.path().join("config")).expect("created");
     let file = folder.path().join("config/order.toml");
     fs::write(&file, "precious").expect("written");
     let (status, _, stderr) = run(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
     assert_eq!(status, Some(1));
     assert!(stderr.contains("order.toml") && stderr.contains("--data-dir"), "{stderr}");
     let (status, _, _) = run(folder.path(), &["down", "--delete-data", "--yes"]);
-    assert_eq!(status, Some(1), "it is nobody's to delete");
+    assert_eq!(status, Some(1), "it is not a stack's to delete");
     assert_eq!(fs::read_to_string(file).expect("there"), "precious");
 }
 
-/// Two folders below a closed home, whose databases lie elsewhere: deleting one, by whatever name, takes its own databases
-/// and never the other's. Needs root, as does the case.
+/// Two folders below a closed home, whose databases are kept elsewhere: deleting one, by whatever name, deletes its own
+/// databases and never the other's. This only happens for root, so the test needs root too.
 #[test]
 fn deleting_a_stack_leaves_the_databases_of_another_alone() {
     if !is_root() {
-        eprintln!("skipped: only as root do databases lie outside of their stack's folder");
+        eprintln!("skipped: only root's databases are kept outside of their stack's folder");
         return;
     }
-    // Closed to others, as a home is.
+    // Closed to others, like a home directory.
     let home = folder();
     fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("allowed");
     let home = home.path().canonicalize().expect("there");
@@ -245,10 +247,10 @@ fn deleting_a_stack_leaves_the_databases_of_another_alone() {
     };
     let (one, other) = (home.join("b"), home.join("deep/b"));
     for stack in [&one, &other] {
-        fs::create_dir_all(stack).expect("made");
+        fs::create_dir_all(stack).expect("created");
         fs::write(stack.join("holdfast-stack"), "").expect("written");
         let cluster = databases(stack).join("orders-db");
-        fs::create_dir_all(&cluster).expect("made");
+        fs::create_dir_all(&cluster).expect("created");
         fs::write(cluster.join("PG_VERSION"), "x").expect("written");
     }
     let delete = |name: &str| {
@@ -272,20 +274,20 @@ fn deleting_a_stack_leaves_the_databases_of_another_alone() {
     let (_, _, stderr) = delete("b");
     assert!(databases(&other).join("orders-db/PG_VERSION").exists(), "{stderr}");
     fs::write(databases(&other).join("owner"), format!("{}\n", other.display())).expect("written");
-    fs::create_dir_all(&other).expect("made");
+    fs::create_dir_all(&other).expect("created");
     fs::write(other.join("holdfast-stack"), "").expect("written");
     let (status, _, stderr) = delete("b");
     assert_eq!(status, Some(0), "{stderr}");
     assert!(!databases(&other).exists(), "by itself it may");
 }
 
-/// What a test has made outside of its folder; goes with the test, also with one that fails.
+/// What a test has created outside of its folder; deleted with the test, even if it fails.
 struct Elsewhere(std::path::PathBuf);
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-        // Those above may be on the way to somebody else's.
+        // Folders above it may lead to somebody else's.
         for parent in self.0.ancestors().skip(1).take_while(|parent| parent.starts_with("/var/lib/holdfast"))
         {
             let _ = fs::remove_dir(parent);
@@ -307,21 +309,21 @@ fn service(name: &str) -> Command {
 
 /// A service with a broken configuration stops before it binds anything, says what is wrong, and exits with 2.
 #[test]
-fn a_broken_configuration_is_said() {
+fn a_broken_configuration_is_reported() {
     let folder = folder();
     let file = folder.path().join("config.toml");
     let good = "[service]\nadmin_listen = \"127.0.0.1:1\"\n";
-    for (text, said) in [
+    for (text, expected) in [
         ("this is not TOML", "TOML"),
         ("[service]\nadmin_listen = \"nowhere\"\n", "socket address"),
         (&format!("{good}colour = \"red\"\n"), "colour"),
         (good, "missing"),
     ] {
         fs::write(&file, text).expect("written");
-        for name in ["order", "payment", "delivery", "gateway"] {
+        for name in service_names() {
             let (status, stdout, stderr) = finished(service(name).arg("--config").arg(&file));
             assert_eq!(status, Some(2), "{name}: {stderr}");
-            assert!(stderr.contains(said), "{said} in {stderr}");
+            assert!(stderr.contains(expected), "{expected} in {stderr}");
             assert_eq!(stdout, "");
         }
     }
@@ -348,25 +350,25 @@ fn get(port: u16, path: &str) -> (u16, String) {
     (status, answer)
 }
 
-/// Ends with the test, also with one that fails.
+/// Ends with the test, even if it fails.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Fails only if it has ended.
+        // Fails only if it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Log lines that can't be written cost the lines: with a full disk behind its standard output and error a service starts,
-/// answers, and stops in order.
+/// Log lines that can't be written are lost, nothing else: with standard output and error on a full disk, a service
+/// starts, answers, and stops cleanly.
 #[test]
 fn a_service_lives_without_a_log() {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
     let (_folder, admin, mut command) = lonely_order();
     let mut process = Running(command.stdout(full()).stderr(full()).spawn().expect("it starts"));
-    // It has said that database and broker are away by then: each attempt is a line.
+    // By then it has logged that database and broker are away: each attempt is a line.
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(4) || get(admin, "/healthz").0 != 200 {
         assert!(begin.elapsed() < Duration::from_secs(30), "it does not answer");
@@ -381,9 +383,10 @@ fn a_service_lives_without_a_log() {
 /// The order service, alone: its folder, its admin port, and the command that starts it.
 fn lonely_order() -> (tempfile::TempDir, u16, Command) {
     let folder = folder();
-    let certificates = holdfast_certs::Pki::open_or_init(folder.path()).expect("made");
+    let certificates = holdfast_certs::Pki::open_or_init(folder.path()).expect("created");
     certificates.ensure_leaf("order").expect("issued");
-    // Below the range of ephemeral ports: a client that tries again and again there connects to itself one day.
+    // Below the range of ephemeral ports: a client that keeps retrying a port in that range may eventually connect to
+    // itself.
     let free_port = || {
         let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));
         ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).expect("endless")
@@ -408,15 +411,16 @@ fn lonely_order() -> (tempfile::TempDir, u16, Command) {
     (folder, admin, command)
 }
 
-/// Started alone, a service waits for its database and its broker, says so, lives, and stops in order when asked to.
+/// Started alone, a service waits for its database and its broker, says so, stays alive, and stops cleanly when asked
+/// to.
 #[test]
 fn a_service_waits_for_what_is_absent() {
     let (folder, admin, mut command) = lonely_order();
-    let log = fs::File::create(folder.path().join("log")).expect("made");
+    let log = fs::File::create(folder.path().join("log")).expect("created");
     let process = command.stdout(log.try_clone().expect("open")).stderr(log).spawn().expect("it starts");
     let mut process = Running(process);
     let begin = Instant::now();
-    let said = loop {
+    let body = loop {
         let (status, body) = get(admin, "/readyz");
         if status == 503 && body.contains("timed out") && body.contains("BrokerTransportFailure") {
             break body;
@@ -426,8 +430,8 @@ fn a_service_waits_for_what_is_absent() {
         thread::sleep(Duration::from_millis(20));
     };
     assert!(
-        said.contains("\"database\":{\"ready\":false") && said.contains("\"kafka\":{\"ready\":false"),
-        "{said}"
+        body.contains("\"database\":{\"ready\":false") && body.contains("\"kafka\":{\"ready\":false"),
+        "{body}"
     );
     assert_eq!(get(admin, "/healthz").0, 200);
     assert!(process.0.try_wait().expect("asked").is_none(), "it lives");

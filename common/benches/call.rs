@@ -30,7 +30,7 @@ use tower::service_fn;
 const TIME: Duration = Duration::from_secs(3);
 
 fn identity(folder: &std::path::Path, name: &str) -> Identity {
-    Pki::open_or_init(folder).expect("made").ensure_leaf(name).expect("issued");
+    Pki::open_or_init(folder).expect("created").ensure_leaf(name).expect("issued");
     let folder = folder.join(name);
     Identity::load(IdentityConfig::in_folder(&folder)).expect("loaded")
 }

@@ -1,4 +1,4 @@
-//! What the consumer handles, with single events and with batches, without and with poison. Real Kafka and PostgreSQL.
+//! The consumer's throughput, with single events and with batches, with and without poison. Real Kafka and PostgreSQL.
 //!
 //! `cargo build --release -p holdfast && cargo bench -p holdfast-common --bench consumer`; compare lines of one run. CPU
 //! is that of this process (the consumer), not of the servers.
@@ -22,7 +22,7 @@ use rdkafka::{
 use support::Lab;
 
 const EVENTS: usize = 6_000;
-/// Rounds of the neighbours, alone and beside in turn: a single p99 of a second is mostly noise of the machine.
+/// Rounds of the neighbours, alternately alone and beside poison: the p99 of a single second is mostly noise.
 const ROUNDS: usize = 9;
 
 /// User and system time of this process, in seconds (proc(5), fields 14 and 15, in ticks of 10 ms).
@@ -50,7 +50,7 @@ fn produce(lab: &Lab, poison_every: Option<usize>) {
         let mut record = FutureRecord::to(lab.topic).key(&event.key).payload(&event.payload).headers(headers);
         loop {
             match producer.send_result(record) {
-                // The report is awaited for all of them, by the flush.
+                // The flush waits for the reports of all of them.
                 Ok(_) => break,
                 Err((_, again)) => {
                     record = again;

@@ -1,6 +1,6 @@
-//! What a consumer group does when its broker stalls or dies and when its members do, under each way to be a member that
-//! librdkafka has: figures for `docs/adr/0008`. Plain members with our settings and without our watch, as processes of their
-//! own, against a real broker.
+//! How a consumer group recovers when its broker or its members stall or die, with each kind of membership that
+//! librdkafka has: figures for `docs/adr/0008`. Plain members with our settings and without our watch, as separate
+//! processes, against a real broker.
 //!
 //! `cargo build -p holdfast && cargo bench -p holdfast-common --profile dev --bench membership -- 100`, the number being the
 //! rounds of each variant (default 4); `-- 100 consumer-static` for one variant. The variants run side by side, each with a
@@ -38,7 +38,7 @@ use tokio::{
 
 const PARTITIONS: usize = 4;
 const MEMBERS: usize = 2;
-/// A group that does not read all of its partitions again by then hangs.
+/// A group that does not read all of its partitions again within this time has hung.
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(120);
 /// Between the end of one round and the fault of the next.
 const CALM: Duration = Duration::from_secs(3);
@@ -144,7 +144,7 @@ async fn member(variant: Variant, brokers: &str, name: &str) {
     }
 }
 
-/// A process that is started again whenever it ends by itself, as our consumer joins anew.
+/// A process that is restarted whenever it ends on its own, just as our consumer joins again.
 struct Members {
     variant: Variant,
     brokers: String,
@@ -207,7 +207,7 @@ fn signal_kafka(stack: &TestStack, signal: &str) {
     assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
 }
 
-/// Has the fault. Returns when it was healed, as far as that is not the members' business.
+/// Causes the fault. Returns when it is healed, except for what the members must do themselves.
 fn have(fault: Fault, stack: &TestStack, members: &mut Members) -> Instant {
     match fault {
         Fault::Pause => {
@@ -238,8 +238,8 @@ fn have(fault: Fault, stack: &TestStack, members: &mut Members) -> Instant {
     }
 }
 
-/// Writes a record of this round to each partition again and again until one of each was read. A producer of its own, so
-/// that only the members are measured. The time from `healed`, or none if they hang.
+/// Writes a record of this round to each partition again and again until one of each was read. A producer of its own,
+/// so that only the members are measured. Returns the time from `healed`, or none if they hang.
 async fn recovered(
     brokers: &str,
     round: usize,
@@ -260,7 +260,7 @@ async fn recovered(
         for partition in 0..PARTITIONS {
             let number = i32::try_from(partition).expect("few");
             let record = FutureRecord::<(), _>::to("members").partition(number).payload(&value);
-            // Full, or the broker is away: the next one will do.
+            // The queue is full, or the broker is away: the next one will do.
             drop(producer.send_result(record));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -336,7 +336,7 @@ fn print(variant: Variant, figures: Figures) {
 
 #[tokio::main]
 async fn main() {
-    // What is started without cargo's own options.
+    // The arguments without cargo's own options.
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if let [mode, variant, brokers, name] = arguments.as_slice()
         && mode == "member"

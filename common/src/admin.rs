@@ -23,7 +23,7 @@ struct Admin {
     metrics: PrometheusHandle,
 }
 
-/// Answers until `stop`.
+/// Serves until `stop`.
 pub(crate) async fn serve(
     listener: TcpListener,
     health: Health,
@@ -53,7 +53,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     readiness(&admin.health)
 }
 
-/// 200, or 503 with the loops that stand still.
+/// 200, or 503 with the names of the loops that make no progress.
 #[must_use]
 pub fn liveness(health: &Health) -> Response {
     #[derive(Serialize)]
@@ -66,7 +66,7 @@ pub fn liveness(health: &Health) -> Response {
     json(if body.alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }
 
-/// 200, or 503 if a part is away that callers need; either way each part with its state and the reason.
+/// 200, or 503 if a part that callers need is away; either way it lists each part with its state and the reason.
 #[must_use]
 pub fn readiness(health: &Health) -> Response {
     #[derive(Serialize)]

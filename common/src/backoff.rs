@@ -34,7 +34,7 @@ impl Backoff {
         self.first.saturating_mul(1u32.checked_shl(self.attempt.min(31)).unwrap_or(u32::MAX)).min(self.max)
     }
 
-    /// The next pause: half fixed and half random, so that it never is zero and loops don't meet.
+    /// The next pause: half fixed and half random, so that it is never zero and loops don't run in step.
     pub fn next_pause(&mut self) -> Duration {
         let ceiling = self.ceiling();
         self.attempt = self.attempt.saturating_add(1);
@@ -51,7 +51,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    /// Pauses grow to the limit, stay within it, are never zero, and begin anew after a success.
+    /// Pauses grow to the limit, stay within it, are never zero, and start small again after a success.
     #[test]
     fn pauses_grow_to_the_limit() {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));

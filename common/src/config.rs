@@ -44,7 +44,7 @@ pub fn load<C: DeserializeOwned>(file: Option<&Path>) -> Result<C, ConfigError> 
     load_from(file, variables)
 }
 
-/// As [`load`], with the environment given, which makes it testable.
+/// Like [`load`], with the environment as a parameter, so that tests can set it.
 fn load_from<C: DeserializeOwned>(
     file: Option<&Path>,
     variables: HashMap<String, String>,
@@ -56,7 +56,7 @@ fn load_from<C: DeserializeOwned>(
     load_text(&text, variables)
 }
 
-/// As [`load`], with the content of the file and the environment given.
+/// Like [`load`], with the content of the file and the environment as parameters.
 fn load_text<C: DeserializeOwned>(text: &str, variables: HashMap<String, String>) -> Result<C, ConfigError> {
     Config::builder()
         .add_source(File::from_str(text, FileFormat::Toml))
@@ -75,8 +75,8 @@ fn load_text<C: DeserializeOwned>(text: &str, variables: HashMap<String, String>
 const SHARED_KEYS: [&str; 8] =
     ["admin_listen", "certificate", "key", "trust_bundle", "deny_list", "listen", "brokers", "instance_id"];
 
-/// For a test of each service: its sample has every setting, and says what the defaults are. It is read as it is, and once more
-/// with those keys only that have no default, of which `own` are the service's; both must be the same configuration.
+/// For a test of each service: its sample has every setting with its default value. It is read as it is, and once more
+/// with only the keys that have no default (`own` are the service's); both must give the same configuration.
 ///
 /// # Panics
 ///
@@ -135,7 +135,7 @@ pub struct ServiceConfig {
     /// Log filter in the syntax of `tracing-subscriber`. Default `info`.
     #[serde(default = "default_log")]
     pub log: String,
-    /// Time for finishing what is in hand after SIGTERM. Default 8 s; a supervisor kills after 10 s.
+    /// Time to finish what is in progress after SIGTERM. Default 8 s; a supervisor kills after 10 s.
     #[serde(default = "default_drain", deserialize_with = "duration")]
     pub drain: Duration,
 }
@@ -158,7 +158,7 @@ pub struct IdentityConfig {
     pub key: PathBuf,
     /// Certificates of the authorities that peers are checked against.
     pub trust_bundle: PathBuf,
-    /// Serials of certificates that are refused although their time is not over: one per line, lower-case hexadecimal,
+    /// Serials of certificates that are refused although they have not expired: one per line, lower-case hexadecimal,
     /// first word. Default: none.
     #[serde(default)]
     pub deny_list: Option<PathBuf>,
@@ -177,7 +177,7 @@ impl IdentityConfig {
     }
 }
 
-/// Where a service answers gRPC.
+/// Where a service listens for gRPC.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrpcConfig {
@@ -191,7 +191,8 @@ pub struct GrpcConfig {
 pub struct DatabaseConfig {
     /// `postgres://user:password@host:port/database`. Secret: environment only.
     pub url: SecretString,
-    /// Largest number of connections of this process, relay apart. Default 10; a caller waits up to 2 s for one.
+    /// Largest number of connections of this process, not counting the relay's. Default 10; a caller waits up to 2 s
+    /// for one.
     #[serde(default = "default_connections")]
     pub connections_max: u32,
 }
@@ -216,10 +217,10 @@ pub struct KafkaConfig {
     /// Dead letters in a row that stop the consumer until one record can be handled again. Default 100.
     #[serde(default = "default_dead_letters_in_a_row")]
     pub dead_letters_in_a_row_max: u32,
-    /// The consumer stops too when more than this part of the last 1,000 records was parked. Default 0.5.
+    /// The consumer also stops when more than this share of the last 1,000 records was parked. Default 0.5.
     #[serde(default = "default_dead_letter_share")]
     pub dead_letter_share_max: f64,
-    /// How long it stops before it tries a record; doubles up to eight times. Default 10 s.
+    /// How long it stops before it tries a record; grows up to eightfold. Default 10 s.
     #[serde(default = "default_dead_letter_pause", deserialize_with = "duration")]
     pub dead_letter_pause: Duration,
 }
@@ -258,7 +259,7 @@ impl fmt::Display for DurationError {
 
 impl std::error::Error for DurationError {}
 
-/// As [`duration`], for command lines.
+/// Like [`duration`], for command lines.
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let refuse = || DurationError(text.to_owned());
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
@@ -315,7 +316,7 @@ mod tests {
         assert_eq!(sample.database.connections_max, 4);
     }
 
-    /// A misspelt key, a bad value and a missing secret are refused, each by its name.
+    /// A misspelt key, a bad value and a missing secret are refused, and the error names it.
     #[test]
     fn mistakes_are_refused_by_name() {
         let misspelt = FILE.replace("drain", "drian");

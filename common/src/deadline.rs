@@ -10,10 +10,10 @@ use tonic::{Request, Status};
 /// `grpc-timeout` of the gRPC protocol (PROTOCOL-HTTP2.md): at most 8 digits and a unit.
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// For calls that name no deadline, and the longest that a caller may ask for: a call without an end is a leak.
+/// For calls that name no deadline, and the longest that a caller may ask for: a call that never ends is a leak.
 pub const CALL_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// When an answer is of no use any more.
+/// When an answer is no longer of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
@@ -28,7 +28,7 @@ impl From<DeadlinePassed> for Status {
     }
 }
 
-/// A `grpc-timeout` that is none.
+/// An invalid `grpc-timeout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("grpc-timeout is not at most 8 digits and one of H M S m u n")]
 pub struct TimeoutMalformed;
@@ -40,7 +40,7 @@ impl Deadline {
         Self(Instant::now() + time)
     }
 
-    /// The same, but `time` earlier: what is left for a part of the work.
+    /// The same, but `time` earlier: for a part of the work.
     #[must_use]
     pub fn earlier_by(self, time: Duration) -> Self {
         Self(self.0.checked_sub(time).unwrap_or_else(Instant::now))
@@ -74,7 +74,7 @@ impl Deadline {
     }
 }
 
-/// The timeout that the head of a call asks for, if any.
+/// The timeout that the headers of a call ask for, if any.
 pub fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, TimeoutMalformed> {
     let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };
     let (digits, unit) = value
@@ -82,7 +82,7 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, TimeoutMalf
         .ok()
         .and_then(|text| text.split_at_checked(text.len().saturating_sub(1)))
         .ok_or(TimeoutMalformed)?;
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(TimeoutMalformed);
     }
@@ -98,7 +98,8 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, TimeoutMalf
     }))
 }
 
-/// Says in the head of a call how much time it has: microseconds as far as 8 digits go (100 s), then milliseconds.
+/// Writes how much time a call has into its headers: in microseconds as far as 8 digits go (100 s), then in
+/// milliseconds.
 pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, time: Duration) {
     const DIGITS_MAX: u128 = 99_999_999;
     let text = if time.as_micros() <= DIGITS_MAX {
@@ -106,7 +107,7 @@ pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, time: Duration) {
     } else {
         format!("{}m", time.as_millis().min(DIGITS_MAX))
     };
-    // Digits and a letter are always a header value.
+    // Digits and a letter are always a valid header value.
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(GRPC_TIMEOUT, value);
     }
@@ -116,7 +117,7 @@ pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, time: Duration) {
 mod tests {
     use super::*;
 
-    /// A request carries its deadline, and none is made once it has passed.
+    /// A request carries its deadline, and none is created once that has passed.
     #[tokio::test(start_paused = true)]
     async fn requests_carry_their_deadline() {
         let deadline = Deadline::after(Duration::from_secs(3));

@@ -1,4 +1,4 @@
-//! Errors of any type: what they are passed on as, what they say, and what caused them.
+//! Errors of any type: how they are passed on, printed, and searched for their causes.
 
 use std::{error::Error, fmt::Write as _};
 
@@ -15,7 +15,7 @@ pub fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e 
     })
 }
 
-/// Whether an error is an `E`, or was caused by one.
+/// Whether an error is of type `E`, or was caused by one.
 #[must_use]
 pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(<dyn Error>::is::<E>)
@@ -42,7 +42,7 @@ mod tests {
 
     /// All causes are on one line and are found by their type.
     #[test]
-    fn causes_are_said_and_found() {
+    fn causes_are_printed_and_found() {
         let error = Outer(std::io::Error::other("disk full"));
         assert_eq!(chain(&error), "cannot read the file: disk full");
         assert!(is_caused_by::<std::io::Error>(&error) && is_caused_by::<Outer>(&error));

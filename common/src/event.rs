@@ -23,7 +23,7 @@ const CONTENT_TYPE: &str = "application/protobuf";
 /// An event that was not written yet.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// Identifies the event forever; the inbox key of its consumers.
+    /// Identifies the event for good; the inbox key of its consumers.
     pub id: Uuid,
     /// Where it goes.
     pub topic: &'static str,
@@ -68,7 +68,7 @@ impl NewEvent {
     /// The headers of the record, `source` being the service that writes it.
     #[must_use]
     pub fn headers(&self, source: &str) -> Vec<Header> {
-        // RFC 3339 can express every time that is between the years 0 and 9999, so ours.
+        // RFC 3339 can express every time between the years 0 and 9999, so also ours.
         let time = self.time.format(&Rfc3339).unwrap_or_default();
         let mut headers = vec![
             Header::new("ce_specversion", "1.0"),
@@ -103,7 +103,7 @@ fn id_of(topic: &str, version: u32, subject: &str, time: OffsetDateTime, payload
     uuid::Builder::from_unix_timestamp_millis(milliseconds, &bits).into_uuid()
 }
 
-/// What the headers of an event say, checked.
+/// The checked headers of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
     /// `ce_id`.
@@ -126,7 +126,7 @@ pub enum HeaderError {
     /// A required header is not there.
     #[error("header {0} is missing")]
     Missing(&'static str),
-    /// A header that must be unique is there twice.
+    /// A header that must be unique occurs twice.
     #[error("header {0} is there more than once")]
     Repeated(&'static str),
     /// A header's value can't be read.
@@ -171,8 +171,8 @@ impl Metadata {
         Ok(Self { id, kind: kind.to_owned(), version, subject: subject.to_owned(), time, trace })
     }
 
-    /// The aggregate that a record names, also when its other headers are broken. One that no event may have
-    /// ([`SUBJECT_BYTES_MAX`]) is none: it goes into indexes, which refuse what is too long.
+    /// The aggregate that a record names, even if its other headers are broken. One that is too long for an event
+    /// ([`SUBJECT_BYTES_MAX`]) does not count: it goes into indexes, which refuse it.
     #[must_use]
     pub fn subject_of(record: &Record) -> Option<&str> {
         optional(&record.headers, "ce_subject").ok().flatten().filter(|subject| is_subject(subject))
@@ -189,8 +189,8 @@ impl Metadata {
             .unwrap_or_else(|| Self::id_of_place(record))
     }
 
-    /// An id that belongs to topic, partition, offset, time and value. A place alone is no identity: a topic that was
-    /// made anew has the same places.
+    /// An id that belongs to topic, partition, offset, time and value. A place alone does not identify a record: a
+    /// recreated topic has the same places.
     #[must_use]
     pub fn id_of_place(record: &Record) -> Uuid {
         let mut name = format!(
@@ -241,7 +241,7 @@ pub fn payload(record: &Record) -> Bytes {
     record.value.clone().unwrap_or_default()
 }
 
-/// SHA-256 of the value of a record; a tombstone has that of no bytes.
+/// SHA-256 of the value of a record; a tombstone has the hash of no bytes.
 #[must_use]
 pub fn payload_hash(record: &Record) -> Vec<u8> {
     let value = record.value.as_deref().unwrap_or_default();
@@ -280,7 +280,7 @@ mod tests {
         }
     }
 
-    /// What is written is what is read.
+    /// Headers are read back as they were written.
     #[test]
     fn headers_round_trip() {
         let event = event();

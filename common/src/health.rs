@@ -1,11 +1,11 @@
-//! What a process says of itself: ready (give me work), degraded (something is wrong, but I can serve) and alive (don't
-//! restart me).
+//! What a process reports about itself: ready (give me work), degraded (something is wrong, but I can serve) and alive
+//! (don't restart me).
 //!
-//! Each part that can be away registers a [`Component`] and keeps it up to date; `/readyz` shows them all. It fails only
-//! for those that callers need now ([`Health::required`]): behind a balancer, a process that counted the others too
-//! would be taken out of service although it could serve (pitfalls P42). A loop that must never stand still registers a
+//! Each part that can be away registers a [`Component`] and keeps it up to date; `/readyz` shows them all. It fails
+//! only for those that callers need now ([`Health::required`]): behind a balancer, a process that counted the others
+//! too would be taken out of service although it could serve (pitfalls P42). A loop that must never stall registers a
 //! [`Heartbeat`]; `/healthz` fails when one is older than its limit. A loop that does the same thing again and again
-//! registers a [`PeriodicTask`]: the process is degraded when it has not succeeded for long, whatever the reason.
+//! registers a [`PeriodicTask`]: the process is degraded when it has not succeeded for too long, whatever the reason.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 /// The state of one part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ComponentState {
-    /// Whether it can be used.
+    /// Whether the part can be used.
     pub ready: bool,
     /// Whether the process can't serve its callers without it.
     pub required: bool,
@@ -34,7 +34,7 @@ struct Parts {
     tasks: BTreeMap<&'static str, Runs>,
 }
 
-/// How a periodic task went.
+/// The state of a periodic task.
 #[derive(Debug)]
 struct Runs {
     last_success: Instant,
@@ -97,7 +97,7 @@ impl Health {
     }
 
     /// Adds a task that must succeed at least every `success_every_max`, or the process is degraded. If a run does not
-    /// even come to an end within twice that time, or a minute, the process does not live.
+    /// end within twice that time, and at least a minute, the process is not alive.
     #[must_use]
     pub fn periodic(&self, name: &'static str, success_every_max: Duration) -> PeriodicTask {
         let runs = Runs { last_success: Instant::now(), success_every_max, failure: String::new() };
@@ -114,7 +114,7 @@ impl Health {
         parts.components.clone().into_iter().chain(tasks).collect()
     }
 
-    /// Brings `component_degraded` of the periodic tasks up to date: they fail by doing nothing.
+    /// Brings `component_degraded` of the periodic tasks up to date: a task that hangs reports nothing itself.
     pub(crate) fn publish(&self) {
         for (name, runs) in &self.lock().tasks {
             publish_component(name, &runs.state());
@@ -133,13 +133,13 @@ impl Health {
         self.components().values().any(|state| !state.ready || !state.detail.is_empty())
     }
 
-    /// Follows [`Health::is_ready`].
+    /// Watches [`Health::is_ready`].
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
     }
 
-    /// The loops that stand still.
+    /// The loops that make no progress.
     #[must_use]
     pub fn stalled(&self) -> Vec<&'static str> {
         let parts = self.lock();
@@ -183,9 +183,9 @@ fn publish_component(name: &'static str, state: &ComponentState) {
 /// What a process needs a part for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
-    /// What its callers ask now.
+    /// What its callers ask for now.
     Serving,
-    /// What happens later, or what it can answer for with an error of its own.
+    /// What happens later, or what it can report as an error.
     Background,
 }
 
@@ -228,16 +228,16 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// The loop went round.
+    /// The loop made a round.
     pub fn beat(&self) {
         self.health.lock().heartbeats.insert(self.name, (Instant::now(), self.limit));
     }
 }
 
-/// A run that takes longer than the shortest of the limits on statements and calls is not yet a sign of death.
+/// A run that takes as long as the limits on statements and calls allow is not hung yet.
 const PERIODIC_HEARTBEAT_MIN: Duration = Duration::from_secs(60);
 
-/// A loop that does the same thing again and again. Whoever runs it says how each run went.
+/// A loop that does the same thing again and again. Its owner reports how each run went.
 #[derive(Debug, Clone)]
 pub struct PeriodicTask {
     heartbeat: Heartbeat,
@@ -266,7 +266,7 @@ impl PeriodicTask {
             }
             runs.failure = failure;
         }
-        // Also after a failure: a process that is started again would meet the same broken file or absent database.
+        // Also after a failure: a restarted process would find the same broken file or absent database.
         self.heartbeat.beat();
     }
 }
@@ -275,7 +275,7 @@ impl PeriodicTask {
 mod tests {
     use super::*;
 
-    /// A process is ready when all parts are that it needs to serve, degraded while anything is wrong, and says what.
+    /// A process is ready when all parts that it needs are, degraded while anything is wrong, and says what.
     #[test]
     fn ready_means_can_serve() {
         let health = Health::default();
@@ -302,7 +302,7 @@ mod tests {
         let _quick = health.heartbeat("quick", Duration::from_secs(60));
         let begin = Instant::now();
         while health.stalled().is_empty() {
-            assert!(begin.elapsed() < Duration::from_secs(5), "a limit of zero is over at once");
+            assert!(begin.elapsed() < Duration::from_secs(5), "a limit of zero passes at once");
         }
         assert_eq!(health.stalled(), ["slow"]);
     }
@@ -321,7 +321,7 @@ mod tests {
         let degraded = || health.components()["janitor"].clone();
         let begin = Instant::now();
         while degraded().ready {
-            assert!(begin.elapsed() < Duration::from_secs(5), "a limit of 20 ms is over");
+            assert!(begin.elapsed() < Duration::from_secs(5), "a limit of 20 ms passes");
         }
         assert!(degraded().detail.contains("has not come to an end"), "{:?}", degraded());
         short.failed("disk full");

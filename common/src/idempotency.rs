@@ -1,5 +1,5 @@
-//! Writes with an idempotency key: the first one is done, the same again gets the first one's answer, different content under
-//! the key is refused. One at a time: who holds the key decides, and the others are told at once instead of waiting.
+//! Writes with an idempotency key: the first one is done, the same one again gets the first one's answer, and different
+//! content under the key is refused. While one call holds the key, the others are refused at once instead of waiting.
 
 use std::convert::Infallible;
 
@@ -21,7 +21,7 @@ pub enum WriteError<R = Infallible> {
     KeyReused,
     /// The content is not allowed.
     Refused(R),
-    /// Nothing is known of it, or nothing was done: the variant says which.
+    /// The outcome is unknown, or nothing was done: the variant says which.
     Database(DatabaseError),
 }
 
@@ -38,12 +38,12 @@ impl<R> Conflicting for WriteError<R> {
 }
 
 impl<R> WriteError<R> {
-    /// The answer to the caller; `running` is [`still_running`] of its call.
+    /// The answer to the caller; `running` is the result of [`still_running`] for its call.
     pub fn into_status(self, running: Status, refused: impl FnOnce(R) -> Status) -> Status {
         match self {
             Self::StillRunning => running,
             Self::KeyReused => {
-                Status::already_exists("this idempotency key was used for a request with another content")
+                Status::already_exists("this idempotency key was used for a request with different content")
             }
             Self::Refused(refusal) => refused(refusal),
             Self::Database(error) => error.into(),
@@ -51,7 +51,7 @@ impl<R> WriteError<R> {
     }
 }
 
-/// What stands for the content of a write beside its key: SHA-256.
+/// The hash of a write's content that is stored with its key: SHA-256.
 #[must_use]
 pub fn fingerprint(content: &[u8]) -> Vec<u8> {
     digest::digest(&digest::SHA256, content).as_ref().to_vec()
@@ -59,8 +59,8 @@ pub fn fingerprint(content: &[u8]) -> Vec<u8> {
 
 /// Takes the key of `owner` until the end of the transaction. False: another transaction has it right now.
 ///
-/// Only a courtesy for callers in a hurry: what decides is the unique index on the key in the service's own table
-/// (pitfalls P10). So a hash that collides makes an unrelated call come again, nothing worse.
+/// This only spares callers a wait: what decides is the unique index on the key in the service's own table (pitfalls
+/// P10). So a hash collision makes an unrelated call try again, nothing worse.
 pub async fn try_lock(connection: &mut PgConnection, owner: &str, key: &str) -> Result<bool, DatabaseError> {
     let row = sqlx::query(
         "-- idempotency.try_lock
@@ -73,8 +73,8 @@ pub async fn try_lock(connection: &mut PgConnection, owner: &str, key: &str) -> 
     Ok(row.try_get("locked")?)
 }
 
-/// The answer to a call whose key is locked by another. A retry waits for its own first attempt, most likely, so it is
-/// told to come again; anybody else learns that the key is in use.
+/// The answer to a call whose key is locked by another. A retry most likely waits for its own first attempt, so it is
+/// asked to try again; any other call learns that the key is in use.
 #[must_use]
 pub fn still_running(metadata: &MetadataMap) -> Status {
     if metadata.contains_key(PREVIOUS_ATTEMPTS.as_str()) {

@@ -1,11 +1,11 @@
-//! The resilience library: everything that the four services have in common, and no business word in it.
+//! The resilience library: everything that the four services have in common, without any business logic.
 //!
-//! One module per concern. A service is configuration in ([`config`]), [`service::run_service`] out; between the two it
-//! takes what it needs from here:
+//! One module per concern. A service reads its configuration ([`config`]) and calls [`service::run_service`]; in
+//! between it takes what it needs from here:
 //!
 //! - calls: [`identity`] (who is at the other end), [`grpc`] (the server column), [`client`] (the client column);
-//! - state: [`database`] (transactions that a caller can't break), [`outbox`] (write an event with the change that it
-//!   tells), [`consumer`] (handle an event once: inbox, batches, dead letters);
+//! - state: [`database`] (transactions that a caller can't break), [`outbox`] (write an event together with the change
+//!   that it reports), [`consumer`] (handle an event once: inbox, batches, dead letters);
 //! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
 //!   be handled, and its redrive), [`reconcile`] (what was lost on the way);
 //! - [`participant`] puts these together for a service with a database and events;

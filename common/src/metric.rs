@@ -31,7 +31,7 @@ metrics! {
     histogram CONSUMER_BATCH_SECONDS = "consumer_batch_seconds", "time of one batch of events, its transaction included";
     gauge CONSUMER_LAG_RECORDS = "consumer_lag_records", "records that wait behind the position: topic";
     gauge CONSUMER_LAST_PROGRESS_TIMESTAMP_SECONDS = "consumer_last_progress_timestamp_seconds", "when the consumer last made progress or had nothing to do";
-    counter CONSUMER_LOGS_REPLACED_TOTAL = "consumer_logs_replaced_total", "partitions whose log is another one than the position counted: topic";
+    counter CONSUMER_LOGS_REPLACED_TOTAL = "consumer_logs_replaced_total", "partitions whose log is a different one than the position refers to: topic";
     counter CONSUMER_MEMBERSHIPS_LOST_TOTAL = "consumer_memberships_lost_total", "memberships in the consumer group that ended: reason";
     gauge CONSUMER_PARTITIONS_EXPECTED = "consumer_partitions_expected", "partitions of the topics that the service reads";
     gauge CONSUMER_PARTITIONS_OWNED = "consumer_partitions_owned", "partitions that this member owns";
@@ -41,7 +41,7 @@ metrics! {
     counter CONSUMER_RETRIES_TOTAL = "consumer_retries_total", "batches tried again because the infrastructure was away";
     gauge CONSUMER_STOPPED_BY_DEAD_LETTERS = "consumer_stopped_by_dead_letters", "1 while the consumer is stopped by the limit on dead letters";
     counter CONSUMER_STOPS_TOTAL = "consumer_stops_total", "times that the limit on dead letters stopped the consumer";
-    counter DATABASE_CONNECTIONS_CUT_OFF_TOTAL = "database_connections_cut_off_total", "connections closed because a deadline or a caller's end cut their work off";
+    counter DATABASE_CONNECTIONS_CUT_OFF_TOTAL = "database_connections_cut_off_total", "connections closed because a deadline passed or a caller went away in the middle";
     gauge DATABASE_OLDEST_TRANSACTION_SECONDS = "database_oldest_transaction_seconds", "age of the oldest open transaction of the database";
     counter DATABASE_STALE_PLANS_TOTAL = "database_stale_plans_total", "statements whose prepared plan could never run again";
     gauge DEAD_LETTERS_OLDEST_AGE_SECONDS = "dead_letters_oldest_age_seconds", "age of the oldest parked letter";
@@ -49,11 +49,11 @@ metrics! {
     counter DEAD_LETTERS_REDRIVEN_TOTAL = "dead_letters_redriven_total", "letters that were redriven: outcome";
     counter DEAD_LETTERS_TOTAL = "dead_letters_total", "records parked as dead letters: topic, class";
     counter DELIVERY_STEPS_TOTAL = "delivery_steps_total", "deliveries that moved on";
-    counter GRPC_CALLS_SHED_TOTAL = "grpc_calls_shed_total", "calls told to come back: reason";
-    counter GRPC_CALLS_TOTAL = "grpc_calls_total", "calls taken to work";
+    counter GRPC_CALLS_SHED_TOTAL = "grpc_calls_shed_total", "calls refused because of overload: reason";
+    counter GRPC_CALLS_TOTAL = "grpc_calls_total", "calls that were accepted";
     counter GRPC_CLIENT_RETRIES_OVER_BUDGET_TOTAL = "grpc_client_retries_over_budget_total", "retries that the budget did not allow: destination";
     counter GRPC_CLIENT_RETRIES_TOTAL = "grpc_client_retries_total", "calls sent again: destination";
-    counter GRPC_DEADLINE_EXCEEDED_TOTAL = "grpc_deadline_exceeded_total", "calls whose deadline passed while they were worked on";
+    counter GRPC_DEADLINE_EXCEEDED_TOTAL = "grpc_deadline_exceeded_total", "calls whose deadline passed while they were handled";
     counter GRPC_MESSAGES_LATE_TOTAL = "grpc_messages_late_total", "calls whose message did not arrive in time";
     counter GRPC_PERMISSION_DENIED_TOTAL = "grpc_permission_denied_total", "calls of an identity that may not make them";
     histogram HTTP_REQUEST_SECONDS = "http_request_seconds", "time of a REST request: route, status";

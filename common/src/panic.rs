@@ -1,4 +1,4 @@
-//! A panic in any task ends the process: one that has lost a part must not look alive, and a supervisor starts it again.
+//! A panic in any task ends the process: one that has lost a part must not look alive, and its supervisor restarts it.
 
 use std::{
     cell::Cell,
@@ -13,7 +13,7 @@ thread_local! {
     static TOLERATED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has every panic that is not [`tolerated`] end the process, after the usual words on standard error.
+/// Has every panic that is not [`tolerated`] end the process, after the usual message on standard error.
 pub(crate) fn end_the_process() {
     let say = take_hook();
     set_hook(Box::new(move |panic| {
@@ -25,7 +25,7 @@ pub(crate) fn end_the_process() {
     }));
 }
 
-/// Runs code of somebody else that panics on data; `None` if it did.
+/// Runs third-party code that panics on bad data; `None` if it did.
 pub(crate) fn tolerated<T>(work: impl FnOnce() -> T) -> Option<T> {
     let before = TOLERATED.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work)).ok();
@@ -39,17 +39,17 @@ mod tests {
 
     use super::*;
 
-    /// Says to a test that it is the process which panics, and how.
+    /// Environment variable that makes a test the process that panics, and says how.
     const HOW: &str = "HOLDFAST_TEST_PANIC";
     const EXIT_LIVED: i32 = 7;
 
-    /// The part of a process that panics; as a test of its own it does nothing.
+    /// The process that panics; run as a normal test it does nothing.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_process_that_panics() {
         let Ok(how) = std::env::var(HOW) else { return };
         end_the_process();
         match how.as_str() {
-            // Nobody waits for it, so tokio alone would keep it to itself.
+            // Nobody waits for it, so on its own tokio would hide the panic.
             "task" => drop(tokio::spawn(async { panic!("planted in a task") })),
             "thread" => drop(std::thread::spawn(|| panic!("planted in a thread"))),
             "blocking" => drop(tokio::task::spawn_blocking(|| panic!("planted in blocking work"))),
@@ -70,17 +70,17 @@ mod tests {
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// A panic anywhere ends the process and is said, also where nobody waits for the task; one that is expected of somebody
-    /// else's code does not, and is not said.
+    /// A panic anywhere ends the process and is printed, even where nobody waits for the task; one that is expected
+    /// from third-party code is neither.
     #[test]
     fn a_panic_ends_the_process() {
         for how in ["task", "thread", "blocking"] {
-            let (code, said) = outcome(how);
-            assert_eq!(code, Some(EXIT_PANICKED), "{how}: {said}");
-            assert!(said.contains("planted in"), "{said}");
+            let (code, stderr) = outcome(how);
+            assert_eq!(code, Some(EXIT_PANICKED), "{how}: {stderr}");
+            assert!(stderr.contains("planted in"), "{stderr}");
         }
-        let (code, said) = outcome("tolerated");
-        assert_eq!(code, Some(EXIT_LIVED), "{said}");
-        assert!(!said.contains("planted"), "{said}");
+        let (code, stderr) = outcome("tolerated");
+        assert_eq!(code, Some(EXIT_LIVED), "{stderr}");
+        assert!(!stderr.contains("planted"), "{stderr}");
     }
 }

@@ -1,5 +1,5 @@
 //! A participant of the saga: a service with a database of its own that answers gRPC, reads events and writes events.
-//! Order, payment and delivery are put together here in one way, so that start, readiness and drain are the same.
+//! Order, payment and delivery are assembled here in the same way, so that start, readiness and drain are the same.
 
 use holdfast_proto::ops::v1::{
     dead_letter_service_server::DeadLetterServiceServer, outbox_service_server::OutboxServiceServer,
@@ -27,14 +27,14 @@ use crate::{
     service::{Context, bind},
 };
 
-/// Calls that are worked on at a time, for each connection to the database: one uses it while another reads its message or
-/// writes its answer. More would only wait for a connection.
+/// Calls that are handled at a time per database connection: one uses it while another reads its message or writes its
+/// answer. More would only wait for a connection.
 const CALLS_PER_CONNECTION: usize = 2;
 
-/// What a participant is made of.
+/// The parts of a participant.
 #[derive(Debug)]
 pub struct Participant<'a> {
-    /// Where it answers.
+    /// Where it listens.
     pub grpc: &'a GrpcConfig,
     /// Who it is.
     pub identity: &'a IdentityConfig,
@@ -51,7 +51,7 @@ pub struct Participant<'a> {
 }
 
 impl Participant<'_> {
-    /// Binds the port and starts the parts; none of them needs the database or the broker to be there yet.
+    /// Binds the port and starts the parts; none of them needs the database or the broker yet.
     pub async fn start<H: Handler, F: Facts>(
         self,
         context: &mut Context,

@@ -1,4 +1,4 @@
-//! A Kafka record as it is: raw bytes that must survive byte for byte, also in a dead letter.
+//! A Kafka record: raw bytes that must survive unchanged, also in a dead letter.
 
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
@@ -84,12 +84,12 @@ impl Record {
     }
 }
 
-/// Stored headers that can't be read back: a defect or a foreign hand.
+/// Stored headers that can't be read back: a defect, or somebody else wrote them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("stored headers are not valid")]
 pub struct HeaderCodecError;
 
-/// Length that stands for an absent value.
+/// Length that marks an absent value.
 const ABSENT: u32 = u32::MAX;
 
 /// Headers for a `bytea` column: for each, length and bytes of the name, length and bytes of the value, lengths as
@@ -156,7 +156,7 @@ mod tests {
             prop_assert_eq!(decode_headers(&encode_headers(&headers)), Ok(headers));
         }
 
-        /// Any bytes get an answer, never a panic.
+        /// Decoding any bytes returns, and never panics.
         #[test]
         fn any_bytes_get_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode_headers(&bytes);

@@ -1,4 +1,5 @@
-//! Files that are taken again when they change: certificates, keys. What can't be used is refused, and the old stays in use.
+//! Reloads files when they change: certificates, keys. Files that can't be used are refused, and the old ones stay in
+//! use.
 
 use std::{error::Error, time::Duration};
 
@@ -9,16 +10,16 @@ use crate::{error::chain, health::PeriodicTask};
 /// How often the files are compared with what is in use. Content is compared rather than times or inode events,
 /// because secret managers swap symbolic links, and a watcher misses the second swap (pitfalls P30).
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
-/// Time that a writer takes between two files that belong together.
+/// Time that a writer may take between two files that belong together.
 const TORN_TIME_MAX: Duration = Duration::from_millis(100);
-/// Bound on the time without success: certificates are renewed hours before they expire, but a revocation, or a key that its
-/// issuer has withdrawn, must be taken soon.
+/// The longest time without success: certificates are renewed hours before they expire, but a revocation, or the
+/// withdrawal of a key, must take effect soon.
 pub const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// What a reload did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
-    /// The files are those in use.
+    /// The files are the ones in use.
     Unchanged,
     /// New files are in use from now on.
     Swapped,

@@ -1,4 +1,4 @@
-//! One way to run forevery process: configuration, telemetry, health, work, drain, exit code.
+//! The one way to run every process: configuration, telemetry, health, work, drain, exit code.
 //!
 //! Exit codes: 0 stopped when asked, 1 failed (a supervisor restarts it), 2 wrong command line or configuration (a
 //! restart won't help).
@@ -24,7 +24,7 @@ use crate::{
     panic, telemetry,
 };
 
-/// What the runner needs of a service's configuration.
+/// What the runner needs from a service's configuration.
 pub trait Configuration: DeserializeOwned + Debug {
     /// The common section.
     fn service(&self) -> &ServiceConfig;
@@ -37,13 +37,13 @@ pub struct Context {
     pub name: &'static str,
     /// Its health, shown on the admin port.
     pub health: Health,
-    /// Cancelled when the process is asked to stop: accept nothing new, finish what is in hand, return.
+    /// Cancelled when the process is asked to stop: accept nothing new, finish what is in progress, return.
     pub stop: CancellationToken,
     tasks: JoinSet<(&'static str, Result<(), BoxError>)>,
 }
 
 impl Context {
-    /// Runs `task` until the process stops. It returns after [`Context::stop`] is cancelled; if it ends before, or
+    /// Runs `task` until the process stops. It returns after [`Context::stop`] is cancelled; if it ends before that, or
     /// panics, the process fails, because a process that lost a part must not look alive.
     pub fn spawn<F>(&mut self, name: &'static str, task: F)
     where
@@ -53,7 +53,8 @@ impl Context {
     }
 }
 
-/// Connections that the kernel holds until they are accepted; when full, it drops new ones and their clients try again.
+/// Connections that the kernel queues until they are accepted; when the queue is full it drops new ones, and their
+/// clients try again.
 const BACKLOG: u32 = 1024;
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
@@ -95,7 +96,7 @@ where
         tracing::info!(service = name, config = ?config, version = env!("CARGO_PKG_VERSION"), "starting");
         let admin_listener = bind(config.service().admin_listen).await?;
         context.spawn("admin", {
-            // The admin port stays up while the rest drains, so it has a token of its own: the runtime's end.
+            // The admin port stays up while the rest drains, so it has a token of its own: the end of the runtime.
             let (health, metrics) = (context.health.clone(), metrics.clone());
             async move {
                 admin::serve(admin_listener, health, metrics, CancellationToken::new())
@@ -157,7 +158,7 @@ fn describe_end(ended: Result<(&'static str, Result<(), BoxError>), tokio::task:
 pub async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, BoxError> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restart must not wait for connections of the process before.
+        // A restart must not wait for connections of the previous process.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)

@@ -1,4 +1,4 @@
-//! Loops in the background sleep between their rounds, and end when their process does.
+//! Background loops sleep between their rounds, and end when their process does.
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -16,7 +16,7 @@ pub async fn sleep_unless_stopped(stop: &CancellationToken, time: Duration) -> C
 mod tests {
     use super::*;
 
-    /// It lasts as long as it is told to, and not a moment longer than the process.
+    /// A pause lasts as long as it should, and ends at once with the process.
     #[tokio::test(start_paused = true)]
     async fn a_pause_ends_with_the_process() {
         let stop = CancellationToken::new();

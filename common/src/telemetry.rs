@@ -30,7 +30,7 @@ pub(crate) fn install(filter: &str) -> Result<PrometheusHandle, TelemetryError> 
         .flatten_event(true)
         .with_current_span(false)
         .with_env_filter(filter)
-        // A line that can't be written costs the line: the report of it would panic on a full disk.
+        // A line that can't be written is lost: reporting the failure would panic on a full disk.
         .log_internal_errors(false)
         .init();
     let handle = PrometheusBuilder::new()

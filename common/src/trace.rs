@@ -12,7 +12,7 @@ pub const TRACEPARENT: &str = "traceparent";
 pub struct TraceContext(String);
 
 impl TraceContext {
-    /// What is not one is left out, never passed on.
+    /// Parses one; anything invalid is left out, never passed on.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('-').collect();
@@ -28,7 +28,7 @@ impl TraceContext {
         }
     }
 
-    /// Of a call.
+    /// The trace context of a call.
     #[must_use]
     pub fn of(metadata: &MetadataMap) -> Option<Self> {
         Self::parse(metadata.get(TRACEPARENT)?.to_str().ok()?)

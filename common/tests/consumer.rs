@@ -18,10 +18,9 @@ fn batch(records: Vec<Record>) -> Arc<[Record]> {
     records.into()
 }
 
-/// A batch that is delivered again, as after a crash between commit and offset, has its effects once and is counted
-/// once.
+/// A batch that is delivered again, as after a crash between commit and offset, is applied once and counted once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redelivered_batch_has_its_effects_once() {
+async fn a_redelivered_batch_is_applied_once() {
     let lab = Lab::new("redelivered").await;
     let records: Vec<Record> = (0..10).map(|n| lab.record(n, lab.event("order", &n.to_string()))).collect();
     let processor = lab.processor();
@@ -38,9 +37,9 @@ async fn a_redelivered_batch_has_its_effects_once() {
     assert_eq!(lab.tally().await, (10, 1, 0));
 }
 
-/// A consumer that dies in the middle of a batch, or when it is committed and nobody knows, has each effect once.
+/// A consumer that dies in the middle of a batch, or right after its commit, applies each event once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_step_of_a_batch_has_its_effects_once() {
+async fn a_crash_at_any_step_of_a_batch_repeats_nothing() {
     for (step, applied_before) in [(TransactionStep::Worked, 0), (TransactionStep::Committed, 10)] {
         let lab = Lab::new("crash").await;
         let records: Vec<Record> =
@@ -57,7 +56,7 @@ async fn a_crash_at_any_step_of_a_batch_has_its_effects_once() {
     }
 }
 
-/// Poison costs its neighbours nothing: wherever it stands in a batch, and whoever refuses it, it alone is parked.
+/// Poison costs its neighbours nothing: wherever it is in a batch, and whatever refuses it, it alone is parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_costs_its_neighbours_nothing() {
     for (payload, class) in
@@ -114,10 +113,8 @@ async fn later_events_wait_behind_a_parked_one() {
     }
 }
 
-/// Each bad record gets its class, and its copy for the dead-letter topic has key, value and headers byte for byte.
-#[tokio::test(flavor = "multi_thread")]
-async fn each_bad_record_gets_its_class() {
-    let lab = Lab::new("classes").await;
+/// Bad records, each with the class that it must get. All aggregates differ, so that none waits behind another.
+fn bad_records(lab: &Lab) -> Vec<(Record, &'static str)> {
     let good = || lab.record(0, lab.event("order", "fine"));
     let with = |name: &str, value: Option<&str>| {
         let mut record = good();
@@ -127,7 +124,16 @@ async fn each_bad_record_gets_its_class() {
         }
         record
     };
-    let mut cases: Vec<(Record, &str)> = vec![
+    let version = |version: &str| with("ce_type", Some(&format!("holdfast.{}.{version}", lab.topic)));
+    let tombstone = Record { value: None, ..good() };
+    let empty = Record { value: Some(Bytes::new()), ..good() };
+    let bare = Record { headers: Vec::new(), key: None, ..good() };
+    let mut doubled = good();
+    doubled.headers.push(Header::new("ce_type", "again"));
+    let mut latin = Record { value: Some(Bytes::from_static(b"undecodable")), ..good() };
+    latin.headers.push(Header { name: "note".to_owned(), value: Some(Bytes::from_static(&[0xff, 0x00])) });
+    latin.headers.push(Header { name: "dlq-id".to_owned(), value: None });
+    let mut records = vec![
         (with("ce_id", None), "schema-violation"),
         (with("ce_id", Some("not-a-uuid")), "schema-violation"),
         (with("ce_subject", None), "schema-violation"),
@@ -137,37 +143,52 @@ async fn each_bad_record_gets_its_class() {
         (with("ce_type", Some("com.example.thing")), "unknown-type"),
         (with("ce_type", Some("holdfast.no.such.thing.v1")), "unknown-type"),
         (with("ce_type", Some("holdfast.test.other.v1")), "wrong-topic"),
-        (with("ce_type", Some(&format!("holdfast.{}.v0", lab.topic))), "unknown-version"),
-        (with("ce_type", Some(&format!("holdfast.{}.v2", lab.topic))), "unknown-version"),
+        (version("v0"), "unknown-version"),
+        (version("v2"), "unknown-version"),
+        (tombstone, "decode"),
+        (empty, "decode"),
+        (bare, "schema-violation"),
+        (doubled, "schema-violation"),
+        (latin, "decode"),
     ];
-    let mut tombstone = good();
-    tombstone.value = None;
-    cases.push((tombstone, "decode"));
-    let mut empty = good();
-    empty.value = Some(Bytes::new());
-    cases.push((empty, "decode"));
-    let mut bare = good();
-    bare.headers.clear();
-    bare.key = None;
-    cases.push((bare, "schema-violation"));
-    let mut doubled = good();
-    doubled.headers.push(Header::new("ce_type", "again"));
-    cases.push((doubled, "schema-violation"));
-    let mut latin = good();
-    latin.headers.push(Header { name: "note".to_owned(), value: Some(Bytes::from_static(&[0xff, 0x00])) });
-    latin.headers.push(Header { name: "dlq-id".to_owned(), value: None });
-    latin.value = Some(Bytes::from_static(b"undecodable"));
-    cases.push((latin, "decode"));
-
-    for (offset, (record, _)) in cases.iter_mut().enumerate() {
-        record.offset = i64::try_from(offset).expect("few");
-        // Each aggregate alone: none waits behind another.
-        for header in &mut record.headers {
-            if header.name == "ce_subject" {
-                header.value = Some(Bytes::from(format!("order-{offset}")));
-            }
+    for (offset, (record, _)) in (0..).zip(&mut records) {
+        record.offset = offset;
+        for header in record.headers.iter_mut().filter(|header| header.name == "ce_subject") {
+            header.value = Some(Bytes::from(format!("order-{offset}")));
         }
     }
+    records
+}
+
+/// The copy of a record for the dead-letter topic has its original headers unchanged, then ours.
+fn assert_copied_headers(lab: &Lab, headers: &[Header], record: &Record, class: &str) {
+    let (originals, added) = headers.split_at(record.headers.len());
+    assert_eq!(originals, record.headers);
+    let get = |name: &str| {
+        let header = added.iter().find(|header| header.name == name)?;
+        Some(String::from_utf8_lossy(header.value.as_deref().unwrap_or_default()).into_owned())
+    };
+    for (name, value) in [
+        ("dlq-class", class),
+        ("dlq-original-topic", lab.topic),
+        ("dlq-original-partition", "0"),
+        ("dlq-original-offset", record.offset.to_string().as_str()),
+        ("dlq-original-timestamp", "1800000000000"),
+        ("dlq-group", lab.group),
+        ("dlq-redrive-count", "0"),
+    ] {
+        assert_eq!(get(name).as_deref(), Some(value), "{name}");
+    }
+    for name in ["dlq-id", "dlq-reason", "dlq-service", "dlq-first-failed-at", "dlq-attempts"] {
+        assert!(get(name).is_some_and(|value| !value.is_empty()), "{name}");
+    }
+}
+
+/// Each bad record gets its class, and its copy for the dead-letter topic has key, value and headers byte for byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_bad_record_gets_its_class() {
+    let lab = Lab::new("classes").await;
+    let cases = bad_records(&lab);
     let records = cases.iter().map(|(record, _)| record.clone()).collect();
     lab.processor().process(batch(records)).await.expect("done");
     let classes: Vec<String> = lab.dead_letters().await.into_iter().map(|(_, class, _)| class).collect();
@@ -186,30 +207,11 @@ async fn each_bad_record_gets_its_class() {
         assert_eq!(key.as_deref(), record.key.as_deref());
         assert_eq!(value.as_deref(), record.value.as_deref());
         let headers = holdfast_common::record::decode_headers(&headers).expect("ours");
-        let (originals, added) = headers.split_at(record.headers.len());
-        assert_eq!(originals, record.headers);
-        let added: Vec<(&str, String)> = added
-            .iter()
-            .map(|header| {
-                let value = header.value.as_deref().unwrap_or_default();
-                (header.name.as_str(), String::from_utf8_lossy(value).into_owned())
-            })
-            .collect();
-        let get = |name: &str| added.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
-        assert_eq!(get("dlq-class"), Some(*class));
-        assert_eq!(get("dlq-original-topic"), Some(lab.topic));
-        assert_eq!(get("dlq-original-partition"), Some("0"));
-        assert_eq!(get("dlq-original-offset"), Some(record.offset.to_string().as_str()));
-        assert_eq!(get("dlq-original-timestamp"), Some("1800000000000"));
-        assert_eq!(get("dlq-group"), Some(lab.group));
-        assert_eq!(get("dlq-redrive-count"), Some("0"));
-        for name in ["dlq-id", "dlq-reason", "dlq-service", "dlq-first-failed-at", "dlq-attempts"] {
-            assert!(get(name).is_some_and(|value| !value.is_empty()), "{name}");
-        }
+        assert_copied_headers(&lab, &headers, record, class);
     }
 }
 
-/// An id that comes again with another payload is no duplicate: it is parked, and the first stays as it was.
+/// An id that comes again with a different payload is no duplicate: it is parked, and the first event stays as it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reused_id_with_another_payload_is_parked() {
     let lab = Lab::new("reused").await;
@@ -228,7 +230,7 @@ async fn a_reused_id_with_another_payload_is_parked() {
     assert_ne!(Metadata::inbox_id(&records[1]), Metadata::id_of_place(&records[1]));
 }
 
-/// What can't even be parked is held, not lost and not tried without a pause: nothing in a record can be blamed for that.
+/// A record that can't even be parked is held: it is not lost, and not tried again without a pause.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_parked_is_held() {
     let lab = Lab::new("unparkable").await;
@@ -246,26 +248,26 @@ async fn what_cannot_be_parked_is_held() {
     assert_eq!(lab.dead_letters().await.len(), 2);
 }
 
-/// A database that doesn't fit the program (here a table that is missing, as between two steps of an upgrade) is no fault
-/// of the records.
+/// A database that doesn't fit the program (here a table that is missing, as between two steps of an upgrade) is not
+/// the fault of the records.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_does_not_fit_is_never_a_dead_letter() {
     let lab = Lab::new("unfit").await;
     let records: Vec<Record> = (0..5).map(|n| lab.record(n, lab.event("order", "fine"))).collect();
-    for (spoil, mend) in [
+    for (breaks, repairs) in [
         ("alter table effects rename to other", "alter table other rename to effects"),
         ("alter table effects rename payload to other", "alter table effects rename other to payload"),
     ] {
-        lab.alter(spoil).await;
+        lab.alter(breaks).await;
         let held = lab.processor().process(batch(records.clone())).await;
-        assert!(matches!(held, Err(DatabaseError::Schema(_))), "{spoil}: {held:?}");
-        lab.alter(mend).await;
+        assert!(matches!(held, Err(DatabaseError::Schema(_))), "{breaks}: {held:?}");
+        lab.alter(repairs).await;
     }
     lab.processor().process(batch(records)).await.expect("done");
     assert_eq!(lab.tally().await, (5, 0, 0));
 }
 
-/// What no duplicate can ask for any more is purged; the rest stays.
+/// Rows that are so old that no duplicate can arrive any more are purged; the rest stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_old_inbox_rows_are_purged() {
     let lab = Lab::new("purge").await;
@@ -282,13 +284,13 @@ async fn only_old_inbox_rows_are_purged() {
     assert_eq!(lab.count("select count(*) from inbox").await, 2);
 }
 
-/// Two members that both believe to own a partition have each effect once.
+/// Two members that both believe that they own a partition apply each event once.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_owners_of_a_partition_have_each_effect_once() {
+async fn two_owners_of_a_partition_apply_each_event_once() {
     let lab = Lab::new("zombie").await;
     let records: Vec<Record> =
         (0..200).map(|n| lab.record(n, lab.event(&format!("order-{}", n % 7), &format!("{n:03}")))).collect();
-    let work = |size: usize| {
+    let consume = |size: usize| {
         let (processor, records) = (lab.processor(), records.clone());
         tokio::spawn(async move {
             for chunk in records.chunks(size) {
@@ -296,7 +298,7 @@ async fn two_owners_of_a_partition_have_each_effect_once() {
             }
         })
     };
-    let (first, second) = (work(13), work(17));
+    let (first, second) = (consume(13), consume(17));
     first.await.expect("done");
     second.await.expect("done");
     let effects = lab.effects().await;
@@ -309,7 +311,7 @@ async fn two_owners_of_a_partition_have_each_effect_once() {
     }
 }
 
-/// From Kafka and through restarts at any point: every record has its effect once, and nothing is left over.
+/// From Kafka and through restarts at any point: every record is applied once, and nothing is left over.
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_repeat_nothing_and_lose_nothing() {
     let lab = Lab::new("restarts").await;
@@ -331,7 +333,7 @@ async fn restarts_repeat_nothing_and_lose_nothing() {
     assert_eq!(lab.tally().await, (300, 0, 0));
 }
 
-/// While its database refuses to work nothing is dead-lettered, the consumer stays in its group and says so; then it
+/// While its database is stuck nothing is dead-lettered, and the consumer stays in its group and reports it; then it
 /// continues on its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absent_database_is_never_a_dead_letter() {
@@ -360,7 +362,7 @@ async fn an_absent_database_is_never_a_dead_letter() {
     relay.end().await;
 }
 
-/// A member that waits for its database loses its partitions and gets them back: an earlier pause must not last
+/// A member that waits for its database loses its partitions and gets them back: the earlier pause must not last
 /// (librdkafka keeps it with the partition, whoever owned it in between).
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_come_back_while_the_database_is_away_are_read() {
@@ -389,10 +391,10 @@ async fn partitions_that_come_back_while_the_database_is_away_are_read() {
     member.end().await;
 }
 
-/// A member that the broker ends for good, as it does when another one takes its instance id, joins anew. (Without that it
-/// would read on as long as it holds partitions, but never commit again nor get others.)
+/// A member that the broker ends for good, as it does when another one takes its instance id, joins again. (Otherwise
+/// it would read on as long as it holds partitions, but never commit again nor get others.)
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_membership_is_taken_up_again() {
+async fn a_lost_membership_is_replaced() {
     let mut lab = Lab::new("fenced").await;
     lab.kafka.instance_id = Some("1".to_owned());
     let relay = lab.start_relay();
@@ -410,8 +412,8 @@ async fn a_lost_membership_is_taken_up_again() {
     assert_eq!(lab.tally().await, (30, 0, 0));
 }
 
-/// Nothing but poison stops the consumer at its limit: it says so in readiness, the rest stays in the topic, and once a
-/// record can be handled again it continues on its own. Nothing is lost.
+/// A stream of nothing but poison stops the consumer at its limit: readiness reports it, the rest stays in the topic,
+/// and once a record can be handled again the consumer continues on its own. Nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_poison_stops_the_consumer() {
     let mut lab = Lab::new("limit").await;
@@ -461,7 +463,7 @@ async fn rebalances_under_load_lose_and_repeat_nothing() {
             })
             .collect();
         lab.write(events).await;
-        // One joins, or the oldest leaves: in order, or as if killed.
+        // One joins, or the oldest leaves: cleanly, or as if killed.
         if round % 2 == 0 {
             members.push(lab.start_consumer());
         } else {
@@ -518,8 +520,8 @@ async fn a_caller_that_goes_away_leaves_no_transaction_open() {
             == 0
     })
     .await;
-    // And each event that was begun is whole, its inbox row and its effect together; one statement sees one moment, so
-    // transactions that still finish don't matter.
+    // And no event is half done: its inbox row and its effect exist together; one statement sees one snapshot, so
+    // transactions that are still finishing don't matter.
     let halves = lab.count("select (select count(*) from effects) - (select count(*) from inbox)").await;
     assert_eq!(halves, 0);
 }

@@ -18,7 +18,7 @@ use holdfast_common::{
 use sqlx::{Connection as _, PgConnection, Row as _};
 use support::{Lab, eventually};
 
-/// Statements of this lab's database that run now, or stand in an open transaction.
+/// Sessions of this lab's database that run a statement or have an open transaction.
 async fn busy(observer: &mut PgConnection) -> i64 {
     sqlx::query(
         "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
@@ -34,7 +34,7 @@ async fn observer(database: &Database) -> PgConnection {
     PgConnection::connect_with(&database.pool().connect_options()).await.expect("connected")
 }
 
-/// Far less than a statement takes that nobody ends, far more than a busy machine needs to end it.
+/// Far less than a statement takes if it is not ended, far more than a busy machine needs to end it.
 const ENDED_WITHIN: Duration = Duration::from_secs(10);
 
 fn slow(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
@@ -45,7 +45,7 @@ fn slow(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError
     .boxed()
 }
 
-/// Writes a row, then sleeps: half an effect, if it were left.
+/// Writes a row, then sleeps: half an effect, if it stayed.
 fn half(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
     async move {
         sqlx::query("insert into effects (subject, payload) values ('half', '')")
@@ -78,7 +78,7 @@ async fn no_statement_outlives_its_deadline() {
         let took = begin.elapsed();
         assert!(took <= ENDED_WITHIN, "{kind}: {took:?}");
         while busy(&mut observer).await > 0 {
-            assert!(begin.elapsed() <= 2 * ENDED_WITHIN, "{kind}: a statement goes on");
+            assert!(begin.elapsed() <= 2 * ENDED_WITHIN, "{kind}: a statement is still running");
         }
         println!(
             "{kind}: the caller was free {:?} after the deadline, the database {:?}",
@@ -89,7 +89,7 @@ async fn no_statement_outlives_its_deadline() {
     }
 }
 
-/// A caller of a read that goes away takes its statement along.
+/// When the caller of a read goes away, its statement ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_goes_away_takes_its_statement_along() {
     let lab = Lab::new("gone").await;
@@ -103,7 +103,7 @@ async fn a_caller_that_goes_away_takes_its_statement_along() {
     caller.abort();
     let begin = Instant::now();
     while busy(&mut observer).await > 0 {
-        assert!(begin.elapsed() < ENDED_WITHIN, "the statement goes on");
+        assert!(begin.elapsed() < ENDED_WITHIN, "the statement is still running");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -129,6 +129,26 @@ fn quick(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseErro
     .boxed()
 }
 
+/// Connections that died while nobody used them, as when the server restarts, fail no caller (pitfalls P13).
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_died_idle_fail_no_caller() {
+    let lab = Lab::new("restarted").await;
+    let mut observer = observer(&lab.database).await;
+    let read = || lab.database.read(Deadline::after(Duration::from_secs(5)), quick);
+    read().await.expect("answered");
+    let killed = sqlx::query(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()",
+    );
+    let killed: i64 = killed.fetch_one(&mut observer).await.expect("killed").get(0);
+    assert!(killed > 0, "the pool has connections");
+    // A connection that was used within the last second is lent without a test.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    for _ in 0..5 {
+        read().await.expect("a live connection");
+    }
+}
+
 /// Polls a future this often, then drops it.
 async fn poll_times<F: Future>(future: F, times: usize) {
     let mut future = pin!(future);
@@ -139,6 +159,19 @@ async fn poll_times<F: Future>(future: F, times: usize) {
         }
         left -= 1;
         Poll::Pending
+    })
+    .await;
+}
+
+/// A transaction that has begun is finished, although its caller goes away: nobody drops it in the middle (pitfalls P12).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_outlives_its_caller() {
+    let lab = Lab::new("outlives").await;
+    let deadline = Deadline::after(Duration::from_secs(10));
+    let transaction = lab.database.transaction("test.pair", deadline, (), |connection, ()| pair(connection));
+    poll_times(transaction, 1).await;
+    eventually("it is committed", || async {
+        lab.count("select count(*) from effects where subject = 'pair'").await == 2
     })
     .await;
 }
@@ -158,12 +191,12 @@ async fn a_caller_that_goes_away_poisons_no_connection() {
         .await;
         poll_times(lab.database.read(deadline(), quick), polls).await;
     }
-    eventually("the transactions in hand are over", || {
+    eventually("the running transactions have ended", || {
         let database = lab.database.clone();
         async move { busy(&mut self::observer(&database).await).await == 0 }
     })
     .await;
-    // Each connection of the pool does its work, and none is in a transaction of the past.
+    // Each connection of the pool works, and none is still in an old transaction.
     for _ in 0..20 {
         lab.database
             .transaction("test.pair", deadline(), (), |connection, ()| pair(connection))

@@ -41,7 +41,7 @@ fn config(directory: &Path, name: &str) -> IdentityConfig {
     IdentityConfig::in_folder(&directory.join(name))
 }
 
-/// An installation with an authority, and servers and clients of it.
+/// An installation with an authority, servers and clients.
 struct Lab {
     folder: tempfile::TempDir,
     pki: Pki,
@@ -51,7 +51,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let pki = Pki::open_or_init(folder.path()).expect("made");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
         Self { folder, pki, stop: CancellationToken::new() }
     }
 
@@ -61,10 +61,10 @@ impl Lab {
     }
 
     fn authority(&self) -> Authority {
-        self.pki.authority().expect("made")
+        self.pki.authority().expect("created")
     }
 
-    /// A server that knows nothing but health, and refuses the rest.
+    /// A server that offers only health, and refuses the rest.
     async fn serve(&self, server: Identity) -> SocketAddr {
         let health = Health::default();
         health.required("test").ready();
@@ -123,7 +123,7 @@ fn raw_client(trusts: &str, leaf: Option<&Leaf>, protocol: &[u8]) -> ClientConfi
     config
 }
 
-/// Whether the server goes on after the handshake: it sends its HTTP/2 settings only to those it serves.
+/// Whether the server continues after the handshake: it sends its HTTP/2 settings only to those it serves.
 async fn is_served(address: SocketAddr, config: ClientConfig) -> bool {
     let exchange = async {
         let tcp = TcpStream::connect(address).await?;
@@ -139,7 +139,8 @@ async fn is_served(address: SocketAddr, config: ClientConfig) -> bool {
     matches!(tokio::time::timeout(Duration::from_secs(10), exchange).await, Ok(Ok(true)))
 }
 
-/// Everything that is wrong with a client's certificate is refused by the server; the same client in order is served.
+/// Everything that is wrong with a client's certificate is refused by the server; the same client with a good
+/// certificate is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_client_certificate_is_refused() {
     let lab = Lab::new();
@@ -150,12 +151,12 @@ async fn every_wrong_client_certificate_is_refused() {
     let make = |change: &dyn Fn(&mut LeafRequest)| {
         let mut request = good.clone();
         change(&mut request);
-        authority.leaf(&request).expect("made")
+        authority.leaf(&request).expect("created")
     };
 
     let served = make(&|_| {});
     assert!(is_served(address, raw_client(&ours, Some(&served), b"h2")).await, "a good one is served");
-    let foreign = Authority::generate(HOUR).expect("made").leaf(&good).expect("made");
+    let foreign = Authority::generate(HOUR).expect("created").leaf(&good).expect("created");
     let self_signed = {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut parameters = rcgen::CertificateParams::new(vec!["gateway".to_owned()]).expect("a name");
@@ -194,7 +195,7 @@ async fn every_wrong_client_certificate_is_refused() {
     assert!(is_served(address, raw_client(&ours, Some(&served), b"h2")).await, "others are not held up");
 }
 
-/// A client refuses a server whose certificate is not in order or is for another name.
+/// A client refuses a server whose certificate is not valid or is for another name.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_server_certificate_is_refused() {
     let lab = Lab::new();
@@ -215,7 +216,7 @@ async fn every_wrong_server_certificate_is_refused() {
         ("for clients only", LeafRequest { usages: vec![Usage::Client], ..good.clone() }),
         ("without an identity", LeafRequest { uris: Vec::new(), ..good.clone() }),
     ] {
-        let leaf = authority.leaf(&request).expect("made");
+        let leaf = authority.leaf(&request).expect("created");
         let chain = vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).expect("a certificate")];
         let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("a key");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -245,7 +246,7 @@ async fn every_wrong_server_certificate_is_refused() {
     }
 }
 
-/// Without TLS, with an old TLS, with silence or garbage nothing is served, and others are not held up.
+/// Without TLS, with an old version of TLS, with silence or garbage nothing is served, and others are not held up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_or_plain_connection_holds_nobody_up() {
     let lab = Lab::new();
@@ -255,9 +256,9 @@ async fn a_silent_or_plain_connection_holds_nobody_up() {
     let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
     hello.extend([7; 32]);
     hello.extend([0, 0, 2, 0xc0, 0x2f, 1, 0]);
-    for said in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), hello, vec![0; 4096]] {
+    for bytes in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), hello, vec![0; 4096]] {
         let mut plain = TcpStream::connect(address).await.expect("connected");
-        plain.write_all(&said).await.expect("sent");
+        plain.write_all(&bytes).await.expect("sent");
         let mut answer = Vec::new();
         // It ends, with at most a TLS alert (first byte 21).
         let _ = plain.read_to_end(&mut answer).await;
@@ -266,7 +267,51 @@ async fn a_silent_or_plain_connection_holds_nobody_up() {
     check(destination(address, "order", &lab.identity("gateway"))).await.expect("served");
 }
 
-/// A call that the table does not allow is refused, whoever proved who they are.
+/// A client that opens streams and resets them at once, faster than they are accepted, loses its connection (pitfalls
+/// P36).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_resets_ends_its_connection() {
+    const GOAWAY: u8 = 7;
+    let lab = Lab::new();
+    let address = lab.serve(lab.identity("order")).await;
+    let authority = lab.authority();
+    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("created");
+    let tls = TlsConnector::from(Arc::new(raw_client(authority.certificate(), Some(&leaf), b"h2")));
+    let tcp = TcpStream::connect(address).await.expect("connected");
+    let name = ServerName::try_from("order").expect("a name");
+    let mut tls = tls.connect(name, tcp).await.expect("served");
+
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for stream in (1..400_u32).step_by(2) {
+        // HEADERS with END_HEADERS: POST, https, "/" and authority "a", by HPACK's static table.
+        flood.extend([0, 0, 6, 1, 4]);
+        flood.extend(stream.to_be_bytes());
+        flood.extend([0x83, 0x87, 0x84, 0x41, 1, b'a']);
+        // RST_STREAM with CANCEL.
+        flood.extend([0, 0, 4, 3, 0]);
+        flood.extend(stream.to_be_bytes());
+        flood.extend(8_u32.to_be_bytes());
+    }
+    tls.write_all(&flood).await.expect("sent");
+    tls.flush().await.expect("sent");
+    let goes_away = async {
+        loop {
+            let mut head = [0; 9];
+            tls.read_exact(&mut head).await.expect("it says goodbye first");
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            tls.read_exact(&mut payload).await.expect("a whole frame");
+            if head[3] == GOAWAY {
+                // The last stream, then the error code: ENHANCE_YOUR_CALM.
+                return payload[4..8] == 11_u32.to_be_bytes();
+            }
+        }
+    };
+    let calmed = tokio::time::timeout(Duration::from_secs(10), goes_away).await;
+    assert!(calmed.expect("it ends the connection"), "for the flood");
+    check(destination(address, "order", &lab.identity("gateway"))).await.expect("others are served");
+}
+
+/// A call that the table does not allow is refused, even to a proven identity.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_table_does_not_allow_is_refused() {
     let lab = Lab::new();
@@ -289,12 +334,12 @@ async fn a_revoked_certificate_is_refused_on_open_connections_too() {
     check(open.clone()).await.expect("served before");
     lab.pki.revoke("gateway", "stolen").expect("revoked");
     assert_eq!(server.reload().expect("readable"), Reload::Swapped);
-    // The thief goes on with what was stolen: on the open connection, and on new ones.
+    // The thief keeps using what was stolen: on the open connection, and on new ones.
     check(open.clone()).await.expect_err("the open connection has ended");
     check(open).await.expect_err("and no new one is made");
     check(destination(address, "order", &thief)).await.expect_err("by nobody");
     check(destination(address, "order", &lab.identity("gateway"))).await.expect("the new one is served");
-    // The other way round: a server whose certificate is revoked is not called any more.
+    // The other way round: a server whose certificate is revoked is no longer called.
     let gateway = lab.identity("gateway");
     let open = destination(address, "order", &gateway);
     check(open.clone()).await.expect("called before");
@@ -304,8 +349,8 @@ async fn a_revoked_certificate_is_refused_on_open_connections_too() {
     check(open).await.expect_err("and no new one is made");
 }
 
-/// New files are taken for new connections; torn, foreign and broken ones are refused, the old stays, and the next good
-/// ones are taken.
+/// New connections use new files; incomplete, foreign and broken ones are refused, the old ones stay in use, and the
+/// next good ones are taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_while_in_use() {
     let lab = Lab::new();
@@ -318,8 +363,8 @@ async fn certificates_change_while_in_use() {
     check(destination(address, "order", &gateway)).await.expect("served with the new one");
 
     let authority = lab.authority();
-    let leaf = |life| authority.leaf(&LeafRequest::service("order", life)).expect("made").certificate;
-    let foreign = Authority::generate(HOUR).expect("made");
+    let leaf = |life| authority.leaf(&LeafRequest::service("order", life)).expect("created").certificate;
+    let foreign = Authority::generate(HOUR).expect("created");
     let certificate = lab.folder.path().join("order/tls.crt");
     let good = fs::read(&certificate).expect("there");
     let bundle = lab.folder.path().join("order/ca.crt");
@@ -327,7 +372,7 @@ async fn certificates_change_while_in_use() {
     for (what, path, bad) in [
         ("cut short", &certificate, good[..good.len() / 2].to_vec()),
         ("another key's", &certificate, leaf(HOUR).into_bytes()),
-        ("over", &certificate, leaf(time::Duration::seconds(-60)).into_bytes()),
+        ("expired", &certificate, leaf(time::Duration::seconds(-60)).into_bytes()),
         ("the authority's own", &certificate, authority.certificate().as_bytes().to_vec()),
         ("empty", &certificate, Vec::new()),
         ("another authority", &bundle, foreign.certificate().as_bytes().to_vec()),
@@ -346,16 +391,35 @@ async fn certificates_change_while_in_use() {
     assert_eq!(server.reload().expect("readable"), Reload::Swapped, "the next good one is taken");
 }
 
+/// A channel outlives the certificate that it began with: it connects again with the one in use then (pitfalls P29).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_connects_again_with_the_certificate_in_use() {
+    let lab = Lab::new();
+    let (server, gateway) = (lab.identity("order"), lab.identity("gateway"));
+    let channel = destination(lab.serve(server.clone()).await, "order", &gateway);
+    check(channel.clone()).await.expect("served before");
+    lab.pki.revoke("gateway", "renewed").expect("revoked");
+    assert_eq!(gateway.reload().expect("readable"), Reload::Swapped);
+    assert_eq!(server.reload().expect("readable"), Reload::Swapped);
+    check(channel.clone()).await.expect_err("the open connection has ended");
+    // Connections that are refused open the breaker, which closes within two seconds.
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    while check(channel.clone()).await.is_err() {
+        assert!(tokio::time::Instant::now() < until, "still refused");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Kubernetes and Vault agents swap a symbolic link instead of writing files: every swap is seen, not only the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_symlink_swap_is_seen() {
     let lab = Lab::new();
     lab.pki.ensure_leaf("order").expect("issued");
     let mount = lab.folder.path().join("mount");
-    fs::create_dir(&mount).expect("made");
+    fs::create_dir(&mount).expect("created");
     let publish = |number: usize| {
         let version = mount.join(format!("..version-{number}"));
-        fs::create_dir(&version).expect("made");
+        fs::create_dir(&version).expect("created");
         for file in ["tls.crt", "tls.key", "ca.crt", "revoked"] {
             fs::copy(lab.folder.path().join("order").join(file), version.join(file)).expect("copied");
         }
@@ -380,8 +444,8 @@ async fn every_symlink_swap_is_seen() {
     }
 }
 
-/// Peers that connect and say nothing don't keep a good one waiting: more of them than there are places for handshakes,
-/// from the same address.
+/// Silent peers don't keep a good one waiting, even if there are more of them than places for handshakes, from the same
+/// address.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_peers_keep_nobody_waiting() {
     const SILENT: usize = 400;
@@ -389,7 +453,7 @@ async fn silent_peers_keep_nobody_waiting() {
     let address = lab.serve(lab.identity("order")).await;
     let authority = lab.authority();
     let ours = authority.certificate().to_owned();
-    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("made");
+    let leaf = authority.leaf(&LeafRequest::service("gateway", HOUR)).expect("created");
     let handshakes = async || {
         let mut times = Vec::new();
         for _ in 0..21 {
@@ -409,11 +473,11 @@ async fn silent_peers_keep_nobody_waiting() {
     eprintln!(
         "a handshake takes {alone:.1?} alone and {beside:.1?} beside {SILENT} silent peers (medians of 21)"
     );
-    // First come, first served it was the time limit of a handshake, 1.5 s.
+    // If handshakes were served in order, it would take the time limit of one, 1.5 s.
     assert!(beside < alone * 20 + Duration::from_millis(100), "{alone:?} {beside:?}");
 }
 
-/// What gRPC health says is what `/readyz` says: a part that callers need is away, or only one that they don't need now.
+/// gRPC health agrees with `/readyz`, whether a part is away that callers need, or only one that they don't need now.
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_health_says_whether_it_can_serve() {
     let lab = Lab::new();

@@ -1,4 +1,4 @@
-//! A consumer moves again by itself: every record ends, reading begins where the database says, and a member that makes
+//! A consumer recovers on its own: every record ends, reading begins where the database says, and a member that makes
 //! no progress is replaced. On real Kafka and PostgreSQL.
 
 mod support;
@@ -50,7 +50,7 @@ async fn handles(lab: &Lab, payload: &str) {
     .await;
 }
 
-/// Records of every codec are handled: whoever writes with a common client's defaults must not stop a partition.
+/// Records of every codec are handled: a writer with the defaults of a common client must not stop a partition.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_every_codec_are_handled() {
     let lab = Lab::new("codecs").await;
@@ -63,8 +63,8 @@ async fn records_of_every_codec_are_handled() {
     consumer.end().await;
 }
 
-/// A record that is larger than what can be kept, as a compressed batch may hold, is set aside by its place; those behind
-/// it are handled.
+/// A record that is too large to be kept, as a compressed batch may hold, is set aside by its place; those after it are
+/// handled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_is_too_large_to_be_kept_is_set_aside() {
     let lab = Lab::new("large").await;
@@ -89,7 +89,7 @@ async fn a_record_that_is_too_large_to_be_kept_is_set_aside() {
     consumer.end().await;
 }
 
-/// A subject that no index entry holds is parked like any other bad header.
+/// A subject that is too long for an index entry is parked like any other bad header.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subject_of_any_length_is_parked() {
     let lab = Lab::new("subject").await;
@@ -170,7 +170,7 @@ async fn any_record_ends() {
     }
 }
 
-/// A foreign member of the group reads a while and commits: what it took is handled all the same once it is gone.
+/// A foreign member of the group reads for a while and commits: what it read is handled all the same once it is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_a_stranger_commits_skip_nothing() {
     let lab = Lab::new("stranger").await;
@@ -192,7 +192,7 @@ async fn offsets_that_a_stranger_commits_skip_nothing() {
         let (mut read, until) = (0, std::time::Instant::now() + PATIENCE);
         while read < 40 {
             assert!(std::time::Instant::now() < until, "only {read} records came");
-            // A poll also returns without a record when the group is formed.
+            // A poll also returns without a record while the group is being formed.
             if let Some(message) = stranger.poll(Duration::from_millis(100)) {
                 stranger.commit_message(&message.expect("a record"), CommitMode::Sync).expect("committed");
                 read += 1;
@@ -208,7 +208,7 @@ async fn offsets_that_a_stranger_commits_skip_nothing() {
     relay.end().await;
 }
 
-/// A database that was restored from a backup reads again what its effects are missing.
+/// After a restore of the database from a backup, the records whose effects are missing are read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_database_reads_what_it_misses() {
     let lab = Lab::new("restored").await;
@@ -232,10 +232,10 @@ async fn a_restored_database_reads_what_it_misses() {
     relay.end().await;
 }
 
-/// A topic that is deleted and made anew is read from its beginning, while the consumer runs and after a restart; a bad
-/// record in a place that an earlier bad record had is parked, and the tally holds.
+/// A topic that is deleted and recreated is read from its beginning, while the consumer runs and after a restart; a bad
+/// record in the place of an earlier bad record is parked, and the tally is exact.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
+async fn a_recreated_topic_is_read_from_its_beginning() {
     let lab = Lab::new("remade").await;
     let consumer = lab.start_consumer();
     for n in 0..8 {
@@ -248,7 +248,7 @@ async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
     }
     eventually("those of the new topic too", || async { lab.tally().await == (0, 0, 11) }).await;
     consumer.end().await;
-    // While nobody reads, and the new log grows past the old position.
+    // Now while nobody reads, and the new log grows past the old position.
     lab.remake_topic().await;
     for n in 0..20 {
         lab.send(0, &bare(&lab, &format!("third {n}")), &[]).await;
@@ -258,8 +258,8 @@ async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
     consumer.end().await;
 }
 
-/// A batch that no client can read (its codec is none that exists) does not end the memberships one after another: the
-/// consumer names it in readiness, reads the other partitions on, and goes on behind it once an operator says so.
+/// A batch that no client can read (its codec does not exist) does not end one membership after another: the consumer
+/// names it in readiness, keeps reading the other partitions, and continues after it once an operator skips it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_is_named_and_can_be_skipped() {
     let lab = Lab::new("unreadable").await;
@@ -310,8 +310,8 @@ async fn partitions_that_appear_later_are_read() {
     consumer.end().await;
 }
 
-/// A member that leaves its group unnoticed, and one whose partitions stay held back, look degraded and are
-/// replaced: what arrives meanwhile is handled.
+/// A member that leaves its group unnoticed, and one whose partitions stay paused, become degraded and are replaced;
+/// what arrives meanwhile is handled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_makes_no_progress_is_replaced() {
     for fault in [PlantedFault::Leave, PlantedFault::Hold] {
@@ -323,7 +323,7 @@ async fn a_member_that_makes_no_progress_is_replaced() {
         let state = || lab.health.components()["consumer"].clone();
         eventually("it is ready", || async { state().ready }).await;
         faults.send(fault).await.expect("taken");
-        // The fault shows before it is mended.
+        // Long enough that the fault shows before it is repaired.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         lab.write((0..20).map(|n| lab.event(&format!("order-{n}"), "meanwhile")).collect()).await;
         eventually(&format!("it says so after {fault:?}"), || async { !state().ready }).await;

@@ -35,7 +35,7 @@ async fn drop_row(lab: &Lab, id: i64) -> Vec<i64> {
     service(lab).drop_held_back_rows(as_operator(request)).await.expect("dropped").into_inner().dropped
 }
 
-/// A row that is dropped is never published, what is behind it goes at once, and the audit says who and why.
+/// A row that is dropped is never published, what is behind it is published at once, and the audit says who and why.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_row_lets_those_behind_it_go() {
     let lab = Lab::new("outbox-drop").await;
@@ -66,9 +66,9 @@ async fn a_dropped_row_lets_those_behind_it_go() {
     assert_eq!(lab.count(audited).await, 1);
 }
 
-/// A row that an operator has tried again goes before its pause has ended.
+/// A row that an operator retries is published before its pause has ended.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_is_tried_again_at_an_operators_word() {
+async fn an_operator_can_retry_a_row_at_once() {
     let lab = Lab::new("outbox-retry").await;
     let gone: &'static str = format!("{}.dlq", lab.topic).leak();
     lab.write(vec![NewEvent { topic: gone, ..lab.event("lost", "01") }]).await;
@@ -76,7 +76,7 @@ async fn a_row_is_tried_again_at_an_operators_word() {
     eventually("it is held back", || async { held_back(&lab).await.len() == 1 }).await;
     lab.alter("update outbox_lanes set retry_at = clock_timestamp() + interval '1 day'").await;
     lab.create_topic(gone).await;
-    // One that was on its way may have put the pause back; then the word is said again.
+    // An attempt that was under way may have set a new pause; then it is retried again.
     eventually("it is published", || async {
         let request = pb::RetryHeldBackRowsRequest { all: true, author: "alice".into(), ids: Vec::new() };
         let retried = service(&lab).retry_held_back_rows(as_operator(request)).await.expect("retried");
@@ -88,7 +88,7 @@ async fn a_row_is_tried_again_at_an_operators_word() {
     assert!(lab.count("select count(*) from outbox_audit where action = 'retry'").await >= 1);
 }
 
-/// Nothing is taken foreverything: no ids, no reason, or ids and all together are refused.
+/// No selection never means everything: no ids, no reason, or both ids and all are refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_not_everything() {
     let lab = Lab::new("outbox-usage").await;

@@ -34,18 +34,18 @@ fn all(mode: Mode) -> Redrive {
     }
 }
 
-/// Redrives and answers with subject and outcome of each letter, in order.
+/// Redrives, and returns subject and outcome of each letter, in order.
 async fn redrive(lab: &Lab, request: Redrive) -> Vec<(String, Outcome)> {
     let (steps, mut receiver) = mpsc::channel(64);
     let redriver = lab.redriver();
-    let work = tokio::spawn(async move { redriver.redrive(&request, &steps).await });
+    let running = tokio::spawn(async move { redriver.redrive(&request, &steps).await });
     let mut outcomes = Vec::new();
     while let Some(step) = receiver.recv().await {
         if let Step::Letter { letter, outcome } = step {
             outcomes.push((letter.subject.unwrap_or_default(), outcome));
         }
     }
-    work.await.expect("no panic").expect("the database is there");
+    running.await.expect("no panic").expect("the database is there");
     outcomes
 }
 
@@ -124,7 +124,7 @@ async fn effects_of(lab: &Lab, subject: &str) -> Vec<String> {
     effects.filter(|(of, _)| of == subject).map(|(_, payload)| payload).collect()
 }
 
-/// Event 2 of 5 is repaired: the effects are had once, in the order of the events, and the audit says who did what.
+/// Event 2 of 5 is repaired: the events are applied once, in their order, and the audit says who did what.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repaired_event_and_those_behind_it_are_redriven_in_order() {
     let lab = Lab::new("order").await;
@@ -147,7 +147,7 @@ async fn a_repaired_event_and_those_behind_it_are_redriven_in_order() {
         .chain(parked.iter().map(|letter| ("redrive".to_owned(), letter.id.clone())))
         .collect();
     assert_eq!(actions, expected);
-    // The original is kept beside the edit, and the history tells.
+    // The original is kept beside the edit, and the history shows both actions.
     let request = pb::GetDeadLetterRequest { id: parked[0].id.clone() };
     let letter = service(&lab).get_dead_letter(as_operator(request)).await.expect("there").into_inner();
     let letter = letter.dead_letter.expect("a letter");
@@ -157,7 +157,7 @@ async fn a_repaired_event_and_those_behind_it_are_redriven_in_order() {
     );
     assert_eq!(letter.history.len(), 2);
     assert_eq!(letter.history[0].actor, "operator (alice)");
-    // A new event of the order is handled at once again, and the tally has not changed by the redrive.
+    // A new event of the order is handled at once again, and the redrive has not changed the tally.
     park(&lab, vec![lab.record(100, lab.event("order", "6"))]).await;
     assert_eq!(effects_of(&lab, "order").await.last().map(String::as_str), Some("6"));
     assert_eq!(lab.tally().await, (6, 0, 4));
@@ -189,8 +189,8 @@ async fn what_fails_again_stays_and_is_refused_the_fourth_time() {
 const WAITING: &str =
     "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
 
-/// An event that arrives in the very moment of the redrive of its aggregate is not put behind a letter that is gone in a
-/// moment: it waits for the redrive, and is handled.
+/// An event that arrives during the redrive of its aggregate is not parked behind a letter that is about to be
+/// redriven: it waits for the redrive, and is handled.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_meets_a_redrive_waits_for_it() {
     let lab = Lab::new("meets").await;
@@ -209,7 +209,7 @@ async fn an_event_that_meets_a_redrive_waits_for_it() {
     assert_eq!(lab.tally().await, (1, 0, 1));
 }
 
-/// And a redrive that meets a consumer waits for it, and takes what was parked in that moment along.
+/// And a redrive that meets a consumer waits for it, and also redrives what was just parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_that_meets_an_event_takes_it_along() {
     let lab = Lab::new("meets").await;
@@ -239,8 +239,8 @@ async fn a_redrive_that_meets_an_event_takes_it_along() {
     assert_eq!(effects_of(&lab, "order").await, ["first", "second"]);
 }
 
-/// Broken headers are repaired like a broken value: the event is handled under the id that it gets, once, with the
-/// aggregate that it names then, and the original stays.
+/// Broken headers are repaired like a broken value: the event is handled once under its new id, with the aggregate that
+/// it names now, and the original stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_headers_are_repaired() {
     let lab = Lab::new("headers").await;
@@ -261,7 +261,7 @@ async fn broken_headers_are_repaired() {
     let refused = edit_parts(&lab, nameless, None, &[("ce_subject", "order")]).await.expect_err("no id yet");
     assert!(refused.message().contains("ce_id"), "{refused}");
     edit_parts(&lab, doubled, None, &[("ce_specversion", "1.0")]).await.expect("edited");
-    // An id that was used is found out when it is redriven, and costs nothing but an attempt.
+    // An id that was already used is found by the redrive, and costs only an attempt.
     edit_parts(&lab, nameless, None, &[("ce_id", &known_id), ("ce_subject", "order")]).await.expect("edited");
     let outcomes = redrive(&lab, all(Mode::Execute)).await;
     assert_eq!(outcomes.len(), 2);
@@ -307,7 +307,7 @@ async fn a_discarded_event_releases_those_behind_it() {
     assert_eq!(done.discarded, std::slice::from_ref(&poisoned));
     let again = service(&lab).discard_dead_letters(discard("a test")).await.expect("answered").into_inner();
     assert!(again.discarded.is_empty(), "once");
-    // Still behind: what comes now waits its turn.
+    // Others are still parked: an event that arrives now waits behind them.
     park(&lab, vec![lab.record(100, lab.event("order", "6"))]).await;
     redrive(&lab, all(Mode::Execute)).await;
     assert_eq!(effects_of(&lab, "order").await, ["1", "3", "4", "5", "6"]);
@@ -331,21 +331,21 @@ async fn everything(lab: &Lab) -> Vec<String> {
     all
 }
 
-/// A dry run says what would be done and changes nothing at all, also while a redrive runs.
+/// A dry run reports what would be done and changes nothing at all, even while a redrive runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_changes_nothing() {
     let lab = Lab::new("dry").await;
     five_with_a_poisoned_second(&lab).await;
     let before = everything(&lab).await;
-    let turn = lab.redriver().begin().await.expect("nobody else");
+    let lock = lab.redriver().begin().await.expect("nobody else");
     let planned = redrive(&lab, all(Mode::DryRun)).await;
     assert_eq!(planned.len(), 4);
     assert!(planned.iter().all(|(_, outcome)| *outcome == Outcome::Planned));
     assert_eq!(everything(&lab).await, before);
-    drop(turn);
+    drop(lock);
 }
 
-/// One redrive at a time: the second is refused at once, and the turn is free when its holder is gone. Even if two ran
+/// One redrive at a time: the second is refused at once, and the lock is free when its holder is gone. Even if two ran
 /// at once, each letter would be handled once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_redrive_is_refused() {
@@ -357,7 +357,7 @@ async fn a_second_redrive_is_refused() {
     let refused = service(&lab).redrive_dead_letters(as_operator(request)).await.err().expect("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     drop(first);
-    support::eventually("the turn is free", || async { lab.redriver().begin().await.is_ok() }).await;
+    support::eventually("the lock is free", || async { lab.redriver().begin().await.is_ok() }).await;
 
     five_with_a_poisoned_second(&lab).await;
     edit(&lab, &letters(&lab).await[0].id, "2").await.expect("edited");
@@ -397,7 +397,7 @@ async fn wrong_requests_are_refused() {
     assert_eq!(edit(&lab, &id, "2").await.expect_err("redriven").code(), Code::FailedPrecondition);
 }
 
-/// Pages, filters and numbers agree with what is there.
+/// Pages, filters and numbers agree with the stored letters.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_have_pages_and_filters() {
     let lab = Lab::new("pages").await;
@@ -427,8 +427,8 @@ async fn lists_have_pages_and_filters() {
 }
 
 /// Whatever is poisoned wherever, however batches are cut, delivered again and interleaved with redrives by several
-/// replicas: once all is repaired and redriven, each subject has each of its effects once, in order, and the tally is
-/// exact.
+/// replicas: once all is repaired and redriven, each event is applied once, in the order of its subject, and the tally
+/// is exact.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_placement_of_poison_ends_in_order() {
     for seed in 0..25 {
@@ -455,7 +455,7 @@ async fn any_placement_of_poison_ends_in_order() {
             park(&lab, records[from..end].to_vec()).await;
             at = end;
             if random.usize(..4) == 0 {
-                // In vain as long as nothing is repaired, and harmless; two replicas at once.
+                // Without effect as long as nothing is repaired, and harmless; two replicas at once.
                 let insist = Redrive { exhausted: Exhausted::RedriveToo, ..all(Mode::Execute) };
                 join_all((0..2).map(|_| redrive(&lab, insist.clone()))).await;
             }
@@ -490,10 +490,10 @@ async fn any_placement_of_poison_ends_in_order() {
     }
 }
 
-/// A redrive that dies in the middle of a transaction, or when it is committed and nobody knows, has each effect once, and the
-/// next one continues where it was.
+/// A redrive that dies in the middle of a transaction, or right after its commit, applies each event once, and the next
+/// one continues where it stopped.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_step_of_a_redrive_has_its_effects_once() {
+async fn a_crash_at_any_step_of_a_redrive_repeats_nothing() {
     for (step, had_before) in [(TransactionStep::Worked, 1), (TransactionStep::Committed, 5)] {
         let lab = Lab::new("redrive-crash").await;
         five_with_a_poisoned_second(&lab).await;
@@ -501,9 +501,9 @@ async fn a_crash_at_any_step_of_a_redrive_has_its_effects_once() {
         edit(&lab, &parked[0].id, "2").await.expect("edited");
 
         let redriver = Redriver::new(lab.consumers_that_die_at("dead_letter.redrive", step));
-        let (steps, mut told) = mpsc::channel(64);
+        let (steps, mut received) = mpsc::channel(64);
         let died = tokio::spawn(async move { redriver.redrive(&all(Mode::Execute), &steps).await });
-        while told.recv().await.is_some() {}
+        while received.recv().await.is_some() {}
         assert!(died.await.is_err_and(|error| error.is_panic()), "it dies at {step:?}");
         assert_eq!(effects_of(&lab, "order").await.len(), had_before, "{step:?}");
 

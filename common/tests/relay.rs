@@ -1,5 +1,5 @@
-//! The outbox relay against real PostgreSQL and Kafka: whatever is killed between two durable steps, nothing is lost and
-//! the order of a key stays.
+//! The outbox relay against real PostgreSQL and Kafka: whatever is killed between two durable steps, nothing is lost
+//! and each key keeps its order.
 
 mod support;
 
@@ -52,7 +52,7 @@ async fn a_crash_between_any_two_steps_loses_nothing() {
         let events = (0..20).map(|n| lab.event(&format!("key-{}", n % 2), &format!("{n:02}"))).collect();
         lab.write(events).await;
 
-        // Dies at the step, as a killed process would: its connection and with it its lock are gone.
+        // Dies at the step like a killed process: its connection is gone, and its lock with it.
         let crashed = CancellationToken::new();
         let died = crashed.clone();
         let hook = Arc::new(move |now| {
@@ -73,7 +73,7 @@ async fn a_crash_between_any_two_steps_loses_nothing() {
         let twice = published.len() - 20;
         match step {
             Step::Claimed => assert_eq!(twice, 0),
-            // At least those of the acknowledgement; others may have been on their way.
+            // At least the acknowledged ones; others may have been on their way.
             Step::Acknowledged => assert!((1..=20).contains(&twice), "{twice}"),
             Step::Deleted => assert!(twice < 20, "{twice}"),
         }
@@ -89,8 +89,8 @@ async fn a_crash_between_any_two_steps_loses_nothing() {
     }
 }
 
-/// Of two relays one publishes; the other takes over when the first loses its connection, and nothing is published by
-/// both at a time.
+/// Of two relays one publishes; the other takes over when the first loses its connection, and they never publish at the
+/// same time.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_relay_leads_and_the_other_takes_over() {
     let lab = Lab::new("relay-leader").await;
@@ -152,7 +152,7 @@ async fn a_transaction_that_commits_late_is_not_skipped() {
     relay.end().await;
 }
 
-/// A row that the broker can't take holds back the later ones of its key, and no other; it is never given up.
+/// A row that the broker can't take holds back the later ones of its key, and no other; the row is never given up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_cannot_be_published_holds_back_only_its_key() {
     let lab = Lab::new("relay-poison").await;
@@ -168,8 +168,8 @@ async fn a_row_that_cannot_be_published_holds_back_only_its_key() {
         state.ready && state.detail.contains("2 rows of 1 keys are held back")
     })
     .await;
-    assert_eq!(lab.count("select count(*) from outbox").await, 0, "nothing stands in the others' way");
-    // Somebody mends the row: everything continues on its own.
+    assert_eq!(lab.count("select count(*) from outbox").await, 0, "nothing is in the way of the others");
+    // Somebody repairs the row: everything continues on its own.
     sqlx::query("update outbox_held set value = 'small' where length(value) > 1000")
         .execute(lab.database.pool())
         .await
@@ -192,7 +192,7 @@ async fn a_row_that_cannot_be_published_holds_back_only_its_key() {
     assert_eq!(bad, ["small", "behind"]);
 }
 
-/// A commit wakes the relay: with a poll that never comes, events are published all the same.
+/// A commit wakes the relay: even if it never polls, events are published.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_wakes_the_relay() {
     let lab = Lab::new("relay-wake").await;
@@ -230,11 +230,11 @@ async fn heals(lab: &Lab, first: Client) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deaf_producer_is_replaced() {
     let lab = Lab::new("relay-deaf").await;
-    // A port where nobody listens: bound, and given up again.
+    // A port where nobody listens: bound, then released.
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
     let deaf =
-        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("made");
+        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("created");
     heals(&lab, deaf).await;
 }
 
@@ -245,42 +245,42 @@ async fn the_probe_replaces_a_deaf_producer() {
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
     let deaf =
-        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("made");
+        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("created");
     let publisher = Publisher::starting_with(deaf, &lab.kafka);
     let stop = CancellationToken::new();
     let probe = tokio::spawn(probe::run(publisher, lab.health.component("kafka"), stop.clone()));
-    eventually("the broker is heard again", || async { lab.health.components()["kafka"].ready }).await;
+    eventually("the broker answers again", || async { lab.health.components()["kafka"].ready }).await;
     stop.cancel();
     probe.await.expect("ends when asked to");
 }
 
-/// A producer that has given itself up is replaced. Its broker is librdkafka's mock, which answers as a broker does that
-/// has lost the end of its log: out of sequence.
+/// A producer with a fatal error is replaced. Its broker is librdkafka's mock, which answers "out of sequence", like a
+/// broker that has lost the end of its log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_producer_is_replaced() {
     let lab = Lab::new("relay-fatal").await;
     let mad = MockCluster::new(1).expect("a mock broker");
-    mad.create_topic(lab.topic, 1, 1).expect("made");
+    mad.create_topic(lab.topic, 1, 1).expect("created");
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
     mad.request_errors(RDKafkaApiKey::Produce, &[error; 50]);
     let first = kafka::producer(&KafkaConfig { brokers: mad.bootstrap_servers(), ..lab.kafka.clone() });
-    heals(&lab, first.expect("made")).await;
+    heals(&lab, first.expect("created")).await;
 }
 
-/// How long each of `n` events of other keys takes until it is published.
-async fn paces(lab: &Lab, phase: &str, n: usize) -> Vec<Duration> {
-    let mut paces = Vec::new();
+/// How long each of `n` events with keys of their own takes to be published.
+async fn publish_times(lab: &Lab, phase: &str, n: usize) -> Vec<Duration> {
+    let mut publish_times = Vec::new();
     for n in 0..n {
         let begin = std::time::Instant::now();
         lab.write(vec![lab.event(&format!("{phase}-{n}"), phase)]).await;
         eventually("it is published", || outbox_is_empty(lab)).await;
-        paces.push(begin.elapsed());
+        publish_times.push(begin.elapsed());
     }
-    paces.sort();
-    paces
+    publish_times.sort();
+    publish_times
 }
 
-/// Rows for a topic that is gone delay nobody, and go out in their order once it is back.
+/// Rows for a topic that is gone delay no others, and are published in order once it is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_gone_delays_nobody() {
     let lab = Lab::new("relay-gone").await;
@@ -290,7 +290,7 @@ async fn a_topic_that_is_gone_delays_nobody() {
     let relay = lab.start_relay();
     lab.write(vec![lost("00")]).await;
     eventually("the topic is used", || outbox_is_empty(&lab)).await;
-    let control = paces(&lab, "control", 30).await;
+    let control = publish_times(&lab, "control", 30).await;
 
     lab.delete_topic(gone).await;
     lab.write(vec![lost("01"), lost("02")]).await;
@@ -316,7 +316,7 @@ async fn a_topic_that_is_gone_delays_nobody() {
     beside.sort();
     let (slowest, median) = (beside[beside.len() - 1], beside[beside.len() / 2]);
     assert!(median < control[control.len() / 2] * 3 + Duration::from_millis(50), "{median:?}, {control:?}");
-    // One that waited for the lost ones would wait for 5 s or more.
+    // If it waited for the lost ones, it would take 5 s or more.
     assert!(slowest < control[control.len() - 1] + Duration::from_secs(4), "{slowest:?}, {control:?}");
 
     lab.write(vec![lost("03")]).await;

@@ -1,4 +1,5 @@
-//! Schema changes while programs run: plans that can never run again, and programs that are older than the schema.
+//! Schema changes while programs run: prepared plans that can't run any more, and programs that are older than the
+//! schema.
 
 mod support;
 
@@ -75,7 +76,7 @@ async fn an_older_program_runs_on_a_newer_schema() {
     relay.end().await;
 }
 
-/// A migration that the program should know, missing or changed, stops it.
+/// A migration that the program should know but is missing or changed stops it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_of_the_past_that_does_not_fit_is_an_error() {
     let lab = Lab::new("schema-past").await;

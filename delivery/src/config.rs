@@ -37,7 +37,7 @@ pub struct DeliveryConfig {
     /// Time from one status to the next. Default 2 s.
     #[serde(default = "default_step", deserialize_with = "duration")]
     pub step: Duration,
-    /// An address that begins with this fails to be reached. Empty: none does. Default empty.
+    /// Deliveries to addresses that begin with this fail. Empty: none. Default empty.
     #[serde(default)]
     pub fail_prefix: String,
     /// Share of all deliveries that fail, 0 to 1. Default 0.
@@ -56,7 +56,7 @@ const fn default_step() -> Duration {
 }
 
 impl DeliveryConfig {
-    /// The settings as the domain wants them; an error names the one that is wrong.
+    /// The settings as the domain's type; an error names the one that is wrong.
     pub(crate) fn plan(&self) -> Result<Plan, BoxError> {
         if !(0.0..=1.0).contains(&self.fail_share) {
             return Err(format!("delivery.fail_share must be 0 to 1, not {}", self.fail_share).into());
@@ -81,7 +81,7 @@ impl Configuration for Config {
 mod tests {
     use super::*;
 
-    /// The sample that is shipped is a configuration, and says what the defaults are.
+    /// The shipped sample is a valid configuration, and shows the defaults.
     #[test]
     fn the_sample_says_the_defaults() {
         holdfast_common::config::check_sample::<Config>(

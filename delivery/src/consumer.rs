@@ -1,4 +1,4 @@
-//! Payments to deliveries.
+//! Turns payments into deliveries.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ use crate::{
     event, store,
 };
 
-/// Handles what payment tells.
+/// Handles the events of payment.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryEvents {
     plan: Plan,
@@ -59,7 +59,7 @@ impl Handler for DeliveryEvents {
             }
             payment::PaymentStatus::Success => Some(message.delivery_address),
             payment::PaymentStatus::InsufficientFunds => None,
-            _ => return Err(check::violation("status is not one of this event")),
+            _ => return Err(check::violation("status is not valid for this event")),
         };
         Ok(PaymentDecided {
             order_id: check::field("order_id", OrderId::parse(&message.order_id))?,

@@ -29,7 +29,7 @@ impl Status {
     }
 }
 
-/// How deliveries go in this installation.
+/// How deliveries proceed in this installation.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Time from one status to the next.
@@ -41,7 +41,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether a delivery will fail. The same order gets the same answer, whoever asks and however often.
+    /// Whether a delivery will fail. The answer is always the same for the same order.
     #[must_use]
     pub fn will_fail(&self, order_id: OrderId, address: &str) -> bool {
         let unreachable = !self.fail_prefix.is_empty() && address.starts_with(&self.fail_prefix);
@@ -64,11 +64,11 @@ pub struct Delivery {
     pub delivery_address: String,
     /// Its status.
     pub status: Status,
-    /// Decided when it was made.
+    /// Decided when it was created.
     pub will_fail: bool,
     /// When it moves on; none once it is terminal.
     pub due_at: Option<OffsetDateTime>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: OffsetDateTime,
     /// When it moved last.
     pub updated_at: OffsetDateTime,
@@ -98,7 +98,7 @@ impl Delivery {
         }
     }
 
-    /// Moves one step on if it is due. Answers whether it moved.
+    /// Moves one step on if it is due. Returns whether it moved.
     pub fn advance(&mut self, step: Duration, now: OffsetDateTime) -> bool {
         let Some(due_at) = self.due_at.filter(|due_at| *due_at <= now) else { return false };
         self.status = match self.status {
@@ -109,19 +109,19 @@ impl Delivery {
             Status::Delivered | Status::Failed => return false,
         };
         self.updated_at = self.updated_at.max(now);
-        // From when it was due, so that a late worker doesn't make all later steps late; but never a burst of steps
+        // Counted from when it was due, so that a late worker doesn't delay all later steps; but never a burst of steps
         // after a long outage.
         self.due_at = (!self.status.is_terminal()).then(|| (due_at + step).max(now));
         true
     }
 }
 
-/// An event that contradicts the delivery that is there.
+/// An event that contradicts the existing delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("delivery of this order has another user or address")]
 pub struct OtherDelivery;
 
-/// Whether a second payment event for an order is the same intention or contradicts the first.
+/// Whether a second payment event for an order is a repetition or contradicts the first.
 pub fn check_repeated(delivery: &Delivery, user_id: &UserId, address: &str) -> Result<(), OtherDelivery> {
     if delivery.user_id == *user_id && delivery.delivery_address == address {
         Ok(())

@@ -1,11 +1,11 @@
-//! The event that tells of a step.
+//! The event that reports a step.
 
 use holdfast_common::{event::NewEvent, trace::TraceContext};
 use holdfast_proto::{delivery::v1 as pb, to_timestamp};
 
 use crate::domain::{Delivery, Status};
 
-/// `delivery.status.updated` for where the delivery is now.
+/// `delivery.status.updated` for the delivery's current status.
 pub(crate) fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -> NewEvent {
     let message = pb::DeliveryStatusUpdated {
         delivery_id: delivery.delivery_id.to_string(),

@@ -1,4 +1,4 @@
-//! gRPC to domain and back.
+//! Translates between gRPC and the domain.
 
 use futures_util::FutureExt as _;
 use holdfast_common::{database::Database, deadline::Deadline};
@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{event::status_to_proto, store};
 
-/// Answers calls.
+/// The gRPC service.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryHandler {
     database: Database,

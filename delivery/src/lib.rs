@@ -1,4 +1,4 @@
-//! The delivery service: one delivery per paid order, moved on by due times in its table.
+//! The delivery service: one delivery per paid order, which moves on at due times kept in its table.
 //!
 //! [`domain`] decides, without I/O; [`store`] holds all SQL; [`grpc`] and [`consumer`] translate between the wire and
 //! the domain; [`progress`] moves deliveries on.

@@ -19,14 +19,14 @@ use crate::{event, store};
 
 /// Deliveries moved in one transaction.
 const BATCH_MAX: i64 = 200;
-/// Longest and shortest sleep between looks: new deliveries are not told to this loop, and none is due sooner than one
-/// step after it was made.
+/// Longest and shortest sleep between looks: this loop is not notified of new deliveries, and none is due sooner than
+/// one step after it was created.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(500);
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Deliveries that are due wait meanwhile.
 pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(10);
 
-/// Works until `stop`.
+/// Runs until `stop`.
 pub(crate) async fn run(database: Database, step: Duration, task: PeriodicTask, stop: CancellationToken) {
     let mut backoff = Backoff::for_infrastructure();
     let look_every = (step / 4).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);
@@ -41,7 +41,7 @@ pub(crate) async fn run(database: Database, step: Duration, task: PeriodicTask, 
             }
             Err(error) => {
                 task.failed(chain(&error));
-                // Said once per outage; the database component shows it meanwhile.
+                // Logged once per outage; the database component shows it meanwhile.
                 if backoff.attempt() == 0 {
                     tracing::warn!(
                         error = chain(&error),
@@ -82,9 +82,9 @@ mod tests {
 
     use super::*;
 
-    /// Deliveries that can't be moved on make the process look degraded, and it says why.
+    /// Deliveries that can't be moved on make the process degraded, with the reason.
     #[tokio::test]
-    async fn standing_still_looks_degraded() {
+    async fn a_loop_that_makes_no_progress_is_degraded() {
         let config = DatabaseConfig { url: "postgres://nobody@127.0.0.1:1/none".into(), connections_max: 1 };
         let health = Health::default();
         let task = health.periodic("progress", Duration::from_millis(20));

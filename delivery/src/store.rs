@@ -154,7 +154,7 @@ pub(crate) async fn lock_due(
     rows.iter().map(delivery_from_row).collect()
 }
 
-/// Writes where deliveries are now, each with the step that took it there.
+/// Writes the current status of deliveries, each with the step that led to it.
 pub(crate) async fn update_deliveries(
     connection: &mut PgConnection,
     deliveries: &[Delivery],

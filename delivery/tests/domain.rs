@@ -24,7 +24,8 @@ fn delivery(address: &str, plan: &Plan) -> Delivery {
 }
 
 proptest! {
-    /// However often and whenever workers look: each step is taken once, none before its time, and it ends as planned.
+    /// However often and whenever workers look: each step happens once, none before its time, and the delivery ends as
+    /// planned.
     #[test]
     fn each_step_is_taken_once(
         visits in prop::collection::vec(0i64..3_000, 0..60),
@@ -45,7 +46,7 @@ proptest! {
             }
             prop_assert_eq!(delivery.due_at.is_none(), delivery.status.is_terminal());
         }
-        // The last four visits, a step apart, take it to its end at the latest.
+        // The last four visits, a step apart, bring it to its end at the latest.
         let end = if unreachable { Status::Failed } else { Status::Delivered };
         prop_assert_eq!(seen, [Status::Pending, Status::InTransit, Status::OutForDelivery, end]);
     }

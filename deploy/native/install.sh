@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the native stack and its build need and this machine lacks. Says what it does; does nothing if all is
-# there. Works as root, and as a user with sudo; elsewhere it says what is missing.
+# Installs what the native stack and its build need and this machine lacks. Says what it does; does nothing if
+# everything is there. Works as root, and as a user with sudo; elsewhere it says what is missing.
 set -euo pipefail
 
 missing=()

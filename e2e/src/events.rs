@@ -1,5 +1,6 @@
-//! Events as others than our services would send them, and what the topics hold.
+//! Events sent by a client other than our services, and what the topics contain.
 
+use holdfast_native::layout::participant_names;
 use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp, topic};
 use rdkafka::{
     ClientConfig,
@@ -27,7 +28,7 @@ impl World {
         send_created(&self.producer(), user, order_id, value).await;
     }
 
-    /// How many records a topic has; `None` while a broker that comes back has no leaders yet.
+    /// How many records a topic has; `None` while a restarting broker has no leaders yet.
     pub fn records_of(&self, topic: &str) -> Option<i64> {
         let consumer: BaseConsumer = self.kafka().create().expect("a consumer");
         let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).ok()?;
@@ -37,7 +38,7 @@ impl World {
 
     /// Every record of every topic is in the tally of each group that reads it.
     pub async fn every_record_is_tallied(&self) {
-        for service in ["order", "payment", "delivery"] {
+        for service in participant_names() {
             for topic in topic::read_by(service) {
                 self.records_are_tallied(service, topic).await;
             }
@@ -49,7 +50,8 @@ impl World {
         let counted = "select coalesce(sum(applied + duplicates + parked + set_aside), 0)::bigint from consumer_positions
             where topic = $1";
         eventually(&format!("{service} has tallied every record of {topic}"), || async {
-            // The topic first: what arrives meanwhile makes it smaller than the tally, not equal by chance.
+            // The topic is read first: a record that arrives meanwhile makes it smaller than the tally, never equal by
+            // chance.
             let records = self.records_of(topic);
             Some(self.count(service, counted, topic).await) == records
         })

@@ -15,11 +15,14 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::{
-    fault::Fault,
-    invariant::{self, Databases, Violation},
+    fault::{
+        Fault,
+        links::{Link, Links},
+    },
+    invariant::{self, Violation},
     rest::{Rest, Session, sample_order},
 };
-use holdfast_native::layout::Scope;
+use holdfast_native::layout::{Scope, participant_names};
 use holdfast_testkit::stack::{self, TestStack, binary};
 pub use holdfast_testkit::{PATIENCE, eventually, reaches};
 use serde_json::Value;
@@ -45,24 +48,37 @@ impl World {
         }))
     }
 
-    /// Of a stack that a test file has started for itself.
+    /// For a stack that a test file has started for itself.
     pub fn of(stack: &'static TestStack) -> Self {
         let rest = Rest::new(stack.layout.gateway_url(), Self::issuer(stack), 64);
         Self { stack, rest }
     }
 
-    pub fn issuer(stack: &TestStack) -> TokenIssuer {
-        TokenIssuer::load_or_create(&stack.layout.pki_dir()).expect("made at the start")
+    /// Runs the proxies of a stack with links, and waits until it is ready.
+    pub async fn linked(stack: &'static TestStack) -> (Self, Links) {
+        let links = stack.links().into_iter().map(|link| Link {
+            from: link.from,
+            to: link.to,
+            listen: link.listen,
+            target: link.target,
+        });
+        let links = Links::start(links).await.expect("the ports are free");
+        tokio::task::spawn_blocking(|| stack.wait_until_ready()).await.expect("ready");
+        (Self::of(stack), links)
     }
 
-    /// A user of this test alone, with money.
+    pub fn issuer(stack: &TestStack) -> TokenIssuer {
+        TokenIssuer::load_or_create(&stack.layout.pki_dir()).expect("created at the start")
+    }
+
+    /// A new user of this test, with money.
     pub async fn user(&self, name: &str, balance: &str) -> Session {
         let user = format!("{name}-{}", Uuid::now_v7().simple());
         self.rest.credit(&user, balance, &user).await.expect("credited");
         self.rest.user(&user).expect("a token")
     }
 
-    /// Creates an order and answers with it.
+    /// Creates an order and returns it.
     pub async fn create(&self, session: &Session, address: &str, cents: u32) -> Value {
         let answer = session.create_order(&sample_order(address, cents), None).await.expect("answered");
         assert_eq!(answer.status, 201, "{:?}", answer.body);
@@ -88,7 +104,7 @@ impl World {
         }
     }
 
-    /// What `holdfast status` says of each component, by name.
+    /// What `holdfast status` says about each component, by name.
     pub async fn status(&self) -> HashMap<String, Value> {
         let mut command = std::process::Command::new(binary());
         command.args(["status", "-o", "json", "--data-dir"]).arg(&self.stack.layout.data_dir);
@@ -101,7 +117,7 @@ impl World {
             .collect()
     }
 
-    /// Whether it is ready and nothing is wrong with it.
+    /// Whether a service is ready and nothing is wrong with it.
     pub async fn is_well(&self, service: &str) -> bool {
         let (status, body) = self.readyz(service).await;
         status == 200 && body["degraded"] == false
@@ -139,24 +155,23 @@ impl World {
         self.apply(Fault::Kill, component);
     }
 
-    /// Kills what may be dead already.
+    /// Kills a component that may be dead already.
     pub fn kill_what_is_left(&self, component: &str) {
         let Some(pid) = self.stack.pid(component) else { return };
         // Fails if it died since.
         let _ = Fault::Kill.apply(pid);
     }
 
-    /// Everything that must not be, of the whole stack.
+    /// All violations of the invariants in the whole stack.
     pub async fn violations(&self) -> Vec<Violation> {
-        let mut databases = Databases {
-            order: self.connect("order").await,
-            payment: self.connect("payment").await,
-            delivery: self.connect("delivery").await,
-        };
-        invariant::violations(&mut databases).await.expect("the databases answer")
+        let mut connections = Vec::new();
+        for service in participant_names() {
+            connections.push((service, self.connect(service).await));
+        }
+        invariant::violations(&mut connections.into_iter().collect()).await.expect("the databases answer")
     }
 
-    /// Waits until nothing is on its way, then says what is wrong.
+    /// Waits until all invariants hold; fails with the violations that remain.
     pub async fn invariants_hold(&self) {
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {

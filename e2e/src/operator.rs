@@ -1,4 +1,4 @@
-//! `holdfast dlq` and `holdfast reconcile`, as an operator calls them.
+//! Runs `holdfast dlq` and `holdfast reconcile` as an operator.
 
 use std::process::{Command, Output};
 

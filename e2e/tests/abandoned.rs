@@ -1,5 +1,5 @@
-//! A stack whose folder lies below a closed home, and that loses its supervisor: it starts at once, what runs on can be
-//! seen and operated, and `down` stops and deletes all of it, wherever it lies.
+//! A stack whose folder lies below a closed home, and that loses its supervisor: it starts without trouble, what keeps
+//! running can be seen and operated, and `down` stops and deletes all of it, wherever it is.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
@@ -15,7 +15,7 @@ fn holdfast(data_dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// Stops and deletes what is left when a test fails that has killed the supervisor.
+/// Stops and deletes what is left when a test that has killed the supervisor fails.
 struct Orphans<'a>(&'a Path);
 
 impl Drop for Orphans<'_> {
@@ -39,10 +39,10 @@ async fn a_stack_without_its_supervisor_is_seen_and_stopped() {
     let _orphans = Orphans(data_dir);
     let databases =
         Path::new("/var/lib/holdfast").join(data_dir.strip_prefix("/").expect("absolute")).join(".databases");
-    // Only root's servers run as somebody else, who cannot get into the home.
+    // Only root's servers run as another user, who can't enter the home.
     let elsewhere = databases.exists();
     let is_root = Command::new("id").arg("-u").output().expect("id runs").stdout == b"0\n";
-    assert_eq!(elsewhere, is_root, "where the databases lie");
+    assert_eq!(elsewhere, is_root, "where the databases are");
     eventually("all is ready", || async {
         world.status().await.values().all(|component| component["state"] == "ready")
     })
@@ -54,18 +54,18 @@ async fn a_stack_without_its_supervisor_is_seen_and_stopped() {
         matches!(control::find(data_dir), Ok(control::Found::Abandoned(_)))
     })
     .await;
-    let (code, said, talk) = holdfast(data_dir, &["status", "-o", "json"]);
+    let (code, stdout, talk) = holdfast(data_dir, &["status", "-o", "json"]);
     assert!(talk.contains("is gone") && talk.contains(&supervisor), "{talk}");
-    assert_eq!(code, Some(0), "all serve: {said}");
-    let said: Value = serde_json::from_str(&said).expect("JSON");
-    for component in said["components"].as_array().expect("a list") {
+    assert_eq!(code, Some(0), "all serve: {stdout}");
+    let status: Value = serde_json::from_str(&stdout).expect("JSON");
+    for component in status["components"].as_array().expect("a list") {
         assert!(component["state"] == "ready" && component["pid"].is_u64(), "{component}");
     }
     for arguments in [&["env"][..], &["positions"], &["dlq", "stats"], &["certs", "status"]] {
         let (code, _, talk) = holdfast(data_dir, arguments);
         assert!([Some(0), Some(3)].contains(&code), "{arguments:?}: {talk}");
     }
-    // What dies now stays down, and looks like it.
+    // What dies now stays down, and status shows it.
     let pid = world.status().await["delivery"]["pid"].to_string();
     assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill runs").success());
     eventually("status says so", || async { world.status().await["delivery"]["state"] == "down" }).await;

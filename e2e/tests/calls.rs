@@ -21,6 +21,7 @@ use holdfast_common::{
     identity::Identity,
 };
 use holdfast_e2e::{World, eventually, id};
+use holdfast_native::layout::{GATEWAY, Kind, OPERATOR, Replicas, identities};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::{sync::Mutex, time::Instant};
@@ -31,8 +32,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 /// Waits until everything is as at the start.
 async fn settled(world: &World) {
     eventually("the gateway is ready", || async { world.readyz("gateway").await.0 == 200 }).await;
-    for component in ["order", "order-2", "payment", "delivery"] {
-        eventually("a service is ready", || async { world.readyz(component).await.0 == 200 }).await;
+    let components = world.stack.report().components;
+    for component in components.iter().filter(|component| component.kind == Kind::Service) {
+        eventually("a service is ready", || async { world.readyz(&component.name).await.0 == 200 }).await;
     }
 }
 
@@ -41,8 +43,9 @@ fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
     times[(times.len() - 1) * percent / 100]
 }
 
-/// A payment service that accepts and never answers: the breaker opens within five calls, the gateway then answers 503
-/// with Retry-After as quickly as a healthy service would, and serves again by itself after the service recovers.
+/// A payment service that accepts calls and never answers: the breaker opens within five calls, the gateway then
+/// answers 503 with Retry-After as quickly as a healthy service would, and serves again on its own after the service
+/// recovers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_service_is_answered_for_at_once() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -87,7 +90,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
     assert!(probes <= 5.0 + 2.0 * begin.elapsed().as_secs_f64(), "{probes} of 400 asked the service");
     let refused = percentile(times, 50);
     assert!(refused <= healthy * 2, "a refusal takes {refused:?}, an answer {healthy:?} (medians)");
-    // Other services are not touched.
+    // Other services are not affected.
     assert_eq!(user.get("/api/orders").await.expect("answered").status, 200);
 
     world.heal(Fault::Stall, "payment");
@@ -100,7 +103,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
     );
 }
 
-/// One of two order replicas is killed with -9 under load, three times: no read and no write fails at a client, and both
+/// One of two order replicas is killed with -9 under load, three times: clients see no read and no write fail, and both
 /// replicas are used before and after.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_death_of_a_replica_is_not_seen_by_clients() {
@@ -124,7 +127,7 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
             eventually("it is back", || async { world.readyz("order-2").await.0 == 200 }).await;
         }
     };
-    // Eight at a time, so that a slow machine makes the load last and not its requests late.
+    // Eight at a time, so that on a slow machine the load takes longer instead of its requests being late.
     let load = |requests| {
         let (user, order) = (user.clone(), order.clone());
         let plan = Plan { rate: 100.0, requests, clients: 8 };
@@ -172,8 +175,8 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
     .await;
 }
 
-/// Every identity is refused every method that the contract does not give it, and gets an answer of the service itself
-/// to the others.
+/// Every identity is refused every method that the contract does not allow it, and gets an answer of the service itself
+/// from the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_identity_may_call_what_the_contract_says() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -190,15 +193,16 @@ async fn each_identity_may_call_what_the_contract_says() {
         })
         .collect();
     assert!(methods.len() >= 9, "{methods:?}");
-    for caller in ["gateway", "order", "payment", "delivery", "operator"] {
-        for (target, port) in [("order", 50051), ("payment", 50052), ("delivery", 50053)] {
-            let destination = destination(&world, caller, target, port + world.stack.layout.port_offset);
+    for caller in identities() {
+        for replica in Replicas::default().all() {
+            let target = replica.participant.name;
+            let destination = destination(&world, caller, target, world.stack.layout.grpc_port(replica));
             for (service, method) in &methods {
                 let code = call(&destination, service, method).await;
                 // The contract's table.
                 let own = service.starts_with(&format!("holdfast.{target}."));
                 let operators = service.starts_with("holdfast.ops.");
-                let allowed = (caller == "gateway" && own) || (caller == "operator" && operators);
+                let allowed = (caller == GATEWAY && own) || (caller == OPERATOR && operators);
                 let refused = code == Code::PermissionDenied;
                 assert_eq!(refused, !allowed, "{caller} -> {target}: {service}/{method} is {code:?}");
                 if allowed && own {
@@ -228,11 +232,11 @@ async fn call(destination: &Destination, service: &str, method: &str) -> Code {
     let path = http::uri::PathAndQuery::try_from(format!("/{service}/{method}")).expect("a path");
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     let request: Request<()> = Deadline::after(Duration::from_secs(5)).request(()).expect("time is left");
-    // An answer with fields is no empty message, but an answer all the same.
+    // An answer with fields doesn't decode as an empty message, but it is an answer.
     client.unary(request, path, codec).await.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
-/// While one service is killed again and again, requests that don't need it go on without an error.
+/// While one service is killed again and again, requests that don't need it succeed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fall_of_one_service_takes_no_other_along() {
     let _alone = ONE_AT_A_TIME.lock().await;

@@ -17,6 +17,7 @@ use holdfast_common::{
     identity::Identity,
 };
 use holdfast_e2e::{World, eventually};
+use holdfast_native::layout::Replicas;
 use holdfast_testkit::stack::binary;
 use tokio::{sync::Mutex, time::Instant};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -40,8 +41,9 @@ fn rotation_time() -> Duration {
     Duration::from_secs(seconds.unwrap_or(25))
 }
 
-/// A hundred requests per second to each of the three services in turn, for `time` or as long as it takes: eight at a time, so
-/// that a slow machine makes the load last and not its requests late. Returns their number and those that failed.
+/// A hundred requests per second to each of the three services in turn, for `time` or as long as it takes: eight at a
+/// time, so that on a slow machine the load takes longer instead of its requests being late. Returns how many there
+/// were and those that failed.
 async fn load(user: &Session, time: Duration) -> (usize, Vec<String>) {
     let plan = Plan { rate: 100.0, requests: 100 * time.as_secs(), clients: 8 };
     let user = user.clone();
@@ -64,8 +66,8 @@ async fn load(user: &Session, time: Duration) -> (usize, Vec<String>) {
     (answers.len(), answers.into_iter().flatten().collect())
 }
 
-/// Every certificate is renewed every five seconds, and once the authority is replaced, under 100 requests per second: no
-/// request fails, or no larger part than without rotations where the machine itself makes some fail.
+/// Every certificate is renewed every five seconds, and once the authority is replaced, under 100 requests per second:
+/// no request fails, or, if the machine itself makes some fail, no larger share than without rotations.
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_under_load_fails_no_request() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -103,7 +105,7 @@ async fn rotation_under_load_fails_no_request() {
 /// A broken rotation leaves the old certificate in use, and metric, log and `certs status` say so; the next good one is
 /// taken.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_rotation_is_said_and_survived() {
+async fn a_broken_rotation_is_reported_and_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::with_two_order_replicas();
     let user = world.user("broken", "10.00").await;
@@ -129,24 +131,26 @@ async fn a_broken_rotation_is_said_and_survived() {
     fs::write(&certificate, &good).expect("written");
     certs_done(&world, &["rotate", "payment"]).await;
     certs_done(&world, &["status"]).await;
-    eventually("readiness says that it is mended", || async { reload().await["ready"] == true }).await;
+    eventually("readiness says that it is repaired", || async { reload().await["ready"] == true }).await;
     assert_eq!(user.get(&path).await.expect("answered").status, 200);
 }
 
-/// A revoked certificate is refused by every service within 60 s, on connections that are open too.
+/// A revoked certificate is refused by every service within 60 s, on open connections too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_certificate_is_refused_within_a_minute() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::with_two_order_replicas();
     let folder = world.stack.layout.pki_dir().join("operator");
-    // Taken before, as a thief would have it; it never reloads.
+    // Loaded before, as a thief would have it; it never reloads.
     let stolen = Identity::load(IdentityConfig { deny_list: None, ..IdentityConfig::in_folder(&folder) })
         .expect("issued at the start");
-    let services = [("order", 50051), ("order", 50061), ("payment", 50052), ("delivery", 50053)];
+    let mut replicas = Replicas::default();
+    replicas.set("order=2").expect("as this stack has them");
     let mut open = Vec::new();
-    for (name, port) in services {
-        let address = format!("127.0.0.1:{}", port + world.stack.layout.port_offset);
-        let config = DestinationConfig { address, name: name.to_owned(), calls: CallsConfig::default() };
+    for replica in replicas.all() {
+        let address = format!("127.0.0.1:{}", world.stack.layout.grpc_port(replica));
+        let name = replica.participant.name.to_owned();
+        let config = DestinationConfig { address, name, calls: CallsConfig::default() };
         let destination = client::destination(&config, &stolen, |_, _| false).expect("an address");
         open.push(HealthClient::new(destination));
     }
@@ -167,5 +171,5 @@ async fn a_revoked_certificate_is_refused_within_a_minute() {
         ask(client).await.expect_err("for good");
     }
     println!("refused by all after {:?}", begin.elapsed());
-    assert_eq!(world.readyz("gateway").await.0, 200, "nobody else is touched");
+    assert_eq!(world.readyz("gateway").await.0, 200, "nobody else is affected");
 }

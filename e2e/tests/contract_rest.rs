@@ -1,4 +1,4 @@
-//! The REST table of the contract, walked from outside on the real stack.
+//! The REST table of the contract, tested from outside on the real stack.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -11,12 +11,13 @@ use http::{Method, Request};
 use http_body_util::Full;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
+use sqlx::error::DatabaseError;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-/// Every failure has the one shape, and every answer a request id.
+/// Every failure has the same shape, and every answer has a request id.
 fn assert_problem(answer: &Answer, status: u16, slug: &str) -> Value {
     assert_eq!(answer.status, status, "{:?}", answer.body);
     assert_eq!(answer.headers["content-type"], "application/problem+json");
@@ -30,7 +31,7 @@ fn assert_problem(answer: &Answer, status: u16, slug: &str) -> Value {
     problem
 }
 
-/// An order is created, paid and delivered; each step is there to read.
+/// An order is created, paid and delivered; each step can be read.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_paid_and_delivered() {
     let world = World::new();
@@ -120,7 +121,7 @@ async fn an_undeliverable_order_is_refunded() {
     assert!(String::from_utf8_lossy(&account.body).contains("\"balance\":10.00"));
 }
 
-/// One key makes one order, however often and however concurrently it is sent; another content is refused.
+/// One key makes one order, however often and however concurrently it is sent; different content is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_key_makes_one_order() {
     let world = World::new();
@@ -156,7 +157,7 @@ async fn one_key_makes_one_order() {
     let other = user.create_order(&sample_order("2 Quay Street", 100), Some("same")).await.expect("answered");
     assert_problem(&other, 422, "idempotency-key-reused");
 
-    // The key of another user is another key.
+    // The same key of another user is a different key.
     let neighbour = world.user("neighbour", "100.00").await;
     let theirs = neighbour.create_order(&order, Some("same")).await.expect("answered");
     assert_eq!(theirs.status, 201);
@@ -165,7 +166,34 @@ async fn one_key_makes_one_order() {
     assert_eq!(listed["orders"].as_array().map(Vec::len), Some(1));
 }
 
-/// A key that is none is refused, also where no order would come of it.
+/// The unique index decides about a key, not a check before the insert: writing the same key a second time always
+/// fails, even without the lock (pitfalls P10).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_written_once() {
+    let world = World::new();
+    let user = world.user("index", "1.00").await;
+    let order = user.create_order(&sample_order("1 Quay Street", 1), Some("same")).await.expect("answered");
+    assert_eq!(order.status, 201);
+    let credit = format!("credit-{}", user.user);
+    world.rest.credit(&user.user, "1.00", &credit).await.expect("credited");
+    for (service, sql, key) in [
+        (
+            "order",
+            "insert into idempotency_keys select * from idempotency_keys where user_id = $1",
+            &user.user,
+        ),
+        ("payment", "insert into credit_keys select * from credit_keys where key = $1", &credit),
+    ] {
+        let mut database = world.connect(service).await;
+        let again = sqlx::query(sql).bind(key).execute(&mut database).await.expect_err("a second time");
+        assert!(
+            again.as_database_error().is_some_and(DatabaseError::is_unique_violation),
+            "{service}: {again}"
+        );
+    }
+}
+
+/// An invalid key is refused, before anything is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_keep_to_their_limits() {
     let world = World::new();
@@ -179,7 +207,7 @@ async fn keys_keep_to_their_limits() {
     assert_eq!(answer.status, 201);
 }
 
-/// Lists are one's own, newest first, and pages join without gap or overlap.
+/// A list shows only the user's own orders, newest first, and pages follow each other without gap or overlap.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_paged_newest_first() {
     let world = World::new();
@@ -208,9 +236,9 @@ async fn lists_are_paged_newest_first() {
     }
 }
 
-/// Nobody sees or changes what belongs to another, and what is foreign looks like what never was.
+/// Nobody sees or changes what belongs to another user, which looks as if it never existed.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_foreign_looks_like_what_never_was() {
+async fn a_foreign_order_looks_as_if_it_never_existed() {
     let world = World::new();
     let (owner, stranger) = (world.user("owner", "10.00").await, world.user("stranger", "10.00").await);
     let order = id(&world.create(&owner, "1 Quay Street", 100).await);
@@ -238,7 +266,7 @@ async fn what_is_foreign_looks_like_what_never_was() {
     assert_eq!(listed["orders"].as_array().map(Vec::len), Some(1));
 }
 
-/// Credits are the treasury's, need a key, and happen once.
+/// Only the treasury can credit; a credit needs a key, and happens once.
 #[tokio::test(flavor = "multi_thread")]
 async fn credits_happen_once() {
     let world = World::new();
@@ -292,7 +320,7 @@ async fn credits_happen_once() {
     assert!(String::from_utf8_lossy(&account.body).contains("\"balance\":0.00"));
 }
 
-/// Each limit on an order's content: everything that is wrong is named by a pointer, and no order comes of it.
+/// Each limit on an order's content: everything that is wrong is named by a pointer, and no order is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn content_keeps_to_its_limits() {
     let world = World::new();
@@ -364,7 +392,7 @@ async fn post_raw(world: &World, token: &str, content_type: &str, body: impl Int
     world.rest.send(request.body(Full::new(body.into())).expect("a request")).await.expect("answered")
 }
 
-/// What is not JSON is 400, what is too long 413, what is no JSON at all 415.
+/// Invalid JSON is 400, a body that is too long 413, another media type 415.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_cannot_be_read() {
     let world = World::new();
@@ -382,7 +410,7 @@ async fn bodies_that_cannot_be_read() {
     ] {
         assert_problem(&post_raw(&world, &token, "application/json", body).await, 400, "malformed");
     }
-    // However deep, it ends at the first thing that doesn't belong there.
+    // However deep, parsing ends at the first field that doesn't belong there.
     let answer = post_raw(&world, &token, "application/json", deep).await;
     assert_problem(&answer, 422, "invalid-content");
     for content_type in [
@@ -409,11 +437,11 @@ async fn bodies_that_cannot_be_read() {
     assert_problem(&world.rest.send(request).await.expect("answered"), 415, "unsupported-media-type");
 }
 
-/// Sends bytes as they are and answers with the status, or 0 if the connection just ends.
+/// Sends bytes as they are and returns the status, or 0 if the connection just ends.
 async fn raw(world: &World, bytes: &[u8]) -> (u16, String) {
     let mut stream =
         TcpStream::connect(("127.0.0.1", world.stack.layout.gateway_port())).await.expect("connected");
-    // The server may refuse before all was sent.
+    // The server may refuse before everything was sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
@@ -429,7 +457,7 @@ async fn raw(world: &World, bytes: &[u8]) -> (u16, String) {
     (status, text)
 }
 
-/// Heads that are ambiguous, oversized or wrong are refused; the process goes on.
+/// Heads that are ambiguous, oversized or wrong are refused; the process keeps running.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_that_are_wrong_are_refused() {
     let world = World::new();
@@ -464,7 +492,7 @@ async fn heads_that_are_wrong_are_refused() {
         let (status, text) = raw(&world, head.as_bytes()).await;
         assert_eq!(status, expected, "{}: {text}", head.lines().next().unwrap_or_default());
     }
-    // More than is allowed, without saying so first.
+    // More than is allowed, without declaring it first.
     let mut chunked =
         format!("POST /api/orders HTTP/1.1\r\nHost: a\r\n{auth}Transfer-Encoding: chunked\r\n\r\n")
             .into_bytes();
@@ -486,7 +514,7 @@ async fn heads_that_are_wrong_are_refused() {
     assert_problem(&world.rest.send(request).await.expect("answered"), 404, "not-found");
 }
 
-/// A body that trickles in does not hold a request beyond its deadline.
+/// A body that arrives slowly does not hold a request beyond its deadline.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_body_ends_at_the_deadline() {
     let world = World::new();
@@ -499,89 +527,110 @@ async fn a_slow_body_ends_at_the_deadline() {
     assert!([408, 504].contains(&status), "{text}");
 }
 
-/// A token is taken only if everything about it is right; every cause of refusal gets the same answer.
-#[expect(clippy::too_many_lines, reason = "one list of everything that can be wrong with a token")]
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_checked_strictly() {
-    let world = World::new();
-    let issuer = World::issuer(world.stack);
-    let claims = || Claims::new("alice", "orders:read", Duration::from_secs(60)).expect("short");
-    let good = issuer.sign(&claims()).expect("signed");
-    let [head, body, signature]: [&str; 3] =
-        good.split('.').collect::<Vec<_>>().try_into().expect("three parts");
-    let decode = |part: &str| -> Value {
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).expect("base64")).expect("JSON")
-    };
-    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let kid = decode(head)["kid"].as_str().expect("a kid").to_owned();
-    // Signed by the right key, with claims of any shape.
-    let key = {
-        let path = world.stack.layout.pki_dir().join("token.key");
-        let text = std::fs::read_to_string(path).expect("there");
-        EncodingKey::from_ed_der(&URL_SAFE_NO_PAD.decode(text.trim()).expect("base64"))
-    };
-    let header = || {
+/// Makes tokens that are wrong in one way, from a good one.
+struct Forge {
+    /// A good token.
+    good: String,
+    /// Its header, for the library.
+    header: Header,
+    claims: Value,
+    /// The issuer's own key, to sign claims of any shape.
+    key: EncodingKey,
+    /// The public half of it.
+    public: Vec<u8>,
+}
+
+impl Forge {
+    fn new(world: &World) -> Self {
+        let claims = Claims::new("alice", "orders:read", Duration::from_secs(60)).expect("short");
+        let good = World::issuer(world.stack).sign(&claims).expect("signed");
+        let file = |name: &str| {
+            std::fs::read_to_string(world.stack.layout.pki_dir().join(name)).expect("the installation has it")
+        };
+        let key = URL_SAFE_NO_PAD.decode(file("token.key").trim()).expect("base64");
+        let jwks: Value = serde_json::from_str(&file("jwks.json")).expect("JSON");
+        let public = URL_SAFE_NO_PAD.decode(jwks["keys"][0]["x"].as_str().expect("a key")).expect("base64");
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some("at+jwt".to_owned());
-        header.kid = Some(kid.clone());
-        header
-    };
-    let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    let sign = |header: &Header, name: &str, value: Option<Value>| {
-        let mut claims = serde_json::to_value(claims()).expect("claims");
+        header.kid = Some(decoded(&good, 0)["kid"].as_str().expect("a kid").to_owned());
+        let claims = serde_json::to_value(claims).expect("claims");
+        Self { good, header, claims, key: EncodingKey::from_ed_der(&key), public }
+    }
+
+    /// One of the three parts of the good token.
+    fn part(&self, index: usize) -> &str {
+        self.good.split('.').nth(index).expect("three parts")
+    }
+
+    /// Signed by the right key, with this claim, or without it.
+    fn with_claim(&self, name: &str, value: Option<Value>) -> String {
+        let mut claims = self.claims.clone();
         match value {
             Some(value) => claims[name] = value,
             None => drop(claims.as_object_mut().expect("an object").remove(name)),
         }
-        jsonwebtoken::encode(header, &claims, &key).expect("signed")
-    };
-    let with_head = |change: &dyn Fn(&mut Header)| {
-        let mut header = header();
+        jsonwebtoken::encode(&self.header, &claims, &self.key).expect("signed")
+    }
+
+    /// Signed by the right key, with another header.
+    fn with_header(&self, change: impl FnOnce(&mut Header)) -> String {
+        let mut header = self.header.clone();
         change(&mut header);
-        sign(&header, "x", Some(json!(1)))
-    };
-    let forged_head = |change: Value| {
-        let mut value = decode(head);
-        for (name, changed) in change.as_object().expect("an object") {
-            value[name] = changed.clone();
+        jsonwebtoken::encode(&header, &self.claims, &self.key).expect("signed")
+    }
+
+    /// With fields of the header changed after it was signed.
+    fn with_forged_header(&self, change: &Value) -> String {
+        let mut header = decoded(&self.good, 0);
+        for (name, value) in change.as_object().expect("an object") {
+            header[name] = value.clone();
         }
-        format!("{}.{body}.{signature}", encode(&value))
-    };
-    let public = {
-        let jwks = std::fs::read_to_string(world.stack.layout.pki_dir().join("jwks.json")).expect("there");
-        let jwks: Value = serde_json::from_str(&jwks).expect("JSON");
-        URL_SAFE_NO_PAD.decode(jwks["keys"][0]["x"].as_str().expect("a key")).expect("base64")
-    };
-    let hmac = {
-        let mut header = Header::new(Algorithm::HS256);
-        header.typ = Some("at+jwt".to_owned());
-        header.kid = Some(kid.clone());
-        jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(&public)).expect("signed")
-    };
-    let mut bad: Vec<(&str, String)> = vec![
+        format!("{}.{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), self.part(1), self.part(2))
+    }
+
+    /// Signed with the public key as if it were a shared secret.
+    fn signed_with_public_key(&self) -> String {
+        let header = Header { alg: Algorithm::HS256, ..self.header.clone() };
+        jsonwebtoken::encode(&header, &self.claims, &EncodingKey::from_secret(&self.public)).expect("signed")
+    }
+}
+
+/// A part of a token as JSON.
+fn decoded(token: &str, part: usize) -> Value {
+    let part = token.split('.').nth(part).expect("three parts");
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).expect("base64")).expect("JSON")
+}
+
+/// Tokens whose form, signature or header is wrong.
+fn malformed_tokens(forge: &Forge) -> Vec<(&'static str, String)> {
+    let (good, header, claims, signature) = (&forge.good, forge.part(0), forge.part(1), forge.part(2));
+    let mut bad = vec![
         ("no token", String::new()),
         ("not a token", "x".to_owned()),
         ("four parts", format!("{good}.x")),
-        ("two parts", format!("{head}.{body}")),
+        ("two parts", format!("{header}.{claims}")),
         ("cut short", good[..good.len() - 10].to_owned()),
-        ("another signature", format!("{head}.{body}.{}", URL_SAFE_NO_PAD.encode([0; 64]))),
-        ("no signature", format!("{head}.{body}.")),
-        ("signed with the public key", hmac),
-        ("1 MiB", format!("{head}.{}.{signature}", "A".repeat(20 * 1024))),
-        ("unknown kid", with_head(&|header| header.kid = Some("../../token.key".to_owned()))),
-        ("no kid", with_head(&|header| header.kid = None)),
-        ("an id token", with_head(&|header| header.typ = Some("JWT".to_owned()))),
-        ("no typ", with_head(&|header| header.typ = None)),
-        ("crit", with_head(&|header| header.crit = Some(vec!["exp".to_owned()]))),
+        ("another signature", format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode([0; 64]))),
+        ("no signature", format!("{header}.{claims}.")),
+        ("signed with the public key", forge.signed_with_public_key()),
+        ("too long", format!("{header}.{}.{signature}", "A".repeat(20 * 1024))),
+        ("unknown kid", forge.with_header(|header| header.kid = Some("../../token.key".to_owned()))),
+        ("no kid", forge.with_header(|header| header.kid = None)),
+        ("an id token", forge.with_header(|header| header.typ = Some("JWT".to_owned()))),
+        ("no typ", forge.with_header(|header| header.typ = None)),
+        ("crit", forge.with_header(|header| header.crit = Some(vec!["exp".to_owned()]))),
     ];
     for algorithm in ["none", "None", "nOnE", "HS256", "RS256", "ES256"] {
-        bad.push(("another algorithm", forged_head(json!({"alg": algorithm}))));
+        bad.push(("another algorithm", forge.with_forged_header(&json!({"alg": algorithm}))));
     }
-    bad.push((
-        "an own key",
-        forged_head(json!({"jwk": {"kty": "OKP", "crv": "Ed25519", "x": "AA"}, "kid": "mine"})),
-    ));
-    for (name, value) in [
+    let own_key = json!({"jwk": {"kty": "OKP", "crv": "Ed25519", "x": "AA"}, "kid": "mine"});
+    bad.push(("an own key", forge.with_forged_header(&own_key)));
+    bad
+}
+
+/// Tokens with a wrong claim, or without one that is required.
+fn tokens_with_wrong_claims(forge: &Forge, now: i64) -> Vec<(&'static str, String)> {
+    let claims = [
         ("exp", Some(json!(now - 10))),
         ("exp", None),
         ("exp", Some(json!((now + 60).to_string()))),
@@ -605,31 +654,40 @@ async fn tokens_are_checked_strictly() {
         ("jti", None),
         ("scope", None),
         ("scope", Some(json!(["orders:read"]))),
-    ] {
-        bad.push((name, sign(&header(), name, value)));
-    }
+    ];
+    claims.into_iter().map(|(name, value)| (name, forge.with_claim(name, value))).collect()
+}
+
+/// A token is accepted only if everything about it is right; every cause of refusal gets the same answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_checked_strictly() {
+    let world = World::new();
+    let forge = Forge::new(&world);
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let list = async |token: &str| {
+        world.rest.call(Method::GET, "/api/orders", token, &[], None).await.expect("answered")
+    };
     let mut bodies = HashSet::new();
-    for (what, token) in bad {
-        let answer = world.rest.call(Method::GET, "/api/orders", &token, &[], None).await.expect("answered");
+    for (what, token) in malformed_tokens(&forge).into_iter().chain(tokens_with_wrong_claims(&forge, now)) {
+        let answer = list(&token).await;
+        assert_eq!(answer.status, 401, "{what}");
         let mut problem = assert_problem(&answer, 401, "invalid-token");
         assert_eq!(answer.headers["www-authenticate"], "Bearer error=\"invalid_token\"", "{what}");
         problem["instance"] = Value::Null;
         bodies.insert(problem.to_string());
     }
-    assert_eq!(bodies.len(), 1, "one body forevery cause: {bodies:?}");
+    assert_eq!(bodies.len(), 1, "one body for every cause: {bodies:?}");
 
-    // What is right is taken, within the leeway and with a list of audiences too.
+    // Valid tokens are accepted, including those within the leeway and with a list of audiences.
     for (name, value) in
         [("nbf", json!(now)), ("exp", json!(now + 30)), ("aud", json!(["x", "holdfast-api"]))]
     {
-        let token = sign(&header(), name, Some(value));
-        let answer = world.rest.call(Method::GET, "/api/orders", &token, &[], None).await.expect("answered");
-        assert_eq!(answer.status, 200, "{name}");
+        assert_eq!(list(&forge.with_claim(name, Some(value))).await.status, 200, "{name}");
     }
-    // Two Authorization headers are none.
+    // Two Authorization headers count as none.
     let request = Request::get(format!("{}/api/orders", world.rest.base_url()))
-        .header("authorization", format!("Bearer {good}"))
-        .header("authorization", format!("Bearer {good}"))
+        .header("authorization", format!("Bearer {}", forge.good))
+        .header("authorization", format!("Bearer {}", forge.good))
         .body(Full::default())
         .expect("a request");
     assert_problem(&world.rest.send(request).await.expect("answered"), 401, "invalid-token");

@@ -1,4 +1,4 @@
-//! Nothing but poison, for a minute, against a stack with the settings that it is shipped with.
+//! Nothing but poison, for a minute, against a stack with its default settings.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -14,8 +14,8 @@ fn world() -> World {
     World::of(STACK.get_or_init(|| TestStack::start(Scope::Everything, &[], &steps)))
 }
 
-/// The consumer stops at its limit, says so, and the other ways into its service stay open; what it did not take stays in
-/// the topic, and all of it is parked once an operator says so. Nothing is lost, and nothing is parked twice.
+/// The consumer stops at its limit, says so, and its service keeps serving calls; what it did not read stays in the
+/// topic, and all of it is parked once an operator resumes it. Nothing is lost, and nothing is parked twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_minute_of_nothing_but_poison_loses_nothing() {
     const POISON: i64 = 3_000;
@@ -53,7 +53,7 @@ async fn a_minute_of_nothing_but_poison_loses_nothing() {
     let stops = stats["stopped_consumers"].as_array().expect("a list");
     assert_eq!((stops.len(), &stops[0]["service"]), (1, &Value::from("payment")), "{stats}");
 
-    let resume = ["resume", "--service", "payment", "--park", "3000", "--reason", "the sender is mended"];
+    let resume = ["resume", "--service", "payment", "--park", "3000", "--reason", "the sender is fixed"];
     let resumed = world.dlq(&resume).await;
     assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
     reaches("all is parked", POISON, || world.count("payment", rows, "order.created")).await;

@@ -1,4 +1,4 @@
-//! Dead letters as an operator meets them: through real Kafka, by the command line, while everything is killed.
+//! Dead letters from an operator's view: through real Kafka, with the command line, while everything is killed.
 
 use std::{process::Stdio, sync::OnceLock, time::Duration};
 
@@ -16,7 +16,7 @@ use holdfast_testkit::stack::TestStack;
 use prost::Message as _;
 use rdkafka::producer::FutureRecord;
 use serde_json::Value;
-use sqlx::Row as _;
+use sqlx::{PgConnection, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ fn world() -> World {
             &[],
             &[
                 ("HOLDFAST__DELIVERY__STEP", "50ms"),
-                // Here nothing but poison is what is wanted.
+                // These tests want nothing but poison.
                 ("HOLDFAST__KAFKA__DEAD_LETTERS_IN_A_ROW_MAX", "1000000"),
                 ("HOLDFAST__KAFKA__DEAD_LETTER_SHARE_MAX", "1.0"),
             ],
@@ -78,9 +78,9 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     let table = world.dlq(&["show", letter]).await;
     assert!(String::from_utf8_lossy(&table.stdout).contains("ffffffffffffff"));
 
-    // In vain before it is repaired: nothing is redriven, and the command says so.
-    let (vain, code) = world.dlq_json(&["redrive", letter, "--execute"]).await;
-    assert_eq!((vain["failed"].as_u64(), vain["behind"].as_u64(), code), (Some(1), Some(1), 1));
+    // Before it is repaired, nothing is redriven, and the command says so.
+    let (unrepaired, code) = world.dlq_json(&["redrive", letter, "--execute"]).await;
+    assert_eq!((unrepaired["failed"].as_u64(), unrepaired["behind"].as_u64(), code), (Some(1), Some(1), 1));
 
     let event = serde_json::json!({
         "orderId": order_id, "userId": user, "deliveryAddress": "1 Repair Road",
@@ -112,7 +112,7 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     let (shown, _) = world.dlq_json(&["show", letter]).await;
     assert_eq!(shown["state"], "redriven");
     assert_eq!(shown["edited_value"]["orderId"], order_id.as_str());
-    // And there is nothing left to do there. (The order service does not know this order, and parks what it hears of it.)
+    // And there is nothing left to do there. (The order service does not know this order, and parks its events.)
     for nothing in [
         &["redrive", "--service", "payment", "--key", &order_id, "--execute"][..],
         &["list", "--service", "payment", "--key", &order_id, "--state", "parked"],
@@ -168,17 +168,20 @@ async fn a_bare_record_is_repaired() {
     world.every_record_is_tallied().await;
 }
 
-/// What an operator gets wrong is said, with the exit code of the contract, and changes nothing.
-#[tokio::test(flavor = "multi_thread")]
-async fn wrong_commands_are_said() {
-    let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
-    let unknown = Uuid::now_v7().to_string();
-    for (arguments, code, says) in [
+/// `skip` of one record of payment.
+fn skip<'a>(topic: &'a str, offset: &'a str) -> Vec<&'a str> {
+    let place = ["skip", "--service", "payment", "--topic", topic, "--partition", "0", "--offset", offset];
+    [&place[..], &["--reason", "x", "--yes"]].concat()
+}
+
+/// Wrong commands, each with its exit code and what its message must contain. `unknown` is an id that no service has,
+/// and `upper` is the same in upper case.
+fn wrong_commands<'a>(unknown: &'a str, upper: &'a str) -> Vec<(Vec<&'a str>, i32, &'static str)> {
+    vec![
         (vec!["redrive"], 1, "which?"),
         (vec!["redrive", "--all", "--rate", "fast"], 2, "--rate"),
         (vec!["redrive", "--all", "--max", "0"], 2, "--max"),
-        (vec!["redrive", &unknown, "--execute"], 3, "no parked dead letter matches"),
+        (vec!["redrive", unknown, "--execute"], 3, "no parked dead letter matches"),
         // An empty or unknown value never matches everything.
         (vec!["redrive", "nonsense", "--execute"], 2, "must be an id"),
         (vec!["redrive", "", "--execute"], 2, "must be an id"),
@@ -192,53 +195,29 @@ async fn wrong_commands_are_said() {
         (vec!["list", "--state", ""], 2, "--state"),
         (vec!["list", "--since", ""], 2, "--since"),
         (vec!["list", "--since", "199999999h"], 2, "--since"),
-        (vec!["list", "--key", &unknown.to_uppercase()], 3, "no dead letter matches"),
+        (vec!["list", "--key", upper], 3, "no dead letter matches"),
         (vec!["show", ""], 2, "must be an id"),
         (vec!["audit", ""], 2, "must be an id"),
-        (vec!["edit", &unknown, "--record-key", "x", "--reason", " "], 2, "--reason"),
+        (vec!["edit", unknown, "--record-key", "x", "--reason", " "], 2, "--reason"),
         (vec!["discard", "", "--reason", "x", "--yes"], 2, "must be an id"),
-        (vec!["show", &unknown], 3, "no service has"),
+        (vec!["show", unknown], 3, "no service has"),
         (vec!["list", "--service", "kafka"], 2, "--service"),
         (vec!["list", "--since", "yesterday"], 2, "--since"),
-        (vec!["discard", &unknown, "--reason", "x"], 1, "pass --yes"),
-        (
-            vec![
-                "skip",
-                "--service",
-                "payment",
-                "--topic",
-                "",
-                "--partition",
-                "0",
-                "--offset",
-                "0",
-                "--reason",
-                "x",
-            ],
-            2,
-            "--topic",
-        ),
-        (
-            vec![
-                "skip",
-                "--service",
-                "payment",
-                "--topic",
-                "order.created",
-                "--partition",
-                "0",
-                "--offset",
-                "999999",
-                "--reason",
-                "x",
-                "--yes",
-            ],
-            3,
-            "no such record",
-        ),
-        (vec!["discard", &unknown, "--reason", "x", "--yes"], 3, "none of them is parked"),
-        (vec!["edit", &unknown, "--value", "-", "--reason", "x"], 3, "no service has"),
-    ] {
+        (vec!["discard", unknown, "--reason", "x"], 1, "pass --yes"),
+        (skip("", "0"), 2, "--topic"),
+        (skip("order.created", "999999"), 3, "no such record"),
+        (vec!["discard", unknown, "--reason", "x", "--yes"], 3, "none of them is parked"),
+        (vec!["edit", unknown, "--value", "-", "--reason", "x"], 3, "no service has"),
+    ]
+}
+
+/// A wrong command is refused with a message and the exit code of the contract, and changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_commands_are_refused() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let unknown = Uuid::now_v7().to_string();
+    for (arguments, code, says) in wrong_commands(&unknown, &unknown.to_uppercase()) {
         let mut command = world.dlq_command(&arguments);
         command.stdin(Stdio::null());
         let output =
@@ -265,7 +244,7 @@ async fn poison_in_an_idle_partition_is_parked_once() {
         world.kill("payment");
         eventually("it is down", || async { world.readyz("payment").await.0 != 200 }).await;
         eventually("it is back", || async { world.readyz("payment").await.0 == 200 }).await;
-        // A good order goes the same way: when it is through, what was before it is through as well.
+        // A good order goes the same way: when it has passed, everything before it has passed as well.
         let user = world.user("after", "10.00").await;
         let order = world.create(&user, "1 Quay Street", 100).await;
         eventually("an order passes", || async {
@@ -278,14 +257,14 @@ async fn poison_in_an_idle_partition_is_parked_once() {
     let copies = "select coalesce(sum(parked), 0)::bigint from consumer_positions where topic = $1";
     let parked = world.count("payment", copies, "order.created").await;
     let rows = "select count(*) from dead_letters where topic = $1";
-    assert_eq!(parked, world.count("payment", rows, "order.created").await, "the account is exact");
+    assert_eq!(parked, world.count("payment", rows, "order.created").await, "the tally is exact");
 }
 
 /// Everything that payment stores and sends.
 async fn fingerprint(world: &World) -> Vec<(String, i64)> {
     let mut prints = Vec::new();
     let mut payments = world.connect("payment").await;
-    // What deliveries say reaches payment too, late, and is none of a redrive's business.
+    // Delivery events reach payment too, later, and have nothing to do with a redrive.
     for what in [
         "dead_letters",
         "dead_letter_audit",
@@ -307,16 +286,16 @@ async fn fingerprint(world: &World) -> Vec<(String, i64)> {
     prints
 }
 
-/// A dry run changes nothing, in no table and no topic; and the work itself keeps the pace that it is given, over a crowd
-/// of letters, by the times in the audit.
+/// A dry run changes nothing, in no table and no topic; and a redrive of many letters keeps to its rate, by the times
+/// in the audit.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_keeps_its_pace() {
+async fn a_redrive_keeps_its_rate() {
     const LETTERS: i64 = 300;
     const RATE: f64 = 30.0;
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("made");
+    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("created");
     let user = format!("pace-{}", Uuid::now_v7());
     let producer = world.producer();
     for _ in 0..LETTERS {
@@ -357,26 +336,18 @@ async fn a_redrive_keeps_its_pace() {
     world.every_record_is_tallied().await;
 }
 
-/// A thousand letters are redriven while the command, the service and Kafka are killed with -9: each is applied exactly
-/// once, and the audit has every action.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_letters_survive_every_kill() {
-    const LETTERS: u64 = 1000;
-    let _alone = ONE_AT_A_TIME.lock().await;
-    let world = world();
-    // The cause: a database that refuses payments, for a reason in the data.
-    let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("made");
+/// Creates `count` orders under load. Returns their ids.
+async fn create_orders(world: &World, count: u64) -> Vec<String> {
     let mut users = Vec::new();
     for n in 0..20 {
         users.push(world.user(&format!("thousand-{n}"), "1000.00").await);
     }
-    let plan = Plan { rate: 150.0, requests: LETTERS, clients: 16 };
+    let plan = Plan { rate: 150.0, requests: count, clients: 16 };
     let created = open_loop(plan, move |number, _| {
         let user = users[usize::try_from(number).unwrap_or(0) % users.len()].clone();
         async move {
             let (order, key) = (sample_order("1 Kill Street", 100), Uuid::now_v7().to_string());
-            // A busy machine may say 503; the key makes it safe to come again.
+            // A busy machine may answer 503; the key makes it safe to try again.
             loop {
                 let answer = user.create_order(&order, Some(&key)).await.expect("answered");
                 if answer.status == 201 {
@@ -387,7 +358,25 @@ async fn a_thousand_letters_survive_every_kill() {
         }
     })
     .await;
-    let orders: Vec<String> = created.iter().map(id).collect();
+    created.iter().map(id).collect()
+}
+
+/// Two counts over rows of these orders: all of them, and the distinct ones.
+async fn count_of_orders(connection: &mut PgConnection, sql: &'static str, orders: &[String]) -> (i64, i64) {
+    let row = sqlx::query(sql).bind(orders).fetch_one(connection).await.expect("counted");
+    (row.get(0), row.get(1))
+}
+
+/// A thousand letters are redriven while the command, the service and Kafka are killed with -9: each is applied exactly
+/// once, and the audit has every action.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_letters_survive_every_kill() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    // The cause: a database that refuses payments, for a reason in the data.
+    let mut payments = world.connect("payment").await;
+    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("created");
+    let orders = create_orders(&world, 1000).await;
     assert_eq!(orders.len(), 1000);
     let class = "select count(*) from dead_letters where class = $1 and state = 'parked'";
     reaches("all are parked", 1000, || world.count("payment", class, "attempts-exhausted")).await;
@@ -406,46 +395,33 @@ async fn a_thousand_letters_survive_every_kill() {
     redrive.kill().expect("kill -9");
     redrive.wait().expect("it is gone");
     assert!(left().await > 0);
-    // A second one begins as soon as the service has noticed; a third beside it is refused.
+    // A second one begins as soon as the service has noticed; a third one meanwhile is refused.
     let mut redrive = start();
-    eventually("it goes on", || async { left().await < 800 }).await;
+    eventually("it continues", || async { left().await < 800 }).await;
     let refused = world.dlq(&["redrive", "--service", "payment", "--all", "--execute"]).await;
     assert_eq!(refused.status.code(), Some(1));
     let talk = String::from_utf8_lossy(&refused.stderr);
     assert!(talk.contains("another redrive of this service is running"), "{talk}");
     // The service dies, then the broker; the command waits for the one and doesn't need the other.
     world.kill("payment");
-    eventually("it goes on", || async { left().await < 600 }).await;
+    eventually("it continues", || async { left().await < 600 }).await;
     world.kill("kafka");
-    eventually("it goes on", || async { left().await < 400 }).await;
+    eventually("it continues", || async { left().await < 400 }).await;
     let ended =
         tokio::task::spawn_blocking(move || redrive.wait()).await.expect("no panic").expect("it ends");
     assert!(ended.success(), "{ended}");
     assert_eq!(left().await, 0);
 
-    let rows = sqlx::query(
-        "select count(*), count(distinct dead_letter_id) from dead_letter_audit as a
+    let audited = "select count(*), count(distinct dead_letter_id) from dead_letter_audit as a
         join dead_letters as d on d.id = a.dead_letter_id
-        where a.action = 'redrive' and d.subject = any($1)",
-    )
-    .bind(&orders)
-    .fetch_one(&mut payments)
-    .await
-    .expect("counted");
-    assert_eq!(
-        (rows.get::<i64, _>(0), rows.get::<i64, _>(1)),
-        (1000, 1000),
-        "the audit has every action once"
-    );
-    let charges = sqlx::query(
-        "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)",
-    )
-    .bind(&orders)
-    .fetch_one(&mut payments)
-    .await
-    .expect("counted");
-    assert_eq!((charges.get::<i64, _>(0), charges.get::<i64, _>(1)), (1000, 1000), "charged exactly once");
-    // And the saga of each order goes on to its end.
+        where a.action = 'redrive' and d.subject = any($1)";
+    let audited = count_of_orders(&mut payments, audited, &orders).await;
+    assert_eq!(audited, (1000, 1000), "the audit has every action once");
+    let charged =
+        "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)";
+    let charged = count_of_orders(&mut payments, charged, &orders).await;
+    assert_eq!(charged, (1000, 1000), "charged exactly once");
+    // And the saga of each order runs to its end.
     let paid = "select count(*) from orders where delivery_address = $1 and status = 'PAID'";
     reaches("all are paid", 1000, || world.count("order", paid, "1 Kill Street")).await;
     world.every_record_is_tallied().await;

@@ -1,5 +1,6 @@
-//! The disk of a whole stack is full for a while: what runs lives or comes back by itself, nothing that was accepted is lost,
-//! and `holdfast status` is true all the way. Needs root and a machine that lets it mount; says so and ends where not.
+//! The disk of a whole stack is full for a while: what runs survives or comes back on its own, nothing that was
+//! accepted is lost, and `holdfast status` is right throughout. Needs root and a machine that lets it mount; otherwise
+//! it is skipped with a message.
 
 use std::{
     collections::HashMap,
@@ -13,7 +14,7 @@ use std::{
 use holdfast_chaos::rest::{Session, is_terminal, sample_order};
 use holdfast_e2e::{World, eventually, id};
 use holdfast_native::{
-    layout::{Kind, PARTICIPANTS, Scope},
+    layout::{Kind, PARTICIPANTS, Scope, participant_names},
     state::ComponentReport,
 };
 use holdfast_testkit::stack::TestStack;
@@ -21,11 +22,11 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-/// A start asks for 512 MiB.
+/// A start requires 512 MiB.
 const SIZE: &str = "size=900m,mode=755";
 const FULL_FOR: Duration = Duration::from_secs(45);
 
-/// A file system of the test's own. It and the stack on it go with the test, also with one that fails.
+/// A file system of the test's own. It and the stack on it are removed with the test, even if it fails.
 struct Disk {
     folder: PathBuf,
     supervisor: Option<u32>,
@@ -34,7 +35,7 @@ struct Disk {
 impl Disk {
     fn mount() -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("holdfast-disk-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("made");
+        fs::create_dir_all(&folder).expect("created");
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "holdfast-test"]).arg(&folder).output();
         if mounted.is_ok_and(|output| output.status.success()) {
@@ -48,7 +49,7 @@ impl Disk {
         self.folder.join("filler")
     }
 
-    /// Takes all that is left; again and again, because what is deleted and cut off frees a little.
+    /// Fills what is left, again and again, because deleting and truncating files frees a little.
     fn fill(&self) {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(self.filler()).expect("open");
         for size in [1 << 20, 4096, 1] {
@@ -72,14 +73,14 @@ impl Drop for Disk {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
-        // Lazily: what did not end keeps it, and nobody else sees it.
+        // Lazily: processes that did not end keep it, and nobody else sees it.
         let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
         let _ = fs::remove_dir(&self.folder);
     }
 }
 
-/// Whether a component works, seen without `holdfast status`: a service by `/readyz`, a server by a login, the broker as far
-/// as it accepts connections.
+/// Whether a component works, checked without `holdfast status`: a service by `/readyz`, a server by a login, the
+/// broker by whether it accepts connections.
 async fn works(world: &World, component: &ComponentReport) -> bool {
     let name = component.name.as_str();
     match component.kind {
@@ -95,8 +96,9 @@ async fn works(world: &World, component: &ComponentReport) -> bool {
     }
 }
 
-/// Where status and truth differ. Things change while one looks, so what was so before or after is true.
-async fn lies(world: &World) -> Vec<String> {
+/// Where status and reality differ. Things change during the check, so both what was true before and what is true after
+/// count.
+async fn differences(world: &World) -> Vec<String> {
     let components = world.stack.report().components;
     let mut seen: HashMap<String, Vec<bool>> = HashMap::new();
     for component in &components {
@@ -106,23 +108,23 @@ async fn lies(world: &World) -> Vec<String> {
     for component in &components {
         seen.entry(component.name.clone()).or_default().push(works(world, component).await);
     }
-    let mut lies = Vec::new();
+    let mut differences = Vec::new();
     for component in &components {
-        let (said, seen) = (&status[&component.name], &seen[&component.name]);
-        // A broker that accepts connections may still have no answer for anybody.
-        let may_be_less = component.kind == Kind::Kafka && !serves(said);
-        if !seen.contains(&serves(said)) && !may_be_less {
-            lies.push(format!(
+        let (reported, seen) = (&status[&component.name], &seen[&component.name]);
+        // A broker that accepts connections may still not answer.
+        let may_be_less = component.kind == Kind::Kafka && !serves(reported);
+        if !seen.contains(&serves(reported)) && !may_be_less {
+            differences.push(format!(
                 "{}: says {} ({}), seen {seen:?}",
-                component.name, said["state"], said["detail"]
+                component.name, reported["state"], reported["detail"]
             ));
         }
     }
-    lies
+    differences
 }
 
-fn serves(said: &Value) -> bool {
-    ["ready", "degraded"].contains(&said["state"].as_str().expect("a state"))
+fn serves(reported: &Value) -> bool {
+    ["ready", "degraded"].contains(&reported["state"].as_str().expect("a state"))
 }
 
 async fn while_it_is_full(
@@ -134,7 +136,7 @@ async fn while_it_is_full(
 ) {
     let begin = Instant::now();
     let mut states: HashMap<String, usize> = HashMap::new();
-    // Some die meanwhile, so that processes are there that the supervisor can't write down.
+    // Some die meanwhile, so that there are processes that the supervisor can't record.
     let mut victims = vec![(Duration::from_secs(15), "gateway"), (Duration::from_secs(8), "delivery")];
     let mut unwritten = false;
     while begin.elapsed() < FULL_FOR {
@@ -145,14 +147,16 @@ async fn while_it_is_full(
         let key = Uuid::now_v7().to_string();
         match user.create_order(&sample_order("1 Full Street", 100), Some(&key)).await {
             Ok(answer) if answer.status == 201 => orders.push(id(&answer.json())),
-            // It may have been accepted, and the answer lost.
+            // It may have been accepted, and only the answer lost.
             _ => keys.push(key),
         }
-        let mut found = lies(world).await;
+        let mut found = differences(world).await;
         if !found.is_empty() {
-            // A state that lasted less than the look: only one that stays is a lie.
-            let again = lies(world).await;
-            found.retain(|lie| again.iter().any(|other| lie.split(':').next() == other.split(':').next()));
+            // It may have lasted for less than the check: only one that stays is wrong.
+            let again = differences(world).await;
+            found.retain(|difference| {
+                again.iter().any(|other| difference.split(':').next() == other.split(':').next())
+            });
         }
         assert_eq!(found, Vec::<String>::new(), "{:?} after the disk was full", begin.elapsed());
         for (_, component) in world.status().await {
@@ -168,7 +172,7 @@ async fn while_it_is_full(
     }
     assert!(
         unwritten,
-        "a service that serves, and whose process could not be written down, was seen: {states:?}"
+        "a service that serves, and whose process could not be recorded, was seen: {states:?}"
     );
     let mut states: Vec<_> = states.into_iter().collect();
     states.sort();
@@ -184,7 +188,7 @@ async fn a_full_disk_is_survived() {
     };
     let base = disk.folder.clone();
     let stack = tokio::task::spawn_blocking(move || start(&base)).await.expect("no panic");
-    // The world wants a stack that lives as long as the process.
+    // `World` needs a stack that lives as long as the process.
     let stack: &'static TestStack = Box::leak(Box::new(stack));
     disk.supervisor = Some(stack.supervisor_pid());
     let world = World::of(stack);
@@ -199,12 +203,13 @@ async fn a_full_disk_is_survived() {
 
     fs::remove_file(disk.filler()).expect("freed");
     let free = Instant::now();
-    eventually("all is ready by itself", || async {
+    eventually("all is ready on its own", || async {
         world.status().await.values().all(|component| component["state"] == "ready")
     })
     .await;
     eprintln!("all ready {:.1?} after there was room", free.elapsed());
-    // Those whose answer was lost are sent again, as a careful client does: accepted once, whatever had happened.
+    // Orders whose answer was lost are sent again, as a careful client does: they are accepted once, whatever had
+    // happened.
     for key in &maybe {
         eventually("it is accepted", || async {
             match user.create_order(&sample_order("1 Full Street", 100), Some(key)).await {
@@ -233,7 +238,7 @@ async fn a_full_disk_is_survived() {
     })
     .await;
     let lost = "select count(*) from dead_letters where subject <> $1";
-    for service in ["order", "payment", "delivery"] {
+    for service in participant_names() {
         assert_eq!(world.count(service, lost, "").await, 0, "a full disk makes no dead letter, in {service}");
     }
     world.every_record_is_tallied().await;

@@ -1,4 +1,4 @@
-//! What documents and comments point at is there: pitfalls by their number, files by their path, tests by their name.
+//! What documents and comments refer to exists: pitfalls by their number, files by their path, tests by their name.
 
 use std::{
     collections::BTreeSet,
@@ -61,7 +61,7 @@ fn every_pitfall_has_its_row() {
     }
 }
 
-/// Every metric that an alert asks for is one that the code has.
+/// Every metric in an alert exists in the code.
 #[test]
 fn every_alert_asks_for_a_metric_that_exists() {
     let code: String = texts(&["rs"]).into_iter().map(|(_, text)| text).collect();
@@ -80,7 +80,7 @@ fn every_alert_asks_for_a_metric_that_exists() {
     assert!(found > 10, "{found}");
 }
 
-/// Every file that a document links, or names by its path, is there; and so is every test that a link names.
+/// Every file that a document links to, or names by its path, exists; and so does every test that a link names.
 #[test]
 fn what_documents_point_at_is_there() {
     let mut all = Vec::new();
@@ -118,7 +118,7 @@ fn what_documents_point_at_is_there() {
                 && ends.iter().any(|end| name.ends_with(end))
         };
         let ours = |name: &&str| !name.starts_with("config/") && !name.starts_with("target/");
-        // A page of its own names files of other projects.
+        // This page names files of other projects.
         if path.ends_with("docs/pitfalls.md") {
             continue;
         }

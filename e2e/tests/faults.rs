@@ -7,6 +7,7 @@ use holdfast_chaos::{
     rest::{Session, is_terminal, sample_order},
 };
 use holdfast_e2e::{World, eventually, id};
+use holdfast_native::layout::{GATEWAY, PARTICIPANTS, participant_names, service_names};
 use serde_json::Value;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -35,19 +36,19 @@ async fn create_surely(user: &Session, address: &str, cents: u32) -> String {
     }
 }
 
-/// Copies the logs of a round that was odd: the stack and its folder go with the test.
+/// Copies the logs of an unusual round: the stack's folder is deleted with the test.
 fn keep_logs(world: &World, name: &str) {
     let from = world.stack.layout.log_file("order");
     let (from, to) =
         (from.parent().expect("a folder"), std::env::temp_dir().join(format!("holdfast-logs-{name}")));
-    std::fs::create_dir_all(&to).expect("made");
+    std::fs::create_dir_all(&to).expect("created");
     for log in std::fs::read_dir(from).expect("readable").filter_map(Result::ok) {
         std::fs::copy(log.path(), to.join(log.file_name())).expect("copied");
     }
     eprintln!("logs are kept in {}", to.display());
 }
 
-/// How often a test does what it does; a soak asks for more.
+/// How many rounds a test runs; a soak sets more.
 fn rounds(default: u32) -> u32 {
     std::env::var("HOLDFAST_TEST_ROUNDS").map_or(default, |text| text.parse().expect("a number"))
 }
@@ -60,12 +61,12 @@ async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
     let world = World::new();
     let user = world.user("faults", "1000.00").await;
     let mut orders: HashMap<String, u32> = HashMap::new();
-    let victims =
-        ["order", "payment", "delivery", "gateway", "kafka", "orders-db", "payments-db", "deliveries-db"];
+    let victims: Vec<String> =
+        world.stack.report().components.into_iter().map(|component| component.name).collect();
     let rounds = rounds(1);
     for round in 0..rounds {
         for (victim, fault) in
-            victims.iter().flat_map(|victim| [(*victim, Fault::Kill), (*victim, Fault::Stall)])
+            victims.iter().flat_map(|victim| [(victim, Fault::Kill), (victim, Fault::Stall)])
         {
             let load = {
                 let user = user.clone();
@@ -117,14 +118,14 @@ async fn whatever_is_killed_nothing_is_lost_or_done_twice() {
     assert_eq!(made, i64::try_from(orders.len()).expect("few"), "one order for each key");
     let balance = "select balance_minor from accounts where user_id = $1";
     assert_eq!(world.count("payment", balance, &user.user).await, 100_000 - spent);
-    for service in ["order", "payment", "delivery"] {
+    for service in participant_names() {
         let letters = world.count(service, "select count(*) from dead_letters where subject <> $1", "").await;
         assert_eq!(letters, 0, "an absent part is never a dead letter, in {service}");
     }
     world.every_record_is_tallied().await;
 }
 
-/// What must not be is found: money from nowhere, and a delivery that nobody ordered.
+/// Planted violations are found: money from nowhere, and a delivery that nobody ordered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planted_violation_is_found() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -171,7 +172,7 @@ async fn kills_that_overlap_are_survived() {
     let user = world.user("overlap", "1000.00").await;
     let rounds = rounds(3);
     for round in 0..rounds {
-        let service = ["order", "payment", "delivery"][fastrand::usize(..3)];
+        let service = PARTICIPANTS[fastrand::usize(..PARTICIPANTS.len())].name;
         let victims = match fastrand::u8(..5) {
             0 => vec!["kafka", service],
             1 => vec![service, "kafka"],
@@ -195,7 +196,7 @@ async fn kills_that_overlap_are_survived() {
         eprintln!("round {round}: {victims:?}, {pause:?} apart, well again after {:.1?}", begin.elapsed());
     }
     let lost = "select count(*) from dead_letters where subject <> $1";
-    for service in ["order", "payment", "delivery"] {
+    for service in participant_names() {
         assert_eq!(world.count(service, lost, "").await, 0, "never a dead letter, in {service}");
     }
     world.every_record_is_tallied().await;
@@ -219,7 +220,7 @@ async fn the_backlog_of_an_outage_drains() {
         orders.push(create_surely(&user, "1 Outage Street", 100).await);
     }
     let pending = "select count(*) from orders where user_id = $1 and status = 'PENDING'";
-    assert_eq!(world.count("order", pending, &user.user).await, seconds, "nothing went by the database");
+    assert_eq!(world.count("order", pending, &user.user).await, seconds, "nothing bypassed the database");
     #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
     let expected = seconds as f64;
     let lag = async || world.metric("payment", "consumer_lag_records", &["order.created"]).await;
@@ -241,10 +242,10 @@ async fn the_backlog_of_an_outage_drains() {
     world.every_record_is_tallied().await;
 }
 
-/// While a database is away its service says so, the gateway answers quickly with a problem, and reads of the others go
-/// on; then all is well by itself.
+/// While a database is away its service says so, the gateway answers quickly with a problem, and reads from the others
+/// still work; then everything recovers on its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_absent_database_is_said_and_survived() {
+async fn an_absent_database_is_reported_and_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::new();
     let user = world.user("absent", "10.00").await;
@@ -274,8 +275,8 @@ async fn an_absent_database_is_said_and_survived() {
     eventually("the gateway is well", || async { world.is_well("gateway").await }).await;
 }
 
-/// While Kafka is stopped, and while payment is dead, order and gateway can serve: they are ready, degraded and say why,
-/// and orders are accepted. Then all is delivered by itself.
+/// While Kafka is stopped, and while payment is dead, order and gateway can serve: they are ready, degraded and say
+/// why, and orders are accepted. Then everything is delivered.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_callers_do_not_need_now_degrades_only() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -289,7 +290,7 @@ async fn what_callers_do_not_need_now_degrades_only() {
         .await;
     }
     let mut orders = vec![create_surely(&user, "1 Quay Street", 100).await];
-    for component in ["order", "payment", "delivery", "gateway"] {
+    for component in service_names() {
         let (status, body) = world.readyz(component).await;
         assert_eq!((status, &body["ready"]), (200, &Value::Bool(true)), "{component}: {body}");
     }
@@ -308,9 +309,9 @@ async fn what_callers_do_not_need_now_degrades_only() {
     })
     .await;
     orders.push(create_surely(&user, "2 Quay Street", 100).await);
-    assert_eq!(world.readyz("order").await.0, 200, "payment is nothing to order");
+    assert_eq!(world.readyz("order").await.0, 200, "order does not need payment");
     world.heal(Fault::Stall, "payment");
-    for component in ["order", "payment", "delivery", "gateway"] {
+    for component in service_names() {
         eventually(&format!("{component} is well"), || async { world.is_well(component).await }).await;
     }
     for order in &orders {
@@ -321,8 +322,8 @@ async fn what_callers_do_not_need_now_degrades_only() {
     }
 }
 
-/// Asked to end, every service ends in order: it says that it drains while calls are in hand, and then that it has stopped. Orders
-/// go on meanwhile.
+/// When asked to stop, every service stops cleanly: it says that it drains while calls are in progress, and then that
+/// it has stopped. Orders keep being processed meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_service_ends_in_order() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -330,7 +331,7 @@ async fn every_service_ends_in_order() {
     let user = world.user("terminate", "10.00").await;
     eventually("all is well", || async { world.is_well("gateway").await }).await;
 
-    // Held up by its database, a call is in hand for a while.
+    // A call is in progress for a while, because its database is stopped.
     let calls = || world.metric("order", "grpc_calls_total", &[]);
     let before = calls().await;
     world.apply(Fault::Stall, "orders-db");
@@ -338,7 +339,7 @@ async fn every_service_ends_in_order() {
         let user = user.clone();
         async move { user.get("/api/orders").await.map(|answer| answer.status) }
     });
-    eventually("the call is in hand", || async { calls().await > before }).await;
+    eventually("the call is in progress", || async { calls().await > before }).await;
     world.apply(Fault::Terminate, "order");
     eventually("it says that it drains", || async {
         let (status, body) = world.readyz("order").await;
@@ -348,13 +349,13 @@ async fn every_service_ends_in_order() {
     world.heal(Fault::Stall, "orders-db");
     held.await.expect("no panic").expect("answered");
 
-    for service in ["order", "payment", "delivery", "gateway"] {
+    for service in participant_names().chain([GATEWAY]) {
         let ends = || {
             let log = std::fs::read_to_string(world.stack.layout.log_file(service)).expect("a log");
             assert!(!log.contains("stopped by a failure"), "{service}");
             log.lines().filter(|line| line.contains("\"message\":\"stopped\"")).count()
         };
-        // The first was asked above.
+        // The first was asked to stop above.
         let before = if service == "order" { 0 } else { ends() };
         if service != "order" {
             world.apply(Fault::Terminate, service);
@@ -368,9 +369,9 @@ async fn every_service_ends_in_order() {
     }
 }
 
-/// The broker is killed, comes back, and a while later stalls for about the session timeout: every member is fenced, and a
-/// client may be left deaf or a member without partitions (pitfalls P38). All orders are delivered by themselves. A round
-/// here; `HOLDFAST_TEST_ROUNDS=200 cargo test -p holdfast-e2e --test faults stalls -- --nocapture` is a soak.
+/// The broker is killed, comes back, and a while later stalls for about the session timeout: every member is fenced,
+/// and a client may be left deaf or a member without partitions (pitfalls P38). All orders are delivered without help.
+/// A round here; `HOLDFAST_TEST_ROUNDS=200 cargo test -p holdfast-e2e --test faults stalls -- --nocapture` is a soak.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stalls_is_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -404,11 +405,11 @@ async fn a_broker_that_stalls_is_survived() {
             .await;
         }
         let delivered = begin.elapsed();
-        for service in ["order", "payment", "delivery", "gateway"] {
+        for service in service_names() {
             eventually(&format!("{service} is well"), || async { world.is_well(service).await }).await;
         }
         let (mut lost, mut replaced) = (Vec::new(), Vec::new());
-        for service in ["order", "payment", "delivery"] {
+        for service in participant_names() {
             lost.push(world.metric(service, "consumer_memberships_lost_total", &[]).await);
             replaced.push(world.metric(service, "outbox_producer_replacements_total", &[]).await);
         }
@@ -425,8 +426,8 @@ async fn a_broker_that_stalls_is_survived() {
     world.every_record_is_tallied().await;
 }
 
-/// A service that is deaf (its process lives) looks like it in `holdfast status`, which asks it and not a file, and the
-/// supervisor starts it again. Orders go on.
+/// A deaf service (its process lives) shows as such in `holdfast status`, which asks the service and not a file, and
+/// the supervisor restarts it. Orders keep being processed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deaf_service_is_started_again() {
     let _alone = ONE_AT_A_TIME.lock().await;

@@ -1,5 +1,5 @@
-//! Bad events on the real topics: each becomes a dead letter of the right class with its bytes unchanged, nothing is lost,
-//! and the services go on.
+//! Bad events on the real topics: each becomes a dead letter of the right class with its bytes unchanged, nothing is
+//! lost, and the services keep running.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 const TOPIC: &str = "payment.completed";
 
-/// A record as a stranger could send it.
+/// A record as any client could send it.
 #[derive(Clone)]
 struct Draft {
     key: Option<Vec<u8>>,
@@ -118,16 +118,12 @@ fn read_copies(world: &World, group: &str) -> Vec<((i32, i64), Draft)> {
     copies
 }
 
-/// Each kind of bad event, in both groups that read the topic.
-#[tokio::test(flavor = "multi_thread")]
-async fn bad_events_become_dead_letters_of_their_class() {
-    let world = World::new();
-    let user = world.user("events", "1000.00").await;
-    let producer = world.producer();
-    let good = || Draft::new(&Uuid::now_v7().to_string(), &user.user, 100);
+/// Bad events, each with the class that it must get.
+fn bad_events(user: &str) -> Vec<(&'static str, Draft, &'static str)> {
+    let good = || Draft::new(&Uuid::now_v7().to_string(), user, 100);
     let mut other_payload = order::OrderCreated::default().encode_to_vec();
     other_payload.extend_from_slice(&[0xff; 3]);
-    let cases: Vec<(&str, Draft, &str)> = vec![
+    vec![
         ("tombstone", good().value(None), "decode"),
         ("empty value", good().value(Some(b"")), "decode"),
         ("cut short", good().value(Some(&good().value.expect("a value")[..20])), "decode"),
@@ -150,14 +146,49 @@ async fn bad_events_become_dead_letters_of_their_class() {
             "schema-violation",
         ),
         ("forged dead-letter headers", good().with("dlq-class", b"none").value(None), "decode"),
-    ];
+    ]
+}
+
+/// The event was parked once: its copy is the original with the headers of a dead letter behind its own, and its letter is in
+/// the table.
+async fn assert_parked(
+    world: &World,
+    group: &str,
+    what: &str,
+    draft: &Draft,
+    copies: &[&Draft],
+    class: &str,
+) {
+    let [copy] = copies else { panic!("{what} has {} copies in {group}", copies.len()) };
+    assert_eq!(copy.key, draft.key, "{what}");
+    assert_eq!(copy.value, draft.value, "{what}");
+    let (originals, added) = copy.headers.split_at(draft.headers.len());
+    assert_eq!(originals, draft.headers, "{what}");
+    let get = |name: &str| {
+        let (_, value) = added.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name} of {what}"));
+        String::from_utf8_lossy(value).into_owned()
+    };
+    assert_eq!(get("dlq-class"), class, "{what} in {group}");
+    assert_eq!(get("dlq-original-topic"), TOPIC);
+    assert_eq!((get("dlq-group").as_str(), get("dlq-service").as_str()), (group, group));
+    assert!(get("dlq-reason").len() <= 512 && !get("dlq-reason").is_empty());
+    let parked = "select count(*) from dead_letters where id::text = $1 and state = 'parked'";
+    assert_eq!(world.count(group, parked, &get("dlq-id")).await, 1, "{what} in {group}");
+}
+
+/// Each kind of bad event, in both groups that read the topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_events_become_dead_letters_of_their_class() {
+    let world = World::new();
+    let user = world.user("events", "1000.00").await;
+    let producer = world.producer();
     let mut sent = Vec::new();
-    for (what, draft, class) in cases {
+    for (what, draft, class) in bad_events(&user.user) {
         let place = draft.send(&producer).await;
         sent.push((what, draft, class, place));
     }
-    // Unknown to order, which would have to know it; delivery can't tell and delivers.
-    let unknown = good();
+    // Unknown to order, which would have to know it; delivery can't know and delivers.
+    let unknown = Draft::new(&Uuid::now_v7().to_string(), &user.user, 100);
     let unknown_place = unknown.send(&producer).await;
 
     for group in ["order", "delivery"] {
@@ -175,35 +206,14 @@ async fn bad_events_become_dead_letters_of_their_class() {
         for (what, draft, class, place) in expected {
             let found: Vec<&Draft> =
                 copies.iter().filter(|(copy, _)| *copy == place).map(|(_, draft)| draft).collect();
-            assert_eq!(found.len(), 1, "{what} is parked once in {group}");
-            assert_eq!(found[0].key, draft.key, "{what}");
-            assert_eq!(found[0].value, draft.value, "{what}");
-            let (originals, added) = found[0].headers.split_at(draft.headers.len());
-            assert_eq!(originals, draft.headers, "{what}");
-            let get = |name: &str| {
-                let (_, value) =
-                    added.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name} of {what}"));
-                String::from_utf8_lossy(value).into_owned()
-            };
-            assert_eq!(get("dlq-class"), class, "{what} in {group}");
-            assert_eq!(get("dlq-original-topic"), TOPIC);
-            assert_eq!((get("dlq-group").as_str(), get("dlq-service").as_str()), (group, group));
-            assert!(get("dlq-reason").len() <= 512 && !get("dlq-reason").is_empty());
-            let in_table = world
-                .count(
-                    group,
-                    "select count(*) from dead_letters where id::text = $1 and state = 'parked'",
-                    &get("dlq-id"),
-                )
-                .await;
-            assert_eq!(in_table, 1, "{what} in {group}");
+            assert_parked(&world, group, what, &draft, &found, class).await;
         }
     }
-    // The account of each group is exact: applied + duplicates + parked = records.
+    // The tally of each group is exact: applied + duplicates + parked = records.
     for group in ["order", "delivery"] {
         world.records_are_tallied(group, TOPIC).await;
     }
-    // And the services go on.
+    // And the services keep running.
     let order = world.create(&user, "1 Quay Street", 100).await;
     eventually("a good order is delivered", || async {
         is_terminal(&user.order(&id(&order)).await.expect("answered"))
@@ -223,7 +233,7 @@ async fn repeated_and_contradicting_events_change_nothing() {
         .await;
     let before = user.order(&order_id).await.expect("answered");
 
-    // The same intention under a new id, the same event twice, and another amount.
+    // The same payment under a new event id, the same event twice, and a different amount.
     let again = Draft::new(&order_id, &user.user, 300);
     again.send(&producer).await;
     again.send(&producer).await;

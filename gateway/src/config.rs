@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use holdfast_common::{
-    client::DestinationConfig,
     config::{IdentityConfig, ServiceConfig, duration},
     database::ACQUIRE_TIME_MAX,
     service::Configuration,
 };
 use serde::Deserialize;
+
+use crate::upstream::UpstreamConfig;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -38,7 +39,7 @@ pub struct GatewayConfig {
 }
 
 const DEADLINE: Duration = Duration::from_secs(3);
-// A service whose pool is used up says so before the edge gives up.
+// A service whose pool is exhausted says so before the edge gives up.
 const _: () = assert!(ACQUIRE_TIME_MAX.as_millis() < DEADLINE.as_millis());
 
 const fn default_deadline() -> Duration {
@@ -67,18 +68,6 @@ fn default_audience() -> String {
     "holdfast-api".to_owned()
 }
 
-/// Where the services are.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UpstreamConfig {
-    /// The order service.
-    pub order: DestinationConfig,
-    /// The payment service.
-    pub payment: DestinationConfig,
-    /// The delivery service.
-    pub delivery: DestinationConfig,
-}
-
 impl Configuration for Config {
     fn service(&self) -> &ServiceConfig {
         &self.service
@@ -89,7 +78,7 @@ impl Configuration for Config {
 mod tests {
     use super::*;
 
-    /// The sample that is shipped is a configuration, and says what the defaults are.
+    /// The shipped sample is a valid configuration, and shows the defaults.
     #[test]
     fn the_sample_says_the_defaults() {
         holdfast_common::config::check_sample::<Config>(

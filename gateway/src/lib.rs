@@ -3,11 +3,11 @@
 //!
 //! From top to bottom; a module imports only from below:
 //!
-//! - [`router`]: the routes, and the layers that every request goes through;
+//! - [`router`]: the routes of all resources, and the layers that every request goes through;
+//! - [`api`]: the operations, one file each, and the routes of each resource;
 //! - [`state`]: what handlers share;
-//! - [`api`]: the operations, one file each;
 //! - [`auth`]: tokens and scopes;
-//! - [`upstream`]: the three services, and what their status codes mean here;
+//! - [`upstream`]: the services that are called, and what their status codes mean here;
 //! - [`http`]: connections, request context, strict JSON;
 //! - [`problem`]: failures as a client sees them.
 

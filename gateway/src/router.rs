@@ -1,14 +1,9 @@
-//! All routes, and the layers that every request goes through. This is the top of the crate: only its `start` imports it.
+//! The routes of all resources, and the layers that every request goes through. This is the top of the crate: only its
+//! `start` imports it.
 
 use std::time::Duration;
 
-use axum::{
-    Router,
-    extract::State,
-    middleware,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{Router, extract::State, middleware, response::Response, routing::get};
 use holdfast_common::{admin, health::Health};
 
 use crate::{
@@ -21,22 +16,18 @@ use crate::{
 /// Puts routes and layers together. The last layer is the outermost.
 pub(crate) fn router(gateway: Gateway, deadline: Duration) -> Router {
     Router::new()
-        .route("/api/orders", get(orders::list).post(orders::create))
-        .route("/api/orders/{id}", get(orders::read))
-        .route("/api/orders/{id}/payment", get(orders::payment))
-        .route("/api/orders/{id}/delivery", get(orders::delivery))
-        .route("/api/accounts/{user_id}", get(accounts::read))
-        .route("/api/accounts/{user_id}/credits", post(accounts::credit))
-        // `GET /api/orders/{id}/events`, `/openapi.json` and `/docs` come here.
+        .merge(orders::routes())
+        .merge(accounts::routes())
+        // `/openapi.json` and `/docs` will come here.
         .route("/healthz", get(liveness))
         .route("/readyz", get(readiness))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        // Authentication is not a layer but the `Allowed` parameter of each handler (crate::auth), so that a handler without
-        // it stands out. The rate limit per subject comes after it.
+        // Authentication is not a layer but the `Allowed` parameter of each handler (crate::auth), so that a handler
+        // without it is easy to see. The rate limit per subject will come after it.
         .layer(middleware::from_fn(body::limit))
         .layer(middleware::from_fn(head::refuse_ambiguous))
-        // The rate limit per client address comes here, before any work.
+        // The rate limit per client address will come here, before any work.
         .layer(middleware::from_fn(move |request, next| context::enter(deadline, request, next)))
         .with_state(gateway)
 }

@@ -1,72 +1,74 @@
-//! The three services, and what their status codes mean to a REST client.
+//! The services that are called, and what their status codes mean to a REST client.
 
 use std::{sync::Arc, time::Duration};
 
 use holdfast_common::{
-    client::{self, Destination, Unguarded},
+    client::{self, Destination, DestinationConfig, Unguarded},
     deadline::Deadline,
     error::BoxError,
     health::Component,
     identity::Identity,
     stop::sleep_unless_stopped,
 };
-use holdfast_proto::{
-    delivery::v1::delivery_service_client::DeliveryServiceClient,
-    order::v1::order_service_client::OrderServiceClient,
-    payment::v1::payment_service_client::PaymentServiceClient,
-};
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{
-    config::UpstreamConfig,
-    problem::{FieldError, Problem, ProblemType},
-};
+use crate::problem::{FieldError, Problem, ProblemType};
+
+macro_rules! upstreams {
+    ($(
+        $(#[$doc:meta])*
+        $service:ident $(, called by $clients:ident() -> $module:ident::$client:ident)?;
+    )+) => {
+        /// Where the services are.
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct UpstreamConfig {
+            $($(#[$doc])* pub $service: DestinationConfig,)+
+        }
+
+        #[derive(Debug)]
+        struct Destinations {
+            $($service: Destination,)+
+        }
+
+        impl Upstream {
+            pub(crate) fn new(config: &UpstreamConfig, identity: &Identity) -> Result<Self, BoxError> {
+                let destination = |config| client::destination(config, identity, holdfast_proto::is_idempotent);
+                Ok(Self(Arc::new(Destinations { $($service: destination(&config.$service)?,)+ })))
+            }
+
+            $($(
+                pub(crate) fn $clients(&self) -> holdfast_proto::$service::v1::$module::$client<Destination> {
+                    holdfast_proto::$service::v1::$module::$client::new(self.0.$service.clone())
+                }
+            )?)+
+
+            /// All of them, by name.
+            pub(crate) fn services(&self) -> impl Iterator<Item = (&'static str, Destination)> {
+                [$((stringify!($service), self.0.$service.clone())),+].into_iter()
+            }
+        }
+    };
+}
 
 /// The services; clones share the connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstream(Arc<Destinations>);
 
-#[derive(Debug)]
-struct Destinations {
-    order: Destination,
-    payment: Destination,
-    delivery: Destination,
-}
-
-impl Upstream {
-    pub(crate) fn new(config: &UpstreamConfig, identity: &Identity) -> Result<Self, BoxError> {
-        let destination = |config| client::destination(config, identity, holdfast_proto::is_idempotent);
-        Ok(Self(Arc::new(Destinations {
-            order: destination(&config.order)?,
-            payment: destination(&config.payment)?,
-            delivery: destination(&config.delivery)?,
-        })))
-    }
-
-    pub(crate) fn orders(&self) -> OrderServiceClient<Destination> {
-        OrderServiceClient::new(self.0.order.clone())
-    }
-
-    pub(crate) fn payments(&self) -> PaymentServiceClient<Destination> {
-        PaymentServiceClient::new(self.0.payment.clone())
-    }
-
-    pub(crate) fn deliveries(&self) -> DeliveryServiceClient<Destination> {
-        DeliveryServiceClient::new(self.0.delivery.clone())
-    }
-
-    /// All of them, by name.
-    pub(crate) fn services(&self) -> [(&'static str, Destination); 3] {
-        [
-            ("order", self.0.order.clone()),
-            ("payment", self.0.payment.clone()),
-            ("delivery", self.0.delivery.clone()),
-        ]
-    }
+// One row says all of a service: its name, which is that of its settings and of its package, and, if it is called, its client.
+// One that is not called is watched all the same.
+upstreams! {
+    /// The order service.
+    order, called by orders() -> order_service_client::OrderServiceClient;
+    /// The payment service.
+    payment, called by payments() -> payment_service_client::PaymentServiceClient;
+    /// The delivery service.
+    delivery, called by deliveries() -> delivery_service_client::DeliveryServiceClient;
 }
 
 /// The pause between two probes of a service.

@@ -56,7 +56,7 @@ impl Configuration for Config {
 mod tests {
     use super::*;
 
-    /// The sample that is shipped is a configuration, and says what the defaults are.
+    /// The shipped sample is a valid configuration, and shows the defaults.
     #[test]
     fn the_sample_says_the_defaults() {
         holdfast_common::config::check_sample::<Config>(include_str!("../../deploy/config/order.toml"), &[]);

@@ -1,4 +1,4 @@
-//! Events of other services to changes of orders.
+//! Turns events of other services into changes of orders.
 
 use holdfast_common::{
     clock,
@@ -15,7 +15,7 @@ use crate::{
     store,
 };
 
-/// Handles what payment and delivery tell.
+/// Handles the events of payment and delivery.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OrderEvents;
 
@@ -45,7 +45,7 @@ impl Handler for OrderEvents {
                 let event = match message.status() {
                     payment::PaymentStatus::Success => Event::Charged(amount),
                     payment::PaymentStatus::InsufficientFunds => Event::Declined,
-                    _ => return Err(check::violation("status is not one of this event")),
+                    _ => return Err(check::violation("status is not valid for this event")),
                 };
                 (message.order_id, message.user_id, event)
             }
@@ -89,7 +89,7 @@ impl Handler for OrderEvents {
         let now = clock::now();
         let mut answers = Vec::with_capacity(events.len());
         for Accepted { event, .. } in events {
-            // The order is stored before its first event is published, so an unknown one never was ours.
+            // The order is stored before its first event is published, so an unknown one was never ours.
             let order = orders.get_mut(&event.order_id);
             let Some(order) = order.filter(|order| order.user_id == event.user_id) else {
                 answers.push(refuse("no such order of this user"));

@@ -6,7 +6,7 @@ use holdfast_common::{
     database::{Database, DatabaseError},
     deadline::Deadline,
     idempotency::{self, WriteError},
-    outbox::{self, OutboxRecord},
+    outbox,
     trace::TraceContext,
 };
 use holdfast_proto::{IdempotencyKey, OrderId};
@@ -14,11 +14,10 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::{Draft, Order},
-    event::order_created,
-    store,
+    event, store,
 };
 
-/// An order that is asked for, checked.
+/// A checked request for an order.
 #[derive(Debug, Clone)]
 pub(crate) struct NewOrder {
     pub(crate) draft: Draft,
@@ -72,7 +71,6 @@ async fn write(
     }
     let order = Order::create(order_id, draft, clock::now());
     store::insert_order(connection, &order, &key, &fingerprint).await?;
-    let event = OutboxRecord::from_event(order_created(&order, trace), "order");
-    outbox::append(connection, vec![event]).await?;
+    outbox::append(connection, event::of_creation(&order, trace)).await?;
     Ok(Created { order, replayed: false })
 }

@@ -22,7 +22,7 @@ pub enum Status {
     Paid,
     /// Not charged; terminal.
     InsufficientFunds,
-    /// Charged and returned; terminal.
+    /// Charged and refunded; terminal.
     Refunded,
 }
 
@@ -131,7 +131,7 @@ impl Draft {
         Ok(Self { user_id, delivery_address, items, total })
     }
 
-    /// The content as unambiguous bytes, for the fingerprint of an idempotency key.
+    /// The content as unambiguous bytes, for the fingerprint stored with an idempotency key.
     #[must_use]
     pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -176,12 +176,12 @@ pub struct Order {
     pub updated_at: OffsetDateTime,
 }
 
-/// What other services tell of an order.
+/// What other services report about an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Charged.
     Charged(Money),
-    /// Not charged for want of funds.
+    /// Not charged for lack of funds.
     Declined,
     /// The charge was returned.
     Refunded(Money),
@@ -192,13 +192,13 @@ pub enum Event {
 /// An event that contradicts the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Charged or delivered after it was declined, or the other way round.
+    /// Charged or delivered after it was declined, or declined after that.
     #[error("payment was decided the other way")]
     PaymentDecided,
-    /// The delivery ended in another way before.
+    /// The delivery has ended differently before.
     #[error("delivery ended in another way")]
     DeliveryEnded,
-    /// Another amount than the order's total.
+    /// An amount other than the order's total.
     #[error("amount is not the order's total")]
     Amount,
 }
@@ -230,7 +230,7 @@ impl Order {
         }
     }
 
-    /// As it was when it was created: the answer to a repeated request.
+    /// The order as it was when it was created: the answer to a repeated request.
     #[must_use]
     pub fn as_created(mut self) -> Self {
         self.status = Status::Pending;
@@ -250,7 +250,7 @@ impl Order {
         }
     }
 
-    /// Takes an event. A late or repeated one changes nothing; one that contradicts the order is refused.
+    /// Applies an event. A late or repeated one changes nothing; one that contradicts the order is refused.
     pub fn apply(&mut self, event: Event, now: OffsetDateTime) -> Result<Change, Violation> {
         let before = (self.status, self.delivery_status);
         let (status, delivery_status) = self.after(event)?;
@@ -259,7 +259,7 @@ impl Order {
         }
         (self.status, self.delivery_status) = (status, delivery_status);
         self.version += 1;
-        // Never backwards, even if the clock is.
+        // Never backwards, even if the clock goes backwards.
         self.updated_at = self.updated_at.max(now);
         Ok(Change::Changed)
     }
@@ -284,10 +284,10 @@ impl Order {
                 if self.delivery_status == Some(DeliveryStatus::Delivered) {
                     return Err(Violation::DeliveryEnded);
                 }
-                // Only a failed delivery is refunded, so this tells of it too.
+                // Only a failed delivery is refunded, so this implies it.
                 Ok((Status::Refunded, Some(DeliveryStatus::Failed)))
             }
-            // There is a delivery, so the order was paid, even if that news is still on its way.
+            // There is a delivery, so the order was paid, even if that event is still on its way.
             Event::Delivery(new) => match self.delivery_status {
                 Some(old) if old.rank() == 3 && new.rank() == 3 && old != new => {
                     Err(Violation::DeliveryEnded)

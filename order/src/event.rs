@@ -1,10 +1,16 @@
-//! The events that this service tells.
+//! The events that this service publishes.
 
-use holdfast_common::{event::NewEvent, trace::TraceContext};
+use holdfast_common::{event::NewEvent, outbox::OutboxRecord, trace::TraceContext};
 use holdfast_proto::{order::v1 as pb, to_timestamp};
 
 use crate::domain::{Item, Order};
 
+/// The records to append when an order was created.
+pub(crate) fn of_creation(order: &Order, trace: Option<TraceContext>) -> Vec<OutboxRecord> {
+    vec![OutboxRecord::from_event(order_created(order, trace), "order")]
+}
+
+/// `order.created`.
 pub(crate) fn order_created(order: &Order, trace: Option<TraceContext>) -> NewEvent {
     let message = pb::OrderCreated {
         order_id: order.order_id.to_string(),

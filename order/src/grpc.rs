@@ -1,4 +1,4 @@
-//! gRPC to domain and back.
+//! Translates between gRPC and the domain.
 
 use futures_util::FutureExt as _;
 use holdfast_common::{database::Database, deadline::Deadline, idempotency, trace::TraceContext};
@@ -15,7 +15,7 @@ use crate::{
     store,
 };
 
-/// Answers calls.
+/// The gRPC service.
 #[derive(Debug, Clone)]
 pub(crate) struct OrderHandler {
     database: Database,
@@ -78,7 +78,7 @@ impl OrderService for OrderHandler {
                 Some(OrderId::parse(token).map_err(|_| Status::invalid_argument("page_token is not valid"))?)
             }
         };
-        // One more than asked for tells whether there is another page.
+        // One more than asked for shows whether there is another page.
         let limit = i64::from(request.page_size) + 1;
         let mut orders = self
             .database

@@ -1,4 +1,4 @@
-//! The order service: accepts orders, tells of them, and follows what becomes of them.
+//! The order service: accepts orders, publishes them, and tracks what becomes of them.
 //!
 //! [`domain`] decides, without I/O; [`store`] holds all SQL; [`grpc`] and [`consumer`] translate between the wire and
 //! the domain; [`watchdog`] reports orders that stay unfinished.

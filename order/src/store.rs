@@ -15,7 +15,7 @@ use crate::domain::{DeliveryStatus, Item, Order, Status};
 pub(crate) struct KeyUse {
     /// SHA-256 of the content.
     pub(crate) fingerprint: Vec<u8>,
-    /// What was created.
+    /// The order that was created.
     pub(crate) order_id: OrderId,
 }
 
@@ -127,7 +127,7 @@ pub(crate) async fn order_of_user(
     row.as_ref().map(order_from_row).transpose()
 }
 
-/// Orders of this user, newest first, those older than `before` if it is given.
+/// Orders of this user, newest first; only those older than `before` if it is given.
 pub(crate) async fn orders_of_user(
     connection: &mut PgConnection,
     user: UserId,
@@ -187,8 +187,8 @@ pub(crate) async fn unfinished_orders(
     Ok(ids.into_iter().map(OrderId::from).collect())
 }
 
-/// Locks these orders, always in the same order, and answers with those that exist. Lines are left out: no event
-/// looks at them.
+/// Locks these orders, always in the same order, and returns those that exist. Lines are left out, because no event
+/// needs them.
 pub(crate) async fn lock_orders(
     connection: &mut PgConnection,
     order_ids: &[OrderId],
@@ -212,7 +212,7 @@ pub(crate) async fn lock_orders(
         .collect()
 }
 
-/// Writes what events change.
+/// Writes the fields that events change.
 pub(crate) async fn update_orders(
     connection: &mut PgConnection,
     orders: &[&Order],

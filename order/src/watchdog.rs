@@ -1,4 +1,4 @@
-//! Reports orders that stay unfinished too long. It never mends them: whoever finds out why they are stuck does.
+//! Reports orders that stay unfinished too long. It never repairs them: an operator must find out why they are stuck.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) async fn watch(
                 }
                 reported = stuck;
             }
-            // The database's absence is reported by its own component.
+            // The database component reports that the database is away.
             Ok(Err(error)) => task.failed(chain(&error)),
             Err(_) => task.failed("the database does not answer"),
         }

@@ -52,7 +52,7 @@ fn rank(status: Status) -> u8 {
 }
 
 proptest! {
-    /// Any order of a story's events, each repeated any number of times, ends where the story ends; on the way statuses
+    /// Any order of a story's events, each repeated any number of times, leads to the same end; on the way statuses
     /// only rise, the version grows exactly with each change, and time never runs backwards.
     #[test]
     fn any_order_of_events_ends_the_same(
@@ -129,7 +129,7 @@ fn contradictions_are_refused() {
     }
 }
 
-/// Two different requests never have one fingerprint by moving characters between fields.
+/// Moving characters between fields never gives two different requests the same fingerprint.
 #[test]
 fn canonical_bytes_are_unambiguous() {
     let of = |address: &str, product: &str| {

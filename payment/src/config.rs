@@ -31,7 +31,7 @@ pub struct Config {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PaymentConfig {
-    /// Accounts that a development stack begins with: user id to decimal amount. Opened once; later starts change
+    /// Accounts that a development stack starts with: user id and decimal amount. Opened once; later starts change
     /// nothing. Default: none.
     #[serde(default)]
     pub opening_balances: BTreeMap<String, String>,
@@ -47,7 +47,7 @@ impl Configuration for Config {
 mod tests {
     use super::*;
 
-    /// The sample that is shipped is a configuration, and says what the defaults are.
+    /// The shipped sample is a valid configuration, and shows the defaults.
     #[test]
     fn the_sample_says_the_defaults() {
         holdfast_common::config::check_sample::<Config>(

@@ -1,4 +1,4 @@
-//! Events of other services to charges and refunds.
+//! Turns events of other services into charges and refunds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,7 +21,7 @@ use crate::{
     store,
 };
 
-/// Handles what order and delivery tell.
+/// Handles the events of order and delivery.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PaymentEvents;
 
@@ -87,24 +87,24 @@ impl Handler for PaymentEvents {
         connection: &mut PgConnection,
         events: &[Accepted<PaymentEvent>],
     ) -> Result<Vec<Answer>, DatabaseError> {
-        let mut work = Work::load(connection, events).await?;
+        let mut batch = Batch::load(connection, events).await?;
         let now = clock::now();
         let answers = events
             .iter()
-            .map(|accepted| match work.take(&accepted.event, &accepted.metadata, now) {
+            .map(|accepted| match batch.apply(&accepted.event, &accepted.metadata, now) {
                 Ok(()) => Answer::Applied,
                 Err(violation) => {
                     Answer::DeadLetter(Poison::new(Class::BusinessInvariant, violation.to_string()))
                 }
             })
             .collect();
-        work.save(connection).await?;
+        batch.save(connection).await?;
         Ok(answers)
     }
 }
 
 /// A batch in memory: what is stored is loaded once, the events are applied to it, and what changed is written once.
-struct Work {
+struct Batch {
     accounts: HashMap<UserId, Account>,
     payments: HashMap<OrderId, Payment>,
     entries: Vec<Entry>,
@@ -114,8 +114,8 @@ struct Work {
     outbox: Vec<OutboxRecord>,
 }
 
-impl Work {
-    /// Loads and locks what the events touch: payments first, then accounts, each in one order.
+impl Batch {
+    /// Loads and locks what the events touch: payments first, then accounts, each in a fixed order.
     async fn load(
         connection: &mut PgConnection,
         events: &[Accepted<PaymentEvent>],
@@ -147,7 +147,7 @@ impl Work {
         })
     }
 
-    fn take(
+    fn apply(
         &mut self,
         event: &PaymentEvent,
         metadata: &Metadata,
@@ -159,7 +159,7 @@ impl Work {
                 if let Some(payment) = self.payments.get(&event.order_id) {
                     return check_repeated(payment, &event.user_id, *total);
                 }
-                // A user without an account has nothing; there is no need to make one for that.
+                // A user without an account has no money; there is no need to store an account for that.
                 let account = self
                     .accounts
                     .entry(event.user_id.clone())
@@ -188,7 +188,7 @@ impl Work {
         }
     }
 
-    /// Remembers an event for the outbox.
+    /// Queues an event for the outbox.
     fn emit(&mut self, event: NewEvent, cause: &Metadata) {
         self.outbox.push(OutboxRecord::from_event(event.caused_by(cause.trace.clone()), "payment"));
     }
@@ -201,7 +201,7 @@ impl Work {
         let new: Vec<_> =
             new.filter_map(|(id, address)| Some((self.payments.get(id)?, address.as_str()))).collect();
         store::insert_payments(connection, &new).await?;
-        // One that was made and refunded in this batch was inserted as it is now.
+        // One that was created and refunded in this batch was inserted in its final state.
         let old = self.refunded.iter().filter(|id| !self.inserted.contains_key(id));
         let old: Vec<_> = old.filter_map(|id| self.payments.get(id)).collect();
         store::update_payments(connection, &old).await?;

@@ -15,7 +15,7 @@ use crate::{
     store,
 };
 
-/// A credit that is asked for, checked.
+/// A checked request for a credit.
 #[derive(Debug, Clone)]
 pub(crate) struct Credit {
     pub(crate) user_id: UserId,

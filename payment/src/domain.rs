@@ -1,4 +1,4 @@
-//! What may happen to an account and to a payment. Pure: no I/O, no clock, no randomness.
+//! Accounts and payments, and what may happen to them. Pure: no I/O, no clock, no randomness.
 
 use holdfast_proto::{Currency, Money, OrderId, UserId, limits::AMOUNT_MINOR_MAX};
 use time::OffsetDateTime;
@@ -14,7 +14,7 @@ pub enum Status {
     Success,
     /// Not charged; terminal.
     InsufficientFunds,
-    /// Charged once and returned once; terminal.
+    /// Charged once and refunded once; terminal.
     Refunded,
 }
 
@@ -37,7 +37,7 @@ pub struct Payment {
     pub updated_at: OffsetDateTime,
 }
 
-/// An account as it is now. A user without an account has a balance of zero.
+/// The current state of an account. A user without an account has a balance of zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// Whose it is.
@@ -55,7 +55,7 @@ pub enum EntryKind {
     Credit,
     /// An order was paid.
     Charge(OrderId),
-    /// A charge was returned.
+    /// A charge was refunded.
     Refund(OrderId),
 }
 
@@ -83,10 +83,10 @@ pub enum Violation {
     /// A single credit is limited.
     #[error("amount must be 0.01 to 1000000.00")]
     CreditAmount,
-    /// Another currency than the account's.
+    /// A currency other than the account's.
     #[error("currency is not the account's")]
     Currency,
-    /// The balance would pass its limit.
+    /// The balance would exceed its limit.
     #[error("balance would pass its limit")]
     BalanceLimit,
     /// The order was paid by another user or with another amount.
@@ -104,8 +104,8 @@ impl Account {
         Self { user_id, balance: Money::new(0, currency) }
     }
 
-    /// Decides the payment of an order. With enough money the balance falls and there is a ledger entry; else nothing
-    /// is charged, and that is decided forever.
+    /// Decides the payment of an order. With enough money the balance falls and there is a ledger entry; otherwise
+    /// nothing is charged, and that is final.
     pub fn charge(
         &mut self,
         payment_id: Uuid,
@@ -153,7 +153,7 @@ impl Account {
         self.book(kind, amount.minor_units, now)
     }
 
-    /// Returns the charge of a payment, once.
+    /// Refunds the charge of a payment, once.
     pub fn refund(&mut self, payment: &mut Payment, now: OffsetDateTime) -> Result<Option<Entry>, Violation> {
         match payment.status {
             Status::Refunded => Ok(None),
@@ -186,8 +186,7 @@ impl Account {
     }
 }
 
-/// Whether a second order event for a payment that is there is the same intention (late or repeated: nothing happens)
-/// or contradicts it.
+/// Whether a second order event for an existing payment is a repetition (nothing happens) or contradicts it.
 pub fn check_repeated(payment: &Payment, user_id: &UserId, amount: Money) -> Result<(), Violation> {
     if payment.user_id == *user_id && payment.amount == amount {
         Ok(())

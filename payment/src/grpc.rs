@@ -1,4 +1,4 @@
-//! gRPC to domain and back.
+//! Translates between gRPC and the domain.
 
 use futures_util::FutureExt as _;
 use holdfast_common::{database::Database, deadline::Deadline, idempotency};
@@ -14,7 +14,7 @@ use crate::{
     store,
 };
 
-/// Answers calls.
+/// The gRPC service.
 #[derive(Debug, Clone)]
 pub(crate) struct PaymentHandler {
     database: Database,

@@ -31,7 +31,7 @@ pub(crate) fn parse(balances: &BTreeMap<String, String>) -> Result<Vec<(UserId, 
         .collect()
 }
 
-/// Opens those accounts that are not there, as soon as the database is.
+/// Opens the accounts that don't exist, as soon as the database is up.
 pub(crate) async fn open(database: Database, balances: Vec<(UserId, Money)>, component: Component) {
     let mut backoff = Backoff::for_infrastructure();
     for (user_id, balance) in balances {
@@ -57,7 +57,7 @@ async fn open_account(database: &Database, user_id: UserId, balance: Money) -> R
                     let mut account = Account::empty(user_id, balance.currency);
                     match account.credit(EntryKind::Opening, balance, clock::now()) {
                         Ok(entry) => store::save(connection, &[&account], &[entry]).await.map(drop),
-                        // An opening balance of zero: the account is there, and nothing is in it.
+                        // An opening balance of zero: the account exists and is empty.
                         Err(_) => Ok(()),
                     }
                 }

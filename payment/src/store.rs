@@ -18,7 +18,7 @@ pub(crate) struct KeyUse {
     pub(crate) balance_after: Money,
 }
 
-/// Creates an empty account. False: it is there.
+/// Creates an empty account. False: it exists.
 pub(crate) async fn insert_account(
     connection: &mut PgConnection,
     user: &UserId,
@@ -50,7 +50,7 @@ pub(crate) async fn account(
     row.as_ref().map(account_from_row).transpose()
 }
 
-/// Locks these accounts, always in the same order, and answers with those that exist.
+/// Locks these accounts, always in the same order, and returns those that exist.
 pub(crate) async fn lock_accounts(
     connection: &mut PgConnection,
     users: &[&UserId],
@@ -183,8 +183,8 @@ pub(crate) async fn payments_with_addresses(
     rows.iter().map(|row| Ok((payment_from_row(row)?, row.try_get("delivery_address")?))).collect()
 }
 
-/// Writes new payments with the addresses of their orders. One payment per order is the index's business: a
-/// second one is an error, never an overwrite.
+/// Writes new payments with the addresses of their orders. The unique index ensures one payment per order: a second one is an
+/// error, never an overwrite.
 pub(crate) async fn insert_payments(
     connection: &mut PgConnection,
     payments: &[(&Payment, &str)],

@@ -48,7 +48,7 @@ proptest! {
             let before = account.clone();
             let entry = match operation {
                 Operation::Credit(amount) => account.credit(EntryKind::Credit, eur(amount), now).map(Some),
-                // As the consumer does it: the payment that is there decides.
+                // As in the consumer: an existing payment decides.
                 Operation::Charge(number, amount) => match payments.get(&order(number)) {
                     Some(payment) => check_repeated(payment, &user(), eur(amount)).map(|()| None),
                     None => match account.charge(Uuid::now_v7(), order(number), eur(amount), now) {
@@ -88,7 +88,7 @@ proptest! {
     }
 }
 
-/// What must not happen is refused by its name.
+/// Each violation is refused with an error of its own.
 #[test]
 fn violations_are_named() {
     let now = OffsetDateTime::UNIX_EPOCH;

@@ -27,13 +27,13 @@ pub enum IdError {
 pub struct OrderId(Uuid);
 
 impl OrderId {
-    /// A new id; ids made later sort later.
+    /// A new id; later ids sort later.
     #[must_use]
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// Takes the hyphenated form only: one order has one spelling.
+    /// Accepts the hyphenated form only: one order has one spelling.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         if text.len() != 36 {
             return Err(IdError::NotUuid);
@@ -101,7 +101,7 @@ impl IdempotencyKey {
         printable(text, IDEMPOTENCY_KEY_BYTES_MAX, |c| c.is_ascii_graphic() || c == ' ').map(Self)
     }
 
-    /// A key for a call whose client sent none, so that a retry below the edge is safe all the same.
+    /// A key for a call whose client sent none, so that a retry below the edge is still safe.
     #[must_use]
     pub fn generate() -> Self {
         Self(Uuid::now_v7().to_string())

@@ -27,40 +27,16 @@ pub use timestamp::{from_timestamp, to_timestamp};
     reason = "generated; the comments of the .proto files are the documentation, and which lints apply depends on them"
 )]
 mod generated {
-    pub mod r#type {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.r#type.v1");
-        }
-    }
-    pub mod order {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.order.v1");
-        }
-    }
-    pub mod payment {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.payment.v1");
-        }
-    }
-    pub mod delivery {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.delivery.v1");
-        }
-    }
-    pub mod ops {
-        pub mod v1 {
-            tonic::include_proto!("holdfast.ops.v1");
-        }
-    }
+    include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-pub use generated::{delivery, ops, order, payment, r#type};
+pub use generated::holdfast::*;
 
 /// All message types as an encoded `FileDescriptorSet`; tools decode events by it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The unary calls whose `.proto` marks them as idempotent (`idempotency_level`): sent twice, they have the effect of
-/// one. Only these may be retried.
+/// one call. Only these may be retried.
 const IDEMPOTENT_METHODS: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/idempotent.rs"));
 
 /// Whether `service`/`method` may be sent again when its outcome is unknown.
@@ -73,7 +49,7 @@ pub fn is_idempotent(service: &str, method: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// A method is idempotent because its `.proto` says so, not because it is called a read.
+    /// A method is idempotent because its `.proto` says so, not because its name sounds like a read.
     #[test]
     fn idempotent_is_what_the_contract_marks() {
         assert!(is_idempotent("holdfast.order.v1.OrderService", "CreateOrder"));

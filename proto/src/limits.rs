@@ -1,5 +1,5 @@
-//! Limits of the contract that both the edge and the services keep: the edge to name everything that is wrong at once, the
-//! services because they trust no edge.
+//! Limits of the contract that both the edge and the services keep: the edge to name everything that is wrong at once,
+//! the services because they don't trust the edge.
 
 /// Most lines of an order.
 pub const ITEMS_MAX: usize = 100;
@@ -21,10 +21,10 @@ pub fn is_product_id(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
 }
 
-/// Whether a text can be an address: something to read in it, nothing that changes how it is displayed.
+/// Whether a text can be an address: it has something readable, and nothing that changes how it is displayed.
 #[must_use]
 pub fn is_address(text: &str) -> bool {
-    // Directional overrides and isolates let a label show another address than it holds.
+    // Directional overrides and isolates let a label show a different address than the text contains.
     let reorders = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     (1..=ADDRESS_CHARS_MAX).contains(&text.chars().count())
         && !text.trim().is_empty()

@@ -1,5 +1,5 @@
-//! The topics of the contract: who writes which event, and who reads it. One row says all of a topic; everything else
-//! (topics that a start creates, consumer groups, dead-letter topics, decoding by tools) is derived from the rows.
+//! The topics of the contract: who writes which event, and who reads it. One row describes a topic; everything else
+//! (which topics are created, consumer groups, dead-letter topics, decoding by tools) is derived from the rows.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ topics! {
 
 /// How long a topic keeps its events. A consumer that is away for longer misses some.
 pub const EVENT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Largest record of a dead-letter topic in bytes, and so the largest that a client of ours sends or fetches: a copy is a
+/// Largest record of a dead-letter topic in bytes, and so the largest that our clients send or fetch: a copy is a
 /// record at the broker's default limit (1 MiB) plus headers.
 pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -71,7 +71,7 @@ pub fn read_by(group: &str) -> Vec<&'static str> {
     READINGS.iter().filter(|(_, reader)| *reader == group).map(|(topic, _)| *topic).collect()
 }
 
-/// The topic of the copies of what `group` could not handle from `topic`.
+/// The topic for copies of the records of `topic` that `group` could not handle.
 #[must_use]
 pub fn dead_letters_of(topic: &str, group: &str) -> String {
     format!("{topic}.{group}.dlq")
@@ -81,7 +81,7 @@ pub fn dead_letters_of(topic: &str, group: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Every message that a row names is one of the schema.
+    /// Every message that a row names exists in the schema.
     #[test]
     fn every_topic_has_its_message() {
         let descriptors =

@@ -70,7 +70,7 @@ fn lost(locked: &BTreeSet<String>, current: &BTreeSet<String>) -> Vec<String> {
     locked.difference(current).cloned().collect()
 }
 
-/// Nothing that was published is gone or different, and nothing is unpublished by oversight.
+/// Nothing that was published is gone or different, and nothing new was left unpublished by oversight.
 #[test]
 fn the_proto_files_stay_compatible() {
     let set = FileDescriptorSet::decode(holdfast_proto::DESCRIPTORS).expect("made by our own build");

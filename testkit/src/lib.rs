@@ -20,8 +20,8 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
     }
 }
 
-/// Waits until a number has become `target`, for as long as it changes: how long much work takes is the machine's affair, that
-/// nothing moves any more is not.
+/// Waits until a number has become `target`, as long as it keeps changing: a slow machine may take its time, but must
+/// not stall.
 ///
 /// # Panics
 ///
@@ -34,6 +34,6 @@ pub async fn reaches<F: Future<Output = i64>>(what: &str, target: i64, mut numbe
         if now != last {
             (last, changed) = (now, tokio::time::Instant::now());
         }
-        assert!(changed.elapsed() < PATIENCE, "{what}: it stands at {last}, not at {target}");
+        assert!(changed.elapsed() < PATIENCE, "{what}: it is at {last}, not at {target}");
     }
 }

@@ -1,7 +1,7 @@
 //! A stack of its own for a test process: real Kafka, real PostgreSQL, and the services where they are asked for.
 //!
-//! It is started once per process, on ports that nobody uses, and ends with the process however that ends: the
-//! supervisor reads its standard input, which closes then.
+//! It is started once per process, on free ports, and ends with the process, however that ends: the supervisor reads
+//! its standard input, which then closes.
 #![expect(
     clippy::disallowed_methods,
     reason = "starting a stack blocks its test, which waits for nothing else"
@@ -12,13 +12,14 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock},
+    time::{Duration, Instant},
 };
 
 use holdfast_native::{
-    control::{self, NotReady},
+    control::{self, Found, NotReady},
     layout::{Layout, PARTICIPANTS, PORT_OFFSET_MAX, Scope},
+    link::Link,
     prepare::PORT_TAKEN_EXIT_CODE,
     state::StackReport,
 };
@@ -26,6 +27,7 @@ use holdfast_native::{
 /// A cold machine fetches the components first.
 const START_TIME_MAX: Duration = Duration::from_secs(300);
 const START_ATTEMPTS_MAX: u32 = 20;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A running stack.
 #[derive(Debug)]
@@ -34,6 +36,19 @@ pub struct TestStack {
     pub layout: Layout,
     /// Its standard input stays open as long as this lives.
     supervisor: Child,
+    /// What the supervisor has said.
+    said: Arc<Mutex<String>>,
+}
+
+/// What is started.
+#[derive(Debug)]
+struct Setup<'a> {
+    base: &'a Path,
+    scope: Scope,
+    replicas: &'a [&'a str],
+    environment: &'a [(&'a str, &'a str)],
+    /// More of its command line.
+    flags: &'a [&'a str],
 }
 
 /// Databases and broker, shared by all tests of this process.
@@ -53,7 +68,7 @@ impl TestStack {
     ///
     /// # Panics
     ///
-    /// If it can't be started, with the supervisor's own words.
+    /// If it can't be started, with the supervisor's output.
     #[must_use]
     pub fn start(scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::start_in(&std::env::temp_dir(), scope, replicas, environment)
@@ -63,69 +78,91 @@ impl TestStack {
     ///
     /// # Panics
     ///
-    /// If it can't be started, with the supervisor's own words.
+    /// If it can't be started, with the supervisor's output.
     #[must_use]
     pub fn start_in(base: &Path, scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Self {
+        let stack = Self::launch(&Setup { base, scope, replicas, environment, flags: &[] });
+        stack.wait_until_ready();
+        stack
+    }
+
+    /// Starts a whole stack with links and returns at once: run a proxy for each of [`TestStack::links`], and then wait
+    /// ([`TestStack::wait_until_ready`]).
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started, with the supervisor's own words.
+    #[must_use]
+    pub fn start_with_links(replicas: &[&str], environment: &[(&str, &str)]) -> Self {
+        let base = std::env::temp_dir();
+        let scope = Scope::Everything;
+        Self::launch(&Setup { base: &base, scope, replicas, environment, flags: &["--links"] })
+    }
+
+    /// The links that need a proxy.
+    ///
+    /// # Panics
+    ///
+    /// If the stack does not run.
+    #[must_use]
+    pub fn links(&self) -> Vec<Link> {
+        self.report().links
+    }
+
+    /// Waits until every component is ready.
+    ///
+    /// # Panics
+    ///
+    /// If one does not become ready, with the supervisor's own words.
+    pub fn wait_until_ready(&self) {
+        let until = Instant::now() + START_TIME_MAX;
+        while let Err(error) = control::wait_ready(&self.layout.data_dir, Duration::from_millis(500)) {
+            assert!(!matches!(error, NotReady::KeepsEnding { .. }), "{error:#}");
+            assert!(self.runs(), "the stack ended:\n{}", self.words());
+            assert!(Instant::now() < until, "the stack is not ready:\n{}", self.words());
+        }
+    }
+
+    fn runs(&self) -> bool {
+        matches!(control::find(&self.layout.data_dir), Ok(Found::Running(_)))
+    }
+
+    fn words(&self) -> String {
+        self.said.lock().map(|said| said.clone()).unwrap_or_default()
+    }
+
+    /// Starts the supervisor of a stack, and returns when its ports are its own and its components are started.
+    fn launch(setup: &Setup<'_>) -> Self {
         for _ in 0..START_ATTEMPTS_MAX {
-            if let Some(stack) = Self::try_start(base, scope, replicas, environment) {
+            if let Some(stack) = Self::try_launch(setup) {
                 return stack;
             }
         }
         panic!("no free ports were found for a test stack");
     }
 
-    /// `None`: somebody was quicker with one of the ports.
-    fn try_start(base: &Path, scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
+    /// `None`: another process took one of the ports first.
+    fn try_launch(setup: &Setup<'_>) -> Option<Self> {
         // Below the range from which the kernel takes ports for outgoing connections, so far as the highest allows.
         let port_offset = fastrand::u16(100..PORT_OFFSET_MAX);
-        let data_dir = base.join(format!("holdfast-test-{}-{port_offset}", std::process::id()));
-        let mut command = Command::new(binary());
-        command
-            .args(["up", "--foreground", "--until-parent-ends", "--port-offset", &port_offset.to_string()])
-            .arg("--data-dir")
-            .arg(&data_dir)
-            .args(replicas.iter().flat_map(|replicas| ["--replicas", replicas]))
-            .envs(environment.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        if scope == Scope::Infrastructure {
-            command.arg("--infrastructure-only");
-        }
+        let data_dir = setup.base.join(format!("holdfast-test-{}-{port_offset}", std::process::id()));
+        let mut command = setup.command(port_offset, &data_dir);
         let mut supervisor =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        // Keep its words for a failure, and keep reading, or it would block one day.
-        let said = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-        if let Some(stderr) = supervisor.stderr.take() {
-            let said = said.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                    if let Ok(mut said) = said.lock() {
-                        said.push_str(&line);
-                        said.push('\n');
-                    }
-                }
-            });
-        }
-        let words = || said.lock().map(|said| said.clone()).unwrap_or_default();
-        let until = std::time::Instant::now() + START_TIME_MAX;
-        loop {
-            if let Ok(Some(status)) = supervisor.try_wait() {
+        let said = listen(&mut supervisor);
+        let mut stack = Self { layout: Layout::new(data_dir, port_offset), supervisor, said };
+        let until = Instant::now() + START_TIME_MAX;
+        while !stack.runs() {
+            if let Ok(Some(status)) = stack.supervisor.try_wait() {
                 std::thread::sleep(Duration::from_millis(100));
                 let port_taken = status.code() == Some(i32::from(PORT_TAKEN_EXIT_CODE));
-                assert!(port_taken, "the stack ended:\n{}", words());
+                assert!(port_taken, "the stack ended:\n{}", stack.words());
                 return None;
             }
-            match control::wait_ready(&data_dir, Duration::from_millis(500)) {
-                Ok(_) => {
-                    let layout = Layout::new(data_dir, port_offset);
-                    return Some(Self { layout, supervisor });
-                }
-                Err(error @ NotReady::KeepsEnding { .. }) => panic!("{error:#}"),
-                Err(NotReady::TimedOut { .. }) => {}
-            }
-            assert!(std::time::Instant::now() < until, "the stack is not ready:\n{}", words());
+            assert!(Instant::now() < until, "the stack does not start:\n{}", stack.words());
+            std::thread::sleep(LOOK_EVERY);
         }
+        Some(stack)
     }
 
     /// Ends it, deletes its data, and waits until that is done.
@@ -141,7 +178,7 @@ impl TestStack {
         self.supervisor.id()
     }
 
-    /// What its supervisor tells.
+    /// The report of its supervisor.
     ///
     /// # Panics
     ///
@@ -149,7 +186,7 @@ impl TestStack {
     #[must_use]
     pub fn report(&self) -> StackReport {
         match control::find(&self.layout.data_dir) {
-            Ok(control::Found::Running(report)) => report,
+            Ok(Found::Running(report)) => report,
             other => panic!("the stack does not run: {other:?}"),
         }
     }
@@ -171,6 +208,43 @@ impl TestStack {
         let participant = participant.unwrap_or_else(|| panic!("there is no service {service}"));
         self.layout.database_url(participant).unwrap_or_else(|error| panic!("no password: {error}"))
     }
+}
+
+impl Setup<'_> {
+    fn command(&self, port_offset: u16, data_dir: &Path) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(["up", "--foreground", "--until-parent-ends", "--port-offset", &port_offset.to_string()])
+            .arg("--data-dir")
+            .arg(data_dir)
+            .args(self.replicas.iter().flat_map(|replicas| ["--replicas", replicas]))
+            .args(self.flags)
+            .envs(self.environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        if self.scope == Scope::Infrastructure {
+            command.arg("--infrastructure-only");
+        }
+        command
+    }
+}
+
+/// Keeps a supervisor's words for a failure. If nobody read them, it would block one day.
+fn listen(supervisor: &mut Child) -> Arc<Mutex<String>> {
+    let said = Arc::<Mutex<String>>::default();
+    if let Some(stderr) = supervisor.stderr.take() {
+        let said = said.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Ok(mut said) = said.lock() {
+                    said.push_str(&line);
+                    said.push('\n');
+                }
+            }
+        });
+    }
+    said
 }
 
 /// The operator's command, built beside this test.

@@ -2,24 +2,35 @@
 //!
 //! What is on its way is no violation: an order counts once it has ended.
 
-mod money;
+pub(crate) mod money;
 mod outbox;
 mod saga;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sqlx::PgConnection;
 
-/// The databases of the three participants.
+/// A connection to the database of each participant, by its name.
 #[derive(Debug)]
-pub struct Databases {
-    /// Orders.
-    pub order: PgConnection,
-    /// Accounts and payments.
-    pub payment: PgConnection,
-    /// Deliveries.
-    pub delivery: PgConnection,
+pub struct Databases(BTreeMap<&'static str, PgConnection>);
+
+impl FromIterator<(&'static str, PgConnection)> for Databases {
+    fn from_iter<I: IntoIterator<Item = (&'static str, PgConnection)>>(connections: I) -> Self {
+        Self(connections.into_iter().collect())
+    }
+}
+
+impl Databases {
+    /// That of one, for an invariant about its tables.
+    fn of(&mut self, participant: &str) -> Result<&mut PgConnection> {
+        self.0.get_mut(participant).with_context(|| format!("no connection to the database of {participant}"))
+    }
+
+    /// Those of all, for an invariant about the tables that each has.
+    fn all(&mut self) -> impl Iterator<Item = (&'static str, &mut PgConnection)> {
+        self.0.iter_mut().map(|(participant, connection)| (*participant, connection))
+    }
 }
 
 /// Something that must not be.
@@ -47,7 +58,7 @@ impl fmt::Display for Violation {
 
 /// Everything that is wrong now. Call it again while events are on their way: an outbox that is not empty is one.
 pub async fn violations(databases: &mut Databases) -> Result<Vec<Violation>> {
-    let mut all = money::violations(&mut databases.payment).await?;
+    let mut all = money::violations(databases.of("payment")?).await?;
     all.extend(saga::violations(databases).await?);
     all.extend(outbox::violations(databases).await?);
     Ok(all)

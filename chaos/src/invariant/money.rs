@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Row as _};
 
 use super::Violation;
 
-pub(super) async fn violations(payment: &mut PgConnection) -> Result<Vec<Violation>> {
+pub(crate) async fn violations(payment: &mut PgConnection) -> Result<Vec<Violation>> {
     let mut violations = Vec::new();
     let rows = sqlx::query(
         "-- invariant.balances

@@ -7,12 +7,7 @@ use super::{Databases, Violation};
 
 pub(super) async fn violations(databases: &mut Databases) -> Result<Vec<Violation>> {
     let mut violations = Vec::new();
-    let services = [
-        ("order", &mut databases.order),
-        ("payment", &mut databases.payment),
-        ("delivery", &mut databases.delivery),
-    ];
-    for (service, connection) in services {
+    for (service, connection) in databases.all() {
         let row = sqlx::query(
             "-- invariant.outbox
             select (select count(*) from outbox) as waiting, (select count(*) from outbox_held) as held",

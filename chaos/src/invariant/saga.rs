@@ -30,9 +30,9 @@ struct Payment {
 
 pub(super) async fn violations(databases: &mut Databases) -> Result<Vec<Violation>> {
     // The effects before their cause: what happens between the looks adds orders, never payments without one.
-    let deliveries = deliveries(&mut databases.delivery).await?;
-    let payments = payments(&mut databases.payment).await?;
-    let orders = orders(&mut databases.order).await?;
+    let deliveries = deliveries(databases.of("delivery")?).await?;
+    let payments = payments(databases.of("payment")?).await?;
+    let orders = orders(databases.of("order")?).await?;
     Ok(compare(&orders, &payments, &deliveries))
 }
 

@@ -11,6 +11,7 @@ use holdfast_chaos::{
     rest::Rest,
 };
 use holdfast_common::config::parse_duration;
+use holdfast_native::layout::Kind;
 
 use crate::{
     options::{At, Output},
@@ -49,7 +50,8 @@ impl Bench {
             .iter()
             .map(|component| {
                 let Some(pid) = component.pid else { bail!("{} does not run", component.name) };
-                Ok(Process { name: component.name.clone(), pid })
+                let is_service = component.kind == Kind::Service;
+                Ok(Process { name: component.name.clone(), is_service, pid })
             })
             .collect::<Result<Vec<_>>>()?;
         let issuer = TokenIssuer::load_or_create(&layout.pki_dir())?;

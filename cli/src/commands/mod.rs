@@ -2,6 +2,7 @@
 
 mod bench;
 mod certs;
+mod chaos;
 mod dlq;
 mod outbox;
 mod positions;
@@ -14,6 +15,7 @@ use clap::Subcommand;
 use self::{
     bench::Bench,
     certs::Certs,
+    chaos::Chaos,
     dlq::Dlq,
     outbox::Outbox,
     positions::Positions,
@@ -24,7 +26,7 @@ use crate::output::Outcome;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start the native stack: three PostgreSQL, Kafka, four services
+    /// Start the native stack: databases, Kafka and services
     Up(Up),
     /// Stop the native stack
     Down(Down),
@@ -49,6 +51,9 @@ pub(crate) enum Command {
     Positions(Positions),
     /// Find events that were lost between two services, and have them re-emitted
     Reconcile(Reconcile),
+    /// Kill components under load, and judge what held
+    #[command(subcommand)]
+    Chaos(Chaos),
     /// Measure latency, throughput and cost of a running stack
     Bench(Bench),
 }
@@ -67,6 +72,7 @@ impl Command {
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),
             Self::Reconcile(reconcile) => reconcile.run(),
+            Self::Chaos(chaos) => chaos.run(),
             Self::Bench(bench) => bench.run(),
         }
     }

@@ -1,4 +1,5 @@
-//! One attempt at one endpoint: bounded in time, settled as a whole, and every failure with a code that callers act on.
+//! One attempt at one endpoint: bounded in time, settled as a whole, and every failure gets a code that callers can act
+//! on.
 
 use std::{
     sync::Arc,
@@ -21,7 +22,7 @@ use crate::{
     error::BoxError,
 };
 
-/// An attempt that the deadline leaves less than this is no evidence against its endpoint.
+/// An attempt that has less time than this before the deadline is no evidence against its endpoint.
 const FAIR_TIME_MIN: Duration = Duration::from_millis(100);
 /// Largest answer to a unary call.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -57,7 +58,7 @@ where
             let end = deadline.map_or(own, |deadline| deadline.instant().min(own));
             let answer = tokio::time::timeout_at(end, send(inner, request, end - begin)).await;
             match answer.unwrap_or_else(|_| Err(DeadlinePassed.into())) {
-                // Over for this attempt, whoever noticed it first, this end or the other; not for the next.
+                // This attempt has timed out, whichever end noticed first; the next one may still succeed.
                 Err(status) if status.code() == Code::DeadlineExceeded && end == own => {
                     Err(Status::unavailable("no answer within the time of an attempt"))
                 }

@@ -2,8 +2,8 @@
 //! choices"). An endpoint whose breaker is not closed gets no calls but its probes.
 //!
 //! Written here rather than taken from `tower::balance`, which needs a task and a queue in front of it to be shared,
-//! and asks endpoints whether they are ready before there is a call: a breaker that is asked must not be a promise to
-//! call (`docs/adr/0006-client-column.md`).
+//! and asks endpoints whether they are ready before there is a call: asking a breaker must not be a promise to call
+//! (`docs/adr/0006-client-column.md`).
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use super::{
     replay::{Attempts, Message},
 };
 
-/// Put into a request whose answer must not depend on breakers, and must not touch them: a question after health.
+/// Put into a request whose answer must not depend on breakers, and must not touch them: a health check.
 #[derive(Debug, Clone, Copy)]
 pub struct Unguarded;
 
@@ -49,7 +49,7 @@ impl<S> Endpoint<S> {
     }
 }
 
-/// Counts a call as long as it lives, however it ends.
+/// Counts a call while it lasts, however it ends.
 struct InFlight<S>(Arc<Endpoint<S>>);
 
 impl<S> InFlight<S> {
@@ -97,7 +97,7 @@ impl<S> Endpoints<S> {
     /// Chooses an endpoint and takes its permit.
     fn pick(&self, last: u64) -> Result<(Arc<Endpoint<S>>, Permit), Rejected> {
         let all = self.all.load();
-        let take = |endpoint: &Arc<Endpoint<S>>| {
+        let acquire = |endpoint: &Arc<Endpoint<S>>| {
             endpoint.breaker.try_acquire().map(|permit| (endpoint.clone(), permit))
         };
         let (mut closed, mut due) = (Vec::with_capacity(all.len()), Vec::new());
@@ -108,27 +108,27 @@ impl<S> Endpoints<S> {
                 Readiness::Shut => {}
             }
         }
-        // A call that has failed once goes to a safe place if there is one; a first one may find out.
+        // A call that has failed once goes to a healthy endpoint if there is one; a first attempt may be the probe.
         if (last == 0 || closed.is_empty())
-            && let Some(picked) = due.iter().find_map(|endpoint| take(endpoint).ok())
+            && let Some(picked) = due.iter().find_map(|endpoint| acquire(endpoint).ok())
         {
             return Ok(picked);
         }
         if closed.len() > 1 {
             closed.retain(|endpoint| endpoint.id != last);
         }
-        let preferred = less_loaded(&closed).map(take);
+        let preferred = less_loaded(&closed).map(acquire);
         match preferred {
             Some(Ok(picked)) => Ok(picked),
             // It tripped a moment ago: any other will do.
-            _ => closed.iter().find_map(|endpoint| take(endpoint).ok()).ok_or_else(|| {
+            _ => closed.iter().find_map(|endpoint| acquire(endpoint).ok()).ok_or_else(|| {
                 all.iter().for_each(|endpoint| endpoint.breaker.count_rejected());
                 Rejected
             }),
         }
     }
 
-    /// Any endpoint, those that answer first.
+    /// Any endpoint; those whose breaker is closed are preferred.
     fn pick_unguarded(&self) -> Option<Arc<Endpoint<S>>> {
         let all = self.all.load();
         let closed: Vec<_> =
@@ -175,7 +175,7 @@ where
     type Error = Status;
     type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
 
-    /// An endpoint is chosen for a call, not for a caller that may call.
+    /// An endpoint is chosen when there is a call, not when a caller asks whether it may call.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }

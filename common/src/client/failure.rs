@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Gives a failure below the service the code that callers act on: `DEADLINE_EXCEEDED` if time ran out, `UNAVAILABLE`
-/// foreverything else (refused, reset, handshake, an answer cut off, a call that raced with a graceful GOAWAY).
+/// for everything else (refused, reset, handshake, an answer cut off, a call that raced with a graceful GOAWAY).
 ///
 /// tonic reports these as CANCELLED, UNKNOWN or INTERNAL, partly by chance.
 pub(super) fn of_transport(error: BoxError) -> Status {
@@ -21,7 +21,7 @@ pub(super) fn of_transport(error: BoxError) -> Status {
     status
 }
 
-/// The last cause says most: "connection refused" rather than "transport error".
+/// The innermost cause says most: "connection refused" rather than "transport error".
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
@@ -42,7 +42,7 @@ mod tests {
             assert_eq!(status.code(), Code::Unavailable);
             assert!(status.message().contains("connection"), "{status}");
         }
-        // tonic turns what the connection says into an INTERNAL or UNKNOWN of its own.
+        // tonic turns errors of the connection into an INTERNAL or UNKNOWN of its own.
         for status in [Status::internal("h2 protocol error"), Status::unknown("transport error")] {
             assert_eq!(of_transport(Box::new(status)).code(), Code::Unavailable);
         }

@@ -10,9 +10,9 @@
 //! channel          HTTP/2 with keepalive over mutual TLS                 channel.rs
 //! ```
 //!
-//! A [`Destination`] is made once per service and cloned into generated clients, which need no change. Callers look at
-//! status codes only: what is no answer of the service is `UNAVAILABLE` or `DEADLINE_EXCEEDED`. The reasons for the
-//! order and the numbers are in `docs/adr/0006-client-column.md`.
+//! A [`Destination`] is created once per service and cloned into generated clients, which need no change. Callers look
+//! at status codes only: a call that the service did not answer is `UNAVAILABLE` or `DEADLINE_EXCEEDED`. The reasons
+//! for the order and the numbers are in `docs/adr/0006-client-column.md`.
 
 mod attempt;
 mod balance;
@@ -60,7 +60,7 @@ pub struct DestinationConfig {
     pub calls: CallsConfig,
 }
 
-/// The default time of an attempt. A connection must fit into it, and so must the time in line at the service, with enough left
+/// The default time of an attempt. Connecting and the time in line at the service must fit into it, with enough left
 /// for the work.
 const ATTEMPT_TIME: Duration = Duration::from_secs(1);
 const _: () = assert!(CONNECTION_TIME_MAX.as_millis() <= ATTEMPT_TIME.as_millis());
@@ -98,9 +98,9 @@ impl Default for CallsConfig {
 /// A service that can be called; clones share everything.
 pub type Destination = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
-/// Prepares a destination. Nothing is connected before the first call, so start needs no order.
+/// Prepares a destination. Nothing is connected before the first call, so services can start in any order.
 ///
-/// `is_idempotent` says which calls may be sent again; `holdfast_proto::is_idempotent` for ours.
+/// `is_idempotent` says which calls may be sent again; ours use `holdfast_proto::is_idempotent`.
 pub fn destination(
     config: &DestinationConfig,
     identity: &Identity,
@@ -152,7 +152,7 @@ fn has_port(address: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
-/// Whether the breakers refused a call: nothing was sent, and the next moments will be the same.
+/// Whether the breakers refused a call: nothing was sent, and trying again at once would end the same.
 #[must_use]
 pub fn is_breaker_open(status: &Status) -> bool {
     is_caused_by::<Rejected>(status)

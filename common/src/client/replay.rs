@@ -1,4 +1,4 @@
-//! Makes the message of an idempotent call sendable twice.
+//! Makes it possible to send the message of an idempotent call twice.
 //!
 //! `tonic::body::Body` is not `Clone`, so a retry on top of it silently never happens (pitfalls P7). The message of a
 //! unary call is small: it is read into memory once, and attempts share it. Everything else passes through as it is,
@@ -18,17 +18,17 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use tonic::{GrpcMethod, Status, body::Body};
 use tower::{Layer, Service};
 
-/// Which endpoint the attempts of a call went to, for the balancer; clones of a request share it. It is put in here, where a
-/// call becomes attempts.
+/// Which endpoint the attempts of a call went to, for the balancer; clones of a request share it. It is added here,
+/// where a call becomes attempts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Attempts {
     pub(super) last: Arc<AtomicU64>,
 }
 
-/// Which calls may be sent again: service and method to whether it is unary and idempotent.
+/// Which calls may be sent again: whether a method of a service is unary and idempotent.
 pub type IsIdempotent = fn(&str, &str) -> bool;
 
-/// Largest message of a call that may be retried; far above any of ours. A larger one is an error of the caller.
+/// Largest message of a call that may be retried; far above any of ours. A larger one is the caller's error.
 const REPLAY_BYTES_MAX: usize = 1024 * 1024;
 
 /// A request body: a message that can be sent again, or a stream that can't.
@@ -111,7 +111,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The one that was polled ready is the one that is called.
+        // Call the instance that was polled ready, not the clone.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         // Generated clients leave the name of the method in the extensions.

@@ -1,7 +1,7 @@
-//! Keeps the endpoints of a destination in step with what its names stand for.
+//! Keeps the endpoints of a destination in step with what its names resolve to.
 //!
 //! Names are resolved again and again, because replicas come and go behind a name (a headless service in Kubernetes).
-//! An endpoint that stays keeps its connection and its breaker; one that is gone finishes the calls in hand. A name
+//! An endpoint that stays keeps its connection and its breaker; one that is gone finishes the calls in progress. A name
 //! that can't be resolved changes nothing: the last known addresses are better than none.
 
 use std::{
@@ -39,7 +39,7 @@ pub(super) async fn track_addresses<S: Send + Sync + 'static>(
             Err(error) => {
                 metrics::counter!(crate::metric::RESOLVE_FAILURES_TOTAL, "destination" => destination.clone())
                     .increment(1);
-                tracing::warn!(destination, %error, "name cannot be resolved, the last addresses stay");
+                tracing::warn!(destination, %error, "name cannot be resolved, keeping the last addresses");
                 backoff.next_pause()
             }
         };

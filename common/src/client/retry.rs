@@ -24,7 +24,8 @@ use crate::{deadline::Deadline, error::is_caused_by};
 
 /// How often the call was sent before (gRFC A6).
 pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
-/// The pause that a server asks for before the next attempt, in milliseconds; negative or garbage: don't (gRFC A6).
+/// The pause that a server asks for before the next attempt, in milliseconds; negative or garbage means "don't" (gRFC
+/// A6).
 pub(crate) const PUSHBACK_MS: &str = "grpc-retry-pushback-ms";
 
 /// The upper end of the first pause; the next are twice as long each.
@@ -42,7 +43,7 @@ pub(super) struct RetryLimits {
     pub(super) attempts_max: u32,
     /// Retries per hundred calls.
     pub(super) budget_percent: u32,
-    /// Retries per second that are always allowed, or a client with few calls could never retry.
+    /// Retries per second that are always allowed; without them a client with few calls could never retry.
     pub(super) budget_per_second: u32,
 }
 

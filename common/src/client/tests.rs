@@ -38,7 +38,7 @@ enum Does {
     SayInTrailers(Code),
     Hang,
     Refuse,
-    /// A host that is gone: the connection is neither made nor refused.
+    /// A host that is gone: the connection is neither accepted nor refused.
     Swallow,
     Slow(Duration),
 }
@@ -137,7 +137,7 @@ fn without_breaker() -> CallsConfig {
     CallsConfig { breaker: never, ..CallsConfig::default() }
 }
 
-/// UNAVAILABLE is tried again, at most twice, and each attempt says how many there were and how much time is left.
+/// UNAVAILABLE is tried again, at most twice, and each attempt says how many came before and how much time is left.
 #[tokio::test(start_paused = true)]
 async fn unavailable_is_tried_again() {
     let endpoint = Scripted::new(|call| match call {
@@ -181,7 +181,7 @@ async fn nothing_else_is_ever_repeated() {
     assert_eq!(endpoint.calls(), 1);
 }
 
-/// A service that notices first that the time of an attempt is over leaves time for the next attempt.
+/// A service that notices first that an attempt has timed out leaves time for the next attempt.
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_the_service_ends_is_tried_again() {
     let endpoint = Scripted::new(|call| match call {
@@ -284,7 +284,7 @@ async fn a_hanging_endpoint_is_left_alone_until_it_recovers() {
     assert!(recovered.elapsed() <= Duration::from_secs(2), "{:?}", recovered.elapsed());
 }
 
-/// A call ends at its deadline, whatever its attempts do, and no attempt is begun that has no time.
+/// A call ends at its deadline, whatever its attempts do, and no attempt begins without time left.
 #[tokio::test(start_paused = true)]
 async fn a_call_ends_at_its_deadline() {
     for does in [Does::Hang, Does::Slow(Duration::from_millis(999)), Does::Say(Code::Unavailable)] {
@@ -350,9 +350,8 @@ async fn a_black_hole_costs_one_connection() {
     assert!((5..=5 + 2 * 10).contains(&slow), "{slow} callers waited for it");
 }
 
-/// Far more load than a service can work on: callers are told to come back, and no breaker opens, so that the service goes
-/// on at its full rate (pitfalls P48). Without the bound on the time in line all of them would run into the end of their
-/// attempts.
+/// Far more load than a service can handle: callers are asked to come back, and no breaker opens, so that the service
+/// keeps working at its full rate (pitfalls P48). Without the bound on the time in line all attempts would time out.
 #[tokio::test(start_paused = true)]
 async fn overload_never_opens_a_breaker() {
     const WORK: Duration = Duration::from_millis(50);
@@ -418,7 +417,7 @@ async fn never_all_ejected_without_trying() {
     assert!(begin.elapsed() <= Duration::from_secs(2), "{:?}", begin.elapsed());
 }
 
-/// A question after health reaches an endpoint whose breaker is open, and changes nothing about the breaker.
+/// A health check reaches an endpoint whose breaker is open, and changes nothing about the breaker.
 #[tokio::test(start_paused = true)]
 async fn health_is_asked_past_the_breaker() {
     let endpoint = Scripted::new(|call| if call < 5 { Does::Refuse } else { Does::Answer });
@@ -435,7 +434,7 @@ async fn health_is_asked_past_the_breaker() {
 
 /// A destination whose name is not resolved yet makes its callers wait for a moment, then says so.
 #[tokio::test(start_paused = true)]
-async fn an_unresolved_name_is_said() {
+async fn an_unresolved_name_is_reported() {
     let calls = CallsConfig::default();
     let endpoints: Arc<Endpoints<Attempt<Scripted>>> = Arc::new(Endpoints::unknown());
     let balance = Balance { endpoints, known_within: calls.attempt_timeout };

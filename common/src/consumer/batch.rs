@@ -1,8 +1,9 @@
 //! One batch, one transaction; and how a culprit is found so that poison costs its neighbours nothing.
 //!
-//! A transaction locks the positions, records the batch in the inbox, **sorts** it ([`super::sort`], pure), has the effects
-//! of what the handler accepts, parks the rest and moves the positions on. If it fails for a reason in the data, it runs
-//! again on halves of the batch until the culprit is alone; what was found against a record then decides how it is sorted.
+//! A transaction locks the positions, records the batch in the inbox, **sorts** it ([`super::sort`], pure), applies
+//! what the handler accepts, parks the rest and moves the positions on. If it fails for a reason in the data, it runs
+//! again on halves of the batch until the culprit is alone; what was found against a record then decides how it is
+//! sorted.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -43,7 +44,7 @@ impl<H: Handler> Clone for Processor<H> {
     }
 }
 
-/// How a transaction ended that was not committed.
+/// Why a transaction was not committed.
 enum Stopped {
     Failed(DatabaseError),
     /// The handler refused records; without them the batch can succeed.
@@ -69,14 +70,14 @@ impl<H: Handler> Processor<H> {
         Self { group }
     }
 
-    /// For whom it works.
+    /// The group that it works for.
     #[must_use]
     pub const fn group(&self) -> &Group<H> {
         &self.group
     }
 
     /// Handles `records`, in order, each exactly once. An error means *try again*: the infrastructure is away and
-    /// nothing of what is left was done. Everything else ends as applied, duplicate, parked or set aside.
+    /// nothing that is left was done. Everything else ends as applied, duplicate, parked or set aside.
     pub async fn process(&self, records: Arc<[Record]>) -> Result<Counts, DatabaseError> {
         let mut verdicts = Verdicts::new();
         let mut total = Counts::default();
@@ -91,7 +92,7 @@ impl<H: Handler> Processor<H> {
             match self.transact(&records, range.clone(), &verdicts).await {
                 Ok((counts, letters)) => {
                     total += counts;
-                    // Only now: a transaction that was not committed has parked nothing.
+                    // Only after the commit: a transaction that was not committed has parked nothing.
                     for letter in letters {
                         park::report(&letter, &records[range.start + letter.index]);
                     }
@@ -139,13 +140,13 @@ impl<H: Handler> Processor<H> {
         self.group
             .database
             .transaction("consumer.batch", deadline, input, |connection, (this, records, range, verdicts)| {
-                async move { this.work(connection, &records[range], &verdicts).await }.boxed()
+                async move { this.apply_batch(connection, &records[range], &verdicts).await }.boxed()
             })
             .await
     }
 
-    /// The work of one transaction.
-    async fn work(
+    /// What one transaction does.
+    async fn apply_batch(
         &self,
         connection: &mut PgConnection,
         records: &[Record],
@@ -184,11 +185,11 @@ impl<H: Handler> Processor<H> {
         let group = self.group.name;
         let places = records.iter().map(place_of).collect();
         let entries: Vec<Entry> = records.iter().map(Entry::of).collect();
-        // Of records that share an id the first one's; which it is matters when their payloads differ.
+        // Of records that share an id, the first one's entry; it matters which when their payloads differ.
         let unique: BTreeMap<Uuid, Entry> =
             entries.iter().rev().map(|entry| (entry.event_id, entry.clone())).collect();
         let unique: Vec<Entry> = unique.into_values().collect();
-        let (positions, inserted) = inbox::open(connection, group, &places, &unique).await?;
+        let (positions, inserted) = inbox::lock_and_insert(connection, group, &places, &unique).await?;
         let old = unique.iter().map(|entry| entry.event_id).filter(|id| !inserted.contains(id));
         let known = inbox::payload_hashes(connection, group, &old.collect::<Vec<_>>()).await?;
 

@@ -13,14 +13,14 @@ use crate::{
     record::Record,
 };
 
-/// The record's value as the message `M`; else `decode`.
+/// Decodes the record's value as the message `M`; a failure is of class `decode`.
 pub fn message<M: Message + Default>(record: &Record) -> Result<M, Poison> {
     // The decoder's text names fields and wire types, never values.
     M::decode(payload(record)).map_err(|error| Poison::new(Class::Decode, error.to_string()))
 }
 
-/// Key and subject are what the message says they are; else `schema-violation`: a record under another key would be in
-/// another partition, where the order of its aggregate's events is lost.
+/// Checks that key and subject agree with the message; if not, `schema-violation`: a record under another key would be
+/// in another partition, where the order of its aggregate's events is lost.
 pub fn placed(record: &Record, metadata: &Metadata, key: &str, subject: &str) -> Result<(), Poison> {
     if record.key.as_deref() != Some(key.as_bytes()) {
         return Err(violation("record key is not the message's"));
@@ -31,12 +31,12 @@ pub fn placed(record: &Record, metadata: &Metadata, key: &str, subject: &str) ->
     Ok(())
 }
 
-/// A field's value, parsed; else `schema-violation` that names the field.
+/// A field's parsed value; a failure is a `schema-violation` that names the field.
 pub fn field<T, E: Display>(name: &str, parsed: Result<T, E>) -> Result<T, Poison> {
     parsed.map_err(|error| violation(format!("{name} {error}")))
 }
 
-/// For the last arm of a decoder: [`super::Handler::versions`] and the decoder don't agree on what is read.
+/// For the last arm of a decoder: [`super::Handler::versions`] and the decoder disagree on what is read.
 #[must_use]
 pub fn not_read(topic: &str) -> Poison {
     Poison::new(Class::UnknownType, format!("topic {topic} is not read by this service"))
@@ -48,8 +48,8 @@ pub fn violation(reason: impl Into<String>) -> Poison {
     Poison::new(Class::SchemaViolation, reason)
 }
 
-/// For a test of each service: the topics that the contract gives to `group` are those whose versions the handler names, and
-/// each of them has an arm in its decoder.
+/// For a test of each service: the topics that the contract assigns to `group` are those whose versions the handler
+/// names, and each has an arm in its decoder.
 ///
 /// # Panics
 ///
@@ -67,7 +67,7 @@ pub fn reads<H: Handler>(handler: &H, group: &str) {
             time: OffsetDateTime::UNIX_EPOCH,
             trace: None,
         };
-        // An empty message is one, and says nothing that is allowed.
+        // An empty message can be decoded, and its content is never valid.
         let class = handler.decode(&record, &metadata).err().map(|poison| poison.class);
         assert_eq!(class == Some(Class::UnknownType), !is_read, "decoding {topic}: {class:?}");
     }

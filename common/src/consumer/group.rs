@@ -68,7 +68,7 @@ impl<H: Handler> Group<H> {
     }
 
     /// Records an event in the inbox. False: its id is there already.
-    pub(crate) async fn enter(
+    pub(crate) async fn record_in_inbox(
         &self,
         connection: &mut PgConnection,
         record: &Record,

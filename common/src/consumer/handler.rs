@@ -24,7 +24,7 @@ pub enum Answer {
     DeadLetter(Poison),
 }
 
-/// What a service does with events. Implementations hold no state between calls but their database.
+/// What a service does with events. Implementations keep no state between calls except in their database.
 pub trait Handler: Send + Sync + 'static {
     /// The events of all topics that the service reads.
     type Event: Clone + Send + Sync + 'static;
@@ -35,12 +35,12 @@ pub trait Handler: Send + Sync + 'static {
     /// The versions of a topic's events that [`Handler::decode`] knows; empty if it doesn't know the topic at all.
     fn versions(&self, topic: &str) -> &'static [u32];
 
-    /// Whether `topic` carries events at all: tells an event on the wrong topic from an unknown one.
+    /// Whether `topic` carries events at all: distinguishes an event on the wrong topic from an unknown one.
     fn is_event_topic(&self, topic: &str) -> bool {
         EVENT_TOPICS.contains(&topic)
     }
 
-    /// Applies `events` in order, in the caller's transaction, and answers for each. An `Err` rolls
+    /// Applies `events` in order, in the caller's transaction, and returns an answer for each. An `Err` rolls
     /// everything back; its variant says whether the batch is tried again or searched for a culprit.
     fn handle(
         &self,

@@ -17,13 +17,13 @@ pub(super) type Place = (String, i32);
 /// What was done with the records of one partition in one transaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Effects were had now.
+    /// Applied now.
     pub applied: i64,
-    /// Effects were had before.
+    /// Applied before.
     pub duplicates: i64,
     /// Went to the dead letters.
     pub parked: i64,
-    /// Those of the parked that only wait behind an earlier one.
+    /// The parked ones that only wait behind an earlier one.
     pub blocked: i64,
     /// Could not be kept: only their place went to the dead letters.
     pub set_aside: i64,
@@ -58,9 +58,9 @@ pub(super) struct Position {
 }
 
 impl Position {
-    /// Moves on to what follows a record. A record below the position that nobody has seen belongs to another log than
-    /// the one that was counted: the topic was made anew, or its log was cut. The position goes back to it, or a restart
-    /// would begin behind records that were never read.
+    /// Moves on to what follows a record. A record below the position that nobody has seen belongs to a different log
+    /// than the one that was counted: the topic was recreated, or its log was truncated. The position goes back to it;
+    /// otherwise a restart would skip records that were never read.
     pub(super) fn pass(&mut self, offset: i64, event_id: Uuid, novelty: Novelty) {
         if offset >= self.next_offset || novelty == Novelty::FirstTime {
             *self = Self { next_offset: offset + 1, last_event_id: Some(event_id) };
@@ -79,7 +79,7 @@ pub(super) enum Novelty {
 #[derive(Debug, Default)]
 pub(super) struct Positions {
     pub(super) by_place: HashMap<Place, Position>,
-    /// Whether the group has any parked letters: mostly not, and then no aggregate needs to be looked up.
+    /// Whether the group has any parked letters. Usually it has none, and then no aggregate needs to be looked up.
     pub(super) any_parked: bool,
 }
 
@@ -110,22 +110,22 @@ fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
     (ids, topics, hashes)
 }
 
-/// Locks the positions of `places` and writes those entries that aren't there, in one round trip. Returns the
-/// positions and with what was written.
+/// Locks the positions of `places` and writes the entries that don't exist yet, in one round trip. Returns the
+/// positions and the ids that were written.
 ///
-/// The locks make two members that both believe to own a partition take turns. An entry that is there is a duplicate,
-/// not an error (pitfalls P26).
-pub(super) async fn open(
+/// The locks make two members that both believe that they own a partition take turns. An entry that exists already is a
+/// duplicate, not an error (pitfalls P26).
+pub(super) async fn lock_and_insert(
     connection: &mut PgConnection,
     group: &str,
     places: &BTreeSet<Place>,
     entries: &[Entry],
 ) -> Result<(Positions, HashSet<Uuid>), DatabaseError> {
-    // Sorted, both of them: everybody locks in the same order.
+    // Both are sorted, so that everybody locks in the same order.
     let (topics, partitions): (Vec<_>, Vec<_>) = places.iter().cloned().unzip();
     let (event_ids, event_topics, hashes) = columns(entries);
     let rows = sqlx::query(
-        "-- inbox.open
+        "-- inbox.lock_and_insert
         with positions as (
             insert into consumer_positions as p (group_name, topic, partition)
             select $1, topic, partition
@@ -172,7 +172,7 @@ pub(super) async fn open(
     Ok((positions, inserted))
 }
 
-/// Writes those entries that aren't there, and answers with them: for records that are entered under another id than
+/// Writes the entries that don't exist yet and returns their ids: for records that are entered under an id other than
 /// their own.
 pub(super) async fn insert(
     connection: &mut PgConnection,
@@ -221,7 +221,7 @@ pub(super) async fn payload_hashes(
     rows.into_iter().map(|row| Ok((row.try_get("event_id")?, row.try_get("payload_hash")?))).collect()
 }
 
-/// Adds what was done to the tally, and moves the positions on. Their rows are locked by [`open`].
+/// Adds what was done to the tally, and moves the positions on. Their rows are locked by [`lock_and_insert`].
 pub(super) async fn advance(
     connection: &mut PgConnection,
     group: &str,

@@ -1,4 +1,4 @@
-//! Deletes inbox rows that no duplicate can ask for any more.
+//! Deletes inbox rows that are so old that no duplicate can arrive any more.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use crate::{
     stop::sleep_unless_stopped,
 };
 
-/// An inbox row is kept longer than any record in its topic, or a redelivery would find the inbox empty and have its
-/// effects again (pitfalls P26).
+/// An inbox row is kept longer than any record in its topic, or a redelivery would find the inbox empty and be applied
+/// again (pitfalls P26).
 pub const INBOX_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 const _: () = assert!(INBOX_RETENTION.as_secs() > EVENT_RETENTION.as_secs());
-/// Rows of one statement; bounds its locks and its time.
+/// Rows per statement; bounds its locks and its time.
 const PURGE_ROWS_MAX: i64 = 5_000;
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// One look may fail; the inbox has days before it is too large.
+/// A run may fail: it takes days until the inbox is too large.
 pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(2 * 3600);
 
 /// Purges regularly until `stop`.

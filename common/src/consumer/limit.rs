@@ -1,10 +1,10 @@
-//! The limit on dead letters. One bad record is a record to park; nothing but bad records is an outage of whoever writes
-//! them, or of ourselves, and parking it all would bury the operator. Beyond the limit the consumer stops: the records
+//! The limit on dead letters. One bad record is a record to park; nothing but bad records is an outage of their writer,
+//! or of this service, and parking them all would bury the operator. Beyond the limit the consumer stops: the records
 //! stay in their topic, where nothing is lost.
 //!
-//! It resumes by itself: after a pause it takes one record. If that can be handled all is well again; if not, it is
-//! parked, and the next pause is longer. Or an operator has it resume, with an allowance of so many more
-//! ([`super::stops`]).
+//! It resumes on its own: after a pause it takes one record. If that one can be handled, it goes back to normal; if
+//! not, the record is parked, and the next pause is longer. Or an operator resumes it, with an allowance of dead
+//! letters that may still be parked ([`super::stops`]).
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use super::batch::Counts;
 
-/// Records that the proportion is taken of.
+/// Number of records that the share is calculated from.
 const WINDOW_RECORDS: usize = 1_000;
-/// The proportion counts from this many records on.
+/// The share counts once there are this many records.
 const WINDOW_RECORDS_MIN: usize = 200;
 /// The first pause is the configured one, each next one twice as long, up to this many times.
 const PAUSE_FACTOR_MAX: u32 = 8;
@@ -24,7 +24,7 @@ const PAUSE_FACTOR_MAX: u32 = 8;
 pub struct LimitConfig {
     /// Dead letters in a row that stop the consumer. Checked after each batch, so up to a batch more are parked.
     pub in_a_row_max: u32,
-    /// Stops it too when more than this part of the last 1,000 records was parked.
+    /// Also stops it when more than this share of the last 1,000 records was parked.
     pub share_max: f64,
     /// The first pause.
     pub pause: Duration,
@@ -35,7 +35,7 @@ pub struct LimitConfig {
 pub(super) enum Next {
     /// Take a batch.
     Batch,
-    /// Take one record, to see.
+    /// Take one record, as a test.
     One,
     /// Wait until then.
     Wait(Instant),
@@ -88,14 +88,15 @@ impl Limit {
         }
     }
 
-    /// An operator has it resume, and park this many dead letters before the limit holds again.
+    /// An operator resumes it, and it may park this many dead letters before the limit applies again.
     pub(super) fn resume(&mut self, allowance: u64) {
-        tracing::info!(allowance, "consumer resumes: an operator says so");
+        tracing::info!(allowance, "consumer resumes at an operator's request");
         metrics::gauge!(crate::metric::CONSUMER_STOPPED_BY_DEAD_LETTERS).set(0.0);
         *self = Self { allowance, ..Self::new(self.config) };
     }
 
-    /// What became of the records of a batch. Records that wait behind another one, and duplicates, say nothing.
+    /// What became of the records of a batch. Records that wait behind another one, and duplicates, don't count either
+    /// way.
     pub(super) fn record(&mut self, counts: Counts) {
         let (poisoned, applied) = (
             (counts.parked + counts.set_aside - counts.blocked).unsigned_abs(),
@@ -179,7 +180,7 @@ mod tests {
         assert_eq!(limit.next(), Next::Wait(Instant::now() + PAUSE));
     }
 
-    /// A high share of dead letters stops it, once there are enough records to speak of a share.
+    /// A high share of dead letters stops it, once there are enough records for a share to mean something.
     #[tokio::test(start_paused = true)]
     async fn a_high_share_stops_it() {
         let mut limit = limit();
@@ -204,7 +205,7 @@ mod tests {
 
     /// An operator's request ends the stop at once, and the allowed dead letters pass before the limit applies again.
     #[tokio::test(start_paused = true)]
-    async fn it_resumes_at_an_operators_word() {
+    async fn an_operator_can_resume_it() {
         let mut limit = limit();
         limit.record(counts(0, 100, 0));
         assert_eq!(limit.stopped_for(), "100 dead letters in a row");
@@ -217,13 +218,13 @@ mod tests {
         limit.record(counts(0, 50, 0));
         assert!(matches!(limit.next(), Next::Wait(_)));
         limit.resume(0);
-        assert_eq!(limit.next(), Next::Batch, "counted anew");
+        assert_eq!(limit.next(), Next::Batch, "counted from zero");
     }
 
-    /// After the pause one record is taken: poison makes the next pause longer, what says nothing asks for another one,
-    /// and a good one makes all well.
+    /// After the pause one record is taken: poison makes the next pause longer, one that doesn't count is followed by
+    /// another, and a good one resumes the consumer.
     #[tokio::test(start_paused = true)]
-    async fn it_resumes_by_itself() {
+    async fn it_resumes_on_its_own() {
         let mut limit = limit();
         limit.record(counts(0, 100, 0));
         for factor in [1, 2, 4, 8, 8] {
@@ -238,6 +239,6 @@ mod tests {
         limit.record(counts(1, 0, 0));
         assert_eq!(limit.next(), Next::Batch);
         limit.record(counts(0, 99, 0));
-        assert_eq!(limit.next(), Next::Batch, "counted anew");
+        assert_eq!(limit.next(), Next::Batch, "counted from zero");
     }
 }

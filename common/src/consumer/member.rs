@@ -26,7 +26,7 @@ use crate::{
     record::Record,
 };
 
-/// Why a membership has ended: it can never read again, and another one must take its place.
+/// Why a membership has ended: it can never read again, and a new one must take its place.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Lost {
     /// Ended for good by the broker.
@@ -35,8 +35,8 @@ pub(super) enum Lost {
     /// and refuses the member's own id as that of somebody who was replaced (`FENCED_INSTANCE_ID`).
     #[error("the broker has ended the membership in the consumer group: {0}")]
     Ended(String),
-    /// The position in a partition could not be set. To go on would skip records.
-    #[error("cannot read from another place: {0}")]
+    /// The position in a partition could not be set. Reading on would skip records.
+    #[error("cannot set the reading position: {0}")]
     Position(String),
     /// Ended by the member itself, which looked well and made no progress ([`super::watch`]).
     #[error("the membership in the consumer group makes no progress: {1}")]
@@ -54,12 +54,12 @@ impl Lost {
     }
 }
 
-/// What librdkafka was seen to do by itself, done on purpose: a test of the watch needs it to happen when it wants.
+/// Something that librdkafka was seen to do on its own, done on purpose, so that tests of the watch can trigger it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlantedFault {
     /// The member leaves its group, owns nothing and is never assigned again.
     Leave,
-    /// The partitions are held back and nobody lets them flow again.
+    /// The partitions are paused and never resumed.
     Hold,
 }
 
@@ -74,11 +74,11 @@ pub(super) struct Member {
 struct Context {
     /// Grows with each revocation.
     revocations: AtomicU64,
-    /// Whether there are partitions that were assigned and whose place to begin was not set yet. They are held back.
+    /// Whether partitions were assigned whose starting position was not set yet. They are paused.
     unplaced: AtomicBool,
     /// Woken when `unplaced` becomes true.
     assigned: Notify,
-    /// Whether the broker is known to be away, so that it is logged once.
+    /// Whether the broker is known to be away, so that its absence is logged once.
     broker_away: AtomicBool,
     /// The last error of reading.
     last_error: Mutex<Option<String>>,
@@ -122,8 +122,8 @@ impl ConsumerContext for Context {
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        // Nothing is read before the place to begin is known; the runtime asks the database for it. librdkafka keeps a
-        // pause with the partition, whoever owned it in between, so it is set and ended on every assignment.
+        // Nothing is read before the starting position is known; the runtime asks the database for it. librdkafka keeps
+        // a pause with the partition, whoever owned it in between, so it is set and ended on every assignment.
         if let Rebalance::Assign(partitions) = rebalance {
             warn_of(consumer.pause(partitions));
             self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -152,13 +152,13 @@ impl Member {
         self.consumer.context().assigned.notified().await;
     }
 
-    /// The partitions that it owns, by its own word.
+    /// The partitions that it owns, as far as it knows.
     pub(super) fn places(&self) -> Result<Vec<Place>, Lost> {
         let list = self.consumer.assignment().map_err(|error| Lost::Position(chain(&error)))?;
         Ok(list.elements().iter().map(|place| (place.topic().to_owned(), place.partition())).collect())
     }
 
-    /// Lets the assigned partitions flow from these offsets on.
+    /// Starts reading the assigned partitions at these offsets.
     pub(super) fn begin(&self, offsets: &HashMap<Place, Offset>) -> Result<(), Lost> {
         let mut list = TopicPartitionList::new();
         let placed = offsets
@@ -181,7 +181,7 @@ impl Member {
         }
     }
 
-    /// How far librdkafka has fetched a partition; -1001 or less: it does not say.
+    /// How far librdkafka has fetched a partition; -1001 or less: unknown.
     pub(super) fn fetched(&self, place: &Place) -> i64 {
         let fetched = self.consumer.context().fetched.lock().unwrap_or_else(PoisonError::into_inner);
         fetched.get(place).copied().unwrap_or(i64::MIN)
@@ -192,8 +192,8 @@ impl Member {
         self.consumer.context().last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The next record. Errors are mostly the broker's state, which librdkafka mends by itself: they are logged and
-    /// skipped without a pause, because later records and rebalances are in the same queue.
+    /// The next record. Most errors are about the state of the broker, which librdkafka recovers from on its own: they
+    /// are logged and skipped without a pause, because later records and rebalances are in the same queue.
     pub(super) async fn next(&self) -> Result<Record, Lost> {
         let away = &self.consumer.context().broker_away;
         loop {
@@ -221,8 +221,8 @@ impl Member {
         }
     }
 
-    /// Takes what is there without waiting, up to `records_max` together with `first`: a batch forms under load, and a
-    /// single event waits for nobody.
+    /// Takes what is there without waiting, up to `records_max` together with `first`: under load a batch forms, and a
+    /// single event doesn't wait for others.
     pub(super) fn fill(&self, first: Record, records_max: usize) -> Vec<Record> {
         let mut batch = vec![first];
         while batch.len() < records_max {
@@ -235,8 +235,8 @@ impl Member {
         batch
     }
 
-    /// Whether it still is a member. librdkafka says the end of a membership once, among other errors, and may have said
-    /// it when nobody listened.
+    /// Whether it still is a member. librdkafka reports the end of a membership once, among other errors, possibly when
+    /// nobody was listening.
     pub(super) fn check(&self) -> Result<(), Lost> {
         match self.consumer.client().fatal_error() {
             Some((code, reason)) => Err(Lost::Ended(format!("{code}: {reason}"))),
@@ -245,7 +245,7 @@ impl Member {
     }
 
     /// Changes whenever partitions are taken away. A batch that was taken before must not be tried again: its
-    /// partitions may have a new owner, who reads it from the last committed offset.
+    /// partitions may have a new owner, which reads it from the last committed offset.
     pub(super) fn revocations(&self) -> u64 {
         self.consumer.context().revocations.load(Ordering::SeqCst)
     }
@@ -264,7 +264,7 @@ impl Member {
         }
     }
 
-    /// Makes the partitions of these records begin with them again.
+    /// Goes back to the first of these records in each partition.
     pub(super) fn rewind(&self, records: &[Record]) -> Result<(), Lost> {
         for ((topic, partition), offset) in ends(records, i64::min) {
             self.seek(topic, partition, Offset::Offset(offset))?;
@@ -272,11 +272,11 @@ impl Member {
         Ok(())
     }
 
-    /// Reads a partition from another place on.
+    /// Continues a partition at another offset.
     pub(super) fn seek(&self, topic: &str, partition: i32, offset: Offset) -> Result<(), Lost> {
         let sought = self.consumer.seek(topic, partition, offset, Duration::from_secs(1));
         let code = sought.as_ref().err().and_then(KafkaError::rdkafka_error_code);
-        // Not ours any more: its next owner begins where the database says.
+        // No longer ours: its next owner begins where the database says.
         let is_gone = matches!(code, Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PreviousInProgress));
         match sought {
             Err(error) if !is_gone => Err(Lost::Position(format!("{topic}-{partition}: {}", chain(&error)))),
@@ -284,12 +284,12 @@ impl Member {
         }
     }
 
-    /// Holds all partitions back; those that are assigned later are held back anyway. Their member goes on to be served by [`Member::next`].
+    /// Pauses all partitions; those that are assigned later are paused anyway. [`Member::next`] must still be polled.
     pub(super) fn pause(&self) {
         warn_of(self.consumer.assignment().and_then(|list| self.consumer.pause(&list)));
     }
 
-    /// Lets them flow again, but for those that wait for [`Member::begin`].
+    /// Resumes them, except for those that wait for [`Member::begin`].
     pub(super) fn resume(&self) {
         if self.consumer.context().unplaced.load(Ordering::SeqCst) {
             return;
@@ -297,7 +297,7 @@ impl Member {
         warn_of(self.consumer.assignment().and_then(|list| self.consumer.resume(&list)));
     }
 
-    /// Commits what is stored. The end of a member does it too; said here so that a failure is seen.
+    /// Commits what is stored. Dropping a member does so too; doing it here makes a failure visible.
     pub(super) fn commit(&self) {
         if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync)
             && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)

@@ -1,10 +1,10 @@
-//! Idempotent consumer: takes batches of records, has their effects exactly once, and parks what can never succeed.
+//! Idempotent consumer: takes batches of records, applies each exactly once, and parks what can never succeed.
 //!
 //! A batch is **one** transaction: inbox rows, the handler's effects, outbox rows of the next events, dead letters and
 //! the tally of the partition ([`batch`]). Offsets are stored after the commit. A crash anywhere repeats records whose
-//! effects the inbox already holds. There are four answers to a record: *applied*, *duplicate*, *dead letter*, and *try
-//! again* for the whole batch when the infrastructure is away, which is never a dead letter however long it lasts
-//! ([`runtime`]).
+//! effects the inbox already holds. There are four outcomes for a record: *applied*, *duplicate*, *dead letter*, and
+//! *try again* for the whole batch while the infrastructure is away, which never becomes a dead letter, however long it
+//! lasts ([`runtime`]).
 
 pub mod batch;
 pub mod check;

@@ -1,5 +1,5 @@
 //! The group as the broker and the database see it: which partitions the topics have, who owns them, how many records
-//! wait. Asked by a client of its own, so it is right while the consumer is stopped, waits for its database, or has
+//! wait. It has a client of its own, so it is right even while the consumer is stopped, waits for its database, or has
 //! lost its membership; [`super::watch`] compares it with what the member believes.
 
 use std::{
@@ -57,9 +57,9 @@ impl PartitionView {
 /// A group at one moment.
 #[derive(Debug, Clone)]
 pub struct GroupView {
-    /// When the broker said so.
+    /// When the broker was asked.
     pub at: Instant,
-    /// The group's state by the broker's own word: `Stable`, `Empty`, `PreparingRebalance`, ...
+    /// The group's state as the broker reports it: `Stable`, `Empty`, `PreparingRebalance`, ...
     pub state: String,
     /// Partitions that some member owns.
     pub owned: BTreeSet<Place>,
@@ -107,10 +107,10 @@ impl Observer {
         self.seen.subscribe()
     }
 
-    /// Never returns; whoever runs it drops it.
+    /// Never returns; its caller drops it.
     pub(super) async fn run(self) {
         let mut client: Option<Arc<BaseConsumer<QuietContext>>> = None;
-        // Those of the last time that the database answered: they don't move while it is away.
+        // The positions from the last time that the database answered: they don't change while it is away.
         let mut positions = HashMap::new();
         loop {
             match self.look(&mut client, &mut positions).await {
@@ -119,8 +119,8 @@ impl Observer {
                     self.seen.send_replace(Some(Arc::new(view)));
                 }
                 Err(error) => {
-                    // The kafka component says that the broker is away. A client can lose all of its brokers for good
-                    // though others reach them, so the next look is that of a new one.
+                    // The kafka component reports that the broker is away. A client can lose all of its brokers for
+                    // good although others reach them, so the next look uses a new client.
                     client = None;
                     tracing::debug!(error = chain(&error), "cannot look at the consumer group");
                 }
@@ -145,7 +145,7 @@ impl Observer {
         for (place, partition) in &mut view.partitions {
             partition.position = match &loaded {
                 Ok(loaded) => loaded.get(place).copied(),
-                // As far as it was seen, or committed since.
+                // As far as it was seen, or committed since then.
                 Err(_) => positions.get(place).copied().max(partition.committed),
             };
         }
@@ -174,7 +174,7 @@ impl Observer {
 }
 
 fn ask(client: &BaseConsumer<QuietContext>, group: &str, topics: &[String]) -> KafkaResult<GroupView> {
-    // It reads nothing, but librdkafka tells its errors here, and they must not pile up.
+    // It reads nothing, but librdkafka reports its errors here, and they must not pile up.
     while client.poll(Duration::ZERO).is_some() {}
     let mut partitions = BTreeMap::new();
     for topic in topics {
@@ -205,7 +205,7 @@ fn ask(client: &BaseConsumer<QuietContext>, group: &str, topics: &[String]) -> K
 }
 
 /// The partitions in a member's assignment (Kafka's consumer protocol: version, then topics, each with its partitions;
-/// big-endian). What can't be read owns nothing.
+/// big-endian). An assignment that can't be read counts as empty.
 fn assigned_places(bytes: &[u8]) -> Vec<Place> {
     fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a [u8]> {
         let (taken, after) = rest.split_at_checked(bytes)?;
@@ -261,7 +261,7 @@ mod tests {
         }
     }
 
-    /// The lag counts from the position that the database has; a log that is shorter than it is read from its start.
+    /// The lag counts from the position that the database has; a log that ends before it is read from its start.
     #[test]
     fn lag_counts_from_the_position() {
         let view = |position, committed| PartitionView { first: 10, end: 100, committed, position };

@@ -1,9 +1,10 @@
 //! Parking: the row that lets an operator repair and redrive, and the copy for the dead-letter topic, both in the
 //! transaction that records the event in the inbox.
 //!
-//! A letter that waits behind another one of its aggregate and the redrive of that one must see each other. Both lock the
-//! aggregate's *oldest* parked letter: parking for share ([`blockers`]), a redrive for update ([`lock_oldest`]). So what is parked behind a letter is found by its redrive, and a redrive that is
-//! under way is waited for, or its last letter would be gone when the next one is put behind it.
+//! Parking a letter behind another one of its aggregate and redriving that other one must not miss each other. Both
+//! lock the aggregate's *oldest* parked letter: parking for share ([`blockers`]), a redrive for update
+//! ([`lock_oldest`]). So what is parked behind a letter is found by its redrive, and a redrive that is under way is
+//! waited for, or its last letter would be gone when the next one is put behind it.
 
 use std::collections::HashMap;
 
@@ -20,7 +21,7 @@ use crate::{
     record::{Header, Record, encode_headers},
 };
 
-/// In the column `state`, as `dead_letter::State` reads it.
+/// Value of the column `state`, as `dead_letter::State` reads it.
 pub(crate) const STATE_PARKED: &str = "parked";
 /// The same.
 pub(crate) const STATE_SET_ASIDE: &str = "set-aside";
@@ -66,7 +67,7 @@ pub(super) async fn blockers(
     if subjects.is_empty() {
         return Ok(HashMap::new());
     }
-    // Mostly none is parked, and locks cost: so those are looked for first. Nobody but this consumer parks more of them.
+    // Usually none is parked, and locks cost, so look before locking. Only this consumer parks more of them.
     let parked: Vec<String> = sqlx::query_scalar(
         "-- dead_letter.parked_subjects
         select distinct subject from dead_letters
@@ -96,8 +97,8 @@ pub(super) async fn blockers(
     rows.into_iter().map(|row| Ok((row.try_get("subject")?, row.try_get("id")?))).collect()
 }
 
-/// For a redrive of the aggregate: waits for whoever parks behind its letters, and keeps others from it until the end of the
-/// transaction.
+/// For a redrive of the aggregate: waits for any consumer that is parking behind its letters, and keeps others from
+/// doing so until the end of the transaction.
 pub(crate) async fn lock_oldest(
     connection: &mut PgConnection,
     group: &str,
@@ -174,7 +175,7 @@ async fn insert(
     Ok(())
 }
 
-/// Says that a record was parked, once its transaction is committed.
+/// Reports that a record was parked, once its transaction is committed.
 pub(super) fn report(letter: &NewLetter, record: &Record) {
     let (poison, keep) = (&letter.verdict.poison, letter.verdict.keep);
     let (class, reason) = (poison.class.as_str(), poison.reason());

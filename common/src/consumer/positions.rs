@@ -1,14 +1,14 @@
 //! Where reading begins: at the position that the service's own database has, whatever the broker has committed for the
-//! group. A foreign member of the group, an administrator's reset of its offsets, or a database that was restored from a
-//! backup moves one of the two and not the other, and the effects are where the database is. Reading twice is harmless:
-//! the inbox knows what had its effects.
+//! group. A foreign member of the group, an administrator's reset of its offsets, or a database that was restored from
+//! a backup moves one of the two and not the other, and the effects are in the database. Reading twice is harmless: the
+//! inbox knows what was applied.
 //!
 //! The rules, from the position in the database and the log that is found:
 //!
 //! | the log | reading begins |
 //! |---|---|
 //! | has the record before the position, the same as then | at the position |
-//! | has another record there: it was made anew or cut | at its oldest record |
+//! | has another record there: it was recreated or truncated | at its oldest record |
 //! | ends before the position: the same | at its oldest record |
 //! | begins after the position: records were deleted unread | at its oldest record; those that are gone are counted |
 //! | no position is known | at its oldest record |
@@ -24,10 +24,10 @@ use crate::{
     deadline::Deadline,
 };
 
-/// For reads of a few rows by their key, which is no work for a database that answers.
+/// For reads of a few rows by their key, which cost a working database nothing.
 const READ_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The positions of these partitions. Those that were never read are not there.
+/// The positions of these partitions. Partitions that were never read are left out.
 pub(super) async fn load(
     database: &Database,
     group: &'static str,
@@ -63,7 +63,7 @@ pub(super) async fn load(
     read.await
 }
 
-/// What was done with the records of a partition, ever.
+/// What was done with the records of a partition since it was first read.
 #[derive(Debug, Clone)]
 pub struct PartitionTally {
     /// Its topic.

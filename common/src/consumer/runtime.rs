@@ -1,7 +1,7 @@
 //! The loop around the batches: begin where the database says, take what is there, process it, store the offsets; when
-//! the infrastructure is away, pause and keep polling; when the membership is lost, or makes no progress, join anew.
+//! the infrastructure is away, pause and keep polling; when the membership is lost, or makes no progress, join again.
 //!
-//! Two answers that must not be confused: *back-pressure* (the database is away: hold the batch, pause the partitions,
+//! Two things that must not be confused: *back-pressure* (the database is away: hold the batch, pause the partitions,
 //! try again) lives here; *poison* (the record is bad) lives in [`super::batch`].
 
 use std::{
@@ -40,17 +40,17 @@ use crate::{
 /// The consumer must make progress, or have nothing to do, at least this often (pitfalls P22, P38); no single step takes
 /// longer.
 pub const HEARTBEAT_EVERY_MAX: Duration = Duration::from_secs(60);
-/// How often the loop goes round when nothing arrives.
+/// The longest time between two rounds of the loop when nothing arrives.
 const IDLE_ROUND: Duration = Duration::from_secs(5);
 /// How often the member compares what it believes with what the broker says.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How often a stopped consumer looks for an operator's request to resume.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A membership that lasted this long was none that is lost again and again.
+/// A membership that lasted this long was not lost as soon as it began: the pauses start small again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
-/// A batch that took longer is no time in which a record could have arrived.
+/// While a batch takes longer than this, no record can arrive.
 const LONG_BATCH: Duration = Duration::from_secs(1);
-/// Leaving the group waits for the broker, and a client that reaches nobody would wait forever.
+/// Leaving the group waits for the broker, and a client that can't reach it would wait forever.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Reads topics for a consumer group and hands batches to a processor.
@@ -80,20 +80,20 @@ impl<H: Handler> Runtime<H> {
         }
     }
 
-    /// Makes the member suffer what librdkafka was seen to do without reporting it; for tests.
+    /// Injects faults that librdkafka was seen to have without reporting them; for tests.
     #[must_use]
     pub fn with_faults(mut self, faults: mpsc::Receiver<PlantedFault>) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// Follows what the broker says of the group.
+    /// What the broker says about the group, as it changes.
     #[must_use]
     pub fn view(&self) -> ViewReceiver {
         self.observer.subscribe()
     }
 
-    /// Reads until `stop`; the batch in hand is finished, and its offsets are committed.
+    /// Reads until `stop`; the current batch is finished, and its offsets are committed.
     pub async fn run(self, stop: CancellationToken) -> Result<(), BoxError> {
         let Self { config, topics, processor, observer, component, health, faults } = self;
         let view = observer.subscribe();
@@ -119,7 +119,7 @@ struct Reader<H: Handler> {
 impl<H: Handler> Reader<H> {
     async fn run(self, stop: CancellationToken) -> Result<(), BoxError> {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        // From here on; before, nobody reads, and the owner may wait for its database as long as it takes.
+        // Only from here on: before, nothing is read, and the owner may wait for its database as long as it takes.
         let heartbeat = self.health.heartbeat("consumer", HEARTBEAT_EVERY_MAX);
         let mut limit = Limit::new(LimitConfig {
             in_a_row_max: self.config.dead_letters_in_a_row_max.max(1),
@@ -144,7 +144,7 @@ impl<H: Handler> Reader<H> {
                 view: &self.view,
                 watch: &mut watch,
                 watched_at: joined,
-                taken: HashMap::new(),
+                progress: HashMap::new(),
                 expected: HashMap::new(),
                 busy: Duration::ZERO,
                 placed_at: 0,
@@ -155,13 +155,13 @@ impl<H: Handler> Reader<H> {
             let leaving = tokio::task::spawn_blocking(move || drop(member));
             if tokio::time::timeout(LEAVE_TIME_MAX, leaving).await.is_err() {
                 // Its static id, if it has one, is taken over by the next membership.
-                tracing::warn!("leaving the group takes too long, it is left behind");
+                tracing::warn!("leaving the group takes too long, abandoning it");
             }
             metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(0.0);
             let Err(lost) = outcome else { return Ok(()) };
             metrics::counter!(crate::metric::CONSUMER_MEMBERSHIPS_LOST_TOTAL, "reason" => lost.reason())
                 .increment(1);
-            tracing::error!(reason = lost.reason(), error = chain(&lost), "joining the group anew");
+            tracing::error!(reason = lost.reason(), error = chain(&lost), "joining the group again");
             self.component.waiting(chain(&lost));
             if joined.elapsed() > STABLE_AFTER {
                 backoff.reset();
@@ -173,12 +173,12 @@ impl<H: Handler> Reader<H> {
     }
 }
 
-/// What was taken of a partition.
+/// How far a partition was read.
 #[derive(Debug, Clone, Copy)]
-struct Taken {
+struct Progress {
     next_offset: i64,
     at: Instant,
-    /// [`Session::busy`] then.
+    /// [`Session::busy`] at that time.
     busy: Duration,
 }
 
@@ -193,20 +193,21 @@ struct Session<'a, H: Handler> {
     view: &'a ViewReceiver,
     watch: &'a mut Watch,
     watched_at: Instant,
-    /// The partitions that it owns, from [`Session::begin`] on.
-    taken: HashMap<Place, Taken>,
-    /// The record before the position, which must come first: else the log is not the one that was read before.
+    /// The partitions that it owns, since [`Session::begin`].
+    progress: HashMap<Place, Progress>,
+    /// The record before the position, which must come first: if another one does, the log is not the one that was read
+    /// before.
     expected: HashMap<Place, (i64, Uuid)>,
-    /// Time in which no record could have been taken: the partitions were held back, or a batch took long.
+    /// Time in which no record could have been read: the partitions were paused, or a batch took long.
     busy: Duration,
-    /// [`Member::revocations`] when the partitions in `taken` were given a place.
+    /// [`Member::revocations`] when the partitions in `progress` were positioned.
     placed_at: u64,
     faults: Option<&'a mut mpsc::Receiver<PlantedFault>>,
 }
 
 impl<H: Handler> Session<'_, H> {
-    /// Reads until asked to stop, or until the membership is lost: then what is in hand was not done, or its inbox rows
-    /// are there, and the next membership begins at the position in the database.
+    /// Reads until asked to stop, or until the membership is lost: then the current batch was either not done or is in
+    /// the inbox, and the next membership begins at the position in the database.
     async fn run(&mut self, limit: &mut Limit, stop_record: &mut StopRecord) -> Result<(), Lost> {
         while !self.stop.is_cancelled() {
             self.member.check()?;
@@ -254,8 +255,8 @@ impl<H: Handler> Session<'_, H> {
         Ok(())
     }
 
-    /// Lets the partitions that were assigned flow from the positions that the database has ([`positions`]); waits for
-    /// it as long as it is away. False: asked to stop.
+    /// Starts reading the assigned partitions at the positions that the database has ([`positions`]); waits for it as
+    /// long as it is away. False: asked to stop.
     async fn begin(&mut self) -> Result<bool, Lost> {
         let started = Instant::now();
         let mut backoff = Backoff::for_infrastructure();
@@ -295,7 +296,7 @@ impl<H: Handler> Session<'_, H> {
         positions: &HashMap<Place, super::inbox::Position>,
     ) -> Result<(), Lost> {
         let now = Instant::now();
-        self.taken.clear();
+        self.progress.clear();
         self.expected.clear();
         self.placed_at = self.member.revocations();
         let mut offsets = HashMap::new();
@@ -311,7 +312,7 @@ impl<H: Handler> Session<'_, H> {
                     Offset::Offset(next_offset - 1)
                 }
             };
-            self.taken.insert(place.clone(), Taken { next_offset, at: now, busy: self.busy });
+            self.progress.insert(place.clone(), Progress { next_offset, at: now, busy: self.busy });
             offsets.insert(place, offset);
         }
         #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
@@ -319,8 +320,8 @@ impl<H: Handler> Session<'_, H> {
         self.member.begin(&offsets)
     }
 
-    /// Notes what was taken, and drops the record by which a log is known again. Records of another log than the one
-    /// that was read before are dropped too: that log is read from its oldest record on.
+    /// Notes what was read, and drops the record that only shows that the log is the same. Records of a different log
+    /// are dropped too: that log is read from its oldest record on.
     fn admit(&mut self, batch: Vec<Record>) -> Result<Vec<Record>, Lost> {
         let now = Instant::now();
         let mut elsewhere: HashSet<Place> = HashSet::new();
@@ -330,19 +331,19 @@ impl<H: Handler> Session<'_, H> {
             if elsewhere.contains(&place) {
                 continue;
             }
-            let before = self.taken.get(&place).map(|taken| taken.next_offset);
-            let taken = Taken { next_offset: record.offset + 1, at: now, busy: self.busy };
+            let before = self.progress.get(&place).map(|progress| progress.next_offset);
+            let progress = Progress { next_offset: record.offset + 1, at: now, busy: self.busy };
             match self.expected.remove(&place) {
                 Some((offset, event_id)) if record.offset == offset => {
                     if Metadata::inbox_id(&record) == event_id {
-                        self.taken.insert(place, taken);
+                        self.progress.insert(place, progress);
                         // What the group has committed follows the database.
                         self.member.store(std::slice::from_ref(&record));
                         continue;
                     }
                     report_another_log(&record, offset + 1);
                     self.member.seek(&record.topic, record.partition, Offset::Beginning)?;
-                    self.taken.insert(place.clone(), Taken { next_offset: 0, ..taken });
+                    self.progress.insert(place.clone(), Progress { next_offset: 0, ..progress });
                     elsewhere.insert(place);
                     continue;
                 }
@@ -351,13 +352,13 @@ impl<H: Handler> Session<'_, H> {
             if let Some(next_offset) = before {
                 self.compare(&record, next_offset);
             }
-            self.taken.insert(place, taken);
+            self.progress.insert(place, progress);
             admitted.push(record);
         }
         Ok(admitted)
     }
 
-    /// Says when a record is not the next one: its log was cut, or records were deleted before they were read.
+    /// Reports a record that is not the next one: its log was truncated, or records were deleted before they were read.
     fn compare(&self, record: &Record, next_offset: i64) {
         if record.offset < next_offset {
             report_another_log(record, next_offset);
@@ -390,17 +391,17 @@ impl<H: Handler> Session<'_, H> {
         }
         self.watched_at = now;
         if self.member.revocations() != self.placed_at {
-            self.taken.clear();
+            self.progress.clear();
             metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(0.0);
         }
         let reading = self
-            .taken
+            .progress
             .iter()
-            .map(|(place, taken)| {
+            .map(|(place, progress)| {
                 let listened =
-                    now.duration_since(taken.at).saturating_sub(self.busy.saturating_sub(taken.busy));
+                    now.duration_since(progress.at).saturating_sub(self.busy.saturating_sub(progress.busy));
                 let fetched_offset = self.member.fetched(place);
-                (place.clone(), Reading { next_offset: taken.next_offset, fetched_offset, listened })
+                (place.clone(), Reading { next_offset: progress.next_offset, fetched_offset, listened })
             })
             .collect();
         let view = self.view.borrow().clone();
@@ -432,7 +433,7 @@ impl<H: Handler> Session<'_, H> {
         Ok(())
     }
 
-    /// Goes on behind records that an operator has passed over: the database's position is ahead of what can't be read.
+    /// Continues after records that an operator has skipped: the database's position is past the unreadable ones.
     fn follow_skips(&mut self, unreadable: &[(Place, i64)]) -> Result<(), Lost> {
         let Some(view) = self.view.borrow().clone() else { return Ok(()) };
         for (place, offset) in unreadable {
@@ -446,13 +447,13 @@ impl<H: Handler> Session<'_, H> {
                 "records are skipped"
             );
             self.member.seek(&place.0, place.1, Offset::Offset(position))?;
-            let taken = Taken { next_offset: position, at: Instant::now(), busy: self.busy };
-            self.taken.insert(place.clone(), taken);
+            let progress = Progress { next_offset: position, at: Instant::now(), busy: self.busy };
+            self.progress.insert(place.clone(), progress);
         }
         Ok(())
     }
 
-    /// Takes nothing until then, or until an operator says to go on.
+    /// Takes nothing until then, or until an operator resumes the consumer.
     async fn wait_while_stopped(
         &mut self,
         until: Instant,
@@ -480,7 +481,7 @@ impl<H: Handler> Session<'_, H> {
     /// Processes the batch, again and again while the infrastructure is away, and stores its offsets. `None`: it was not
     /// processed.
     async fn finish(&mut self, batch: Vec<Record>) -> Result<Option<Counts>, Lost> {
-        let taken_at = self.member.revocations();
+        let revocations_before = self.member.revocations();
         let records: Arc<[Record]> = batch.into();
         let mut backoff = Backoff::for_infrastructure();
         let done = loop {
@@ -502,14 +503,14 @@ impl<H: Handler> Session<'_, H> {
             }
             self.member.pause();
             let until = Instant::now() + backoff.next_pause();
-            if !self.keep_polling(until).await? || self.member.revocations() != taken_at {
-                // Asked to stop, or the partitions have a new owner: nothing was done, nothing is stored, so the batch
-                // is delivered again.
+            if !self.keep_polling(until).await? || self.member.revocations() != revocations_before {
+                // Asked to stop, or the partitions have a new owner: nothing was done and nothing is stored, so the
+                // batch is delivered again.
                 self.member.rewind(&records)?;
                 for record in records.iter() {
                     let place = (record.topic.clone(), record.partition);
-                    if let Some(taken) = self.taken.get_mut(&place) {
-                        taken.next_offset = taken.next_offset.min(record.offset);
+                    if let Some(progress) = self.progress.get_mut(&place) {
+                        progress.next_offset = progress.next_offset.min(record.offset);
                     }
                 }
                 break None;
@@ -523,7 +524,7 @@ impl<H: Handler> Session<'_, H> {
     }
 
     /// Serves librdkafka until then while the batch waits, so that the member stays in its group however long the
-    /// database is away. Answers false when asked to stop.
+    /// database is away. False: asked to stop.
     async fn keep_polling(&self, until: Instant) -> Result<bool, Lost> {
         loop {
             self.heartbeat.beat();
@@ -533,14 +534,15 @@ impl<H: Handler> Session<'_, H> {
                 () = tokio::time::sleep_until(until) => return Ok(true),
                 // The heart beats however long the wait is.
                 () = tokio::time::sleep(IDLE_ROUND) => {}
-                // On its way when the pause began: not now.
+                // It was on its way when the pause began: read it again later.
                 record = self.member.next() => self.member.rewind(std::slice::from_ref(&record?))?,
             }
         }
     }
 }
 
-/// A record from below the position, or another one than before it: the topic was made anew, or its log was cut.
+/// A record from below the position, or a different one just before it: the topic was recreated, or its log was
+/// truncated.
 fn report_another_log(record: &Record, position: i64) {
     metrics::counter!(crate::metric::CONSUMER_LOGS_REPLACED_TOTAL, "topic" => record.topic.clone())
         .increment(1);

@@ -27,7 +27,7 @@ pub(super) enum Seen {
         event_id: Uuid,
     },
     Before,
-    /// Its event id is that of another payload: it is recorded under its place instead.
+    /// Its event id belongs to a different payload: it is recorded under an id derived from its place instead.
     OtherPayload {
         event_id: Uuid,
     },
@@ -37,7 +37,7 @@ pub(super) enum Seen {
 #[derive(Debug, Clone)]
 pub(super) struct NewLetter {
     pub(super) id: Uuid,
-    /// Which of the batch.
+    /// Its index in the batch.
     pub(super) index: usize,
     /// Its key in the inbox.
     pub(super) event_id: Uuid,
@@ -56,9 +56,9 @@ pub(super) struct Sorted<E> {
     pub(super) positions: HashMap<Place, Position>,
 }
 
-/// Compares the records of a batch with the payloads that the inbox has under their ids, and with one another. `known` are
-/// the hashes of what was there before the batch, `entries` those of the records. The second value are entries to be made for
-/// records whose id is taken.
+/// Compares the records of a batch with the payloads that the inbox has under their ids, and with one another. `known`
+/// are the hashes of what was there before the batch, `entries` those of the records. The second value is the entries
+/// to write for records whose id is taken.
 pub(super) fn compare(
     records: &[Record],
     entries: &[Entry],
@@ -106,12 +106,12 @@ pub(super) fn sort<E>(
         let found = verdicts.get(&(place, record.offset));
         let (event_id, judged) = match *seen {
             Seen::Before => {
-                // Below the position: delivered again after a crash between commit and offset. It was counted then.
+                // Below the position: delivered again after a crash between commit and offset. It was counted before.
                 count.duplicates += i64::from(!is_counted);
                 continue;
             }
             Seen::OtherPayload { event_id } => {
-                let poison = Poison::new(Class::SchemaViolation, "event id was used for another payload");
+                let poison = Poison::new(Class::SchemaViolation, "event id was used for a different payload");
                 (event_id, Err(Verdict::new(poison, 1, now)))
             }
             Seen::FirstTime { event_id } => {
@@ -130,7 +130,7 @@ pub(super) fn sort<E>(
         };
         let id = Uuid::now_v7();
         if record.size_bytes() > PARKED_BYTES_MAX || found.is_some_and(|found| found.keep == Keep::Place) {
-            // Nothing waits behind it: there is nothing that could be redriven.
+            // Nothing waits behind it, because it can't be redriven.
             verdict = Verdict { keep: Keep::Place, blocked_by: None, ..verdict };
             count.set_aside += 1;
         } else {
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use crate::record::Header;
 
-    /// What a record of a test is like.
+    /// The description of a test record.
     #[derive(Debug, Clone)]
     struct Sketch {
         partition: i32,
@@ -230,7 +230,7 @@ mod tests {
         sketches.iter().map(record).collect()
     }
 
-    /// The form of a record without a database and a service.
+    /// Checks the form of a record, without a database or a service.
     fn check(record: &Record) -> Result<Accepted<()>, Poison> {
         if record.headers_unreadable {
             return Err(Poison::new(Class::SchemaViolation, "malformed"));
@@ -261,8 +261,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every record ends once: as a duplicate, with the handler, or as a letter; the counts say so, the positions are
-        /// behind the last record of each partition, and nothing overtakes a parked record of its aggregate.
+        /// Every record ends once: as a duplicate, with the handler, or as a letter; the counts agree, the positions
+        /// are after the last record of each partition, and nothing overtakes a parked record of its aggregate.
         #[test]
         fn every_record_ends_once(sketches in sketches(), begin in 0..1_000_i64) {
             let records = records(&sketches, begin);

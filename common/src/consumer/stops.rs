@@ -1,5 +1,5 @@
-//! What the operator sees of consumers that the limit on dead letters stopped, and how the operator's request to go on
-//! reaches them: through the database, which every replica looks into anyway.
+//! What the operator sees of consumers that the limit on dead letters stopped, and how the operator's request to resume
+//! reaches them: through the database, which every replica reads anyway.
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use sqlx::{PgConnection, Row as _};
@@ -11,7 +11,7 @@ use crate::{
     error::chain,
 };
 
-/// A replica that was not seen for this time is gone: it looks once a second.
+/// A stopped replica looks once a second; one that was not seen for this long is gone.
 const SEEN_WITHIN: &str = "30 seconds";
 
 /// A stopped consumer.
@@ -36,10 +36,10 @@ impl StopRecord {
         Self { database, group, id: None }
     }
 
-    /// Reports that the replica is stopped. An operator's request ends the stop, and says how many dead letters may be parked.
+    /// Reports that the replica is stopped. Returns how many dead letters may be parked if an operator has resumed it.
     pub(super) async fn look(&mut self, reason: &str) -> Option<u64> {
         match self.try_look(reason).await {
-            Ok(word) => word,
+            Ok(allowance) => allowance,
             Err(error) => {
                 // The database component says that the database is away.
                 tracing::debug!(error = chain(&error), "cannot look for a request to resume");
@@ -87,7 +87,7 @@ impl StopRecord {
         Ok(Some(dead_letters_max.unwrap_or_default().unsigned_abs()))
     }
 
-    /// It continues on its own.
+    /// It resumes on its own.
     pub(super) async fn end(&mut self) {
         let Some(id) = self.id.take() else { return };
         let ended = self.write("consumer.resume", id, |connection, id| {
@@ -104,8 +104,8 @@ impl StopRecord {
             .boxed()
         });
         if let Err(error) = ended.await {
-            // Nobody sees it any more in a moment.
-            tracing::debug!(error = chain(&error), "cannot say that the consumer resumed");
+            // The row is no longer counted once it has not been seen for a while.
+            tracing::debug!(error = chain(&error), "cannot record that the consumer resumed");
         }
     }
 
@@ -122,7 +122,7 @@ impl StopRecord {
     }
 }
 
-/// The consumers of a group that stand, oldest first.
+/// The stopped consumers of a group, oldest first.
 pub(crate) async fn stopped_consumers(
     connection: &mut PgConnection,
     group: &str,
@@ -141,8 +141,8 @@ pub(crate) async fn stopped_consumers(
         .collect()
 }
 
-/// Has the consumers of a group go on; each may park so many dead letters before the limit holds again. Says how many
-/// stood.
+/// Resumes the consumers of a group; each may park this many dead letters before the limit applies again. Returns how
+/// many were stopped.
 pub(crate) async fn resume(
     connection: &mut PgConnection,
     group: &str,

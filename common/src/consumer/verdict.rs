@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::database::DatabaseError;
 
-/// Attempts of a record that fails alone, for a reason in the data that the handler did not classify.
+/// Attempts for a record that fails on its own, for a reason in the data that the handler did not classify.
 pub const ATTEMPTS_MAX: i32 = 3;
 
 /// Why a record can never succeed as it is. Part of the contract (`dlq-class`).
@@ -13,7 +13,7 @@ pub const ATTEMPTS_MAX: i32 = 3;
 pub enum Class {
     /// The value is not the message that the topic carries.
     Decode,
-    /// `ce_type` is none that we know.
+    /// `ce_type` is not one that we know.
     UnknownType,
     /// `ce_type` is known in other versions only.
     UnknownVersion,
@@ -74,7 +74,7 @@ impl Poison {
     /// The reason is cut to 512 bytes.
     #[must_use]
     pub fn new(class: Class, reason: impl Into<String>) -> Self {
-        // PostgreSQL can't store NUL in a text, and parking must not fail for what a reason quotes.
+        // PostgreSQL can't store NUL in a text, and parking must not fail because of what a reason quotes.
         let mut reason: String = reason.into().replace('\0', "\u{fffd}");
         let mut end = reason.len().min(REASON_BYTES_MAX);
         while !reason.is_char_boundary(end) {
@@ -123,8 +123,8 @@ impl Verdict {
         self.poison.class != Class::AttemptsExhausted || self.attempts >= ATTEMPTS_MAX
     }
 
-    /// On a record that failed alone for a reason in the data, after what was found `before`. `None`: nothing of the
-    /// record was to be written, so it can't be blamed.
+    /// The verdict on a record that failed alone for a reason in the data, given the verdict `before`. `None`: nothing
+    /// of the record was being written, so it can't be blamed.
     pub(crate) fn after_failure(
         before: Option<&Self>,
         error: &DatabaseError,
@@ -132,7 +132,7 @@ impl Verdict {
     ) -> Option<Self> {
         match before {
             Some(verdict) if verdict.is_final() && verdict.keep == Keep::Place => None,
-            // It was to be parked, and the database refused that too: keep its place at least.
+            // It was being parked, and the database refused that too: keep at least its place.
             Some(verdict) if verdict.is_final() => Some(Self { keep: Keep::Place, ..verdict.clone() }),
             _ => {
                 // Only the error's own words, never the server's: they may quote the data.
@@ -160,7 +160,7 @@ pub(crate) const fn is_in_the_data(error: &DatabaseError) -> bool {
 mod tests {
     use super::*;
 
-    /// A reason fits its header whatever it is made of.
+    /// A reason fits its header, whatever characters it contains.
     #[test]
     fn reasons_are_cut_at_a_character() {
         let poison = Poison::new(Class::Decode, "ü".repeat(400));

@@ -1,7 +1,7 @@
 //! A member of a consumer group that watches itself (pitfalls P38). A membership can end, or a client can stop reading,
-//! unreported by librdkafka: the member owns nothing, or owns partitions and takes nothing, and looks well. So what
+//! unreported by librdkafka: the member owns nothing, or owns partitions and reads nothing, and looks healthy. So what
 //! the member believes is compared with what an observer sees at the broker ([`super::observer`]), and what stays wrong
-//! for longer than a bound ends the membership: the runtime joins anew with a new client.
+//! for longer than a bound ends the membership: the runtime joins again with a new client.
 //!
 //! Pure: time and views come in, a finding comes out.
 
@@ -14,15 +14,15 @@ use tokio::time::Instant;
 
 use super::{inbox::Place, observer::GroupView};
 
-/// How long something may look wrong before the membership is ended. A group that is formed anew, or a broker that is
-/// back after a restart, needs a few seconds.
+/// How long something may look wrong before the membership is ended. A rebalance, or a broker that is back after a
+/// restart, needs a few seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// While the group is being formed, which takes up to the session timeout (10 s) after a member has died, and no new
 /// membership makes it quicker.
 const PATIENCE_WHILE_REBALANCING: Duration = Duration::from_secs(30);
-/// Each membership that was that did not help doubles the patience for the next, up to this many times.
+/// Each membership that ended without success doubles the patience with the next, up to this factor.
 const PATIENCE_FACTOR_MAX: u32 = 8;
-/// A view that is older says nothing: the broker does not answer the observer either.
+/// A view that is older is useless: the broker does not answer the observer either.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(8);
 
 /// What is wrong; the label of `consumer_memberships_lost_total`.
@@ -43,18 +43,18 @@ impl Reason {
     }
 }
 
-/// What the comparison says.
+/// The result of the comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Finding {
     /// All is well.
     Well,
-    /// The broker does not answer the observer: nothing can be said, and a new membership would not help.
+    /// The broker does not answer the observer: nothing is known, and a new membership would not help.
     Blind,
-    /// Something is wrong, not for long yet.
+    /// Something is wrong, but not for long yet.
     Waiting(String),
-    /// It has been wrong for too long: join anew.
+    /// It has been wrong for too long: join again.
     Stalled(Reason, String),
-    /// These can't be read at this offset, by a new client neither: joining anew does not help, an operator must.
+    /// These can't be read at this offset, not even by a new client: joining again does not help, an operator must act.
     Unreadable(Vec<(Place, i64)>),
 }
 
@@ -63,9 +63,9 @@ pub(super) enum Finding {
 pub(super) struct Reading {
     /// The next offset that it waits for.
     pub(super) next_offset: i64,
-    /// How far librdkafka has fetched, by its own word. Markers of transactions are fetched and never arrive.
+    /// How far librdkafka says that it has fetched. Markers of transactions are fetched and never arrive.
     pub(super) fetched_offset: i64,
-    /// How long it listened since something arrived, or since it could arrive.
+    /// How long it has been listening since something arrived, or could first have arrived.
     pub(super) listened: Duration,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Reading {
 pub(super) struct Watch {
     /// Since when partitions have had no owner.
     unowned_since: Option<Instant>,
-    /// Memberships that were ended since the last time that all was well.
+    /// Memberships that were ended since all was last well.
     in_vain: u32,
     /// Where a partition was silent when a membership was ended for it.
     silent_at: HashMap<Place, i64>,
@@ -131,7 +131,7 @@ impl Watch {
                 ),
             };
             if *listened < self.patience() {
-                // Fetching is never instant: it is worth a word after half of the patience.
+                // Fetching is never instant, so it is reported only after half of the patience.
                 if *listened < PATIENCE / 2 {
                     return Finding::Well;
                 }
@@ -144,7 +144,10 @@ impl Watch {
             return Finding::Stalled(Reason::Silent, text);
         }
         if let Some((place, offset, _)) = unreadable.iter().find(|(.., listened)| *listened < PATIENCE) {
-            return Finding::Waiting(format!("{}-{} is read anew from offset {offset} on", place.0, place.1));
+            return Finding::Waiting(format!(
+                "{}-{} is read again from offset {offset} on",
+                place.0, place.1
+            ));
         }
         if !unreadable.is_empty() {
             let unreadable = unreadable.into_iter().map(|(place, offset, _)| (place, offset)).collect();
@@ -217,7 +220,7 @@ mod tests {
 
     /// An empty group whose partitions nobody owns ends the membership after the bound, and not before.
     #[tokio::test(start_paused = true)]
-    async fn a_member_that_is_gone_joins_anew() {
+    async fn a_member_that_is_gone_joins_again() {
         let mut watch = Watch::default();
         let mut look = |state, owned: &[i32]| {
             watch.look(Instant::now(), Some(&view(state, owned, &[0, 0])), &HashMap::new())
@@ -227,7 +230,7 @@ mod tests {
         assert!(matches!(look("Empty", &[]), Finding::Waiting(_)));
         after(1).await;
         assert!(matches!(look("Empty", &[]), Finding::Stalled(Reason::Unowned, _)));
-        // In vain: the next one gets twice the time.
+        // It did not help: the next one gets twice the time.
         assert!(matches!(look("Empty", &[]), Finding::Waiting(_)));
         after(19).await;
         assert!(matches!(look("Empty", &[]), Finding::Waiting(_)));
@@ -273,7 +276,7 @@ mod tests {
         assert!(matches!(finding, Finding::Stalled(..)), "{finding:?}");
     }
 
-    /// While the broker answers nobody there is nothing to find, and the time before does not count.
+    /// While the broker does not answer there is nothing to find, and the time before does not count.
     #[tokio::test(start_paused = true)]
     async fn an_absent_broker_is_no_finding() {
         let mut watch = Watch::default();
@@ -288,9 +291,9 @@ mod tests {
     }
 
     /// A partition with records of which none arrives ends the membership; if the next one can't read it either, at the
-    /// same offset, it is unreadable and ends no more memberships. A record that arrives ends all of it.
+    /// same offset, it is unreadable and ends no more memberships. A record that arrives resets everything.
     #[tokio::test(start_paused = true)]
-    async fn a_silent_partition_is_read_anew_once() {
+    async fn a_silent_partition_is_read_again_once() {
         let mut watch = Watch::default();
         let mut look = |offset, listened_s| {
             let view = view("Stable", &[0, 1], &[9, 9]);

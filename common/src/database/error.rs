@@ -38,7 +38,7 @@ pub enum DatabaseError {
 }
 
 impl From<sqlx::Error> for DatabaseError {
-    /// Sorts by SQLSTATE (PostgreSQL documentation, appendix A).
+    /// Classifies by SQLSTATE (PostgreSQL documentation, appendix A).
     fn from(error: sqlx::Error) -> Self {
         let code = match &error {
             sqlx::Error::Database(database) => database.code(),
@@ -73,9 +73,9 @@ impl From<sqlx::Error> for DatabaseError {
 /// When a connection was last seen with a plan that can never run again.
 static STALE_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// A statement whose prepared form is of no use any more on this connection: a column that it returns has changed its
-/// type, or the server has forgotten it. The same statement succeeds on a new connection. The routine says which
-/// `0A000` it is; the text depends on the server's language.
+/// A statement whose prepared form can no longer run on this connection: a column that it returns has changed its type,
+/// or the server has forgotten it. The same statement succeeds on a new connection. The routine says which `0A000` it
+/// is; the text depends on the server's language.
 fn is_stale_plan(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database) = error else { return false };
     let Some(error) = database.try_downcast_ref::<PgDatabaseError>() else { return false };
@@ -86,8 +86,8 @@ fn is_stale_plan(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a connection of this age was there when a plan was last found stale: then it has such plans too, and is closed
-/// rather than lent again.
+/// Whether a connection of this age existed when a plan was last found stale: then it may have such plans too, and is
+/// closed rather than reused.
 pub(super) fn may_have_stale_plans(age: Duration) -> bool {
     let since = *STALE_SINCE.lock().unwrap_or_else(PoisonError::into_inner);
     since.is_some_and(|since| since.elapsed() <= age)
@@ -105,7 +105,7 @@ impl Conflicting for DatabaseError {
     }
 }
 
-/// The server's own refusal means that nothing was done; a broken connection leaves it open.
+/// A refusal by the server means that nothing was done; after a broken connection nobody knows.
 pub(super) fn commit_error(error: sqlx::Error) -> DatabaseError {
     if matches!(error, sqlx::Error::Database(_)) {
         DatabaseError::from(error)
@@ -115,7 +115,7 @@ pub(super) fn commit_error(error: sqlx::Error) -> DatabaseError {
 }
 
 impl From<DatabaseError> for tonic::Status {
-    /// Unknown outcomes are `UNAVAILABLE`: every write carries a key, so the caller may send it again and learns which.
+    /// Unknown outcomes are `UNAVAILABLE`: every write carries a key, so the caller may send it again to find out.
     fn from(error: DatabaseError) -> Self {
         match error {
             DatabaseError::Unavailable(_) | DatabaseError::Conflict(_) | DatabaseError::CommitUnknown(_) => {
@@ -130,5 +130,24 @@ impl From<DatabaseError> for tonic::Status {
                 Self::internal("internal error")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A connection that breaks during COMMIT leaves the outcome unknown: the transaction is not run again, and the caller
+    /// may ask by its key (pitfalls P11). The same failure before COMMIT means that nothing was done.
+    #[test]
+    fn a_broken_commit_is_unknown_and_not_run_again() {
+        let broken = || sqlx::Error::Io(io::ErrorKind::ConnectionReset.into());
+        let error = commit_error(broken());
+        assert!(matches!(error, DatabaseError::CommitUnknown(_)), "{error:?}");
+        assert!(!error.is_conflict());
+        assert_eq!(tonic::Status::from(error).code(), tonic::Code::Unavailable);
+        assert!(matches!(DatabaseError::from(broken()), DatabaseError::Unavailable(_)));
     }
 }

@@ -1,12 +1,12 @@
 //! The service's own PostgreSQL: a pool, transactions that a caller can't break, and errors that say what comes next.
 //!
 //! A transaction runs in a task of its own that is never dropped ([`Database::transaction`]). If it ran in the caller's
-//! future, a caller that goes away in `begin()` would hand an open transaction to the next borrower of the connection
-//! (pitfalls P12), and every gRPC timeout is such a caller. A read whose caller goes away ([`Database::read`]) takes its
-//! connection along.
+//! future, a caller that goes away in `begin()` would hand an open transaction to the next user of the connection
+//! (pitfalls P12), and every gRPC timeout is such a caller. When the caller of a read ([`Database::read`]) goes away,
+//! its connection is closed.
 //!
-//! Nothing outlives its deadline: transactions have what is left of it as `statement_timeout`, what is cut off closes
-//! its connection, and the server looks every 100 ms whether its client is still there.
+//! Nothing outlives its deadline: transactions get the time that is left as `statement_timeout`, an operation that is
+//! cut off closes its connection, and the server checks every 100 ms whether its client is still there.
 
 mod error;
 
@@ -35,7 +35,8 @@ static COMMON_MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// First version of a service's own migrations.
 const OWN_VERSION_MIN: i64 = 1001;
-/// Time to get a connection; below the edge's deadline, so that a full pool is UNAVAILABLE rather than a timeout.
+/// Time to get a connection; shorter than the edge's deadline, so that an exhausted pool is UNAVAILABLE rather than a
+/// timeout.
 pub const ACQUIRE_TIME_MAX: Duration = Duration::from_secs(2);
 /// For statements without a deadline of their own.
 const STATEMENT_TIME_MAX: &str = "10000";
@@ -43,8 +44,8 @@ const STATEMENT_TIME_MAX: &str = "10000";
 const CLIENT_CHECK_EVERY: &str = "100";
 /// A transaction whose task hangs gives its locks back.
 const IDLE_IN_TRANSACTION_TIME_MAX: &str = "10000";
-/// For background work, which has no caller whose deadline it could take: a server that neither answers nor breaks the
-/// connection (stopped, half-open TCP) holds a transaction this long.
+/// The deadline of background work, which has no caller: a server that neither answers nor breaks the connection
+/// (stopped, half-open TCP) can hold a transaction up for this long.
 pub const BACKGROUND_TIME_MAX: Duration = Duration::from_secs(10);
 /// Connections are renewed, so that a failover or a changed password is noticed.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(1800);
@@ -55,24 +56,25 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Attempts of a transaction that lost against another one (deadlock, serialization).
 const CONFLICT_ATTEMPTS_MAX: u32 = 5;
 
-/// Where a transaction is. Every durable step of a service is one (a batch, a redrive, an order, a delivery that moves on), or
-/// an acknowledged publish ([`crate::outbox::relay::Step`]): between these a crash can find it.
+/// How far a transaction is. Every durable step of a service is a transaction (a batch, a redrive, an order, a delivery
+/// that moves on) or an acknowledged publish ([`crate::outbox::relay::Step`]); crash tests stop it between these
+/// points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransactionStep {
     /// The work is done, nothing is committed.
     Worked,
-    /// It is committed, and nobody knows yet.
+    /// It is committed, and its caller does not know yet.
     Committed,
 }
 
-/// Called with the name of a transaction at each step; tests die there.
+/// Called with the name of a transaction at each step; crash tests panic there.
 pub type TransactionHook = Arc<dyn Fn(&'static str, TransactionStep) + Send + Sync>;
 
 /// The pool of one process; clones share it.
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
-    /// True once the schema is there.
+    /// True once the schema exists.
     migrated: Arc<watch::Sender<bool>>,
     /// Woken after each commit; the relay sleeps on it.
     committed: Arc<Notify>,
@@ -86,7 +88,7 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// Prepares a pool. Nothing is connected yet, so start needs no order.
+    /// Prepares a pool. Nothing is connected yet, so services can start in any order.
     pub fn new(config: &DatabaseConfig) -> Result<Self, sqlx::Error> {
         let options: PgConnectOptions = config.url.expose_secret().parse()?;
         let options = options.options([
@@ -98,8 +100,8 @@ impl Database {
             .max_connections(config.connections_max)
             .acquire_timeout(ACQUIRE_TIME_MAX)
             .max_lifetime(CONNECTION_AGE_MAX)
-            // Connections of a server that was restarted are dead (pitfalls P13). One that was used a moment ago needs no
-            // round trip to prove that it lives; if it died since, the transaction fails as unavailable.
+            // Connections of a server that was restarted are dead (pitfalls P13). One that was used a moment ago is not
+            // worth a round trip to test; if it has died since, the transaction fails as unavailable.
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| {
                 Box::pin(async move {
@@ -143,7 +145,7 @@ impl Database {
         self.committed.clone()
     }
 
-    /// Returns once the schema is there.
+    /// Returns once the schema exists.
     pub async fn migrated(&self) {
         // The sender lives as long as `self`.
         let _ = self.migrated.subscribe().wait_for(|migrated| *migrated).await;
@@ -161,9 +163,10 @@ impl Database {
         Ok(())
     }
 
-    /// A newer program may have been here: what it has added is no obstacle, because schemas are changed by expanding them
-    /// first (`docs/runbook.md`). A version that this program should know, being older than the newest it knows of the
-    /// same part (library or service), is an error; one that was changed is found by the migrator's checksums.
+    /// A newer program may have migrated this database: what it added does no harm, because schemas are changed by
+    /// expanding them first (`docs/runbook.md`). An unknown version that is older than the newest one that this program
+    /// knows of the same part (library or service) is an error; one that was changed is found by the migrator's
+    /// checksums.
     async fn refuse_missing(&self, known: &Migrator) -> Result<(), MigrateError> {
         let there = sqlx::query_scalar(
             "-- database.has_migrations\nselect to_regclass('_sqlx_migrations') is not null",
@@ -186,12 +189,12 @@ impl Database {
             if newest.is_none_or(|newest| version < newest) {
                 return Err(MigrateError::VersionMissing(version));
             }
-            tracing::warn!(version, "the schema is newer than this program, which goes on with it");
+            tracing::warn!(version, "the schema is newer than this program, which continues with it");
         }
         Ok(())
     }
 
-    /// Migrates as soon as the database is there, then keeps `component` in step with whether it answers, until `stop`.
+    /// Migrates as soon as the database answers, then keeps `component` up to date with whether it does, until `stop`.
     pub async fn migrate_and_probe(
         self,
         own: &'static Migrator,
@@ -227,9 +230,9 @@ impl Database {
         bounded(sqlx::query("-- database.probe\nselect 1").execute(&self.pool)).await.map(drop)
     }
 
-    /// Runs `work` in one transaction and commits it if it returns `Ok`. Transactions that lose against another are run
-    /// again, each time with a clone of `input`, so `work` must have no effect outside of the connection. `name` is for
-    /// metrics.
+    /// Runs `work` in one transaction and commits it if it returns `Ok`. Transactions that lose against another one are
+    /// run again, each time with a clone of `input`, so `work` must have no effect outside of the connection. `name` is
+    /// for metrics.
     ///
     /// The transaction is finished even if the caller goes away, and rolled back at the deadline. Wakes the relay after
     /// the commit.
@@ -265,7 +268,7 @@ impl Database {
             Ok(outcome) => outcome,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // Only a runtime that shuts down cancels it; the outcome is as unknown as after a crash.
+                // Only the shutdown of the runtime cancels it; the outcome is as unknown as after a crash.
                 Err(_) => Err(DatabaseError::CommitUnknown(sqlx::Error::WorkerCrashed).into()),
             },
         }
@@ -332,13 +335,13 @@ impl Database {
             return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed));
         }
         let connection = tokio::time::timeout_at(deadline.instant(), self.pool.acquire()).await;
-        // Whatever a server says to one who only comes in, it says of itself.
+        // Whatever a server answers to a new connection is about the server, not about the statement.
         connection.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(DatabaseError::Unavailable)
     }
 }
 
-/// A connection that is used. One that was cut off in the middle must not go back to the pool: a statement may run on
-/// it, and a transaction may be open.
+/// A connection in use. One that was cut off in the middle must not go back to the pool: a statement may run on it, and
+/// a transaction may be open.
 struct Lease {
     connection: PoolConnection<Postgres>,
     outcome: Outcome,

@@ -1,4 +1,4 @@
-//! Tells the metrics how many letters are parked, and since when.
+//! Publishes how many letters are parked, and since when, as metrics.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,21 +19,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A gauge that is older misleads.
 pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(60);
 
-/// Keeps `dead_letters_parked` and `dead_letters_oldest_age_seconds` in step until `stop`.
+/// Keeps `dead_letters_parked` and `dead_letters_oldest_age_seconds` up to date until `stop`.
 pub async fn publish_depth(
     database: Database,
     group: &'static str,
     task: PeriodicTask,
     stop: CancellationToken,
 ) {
-    let mut told: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut published: BTreeSet<(String, String)> = BTreeSet::new();
     loop {
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         match database.read(deadline, move |connection| store::stats(connection, group).boxed()).await {
             Ok(stats) => {
                 task.succeeded();
-                // What is gone since is 0 now.
-                for (topic, class) in std::mem::take(&mut told) {
+                // Series without letters go back to 0.
+                for (topic, class) in std::mem::take(&mut published) {
                     metrics::gauge!(crate::metric::DEAD_LETTERS_PARKED, "topic" => topic, "class" => class)
                         .set(0.0);
                 }
@@ -46,7 +46,7 @@ pub async fn publish_depth(
                     let (topic, class) = (stats.topic.clone(), stats.class.clone());
                     metrics::gauge!(crate::metric::DEAD_LETTERS_PARKED, "topic" => topic, "class" => class)
                         .set(parked);
-                    told.insert((stats.topic, stats.class));
+                    published.insert((stats.topic, stats.class));
                 }
             }
             // The database component says that the database is away.

@@ -1,4 +1,4 @@
-//! The messages of the dead-letter service: what came is checked, what goes is put into their shape.
+//! The messages of the dead-letter service: checks requests and builds responses.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub(crate) fn parse_reason(reason: &str) -> Result<String, Status> {
     Ok(reason.to_owned())
 }
 
-/// What replaces the parts of a letter; its headers are those to set.
+/// The parts of a letter that an edit replaces; its headers are those to set.
 pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edited, Status> {
     let pb::EditDeadLetterRequest { key, value, headers, .. } = request;
     let value = Some(value).filter(|value| !value.is_empty());
@@ -75,7 +75,7 @@ pub(super) fn parse_skip(request: pb::SkipRecordsRequest, peer: &Peer) -> Result
     Ok(Skip { topic, partition, offset, records, actor, reason })
 }
 
-/// The tallies of the database beside the partitions of the broker.
+/// Joins the tallies of the database with the partitions of the broker.
 pub(super) fn positions_to_proto(
     tallies: Vec<PartitionTally>,
     view: Option<&GroupView>,
@@ -126,8 +126,8 @@ pub(crate) fn parse_time(
     time.map(Some).ok_or_else(|| Status::invalid_argument(format!("{field} is not a time")))
 }
 
-/// An absent field is no filter, and in proto3 an empty text is an absent one. Whatever else says nothing that could match
-/// is refused: a slip must not read like "there is none".
+/// An absent field is no filter, and in proto3 an empty text is an absent one. Any other value that can't match
+/// anything is refused: a typo must not look like "there is none".
 pub(super) fn parse_filter(filter: pb::DeadLetterFilter) -> Result<Filter, Status> {
     let given = |field: &str, text: String| match text.trim() {
         "" if text.is_empty() => Ok(None),
@@ -157,7 +157,7 @@ pub(super) fn parse_state(state: i32) -> Result<Option<State>, Status> {
         Ok(pb::DeadLetterState::Redriven) => Ok(Some(State::Redriven)),
         Ok(pb::DeadLetterState::Discarded) => Ok(Some(State::Discarded)),
         Ok(pb::DeadLetterState::SetAside) => Ok(Some(State::SetAside)),
-        Err(_) => Err(Status::invalid_argument("state is not one of ours")),
+        Err(_) => Err(Status::invalid_argument("state is not known")),
     }
 }
 
@@ -172,7 +172,7 @@ pub(super) fn parse_page(size: u32, token: &str) -> Result<(i64, Option<Uuid>), 
     Ok((i64::from(size), token))
 }
 
-/// Cuts the one more that was asked for, which tells whether there is another page.
+/// Removes the extra entry that was asked for, which shows whether there is another page.
 pub(super) fn next_page<T>(items: &mut Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> String {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     if items.len() <= limit {
@@ -266,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// What is absent is no filter; what is blank, unknown or no id is refused, and never matches everything.
+    /// An absent value is no filter; a blank, unknown or malformed one is refused, and never matches everything.
     #[test]
     fn a_filter_says_what_it_means() {
         let empty = parse_filter(pb::DeadLetterFilter::default()).expect("no filter");

@@ -1,8 +1,8 @@
 //! Dead letters: how records are parked ([`park`]), and what operators do with them afterwards.
 //!
 //! A letter is a row of `dead_letters`, written by the consumer in the transaction of its batch. Operators look at it
-//! ([`store`]), edit or discard it, and have it handled again ([`redrive`]) by the same handler that the consumer uses,
-//! whole aggregates in order. [`service`] shows this as gRPC. Whatever changes a letter writes its audit row in the same
+//! ([`store`]), edit or discard it, and redrive it ([`redrive`]) through the same handler that the consumer uses, whole
+//! aggregates in order. [`service`] shows this as gRPC. Every change of a letter writes its audit row in the same
 //! transaction.
 
 pub mod depth;
@@ -20,7 +20,7 @@ use crate::{
     record::{Header, Record},
 };
 
-/// Redrives of one letter; after them it needs an operator who insists (pitfalls P25).
+/// Redrives of one letter; after that an operator must force it (pitfalls P25).
 pub const REDRIVES_MAX: i32 = 3;
 
 /// The state of a letter.
@@ -37,7 +37,7 @@ pub enum State {
 }
 
 impl State {
-    /// As the table says it.
+    /// Its value in the table.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl State {
 pub struct Letter {
     /// The `dlq-id` of its copy.
     pub id: Uuid,
-    /// As the contract names it.
+    /// Its name in the contract.
     pub class: String,
     /// Why, for people.
     pub reason: String,
@@ -82,7 +82,7 @@ pub struct Letter {
     pub first_failed_at: OffsetDateTime,
     /// When it was parked.
     pub parked_at: OffsetDateTime,
-    /// What an operator has put in the place of the record's parts.
+    /// What an operator has put in place of parts of the record.
     pub edited: Edited,
 }
 
@@ -98,7 +98,7 @@ pub struct Edited {
 }
 
 impl Letter {
-    /// Puts parts in the place of those that are there, edited or not; each header in the place of all of its name.
+    /// Replaces parts, whether edited before or not; each header replaces all headers of its name.
     pub fn edit(&mut self, parts: Edited) {
         self.edited.key = parts.key.or(self.edited.key.take());
         self.edited.value = parts.value.or(self.edited.value.take());
@@ -111,7 +111,7 @@ impl Letter {
         }
     }
 
-    /// The record that a redrive handles: the original, with what was edited in its place.
+    /// The record that a redrive handles: the original, with its edited parts replaced.
     #[must_use]
     pub fn effective_record(&self) -> Record {
         let Edited { key, value, headers } = self.edited.clone();
@@ -153,14 +153,14 @@ pub enum Action {
     Edit,
     /// Given up.
     Discard,
-    /// The consumers that the limit had stopped go on; done to no letter.
+    /// Consumers that the limit had stopped were resumed; concerns no letter.
     Resume,
-    /// Records that could not be read were passed over.
+    /// Records that could not be read were skipped.
     Skip,
 }
 
 impl Action {
-    /// As the audit says it.
+    /// Its name in the audit.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,12 +1,12 @@
 //! Redrive: parked letters are handled again by the consumer's own handler, whole aggregates in order.
 //!
 //! - **Order.** The letters of an aggregate are handled oldest first. If one fails again, those behind it wait.
-//! - **Once.** A letter is locked while it is `parked`, its effects, its new state and its audit row are one
+//! - **Once.** A letter is locked while it is `parked`; its effects, its new state and its audit row are one
 //!   transaction. So a redrive can be killed at any point, and run again.
-//! - **One at a time.** A redrive holds an advisory lock of its group on a connection of its own: it ends with the
-//!   process that holds it, however it ends.
+//! - **One at a time.** A redrive holds an advisory lock of its group on a connection of its own, so the lock ends with
+//!   the process that holds it, however that ends.
 //! - **Nothing else is touched.** Nothing is published but what the handler writes, so other groups see nothing; the
-//!   consumer goes on beside it, and parks what arrives for an aggregate that still has parked letters.
+//!   consumer keeps running beside it, and parks what arrives for an aggregate that still has parked letters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,15 +30,15 @@ use crate::{
     error::chain,
 };
 
-/// Letters of one transaction; an aggregate with more is redriven in several, in order.
+/// Letters per transaction; an aggregate with more is redriven in several, in order.
 const LETTERS_PER_TRANSACTION_MAX: i64 = 100;
-/// Attempts of a transaction while the database is away; then the operator is told, and runs the command again.
+/// Attempts of a transaction while the database is away; then the command fails, and the operator runs it again.
 const ATTEMPTS_MAX: u32 = 8;
 
 /// Whether anything is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Says what would be done.
+    /// Only reports what would be done.
     DryRun,
     /// Does it.
     Execute,
@@ -62,7 +62,7 @@ pub struct Redrive {
     pub mode: Mode,
     /// Letters per second; `None`: as fast as they go.
     pub rate_per_second: Option<f64>,
-    /// Most letters.
+    /// At most this many letters.
     pub letters_max: Option<u64>,
     /// See [`Exhausted`].
     pub exhausted: Exhausted,
@@ -104,7 +104,7 @@ pub enum Step {
     },
 }
 
-/// Why a redrive did not begin, or did not go on.
+/// Why a redrive did not begin, or did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum RedriveError {
     /// One at a time.
@@ -115,16 +115,16 @@ pub enum RedriveError {
     Database(#[from] DatabaseError),
 }
 
-/// The right to redrive. The server takes it back when its connection is gone, a moment after this is dropped;
-/// [`RedriveLock::give_back`] returns when the next one can have it.
+/// The right to redrive. The server releases it when the connection is gone, a moment after this is dropped;
+/// [`RedriveLock::release`] returns when the next redrive can begin.
 pub struct RedriveLock(PgConnection);
 
 impl RedriveLock {
-    /// Ends the turn.
-    pub async fn give_back(mut self) {
-        // If it fails the connection is broken, and the server takes the turn back by itself.
+    /// Gives the lock back.
+    pub async fn release(mut self) {
+        // If this fails, the connection is broken, and the server releases the lock on its own.
         let _ = bounded(
-            sqlx::query("-- dead_letter.give_back\nselect pg_advisory_unlock_all()").execute(&mut self.0),
+            sqlx::query("-- dead_letter.release\nselect pg_advisory_unlock_all()").execute(&mut self.0),
         )
         .await;
     }
@@ -148,7 +148,7 @@ impl<H: Handler> Redriver<H> {
         Self { group }
     }
 
-    /// Takes the turn of this group.
+    /// Takes the lock of this group.
     pub async fn begin(&self) -> Result<RedriveLock, RedriveError> {
         let options = self.group.database.pool().connect_options();
         let mut connection = bounded(PgConnection::connect_with(&options)).await?;
@@ -165,7 +165,7 @@ impl<H: Handler> Redriver<H> {
         }
     }
 
-    /// Redrives, telling `steps` of each letter. Ends after the transaction in hand when nobody listens any more.
+    /// Redrives, and reports each letter to `steps`. Ends after the current transaction when nobody listens any more.
     pub async fn redrive(&self, request: &Redrive, steps: &mpsc::Sender<Step>) -> Result<(), RedriveError> {
         let (group, filter) = (self.group.name, request.filter.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
@@ -182,28 +182,28 @@ impl<H: Handler> Redriver<H> {
             return Ok(());
         }
         let mut left = request.letters_max.unwrap_or(u64::MAX);
-        let mut pace = RateLimit::new(request.rate_per_second);
-        for (unit, _) in groups {
-            // An aggregate may need several transactions; a failure ends its turn.
+        let mut rate_limit = RateLimit::new(request.rate_per_second);
+        for (redrive_group, _) in groups {
+            // An aggregate may need several transactions; after a failure the next aggregate follows.
             loop {
                 if left == 0 || steps.is_closed() {
                     return Ok(());
                 }
                 let most = i64::try_from(left).unwrap_or(i64::MAX).min(LETTERS_PER_TRANSACTION_MAX);
-                // At a slow pace small steps keep it even.
-                let most = most.min(pace.letters_at_once());
-                let outcomes = self.redrive_group_with_retries(&unit, most, request).await?;
+                // At a low rate, small steps keep it even.
+                let most = most.min(rate_limit.letters_at_once());
+                let outcomes = self.redrive_group_with_retries(&redrive_group, most, request).await?;
                 let all_redriven = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven);
                 let done = outcomes.len();
                 for (letter, outcome) in outcomes {
                     metrics::counter!(crate::metric::DEAD_LETTERS_REDRIVEN_TOTAL, "outcome" => outcome.name())
                         .increment(1);
-                    // Nobody listens: what is done is done, and the loop ends above.
+                    // If nobody listens, what is done stays done, and the loop ends above.
                     let _ = steps.send(Step::Letter { letter: Box::new(letter), outcome }).await;
                 }
                 left = left.saturating_sub(done as u64);
                 tokio::select! {
-                    () = pace.wait_for(done) => {}
+                    () = rate_limit.wait_for(done) => {}
                     () = steps.closed() => return Ok(()),
                 }
                 if done == 0 || !all_redriven || i64::try_from(done).is_ok_and(|done| done < most) {
@@ -217,15 +217,15 @@ impl<H: Handler> Redriver<H> {
     /// Tries again while the database is away, for a while.
     async fn redrive_group_with_retries(
         &self,
-        unit: &RedriveGroup,
+        redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
         let mut backoff = Backoff::for_infrastructure();
         loop {
             let outcome = match request.mode {
-                Mode::DryRun => self.plan_group(unit, request.exhausted).await,
-                Mode::Execute => self.redrive_group(unit, most, request).await,
+                Mode::DryRun => self.plan_group(redrive_group, request.exhausted).await,
+                Mode::Execute => self.redrive_group(redrive_group, most, request).await,
             };
             match outcome {
                 Err(error) if !is_in_the_data(&error) && backoff.attempt() + 1 < ATTEMPTS_MAX => {
@@ -237,19 +237,19 @@ impl<H: Handler> Redriver<H> {
         }
     }
 
-    /// What would be done with a unit, all of it.
+    /// What would be done with the letters of a group, all of them.
     async fn plan_group(
         &self,
-        unit: &RedriveGroup,
+        redrive_group: &RedriveGroup,
         exhausted: Exhausted,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let (group, unit) = (self.group.name, unit.clone());
+        let (group, redrive_group) = (self.group.name, redrive_group.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         let letters = self
             .group
             .database
             .read(deadline, move |connection| {
-                Box::pin(async move { store::parked(connection, group, &unit, i64::MAX).await })
+                Box::pin(async move { store::parked(connection, group, &redrive_group, i64::MAX).await })
             })
             .await?;
         let mut stopped = false;
@@ -267,21 +267,21 @@ impl<H: Handler> Redriver<H> {
         Ok(planned.collect())
     }
 
-    /// One transaction: the first letters of a unit, in order, up to the first that fails.
+    /// One transaction: the first letters of a group, in order, up to the first that fails.
     async fn redrive_group(
         &self,
-        unit: &RedriveGroup,
+        redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let input = Arc::new((self.clone(), unit.clone(), request.clone()));
+        let input = Arc::new((self.clone(), redrive_group.clone(), request.clone()));
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         self.group
             .database
             .transaction("dead_letter.redrive", deadline, input, move |connection, input| {
                 async move {
-                    let (redriver, unit, request) = &*input;
-                    redriver.redrive_letters(connection, unit, most, request).await
+                    let (redriver, redrive_group, request) = &*input;
+                    redriver.redrive_letters(connection, redrive_group, most, request).await
                 }
                 .boxed()
             })
@@ -291,11 +291,11 @@ impl<H: Handler> Redriver<H> {
     async fn redrive_letters(
         &self,
         connection: &mut PgConnection,
-        unit: &RedriveGroup,
+        redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let letters = store::lock_parked(connection, self.group.name, unit, most).await?;
+        let letters = store::lock_parked(connection, self.group.name, redrive_group, most).await?;
         let mut outcomes = Vec::with_capacity(letters.len());
         let mut stopped = false;
         for letter in letters {
@@ -342,9 +342,11 @@ impl<H: Handler> Redriver<H> {
             Err(poison) => return Ok(Err(poison)),
         };
         let mut savepoint = connection.begin().await?;
-        // Parked under the id of its place, because its own could not be read, or was taken; it enters the inbox under its
-        // own now, if that is free.
-        if accepted.metadata.id != letter.event_id && !self.group.enter(&mut savepoint, &record).await? {
+        // It was parked under an id derived from its place, because its own could not be read or was taken; it enters
+        // the inbox under its own now, if that is free.
+        if accepted.metadata.id != letter.event_id
+            && !self.group.record_in_inbox(&mut savepoint, &record).await?
+        {
             savepoint.rollback().await?;
             return Ok(Err(Poison::new(Class::SchemaViolation, "event id was used for another event")));
         }
@@ -384,7 +386,7 @@ fn is_refused(letter: &Letter, exhausted: Exhausted) -> bool {
 }
 
 impl Outcome {
-    /// As metrics call it.
+    /// Its name in metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -417,7 +419,7 @@ impl RateLimit {
 
     async fn wait_for(&mut self, letters: usize) {
         let Some(rate) = self.rate_per_second else { return };
-        // A letter that took longer than its time doesn't let the next ones hurry without end.
+        // After a slow letter the next ones may catch up, but by no more than a second.
         self.due = self.due.max(Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or(self.due));
         #[expect(clippy::cast_precision_loss, reason = "a few letters")]
         let time = Duration::try_from_secs_f64(letters as f64 / rate).unwrap_or(Duration::from_secs(3600));
@@ -430,18 +432,18 @@ impl RateLimit {
 mod tests {
     use super::*;
 
-    /// The rate is kept on average, whatever the steps, and none at all means no waiting.
+    /// The rate is kept on average, whatever the steps, and without one there is no waiting.
     #[tokio::test(start_paused = true)]
     async fn the_rate_is_kept_on_average() {
         for (rate, letters) in [(10.0, 50), (0.5, 5), (1000.0, 5000)] {
             let begin = Instant::now();
-            let mut pace = RateLimit::new(Some(rate));
+            let mut rate_limit = RateLimit::new(Some(rate));
             let mut left: i64 = letters;
             while left > 0 {
-                let step = pace.letters_at_once().min(left).min(100);
-                // The work itself takes a part of the time.
+                let step = rate_limit.letters_at_once().min(left).min(100);
+                // Handling the letters takes part of the time.
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                pace.wait_for(usize::try_from(step).expect("small")).await;
+                rate_limit.wait_for(usize::try_from(step).expect("small")).await;
                 left -= step;
             }
             #[expect(clippy::cast_precision_loss, reason = "small")]

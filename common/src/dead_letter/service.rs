@@ -1,5 +1,5 @@
-//! `holdfast.ops.v1.DeadLetterService`: one implementation for all services. Its messages are
-//! checked and made in [`super::messages`].
+//! `holdfast.ops.v1.DeadLetterService`: one implementation for all services. Its messages are checked and built in
+//! [`super::messages`].
 
 use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use holdfast_proto::{
@@ -30,7 +30,7 @@ use crate::{
     event::Metadata,
 };
 
-/// Steps that wait for a slow operator; then the redrive waits.
+/// Steps that are buffered for a slow operator; beyond that the redrive waits.
 const STEPS_MAX: usize = 64;
 
 /// Serves the dead letters of one group.
@@ -40,7 +40,7 @@ pub struct DeadLetters<H: Handler> {
 }
 
 impl<H: Handler> DeadLetters<H> {
-    /// Of `group`; `view` is what its consumer sees of it.
+    /// The service of `group`; `view` is what its consumer sees of the broker.
     #[must_use]
     pub const fn new(group: Group<H>, view: ViewReceiver) -> Self {
         Self { group, view }
@@ -134,8 +134,8 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             filter: parse_filter(request.filter.unwrap_or_default())?,
         };
         let redriver = Redriver::new(self.group.clone());
-        // A dry run changes nothing, so it may look while a redrive runs.
-        let turn = match redrive.mode {
+        // A dry run changes nothing, so it may run beside a redrive.
+        let lock = match redrive.mode {
             Mode::DryRun => None,
             Mode::Execute => Some(redriver.begin().await?),
         };
@@ -143,9 +143,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let (failed, failure) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             let outcome = redriver.redrive(&redrive, &steps).await;
-            // Before the stream ends, so that a command that follows at once finds the turn free.
-            if let Some(turn) = turn {
-                turn.give_back().await;
+            // Released before the stream ends, so that a command that follows at once finds the lock free.
+            if let Some(lock) = lock {
+                lock.release().await;
             }
             if let Err(error) = outcome {
                 tracing::warn!(error = chain(&error), "redrive was interrupted");
@@ -181,7 +181,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                             store::get(connection, group.name, id).await?.ok_or(EditError::Unknown)?;
                         letter.edit(edit);
                         let record = letter.effective_record();
-                        // What could not be handled anyway is refused now, while the operator looks.
+                        // What could not be handled is refused now, while the operator is looking.
                         group
                             .check(&record)
                             .map_err(|poison| EditError::Refused(poison.reason().to_owned()))?;

@@ -1,5 +1,5 @@
-//! Passing over records that the client can't read at all: a broken batch, or one of a codec that nobody has. No handler
-//! ever sees them, so they can't be parked; an operator who gives them up has them set aside by their place.
+//! Skips records that the client can't read at all: a broken batch, or one with an unknown codec. No handler ever sees
+//! them, so they can't be parked; an operator gives them up, and their place is kept as set aside.
 
 use futures_util::FutureExt as _;
 use sqlx::{PgConnection, Row as _};
@@ -12,30 +12,31 @@ use crate::{
     deadline::Deadline,
 };
 
-/// Most records of one skip: a batch of a producer has far fewer.
+/// Most records of one skip; a producer's batch has far fewer.
 pub const SKIPPED_RECORDS_MAX: u32 = 10_000;
 
-/// What is passed over.
+/// What is skipped.
 #[derive(Debug, Clone)]
 pub struct Skip {
     /// Its topic.
     pub topic: String,
     /// Its partition.
     pub partition: i32,
-    /// The first of them, which must be the position: what is before it has ended, what is behind it was not tried.
+    /// The first of them, which must be at the position: what is before it has ended, what comes after it was not
+    /// tried.
     pub offset: i64,
     /// How many, 1 to [`SKIPPED_RECORDS_MAX`].
     pub records: u32,
-    /// Who says so, for the audit.
+    /// Who asked for it, for the audit.
     pub actor: String,
     /// Why, for the audit.
     pub reason: String,
 }
 
-/// Why nothing was passed over.
+/// Why nothing was skipped.
 #[derive(Debug, thiserror::Error)]
 pub enum SkipError {
-    /// The position is another one.
+    /// The position is a different one.
     #[error("the position of the partition is {position}")]
     Position {
         /// The next offset to read.
@@ -52,8 +53,8 @@ impl Conflicting for SkipError {
     }
 }
 
-/// Sets the records aside, moves the position behind them and writes the audit, in one transaction. The consumer follows
-/// by itself. Returns the id of the letter that stands for them.
+/// Sets the records aside, moves the position past them and writes the audit, in one transaction. The consumer follows
+/// on its own. Returns the id of the letter that represents them.
 pub async fn skip(
     database: &Database,
     group: &'static str,

@@ -24,7 +24,7 @@ macro_rules! select_letters {
     };
 }
 
-/// Letters that match, oldest first, those behind `after` if it is given.
+/// Letters that match, oldest first; only those after `after` if it is given.
 pub(super) async fn list(
     connection: &mut PgConnection,
     group: &str,
@@ -96,7 +96,7 @@ pub(super) async fn groups(
     let rows = sqlx::query(
         "-- dead_letter.groups
         with matching as (
-            select distinct coalesce(subject, id::text) as unit, subject is null as alone
+            select distinct coalesce(subject, id::text) as subject_or_id, subject is null as alone
             from dead_letters
             where group_name = $1 and state = 'parked'
                 and ($2::uuid[] is null or id = any($2))
@@ -106,11 +106,11 @@ pub(super) async fn groups(
                 and ($6::timestamptz is null or parked_at >= $6)
                 and ($7::timestamptz is null or parked_at < $7)
         )
-        select m.unit, m.alone, count(*) as letters
+        select m.subject_or_id, m.alone, count(*) as letters
         from matching as m
         join dead_letters as d on d.group_name = $1 and d.state = 'parked'
-            and coalesce(d.subject, d.id::text) = m.unit and (d.subject is null) = m.alone
-        group by m.unit, m.alone
+            and coalesce(d.subject, d.id::text) = m.subject_or_id and (d.subject is null) = m.alone
+        group by m.subject_or_id, m.alone
         order by min(d.id::text)",
     )
     .bind(group)
@@ -124,22 +124,24 @@ pub(super) async fn groups(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let unit: String = row.try_get("unit")?;
-            let unit = if row.try_get("alone")? {
-                RedriveGroup::Alone(Uuid::try_parse(&unit).map_err(|_| DatabaseError::Corrupt("id".into()))?)
+            let subject_or_id: String = row.try_get("subject_or_id")?;
+            let redrive_group = if row.try_get("alone")? {
+                RedriveGroup::Alone(
+                    Uuid::try_parse(&subject_or_id).map_err(|_| DatabaseError::Corrupt("id".into()))?,
+                )
             } else {
-                RedriveGroup::Aggregate(unit)
+                RedriveGroup::Aggregate(subject_or_id)
             };
-            Ok((unit, row.try_get("letters")?))
+            Ok((redrive_group, row.try_get("letters")?))
         })
         .collect()
 }
 
-/// The first parked letters of a unit, oldest first.
+/// The first parked letters of a group, oldest first.
 pub(super) async fn parked(
     connection: &mut PgConnection,
     group: &str,
-    unit: &RedriveGroup,
+    redrive_group: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
     parked_rows(
@@ -152,21 +154,21 @@ pub(super) async fn parked(
             )
         ),
         group,
-        unit,
+        redrive_group,
         limit,
     )
     .await
 }
 
-/// The same, locked until the end of the transaction: whoever else wants to redrive them waits, and finds them redriven.
+/// The same, locked until the end of the transaction: another redrive waits, and finds them redriven.
 pub(super) async fn lock_parked(
     connection: &mut PgConnection,
     group: &str,
-    unit: &RedriveGroup,
+    redrive_group: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
-    if let RedriveGroup::Aggregate(subject) = unit {
-        // A statement of its own: the next one sees what a consumer that held the lock has parked meanwhile.
+    if let RedriveGroup::Aggregate(subject) = redrive_group {
+        // A statement of its own, so that the next one sees what a consumer that held the lock has parked meanwhile.
         lock_oldest(connection, group, subject).await?;
     }
     parked_rows(
@@ -179,7 +181,7 @@ pub(super) async fn lock_parked(
             )
         ),
         group,
-        unit,
+        redrive_group,
         limit,
     )
     .await
@@ -189,10 +191,10 @@ async fn parked_rows(
     connection: &mut PgConnection,
     sql: &'static str,
     group: &str,
-    unit: &RedriveGroup,
+    redrive_group: &RedriveGroup,
     limit: i64,
 ) -> Result<Vec<Letter>, DatabaseError> {
-    let (subject, id) = match unit {
+    let (subject, id) = match redrive_group {
         RedriveGroup::Aggregate(subject) => (Some(subject), None),
         RedriveGroup::Alone(id) => (None, Some(*id)),
     };
@@ -233,7 +235,7 @@ pub(super) async fn mark_failed(
     Ok(())
 }
 
-/// Replaces what was edited of a parked letter, which belongs to the aggregate that it names then. False: it is not
+/// Replaces the edited parts of a parked letter, which then belongs to the aggregate that it names. False: it is not
 /// parked.
 pub(super) async fn edit(
     connection: &mut PgConnection,
@@ -258,7 +260,7 @@ pub(super) async fn edit(
     Ok(done.rows_affected() == 1)
 }
 
-/// Gives parked letters up; answers with those that were parked.
+/// Discards parked letters; returns those that were parked.
 pub(super) async fn discard(
     connection: &mut PgConnection,
     group: &str,
@@ -277,7 +279,7 @@ pub(super) async fn discard(
     rows.into_iter().map(|row| Ok(row.try_get("id")?)).collect()
 }
 
-/// Writes down what was done.
+/// Writes an audit row.
 pub(super) async fn audit(
     connection: &mut PgConnection,
     group: &str,
@@ -302,7 +304,7 @@ pub(super) async fn audit(
     Ok(())
 }
 
-/// The audit, newest first, before `before` if it is given.
+/// The audit, newest first; only what is older than `before` if it is given.
 pub(super) async fn audit_entries(
     connection: &mut PgConnection,
     group: &str,

@@ -1,4 +1,4 @@
-//! Ends a call when its caller has stopped waiting, and tells the handlers how much time they have.
+//! Ends a call when its caller has stopped waiting, and gives the handlers its deadline.
 
 use std::{
     task::{Context, Poll},
@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 
 use crate::deadline::{CALL_TIME_MAX, Deadline, DeadlinePassed, grpc_timeout};
 
-/// tonic enforces `grpc-timeout` too, outside of this layer, and calls it CANCELLED. Ours comes first.
+/// tonic enforces `grpc-timeout` too, outside of this layer, and reports it as CANCELLED. Ours comes first.
 const BEFORE_TONIC: Duration = Duration::from_millis(2);
 
 /// See the module.
@@ -103,7 +103,7 @@ mod tests {
         (code, begin.elapsed())
     }
 
-    /// Work ends at the caller's deadline, at ours if that is earlier, and does not begin if there is no time.
+    /// Work ends at the caller's deadline, at ours if that is earlier, and does not begin if no time is left.
     #[tokio::test(start_paused = true)]
     async fn work_ends_with_the_deadline() {
         assert_eq!(call(None).await, (Code::Ok, Duration::from_secs(5)));

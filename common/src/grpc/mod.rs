@@ -4,8 +4,8 @@
 //! mutual TLS       who calls                            identity::acceptor
 //! HTTP/2 limits    streams, heads, resets, age          here
 //! permission       who may call what                    permission.rs
-//! deadline         work ends when nobody waits for it   deadline.rs
-//! load shedding    calls in line and at work            shed.rs
+//! deadline         work ends when its caller is gone    deadline.rs
+//! load shedding    calls waiting and running            shed.rs
 //! handlers         the service's own
 //! ```
 
@@ -26,15 +26,15 @@ use crate::{
     identity::{Identity, acceptor},
 };
 
-/// Streams that one connection may have open; the rest wait at the client.
+/// Streams that one connection may have open; further ones wait at the client.
 const STREAMS_MAX: u32 = 256;
-/// Streams that a client may open and reset again before they are looked at; more end its connection (pitfalls P36).
+/// Streams that a client may open and reset again before they are accepted; more end its connection (pitfalls P36).
 const RESET_STREAMS_MAX: usize = 32;
-/// Answers to a silent peer: ping after 10 s, give up 5 s later (pitfalls P28).
+/// Handling of a silent peer: ping after 10 s, give up 5 s later (pitfalls P28).
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_WAIT_MAX: Duration = Duration::from_secs(5);
-/// A connection lives this long, then the client is asked to make a new one: it comes back with the certificate of
-/// today and spreads over new replicas (pitfalls P29). The calls in hand have the grace to finish.
+/// A connection lives this long, then the client is asked to open a new one: it comes back with the current certificate
+/// and spreads over new replicas (pitfalls P29). Calls in progress get the grace period to finish.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(300);
 const CONNECTION_AGE_GRACE: Duration = Duration::from_secs(15);
 /// Bytes of all header fields of one request.
@@ -43,13 +43,13 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// `max_decoding_message_size` of generated servers.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
-/// Anyone with a certificate of ours may ask for health, however busy a service is.
+/// Anyone with one of our certificates may ask for health, however busy a service is.
 const HEALTH_SERVICE: &str = "grpc.health.v1.Health";
 
 /// Who may call which gRPC service: package-qualified service name and the names of the callers.
 pub type Permissions = &'static [(&'static str, &'static [&'static str])];
 
-/// Serves `routes` until `stop`, then finishes the calls in hand. `places` calls are worked on at a time.
+/// Serves `routes` until `stop`, then finishes the calls in progress. At most `places` calls are handled at a time.
 pub async fn serve(
     listener: TcpListener,
     identity: Identity,

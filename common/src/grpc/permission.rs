@@ -81,7 +81,7 @@ mod tests {
         Peer { id: Arc::new(id), serial: "01".into(), not_after: i64::MAX }
     }
 
-    /// Only the table opens a method, health apart; a peer without identity opens nothing.
+    /// Except for health, only the table allows a method; a peer without an identity may call nothing.
     #[test]
     fn only_the_table_opens_a_method() {
         let create = "/holdfast.order.v1.OrderService/CreateOrder";

@@ -1,9 +1,9 @@
-//! Refuses calls that would only wait: a service that has too much to do says so soon, and asks the client to come back a
-//! moment later, perhaps to another replica.
+//! Refuses calls that would only wait: an overloaded service says so early, and asks the client to come back a moment
+//! later, perhaps to another replica.
 //!
-//! A call waits for its message without taking anything from others, then for a place, then it is worked on. The time in
+//! A call waits for its message without taking a place from others, then for a place, then it is handled. The time in
 //! line is bounded well below the time of an attempt ([`crate::client`]): a caller that gives up counts against the
-//! service in its circuit breaker, one that is told to come back does not, so that load alone never opens it (pitfalls
+//! service in its circuit breaker, one that is asked to come back does not, so that load alone never opens it (pitfalls
 //! P48).
 
 use std::{
@@ -23,7 +23,7 @@ use tower::{Layer, Service, ServiceExt as _};
 use super::{HEALTH_SERVICE, MESSAGE_BYTES_MAX, service_of};
 use crate::{client::PUSHBACK_MS, error::BoxError};
 
-/// Calls in line and at work, over all connections; each holds its message in memory.
+/// Calls in line and being handled, over all connections; each holds its message in memory.
 const CALLS_MAX: usize = 512;
 /// Time in line. A quarter of an attempt: what is left is enough for the work, or for another replica.
 pub(crate) const QUEUE_TIME_MAX: Duration = Duration::from_millis(250);
@@ -31,7 +31,8 @@ pub(crate) const QUEUE_TIME_MAX: Duration = Duration::from_millis(250);
 const MESSAGE_TIME_MAX: Duration = Duration::from_secs(1);
 /// In front of each message: a flag and its length.
 const PREFIX_BYTES: usize = 5;
-/// The pause that a refused client is asked for: from here on, up to twice as long, so that they don't come back at once.
+/// The shortest pause that a refused client is asked for, and half of the longest, so that clients don't all come back
+/// at once.
 const PUSHBACK_MS_MIN: u64 = 50;
 
 /// See the module. One for all connections.
@@ -42,7 +43,7 @@ pub(crate) struct ShedLayer {
 }
 
 impl ShedLayer {
-    /// With this many calls at work at a time.
+    /// With this many calls handled at a time.
     pub(crate) fn new(places: usize) -> Self {
         Self { calls: Arc::new(Semaphore::new(CALLS_MAX)), places: Arc::new(Semaphore::new(places)) }
     }
@@ -75,7 +76,7 @@ where
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
-    /// The inner service is asked when there is a place.
+    /// The inner service is polled when there is a place.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -104,8 +105,8 @@ where
     }
 }
 
-/// The whole message of a call: all of ours take exactly one. A head without a message costs its stream and nothing else,
-/// and not for long.
+/// Reads the whole message of a call: all of ours have exactly one. A head without a message occupies its stream and
+/// nothing else, and not for long.
 async fn receive<B>(body: B) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes>,
@@ -192,7 +193,7 @@ mod tests {
         assert_eq!(code(&quick.oneshot(call("/s/m")).await.expect("answered")), Code::Ok);
     }
 
-    /// The call behind the last that fits is refused at once.
+    /// One call more than fits is refused at once.
     #[tokio::test(start_paused = true)]
     async fn a_full_service_says_so_at_once() {
         let busy = ShedLayer::new(3).layer(service_fn(work));
@@ -225,7 +226,7 @@ mod tests {
         assert!(begin.elapsed() <= MESSAGE_TIME_MAX);
     }
 
-    /// A message that is too large is said to be.
+    /// A message that is too large is refused as such.
     #[tokio::test]
     async fn a_large_message_is_refused() {
         let service = ShedLayer::new(3).layer(service_fn(answer));

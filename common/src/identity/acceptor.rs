@@ -22,11 +22,11 @@ use crate::error::chain;
 
 /// A peer that takes longer is dropped, so that slow or silent connections can't pile up.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_millis(1_500);
-/// Handshakes at a time. When there are more, the oldest one of the address that has most of them is dropped: a peer that
-/// means it is done within milliseconds, so what is old is silent, and new ones never wait behind it.
+/// Handshakes at a time. When there are more, the oldest one of the address that has most of them is dropped: a working
+/// peer is done within milliseconds, so an old handshake is a silent one, and new ones never wait behind it.
 const HANDSHAKES_MAX: usize = 256;
-/// Connections at a time, handshakes included. Further ones wait in the kernel's backlog until others end: a client that
-/// opens connections without end hurts itself before it takes our memory and file descriptors.
+/// Connections at a time, handshakes included. Further ones wait in the kernel's backlog until others end: a client
+/// that keeps opening connections blocks itself before it exhausts our memory and file descriptors.
 const CONNECTIONS_MAX: usize = 1024;
 /// Connections that shook hands and wait for the server to take them; when full, handshakes wait.
 const ACCEPTED_MAX: usize = 64;
@@ -45,7 +45,7 @@ pub fn accept(
     tokio::spawn(async move {
         let mut handshakes = Handshakes::default();
         loop {
-            // The semaphore is never closed. It has more places than there are handshakes.
+            // The semaphore is never closed, and has more places than there are handshakes.
             let Ok(slot) = connections.clone().acquire_owned().await else { return };
             let tcp = tokio::select! {
                 () = stop.cancelled() => return,
@@ -55,7 +55,7 @@ pub fn accept(
             let (tcp, address) = match tcp {
                 Ok((tcp, address)) => (tcp, address.ip()),
                 Err(error) => {
-                    // Mostly: no file descriptors left. They come back when connections close.
+                    // Most likely no file descriptors are left. Closing connections return theirs.
                     tracing::warn!(error = chain(&error), "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -81,7 +81,7 @@ pub fn accept(
     ReceiverStream::new(stream)
 }
 
-/// Handshakes that are under way, oldest first.
+/// Handshakes in progress, oldest first.
 #[derive(Default)]
 struct Handshakes(VecDeque<(IpAddr, AbortHandle)>);
 
@@ -124,7 +124,7 @@ async fn shake_hands(
 mod tests {
     use super::*;
 
-    /// A crowd of silent peers costs its own oldest, never somebody else's handshake.
+    /// A crowd of silent peers loses its own oldest handshake, never somebody else's.
     #[tokio::test]
     async fn a_crowd_drops_its_own_oldest() {
         let (crowd, neighbour) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));

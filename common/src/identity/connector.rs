@@ -1,4 +1,4 @@
-//! Makes mutually authenticated connections; the configuration is read anew for each, so a rotated certificate is
+//! Makes mutually authenticated connections; each uses the configuration of that moment, so a rotated certificate is
 //! used from the next connection on.
 
 use std::{io, net::SocketAddr, time::Duration};
@@ -11,7 +11,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{Identity, Peer, guard::Guarded, socket};
 
 /// For the TCP connection. A host on the same network answers within a round trip, or is gone: a connection that is
-/// neither made nor refused must cost its caller far less than an attempt, so that there is time for another endpoint.
+/// neither accepted nor refused must cost its caller far less than an attempt, so that there is time for another
+/// endpoint.
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_millis(250);
 /// For the handshake of a host that answered; it may be busy.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_millis(750);
@@ -45,10 +46,10 @@ mod tests {
 
     use super::*;
 
-    /// A host that neither takes nor refuses a connection costs 250 ms.
+    /// A host that neither accepts nor refuses a connection costs 250 ms.
     #[tokio::test]
     async fn a_host_that_is_gone_costs_a_quarter_of_a_second() {
-        // A socket whose queue of connections is full drops what comes, as a host that is gone would.
+        // A socket whose queue of connections is full drops new ones, like a host that is gone.
         let black_hole = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         black_hole.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
         black_hole.listen(0).expect("listens");
@@ -63,7 +64,7 @@ mod tests {
             assert!(queued.len() < 64, "the queue has an end");
         };
         assert!(!queued.is_empty(), "one fits");
-        // The kernel would try for two minutes.
+        // The kernel itself would try for two minutes.
         assert_eq!(refused.0, io::ErrorKind::TimedOut);
         assert!((CONNECT_TIME_MAX..Duration::from_secs(30)).contains(&refused.1), "{refused:?}");
     }

@@ -1,6 +1,6 @@
 //! A connection that ends when its peer's certificate is revoked.
 //!
-//! Handshakes alone would let a connection that is open live on for minutes. Both ends ping every 10 s
+//! If only handshakes were checked, an open connection could live on for minutes. Both ends ping every 10 s
 //! (`KEEPALIVE_EVERY` of the two columns), so an idle one reads that often too.
 
 use std::{
@@ -20,12 +20,12 @@ pub struct Guarded<S, H = ()> {
     io: S,
     peer: Peer,
     identity: Identity,
-    /// Given back when the connection ends.
+    /// Dropped when the connection ends.
     _held: H,
 }
 
 impl<S, H> Guarded<S, H> {
-    /// A connection that shook hands with `peer`; refused if the peer's certificate is on the deny list. `held` is kept
+    /// A connection that shook hands with `peer`; refused if the peer's certificate is on the deny list. `held` lives
     /// as long as the connection.
     pub(super) fn new(io: S, peer: Peer, identity: &Identity, held: H) -> io::Result<Self> {
         let guarded = Self { io, peer, identity: identity.clone(), _held: held };

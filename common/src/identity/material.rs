@@ -1,5 +1,5 @@
-//! Certificate files into rustls configurations. All or nothing: what doesn't fit together is refused here, so nothing
-//! behind this module ever sees a torn rotation.
+//! Turns certificate files into rustls configurations. All or nothing: files that don't fit together are refused here,
+//! so the rest of the code never sees a half-written rotation.
 
 use std::{collections::HashSet, fs, path::Path, path::PathBuf, sync::Arc};
 
@@ -43,7 +43,7 @@ pub enum IdentityError {
         /// The file.
         path: PathBuf,
     },
-    /// Certificate and key are no pair, or a certificate is not usable.
+    /// Certificate and key don't match, or a certificate is not usable.
     #[error("certificate and key do not fit")]
     Tls(#[from] rustls::Error),
     /// The trust bundle is not usable.
@@ -55,7 +55,7 @@ pub enum IdentityError {
     /// Our own certificate is on the deny list: peers would refuse it.
     #[error("certificate is revoked")]
     Revoked,
-    /// Over, not yet valid, or signed by no authority of the trust bundle: peers would refuse it.
+    /// Expired, not yet valid, or not signed by an authority of the trust bundle: peers would refuse it.
     #[error("certificate would not be accepted by a peer with the same trust bundle")]
     Unacceptable(#[source] rustls::Error),
 }
@@ -82,15 +82,15 @@ impl Files {
     pub(super) fn digest(&self) -> Vec<u8> {
         let mut context = digest::Context::new(&SHA256);
         for part in [&self.certificate, &self.key, &self.trust_bundle, &self.deny_list] {
-            // With the lengths, so that bytes can't move from one file to the next unseen.
+            // Includes the lengths, so that moving bytes from one file to the next changes it.
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
         context.finish().as_ref().to_vec()
     }
 
-    /// For people and `holdfast certs`, which computes the same from the files: 16 hexadecimal digits over everything
-    /// but the key.
+    /// For operators and `holdfast certs`, which computes the same from the files: 16 hexadecimal digits over
+    /// everything but the key.
     fn fingerprint(&self) -> String {
         let mut context = digest::Context::new(&SHA256);
         for part in [&self.certificate, &self.trust_bundle, &self.deny_list] {
@@ -113,7 +113,7 @@ pub(super) struct Material {
     not_after: i64,
 }
 
-/// The one cryptographic provider of the workspace, named explicitly so that no other can slip in by a feature.
+/// The one cryptographic provider of the workspace, named explicitly so that no feature flag can bring in another one.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
@@ -154,7 +154,7 @@ impl Material {
         })
     }
 
-    /// Tells the metrics which certificate is in use now, and no longer which was.
+    /// Publishes which certificate is in use now, and no longer the previous one, as metrics.
     pub(super) fn publish(&self, before: Option<&Self>) {
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
         metrics::gauge!(crate::metric::CERT_NOT_AFTER).set(self.not_after as f64);
@@ -170,7 +170,7 @@ impl Material {
     }
 }
 
-/// Our own leaf is checked as a peer would check it: whatever is refused here would be an outage there.
+/// Our own leaf is checked as a peer would check it: what is refused here would be an outage there.
 fn check_own(
     chain: &[CertificateDer<'_>],
     verifier: &dyn ClientCertVerifier,

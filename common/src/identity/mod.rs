@@ -54,13 +54,14 @@ impl Identity {
         self.current.load().server.clone()
     }
 
-    /// The configuration for the next connection that is made.
+    /// The configuration for the next connection that is opened.
     #[must_use]
     pub fn client_config(&self) -> Arc<ClientConfig> {
         self.current.load().client.clone()
     }
 
-    /// Takes the files again if they changed. What doesn't fit together is refused and the old stays in use.
+    /// Reads the files again if they have changed. Files that don't fit together are refused, and the old ones stay in
+    /// use.
     pub fn reload(&self) -> Result<Reload, IdentityError> {
         let files = Files::read(&self.config)?;
         let current = self.current.load();
@@ -73,7 +74,7 @@ impl Identity {
         Ok(Reload::Swapped)
     }
 
-    /// Keeps the configurations in step with the files until `stop`.
+    /// Keeps the configurations up to date with the files until `stop`.
     pub async fn reload_on_change(self, task: PeriodicTask, stop: CancellationToken) {
         let failures = metric::CERTIFICATE_RELOAD_FAILURES_TOTAL;
         reload::reload_on_change("certificate", failures, || self.reload(), task, stop).await;

@@ -12,7 +12,7 @@ pub enum PeerError {
     /// Not a certificate, or its extensions can't be read.
     #[error("certificate cannot be parsed")]
     Malformed,
-    /// SPIFFE asks for exactly one URI SAN; none or several prove nothing.
+    /// SPIFFE asks for exactly one URI SAN; with none or several there is no identity.
     #[error("certificate has {found} URI names instead of 1")]
     UriNames {
         /// How many there are.
@@ -63,7 +63,7 @@ impl fmt::Display for SpiffeId {
 pub struct Peer {
     /// Proven by the handshake.
     pub id: Arc<SpiffeId>,
-    /// Of the certificate: lower-case hexadecimal, as deny lists write it.
+    /// Serial of the certificate: lower-case hexadecimal, as in deny lists.
     pub serial: Arc<str>,
     /// End of the certificate, in seconds since 1970.
     pub not_after: i64,

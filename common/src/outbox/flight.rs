@@ -1,7 +1,7 @@
-//! Records that were given to the producer and are not answered for yet, and the lanes that they keep busy.
+//! Records that were given to the producer and not answered yet, and the lanes that they occupy.
 //!
 //! A lane is a topic and a key. Its order is kept by this: rows of a lane are sent in one burst, in order, and the next
-//! burst waits until every row of the one before is answered for.
+//! burst waits until every row of the previous one is answered.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,7 +30,7 @@ impl Lane {
     pub(super) fn new(topic: &str, key: Option<&[u8]>) -> Self {
         let mut text = Vec::with_capacity(topic.len() + key.map_or(0, <[u8]>::len) + 2);
         text.extend_from_slice(topic.as_bytes());
-        // No topic has a zero byte; what follows says whether there is a key.
+        // No topic has a zero byte; the next byte says whether there is a key.
         text.extend_from_slice(&[0, u8::from(key.is_some())]);
         text.extend_from_slice(key.unwrap_or_default());
         let mut lane = [0; 32];
@@ -74,13 +74,13 @@ impl Row {
 /// Why a row was not published.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// A reason of the row's own: its lane is held back.
+    /// For a reason in the row itself: its lane is held back.
     #[error("headers cannot be read")]
     Headers(#[from] HeaderCodecError),
     /// The same.
     #[error("record cannot be published")]
     Refused(#[source] KafkaError),
-    /// The producer was thrown away, or is dead: the row is read again and given to the next one.
+    /// The producer was replaced, or is dead: the row is read again and given to the next one.
     #[error("producer has ended")]
     Ended,
 }
@@ -110,7 +110,7 @@ pub(super) struct Sent {
     at: Instant,
 }
 
-/// A row that is answered for.
+/// A row that was answered.
 pub(super) struct Answer {
     pub(super) sent: Sent,
     pub(super) outcome: Result<(), Failure>,
@@ -119,9 +119,9 @@ pub(super) struct Answer {
 /// What became of a row that was to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offer {
-    /// It is on its way; an answer comes.
+    /// It is on its way; an answer will come.
     Taken,
-    /// It failed at once: the answer is there, and nothing of its lane may be sent behind it.
+    /// It failed at once: the answer is known, and nothing of its lane may be sent after it.
     Refused,
     /// The producer's queue is full: wait for answers.
     Full,
@@ -154,7 +154,7 @@ impl Flight {
         self.busy.keys().copied().collect()
     }
 
-    /// The row that waits for the longest time.
+    /// The row that has waited longest.
     pub(super) fn oldest(&self) -> Option<(&Sent, Duration)> {
         self.sent.values().min_by_key(|sent| sent.at).map(|sent| (sent, sent.at.elapsed()))
     }
@@ -199,7 +199,7 @@ impl Flight {
         offer
     }
 
-    /// Waits for answers until all rows of `fresh` are answered for, or `until`; takes what came.
+    /// Waits for answers until all rows of `fresh` are answered, or `until`; returns what came.
     pub(super) async fn answers(&mut self, mut fresh: HashSet<i64>, until: Instant) -> Vec<Answer> {
         let mut came = Vec::new();
         while !fresh.is_empty() {
@@ -226,7 +226,7 @@ impl Flight {
         came
     }
 
-    /// Waits until there is an answer to take; forever if nothing is on its way.
+    /// Waits until there is an answer; forever if nothing is on its way.
     pub(super) async fn landed(&mut self) -> Option<Answer> {
         if self.answers.is_empty() {
             return std::future::pending().await;
@@ -234,7 +234,7 @@ impl Flight {
         self.answers.next().await
     }
 
-    /// Takes an answer back that [`Flight::landed`] gave, so that it is counted with the others.
+    /// Puts back an answer that [`Flight::landed`] returned, so that it is counted with the others.
     pub(super) fn put_back(&self, answer: Answer) {
         self.answers.push(std::future::ready(answer).boxed());
     }

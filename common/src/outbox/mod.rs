@@ -1,4 +1,4 @@
-//! Transactional outbox: an event is written in the transaction of the change that it tells, and published by the
+//! Transactional outbox: an event is written in the transaction of the change that it reports, and published by the
 //! [`relay`] afterwards. Nobody publishes in any other way.
 
 mod flight;

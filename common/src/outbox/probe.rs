@@ -1,4 +1,5 @@
-//! Whether the broker answers the producer that the relay uses, and a new producer if it is the only one that hears nothing.
+//! Probes whether the broker answers the relay's producer, and replaces the producer if it is the only client that gets
+//! no answer.
 
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use crate::{health::Component, stop::sleep_unless_stopped};
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_TIME_MAX: Duration = Duration::from_millis(1500);
 
-/// Keeps `component` in step with whether the broker answers, until `stop`. A producer that is dead, or that hears
-/// nothing although the broker answers a fresh client, is replaced.
+/// Keeps `component` up to date with whether the broker answers, until `stop`. A producer that is dead, or that gets no
+/// answer although the broker answers a fresh client, is replaced.
 pub async fn run(publisher: Publisher, component: Component, stop: CancellationToken) {
     let mut answered = Instant::now();
     loop {
@@ -38,7 +39,7 @@ pub async fn run(publisher: Publisher, component: Component, stop: CancellationT
                     let seen = tokio::task::spawn_blocking(move || witness.witness(None)).await;
                     if matches!(seen, Ok(Witness::Answered)) {
                         match publisher.replace(&client, Replaced::Deaf) {
-                            // The new one has its own time to be heard.
+                            // The new one gets its own time to connect.
                             Ok(()) => answered = Instant::now(),
                             Err(error) => component.waiting(error.to_string()),
                         }

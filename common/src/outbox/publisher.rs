@@ -1,8 +1,8 @@
 //! The producer of a process, replaced when it is dead or deaf.
 //!
-//! A producer is *dead* after a fatal error of librdkafka: a broker that came back with an older log, for one. It is
-//! *deaf* when the broker answers another, fresh client, but never this one (librdkafka 2.12 after a broker that slept
-//! for longer than its session). Neither ever ends by itself.
+//! A producer is *dead* after a fatal error of librdkafka: for example from a broker that came back with an older log.
+//! It is *deaf* when the broker answers another, fresh client, but never this one (librdkafka 2.12, after a broker was
+//! stopped for longer than its session). Neither ever ends on its own.
 
 use std::{
     fmt,
@@ -25,8 +25,8 @@ use crate::{
 /// A producer of librdkafka.
 pub type Client = FutureProducer<QuietContext>;
 
-/// Nothing is heard of the broker for this long although it answers others: deaf. Longer than a leader's election and
-/// than [`kafka::TOPIC_PROPAGATION_TIME_MAX`], which end by themselves.
+/// A producer that gets no answer for this long although the broker answers others is deaf. Longer than a leader
+/// election and [`kafka::TOPIC_PROPAGATION_TIME_MAX`], which end on their own.
 pub const DEAF_AFTER: Duration = Duration::from_secs(10);
 /// Time for a fresh client to connect and be answered.
 const WITNESS_TIME_MAX: Duration = Duration::from_secs(3);
@@ -34,7 +34,7 @@ const WITNESS_TIME_MAX: Duration = Duration::from_secs(3);
 /// Why a producer was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replaced {
-    /// librdkafka said so.
+    /// librdkafka reported a fatal error.
     Fatal,
     /// The broker answers others.
     Deaf,
@@ -49,7 +49,7 @@ impl Replaced {
     }
 }
 
-/// What a fresh client says of the broker.
+/// What a fresh client finds out about the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Witness {
     /// It answers, and each partition that was asked for has a leader.
@@ -62,7 +62,7 @@ struct Inner {
     config: KafkaConfig,
     current: ArcSwap<Client>,
     /// One replacement at a time.
-    turn: Mutex<()>,
+    replacing: Mutex<()>,
 }
 
 /// The one producer of a process; clones share it.
@@ -81,30 +81,30 @@ impl Publisher {
         Ok(Self::starting_with(kafka::producer(config)?, config))
     }
 
-    /// With a first producer of the caller's; its successors are made of `config`. For tests.
+    /// With a first producer of the caller's; its successors are created from `config`. For tests.
     #[must_use]
     pub fn starting_with(first: Client, config: &KafkaConfig) -> Self {
         let current = ArcSwap::from_pointee(first);
-        Self(Arc::new(Inner { config: config.clone(), current, turn: Mutex::default() }))
+        Self(Arc::new(Inner { config: config.clone(), current, replacing: Mutex::default() }))
     }
 
-    /// The producer of now. Hold it for one pass only: an old one ends when nobody holds it.
+    /// The current producer. Hold it for one pass only: an old one is dropped when nobody holds it.
     #[must_use]
     pub fn current(&self) -> Arc<Client> {
         self.0.current.load_full()
     }
 
-    /// Whether `client` is still the producer of now.
+    /// Whether `client` is still the current producer.
     #[must_use]
     pub fn is_current(&self, client: &Arc<Client>) -> bool {
         Arc::ptr_eq(&self.0.current.load(), client)
     }
 
-    /// Replaces `dead`, unless somebody else has. What it still had is thrown away first, so that the old and the new one
-    /// don't publish at the same time; a request that is already on its way to the broker can't be called back, which
-    /// repeats records in their order and is known to each inbox.
+    /// Replaces `dead`, unless somebody else has. What it still had is discarded first, so that the old and the new one
+    /// don't publish at the same time; a request that is already on its way to the broker can't be recalled, which
+    /// repeats records in their order, and every inbox recognises them.
     pub fn replace(&self, dead: &Arc<Client>, why: Replaced) -> Result<(), KafkaError> {
-        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _replacing = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.is_current(dead) {
             return Ok(());
         }
@@ -114,11 +114,11 @@ impl Publisher {
         metrics::counter!(crate::metric::OUTBOX_PRODUCER_REPLACEMENTS_TOTAL, "reason" => why.name())
             .increment(1);
         let fatal = dead.client().fatal_error().map(|(code, text)| format!("{code}: {text}"));
-        tracing::warn!(reason = why.name(), error = fatal, "producer is replaced");
+        tracing::warn!(reason = why.name(), error = fatal, "producer was replaced");
         Ok(())
     }
 
-    /// Replaces the producer of now if librdkafka has given it up. Answers whether it had.
+    /// Replaces the current producer if it has had a fatal error. Returns whether it had.
     pub fn replace_if_fatal(&self) -> Result<bool, KafkaError> {
         let client = self.current();
         if client.client().fatal_error().is_none() {
@@ -128,7 +128,7 @@ impl Publisher {
         Ok(true)
     }
 
-    /// Asks the broker with a client that was never used before. Blocks for up to some seconds.
+    /// Asks the broker with a fresh client. Blocks for up to a few seconds.
     #[must_use]
     pub fn witness(&self, topic: Option<&str>) -> Witness {
         let asked = kafka::observer(&self.0.config, "holdfast-witness")

@@ -1,10 +1,10 @@
 //! The relay: publishes outbox rows in their order and deletes those that the broker has acknowledged.
 //!
 //! One relay per database is the leader, by an advisory lock that lives and dies with the relay's own connection
-//! (`docs/adr/0002-one-relay-leader.md`); several would reorder the events of a key (pitfalls P16). A row is claimed by
-//! its own existence, never by "id greater than the last one", so a transaction that commits late is not skipped
-//! (pitfalls P14). Published means acknowledged: a crash between acknowledgement and deletion publishes a row twice, and
-//! the inbox of each consumer knows it.
+//! (`docs/adr/0002-one-relay-leader.md`); several would reorder the events of a key (pitfalls P16). A row is claimed
+//! because it exists, never because its id is greater than the last one, so a transaction that commits late is not
+//! skipped (pitfalls P14). Published means acknowledged: a crash between acknowledgement and deletion publishes a row
+//! twice, and the inbox of each consumer recognises it.
 //!
 //! A row that can't be published holds back its own topic and key, and nothing else: no pass waits for it, and it leaves
 //! the table that is claimed ([`super::store`]). A producer that is dead or deaf is replaced ([`super::publisher`]).
@@ -31,29 +31,29 @@ use crate::{
     health::{Component, Heartbeat},
 };
 
-/// Rows written by other replicas wake nobody here; they are found after this time.
+/// Rows written by other replicas don't wake this relay; it finds them after at most this time.
 const POLL_EVERY: Duration = Duration::from_millis(100);
 /// How often a relay that is not the leader tries to become it.
 const LEADER_RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How often backlog and age are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
-/// A pass waits this long for the answers to what it has sent; whoever is slower than that is nobody's delay.
+/// A pass waits this long for the answers to what it has sent; slower ones don't delay the others.
 const PASS_TIME_MAX: Duration = Duration::from_millis(50);
-/// Rows on their way at a time; when there are so many, the relay waits for answers.
+/// Most rows on their way at a time; beyond that the relay waits for answers.
 const IN_FLIGHT_ROWS_MAX: usize = 2_000;
-/// Lanes that a round over the table remembers as passed over; then the round begins anew.
+/// Lanes that a round over the table remembers as passed over; beyond that a new round begins.
 const PASSED_LANES_MAX: usize = 10_000;
-/// How often lanes that are held back are looked at.
+/// How often held-back lanes are looked at.
 const RETRY_LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Rows that wait for longer are said in the component.
+/// Rows that wait for longer are reported in the component.
 const WAIT_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a fresh client is asked whether the broker answers.
 const WITNESS_EVERY: Duration = Duration::from_secs(2);
-/// A new producer that hears nothing either is given more time, up to this.
+/// A new producer that gets no answer either is given more time, up to this.
 const DEAF_AFTER_MAX: Duration = Duration::from_secs(300);
-/// How often the heart beats while the schema is not there yet.
+/// How often the heart beats while the schema doesn't exist yet.
 const MIGRATED_LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A relay that could publish and does not for this long has hung: the process is started anew.
+/// A relay that could publish and has not for this long has hung: the process is restarted.
 pub const PROGRESS_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// The durable steps of one pass. A test stops the relay between two of them to see that nothing is lost.
@@ -67,7 +67,7 @@ pub enum Step {
     Deleted,
 }
 
-/// Is told of each step.
+/// Called at each step.
 pub type StepHook = Arc<dyn Fn(Step) + Send + Sync>;
 
 /// Publishes the outbox of one database.
@@ -105,7 +105,7 @@ impl Relay {
         self
     }
 
-    /// Looks for rows of other replicas at another interval; for tests.
+    /// Sets how often to look for rows of other replicas; for tests.
     #[must_use]
     pub const fn with_poll_every(mut self, poll_every: Duration) -> Self {
         self.poll_every = poll_every;
@@ -123,13 +123,13 @@ impl Relay {
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.lead_for_ever() => {}
+            () = self.lead_forever() => {}
         }
     }
 
-    async fn lead_for_ever(&self) {
+    async fn lead_forever(&self) {
         let mut backoff = Backoff::for_infrastructure();
-        // An absent database is waited for as long as it takes; a new process would not mend it.
+        // An absent database is waited for as long as it takes; a new process would not help.
         while tokio::time::timeout(MIGRATED_LOOK_EVERY, self.database.migrated()).await.is_err() {
             self.beat();
         }
@@ -137,9 +137,9 @@ impl Relay {
             if let Err(error) = self.lead(&mut backoff).await {
                 metrics::counter!(crate::metric::OUTBOX_RELAY_FAILURES_TOTAL).increment(1);
                 let text = chain(&error);
-                tracing::warn!(error = text, "relay begins anew");
+                tracing::warn!(error = text, "relay starts over");
                 self.component.waiting(text);
-                // The database's fault; a new process would not mend it.
+                // The database's fault; a new process would not help.
                 self.beat();
             }
             tokio::time::sleep(backoff.next_pause()).await;
@@ -229,7 +229,7 @@ impl Leader<'_> {
         if self.measured.elapsed() >= MEASURE_EVERY {
             self.measured = Instant::now();
             let measure = store::measure(&mut self.connection).await?;
-            self.tell(&measure);
+            self.report(&measure);
         }
         // Before the read: a commit during the read wakes the wait below.
         let relay = self.relay;
@@ -281,7 +281,7 @@ impl Leader<'_> {
         }
     }
 
-    /// Rows of lanes that were held back and may be tried.
+    /// Rows of held-back lanes that may be tried now.
     async fn due(&mut self) -> Result<Vec<Row>, DatabaseError> {
         if !self.holding
             || self.retried.elapsed() < RETRY_LOOK_EVERY
@@ -296,7 +296,7 @@ impl Leader<'_> {
         Ok(rows)
     }
 
-    /// The rows of a page without those of lanes that are held back, which are put behind the others of their lane.
+    /// The rows of a page without those of held-back lanes, which are moved behind the others of their lane.
     async fn without_held(&mut self, page: Vec<Row>) -> Result<Vec<Row>, DatabaseError> {
         if !self.holding || page.is_empty() {
             return Ok(page);
@@ -314,8 +314,8 @@ impl Leader<'_> {
         Ok(free)
     }
 
-    /// Gives rows to the producer, except those whose lane still waits for an earlier answer. Returns what was
-    /// sent.
+    /// Gives rows to the producer, except those whose lane still waits for an earlier answer. Returns the rows that
+    /// were sent.
     fn send(&mut self, rows: &[Row]) -> HashSet<i64> {
         let mut fresh = HashSet::new();
         let mut busy: HashSet<Lane> = self.flight.lanes().into_iter().collect();
@@ -343,7 +343,7 @@ impl Leader<'_> {
         fresh
     }
 
-    /// Deletes what the broker has, and holds back what it will not have.
+    /// Deletes what the broker has acknowledged, and holds back what it refuses.
     async fn settle(&mut self, answers: Vec<Answer>) -> Result<(), DatabaseError> {
         let dead = self.is_fatal();
         let (mut acknowledged, mut refused, mut ended) = (Vec::new(), Vec::new(), false);
@@ -351,7 +351,7 @@ impl Leader<'_> {
             match outcome {
                 Ok(()) => acknowledged.push((sent.id, sent.place, sent.lane)),
                 Err(Failure::Ended) => ended = true,
-                // Whatever a dead producer says of a row, the row is not to blame.
+                // Whatever error a dead producer reports for a row, the row is not to blame.
                 Err(Failure::Refused(_)) if dead => ended = true,
                 Err(failure) => {
                     let error = chain(&failure);
@@ -380,11 +380,11 @@ impl Leader<'_> {
             metrics::counter!(crate::metric::OUTBOX_REFUSED_TOTAL).increment(refused.len() as u64);
             store::hold_back(&mut self.connection, &refused).await?;
             self.holding = true;
-            // An answer of the broker, or of the row's own: the relay does move.
+            // An answer of the broker, or an error of the row itself: the relay makes progress.
             self.relay.beat();
         }
         if ended && !dead {
-            // The next producer is there at the next look, or somebody is about to make it.
+            // The next producer is there at the next look, or is being created.
             tokio::time::sleep(POLL_EVERY).await;
         }
         Ok(())
@@ -395,7 +395,7 @@ impl Leader<'_> {
         self.client.client().fatal_error().is_some()
     }
 
-    /// Has a dead or deaf producer replaced, and goes on with the one of now.
+    /// Has a dead or deaf producer replaced, and continues with the current one.
     async fn watch(&mut self) {
         if self.is_fatal() {
             self.replace(Replaced::Fatal);
@@ -410,7 +410,7 @@ impl Leader<'_> {
                 self.witnessed = Instant::now();
                 self.silent = seen == Witness::Silent;
                 if self.silent {
-                    // The broker's fault; a new process would not mend it.
+                    // The broker's fault; a new process would not help.
                     self.relay.beat();
                 } else if waiting.is_some_and(|(_, age)| age >= self.deaf_after) {
                     self.replace(Replaced::Deaf);
@@ -424,7 +424,7 @@ impl Leader<'_> {
             _ => {}
         }
         if !self.relay.publisher.is_current(&self.client) {
-            // What the old one had was thrown away with it: those rows are read again.
+            // What the old one had was discarded with it: those rows are read again.
             self.client = self.relay.publisher.current();
             self.flight = Flight::default();
             self.after = 0;
@@ -434,12 +434,12 @@ impl Leader<'_> {
 
     fn replace(&self, why: Replaced) {
         if let Err(error) = self.relay.publisher.replace(&self.client, why) {
-            tracing::error!(error = chain(&error), "no new producer can be made");
+            tracing::error!(error = chain(&error), "cannot create a new producer");
         }
     }
 
-    /// Metrics and the component.
-    fn tell(&mut self, measure: &Measure) {
+    /// Updates the metrics and the component.
+    fn report(&mut self, measure: &Measure) {
         self.holding = measure.lanes > 0;
         metrics::gauge!(crate::metric::OUTBOX_OLDEST_AGE_SECONDS).set(measure.oldest_age_s);
         metrics::gauge!(crate::metric::OUTBOX_HELD_BACK_ROWS).set(as_f64(measure.held_rows));

@@ -26,7 +26,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Of the service of this name.
+    /// For the service of this name.
     #[must_use]
     pub const fn new(database: Database, service: &'static str) -> Self {
         Self { database, service }
@@ -46,7 +46,7 @@ impl OutboxService for Outbox {
         }
         let after: i64 = match request.page_token.as_str() {
             "" => 0,
-            token => token.parse().map_err(|_| Status::invalid_argument("page_token is not one of ours"))?,
+            token => token.parse().map_err(|_| Status::invalid_argument("page_token is not valid"))?,
         };
         let (limit, service) = (request.page_size, self.service);
         let read = self.database.read(deadline, move |connection| {
@@ -172,7 +172,7 @@ async fn drop_rows(
     actor: &str,
     reason: &str,
 ) -> Result<Vec<i64>, DatabaseError> {
-    // First, and in one order: the relay may put rows behind those of the same lanes now.
+    // Locked first, and in a fixed order: the relay may be adding rows to the same lanes.
     let lanes: Vec<Vec<u8>> = sqlx::query_scalar(
         "-- outbox.lock_lanes
         select lane from outbox_lanes where lane in (select lane from outbox_held where id = any($1))
@@ -201,7 +201,7 @@ async fn drop_rows(
     .bind(&lanes)
     .execute(&mut *connection)
     .await?;
-    // What was behind is tried at once.
+    // The rows behind are tried at once.
     sqlx::query("-- outbox.next\nupdate outbox_lanes set retry_at = clock_timestamp() where lane = any($1)")
         .bind(&lanes)
         .execute(connection)

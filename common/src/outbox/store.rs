@@ -22,7 +22,7 @@ const ERROR_CHARACTERS_MAX: usize = 512;
 /// The advisory lock of the leader: "HOLDFAST" in ASCII. Each service has a database of its own.
 const LEADER_LOCK: i64 = i64::from_be_bytes(*b"HOLDFAST");
 
-/// How much waits, and what makes waiting dear.
+/// How much waits, and what makes reading the table slow.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Measure {
     /// Age of the oldest row that isn't held back.
@@ -61,7 +61,8 @@ pub(super) async fn claim(
     rows.iter().map(|row| read(row, Place::Outbox)).collect()
 }
 
-/// The oldest rows of held-back lanes whose pause has ended: one of a lane that has failed, more of one that goes again.
+/// The oldest rows of held-back lanes whose pause has ended: one per lane whose last attempt failed, more per lane that
+/// works again.
 pub(super) async fn due(connection: &mut PgConnection, busy: &[Lane]) -> Result<Vec<Row>, DatabaseError> {
     let query = sqlx::query(
         "-- relay.due
@@ -99,7 +100,7 @@ fn bytes(lanes: &[Lane]) -> Vec<Vec<u8>> {
     lanes.iter().map(Lane::bytes).collect()
 }
 
-/// Deletes what the broker has acknowledged, and releases lanes that are empty by it.
+/// Deletes what the broker has acknowledged, and releases lanes that this empties.
 pub(super) async fn delete(
     connection: &mut PgConnection,
     acknowledged: &[(i64, Place, Lane)],
@@ -108,8 +109,8 @@ pub(super) async fn delete(
         acknowledged.iter().filter(|(_, place, _)| *place == wanted).map(|(id, ..)| *id).collect()
     };
     let (outbox, held) = (of(Place::Outbox), of(Place::HeldBack));
-    // Not waiting for the disk is safe here: a deletion that is lost in a crash publishes the row again, which the
-    // consumers' inboxes know.
+    // Not waiting for the disk is safe here: a deletion that is lost in a crash publishes the row again, and the
+    // consumers' inboxes recognise it.
     bounded(async {
         let mut transaction = connection.begin_with("begin; set local synchronous_commit = off").await?;
         if !outbox.is_empty() {
@@ -158,7 +159,7 @@ pub(super) struct Refused {
     pub(super) error: String,
 }
 
-/// Holds the lanes of `refused` back for a growing pause, and takes the rows out of the others' way.
+/// Holds the lanes of `refused` back for a growing pause, and moves their rows out of the way of the others.
 pub(super) async fn hold_back(
     connection: &mut PgConnection,
     refused: &[Refused],
@@ -215,8 +216,8 @@ pub(super) async fn held_back(
         .collect()
 }
 
-/// Puts rows behind those of their lane that are held back. An operator's drop may release a lane meanwhile: its rows
-/// stay where they are and are claimed again.
+/// Moves rows behind the held-back ones of their lane. An operator's drop may release a lane meanwhile: its rows stay
+/// where they are and are claimed again.
 pub(super) async fn queue_behind(
     connection: &mut PgConnection,
     rows: &[(i64, Lane)],

@@ -1,4 +1,4 @@
-//! A database and topics of a test's own on the real servers, and a little business to do in them.
+//! A database and topics of each test's own on the real servers, and a small business handler to use them.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(missing_docs, unreachable_pub, reason = "not a public interface")]
 
@@ -61,7 +61,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// Asks it to end, and waits for that.
+    /// Asks it to stop, and waits until it has.
     pub async fn end(self) {
         self.stop.cancel();
         self.task.await.expect("no panic").expect("ends when asked to");
@@ -70,7 +70,7 @@ impl Task {
     /// Kills it.
     pub async fn kill(self) {
         self.task.abort();
-        // Cancelled is what it is to be.
+        // The error is that it was cancelled.
         let _ = self.task.await;
     }
 }
@@ -110,7 +110,7 @@ impl Lab {
         let topic = NewTopic::new(name, 2, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("the broker answers");
         for made in made {
-            made.expect("made");
+            made.expect("created");
         }
     }
 
@@ -123,7 +123,7 @@ impl Lab {
     }
 
     /// A member of the group that does nothing by itself. One that isn't polled keeps the others waiting for some
-    /// seconds whenever the group is formed anew. It comes back when it has partitions.
+    /// seconds at each rebalance. Returns once it has partitions.
     pub async fn raw_member(&self, instance: Option<&str>) -> BaseConsumer {
         let mut config = ClientConfig::new();
         config
@@ -139,7 +139,7 @@ impl Lab {
         let consumer: BaseConsumer = config.create().expect("a consumer");
         consumer.subscribe(&[self.topic]).expect("subscribed");
         eventually("it has partitions", || async {
-            // What it reads doesn't matter, it never commits.
+            // It doesn't matter what it reads: it never commits.
             let _ = consumer.poll(Duration::from_millis(100));
             consumer.assignment().is_ok_and(|list| list.count() > 0)
         })
@@ -197,7 +197,7 @@ impl Lab {
         self.start_faulty_consumer(no_faults)
     }
 
-    /// A consumer that suffers these faults.
+    /// A consumer with these injected faults.
     pub fn start_faulty_consumer(&self, faults: mpsc::Receiver<PlantedFault>) -> Task {
         let stop = CancellationToken::new();
         let runtime = Runtime::new(&self.kafka, &[self.topic], self.processor(), &self.health);
@@ -208,7 +208,7 @@ impl Lab {
         ClientConfig::new().set("bootstrap.servers", &self.kafka.brokers).create().expect("a client")
     }
 
-    /// Sends a record as anybody could, with these settings of the producer.
+    /// Sends a record as any client could, with these producer settings.
     pub async fn send(&self, partition: i32, record: &Record, settings: &[(&str, &str)]) {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.kafka.brokers);
@@ -262,7 +262,7 @@ impl Lab {
         Group::new(self.database.clone(), self.group, Ledger { topic: self.topic })
     }
 
-    /// The same, but the process dies once a transaction of this name is at this step.
+    /// The same, but it panics once a transaction of this name reaches this step.
     pub fn consumers_that_die_at(&self, transaction: &'static str, step: TransactionStep) -> Group<Ledger> {
         let hook = move |name, now| {
             if (name, now) == (transaction, step) {
@@ -364,7 +364,7 @@ impl Lab {
         <PgConnection as sqlx::Connection>::connect_with(&options).await.expect("connected")
     }
 
-    /// Statements that spoil something, or mend it.
+    /// Runs statements that break something, or repair it.
     pub async fn alter(&self, sql: &'static str) {
         sqlx::raw_sql(sql).execute(self.database.pool()).await.expect("altered");
     }
@@ -384,7 +384,7 @@ impl Lab {
             .collect()
     }
 
-    /// Applied, duplicates, parked: the account of the group.
+    /// Applied, duplicates, parked: the tally of the group.
     pub async fn tally(&self) -> (i64, i64, i64) {
         let row = sqlx::query(
             "select coalesce(sum(applied), 0)::bigint, coalesce(sum(duplicates), 0)::bigint,
@@ -416,7 +416,7 @@ impl Lab {
     }
 }
 
-/// The table of the test's business. `check` is how data can be refused by the database.
+/// The table of the test handler. Its `check` lets the database refuse data.
 pub fn business() -> Migrator {
     let sql = "create table effects (
         id bigint generated always as identity,
@@ -433,8 +433,8 @@ pub fn business() -> Migrator {
     )])
 }
 
-/// Writes each event down. Payloads that begin with `poison` are refused by the handler; those that hold
-/// `unstorable` by the database; `undecodable` can't be decoded.
+/// Stores each event. Payloads that begin with `poison` are refused by the handler, those that contain `unstorable` by
+/// the database, and `undecodable` can't be decoded.
 pub struct Ledger {
     topic: &'static str,
 }

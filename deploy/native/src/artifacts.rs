@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// What to fetch; the versions are in there.
+/// What to fetch, with the versions.
 const POM: &str = include_str!("../pom.xml");
 
 /// Where the components are on this machine.
@@ -24,7 +24,7 @@ pub(crate) struct Artifacts {
 }
 
 impl Artifacts {
-    /// Finds them in the cache, or fetches them.
+    /// Finds the components in the cache, or fetches them.
     pub(crate) fn ensure() -> Result<Self> {
         let root = cache_dir()?;
         let artifacts = Self { jars: root.join("jars"), postgres_bin: root.join("postgres").join("bin") };
@@ -45,12 +45,12 @@ impl Artifacts {
     }
 }
 
-/// One folder per content of the pom: another version never meets an old file.
+/// One folder per content of the pom, so that a new version never finds files of an old one.
 fn cache_dir() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     (POM, env::consts::ARCH).hash(&mut hasher);
     let base = if nix::unistd::geteuid().is_root() {
-        // PostgreSQL runs as another user then, who can't look into root's home.
+        // Then PostgreSQL runs as another user, who can't read root's home.
         PathBuf::from("/var/cache")
     } else if let Some(cache) = env::var_os("XDG_CACHE_HOME") {
         PathBuf::from(cache)
@@ -77,7 +77,7 @@ fn fetch(pom: &Path, jars: &Path) -> Result<()> {
     .context("Maven could not fetch Kafka and PostgreSQL; is the network there? `make deps` installs Maven")
 }
 
-/// The jar holds one `.txz`, which holds `bin`, `lib` and `share`.
+/// The jar contains one `.txz`, which contains `bin`, `lib` and `share`.
 fn unpack_postgres(root: &Path, jars: &Path) -> Result<()> {
     let jar = fs::read_dir(jars)?
         .filter_map(Result::ok)
@@ -100,7 +100,7 @@ fn unpack_postgres(root: &Path, jars: &Path) -> Result<()> {
     run(Command::new("tar").arg("-xJf").arg(&archive).arg("-C").arg(&target))
         .context("cannot unpack PostgreSQL; `make deps` installs tar and xz")?;
     fs::remove_dir_all(&unzipped)?;
-    // It would only be in Kafka's class path.
+    // It would only get in the way on Kafka's class path.
     fs::remove_file(&jar)?;
     Ok(())
 }

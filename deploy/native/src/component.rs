@@ -1,4 +1,4 @@
-//! What a component is: its name and ports, how it is started, asked and ended.
+//! What a component is: its name and ports, how it is started, probed and stopped.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,7 +17,7 @@ use tokio::{net::TcpStream, process::Child};
 
 use crate::{
     kafka::{self, Broker},
-    layout::{GATEWAY, Kind, Layout, PARTICIPANTS, Participant, REPLICAS_MAX, Replica, Scope},
+    layout::{GATEWAY, KAFKA, Kind, Layout, PARTICIPANTS, Participant, REPLICAS_MAX, Replica, Scope},
     postgres,
     prepare::Prepared,
     probe::{self, Answer},
@@ -28,11 +28,11 @@ use crate::{
 
 /// How long a component may take to stop before it is killed.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
-/// A log that is longer is set aside at the start.
+/// A longer log is renamed at the start.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 impl Kind {
-    /// The signal that asks for an orderly end. PostgreSQL's SIGTERM would wait for all clients to leave.
+    /// The signal that asks it to stop cleanly. PostgreSQL's SIGTERM would wait for all clients to leave.
     pub(crate) const fn stop_signal(self) -> Signal {
         match self {
             Self::Postgres => Signal::SIGINT,
@@ -40,7 +40,7 @@ impl Kind {
         }
     }
 
-    /// The signal that ends it at once. PostgreSQL's SIGQUIT takes its child processes along.
+    /// The signal that ends it at once. PostgreSQL's SIGQUIT also ends its child processes.
     pub(crate) const fn kill_signal(self) -> Signal {
         match self {
             Self::Postgres => Signal::SIGQUIT,
@@ -49,7 +49,7 @@ impl Kind {
     }
 }
 
-/// What is started, and how to ask whether it works.
+/// What is started, and how to probe it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Component {
     Database(&'static Participant),
@@ -87,7 +87,7 @@ impl Component {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Database(participant) => participant.server.to_owned(),
-            Self::Kafka => "kafka".to_owned(),
+            Self::Kafka => KAFKA.to_owned(),
             Self::Participant(replica) => replica.name(),
             Self::Gateway => GATEWAY.to_owned(),
         }
@@ -130,7 +130,7 @@ impl Component {
         match self {
             Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant),
             Self::Kafka => Ok(kafka::command(layout, &prepared.artifacts)),
-            Self::Participant(replica) => services::participant_command(layout, replica),
+            Self::Participant(replica) => services::participant_command(layout, replica, &prepared.links),
             Self::Gateway => services::gateway_command(layout),
         }
     }
@@ -174,8 +174,8 @@ impl Component {
         }
     }
 
-    /// Like [`Component::ask`], and does what a component needs of its supervisor before it is ready: a server gets its
-    /// database.
+    /// Like [`Component::ask`], and does what a component needs from its supervisor before it is ready: a server gets
+    /// its database.
     pub(crate) async fn tend(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
         let Self::Database(participant) = self else { return self.ask(layout, broker).await };
         match postgres::ensure_ready(layout, participant).await {
@@ -184,11 +184,11 @@ impl Component {
         }
     }
 
-    /// Ends its process: by its stop signal, or at once. What does not stop in time is killed.
+    /// Ends its process: with its stop signal, or at once. A process that does not stop in time is killed.
     pub(crate) async fn end(self, child: &mut Child, ending: Ending) {
         let send = |child: &Child, signal| {
             if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-                // Fails only if it is gone.
+                // Fails only if it is gone already.
                 let _ = kill(Pid::from_raw(pid), signal);
             }
         };
@@ -222,12 +222,13 @@ fn open_log(path: &Path) -> std::io::Result<(File, File)> {
     Ok((log.try_clone()?, log))
 }
 
-/// Whether a process still is the one that was started for this stack: numbers are used again.
+/// Whether a process still is the one that was started for this stack: process ids are reused.
 pub(crate) fn is_ours(pid: u32, layout: &Layout) -> bool {
     let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     let command = String::from_utf8_lossy(&command).into_owned();
     let clusters = PARTICIPANTS.iter().map(|participant| postgres::cluster_dir(layout, participant));
-    // Each command names a file in one of them. With what follows the name: `/tmp/a` is no part of `/tmp/ab`.
+    // Each command names a file in one of them. Including the separator after the name: `/tmp/a` is not a parent of
+    // `/tmp/ab`.
     std::iter::once(layout.data_dir.join(""))
         .chain(clusters)
         .any(|folder| command.contains(folder.to_string_lossy().as_ref()))

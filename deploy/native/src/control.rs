@@ -1,4 +1,4 @@
-//! The other side of the supervisor: is a stack running, how is it, stop it, delete it.
+//! The commands' side of the supervisor: whether a stack is running, how it is, stopping it, deleting it.
 #![expect(
     clippy::disallowed_methods,
     reason = "called by a command that has no runtime, so there is none to block"
@@ -31,7 +31,7 @@ use crate::{
 /// The pause between two looks at another process.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How a stack's folder is found.
+/// What was found in a stack's folder.
 #[derive(Debug)]
 pub enum Found {
     /// A supervisor runs.
@@ -42,7 +42,7 @@ pub enum Found {
     Nothing,
 }
 
-/// Looks at a stack's folder. The port offset of the report is the one that the stack was started with.
+/// Looks into a stack's folder. The report has the port offset that the stack was started with.
 pub fn find(data_dir: &Path) -> Result<Found> {
     let layout = Layout::new(data_dir.to_owned(), 0);
     let Some(mut report) = state::read(&layout)? else { return Ok(Found::Nothing) };
@@ -55,7 +55,7 @@ pub fn find(data_dir: &Path) -> Result<Found> {
     Ok(Found::Abandoned(report))
 }
 
-/// Starts a supervisor in the background: this program again, with `arguments`. What it says goes to a log file.
+/// Starts a supervisor in the background: this program again, with `arguments`. Its output goes to a log file.
 pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     let log_path = layout.log_file("supervisor");
     let log = fs::OpenOptions::new()
@@ -70,10 +70,10 @@ pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A component that can serve, but has been degraded for this time, won't recover by waiting longer: a consumer has
+/// A component that can serve, but has been degraded for this long, won't recover by waiting longer: a consumer has
 /// stopped, or a row can't be published.
 const DEGRADED_TIME_MAX: Duration = Duration::from_secs(30);
-/// A component that was restarted this often before it was ready won't be.
+/// A component that was restarted this often before it was ready won't become ready.
 const RESTARTS_MAX: u32 = 3;
 
 /// Why a stack is not ready.
@@ -138,7 +138,7 @@ fn keeps_ending(component: &ComponentReport) -> bool {
     component.restarts >= RESTARTS_MAX && !component.state.can_serve()
 }
 
-/// The last thing that a component logged.
+/// The last line that a component logged.
 fn last_line(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     String::from_utf8_lossy(&text)
@@ -148,7 +148,7 @@ fn last_line(log: &Path) -> String {
         .to_owned()
 }
 
-/// What is waited for, each with its log.
+/// The components that are waited for, each with its log.
 fn waiting(found: Option<Found>, data_dir: &Path) -> String {
     let Some(Found::Running(report)) = found else {
         let log = Layout::new(data_dir.to_owned(), 0).log_file("supervisor");
@@ -163,7 +163,7 @@ fn waiting(found: Option<Found>, data_dir: &Path) -> String {
     waiting.join(", ")
 }
 
-/// What stopping did.
+/// The result of stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
     /// A running stack was stopped.
@@ -226,12 +226,12 @@ pub fn anything_runs(layout: &Layout, report: &StackReport) -> bool {
 pub enum Watched {
     /// One does, and holds the stack's lock.
     BySupervisor,
-    /// It is gone; nothing that dies is started again.
+    /// It is gone; nothing that dies is restarted.
     ByNobody,
 }
 
-/// How the components of a report are now, each asked itself, side by side. What the report says of them may be old: a
-/// supervisor that can't write, or that has ended, leaves its last report behind.
+/// The current state of the components of a report: each is probed, all at the same time. What the report says about
+/// them may be old: a supervisor that can't write, or has ended, leaves its last report behind.
 pub async fn measure(
     layout: &Layout,
     report: &StackReport,
@@ -245,7 +245,8 @@ pub async fn measure(
             report.pid = report.pid.filter(|pid| probe::is_running(*pid) && is_ours(*pid, &layout));
             let answer = match (report.pid, Component::named(&report.name)) {
                 (Some(_), Some(component)) => component.ask(&layout, &broker).await,
-                // Started again since the report was written. Its ports are this stack's as long as a supervisor is there.
+                // Restarted since the report was written. Its ports belong to this stack as long as there is a
+                // supervisor.
                 (None, Some(component)) if watched == Watched::BySupervisor => {
                     let answer = component.ask(&layout, &broker).await;
                     if answer.state.can_serve()
@@ -273,8 +274,8 @@ pub fn age(component: &ComponentReport) -> Option<Duration> {
     component.pid.and_then(probe::age)
 }
 
-/// Deletes what a stack has written, and its folder if nothing else is in it. Returns what is left, because somebody else
-/// put it there. Refused while a supervisor runs here.
+/// Deletes what a stack has written, and its folder if nothing else is in it. Returns what is left because somebody
+/// else put it there. Refused while a supervisor runs here.
 pub fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
     let Some(_lock) = lock(layout)? else {
         bail!("a stack runs in {}: stop it first", layout.data_dir.display());
@@ -287,7 +288,8 @@ mod tests {
     use super::*;
     use crate::layout::Kind;
 
-    /// Ready is returned at once; a component that dies at each start ends the waiting, and anything else has its time.
+    /// A ready stack is returned at once; a component that dies at each start ends the wait, and anything else gets the
+    /// full time.
     #[test]
     fn waiting_ends_with_its_reason() {
         let folder = std::env::temp_dir().join(format!("holdfast-wait-{}", std::process::id()));
@@ -304,8 +306,13 @@ mod tests {
                 log: folder.join("order.log").display().to_string(),
                 detail: String::new(),
             };
-            let report =
-                StackReport { supervisor_pid: 1, port_offset: 0, written_at: 0, components: vec![component] };
+            let report = StackReport {
+                supervisor_pid: 1,
+                port_offset: 0,
+                written_at: 0,
+                components: vec![component],
+                links: Vec::new(),
+            };
             fs::write(layout.state_file(), serde_json::to_vec(&report).expect("JSON")).expect("written");
             wait_ready(&folder, Duration::ZERO).map(|report| report.components[0].state)
         };

@@ -13,10 +13,11 @@ use rdkafka::{
 
 use crate::{
     artifacts::{Artifacts, run},
-    layout::Layout,
+    layout::{KAFKA, Layout},
+    link::Link,
 };
 
-/// Partitions of each topic: several replicas of a service share the work, and few files are open.
+/// Partitions of each topic: enough for several replicas of a service to share the work, with few open files.
 const PARTITIONS: i32 = 4;
 const DEAD_LETTER_RETENTION_MS: &str = "2592000000";
 /// The broker's default.
@@ -31,20 +32,31 @@ const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </Configuration>
 "#;
 
-/// Writes the configuration, and formats the storage once.
-pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
+/// Writes the configuration, and formats the storage once. The client of each link has a listener of its own: a client connects to
+/// where the listener of its first connection says that the broker is.
+pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts, links: &[Link]) -> Result<()> {
     let folder = layout.kafka_dir();
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     fs::write(folder.join("log4j2.xml"), LOG4J)?;
     let logs = folder.join("logs");
     let (port, controller) = (layout.kafka_port(), layout.kafka_controller_port());
+    let mut listeners = vec![format!("PLAINTEXT://127.0.0.1:{port}")];
+    let mut advertised = listeners.clone();
+    let mut protocols = vec!["PLAINTEXT:PLAINTEXT".to_owned(), "CONTROLLER:PLAINTEXT".to_owned()];
+    listeners.push(format!("CONTROLLER://127.0.0.1:{controller}"));
+    for link in links.iter().filter(|link| link.to == KAFKA) {
+        let name = link.kafka_listener();
+        listeners.push(format!("{name}://127.0.0.1:{}", link.target));
+        advertised.push(format!("{name}://127.0.0.1:{}", link.listen));
+        protocols.push(format!("{name}:PLAINTEXT"));
+    }
     let properties = format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={}
+advertised.listeners={}
+listener.security.protocol.map={}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={}
@@ -75,6 +87,9 @@ log.cleaner.dedupe.buffer.size=8388608
 log.segment.bytes=67108864
 log.index.size.max.bytes=1048576
 ",
+        listeners.join(","),
+        advertised.join(","),
+        protocols.join(","),
         logs.display()
     );
     let file = folder.join("server.properties");
@@ -111,7 +126,7 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts) -> Command {
 
 const PROBE_TIME_MAX: Duration = Duration::from_millis(1500);
 
-/// Talks to the broker for the supervisor.
+/// The supervisor's client of the broker.
 pub(crate) struct Broker {
     admin: AdminClient<DefaultClientContext>,
 }

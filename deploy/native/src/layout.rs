@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::link::{self, Link};
+
 /// What a component is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,7 +48,7 @@ impl Participant {
 
 /// Most replicas of one service; their ports lie [`REPLICA_PORT_STEP`] apart.
 pub const REPLICAS_MAX: u16 = 9;
-const REPLICA_PORT_STEP: u16 = 10;
+pub(crate) const REPLICA_PORT_STEP: u16 = 10;
 
 /// One replica of a service with a database.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +127,7 @@ impl Replicas {
 }
 
 /// The services with databases, as the contract numbers them. Whatever needs a list of services takes it from here.
-pub static PARTICIPANTS: [Participant; 3] = [
+pub static PARTICIPANTS: &[Participant] = &[
     Participant {
         name: "order",
         grpc_port: 50051,
@@ -152,6 +154,8 @@ pub static PARTICIPANTS: [Participant; 3] = [
     },
 ];
 
+/// The broker.
+pub(crate) const KAFKA: &str = "kafka";
 /// The service that has no database.
 pub const GATEWAY: &str = "gateway";
 /// The identity of whoever runs `holdfast`.
@@ -163,7 +167,7 @@ pub fn participant_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Names of all services.
-pub(crate) fn service_names() -> impl Iterator<Item = &'static str> {
+pub fn service_names() -> impl Iterator<Item = &'static str> {
     [GATEWAY].into_iter().chain(participant_names())
 }
 
@@ -220,7 +224,7 @@ impl Layout {
         Self { data_dir, port_offset }
     }
 
-    fn port(&self, base: u16) -> u16 {
+    pub(crate) fn port(&self, base: u16) -> u16 {
         base + self.port_offset
     }
 
@@ -287,8 +291,13 @@ impl Layout {
 
     /// Connection URL of a participant's database, password included.
     pub fn database_url(&self, participant: &Participant) -> io::Result<String> {
+        self.database_url_by(participant, self.database_port(participant))
+    }
+
+    /// The same by another port that leads there.
+    pub(crate) fn database_url_by(&self, participant: &Participant, port: u16) -> io::Result<String> {
         let password = std::fs::read_to_string(self.password_file())?;
-        let (port, database) = (self.database_port(participant), participant.database);
+        let database = participant.database;
         Ok(format!("postgres://{DATABASE_USER}:{}@127.0.0.1:{port}/{database}", password.trim()))
     }
 
@@ -351,14 +360,14 @@ impl Layout {
         every_component_name().into_iter().filter(has_run).collect()
     }
 
-    /// Every port with the component that will listen on it.
+    /// Every port with the component that will listen on it; `links` is empty for a stack without.
     #[must_use]
-    pub fn ports(&self, scope: Scope, replicas: Replicas) -> Vec<(String, u16)> {
+    pub fn ports(&self, scope: Scope, replicas: Replicas, links: &[Link]) -> Vec<(String, u16)> {
         let mut ports = vec![
             ("kafka".to_owned(), self.kafka_port()),
             ("kafka (controller)".to_owned(), self.kafka_controller_port()),
         ];
-        for participant in &PARTICIPANTS {
+        for participant in PARTICIPANTS {
             ports.push((participant.server.to_owned(), self.database_port(participant)));
         }
         if scope == Scope::Everything {
@@ -369,6 +378,7 @@ impl Layout {
                 ports.push((format!("{} (admin)", replica.name()), self.admin_port(replica)));
             }
         }
+        ports.extend(link::ports(links));
         ports
     }
 }
@@ -427,7 +437,8 @@ mod tests {
     #[test]
     fn no_two_components_share_a_port() {
         let layout = Layout::new(PathBuf::from("/"), PORT_OFFSET_MAX);
-        let ports = layout.ports(Scope::Everything, Replicas([REPLICAS_MAX; 3]));
+        let largest = Replicas([REPLICAS_MAX; PARTICIPANTS.len()]);
+        let ports = layout.ports(Scope::Everything, largest, &layout.links(largest));
         let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
     }
@@ -477,7 +488,7 @@ mod tests {
         let mut replicas = Replicas::default();
         replicas.set("order=2").expect("two orders");
         let names: Vec<String> = replicas.all().map(Replica::name).collect();
-        assert_eq!(names, ["order", "order-2", "payment", "delivery"]);
+        assert_eq!(names[..3], ["order", "order-2", "payment"]);
         assert_eq!(replicas.arguments().collect::<Vec<_>>(), ["order=2"]);
         for (wrong, error) in [
             ("order", ReplicasError::Form),

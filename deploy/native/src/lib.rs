@@ -2,13 +2,14 @@
 //! without a container engine. `make up`, the tests and the chaos runs all use this one supervisor.
 //!
 //! - [`layout`]: ports, folders, names; what is where;
-//! - [`prepare`]: everything that must be true before something is started, each failure with what to do about it;
+//! - [`link`]: ports between components, for faults of the network;
+//! - [`prepare`]: everything that must be true before anything is started; each failure says what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is fetched, set up and started;
-//! - [`probe`]: asks a component how it is;
-//! - [`component`]: what a component is; starts, asks and ends one;
-//! - [`state`]: what the two below share on disk: the report, the lock, the deletion;
+//! - [`probe`]: probes a component;
+//! - [`component`]: what a component is; starts, probes and stops one;
+//! - [`state`]: what the next two share on disk: the report, the lock, the deletion;
 //! - [`supervisor`]: starts, watches, restarts, stops;
-//! - [`control`]: the commands' side: is a stack running, how is it, stop it;
+//! - [`control`]: the commands' side: whether a stack is running, how it is, stopping it;
 //! - [`removal`]: which files in a folder are a stack's, and may be deleted;
 
 mod artifacts;
@@ -16,6 +17,7 @@ mod component;
 pub mod control;
 mod kafka;
 pub mod layout;
+pub mod link;
 mod postgres;
 pub mod prepare;
 mod probe;

@@ -1,4 +1,4 @@
-//! PostgreSQL: initialised once per participant, started as a child, never as root (it refuses).
+//! PostgreSQL: initialised once per participant, started as a child process, never as root (it refuses).
 
 use std::{
     ffi::{OsStr, OsString},
@@ -24,7 +24,7 @@ use crate::{
     removal,
 };
 
-/// Holds the databases of stacks whose own folder can't be reached by the user that the servers run as.
+/// The folder for databases of stacks whose own folder can't be accessed by the user that the servers run as.
 const REACHABLE: &str = "/var/lib/holdfast";
 
 /// User and group that a server runs as when the supervisor is root.
@@ -37,7 +37,7 @@ fn unprivileged() -> Result<Option<(u32, u32)>> {
     Ok(Some((user.uid.as_raw(), user.gid.as_raw())))
 }
 
-/// Returns the folder of a server's files. A server that runs as another user must be able to reach it.
+/// Returns the folder of a server's files. A server that runs as another user must be able to access it.
 pub(crate) fn cluster_dir(layout: &Layout, participant: &Participant) -> PathBuf {
     let base = layout.data_dir.join("postgres");
     if geteuid().is_root() && closed_to_others(&layout.data_dir).is_some() {
@@ -46,9 +46,9 @@ pub(crate) fn cluster_dir(layout: &Layout, participant: &Participant) -> PathBuf
     base.join(participant.server)
 }
 
-/// Returns where the databases of a stack are whose own folder is closed to others. It is the same path below another root,
-/// so no two stacks share it; a folder on the way that has our name gets one more dot, so that none is within another's
-/// either.
+/// Returns where the databases of a stack are kept if its own folder is closed to others. It is the same path below
+/// another root, so no two stacks share it; a folder on the way that has our name gets an extra dot, so that none is
+/// inside another's either.
 fn reachable_dir(data_dir: &Path) -> PathBuf {
     let names = data_dir.components().filter_map(|component| match component {
         Component::Normal(name) => Some(apart(name)),
@@ -82,7 +82,7 @@ fn owner(folder: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// Claims the folder for the stack, before anything is written into it; an error if it is another's.
+/// Claims the folder for the stack, before anything is written into it; fails if it belongs to another stack.
 fn claim(folder: &Path, data_dir: &Path) -> Result<()> {
     create_passable(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     match owner(folder).with_context(|| format!("cannot read the owner of {}", folder.display()))? {
@@ -120,7 +120,7 @@ pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
     if PARTICIPANTS.iter().any(|participant| cluster_dir(layout, participant).starts_with(&reachable)) {
         claim(&reachable, &layout.data_dir)?;
     }
-    // Side by side: most of initdb is waiting for the disk.
+    // In parallel: initdb mostly waits for the disk.
     std::thread::scope(|scope| {
         let started: Vec<_> = PARTICIPANTS
             .iter()
@@ -143,11 +143,11 @@ fn init(
     if cluster.join("PG_VERSION").exists() && !cluster.join("initialising").exists() {
         return Ok(());
     }
-    // Left behind by a start that was cut off.
+    // Left behind by an interrupted start.
     let _ = fs::remove_dir_all(&cluster);
     fs::create_dir_all(&cluster).with_context(|| format!("cannot create {}", cluster.display()))?;
     fs::set_permissions(&cluster, fs::Permissions::from_mode(0o700))?;
-    // initdb wants an empty folder, so the password is beside it, readable for the server's user only.
+    // initdb needs an empty folder, so the password file is beside it, readable only by the server's user.
     let password_file = cluster.with_extension("password");
     fs::copy(layout.password_file(), &password_file)?;
     fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600))?;
@@ -206,7 +206,7 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Part
 
 const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Logs in to the server; the error says what is wrong. Changes nothing.
+/// Logs in to the server; an error says what is wrong. Changes nothing.
 pub(crate) async fn answers(layout: &Layout, participant: &Participant) -> Result<()> {
     in_time(async {
         let connection = PgConnection::connect(&layout.database_url(participant)?).await?;
@@ -215,7 +215,7 @@ pub(crate) async fn answers(layout: &Layout, participant: &Participant) -> Resul
     .await
 }
 
-/// Like [`answers`]; creates the participant's database if it isn't there.
+/// Like [`answers`], but creates the participant's database if it doesn't exist.
 pub(crate) async fn ensure_ready(layout: &Layout, participant: &Participant) -> Result<()> {
     if answers(layout, participant).await.is_ok() {
         return Ok(());
@@ -254,13 +254,13 @@ pub(crate) fn check_owner(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the files of those servers that lie outside of the stack's folder, if they are this stack's.
+/// Deletes the files of the servers that are outside of the stack's folder, if they belong to this stack.
 pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
     let folder = reachable_dir(&layout.data_dir);
     if owner(&folder)? != Some(layout.data_dir.clone()) {
         return Ok(());
     }
-    for participant in &PARTICIPANTS {
+    for participant in PARTICIPANTS {
         for path in participant.server_files(&folder) {
             removal::remove(&path)?;
         }
@@ -279,7 +279,7 @@ pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// No two stacks share the folder of their databases, and none is within another's.
+    /// No two stacks share the folder of their databases, and none is inside another's.
     #[test]
     fn every_stack_has_a_folder_of_its_own() {
         let folders =
@@ -304,7 +304,7 @@ mod tests {
         claim(&folder, Path::new("/root/a")).expect("its own");
         let refused = claim(&folder, Path::new("/root/b")).expect_err("another's").to_string();
         assert!(refused.contains("/root/a"), "{refused}");
-        // A write that was cut off names nobody.
+        // An interrupted write names nobody.
         fs::write(folder.join(OWNER), "").expect("written");
         assert_eq!(owner(&folder).expect("read"), None);
         fs::remove_dir_all(base).expect("gone");

@@ -1,4 +1,4 @@
-//! Everything that must be true before something is started. Each failure says what to do about it.
+//! Everything that must be true before anything is started. Each failure says what to do about it.
 
 use std::{
     fs::{self, OpenOptions},
@@ -17,18 +17,19 @@ use crate::{
     artifacts::Artifacts,
     kafka,
     layout::{Layout, Replicas, Scope, identities},
+    link::Link,
     postgres,
     removal::{Content, Folder},
     services,
 };
 
-/// Free space that a start asks for, in bytes: three clusters, a broker's log, and room to work.
+/// Free space that a start requires, in bytes: three clusters, a broker's log, and room to work.
 const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
 const MARKER: &str =
     "The data of a Holdfast stack. `holdfast down --delete-data` deletes what it wrote here.\n";
 const JAVA_VERSION_MIN: u32 = 17;
 
-/// A port that somebody else uses.
+/// A port that is in use.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports with \
@@ -41,7 +42,7 @@ pub struct PortTaken {
     error: io::Error,
 }
 
-/// The exit code of a stack that a test has started: a port is taken, try others. Nobody else gets it.
+/// The exit code for a test's stack when a port is taken, so that the test tries others. Nobody else gets it.
 pub const PORT_TAKEN_EXIT_CODE: u8 = 5;
 
 /// A stack that can be started.
@@ -53,11 +54,14 @@ pub struct Prepared {
     pub scope: Scope,
     /// How many of each service.
     pub replicas: Replicas,
+    /// Its links, if it has any.
+    pub(crate) links: Vec<Link>,
     pub(crate) artifacts: Artifacts,
 }
 
-/// Checks the machine, and creates files, databases, certificates and configurations where they are missing.
-pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepared> {
+/// Checks the machine, and creates files, databases, certificates and configurations where they are missing. `links` are those
+/// of the layout, or empty: then clients reach servers by the servers' own ports.
+pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas, links: Vec<Link>) -> Result<Prepared> {
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
     check_space(&layout.data_dir)?;
@@ -65,7 +69,7 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepa
     fs::write(layout.marker_file(), MARKER)
         .with_context(|| format!("cannot write {}", layout.marker_file().display()))?;
     check_java()?;
-    check_ports(&layout, scope, replicas)?;
+    check_ports(&layout.ports(scope, replicas, &links))?;
     let artifacts = Artifacts::ensure()?;
     for folder in ["config", "logs"] {
         let folder = layout.data_dir.join(folder);
@@ -73,13 +77,13 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas) -> Result<Prepa
     }
     write_password(&layout)?;
     postgres::prepare(&layout, &artifacts)?;
-    kafka::prepare(&layout, &artifacts)?;
+    kafka::prepare(&layout, &artifacts, &links)?;
     if scope == Scope::Everything {
         renew_certificates(&layout)?;
         TokenIssuer::load_or_create(&layout.pki_dir())?;
-        services::prepare(&layout, replicas)?;
+        services::prepare(&layout, replicas, &links)?;
     }
-    Ok(Prepared { layout, scope, replicas, artifacts })
+    Ok(Prepared { layout, scope, replicas, links, artifacts })
 }
 
 /// Makes sure that every identity has a certificate with time left.
@@ -150,10 +154,10 @@ fn check_java() -> Result<()> {
     }
 }
 
-fn check_ports(layout: &Layout, scope: Scope, replicas: Replicas) -> Result<(), PortTaken> {
-    for (component, port) in layout.ports(scope, replicas) {
-        if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            return Err(PortTaken { port, component, error });
+fn check_ports(ports: &[(String, u16)]) -> Result<(), PortTaken> {
+    for (component, port) in ports {
+        if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, *port)) {
+            return Err(PortTaken { port: *port, component: component.clone(), error });
         }
     }
     Ok(())
@@ -179,9 +183,8 @@ fn write_password(layout: &Layout) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::PORT_OFFSET_MAX;
 
-    /// A full disk is reported before anything is started, with how much is needed and the way out.
+    /// A full disk is reported before anything is started, with how much is needed and what to do.
     #[test]
     fn a_full_disk_is_reported_with_the_way_out() {
         let folder = Path::new("/full/disk");
@@ -192,19 +195,14 @@ mod tests {
         assert!(enough(FREE_BYTES_MIN, folder).is_ok());
     }
 
-    /// A port in use is told by the type of the error, and by its number and component in the message.
+    /// A port in use has an error type of its own, and a message with its number and component.
     #[test]
-    fn a_port_in_use_is_told_by_its_type() {
-        let (layout, _taken) = loop {
-            let layout = Layout::new(std::env::temp_dir(), fastrand::u16(100..PORT_OFFSET_MAX));
-            // The first port that is looked at.
-            if let Ok(taken) = TcpListener::bind((Ipv4Addr::LOCALHOST, layout.kafka_port())) {
-                break (layout, taken);
-            }
-        };
-        let taken = check_ports(&layout, Scope::Everything, Replicas::default()).expect_err("in use");
-        assert_eq!((taken.port, taken.component.as_str()), (layout.kafka_port(), "kafka"));
+    fn a_port_in_use_has_its_own_error() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let taken = check_ports(&[("kafka".to_owned(), port)]).expect_err("in use");
+        assert_eq!((taken.port, taken.component.as_str()), (port, "kafka"));
         let text = anyhow::Error::from(taken).to_string();
-        assert!(text.contains(&layout.kafka_port().to_string()) && text.contains("--port-offset"), "{text}");
+        assert!(text.contains(&port.to_string()) && text.contains("--port-offset"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Asks a component how it is: what a file says of it may be old (pitfalls P44).
+//! Probes a component: what a file says about it may be old (pitfalls P44).
 
 use std::{
     fs,
@@ -15,10 +15,10 @@ use crate::state::ComponentState;
 
 /// A working admin port answers at once.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Far more than the parts of a service need.
+/// Far more than the answer of a service needs.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// What a component says.
+/// The answer of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) state: ComponentState,
@@ -42,7 +42,7 @@ impl Answer {
     }
 }
 
-/// What a service says on `/healthz`.
+/// The answer of a service on `/healthz`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Life {
     /// 200: all its loops make progress.
@@ -53,7 +53,7 @@ pub(crate) enum Life {
     Silent,
 }
 
-/// The body of `/readyz`, as far as it is needed here; an older service has fewer fields.
+/// The fields of `/readyz` that are needed here; an older service has fewer.
 #[derive(Debug, Deserialize)]
 struct Readiness {
     ready: bool,
@@ -124,7 +124,7 @@ fn read(body: &str) -> Answer {
     Answer { state, detail: wrong.join("; "), life: None }
 }
 
-/// Tracks whether a service is alive, and decides when it is to be started again.
+/// Tracks whether a service is alive, and decides when to restart it.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     /// The last time it was alive; before that, its start.
@@ -134,12 +134,12 @@ pub(crate) struct Pulse {
     missed: u32,
 }
 
-/// A service that was alive, and whose `/healthz` has not returned 200 for this time, is started again. Longer than an
+/// A service that was alive, and whose `/healthz` has not returned 200 for this time, is restarted. Longer than an
 /// overloaded machine or a short stop in a debugger takes.
 pub(crate) const DEAF_TIME_MAX: Duration = Duration::from_secs(30);
-/// One that has not been alive yet has more time: to migrate its database, or to wait for a slow disk.
+/// One that has not been alive yet gets more time: to migrate its database, or to wait for a slow disk.
 pub(crate) const START_TIME_MAX: Duration = Duration::from_secs(120);
-/// Time alone proves nothing: while the supervisor itself was paused, nobody asked.
+/// Time alone proves nothing: while the supervisor itself was paused, it did not probe.
 pub(crate) const MISSED_MIN: u32 = 5;
 
 impl Pulse {
@@ -147,7 +147,7 @@ impl Pulse {
         Self { since: started, was_alive: false, missed: 0 }
     }
 
-    /// Records a response; returns the reason to start the service again, if there is one.
+    /// Records a response; returns the reason to restart the service, if there is one.
     pub(crate) fn heard(&mut self, life: &Life, now: Instant) -> Option<String> {
         if *life == Life::Alive {
             *self = Self { since: now, was_alive: true, missed: 0 };
@@ -183,12 +183,12 @@ pub(crate) fn age(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
-    // The 22nd field (proc(5)), counted after the name, which may hold blanks.
+    // The 22nd field (proc(5)), counted after the name, which may contain spaces.
     let started: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     Duration::try_from_secs_f64((uptime - started / TICKS_PER_SECOND).max(0.0)).ok()
 }
 
-/// The unit that Linux reports to user space, whatever the kernel's own tick is.
+/// The unit that Linux reports to user space, whatever the kernel's own tick rate is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Whether a process runs. A zombie does not.
@@ -202,7 +202,7 @@ pub(crate) fn is_running(pid: u32) -> bool {
 mod tests {
     use super::*;
 
-    /// The state follows what the service says, and the detail names what is wrong.
+    /// The state follows from the service's answer, and the detail names what is wrong.
     #[test]
     fn readiness_is_read() {
         let parts = r#""components":{"database":{"ready":true,"required":true,"detail":""},
@@ -246,8 +246,8 @@ mod tests {
         assert_eq!((state, life), (ComponentState::Starting, Life::Silent));
     }
 
-    /// A service is started again when it was deaf for long enough and was asked often enough; one that starts has longer,
-    /// and the time that the supervisor slept does not count.
+    /// A service is restarted when it was deaf for long enough and was probed often enough; one that is starting gets
+    /// longer, and time during which the supervisor was paused does not count.
     #[test]
     fn only_a_deaf_service_is_started_again() {
         let begin = Instant::now();

@@ -1,7 +1,7 @@
 //! Which files in a stack's folder belong to the stack. Only they are deleted; what somebody else put there stays, and is
 //! named.
 //!
-//! Also the guard of a start: a folder that holds somebody else's files under our names never becomes a stack's, because a
+//! It also guards a start: a folder that holds somebody else's files under our names never becomes a stack's, because a
 //! start overwrites them, and a later deletion would delete them.
 
 use std::{
@@ -28,7 +28,7 @@ const PKI_FILES: [&str; 10] = [
     "token.key",
     "token.kid",
 ];
-/// Those of one identity.
+/// Files of one identity.
 const IDENTITY_FILES: [&str; 4] = ["ca.crt", "revoked", "tls.crt", "tls.key"];
 
 /// Whether a start has marked the folder.
@@ -36,12 +36,12 @@ const IDENTITY_FILES: [&str; 4] = ["ca.crt", "revoked", "tls.crt", "tls.key"];
 pub(crate) enum Folder {
     /// It has: files under our names are ours.
     Marked,
-    /// It has not. Without a stack's lock, which older versions left too, our names prove nothing: another project may
-    /// have a `config/order.toml` as well.
+    /// It has not. Without a stack's lock file, which older versions left as well, our names prove nothing: another
+    /// project may have a `config/order.toml` as well.
     Unmarked,
 }
 
-/// A folder's content, divided.
+/// A folder's content, sorted by who it belongs to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
     /// A stack writes these: files, and folders that are a component's alone.
@@ -127,18 +127,18 @@ impl Content {
         Ok(self.foreign)
     }
 
-    /// Deletes what is ours, and then the folders that are empty.
+    /// Deletes our files, and then the folders that are empty.
     pub(crate) fn delete(&self) -> Result<()> {
         self.ours.iter().try_for_each(|path| remove(path))?;
         for folder in &self.folders {
-            // Not empty: somebody else's is in there.
+            // Not empty: it holds somebody else's files.
             let _ = fs::remove_dir(folder);
         }
         Ok(())
     }
 }
 
-/// Deletes a file, or a folder with everything in it; of a link, not its target. It may be gone already.
+/// Deletes a file, or a folder with everything in it; of a link, never its target. It may be gone already.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -236,7 +236,7 @@ mod tests {
         fs::remove_dir(folder).expect("empty");
     }
 
-    /// What somebody else put beside it stays and is named, also under our names and behind links.
+    /// What somebody else put beside it stays and is named, even under our names and behind links.
     #[test]
     fn what_somebody_else_put_there_stays() {
         let (layout, folder) = stack();
@@ -287,7 +287,7 @@ mod tests {
         let content = Content::of(&layout, Folder::Unmarked).expect("read");
         assert_eq!(content.ours, Vec::<PathBuf>::new());
         assert!(content.foreign.contains(&folder.join("config/order.toml")), "{content:?}");
-        // Certificates that were created before the first start.
+        // Certificates may be created before the first start.
         fs::write(folder.join("pki/lock"), "").expect("written");
         let content = Content::of(&layout, Folder::Unmarked).expect("read");
         assert!(content.ours.contains(&folder.join("pki/ca.crt")), "{content:?}");

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use crate::layout::{GATEWAY, Layout, PARTICIPANTS, Replica, Replicas, service_names};
+use crate::{
+    layout::{GATEWAY, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names},
+    link::{Link, port_between},
+};
 
 /// Accounts that exist from the first start, with their balances.
 const DEMO_ACCOUNTS: [(&str, &str); 4] =
@@ -101,14 +104,15 @@ fn service(port: u16) -> Service {
 }
 
 /// Writes the configuration of each service. Secrets are not in it; they are passed in the environment.
-pub(crate) fn prepare(layout: &Layout, replicas: Replicas) -> Result<()> {
+pub(crate) fn prepare(layout: &Layout, replicas: Replicas, links: &[Link]) -> Result<()> {
     for replica in replicas.all() {
         let participant = replica.participant;
+        let brokers = loopback(port_between(links, &replica.name(), KAFKA, layout.kafka_port()));
         let file = ParticipantFile {
             service: service(layout.admin_port(replica)),
             identity: identity(layout, participant.name),
             grpc: Listen { listen: loopback(layout.grpc_port(replica)) },
-            kafka: Kafka { brokers: layout.kafka_brokers(), instance_id: replica.number.to_string() },
+            kafka: Kafka { brokers, instance_id: replica.number.to_string() },
             payment: (participant.name == "payment")
                 .then(|| Payment { opening_balances: DEMO_ACCOUNTS.into_iter().collect() }),
             delivery: (participant.name == "delivery")
@@ -119,7 +123,10 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas) -> Result<()> {
     let upstream = PARTICIPANTS
         .iter()
         .map(|participant| {
-            let addresses = replicas.of(participant).map(|replica| loopback(layout.grpc_port(replica)));
+            let addresses = replicas.of(participant).map(|replica| {
+                let own = layout.grpc_port(replica);
+                loopback(port_between(links, GATEWAY, &replica.name(), own))
+            });
             let address = addresses.collect::<Vec<_>>().join(",");
             (participant.name, Destination { address, name: participant.name })
         })
@@ -137,16 +144,18 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas) -> Result<()> {
 fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
     let path = layout.config_file(name);
     let text = format!(
-        "# Written at each start of the native stack; the environment wins over it.\n{}",
+        "# Written at each start of the native stack; the environment takes precedence.\n{}",
         toml::to_string(file)?
     );
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The command that starts a replica of a service in the foreground.
-pub(crate) fn participant_command(layout: &Layout, replica: Replica) -> Result<Command> {
-    let mut command = service_command(layout, replica.participant.name, &replica.name())?;
-    let url = layout.database_url(replica.participant).context("cannot read the database password")?;
+pub(crate) fn participant_command(layout: &Layout, replica: Replica, links: &[Link]) -> Result<Command> {
+    let (name, participant) = (replica.name(), replica.participant);
+    let mut command = service_command(layout, participant.name, &name)?;
+    let port = port_between(links, &name, participant.server, layout.database_port(participant));
+    let url = layout.database_url_by(participant, port).context("cannot read the database password")?;
     command.env("HOLDFAST__DATABASE__URL", url);
     Ok(command)
 }
@@ -159,7 +168,7 @@ pub(crate) fn gateway_command(layout: &Layout) -> Result<Command> {
 fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
     command.arg("--config").arg(layout.config_file(component));
-    // A setting of one service is an unknown key to the others, which refuse it.
+    // A setting of one service is an unknown key for the others, which refuse it.
     for (variable, _) in std::env::vars_os() {
         let Some(section) = variable.to_str().and_then(|variable| variable.strip_prefix("HOLDFAST__")) else {
             continue;
@@ -174,7 +183,7 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
     Ok(command)
 }
 
-/// Beside this program, or one folder up when this is a test.
+/// Beside this program, or one folder up if this is a test.
 fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let file = format!("holdfast-{name}");

@@ -1,4 +1,4 @@
-//! What the supervisor and the commands about its stack share on disk: the report, the lock, and what may be deleted.
+//! What the supervisor and the commands share on disk: the report, the lock, and what may be deleted.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,41 +17,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     layout::{Kind, Layout},
+    link::Link,
     postgres,
     removal::{self, Content, Folder},
     talk::say,
 };
 
-/// The report is written this often although nothing has changed, so that an old one is known to be old; and this soon
-/// again when it could not be written.
+/// The report is written this often even if nothing has changed, so that an old one is known to be old; and this soon
+/// again if it could not be written.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A report that is older shows that its supervisor can't write it.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// How a component is.
+/// The state of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComponentState {
-    /// It does its work.
+    /// It works.
     Ready,
-    /// It can serve its callers, and something is wrong.
+    /// It can serve its callers, but something is wrong.
     Degraded,
     /// It runs, and is not ready (yet, or any more).
     Starting,
-    /// It does not run.
+    /// It is not running.
     Down,
 }
 
 impl ComponentState {
-    /// What is degraded can.
+    /// A degraded one can.
     #[must_use]
     pub const fn can_serve(self) -> bool {
         matches!(self, Self::Ready | Self::Degraded)
     }
 }
 
-/// What is known of one component.
+/// What is known about one component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComponentReport {
     /// Its name.
@@ -64,7 +65,7 @@ pub struct ComponentReport {
     pub port: u16,
     /// How it is.
     pub state: ComponentState,
-    /// How often it was started again.
+    /// How often it was restarted.
     pub restarts: u32,
     /// Its log file.
     pub log: String,
@@ -73,7 +74,7 @@ pub struct ComponentReport {
     pub detail: String,
 }
 
-/// What the supervisor reports of its stack; the content of `state.json`.
+/// The supervisor's report about its stack; the content of `state.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StackReport {
     /// The supervisor's process.
@@ -85,10 +86,13 @@ pub struct StackReport {
     pub written_at: u64,
     /// Each component, in the order of their start.
     pub components: Vec<ComponentReport>,
+    /// The links that need a proxy; empty if clients reach servers by the servers' own ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
 }
 
 impl StackReport {
-    /// How old it is, if it is older than a running supervisor lets it become: processes may have changed since.
+    /// How old it is, if it is older than a running supervisor would let it become: processes may have changed since.
     #[must_use]
     pub fn stale_for(&self) -> Option<Duration> {
         // Older versions did not write it.
@@ -114,8 +118,8 @@ pub(crate) fn read(layout: &Layout) -> Result<Option<StackReport>> {
     Ok(Some(report))
 }
 
-/// The supervisor's report, written to the file at each change. What can't be written now is written later: the
-/// supervisor carries on.
+/// The supervisor's report, written to the file at each change. If it can't be written now, it is written later, and
+/// the supervisor carries on.
 pub(crate) struct Reporter {
     layout: Layout,
     report: Mutex<StackReport>,
@@ -124,12 +128,13 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// A report by this process.
-    pub(crate) fn new(layout: Layout, components: Vec<ComponentReport>) -> Self {
+    pub(crate) fn new(layout: Layout, components: Vec<ComponentReport>, links: Vec<Link>) -> Self {
         let report = StackReport {
             supervisor_pid: std::process::id(),
             port_offset: layout.port_offset,
             written_at: 0,
             components,
+            links,
         };
         Self { layout, report: Mutex::new(report), written: AtomicBool::new(true) }
     }
@@ -186,8 +191,8 @@ impl Reporter {
     }
 }
 
-/// Takes the lock of a stack's folder; `None` while another process has it. Held as long as the value lives, however the
-/// process ends.
+/// Takes the lock of a stack's folder; `None` while another process has it. Held as long as the value lives; released
+/// however the process ends.
 pub(crate) fn lock(layout: &Layout) -> Result<Option<Flock<File>>> {
     let path = layout.lock_file();
     let file = OpenOptions::new()
@@ -203,8 +208,8 @@ pub(crate) fn lock(layout: &Layout) -> Result<Option<Flock<File>>> {
     }
 }
 
-/// Deletes what a stack has written, and its folder if nothing else is in it. Returns what is left, because somebody else
-/// put it there. Only for who holds the lock.
+/// Deletes what a stack has written, and its folder if nothing else is in it. Returns what is left, because somebody
+/// else put it there. Only the holder of the lock may call it.
 pub(crate) fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
     postgres::check_owner(layout)?;
     let content = Content::of(layout, Folder::Marked)?;
@@ -213,7 +218,7 @@ pub(crate) fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
     for file in [layout.state_file(), layout.state_draft_file(), layout.lock_file()] {
         removal::remove(&file)?;
     }
-    // Last, so that a deletion that was cut off can be run again.
+    // Deleted last, so that an interrupted deletion can be run again.
     removal::remove(&layout.marker_file())?;
     match fs::remove_dir(&layout.data_dir) {
         Ok(()) => Ok(Vec::new()),
@@ -229,8 +234,8 @@ mod tests {
 
     use super::*;
 
-    /// A report that can't be written is written as soon as it can be, although nothing changes any more; until then the
-    /// previous one stays whole. A reader can tell how old it is.
+    /// A report that can't be written is written as soon as possible, even if nothing changes any more; until then the
+    /// previous one stays intact. A reader can tell how old it is.
     #[tokio::test]
     async fn a_report_that_could_not_be_written_is_written_later() {
         let folder = std::env::temp_dir().join(format!("holdfast-report-{}", std::process::id()));
@@ -246,14 +251,14 @@ mod tests {
             log: String::new(),
             detail: String::new(),
         };
-        let reporter = Arc::new(Reporter::new(layout.clone(), vec![component]));
+        let reporter = Arc::new(Reporter::new(layout.clone(), vec![component], Vec::new()));
         let restarts = || {
             let report = read(&layout).expect("whole").expect("there");
             report.components[0].restarts
         };
         reporter.change("kafka", |report| report.restarts = 1);
         assert_eq!(restarts(), 1);
-        // In the way of the file that is written first.
+        // Blocks the file that is written first.
         fs::create_dir(layout.state_draft_file()).expect("created");
         reporter.change("kafka", |report| report.restarts = 2);
         assert_eq!(restarts(), 1);

@@ -1,7 +1,7 @@
 //! Starts the components, watches them, restarts those that die, and stops them in order.
 //!
-//! Databases and broker first, then the topics, then the services. Services could wait for the others by themselves; the
-//! order only makes the first start quicker.
+//! Databases and broker first, then the topics, then the services. Services would wait for the others anyway; the order
+//! only makes the first start quicker.
 
 use std::{
     io::Read as _,
@@ -27,11 +27,11 @@ use crate::{
 };
 
 const PROBE_EVERY_STARTING: Duration = Duration::from_millis(50);
-/// The end of a process is noticed at once in any case; asking finds the ones that run and do not work.
+/// The end of a process is noticed at once in any case; probing finds processes that run and do not work.
 const PROBE_EVERY_READY: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A component that ran this long is restarted without a pause.
+/// A component that has run this long is restarted without a pause.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 
@@ -40,7 +40,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(600);
 pub enum Restart {
     /// Start it again, with growing pauses.
     Always,
-    /// Leave it down: a fault stays a fault.
+    /// Leave it down, so that a fault stays visible.
     Never,
 }
 
@@ -65,7 +65,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     let components = infrastructure.components.iter().chain(&services.components);
     let reports = components.map(|component| component.report(&layout));
     let supervisor = Arc::new(Supervisor {
-        reporter: Reporter::new(layout.clone(), reports.collect()),
+        reporter: Reporter::new(layout.clone(), reports.collect(), prepared.links.clone()),
         broker: Arc::new(Broker::new(&layout)?),
         prepared,
         restart,
@@ -145,7 +145,7 @@ impl Supervisor {
         }
     }
 
-    /// Keeps certificates fresh; services notice the new files by themselves.
+    /// Keeps certificates fresh; services notice the new files on their own.
     async fn renew_forever(&self) {
         let mut tick = tokio::time::interval(RENEW_EVERY);
         loop {
@@ -157,7 +157,7 @@ impl Supervisor {
             match tokio::task::spawn_blocking(move || renew_certificates(&layout)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => say!("cannot renew certificates: {error:#}"),
-                // A panic there is no reason to stop the stack.
+                // A panic in the renewal is no reason to stop the stack.
                 Err(error) => say!("cannot renew certificates: {error}"),
             }
         }
@@ -190,7 +190,7 @@ impl Supervisor {
         }
     }
 
-    /// One process of a component. Returns when it has ended, or was ended: by the stop signal, or because it was deaf.
+    /// One process of a component. Returns when it has ended on its own, by the stop signal, or because it was deaf.
     async fn run_once(&self, component: Component, stop: &CancellationToken) {
         let name = component.name();
         let mut child = match component.spawn(&self.prepared) {
@@ -213,16 +213,16 @@ impl Supervisor {
             },
             reason = self.probe_until_deaf(component) => {
                 say!("{name}: {reason}: it is killed and started again");
-                // An orderly stop would take as long as it is deaf.
+                // A clean stop would take as long as it is deaf.
                 let _ = child.kill().await;
             }
         }
     }
 
-    /// Keeps the report in step. Returns when a service makes no progress any more, or is deaf, with the reason to start it
-    /// again; never where nothing is started again. Databases and broker are left alone: they have no sound probe (one
-    /// that recovers after a crash, or is paused for a while, answers nobody either), and killing them costs more than it
-    /// heals.
+    /// Keeps the report up to date. Returns when a service makes no progress any more, or is deaf, with the reason to
+    /// restart it; never returns where nothing is restarted. Databases and broker are left alone: there is no reliable
+    /// probe for them (one that recovers after a crash, or is paused for a while, does not answer either), and killing
+    /// them does more harm than good.
     async fn probe_until_deaf(&self, component: Component) -> String {
         let mut pulse = Pulse::new(Instant::now());
         let mut was_ready = false;
@@ -250,7 +250,7 @@ async fn asked_to_stop(lifetime: Lifetime) {
         let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
             signal(SignalKind::terminate()),
             signal(SignalKind::interrupt()),
-            // A terminal that closes must not end a stack in the background.
+            // Closing the terminal must not end a stack in the background.
             signal(SignalKind::hangup()),
         ) else {
             return;
@@ -271,7 +271,7 @@ async fn asked_to_stop(lifetime: Lifetime) {
             std::thread::spawn(move || {
                 let mut buffer = [0; 64];
                 while std::io::stdin().read(&mut buffer).is_ok_and(|read| read > 0) {}
-                // Nobody listens any more if a signal came first.
+                // If a signal came first, nobody listens any more.
                 let _ = ended.send(());
             });
             tokio::select! {

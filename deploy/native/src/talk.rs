@@ -1,7 +1,7 @@
 //! Messages of the supervisor.
 
 /// A line on standard error. Unlike `eprintln!` it doesn't panic when nobody reads it any more or the disk is full: a
-/// supervisor that dies of its own messages would leave its components behind.
+/// supervisor that died from its own messages would leave its components behind.
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write as _;

@@ -41,7 +41,7 @@ fn mark_replayed(response: &mut Response, replayed: bool) {
     }
 }
 
-/// Returns an amount of 0.01 to 1,000,000.00 as it is written in the body, or adds to `errors` what is wrong with it.
+/// Parses an amount of 0.01 to 1,000,000.00 as written in the body, or adds to `errors` what is wrong with it.
 fn amount(pointer: &str, raw: &RawValue, errors: &mut Vec<FieldError>) -> Option<Money> {
     match Money::parse_decimal(raw.get(), Currency::EUR) {
         Ok(money) if (1..=AMOUNT_MINOR_MAX).contains(&money.minor_units) => Some(money),

@@ -218,7 +218,7 @@ impl Account {
     }
 }
 
-/// The problem when a field is absent that a service always sets: a defect of the service, not of the client.
+/// The problem when a field that a service always sets is absent: a defect of the service, not of the client.
 fn incomplete() -> Problem {
     tracing::error!("a response of a service lacks a required field");
     Problem::internal()

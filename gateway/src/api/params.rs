@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use crate::problem::{FieldError, Problem};
 
-/// Entries of a page if the client does not say how many.
+/// Entries per page if the client does not say how many.
 const PAGE_SIZE_DEFAULT: u32 = 20;
 
-/// The order that the path names. What can't be an id gets the same 404 as an id that does not exist.
+/// The order that the path names. A text that can't be an id gets the same 404 as an id that does not exist.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PathOrderId(pub(crate) OrderId);
 

@@ -1,4 +1,4 @@
-//! Who sends a request, and what they may do. A handler says which scope it needs by an [`Allowed`] parameter.
+//! Who sends a request, and what they may do. A handler declares the scope that it needs with an [`Allowed`] parameter.
 
 mod keys;
 mod token;
@@ -63,7 +63,7 @@ impl Authenticator {
             .ok_or(Refused::Missing)
             .and_then(|text| token::check(text, &self.keys.load(), &self.config))
             .map_err(|refused| {
-                // The cause is for us only: a client that guesses must learn nothing from the response.
+                // Only we see the cause: a client that guesses must learn nothing from the response.
                 metrics::counter!(metric::TOKENS_REFUSED_TOTAL, "cause" => refused.as_str()).increment(1);
                 tracing::debug!(cause = refused.as_str(), "token refused");
                 Problem::new(ProblemType::InvalidToken, "a valid access token is required")

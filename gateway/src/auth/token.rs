@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::keys::KeySet;
 use crate::config::AuthConfig;
 
-/// Longest token that is looked at, in bytes.
+/// Longest token that is accepted, in bytes.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// How much clocks may differ, in seconds.
 const LEEWAY_S: u64 = 5;
@@ -63,7 +63,7 @@ struct Claims {
     _exp: u64,
     #[serde(rename = "jti")]
     _jti: String,
-    /// The library checks it where it is present; it is here for its type.
+    /// The library checks its value where it is present; this field checks its type.
     #[serde(rename = "nbf", default, deserialize_with = "present_number")]
     _nbf: Option<u64>,
 }

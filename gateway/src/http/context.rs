@@ -18,7 +18,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is accepted from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// Calls end this much before the deadline, so that there is time to report their failure.
+/// Calls end this much before the deadline, so that there is time left to report their failure.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 
 /// The context of one request.
@@ -77,7 +77,7 @@ pub(crate) async fn enter(
     problem::render(&mut response, &call.trace_id);
 
     let status = response.status();
-    // The route, never the path: the ids in a path are private, and would make one metric per order.
+    // The route, never the path: the ids in a path are private, and would create one series per order.
     let route = route.unwrap_or_else(|| "none".to_owned());
     let seconds = started.elapsed().as_secs_f64();
     let labels = [("route", route.clone()), ("status", status.as_str().to_owned())];

@@ -128,4 +128,19 @@ mod tests {
         stop.cancel();
         server.await.expect("no panic").expect("ended in order");
     }
+
+    /// A head that never ends loses its connection instead of keeping a place forever (pitfalls P34).
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_never_ends_costs_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(serve(listener, Router::new(), CancellationToken::new()));
+
+        let begin = tokio::time::Instant::now();
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").await.expect("sent");
+        let ended = tokio::time::timeout(HEAD_TIME_MAX * 2, client.read_to_end(&mut Vec::new())).await;
+        ended.expect("in time").expect("closed");
+        assert!(begin.elapsed() >= HEAD_TIME_MAX, "{:?}", begin.elapsed());
+    }
 }

@@ -39,7 +39,7 @@ impl Problem {
         Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, challenge: None }
     }
 
-    /// Adds `Retry-After`: when it is worth trying again.
+    /// Adds `Retry-After`: when to try again.
     pub(crate) const fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
         self
@@ -60,7 +60,7 @@ impl Problem {
         Self { errors, ..Self::new(ProblemType::InvalidContent, detail) }
     }
 
-    /// Says the same about what does not exist and what belongs to somebody else.
+    /// The same for what does not exist and for what belongs to somebody else.
     pub(crate) fn not_found() -> Self {
         Self::new(ProblemType::NotFound, "there is no such thing")
     }

@@ -8,7 +8,7 @@ const URI_PREFIX: &str = "https://holdfast.internal/problems/";
 /// Makes the enum and its methods from one row per type: what it means, its status, its slug.
 macro_rules! problem_types {
     ($($(#[doc = $doc:literal])+ $variant:ident = $status:ident $slug:literal,)+) => {
-        /// The type of a problem. Clients tell problems apart by it, so a slug must never change its meaning.
+        /// The type of a problem. Clients distinguish problems by it, so a slug must never change its meaning.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum ProblemType {
             $($(#[doc = $doc])+ $variant,)+

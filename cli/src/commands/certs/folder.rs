@@ -37,7 +37,7 @@ pub(super) fn parse_identity(text: &str) -> Result<String, PkiError> {
     Ok(text.to_owned())
 }
 
-/// Checked before anything is done: an unknown identity is a slip of the hand, not a wish for a new one.
+/// Checked before anything is done: an unknown identity is a mistake, not a request for a new one.
 pub(super) fn all_known(pki: &Pki, names: &[String]) -> Result<bool> {
     let known = pki.identities()?;
     let unknown: Vec<&str> = names.iter().filter(|name| !known.contains(name)).map(String::as_str).collect();

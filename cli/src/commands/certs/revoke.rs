@@ -22,7 +22,7 @@ pub(crate) struct Revoke {
     /// Why; written into the deny list
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
-    /// Time for the running services to take the list
+    /// How long to wait until the running services use the list
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
     wait: Duration,
 }

@@ -24,7 +24,7 @@ pub(crate) struct Rotate {
     /// Only these identities
     #[arg(value_parser = parse_identity)]
     names: Vec<String>,
-    /// Time for the running services to take each step
+    /// How long to wait in each step until the running services use its files
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
     wait: Duration,
 }
@@ -49,8 +49,8 @@ impl Rotate {
         Ok(Outcome::Done)
     }
 
-    /// Old, then both, then new: each step begins when every running service has taken the previous one, so that no
-    /// connection ever fails. A command that was killed continues where it was.
+    /// Old, then both, then new: each step begins when every running service uses the files of the previous one, so
+    /// that no connection ever fails. A command that was killed continues where it stopped.
     async fn replace_authority(&self, pki: &Pki, running: &Running) -> Result<()> {
         // Nobody can use what has expired, so there is nothing to keep working, and running services may have refused
         // files for hours: the steps follow each other without waiting.

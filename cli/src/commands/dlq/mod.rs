@@ -29,7 +29,7 @@ pub(crate) enum Dlq {
     List(List),
     /// Show one: headers, reason, attempts, history, and its value decoded by its schema
     Show(Show),
-    /// Have dead letters handled again, whole aggregates in order; a dry run unless --execute
+    /// Handle dead letters again, whole aggregates in order; a dry run unless --execute
     Redrive(Redrive),
     /// Replace the value, the key or headers of a dead letter; the original is kept
     Edit(Edit),

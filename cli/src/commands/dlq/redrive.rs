@@ -28,24 +28,24 @@ const INTERRUPTION_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Redrive {
     #[command(flatten)]
     at: At,
-    /// These; what else is parked of the same orders goes with them
+    /// These letters; others that are parked for the same orders go with them
     #[arg(value_parser = parse_id)]
     ids: Vec<Uuid>,
     #[command(flatten)]
     filter: Filter,
-    /// All that are parked
+    /// All parked letters
     #[arg(long)]
     all: bool,
-    /// Do it; without this the plan is only shown
+    /// Do it; without this, only show the plan
     #[arg(long)]
     execute: bool,
-    /// This many a second: 50/s
+    /// At most this many per second: 50/s
     #[arg(long, value_name = "N/s", value_parser = parse_rate)]
     rate: Option<f64>,
     /// At most this many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max: Option<u32>,
-    /// Include those that were redriven 3 times without success
+    /// Include letters that were redriven 3 times without success
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -163,7 +163,7 @@ impl Redrive {
         }
     }
 
-    /// One stream. The inner error tells how it was interrupted.
+    /// One stream. The inner error says how it was interrupted.
     async fn stream(
         &self,
         service: &Service,

@@ -18,7 +18,7 @@ pub(crate) struct Resume {
     /// Of this service
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: String,
-    /// Let each park this many more before the limit applies again
+    /// Let each consumer park this many more before the limit applies again
     #[arg(long, default_value_t = 0, value_name = "N")]
     park: u32,
     /// Why, for the audit

@@ -24,7 +24,7 @@ pub(crate) struct Skip {
     /// Their partition
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: i32,
-    /// The first of them: where reading has stopped, as readiness says
+    /// The first offset: where reading has stopped, as readiness says
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     offset: i64,
     /// How many

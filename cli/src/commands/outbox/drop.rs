@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct Drop {
     #[command(flatten)]
     at: At,
-    /// The service whose rows they are
+    /// The service that the rows belong to
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: String,
     /// Their ids

@@ -14,13 +14,13 @@ use crate::{
 pub(crate) struct Retry {
     #[command(flatten)]
     at: At,
-    /// The service whose rows they are
+    /// The service that the rows belong to
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: String,
     /// Their ids
     #[arg(num_args = 1..=1000, required_unless_present = "all", conflicts_with = "all", value_parser = clap::value_parser!(i64).range(1..))]
     ids: Vec<i64>,
-    /// All that are held back
+    /// All rows that are held back
     #[arg(long)]
     all: bool,
     #[command(flatten)]

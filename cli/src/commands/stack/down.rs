@@ -43,7 +43,7 @@ impl Down {
         Ok(Outcome::Done)
     }
 
-    /// Deletes only in a stack's folder, and only what a stack writes: a slip of the hand must not delete anything else.
+    /// Deletes only in a stack's folder, and only what a stack writes: a mistake must not delete anything else.
     fn delete(&self, data_dir: &Path) -> Result<Outcome> {
         let layout = Layout::new(data_dir.to_owned(), 0);
         if !data_dir.exists() {
@@ -53,10 +53,7 @@ impl Down {
         if !layout.marker_file().exists() {
             bail!("{} is not the folder of a stack, so it is left alone", data_dir.display());
         }
-        eprintln!(
-            "the orders, payments, deliveries, events, certificates and logs in {} are deleted",
-            data_dir.display()
-        );
+        eprintln!("the databases, events, certificates and logs in {} are deleted", data_dir.display());
         if !self.yes && !confirmed("delete them?")? {
             return Ok(Outcome::Failed);
         }

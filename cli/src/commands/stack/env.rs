@@ -21,7 +21,7 @@ impl Env {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let (layout, _) = self.at.running()?;
         data!("export HOLDFAST_URL={}", layout.gateway_url())?;
-        for participant in &PARTICIPANTS {
+        for participant in PARTICIPANTS {
             let url = layout.database_url(participant).context("cannot read the database password")?;
             data!("export {}_DATABASE_URL={url}", participant.name.to_uppercase())?;
         }

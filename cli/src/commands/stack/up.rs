@@ -32,7 +32,7 @@ pub(crate) struct Up {
     /// Add N to each port, so that stacks can coexist
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
     port_offset: u16,
-    /// Start N replicas of order, payment or delivery; may be given for each
+    /// Start N replicas of a service that has a database; may be repeated for each
     #[arg(long, value_name = "SERVICE=N", value_parser = parse_replicas)]
     replicas: Vec<String>,
     /// Leave a component down when it dies, instead of starting it again
@@ -44,6 +44,11 @@ pub(crate) struct Up {
     /// Databases and broker only
     #[arg(long, hide = true)]
     infrastructure_only: bool,
+    /// Have each client reach each server by a port of their link, so that faults of the network can be made between them. A proxy
+    /// must run for each link that the stack's `state.json` lists: without them nothing becomes ready, and they are not started
+    /// here
+    #[arg(long, hide = true, conflicts_with = "infrastructure_only")]
+    links: bool,
     /// End when standard input closes, and delete the data
     #[arg(long, hide = true, requires = "foreground")]
     until_parent_ends: bool,
@@ -75,7 +80,8 @@ impl Up {
         }
         let scope = if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
         let layout = Layout::new(data_dir.clone(), self.port_offset);
-        let prepared = match prepare(layout.clone(), scope, replicas) {
+        let links = if self.links { layout.links(replicas) } else { Vec::new() };
+        let prepared = match prepare(layout.clone(), scope, replicas, links) {
             // Only tests start a stack that ends with its parent, and they try other ports.
             Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
                 eprintln!("holdfast: {error:#}");
@@ -90,11 +96,14 @@ impl Up {
         self.greet_when_ready(&data_dir)
     }
 
-    /// An error if the running stack is not the one that was asked for.
+    /// Fails if the running stack is not the one that was asked for.
     fn check_same(&self, data_dir: &Path, report: &StackReport) -> Result<()> {
         eprintln!("the stack in {} runs already", data_dir.display());
         if report.port_offset != self.port_offset {
             bail!("it runs with --port-offset {}: stop it with `holdfast down` first", report.port_offset);
+        }
+        if self.links && report.links.is_empty() {
+            bail!("it runs without --links: stop it with `holdfast down` first");
         }
         if self.foreground {
             bail!("stop it with `holdfast down` to run it in the foreground");
@@ -121,10 +130,13 @@ impl Up {
         if self.no_restart {
             arguments.push("--no-restart".into());
         }
+        if self.links {
+            arguments.push("--links".into());
+        }
         arguments
     }
 
-    /// Prints what a newcomer needs next.
+    /// Prints what a new user needs next.
     fn greet_when_ready(&self, data_dir: &Path) -> Result<Outcome> {
         let report = control::wait_ready(data_dir, Duration::from_secs(self.wait))?;
         let layout = Layout::new(data_dir.to_owned(), report.port_offset);

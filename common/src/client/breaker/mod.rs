@@ -1,12 +1,14 @@
-//! The circuit breaker of one endpoint: stops calling what does not answer, and finds out when it does again.
+//! The circuit breaker of one endpoint: stops calling an endpoint that does not answer, and finds out when it answers
+//! again.
 //!
 //! - **closed**: calls pass; the [`policy`] watches their outcomes and says when to trip.
 //! - **open**: calls are refused for a while.
 //! - **half-open**: exactly one call passes, the probe; the others are refused. Its success closes the breaker, its
 //!   failure opens it again for longer.
 //!
-//! The policy, which says whether to trip, is `failsafe`'s; the state machine is ours, because `failsafe` lets every caller probe at once (pitfalls
-//! P1), takes the late answer of an old call for news (P2), and knows two outcomes where three are needed (P3).
+//! The policy, which says whether to trip, is `failsafe`'s; the state machine is ours, because `failsafe` lets every
+//! caller probe at once (pitfalls P1), takes the late answer of an old call for a current one (P2), and knows two
+//! outcomes where three are needed (P3).
 
 mod outcome;
 mod policy;
@@ -23,21 +25,21 @@ use self::policy::TripPolicy;
 pub use self::{outcome::Outcome, policy::BreakerConfig};
 use crate::backoff::Backoff;
 
-/// Where a breaker is.
+/// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Calls pass.
     Closed,
     /// Calls are refused.
     Open,
-    /// One call passes, to see.
+    /// One call passes, as a probe.
     HalfOpen,
 }
 
 impl State {
     const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
-    /// As logs and metrics call it.
+    /// Its name in logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,7 +50,7 @@ impl State {
     }
 }
 
-/// What a call would meet.
+/// What would happen to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// It would pass.
@@ -82,8 +84,8 @@ struct Inner {
 ///   successes ([`BreakerConfig`] has the numbers).
 /// - An **open** one refuses for 250 ms, then for twice as long each time it opens again, up to 1 s; half of each pause is
 ///   random, so that the instances of a client don't all probe at once (pitfalls P6).
-/// - A **half-open** one waits for the answer of its one probe. A probe without a verdict (the caller went away, the answer
-///   blames the caller) gives its place to the next.
+/// - A **half-open** one waits for the answer of its one probe. A probe without a verdict (the caller went away, or the
+///   answer blames the caller) gives its place to the next.
 ///
 /// An answer counts only if the breaker has not changed its state since the call began.
 struct Machine {
@@ -119,7 +121,7 @@ impl Machine {
         }
     }
 
-    /// Lets the probe pass that is due.
+    /// Lets the due probe pass.
     fn probe(&mut self) {
         if self.state == State::Open {
             self.enter(State::HalfOpen);
@@ -171,19 +173,19 @@ impl Breaker {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Where it is.
+    /// Its state.
     #[must_use]
     pub fn state(&self) -> State {
         self.inner.lock().state
     }
 
-    /// What a call would meet now. Changes nothing.
+    /// What would happen to a call now. Changes nothing.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         self.inner.lock().readiness()
     }
 
-    /// Asks for a call. Whoever gets a permit calls, and tells the permit how it went; a permit that is dropped gives
+    /// Asks for a call. Whoever gets a permit makes the call and records how it went; a permit that is dropped gives
     /// its place back (pitfalls P5).
     pub fn try_acquire(&self) -> Result<Permit, Rejected> {
         let mut machine = self.inner.lock();
@@ -192,7 +194,7 @@ impl Breaker {
             Readiness::ProbeDue => {
                 let before = machine.state;
                 machine.probe();
-                self.inner.tell(before, machine.state);
+                self.inner.report_transition(before, machine.state);
             }
             Readiness::Shut => {
                 drop(machine);
@@ -222,7 +224,7 @@ impl fmt::Debug for Breaker {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Machine> {
-        // Nothing in here panics half way.
+        // Nothing panics while it holds the lock.
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -236,12 +238,12 @@ impl Inner {
         if machine.generation == generation {
             let before = machine.state;
             machine.record(outcome);
-            self.tell(before, machine.state);
+            self.report_transition(before, machine.state);
         }
     }
 
-    /// Tells logs and metrics of a change, if there was one.
-    fn tell(&self, before: State, now: State) {
+    /// Reports a change, if there was one, to logs and metrics.
+    fn report_transition(&self, before: State, now: State) {
         if before == now {
             return;
         }
@@ -261,7 +263,7 @@ impl Inner {
         }
     }
 
-    /// One series per state, 1 for the present one; all 0 when the endpoint is gone.
+    /// One series per state, 1 for the current one; all 0 when the endpoint is gone.
     fn publish(&self, present: Option<State>) {
         for state in State::ALL {
             let [destination, endpoint] = self.labels();
@@ -289,7 +291,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Tells how the call went.
+    /// Records how the call went.
     pub fn record(mut self, outcome: Outcome) {
         if let Some(inner) = self.inner.take() {
             inner.record(self.generation, outcome);

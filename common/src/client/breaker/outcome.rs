@@ -16,7 +16,8 @@ pub enum Outcome {
     Neutral,
 }
 
-/// The attempt had so little time that its end says nothing about the endpoint; travels as the source of a `Status`.
+/// The attempt had so little time that its failure says nothing about the endpoint. Carried as the source of a
+/// `Status`.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the attempt had hardly any time")]
 pub(crate) struct CutShort;
@@ -41,7 +42,7 @@ impl Outcome {
             | Code::PermissionDenied
             | Code::Unauthenticated
             | Code::Unimplemented
-            // Overload says so itself, and a breaker would turn "a little less" into "nothing at all".
+            // An overloaded service says so, and a breaker would turn "a little less" into "nothing at all".
             | Code::ResourceExhausted
             // The caller went away.
             | Code::Cancelled => Self::Neutral,
@@ -55,7 +56,7 @@ mod tests {
 
     use super::*;
 
-    /// Each code counts as the table of the design says, whatever its text.
+    /// Each code counts as the table above says, whatever its message.
     #[test]
     fn each_code_counts_as_designed() {
         let failures =

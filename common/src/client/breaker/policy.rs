@@ -1,4 +1,4 @@
-//! Whether to trip. How long to stay open, and the way back, is the state machine's ([`super`]).
+//! Whether to trip. How long to stay open, and when to close again, is up to the state machine ([`super`]).
 
 use std::{iter, time::Duration};
 
@@ -13,18 +13,18 @@ use crate::config::duration;
 pub struct BreakerConfig {
     /// This many failures in a row trip it. Default 5.
     pub consecutive_failures: u32,
-    /// Trips when a smaller part of the answers of `window` are successes. Default 0.5.
+    /// Trips when the share of successes among the answers of `window` is smaller than this. Default 0.5.
     pub success_rate_min: f64,
     /// The window of the success rate; whole seconds. Default 10 s.
     #[serde(deserialize_with = "duration")]
     pub window: Duration,
-    /// The success rate counts from this many answers in the window on. Default 20.
+    /// The success rate counts once there are this many answers in the window. Default 20.
     pub requests_min: u32,
     /// The first time it stays open. Default 250 ms.
     #[serde(deserialize_with = "duration")]
     pub open_min: Duration,
-    /// Each time it trips again it stays open twice as long, up to this. Default 1 s: a probe a second costs an ill
-    /// endpoint nothing, and a healthy one is back soon.
+    /// Each time it trips again it stays open twice as long, up to this. Default 1 s: a probe a second costs a failing
+    /// endpoint nothing, and one that recovers is back soon.
     #[serde(deserialize_with = "duration")]
     pub open_max: Duration,
 }
@@ -42,7 +42,7 @@ impl Default for BreakerConfig {
     }
 }
 
-/// Whether a closed breaker trips: `failsafe`'s policies, which also name pauses. The breaker has its own
+/// Whether a closed breaker trips: `failsafe`'s policies, which also come with pauses. The breaker uses its own
 /// ([`crate::backoff`]): `failsafe`'s count in whole seconds.
 pub(super) struct TripPolicy(Box<dyn FailurePolicy + Send>);
 
@@ -63,7 +63,7 @@ impl TripPolicy {
         self.0.record_success();
     }
 
-    /// Counts a failure; true if it is one too many.
+    /// Counts a failure. True: the breaker trips.
     pub(super) fn trips_on_failure(&mut self) -> bool {
         self.0.mark_dead_on_failure().is_some()
     }

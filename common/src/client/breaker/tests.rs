@@ -1,4 +1,8 @@
-use std::{sync::atomic::AtomicU32, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use tokio::{task::JoinSet, time::advance};
@@ -25,7 +29,7 @@ fn tripped() -> Breaker {
 /// Longer than any pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The fifth failure in a row trips it, the fourth does not, and a success in between starts the count anew.
+/// The fifth failure in a row trips it, the fourth does not, and a success in between resets the count.
 #[tokio::test(start_paused = true)]
 async fn five_failures_in_a_row_trip_it() {
     let breaker = breaker();
@@ -93,7 +97,7 @@ async fn one_probe_among_a_thousand_callers() {
     assert_eq!(breaker.state(), State::Closed);
 }
 
-/// A neutral answer of the probe neither closes nor opens; the next caller probes.
+/// A neutral answer to the probe neither closes nor opens the breaker; the next caller probes.
 #[tokio::test(start_paused = true)]
 async fn a_neutral_probe_decides_nothing() {
     let breaker = tripped();
@@ -118,7 +122,8 @@ async fn a_probe_that_goes_away_gives_its_place_back() {
     assert_eq!(breaker.state(), State::Closed);
 }
 
-/// The success of a call that began before the breaker tripped closes nothing, its failure opens nothing.
+/// The success of a call that began before the breaker tripped does not close it, and the failure of such a call does
+/// not open it.
 #[tokio::test(start_paused = true)]
 async fn late_answers_are_discarded() {
     let breaker = breaker();
@@ -130,7 +135,7 @@ async fn late_answers_are_discarded() {
     advance(LONGEST_PAUSE).await;
     let probe = breaker.try_acquire().expect("the probe");
     late_success.expect("was closed").record(Outcome::Success);
-    assert_eq!(breaker.state(), State::HalfOpen, "an old success is no news");
+    assert_eq!(breaker.state(), State::HalfOpen, "an old success does not count");
     drop(dropped_late);
     assert!(breaker.try_acquire().is_err(), "the probe is still under way");
     probe.record(Outcome::Success);
@@ -141,7 +146,7 @@ async fn late_answers_are_discarded() {
     assert_eq!(breaker.state(), State::Closed, "an old failure does not count");
 }
 
-/// Each failed probe opens it for longer, up to the limit; after a success pauses begin anew.
+/// Each failed probe opens it for longer, up to the limit; after a success the pauses start small again.
 #[tokio::test(start_paused = true)]
 async fn failed_probes_open_it_for_longer() {
     let breaker = tripped();
@@ -159,6 +164,13 @@ async fn failed_probes_open_it_for_longer() {
     }
     advance(Duration::from_millis(250)).await;
     assert_eq!(breaker.readiness(), Readiness::ProbeDue);
+}
+
+/// Breakers that trip at the same moment, as in all instances of a client, probe at different moments (pitfalls P6).
+#[tokio::test(start_paused = true)]
+async fn breakers_that_trip_together_probe_apart() {
+    let probes: HashSet<_> = (0..20).map(|_| tripped().inner.lock().open_until).collect();
+    assert!(probes.len() > 10, "{probes:?}");
 }
 
 proptest! {

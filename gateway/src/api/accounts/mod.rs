@@ -3,4 +3,16 @@
 mod credit;
 mod read;
 
-pub(crate) use self::{credit::credit, read::read};
+use axum::{
+    Router,
+    routing::{get, post},
+};
+
+use crate::state::Gateway;
+
+/// The operations.
+pub(crate) fn routes() -> Router<Gateway> {
+    Router::new()
+        .route("/api/accounts/{user_id}", get(read::read))
+        .route("/api/accounts/{user_id}/credits", post(credit::credit))
+}

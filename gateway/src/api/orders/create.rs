@@ -49,9 +49,9 @@ pub(crate) async fn create(
     StrictJson(new): StrictJson<NewOrder>,
 ) -> Result<Response, Problem> {
     let client_key = idempotency_key(&headers)?;
-    // Without a key of the client, a replay can only be a retry below the edge, which is not the client's concern.
+    // If the client sent no key, a replay can only be a retry below the edge, which does not concern the client.
     let key_given = client_key.is_some();
-    // The order gets a key all the same, so that such a retry is safe.
+    // The order gets a key anyway, so that such a retry is safe.
     let key = client_key.unwrap_or_else(IdempotencyKey::generate);
     if new.user_id.as_deref().is_some_and(|user_id| user_id != caller.user_id.as_str()) {
         let detail = "an order can only be created for the token's own user";

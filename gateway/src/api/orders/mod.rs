@@ -6,12 +6,22 @@ mod list;
 mod payment;
 mod read;
 
+use axum::{Router, routing::get};
 use holdfast_proto::{OrderId, UserId, order::v1 as order};
 use tonic::{Code, Response, Status};
 
-pub(crate) use self::{create::create, delivery::delivery, list::list, payment::payment, read::read};
 use super::model;
-use crate::{http::Call, problem::Problem, upstream::Upstream};
+use crate::{http::Call, problem::Problem, state::Gateway, upstream::Upstream};
+
+/// The operations.
+pub(crate) fn routes() -> Router<Gateway> {
+    Router::new()
+        .route("/api/orders", get(list::list).post(create::create))
+        .route("/api/orders/{id}", get(read::read))
+        .route("/api/orders/{id}/payment", get(payment::payment))
+        .route("/api/orders/{id}/delivery", get(delivery::delivery))
+    // `GET /api/orders/{id}/events` comes here.
+}
 
 /// Returns an order of this user. An order of somebody else is not found.
 async fn get_order(

@@ -1,0 +1,364 @@
+//! A chaos run from its first account to its report.
+//!
+//! The load goes on all the time: first without faults (the control phase), then with them, then without again. Then every
+//! unknown outcome is resolved, poison is repaired, and nothing may be on its way any more. What was seen goes into a folder,
+//! and [`crate::judge`] says what it is worth.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    evidence::{Folder, RunInfo, collect},
+    journal::Journal,
+    load::{self, Plan as Load},
+    report::Report,
+    scenario::{Action, Plan, PlannedFault, Scenario},
+    stack::{self, Setup, Stack},
+    storm::{self, FaultRecord},
+    watch::{Sample, Watch},
+    workload::Workload,
+};
+
+/// Clients at a time: far more than the rate needs, so that nobody waits for a client that waits.
+const CLIENTS_MAX: usize = 4_096;
+/// Nothing has moved for this long although something waits: it is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Deliveries take as long as this times three.
+const DELIVERY_STEP: (&str, &str) = ("HOLDFAST__DELIVERY__STEP", "200ms");
+
+/// What to run, and on what.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The scenario's name, or its file.
+    pub name: String,
+    /// The scenario.
+    pub scenario: Scenario,
+    /// The source of all randomness.
+    pub seed: u64,
+    /// The operator's command.
+    pub program: PathBuf,
+    /// The folder of a stack that runs already; none for one of its own.
+    pub running: Option<PathBuf>,
+    /// Added to each port of a stack of its own.
+    pub port_offset: u16,
+    /// Where the evidence and the report go.
+    pub folder: PathBuf,
+    /// The command that does it again, for the report.
+    pub command: String,
+    /// The commit of the working tree, for the report.
+    pub commit: String,
+}
+
+/// Runs it, judges it and writes the report.
+pub async fn run(options: Options) -> Result<Report> {
+    let folder = Folder::create(&options.folder)?;
+    let stack = Arc::new(open_stack(&options).await?);
+    let outcome = run_on(&stack, &options, &folder).await;
+    // Whatever happened: its own stack goes, somebody else's stays.
+    if let Some(stack) = Arc::into_inner(stack) {
+        stack.end().await?;
+    }
+    outcome
+}
+
+async fn open_stack(options: &Options) -> Result<Stack> {
+    let program = options.program.clone();
+    if let Some(data_dir) = &options.running {
+        return Stack::running(program, data_dir.clone());
+    }
+    eprintln!("starting a stack of its own");
+    let setup = Setup {
+        data_dir: stack::own_folder(&std::env::temp_dir()),
+        port_offset: options.port_offset,
+        replicas: &options.scenario.replicas,
+        environment: &[DELIVERY_STEP],
+        links: options.scenario.needs_links(),
+    };
+    Stack::start(program, setup).await
+}
+
+async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Result<Report> {
+    let components: Vec<String> = stack.components()?.into_iter().map(|component| component.name).collect();
+    let plan =
+        Plan::draw(&options.name, options.scenario.clone(), options.seed, &components, &stack.link_names());
+    show(&plan);
+    folder.write("plan.json", &plan)?;
+    let run = format!("chaos-{}-{:x}", std::process::id(), options.seed);
+    let journal = Journal::create(&folder.file("journal.jsonl"), std::time::Instant::now())?;
+    let began_at = time::OffsetDateTime::now_utc();
+    let workload = Workload::open(&stack.rest()?, journal, &run, options.seed).await?;
+    let watch = Watch::start(stack.clone(), stack.rest()?, workload.clone());
+    let mut info = RunInfo {
+        users: workload.user_names().map(str::to_owned).collect(),
+        run,
+        began_at: began_at.format(&time::format_description::well_known::Rfc3339)?,
+        command: options.command.clone(),
+        commit: options.commit.clone(),
+        machine: machine(),
+        components,
+        plan,
+        load_began: workload.now(),
+        storm: [0, 0],
+        load_ended: 0,
+        settled: None,
+        stuck: None,
+        resolved: 0,
+        discarded: 0,
+        counters: std::collections::BTreeMap::new(),
+    };
+    let faults = under_load(stack, &workload, &watch, &mut info).await?;
+    folder.write_lines("faults.jsonl", &faults)?;
+    // What fails now is a finding about the stack, so the evidence is gathered all the same.
+    if info.stuck.is_none()
+        && let Err(error) = settle(stack, &workload, &watch, &mut info).await
+    {
+        info.stuck = Some(format!("{error:#}"));
+    }
+    if let Some(stuck) = &info.stuck {
+        eprintln!("stuck: {stuck}");
+        dump(stack, folder).await;
+    }
+    gather(stack, &workload, watch, &mut info, folder).await?;
+
+    let evidence = folder.load()?;
+    let report = Report::of(&evidence, folder);
+    report.write(&evidence, folder)?;
+    Ok(report)
+}
+
+fn show(plan: &Plan) {
+    eprintln!("{}: {}", plan.name, plan.scenario.about);
+    eprintln!(
+        "seed {}, {} orders/s for {} s, {} faults:",
+        plan.seed,
+        plan.scenario.orders_per_second,
+        plan.load_seconds(),
+        plan.faults.len()
+    );
+    for fault in &plan.faults {
+        let length = if fault.length_ms > 0 { format!(" for {} ms", fault.length_ms) } else { String::new() };
+        eprintln!(
+            "  {:>7.1} s  {} {}{length}",
+            Duration::from_millis(fault.at_ms).as_secs_f64(),
+            fault.action.name(),
+            fault.target
+        );
+    }
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    // Linux says it in KiB; elsewhere it is not known.
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = memory.lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    format!("{cores} cores, {} GB of memory", memory.unwrap_or(0) / 1_000_000)
+}
+
+/// The load, and the faults in the middle of it.
+async fn under_load(
+    stack: &Arc<Stack>,
+    workload: &Arc<Workload>,
+    watch: &Watch,
+    info: &mut RunInfo,
+) -> Result<Vec<FaultRecord>> {
+    let scenario = info.plan.scenario.clone();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a positive count of orders"
+    )]
+    let requests = (scenario.orders_per_second * info.plan.load_seconds() as f64).ceil() as u64;
+    let load = Load { rate: scenario.orders_per_second, requests, clients: CLIENTS_MAX };
+    let clients = tokio::spawn({
+        let workload = workload.clone();
+        load::open_loop(load, move |number, _| workload.clone().client(number))
+    });
+    let begin = Instant::now();
+    let control = begin + Duration::from_secs(scenario.control_seconds);
+    sleep_until(control).await;
+    info.storm[0] = workload.now();
+    let faults = {
+        let storm = storm(stack, workload, watch, control, &info.plan.faults);
+        tokio::select! {
+            faults = storm => faults,
+            stuck = stuck(watch, STUCK_AFTER * 3) => {
+                info.stuck = Some(stuck);
+                Vec::new()
+            }
+        }
+    };
+    info.storm[1] = workload.now();
+    for client in clients.await.context("the load panicked")? {
+        client.context("a client could not write what it saw")?;
+    }
+    info.load_ended = workload.now();
+    Ok(faults)
+}
+
+async fn storm(
+    stack: &Arc<Stack>,
+    workload: &Arc<Workload>,
+    watch: &Watch,
+    begin: Instant,
+    faults: &[PlannedFault],
+) -> Vec<FaultRecord> {
+    let mut records = Vec::new();
+    for (index, fault) in faults.iter().enumerate() {
+        sleep_until(begin + Duration::from_millis(fault.at_ms)).await;
+        let record = storm::carry_out(stack, workload, index + 1, fault).await;
+        let what = record.landed.as_deref().or(record.error.as_deref()).unwrap_or_default();
+        eprintln!(
+            "{:>3}/{} {} {}: {what}{}; {}",
+            record.number,
+            faults.len(),
+            record.action.name(),
+            record.target,
+            record.over.map_or(String::new(), |over| format!(
+                ", over after {:.1} s",
+                Duration::from_micros(over.saturating_sub(record.begin)).as_secs_f64()
+            )),
+            progress(workload, watch)
+        );
+        records.push(record);
+    }
+    records
+}
+
+/// One line: how far it is, and whether anything is wrong so far.
+fn progress(workload: &Workload, watch: &Watch) -> String {
+    let unfinished =
+        watch.latest().and_then(|sample| sample.orders).map_or("?".to_owned(), |(open, _)| open.to_string());
+    format!(
+        "{} orders accepted, {unfinished} on their way, {} looks at the money",
+        workload.accepted(),
+        watch.looks()
+    )
+}
+
+/// Returns when something waits and nothing has moved for this long, with everything that is known then.
+async fn stuck(watch: &Watch, after: Duration) -> String {
+    let mut last = (0, 0);
+    let mut since = Instant::now();
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        let Some(sample) = watch.latest() else { continue };
+        let now = progress_of(&sample);
+        if now != last || !waits(&sample) {
+            (last, since) = (now, Instant::now());
+        }
+        if since.elapsed() > after {
+            return format!("nothing has moved for {} s: {sample:?}", after.as_secs());
+        }
+    }
+}
+
+/// What grows while anything moves.
+fn progress_of(sample: &Sample) -> (i64, i64) {
+    let tally = sample.services.values().map(|service| service.tally).sum();
+    (tally, sample.orders.map_or(0, |(_, ended)| ended))
+}
+
+fn waits(sample: &Sample) -> bool {
+    let on_the_way = sample.orders.is_none_or(|(unfinished, _)| unfinished > 0);
+    on_the_way
+        || sample.services.len() < 3
+        || sample.services.values().any(|service| service.lag != Some(0) || service.outbox > 0)
+}
+
+/// Resolves what is unknown, repairs what is poison, and waits until nothing is on its way.
+async fn settle(stack: &Stack, workload: &Arc<Workload>, watch: &Watch, info: &mut RunInfo) -> Result<()> {
+    eprintln!("the load has ended: {}", progress(workload, watch));
+    info.resolved = workload.resolve().await?;
+    if info.plan.faults.iter().any(|fault| fault.action == Action::Poison) {
+        info.discarded = repair(stack).await?;
+    }
+    let settled = async {
+        let mut said = Instant::now();
+        loop {
+            let looks = watch.looks();
+            sleep(Duration::from_secs(1)).await;
+            if watch.looks() > looks && watch.latest().is_some_and(|sample| !waits(&sample)) {
+                return;
+            }
+            if said.elapsed() > SAY_EVERY {
+                eprintln!("settling: {}", progress(workload, watch));
+                said = Instant::now();
+            }
+        }
+    };
+    tokio::select! {
+        () = settled => info.settled = Some(workload.now()),
+        stuck = stuck(watch, STUCK_AFTER) => info.stuck = Some(stuck),
+    }
+    workload.read_everything().await
+}
+
+/// Writes down how a stack that is stuck looks, before it is taken down: what the operator's commands say, and what each
+/// service says of itself. What can't be had is left out; the logs are gathered in any case.
+async fn dump(stack: &Stack, folder: &Folder) {
+    let looks: [(&str, &[&str]); 5] = [
+        ("status", &["status", "-o", "json"]),
+        ("positions", &["positions", "-o", "json"]),
+        ("dead-letters", &["dlq", "list", "-o", "json"]),
+        ("outbox", &["outbox", "list", "-o", "json"]),
+        ("certificates", &["certs", "status", "-o", "json"]),
+    ];
+    for (name, command) in looks {
+        let said = stack.operate(command).await.unwrap_or_else(|error| format!("{error:#}").into_bytes());
+        if let Err(error) = std::fs::write(folder.file(&format!("stuck-{name}.json")), said) {
+            eprintln!("cannot write down the {name}: {error}");
+        }
+    }
+    for (component, page, said) in stack.admin_pages().await {
+        if let Err(error) = std::fs::write(folder.file(&format!("stuck-{component}-{page}.txt")), said) {
+            eprintln!("cannot write down the {page} of {component}: {error}");
+        }
+    }
+}
+
+/// Gives up every letter that is poison by itself, then redrives what waited behind one. Returns how many were given up.
+async fn repair(stack: &Stack) -> Result<usize> {
+    let listed = stack.operate(&["dlq", "list", "--state", "parked", "-o", "json"]).await?;
+    let document: serde_json::Value = serde_json::from_slice(&listed).unwrap_or_default();
+    let letters = document["dead_letters"].as_array().cloned().unwrap_or_default();
+    let poison: Vec<&str> = letters
+        .iter()
+        .filter(|letter| letter["class"] != "blocked-by-key")
+        .filter_map(|letter| letter["id"].as_str())
+        .collect();
+    for some in poison.chunks(100) {
+        let arguments = [&["dlq", "discard"], some, &["--reason", "poison of a chaos run", "--yes"]].concat();
+        stack.operate(&arguments).await?;
+    }
+    if poison.len() < letters.len() {
+        stack.operate(&["dlq", "redrive", "--all", "--execute"]).await?;
+    }
+    eprintln!("{} letters were discarded, {} redriven", poison.len(), letters.len() - poison.len());
+    Ok(poison.len())
+}
+
+/// Writes down everything that the run has left.
+async fn gather(
+    stack: &Stack,
+    workload: &Workload,
+    watch: Watch,
+    info: &mut RunInfo,
+    folder: &Folder,
+) -> Result<()> {
+    eprintln!("reading databases, topics and logs");
+    let state = collect::state(stack, &info.users).await?;
+    let records = collect::records(stack, state.partitions.clone()).await?;
+    let tokens: Vec<&str> = workload.tokens().collect();
+    let logs = collect::logs(stack, &tokens, &folder.file("logs"))?;
+    let (samples, counters) = watch.finish();
+    info.counters = counters;
+    folder.write("state.json", &state)?;
+    folder.write_lines("records.jsonl", &records)?;
+    folder.write_lines("samples.jsonl", &samples)?;
+    folder.write("logs.json", &logs)?;
+    folder.write("run.json", info)
+}

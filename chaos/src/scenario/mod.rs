@@ -1,0 +1,330 @@
+//! Scenarios: what load, which faults, how often. Each is a small file beside this one.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{
+    Fault,
+    links::matches,
+    network::{Condition, Direction},
+};
+
+/// The scenarios that are built in, by name.
+const BUILT_IN: [(&str, &str); 10] = [
+    ("control", include_str!("control.toml")),
+    ("deploy", include_str!("deploy.toml")),
+    ("everything", include_str!("everything.toml")),
+    ("kill-databases", include_str!("kill-databases.toml")),
+    ("kill-kafka", include_str!("kill-kafka.toml")),
+    ("kill-services", include_str!("kill-services.toml")),
+    ("network", include_str!("network.toml")),
+    ("pause-kafka", include_str!("pause-kafka.toml")),
+    ("poison", include_str!("poison.toml")),
+    ("rotation", include_str!("rotation.toml")),
+];
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Killed with -9.
+    Kill,
+    /// Asked to end (SIGTERM, or what PostgreSQL takes for it).
+    Terminate,
+    /// Stopped with SIGSTOP for a while.
+    Stall,
+    /// Killed again and again for a while: away for longer than a restart takes.
+    Hold,
+    /// Bytes of a link arrive later, by 20 to 50 ms.
+    Latency,
+    /// Connections of a link are reset, old ones and new ones.
+    Reset,
+    /// Nothing passes a link, and nobody is told.
+    BlackHole,
+    /// What the client of a link sends does not arrive.
+    OneWay,
+    /// The connections of a link that exist are forgotten by its server, without a word to the client.
+    HalfOpen,
+    /// Bytes of a link trickle: 30 kB a second.
+    Throttle,
+    /// A bit is flipped every few kilobytes. Only for links with TLS.
+    Corrupt,
+    /// All certificates are renewed.
+    RotateCertificates,
+    /// The authority is replaced, with its overlap.
+    RotateAuthority,
+    /// Records that can never be handled are sent, of every class.
+    Poison,
+}
+
+impl Action {
+    /// As reports call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Terminate => "terminate",
+            Self::Stall => "stall",
+            Self::Hold => "hold",
+            Self::Latency => "latency",
+            Self::Reset => "reset",
+            Self::BlackHole => "black-hole",
+            Self::OneWay => "one-way",
+            Self::HalfOpen => "half-open",
+            Self::Throttle => "throttle",
+            Self::Corrupt => "corrupt",
+            Self::RotateCertificates => "rotate-certificates",
+            Self::RotateAuthority => "rotate-authority",
+            Self::Poison => "poison",
+        }
+    }
+
+    /// What happens to a process, if anything does.
+    #[must_use]
+    pub const fn on_process(self) -> Option<Fault> {
+        match self {
+            Self::Kill | Self::Hold => Some(Fault::Kill),
+            Self::Terminate => Some(Fault::Terminate),
+            Self::Stall => Some(Fault::Stall),
+            _ => None,
+        }
+    }
+
+    /// What happens to a link, if anything does.
+    #[must_use]
+    pub const fn on_link(self) -> Option<Condition> {
+        const DELAY: Duration = Duration::from_millis(20);
+        const JITTER: Duration = Duration::from_millis(30);
+        const TRICKLE: NonZeroU64 = NonZeroU64::new(30_000).expect("not 0");
+        Some(match self {
+            Self::Latency => Condition::Latency { delay: DELAY, jitter: JITTER },
+            Self::Reset => Condition::Reset,
+            Self::BlackHole => Condition::BlackHole,
+            Self::OneWay => Condition::OneWay(Direction::ToServer),
+            Self::HalfOpen => Condition::HalfOpen,
+            Self::Throttle => Condition::Throttle { bytes_per_second: TRICKLE },
+            Self::Corrupt => Condition::Corrupt,
+            _ => return None,
+        })
+    }
+
+    /// Whether it lasts until it is healed.
+    #[must_use]
+    pub const fn lasts(self) -> bool {
+        self.on_link().is_some() || matches!(self, Self::Stall | Self::Hold)
+    }
+}
+
+/// Faults of one kind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultKind {
+    /// What is done.
+    pub action: Action,
+    /// To which components, as `holdfast status` names them, or to which links, as `gateway->order` or `*->kafka`; those that
+    /// the stack does not have are left out.
+    pub targets: Vec<String>,
+    /// Shortest and longest time that it lasts, in milliseconds; of no use to what ends by itself.
+    #[serde(default)]
+    pub length_ms: Option<[u64; 2]>,
+}
+
+/// A scenario.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it shows.
+    pub about: String,
+    /// How long faults are injected, in seconds.
+    pub storm_seconds: u64,
+    /// The same load without faults before them, in seconds: the control phase.
+    pub control_seconds: u64,
+    /// The same load without faults after them, in seconds.
+    pub calm_seconds: u64,
+    /// Orders per second.
+    pub orders_per_second: f64,
+    /// `service=N`, for those that have more than one replica.
+    #[serde(default)]
+    pub replicas: Vec<String>,
+    /// From the beginning of a fault to the next, in milliseconds, if it is over by then.
+    #[serde(default)]
+    pub every_ms: u64,
+    /// Faults that must land; fewer prove nothing.
+    #[serde(default)]
+    pub faults_min: usize,
+    /// The kinds of faults; each (action, target) comes before one comes again.
+    #[serde(default)]
+    pub faults: Vec<FaultKind>,
+}
+
+impl Scenario {
+    /// A built-in one.
+    pub fn named(name: &str) -> Result<Self> {
+        let (_, text) = BUILT_IN.iter().find(|(known, _)| *known == name).with_context(|| {
+            let names: Vec<_> = Self::names().collect();
+            format!("there is no scenario {name}; there are {}", names.join(", "))
+        })?;
+        Self::parse(text)
+    }
+
+    /// From the text of a file.
+    pub fn parse(text: &str) -> Result<Self> {
+        let scenario: Self = toml::from_str(text)?;
+        ensure!(scenario.orders_per_second > 0.0, "orders_per_second must be above 0");
+        ensure!(scenario.faults.is_empty() || scenario.every_ms > 0, "every_ms must be above 0");
+        for kind in &scenario.faults {
+            ensure!(!kind.targets.is_empty(), "{}: no targets", kind.action.name());
+            ensure!(
+                kind.length_ms.is_none_or(|[least, most]| least <= most),
+                "{}: the shortest length is above the longest",
+                kind.action.name()
+            );
+        }
+        Ok(scenario)
+    }
+
+    /// Whether there is a fault of the network in it: then the stack must be started with links.
+    #[must_use]
+    pub fn needs_links(&self) -> bool {
+        self.faults.iter().any(|kind| kind.action.on_link().is_some())
+    }
+
+    /// Names of the built-in ones.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+}
+
+/// One fault of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedFault {
+    /// When it is due, in milliseconds after the control phase.
+    pub at_ms: u64,
+    /// What is done.
+    pub action: Action,
+    /// To what.
+    pub target: String,
+    /// How long it lasts, in milliseconds; 0 for what ends by itself.
+    pub length_ms: u64,
+}
+
+/// Everything that a run will do, drawn from one seed before it begins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// The scenario's name, or its file.
+    pub name: String,
+    /// The scenario.
+    pub scenario: Scenario,
+    /// The source of all randomness of the run.
+    pub seed: u64,
+    /// The faults in the order of their times.
+    pub faults: Vec<PlannedFault>,
+}
+
+/// When a fault lasts and the scenario does not say how long.
+const LENGTH_MS: [u64; 2] = [500, 3_000];
+
+impl Plan {
+    /// Draws the faults of a scenario for a stack with these components and links.
+    #[must_use]
+    pub fn draw(name: &str, scenario: Scenario, seed: u64, components: &[String], links: &[String]) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let cells: Vec<(&FaultKind, &String)> = scenario
+            .faults
+            .iter()
+            .flat_map(|kind| kind.targets.iter().map(move |target| (kind, target)))
+            .filter(|(kind, target)| {
+                if kind.action.on_link().is_some() {
+                    links.iter().any(|link| matches(target, link))
+                } else {
+                    kind.action.on_process().is_none() || components.contains(target)
+                }
+            })
+            .collect();
+        let (mut faults, mut deck, mut at_ms) = (Vec::new(), Vec::new(), 0);
+        let storm = Duration::from_secs(scenario.storm_seconds);
+        while !cells.is_empty() && Duration::from_millis(at_ms) < storm {
+            if deck.is_empty() {
+                deck.clone_from(&cells);
+                rng.shuffle(&mut deck);
+            }
+            let Some((kind, target)) = deck.pop() else { break };
+            let [least, most] = kind.length_ms.unwrap_or(LENGTH_MS);
+            let length_ms = if kind.action.lasts() { rng.u64(least..=most) } else { 0 };
+            faults.push(PlannedFault { at_ms, action: kind.action, target: target.clone(), length_ms });
+            // Not in step with anything that is periodic in the system.
+            at_ms += rng.u64(scenario.every_ms * 7 / 10..=scenario.every_ms * 13 / 10).max(1);
+        }
+        Self { name: name.to_owned(), scenario, seed, faults }
+    }
+
+    /// How long the load lasts.
+    #[must_use]
+    pub const fn load_seconds(&self) -> u64 {
+        let Scenario { control_seconds, storm_seconds, calm_seconds, .. } = &self.scenario;
+        *control_seconds + *storm_seconds + *calm_seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn components() -> Vec<String> {
+        let names =
+            ["orders-db", "payments-db", "deliveries-db", "kafka", "order", "payment", "delivery", "gateway"];
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn links() -> Vec<String> {
+        let names = [
+            "gateway->order",
+            "gateway->payment",
+            "gateway->delivery",
+            "order->orders-db",
+            "payment->payments-db",
+            "delivery->deliveries-db",
+            "order->kafka",
+            "payment->kafka",
+            "delivery->kafka",
+        ];
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    /// Every scenario that is shipped can be read, says what it shows, and plans what it asks for.
+    #[test]
+    fn every_scenario_can_be_planned() {
+        for name in Scenario::names() {
+            let scenario = Scenario::named(name).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            assert!(!scenario.about.is_empty(), "{name}");
+            let least = scenario.faults_min;
+            let plan = Plan::draw(name, scenario, 7, &components(), &links());
+            assert!(
+                plan.faults.len() >= least,
+                "{name}: {} faults, {least} are asked for",
+                plan.faults.len()
+            );
+        }
+        assert!(Scenario::named("nothing").is_err());
+        assert!(Scenario::parse("about = 'x'\nunknown = 1").is_err());
+    }
+
+    /// One seed makes one plan, and no cell comes again before all have come.
+    #[test]
+    fn a_plan_is_drawn_from_its_seed() {
+        let draw = |seed| {
+            let scenario = Scenario::named("everything").expect("built in");
+            Plan::draw("everything", scenario, seed, &components(), &links()).faults
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        let faults = draw(3);
+        let cells: std::collections::HashSet<_> =
+            faults.iter().map(|fault| (fault.action, fault.target.as_str())).collect();
+        let first: std::collections::HashSet<_> =
+            faults.iter().take(cells.len()).map(|fault| (fault.action, fault.target.as_str())).collect();
+        assert_eq!(cells, first);
+    }
+}

@@ -1,0 +1,226 @@
+//! The stack that a run has its way with: one of its own, or one that runs already.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_certs::TokenIssuer;
+use holdfast_native::{
+    control::{self, Found},
+    layout::{Layout, PARTICIPANTS},
+    state::ComponentReport,
+};
+use sqlx::{Connection as _, PgConnection};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    fault::links::{Link, Links},
+    rest::Rest,
+};
+
+/// A cold machine fetches the components first.
+const START_TIME_MAX: Duration = Duration::from_secs(300);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A database that is stalled accepts connections and never answers.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+const CONNECTIONS_MAX: usize = 512;
+
+/// A stack and how to reach it.
+#[derive(Debug)]
+pub struct Stack {
+    /// Where it is.
+    pub layout: Layout,
+    /// The operator's command.
+    program: PathBuf,
+    /// The supervisor of a stack of its own, which ends when its standard input closes: however the run ends.
+    own: Option<Child>,
+    /// The proxies between the components of a stack of its own.
+    links: Option<Links>,
+}
+
+/// How a stack of its own is started.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// Where its data goes, for as long as it runs.
+    pub data_dir: PathBuf,
+    /// Added to each port.
+    pub port_offset: u16,
+    /// `service=N`.
+    pub replicas: &'a [String],
+    /// Settings of its services.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Whether there are proxies between the components.
+    pub links: bool,
+}
+
+impl Stack {
+    /// The one that runs in this folder.
+    pub fn running(program: PathBuf, data_dir: PathBuf) -> Result<Self> {
+        match control::find(&data_dir)? {
+            Found::Running(report) => Ok(Self {
+                layout: Layout::new(data_dir, report.port_offset),
+                program,
+                own: None,
+                links: None,
+            }),
+            Found::Abandoned(_) => bail!(
+                "the stack in {} has lost its supervisor: what is killed would stay dead",
+                data_dir.display()
+            ),
+            Found::Nothing => bail!("no stack runs in {}", data_dir.display()),
+        }
+    }
+
+    /// Starts one in a new folder, and returns when all of it is ready. Its data goes when it ends.
+    pub async fn start(program: PathBuf, setup: Setup<'_>) -> Result<Self> {
+        let mut command = Command::new(&program);
+        command
+            .args([
+                "up",
+                "--foreground",
+                "--until-parent-ends",
+                "--port-offset",
+                &setup.port_offset.to_string(),
+            ])
+            .arg("--data-dir")
+            .arg(&setup.data_dir)
+            .args(setup.replicas.iter().flat_map(|replicas| ["--replicas", replicas]))
+            .args(setup.links.then_some("--links"))
+            .envs(setup.environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        let supervisor = command.spawn().context("cannot start the supervisor")?;
+        let layout = Layout::new(setup.data_dir, setup.port_offset);
+        let mut stack = Self { layout, program, own: Some(supervisor), links: None };
+        let until = Instant::now() + START_TIME_MAX;
+        loop {
+            if let Some(status) = stack.own.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                bail!("the stack could not be started ({status})");
+            }
+            // Nothing becomes ready without the proxies, and their ports are free only once the supervisor has looked at them.
+            if setup.links && stack.links.is_none() {
+                stack.start_links().await?;
+            }
+            match control::wait_ready(&stack.layout.data_dir, Duration::ZERO) {
+                Ok(_) => return Ok(stack),
+                Err(error @ control::NotReady::KeepsEnding { .. }) => return Err(error.into()),
+                Err(error) if Instant::now() > until => return Err(error.into()),
+                Err(_) => sleep(LOOK_EVERY).await,
+            }
+        }
+    }
+
+    async fn start_links(&mut self) -> Result<()> {
+        let Found::Running(report) = control::find(&self.layout.data_dir)? else { return Ok(()) };
+        let links = report.links.into_iter().map(|link| Link {
+            from: link.from,
+            to: link.to,
+            listen: link.listen,
+            target: link.target,
+        });
+        self.links = Some(Links::start(links).await?);
+        Ok(())
+    }
+
+    /// The proxies between its components; an error if there are none.
+    pub fn links(&self) -> Result<&Links> {
+        self.links.as_ref().context("the stack has no links between its components")
+    }
+
+    /// Their names.
+    #[must_use]
+    pub fn link_names(&self) -> Vec<String> {
+        self.links.iter().flat_map(Links::names).map(str::to_owned).collect()
+    }
+
+    /// What its supervisor says of each component.
+    pub fn components(&self) -> Result<Vec<ComponentReport>> {
+        match control::find(&self.layout.data_dir)? {
+            Found::Running(report) => Ok(report.components),
+            Found::Abandoned(_) | Found::Nothing => bail!("the stack's supervisor is gone"),
+        }
+    }
+
+    /// One of them.
+    pub fn component(&self, name: &str) -> Result<ComponentReport> {
+        let component = self.components()?.into_iter().find(|component| component.name == name);
+        component.with_context(|| format!("the stack has no {name}"))
+    }
+
+    /// A client of its gateway.
+    pub fn rest(&self) -> Result<Rest> {
+        let issuer = TokenIssuer::load_or_create(&self.layout.pki_dir())?;
+        Ok(Rest::new(self.layout.gateway_url(), issuer, CONNECTIONS_MAX))
+    }
+
+    /// A connection to the database of a service.
+    pub async fn database(&self, service: &str) -> Result<PgConnection> {
+        let participant = PARTICIPANTS.iter().find(|participant| participant.name == service);
+        let participant = participant.with_context(|| format!("{service} has no database"))?;
+        let url = self.layout.database_url(participant)?;
+        let connection = timeout(CONNECT_TIME_MAX, PgConnection::connect(&url));
+        connection.await.context("the database does not answer")?.context("cannot connect to the database")
+    }
+
+    /// Runs the operator's command on this stack, and returns what it prints.
+    pub async fn operate(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--data-dir").arg(&self.layout.data_dir).stdin(Stdio::null());
+        command.env("USER", "chaos");
+        let output = command.output().await.context("cannot run holdfast")?;
+        // 3: nothing matched, which is an answer.
+        if !output.status.success() && output.status.code() != Some(3) {
+            let talk = String::from_utf8_lossy(&output.stderr);
+            bail!("holdfast {} ended with {}: {}", arguments.join(" "), output.status, talk.trim());
+        }
+        Ok(output.stdout)
+    }
+
+    /// What its services say of themselves: component, page and body; what does not answer is left out.
+    pub async fn admin_pages(&self) -> Vec<(String, &'static str, Vec<u8>)> {
+        let (Ok(components), Ok(rest)) = (self.components(), self.rest()) else { return Vec::new() };
+        let mut pages = Vec::new();
+        for component in components {
+            if self.layout.component_admin_port(&component.name).is_none() {
+                continue;
+            }
+            for page in ["readyz", "healthz", "metrics"] {
+                let url = format!("{}/{page}", self.layout.admin_url(&component.name));
+                let Ok(request) = http::Request::get(url).body(http_body_util::Full::default()) else {
+                    continue;
+                };
+                if let Ok(answer) = rest.send(request).await {
+                    pages.push((component.name.clone(), page, answer.body.to_vec()));
+                }
+            }
+        }
+        pages
+    }
+
+    /// The logs of its components.
+    pub fn logs(&self) -> Result<Vec<(String, PathBuf)>> {
+        let names = self.layout.component_names();
+        let logs = names.into_iter().map(|name| (self.layout.log_file(&name), name));
+        Ok(logs.filter(|(path, _)| path.exists()).map(|(path, name)| (name, path)).collect())
+    }
+
+    /// Ends a stack of its own, and waits until its data is gone; leaves another one alone.
+    pub async fn end(mut self) -> Result<()> {
+        let Some(mut supervisor) = self.own.take() else { return Ok(()) };
+        drop(supervisor.stdin.take());
+        supervisor.wait().await.context("cannot wait for the supervisor")?;
+        Ok(())
+    }
+}
+
+/// A folder for a stack of this process alone.
+#[must_use]
+pub fn own_folder(base: &Path) -> PathBuf {
+    base.join(format!("holdfast-chaos-{}", std::process::id()))
+}

@@ -1,0 +1,243 @@
+//! Carries out the faults of a plan, one after another, and says of each how it was seen to land.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    fault::{
+        Fault,
+        network::Condition,
+        poison::{self, Victim},
+    },
+    scenario::{Action, PlannedFault},
+    stack::Stack,
+    workload::Workload,
+};
+
+/// A fault that has not landed by then won't.
+const LAND_TIME_MAX: Duration = Duration::from_secs(20);
+/// A component that does not serve again by then stays away.
+const RECOVER_TIME_MAX: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A fault that was carried out, or was tried. Times are in microseconds since the run began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultRecord {
+    /// From 1.
+    pub number: usize,
+    /// What was done.
+    pub action: Action,
+    /// To what.
+    pub target: String,
+    /// When it was applied.
+    pub begin: u64,
+    /// When its cause was gone and the component served again; absent if it never did.
+    pub over: Option<u64>,
+    /// How it was seen to land; absent if it did not, and then it does not count.
+    pub landed: Option<String>,
+    /// What went wrong with it, if anything did.
+    pub error: Option<String>,
+}
+
+/// Carries out one fault, and returns when it is over.
+pub async fn carry_out(
+    stack: &Stack,
+    workload: &Arc<Workload>,
+    number: usize,
+    fault: &PlannedFault,
+) -> FaultRecord {
+    let mut record = FaultRecord {
+        number,
+        action: fault.action,
+        target: fault.target.clone(),
+        begin: workload.now(),
+        over: None,
+        landed: None,
+        error: None,
+    };
+    match apply(stack, workload, fault).await {
+        Ok(Applied { seen, over }) => {
+            record.landed = Some(seen);
+            match over.await_over(stack, workload, &fault.target).await {
+                Ok(over) => record.over = Some(over),
+                Err(error) => record.error = Some(format!("{error:#}")),
+            }
+        }
+        Err(error) => {
+            record.error = Some(format!("{error:#}"));
+            record.over = Some(workload.now());
+        }
+    }
+    record
+}
+
+/// What a fault did, and when it is over.
+struct Applied {
+    seen: String,
+    over: Over,
+}
+
+/// When a fault is over.
+enum Over {
+    /// It was over at this time.
+    At(u64),
+    /// When another process than this one serves.
+    Restarted { old_pid: u32 },
+}
+
+impl Over {
+    async fn await_over(self, stack: &Stack, workload: &Workload, target: &str) -> Result<u64> {
+        let old_pid = match self {
+            Self::At(time) => return Ok(time),
+            Self::Restarted { old_pid } => old_pid,
+        };
+        let until = Instant::now() + RECOVER_TIME_MAX;
+        loop {
+            let component = stack.component(target)?;
+            if component.pid.is_some_and(|pid| pid != old_pid) && component.state.can_serve() {
+                return Ok(workload.now());
+            }
+            if Instant::now() > until {
+                bail!("{target} does not serve {} s after the fault", RECOVER_TIME_MAX.as_secs());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+async fn apply(stack: &Stack, workload: &Workload, fault: &PlannedFault) -> Result<Applied> {
+    let length = Duration::from_millis(fault.length_ms);
+    if let Some(condition) = fault.action.on_link() {
+        return break_links(stack, workload, &fault.target, condition, length).await;
+    }
+    match fault.action {
+        Action::Kill => end_process(stack, Fault::Kill, &fault.target).await,
+        Action::Terminate => end_process(stack, Fault::Terminate, &fault.target).await,
+        Action::Stall => stall(stack, workload, &fault.target, length).await,
+        Action::Hold => hold(stack, &fault.target, length).await,
+        Action::RotateCertificates => rotate(stack, workload, &["certs", "rotate"]).await,
+        Action::RotateAuthority => rotate(stack, workload, &["certs", "rotate", "--ca"]).await,
+        Action::Poison => {
+            let victim = workload.youngest_order().map(|(user, order)| Victim { user, order });
+            let sent = poison::send(&stack.layout.kafka_brokers(), &fault.target, victim.as_ref()).await?;
+            let seen = format!("{sent} records were acknowledged");
+            Ok(Applied { seen, over: Over::At(workload.now()) })
+        }
+        other => bail!("{} is done to links", other.name()),
+    }
+}
+
+/// Gives the links that `pattern` selects a condition for a while.
+async fn break_links(
+    stack: &Stack,
+    workload: &Workload,
+    pattern: &str,
+    condition: Condition,
+    length: Duration,
+) -> Result<Applied> {
+    let links = stack.links()?;
+    let before = links.counters(pattern)?;
+    links.set(pattern, condition)?;
+    sleep(length).await;
+    links.set(pattern, Condition::Clear)?;
+    let seen = condition.evidence(&links.counters(pattern)?.since(&before));
+    let seen = seen.context("nothing that passed these links was touched")?;
+    Ok(Applied { seen: format!("{seen} within {} ms", length.as_millis()), over: Over::At(workload.now()) })
+}
+
+/// The process of a component, which may be on its way back from an earlier fault.
+async fn process_of(stack: &Stack, target: &str) -> Result<u32> {
+    let until = Instant::now() + LAND_TIME_MAX;
+    loop {
+        if let Some(pid) = stack.component(target)?.pid {
+            return Ok(pid);
+        }
+        ensure!(Instant::now() < until, "{target} does not run");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn end_process(stack: &Stack, fault: Fault, target: &str) -> Result<Applied> {
+    let pid = process_of(stack, target).await?;
+    let begin = Instant::now();
+    fault.apply(pid)?;
+    while runs(pid) {
+        ensure!(begin.elapsed() < LAND_TIME_MAX, "process {pid} lives after it was {}", fault.name());
+        sleep(Duration::from_millis(1)).await;
+    }
+    let seen = format!("process {pid} was gone after {} ms", begin.elapsed().as_millis());
+    Ok(Applied { seen, over: Over::Restarted { old_pid: pid } })
+}
+
+async fn stall(stack: &Stack, workload: &Workload, target: &str, length: Duration) -> Result<Applied> {
+    let pid = process_of(stack, target).await?;
+    Fault::Stall.apply(pid)?;
+    let begin = Instant::now();
+    let landed = async {
+        while state(pid) != Some('T') {
+            ensure!(begin.elapsed() < LAND_TIME_MAX, "process {pid} was never seen stopped");
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+    .await;
+    sleep(length.saturating_sub(begin.elapsed())).await;
+    let stopped_to_the_end = state(pid) == Some('T');
+    if !runs(pid) {
+        // The supervisor takes a service that is deaf for long for dead.
+        let seen = format!("process {pid} was stopped, and ended by its supervisor");
+        return Ok(Applied { seen, over: Over::Restarted { old_pid: pid } });
+    }
+    Fault::Stall.heal(pid)?;
+    landed?;
+    ensure!(stopped_to_the_end, "process {pid} was continued by somebody else");
+    let seen = format!("process {pid} was stopped for {} ms", begin.elapsed().as_millis());
+    Ok(Applied { seen, over: Over::At(workload.now()) })
+}
+
+async fn hold(stack: &Stack, target: &str, length: Duration) -> Result<Applied> {
+    let begin = Instant::now();
+    let (mut kills, mut old_pid) = (0, 0);
+    while kills == 0 || begin.elapsed() < length {
+        if let Some(pid) = stack.component(target)?.pid
+            && pid != old_pid
+        {
+            // Fails if it has ended since.
+            if Fault::Kill.apply(pid).is_ok() {
+                (kills, old_pid) = (kills + 1, pid);
+            }
+        }
+        ensure!(begin.elapsed() < length + LAND_TIME_MAX, "{target} did not run");
+        sleep(LOOK_EVERY).await;
+    }
+    let seen = format!("killed {kills} times within {} ms", begin.elapsed().as_millis());
+    Ok(Applied { seen, over: Over::Restarted { old_pid } })
+}
+
+async fn rotate(stack: &Stack, workload: &Workload, arguments: &[&str]) -> Result<Applied> {
+    let serial = || {
+        let path = stack.layout.pki_dir().join("order").join("tls.crt");
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let before = serial()?;
+    stack.operate(arguments).await?;
+    ensure!(serial()? != before, "the certificates are the same");
+    Ok(Applied {
+        seen: "the certificates of order are other ones".to_owned(),
+        over: Over::At(workload.now()),
+    })
+}
+
+/// The state of a process (proc(5)); `None` if there is none.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// A zombie does not run.
+fn runs(pid: u32) -> bool {
+    state(pid).is_some_and(|state| state != 'Z')
+}
