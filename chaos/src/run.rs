@@ -25,6 +25,10 @@ use crate::{
 const CLIENTS_MAX: usize = 4_096;
 /// Nothing has moved for this long although something waits: it is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// A stack in which nothing has changed for this long is at rest. Longer than a consumer needs to come back.
+const REST: Duration = Duration::from_secs(15);
+/// An order may have lost several events, one after another.
+const RECONCILE_ROUNDS_MAX: usize = 5;
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Deliveries take as long as this times three.
 const DELIVERY_STEP: (&str, &str) = ("HOLDFAST__DELIVERY__STEP", "200ms");
@@ -107,6 +111,7 @@ async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Resul
         stuck: None,
         resolved: 0,
         discarded: 0,
+        re_emitted: 0,
         counters: std::collections::BTreeMap::new(),
     };
     let faults = under_load(stack, &workload, &watch, &mut info).await?;
@@ -276,6 +281,9 @@ async fn settle(stack: &Stack, workload: &Arc<Workload>, watch: &Watch, info: &m
     if info.plan.faults.iter().any(|fault| fault.action == Action::Poison) {
         info.discarded = repair(stack).await?;
     }
+    if info.plan.faults.iter().any(|fault| fault.action == Action::LoseTail) {
+        info.re_emitted = reconcile(stack, watch).await?;
+    }
     let settled = async {
         let mut said = Instant::now();
         loop {
@@ -339,6 +347,37 @@ async fn repair(stack: &Stack) -> Result<usize> {
     }
     eprintln!("{} letters were discarded, {} redriven", poison.len(), letters.len() - poison.len());
     Ok(poison.len())
+}
+
+/// Once nothing moves any more, what the broker has lost is re-emitted, until nothing is lost. Returns how many events that were.
+async fn reconcile(stack: &Stack, watch: &Watch) -> Result<usize> {
+    let mut re_emitted = 0;
+    for _ in 0..RECONCILE_ROUNDS_MAX {
+        at_rest(watch).await;
+        let arguments =
+            ["reconcile", "--older-than", "0s", "--execute", "--reason", "a chaos run", "-o", "json"];
+        let said = stack.operate(&arguments).await?;
+        let document: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+        let events = document["events"].as_array().map_or(0, Vec::len);
+        if events == 0 {
+            break;
+        }
+        re_emitted += events;
+    }
+    eprintln!("{re_emitted} events that the broker had lost were re-emitted");
+    Ok(re_emitted)
+}
+
+/// Returns when nothing has moved for a while: what still waits then waits for somebody.
+async fn at_rest(watch: &Watch) {
+    let (mut last, mut since) = (None, Instant::now());
+    while since.elapsed() < REST {
+        sleep(Duration::from_secs(1)).await;
+        let now = watch.latest().map(|sample| (progress_of(&sample), sample.services));
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
 }
 
 /// Writes down everything that the run has left.

@@ -147,6 +147,14 @@ impl Stack {
         }
     }
 
+    /// The process of its supervisor.
+    pub fn supervisor_pid(&self) -> Result<u32> {
+        match control::find(&self.layout.data_dir)? {
+            Found::Running(report) => Ok(report.supervisor_pid),
+            Found::Abandoned(_) | Found::Nothing => bail!("the stack's supervisor is gone"),
+        }
+    }
+
     /// One of them.
     pub fn component(&self, name: &str) -> Result<ComponentReport> {
         let component = self.components()?.into_iter().find(|component| component.name == name);

@@ -11,6 +11,7 @@ use crate::{
         Fault,
         network::Condition,
         poison::{self, Victim},
+        process::{self, Signal},
     },
     scenario::{Action, PlannedFault},
     stack::Stack,
@@ -117,6 +118,7 @@ async fn apply(stack: &Stack, workload: &Workload, fault: &PlannedFault) -> Resu
         Action::Kill => end_process(stack, Fault::Kill, &fault.target).await,
         Action::Terminate => end_process(stack, Fault::Terminate, &fault.target).await,
         Action::Stall => stall(stack, workload, &fault.target, length).await,
+        Action::LoseTail => lose_tail(stack, &fault.target, length).await,
         Action::Hold => hold(stack, &fault.target, length).await,
         Action::RotateCertificates => rotate(stack, workload, &["certs", "rotate"]).await,
         Action::RotateAuthority => rotate(stack, workload, &["certs", "rotate", "--ca"]).await,
@@ -239,6 +241,60 @@ async fn hold(stack: &Stack, target: &str, length: Duration) -> Result<Applied> 
     }
     let seen = format!("killed {kills} times within {} ms", begin.elapsed().as_millis());
     Ok(Applied { seen, over: Over::Restarted { old_pid } })
+}
+
+/// The broker's disk as it is now comes back later, as on a machine that loses its power without having written it.
+async fn lose_tail(stack: &Stack, broker: &str, later: Duration) -> Result<Applied> {
+    let pid = process_of(stack, broker).await?;
+    let logs = stack.layout.kafka_dir().join("logs");
+    let copy = logs.with_file_name("logs-of-before");
+    // Stopped meanwhile, so that the copy is of one moment.
+    Fault::Stall.apply(pid)?;
+    let copied = copy_folder(&logs, &copy).await;
+    Fault::Stall.heal(pid)?;
+    copied?;
+    sleep(later).await;
+    let pid = process_of(stack, broker).await?;
+    // It would start the broker at once.
+    let supervisor = stack.supervisor_pid()?;
+    process::send(supervisor, Signal::Stop)?;
+    let replaced = async {
+        Fault::Kill.apply(pid)?;
+        let begin = Instant::now();
+        while runs(pid) {
+            ensure!(begin.elapsed() < LAND_TIME_MAX, "process {pid} lives after it was killed");
+            sleep(LOOK_EVERY).await;
+        }
+        let lost = size_of(&logs)?.saturating_sub(size_of(&copy)?);
+        tokio::fs::remove_dir_all(&logs).await?;
+        tokio::fs::rename(&copy, &logs).await?;
+        anyhow::Ok(lost)
+    }
+    .await;
+    process::send(supervisor, Signal::Continue)?;
+    let lost = replaced?;
+    let seen = format!("the broker has its disk of {} ms before, {lost} bytes less", later.as_millis());
+    Ok(Applied { seen, over: Over::Restarted { old_pid: pid } })
+}
+
+async fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    let output = tokio::process::Command::new("cp").arg("-a").arg(from).arg(to).output().await?;
+    ensure!(output.status.success(), "cp: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+/// Bytes that the segments of a broker's folder hold. Segments have their full size only once they are rolled.
+fn size_of(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            bytes += size_of(&entry.path())?;
+        } else if entry.path().extension().is_some_and(|extension| extension == "log") {
+            bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(bytes)
 }
 
 async fn rotate(stack: &Stack, workload: &Workload, arguments: &[&str]) -> Result<Applied> {

@@ -12,7 +12,7 @@ use holdfast_common::{
 use holdfast_native::layout::{OPERATOR, participant_names, service_of};
 use holdfast_proto::ops::v1::{
     self as pb, dead_letter_service_client::DeadLetterServiceClient,
-    outbox_service_client::OutboxServiceClient,
+    outbox_service_client::OutboxServiceClient, reconcile_service_client::ReconcileServiceClient,
 };
 use tonic::{Code, Request};
 use uuid::Uuid;
@@ -39,6 +39,10 @@ impl Service {
 
     pub(crate) fn outbox(&self) -> OutboxServiceClient<Destination> {
         OutboxServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(crate) fn reconcile(&self) -> ReconcileServiceClient<Destination> {
+        ReconcileServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     #[expect(clippy::unused_self, reason = "reads as what it is: a request to this service")]

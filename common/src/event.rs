@@ -2,7 +2,9 @@
 //!
 //! [`NewEvent`] is what a service writes to its outbox, [`Metadata`] is what a consumer reads from a record's headers.
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
+use holdfast_proto::topic::Event;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
@@ -40,6 +42,29 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// The event that `message` reports about the aggregate `subject`, which happened at `time`, in whole microseconds
+    /// ([`crate::clock::now`]). Its id is derived from its content: built again from the same facts, it is the same event.
+    #[must_use]
+    pub fn of<E: Event>(message: &E, key: String, subject: String, time: OffsetDateTime) -> Self {
+        let payload = message.encode_to_vec();
+        Self {
+            id: id_of(E::TOPIC, E::VERSION, &subject, time, &payload),
+            topic: E::TOPIC,
+            version: E::VERSION,
+            key,
+            subject,
+            time,
+            trace: None,
+            payload,
+        }
+    }
+
+    /// With the trace of its cause.
+    #[must_use]
+    pub fn caused_by(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
+    }
+
     /// The headers of the record, `source` being the service that writes it.
     #[must_use]
     pub fn headers(&self, source: &str) -> Vec<Header> {
@@ -59,6 +84,23 @@ impl NewEvent {
         }
         headers
     }
+}
+
+/// The id of an event: a `UUIDv7` of its time, whose random bits are the first of a SHA-256 over its content.
+///
+/// So an event that was lost can be rebuilt from the rows that it reported, under its old id, long after its outbox row is gone, and
+/// the inbox of a reader that has handled it knows it. And no id ever has two payloads: an event that is rebuilt with another
+/// content, as by a version that knows one more field, is a new event, not one that readers park because its id was used before.
+fn id_of(topic: &str, version: u32, subject: &str, time: OffsetDateTime, payload: &[u8]) -> Uuid {
+    let mut context = digest::Context::new(&digest::SHA256);
+    // No topic and no subject has a zero byte.
+    for part in [topic.as_bytes(), &[0], &version.to_be_bytes(), subject.as_bytes(), &[0], payload] {
+        context.update(part);
+    }
+    let mut bits = [0; 10];
+    bits.copy_from_slice(&context.finish().as_ref()[..10]);
+    let milliseconds = u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+    uuid::Builder::from_unix_timestamp_millis(milliseconds, &bits).into_uuid()
 }
 
 /// The checked headers of an event.
@@ -165,7 +207,7 @@ impl Metadata {
 }
 
 /// Whether it can name an aggregate.
-fn is_subject(text: &str) -> bool {
+pub(crate) fn is_subject(text: &str) -> bool {
     (1..=SUBJECT_BYTES_MAX).contains(&text.len()) && !text.contains('\0')
 }
 
@@ -203,7 +245,7 @@ pub fn payload(record: &Record) -> Bytes {
 #[must_use]
 pub fn payload_hash(record: &Record) -> Vec<u8> {
     let value = record.value.as_deref().unwrap_or_default();
-    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, value).as_ref().to_vec()
+    digest::digest(&digest::SHA256, value).as_ref().to_vec()
 }
 
 #[cfg(test)]
@@ -286,6 +328,29 @@ mod tests {
         assert_eq!(Metadata::inbox_id(&nameless), Metadata::inbox_id(&nameless));
         for other in [next, of_another_log, later] {
             assert_ne!(Metadata::inbox_id(&nameless), Metadata::inbox_id(&other));
+        }
+    }
+
+    /// The same content has the same id, a `UUIDv7` of its time; any difference makes another one.
+    #[test]
+    fn an_id_is_derived_from_the_content() {
+        let time = event().time;
+        let id =
+            |topic, version, subject, time, payload: &[u8]| id_of(topic, version, subject, time, payload);
+        let one = id("order.created", 1, "an-order", time, b"abc");
+        assert_eq!(one, id("order.created", 1, "an-order", time, b"abc"));
+        assert_eq!(one.get_version(), Some(uuid::Version::SortRand));
+        assert_eq!(one.get_variant(), uuid::Variant::RFC4122);
+        let (seconds, nanoseconds) = one.get_timestamp().expect("it has one").to_unix();
+        assert_eq!((i64::try_from(seconds), nanoseconds), (Ok(time.unix_timestamp()), 0));
+        for other in [
+            id("order.create", 1, "dan-order", time, b"abc"),
+            id("order.created", 2, "an-order", time, b"abc"),
+            id("order.created", 1, "an-orde", time, b"rabc"),
+            id("order.created", 1, "an-order", time + time::Duration::milliseconds(1), b"abc"),
+            id("order.created", 1, "an-order", time, b"abd"),
+        ] {
+            assert_ne!(one, other);
         }
     }
 

@@ -7,14 +7,15 @@
 //! - state: [`database`] (transactions that a caller can't break), [`outbox`] (write an event together with the change
 //!   that it reports), [`consumer`] (handle an event once: inbox, batches, dead letters);
 //! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
-//!   be handled, and its redrive);
+//!   be handled, and its redrive), [`reconcile`] (what was lost on the way);
 //! - [`participant`] puts these together for a service with a database and events;
 //! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`trace`], [`service`];
-//! - the ground floor: [`error`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
+//! - the ground floor: [`error`], [`clock`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
 
 pub mod admin;
 pub mod backoff;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod consumer;
 pub mod database;
@@ -32,6 +33,7 @@ pub mod outbox;
 mod panic;
 pub mod participant;
 pub mod planted;
+pub mod reconcile;
 pub mod record;
 pub mod reload;
 pub mod service;

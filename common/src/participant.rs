@@ -3,6 +3,7 @@
 
 use holdfast_proto::ops::v1::{
     dead_letter_service_server::DeadLetterServiceServer, outbox_service_server::OutboxServiceServer,
+    reconcile_service_server::ReconcileServiceServer,
 };
 use sqlx::migrate::Migrator;
 use tonic::service::Routes;
@@ -21,6 +22,7 @@ use crate::{
         relay::{PROGRESS_TIME_MAX, Relay},
         service::Outbox,
     },
+    reconcile::{Facts, service::Reconcile},
     reload,
     service::{Context, bind},
 };
@@ -50,11 +52,12 @@ pub struct Participant<'a> {
 
 impl Participant<'_> {
     /// Binds the port and starts the parts; none of them needs the database or the broker yet.
-    pub async fn start<H: Handler>(
+    pub async fn start<H: Handler, F: Facts>(
         self,
         context: &mut Context,
         database: &Database,
         handler: H,
+        facts: F,
         routes: Routes,
     ) -> Result<(), BoxError> {
         let identity = Identity::load(self.identity.clone())?;
@@ -81,7 +84,9 @@ impl Participant<'_> {
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
         let outbox = OutboxServiceServer::new(Outbox::new(database.clone(), group))
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
-        let routes = routes.add_service(dead_letters).add_service(outbox);
+        let reconcile = ReconcileServiceServer::new(Reconcile::new(database.clone(), group, facts))
+            .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
+        let routes = routes.add_service(dead_letters).add_service(outbox).add_service(reconcile);
         let (migrated, stopped) = (database.clone(), stop.clone());
         context.spawn("consumer", async move {
             tokio::select! {

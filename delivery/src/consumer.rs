@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 
 use holdfast_common::{
+    clock,
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
     database::DatabaseError,
     event::Metadata,
-    outbox,
+    outbox::{self, OutboxRecord},
     planted::{Bug, planted},
     record::Record,
 };
 use holdfast_proto::{OrderId, UserId, payment::v1 as payment, topic};
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -85,7 +85,7 @@ impl Handler for DeliveryEvents {
         let mut deliveries: HashMap<OrderId, Delivery> =
             store::deliveries_of_orders(connection, &ids).await?;
         let (mut new, mut records, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-        let now = OffsetDateTime::now_utc();
+        let now = clock::now();
         for Accepted { metadata, event } in events {
             let Some(address) = &event.deliver_to else {
                 answers.push(Answer::Applied);
@@ -103,7 +103,8 @@ impl Handler for DeliveryEvents {
             let user_id = event.user_id.clone();
             let id = Uuid::now_v7();
             let delivery = Delivery::create(id, event.order_id, user_id, address.clone(), &self.plan, now);
-            records.push(event::status_updated(&delivery, metadata.trace.clone()));
+            let new_event = event::status_updated(&delivery, metadata.trace.clone());
+            records.push(OutboxRecord::from_event(new_event, "delivery"));
             new.push(delivery.clone());
             deliveries.insert(event.order_id, delivery);
             answers.push(Answer::Applied);

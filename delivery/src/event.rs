@@ -1,14 +1,12 @@
 //! The event that reports a step.
 
-use holdfast_common::{event::NewEvent, outbox::OutboxRecord, trace::TraceContext};
-use holdfast_proto::{delivery::v1 as pb, to_timestamp, topic::Event as _};
-use prost::Message as _;
-use uuid::Uuid;
+use holdfast_common::{event::NewEvent, trace::TraceContext};
+use holdfast_proto::{delivery::v1 as pb, to_timestamp};
 
 use crate::domain::{Delivery, Status};
 
 /// `delivery.status.updated` for the delivery's current status.
-pub(crate) fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -> OutboxRecord {
+pub(crate) fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -> NewEvent {
     let message = pb::DeliveryStatusUpdated {
         delivery_id: delivery.delivery_id.to_string(),
         order_id: delivery.order_id.to_string(),
@@ -16,17 +14,8 @@ pub(crate) fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -
         status: status_to_proto(delivery.status).into(),
         updated_at: Some(to_timestamp(delivery.updated_at)),
     };
-    let event = NewEvent {
-        id: Uuid::now_v7(),
-        topic: pb::DeliveryStatusUpdated::TOPIC,
-        version: pb::DeliveryStatusUpdated::VERSION,
-        key: delivery.user_id.to_string(),
-        subject: delivery.order_id.to_string(),
-        time: delivery.updated_at,
-        trace,
-        payload: message.encode_to_vec(),
-    };
-    OutboxRecord::from_event(event, "delivery")
+    NewEvent::of(&message, delivery.user_id.to_string(), delivery.order_id.to_string(), delivery.updated_at)
+        .caused_by(trace)
 }
 
 pub(crate) const fn status_to_proto(status: Status) -> pb::DeliveryStatus {

@@ -7,6 +7,7 @@ mod config;
 mod consumer;
 pub mod domain;
 mod event;
+mod facts;
 mod grpc;
 mod progress;
 mod store;
@@ -45,9 +46,10 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
             ("holdfast.delivery.v1.DeliveryService", &["gateway"]),
             ("holdfast.ops.v1.DeadLetterService", &["operator"]),
             ("holdfast.ops.v1.OutboxService", &["operator"]),
+            ("holdfast.ops.v1.ReconcileService", &["operator"]),
         ],
     }
-    .start(context, &database, consumer::DeliveryEvents::new(plan), Routes::new(server))
+    .start(context, &database, consumer::DeliveryEvents::new(plan), facts::DeliveryFacts, Routes::new(server))
     .await?;
     context.spawn("progress", finished(progress));
     Ok(())

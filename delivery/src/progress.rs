@@ -5,14 +5,14 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use holdfast_common::{
     backoff::Backoff,
+    clock,
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
     error::chain,
     health::PeriodicTask,
-    outbox,
+    outbox::{self, OutboxRecord},
     stop::sleep_unless_stopped,
 };
-use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::{event, store};
@@ -62,11 +62,12 @@ async fn advance_due(database: &Database, step: Duration) -> Result<u64, Databas
     database
         .transaction("delivery.advance", Deadline::after(BACKGROUND_TIME_MAX), step, |connection, step| {
             async move {
-                let now = OffsetDateTime::now_utc();
+                let now = clock::now();
                 let mut due = store::lock_due(connection, now, BATCH_MAX).await?;
                 due.retain_mut(|delivery| delivery.advance(step, now));
                 store::update_deliveries(connection, &due).await?;
-                let records = due.iter().map(|delivery| event::status_updated(delivery, None)).collect();
+                let events = due.iter().map(|delivery| event::status_updated(delivery, None));
+                let records = events.map(|event| OutboxRecord::from_event(event, "delivery")).collect();
                 outbox::append(connection, records).await?;
                 Ok(due.len() as u64)
             }

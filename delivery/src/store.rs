@@ -13,36 +13,53 @@ use crate::domain::{Delivery, Status};
 /// A step of the history.
 pub(crate) type Step = (Status, OffsetDateTime);
 
+/// The columns of a delivery with its steps as arrays.
+macro_rules! select_with_steps {
+    ($rest:literal) => {
+        concat!(
+            "select d.delivery_id, d.order_id, d.user_id, d.delivery_address, d.status, d.will_fail, d.due_at,
+                d.created_at, d.updated_at, s.statuses, s.times
+            from deliveries as d
+            cross join lateral (
+                select array_agg(status order by position) as statuses, array_agg(at order by position) as times
+                from delivery_steps where delivery_id = d.delivery_id
+            ) as s ",
+            $rest
+        )
+    };
+}
+
 /// The delivery of an order of this user, with its history.
 pub(crate) async fn delivery_of_user(
     connection: &mut PgConnection,
     order_id: OrderId,
     user: UserId,
 ) -> Result<Option<(Delivery, Vec<Step>)>, DatabaseError> {
-    let row = sqlx::query(
-        "-- delivery.delivery_of_user
-        select d.delivery_id, d.order_id, d.user_id, d.delivery_address, d.status, d.will_fail, d.due_at,
-            d.created_at, d.updated_at, s.statuses, s.times
-        from deliveries as d
-        cross join lateral (
-            select array_agg(status order by position) as statuses, array_agg(at order by position) as times
-            from delivery_steps where delivery_id = d.delivery_id
-        ) as s
-        where d.order_id = $1 and d.user_id = $2",
-    )
+    let row = sqlx::query(concat!(
+        "-- delivery.delivery_of_user\n",
+        select_with_steps!("where d.order_id = $1 and d.user_id = $2")
+    ))
     .bind(order_id.as_uuid())
     .bind(user.as_str())
     .fetch_optional(connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let statuses: Vec<String> = row.try_get("statuses")?;
-    let times: Vec<OffsetDateTime> = row.try_get("times")?;
-    let steps = statuses
-        .iter()
-        .zip(times)
-        .map(|(status, at)| Ok((status_from_text(status)?, at)))
-        .collect::<Result<Vec<_>, DatabaseError>>()?;
-    Ok(Some((delivery_from_row(&row)?, steps)))
+    row.as_ref().map(with_steps_from_row).transpose()
+}
+
+/// The deliveries of these orders, each with its history.
+pub(crate) async fn deliveries_with_steps(
+    connection: &mut PgConnection,
+    orders: &[OrderId],
+) -> Result<Vec<(Delivery, Vec<Step>)>, DatabaseError> {
+    let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(concat!(
+        "-- delivery.deliveries_with_steps\n",
+        select_with_steps!("where d.order_id = any($1) order by d.order_id")
+    ))
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(with_steps_from_row).collect()
 }
 
 /// The deliveries of these orders.
@@ -173,6 +190,17 @@ pub(crate) async fn update_deliveries(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+fn with_steps_from_row(row: &PgRow) -> Result<(Delivery, Vec<Step>), DatabaseError> {
+    let statuses: Option<Vec<String>> = row.try_get("statuses")?;
+    let times: Option<Vec<OffsetDateTime>> = row.try_get("times")?;
+    let steps = statuses
+        .iter()
+        .flatten()
+        .zip(times.into_iter().flatten())
+        .map(|(status, at)| Ok((status_from_text(status)?, at)));
+    Ok((delivery_from_row(row)?, steps.collect::<Result<_, DatabaseError>>()?))
 }
 
 fn delivery_from_row(row: &PgRow) -> Result<Delivery, DatabaseError> {

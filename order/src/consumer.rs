@@ -1,6 +1,7 @@
 //! Turns events of other services into changes of orders.
 
 use holdfast_common::{
+    clock,
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
     database::DatabaseError,
     event::Metadata,
@@ -8,7 +9,6 @@ use holdfast_common::{
 };
 use holdfast_proto::{Money, OrderId, UserId, delivery::v1 as delivery, payment::v1 as payment, topic};
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 
 use crate::{
     domain::{Change, DeliveryStatus, Event},
@@ -86,7 +86,7 @@ impl Handler for OrderEvents {
         let ids: Vec<OrderId> = events.iter().map(|accepted| accepted.event.order_id).collect();
         let mut orders = store::lock_orders(connection, &ids).await?;
         let mut changed = Vec::new();
-        let now = OffsetDateTime::now_utc();
+        let now = clock::now();
         let mut answers = Vec::with_capacity(events.len());
         for Accepted { event, .. } in events {
             // The order is stored before its first event is published, so an unknown one was never ours.

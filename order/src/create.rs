@@ -2,6 +2,7 @@
 
 use futures_util::FutureExt as _;
 use holdfast_common::{
+    clock,
     database::{Database, DatabaseError},
     deadline::Deadline,
     idempotency::{self, WriteError},
@@ -11,7 +12,6 @@ use holdfast_common::{
 };
 use holdfast_proto::{IdempotencyKey, OrderId};
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 
 use crate::{
     domain::{Draft, Order},
@@ -73,14 +73,8 @@ async fn write(
     if planted(Bug::AddressInLog) {
         tracing::info!(address = draft.delivery_address, "order created");
     }
-    let order = Order::create(order_id, draft, now());
+    let order = Order::create(order_id, draft, clock::now());
     store::insert_order(connection, &order, &key, &fingerprint).await?;
     outbox::append(connection, event::of_creation(&order, trace)).await?;
     Ok(Created { order, replayed: false })
-}
-
-/// The database keeps microseconds: truncated here, so that the first answer and a replay are the same.
-fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)
 }

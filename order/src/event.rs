@@ -1,19 +1,18 @@
 //! The events that this service publishes.
 
 use holdfast_common::{event::NewEvent, outbox::OutboxRecord, trace::TraceContext};
-use holdfast_proto::{order::v1 as pb, to_timestamp, topic::Event as _};
-use prost::Message as _;
-use uuid::Uuid;
+use holdfast_proto::{order::v1 as pb, to_timestamp};
 
 use crate::domain::{Item, Order};
 
-/// All that is told when an order was created.
+/// The records to append when an order was created.
 pub(crate) fn of_creation(order: &Order, trace: Option<TraceContext>) -> Vec<OutboxRecord> {
     vec![OutboxRecord::from_event(order_created(order, trace), "order")]
 }
 
+/// `order.created`.
 pub(crate) fn order_created(order: &Order, trace: Option<TraceContext>) -> NewEvent {
-    let payload = pb::OrderCreated {
+    let message = pb::OrderCreated {
         order_id: order.order_id.to_string(),
         user_id: order.user_id.to_string(),
         delivery_address: order.delivery_address.clone(),
@@ -21,16 +20,8 @@ pub(crate) fn order_created(order: &Order, trace: Option<TraceContext>) -> NewEv
         total: Some(order.total.to_proto()),
         created_at: Some(to_timestamp(order.created_at)),
     };
-    NewEvent {
-        id: Uuid::now_v7(),
-        topic: pb::OrderCreated::TOPIC,
-        version: pb::OrderCreated::VERSION,
-        key: order.user_id.to_string(),
-        subject: order.order_id.to_string(),
-        time: order.created_at,
-        trace,
-        payload: payload.encode_to_vec(),
-    }
+    NewEvent::of(&message, order.user_id.to_string(), order.order_id.to_string(), order.created_at)
+        .caused_by(trace)
 }
 
 pub(crate) fn item_to_proto(item: &Item) -> pb::OrderItem {

@@ -8,6 +8,7 @@ mod consumer;
 mod create;
 pub mod domain;
 mod event;
+mod facts;
 mod grpc;
 mod store;
 mod watchdog;
@@ -45,9 +46,10 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
             ("holdfast.order.v1.OrderService", &["gateway"]),
             ("holdfast.ops.v1.DeadLetterService", &["operator"]),
             ("holdfast.ops.v1.OutboxService", &["operator"]),
+            ("holdfast.ops.v1.ReconcileService", &["operator"]),
         ],
     }
-    .start(context, &database, consumer::OrderEvents, Routes::new(server))
+    .start(context, &database, consumer::OrderEvents, facts::OrderFacts, Routes::new(server))
     .await?;
     context.spawn("watchdog", finished(watchdog));
     Ok(())

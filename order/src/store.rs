@@ -151,6 +151,44 @@ pub(crate) async fn orders_of_user(
     rows.iter().map(order_from_row).collect()
 }
 
+/// Those of these orders that exist.
+pub(crate) async fn orders_by_id(
+    connection: &mut PgConnection,
+    order_ids: &[OrderId],
+) -> Result<Vec<Order>, DatabaseError> {
+    let ids: Vec<Uuid> = order_ids.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(concat!(
+        "-- order.orders_by_id\n",
+        select_orders!("where o.order_id = any($1) order by o.order_id")
+    ))
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(order_from_row).collect()
+}
+
+/// Orders that were created before a time and are not terminal, by their ids, those after `after` if it is given.
+pub(crate) async fn unfinished_orders(
+    connection: &mut PgConnection,
+    before: OffsetDateTime,
+    after: Option<OrderId>,
+    limit: i64,
+) -> Result<Vec<OrderId>, DatabaseError> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "-- order.unfinished_orders
+        select order_id from orders
+        where created_at < $1 and ($2::uuid is null or order_id > $2)
+            and (status = 'PENDING' or (status = 'PAID' and delivery_status is distinct from 'DELIVERED'))
+        order by order_id limit $3",
+    )
+    .bind(before)
+    .bind(after.map(OrderId::as_uuid))
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().map(OrderId::from).collect())
+}
+
 /// Locks these orders, always in the same order, and returns those that exist. Lines are left out, because no event
 /// needs them.
 pub(crate) async fn lock_orders(

@@ -1,8 +1,9 @@
 //! Turns events of other services into charges and refunds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use holdfast_common::{
+    clock,
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
     database::DatabaseError,
     event::{Metadata, NewEvent},
@@ -10,17 +11,14 @@ use holdfast_common::{
     planted::{Bug, planted},
     record::Record,
 };
-use holdfast_proto::{
-    Currency, Money, OrderId, UserId, delivery::v1 as delivery, order::v1 as order, payment::v1 as pb,
-    to_timestamp, topic, topic::Event as TopicEvent,
-};
+use holdfast_proto::{Currency, Money, OrderId, UserId, delivery::v1 as delivery, order::v1 as order, topic};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     domain::{Account, Entry, Payment, Violation, check_repeated},
-    grpc::status_to_proto,
+    event::{completed, refunded},
     store,
 };
 
@@ -91,7 +89,7 @@ impl Handler for PaymentEvents {
         events: &[Accepted<PaymentEvent>],
     ) -> Result<Vec<Answer>, DatabaseError> {
         let mut batch = Batch::load(connection, events).await?;
-        let now = OffsetDateTime::now_utc();
+        let now = clock::now();
         let answers = events
             .iter()
             .map(|accepted| match batch.apply(&accepted.event, &accepted.metadata, now) {
@@ -111,7 +109,8 @@ struct Batch {
     accounts: HashMap<UserId, Account>,
     payments: HashMap<OrderId, Payment>,
     entries: Vec<Entry>,
-    inserted: BTreeSet<OrderId>,
+    /// With their addresses.
+    inserted: BTreeMap<OrderId, String>,
     refunded: BTreeSet<OrderId>,
     outbox: Vec<OutboxRecord>,
 }
@@ -143,7 +142,7 @@ impl Batch {
             accounts,
             payments,
             entries: Vec::new(),
-            inserted: BTreeSet::new(),
+            inserted: BTreeMap::new(),
             refunded: BTreeSet::new(),
             outbox: Vec::new(),
         })
@@ -168,8 +167,8 @@ impl Batch {
                     .or_insert_with(|| Account::empty(event.user_id.clone(), Currency::EUR));
                 let (payment, entry) = account.charge(Uuid::now_v7(), event.order_id, *total, now)?;
                 self.entries.extend(entry);
-                self.write(&completed(&payment, delivery_address), &payment, metadata, now);
-                self.inserted.insert(event.order_id);
+                self.emit(completed(&payment, delivery_address), metadata);
+                self.inserted.insert(event.order_id, delivery_address.clone());
                 self.payments.insert(event.order_id, payment);
                 Ok(())
             }
@@ -184,8 +183,8 @@ impl Batch {
                         self.entries.push(entry);
                     }
                     self.refunded.insert(event.order_id);
-                    let payment = payment.clone();
-                    self.write(&refunded(&payment), &payment, metadata, now);
+                    let event = refunded(payment);
+                    self.emit(event, metadata);
                 }
                 Ok(())
             }
@@ -193,60 +192,23 @@ impl Batch {
     }
 
     /// Queues an event for the outbox.
-    fn write<E: TopicEvent>(
-        &mut self,
-        message: &E,
-        payment: &Payment,
-        cause: &Metadata,
-        now: OffsetDateTime,
-    ) {
-        let event = NewEvent {
-            id: Uuid::now_v7(),
-            topic: E::TOPIC,
-            version: E::VERSION,
-            key: payment.user_id.to_string(),
-            subject: payment.order_id.to_string(),
-            time: now,
-            trace: cause.trace.clone(),
-            payload: message.encode_to_vec(),
-        };
-        self.outbox.push(OutboxRecord::from_event(event, "payment"));
+    fn emit(&mut self, event: NewEvent, cause: &Metadata) {
+        self.outbox.push(OutboxRecord::from_event(event.caused_by(cause.trace.clone()), "payment"));
     }
 
     async fn save(self, connection: &mut PgConnection) -> Result<(), DatabaseError> {
         let touched: BTreeSet<&UserId> = self.entries.iter().map(|entry| &entry.user_id).collect();
         let accounts: Vec<&Account> = touched.iter().filter_map(|user| self.accounts.get(*user)).collect();
         store::save(connection, &accounts, &self.entries).await?;
-        let pick = |ids: &BTreeSet<OrderId>| -> Vec<&Payment> {
-            ids.iter().filter_map(|id| self.payments.get(id)).collect()
-        };
-        store::insert_payments(connection, &pick(&self.inserted)).await?;
+        let new = self.inserted.iter();
+        let new: Vec<_> =
+            new.filter_map(|(id, address)| Some((self.payments.get(id)?, address.as_str()))).collect();
+        store::insert_payments(connection, &new).await?;
         // One that was created and refunded in this batch was inserted in its final state.
-        let old = self.refunded.difference(&self.inserted).copied().collect();
-        store::update_payments(connection, &pick(&old)).await?;
+        let old = self.refunded.iter().filter(|id| !self.inserted.contains_key(id));
+        let old: Vec<_> = old.filter_map(|id| self.payments.get(id)).collect();
+        store::update_payments(connection, &old).await?;
         outbox::append(connection, self.outbox).await
-    }
-}
-
-fn completed(payment: &Payment, delivery_address: &str) -> pb::PaymentCompleted {
-    pb::PaymentCompleted {
-        payment_id: payment.payment_id.to_string(),
-        order_id: payment.order_id.to_string(),
-        user_id: payment.user_id.to_string(),
-        amount: Some(payment.amount.to_proto()),
-        status: status_to_proto(payment.status).into(),
-        delivery_address: delivery_address.to_owned(),
-        completed_at: Some(to_timestamp(payment.created_at)),
-    }
-}
-
-fn refunded(payment: &Payment) -> pb::PaymentRefunded {
-    pb::PaymentRefunded {
-        payment_id: payment.payment_id.to_string(),
-        order_id: payment.order_id.to_string(),
-        user_id: payment.user_id.to_string(),
-        amount: Some(payment.amount.to_proto()),
-        refunded_at: Some(to_timestamp(payment.updated_at)),
     }
 }
 

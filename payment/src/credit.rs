@@ -2,13 +2,13 @@
 
 use futures_util::FutureExt as _;
 use holdfast_common::{
+    clock,
     database::{Database, DatabaseError},
     deadline::Deadline,
     idempotency::{self, WriteError},
 };
 use holdfast_proto::{IdempotencyKey, Money, UserId};
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 
 use crate::{
     domain::{EntryKind, Violation},
@@ -64,8 +64,7 @@ async fn write(
     let mut accounts = store::lock_accounts(connection, &[&user_id]).await?;
     let account =
         accounts.get_mut(&user_id).ok_or(DatabaseError::Corrupt("account that was just made".into()))?;
-    let entry =
-        account.credit(EntryKind::Credit, amount, OffsetDateTime::now_utc()).map_err(WriteError::Refused)?;
+    let entry = account.credit(EntryKind::Credit, amount, clock::now()).map_err(WriteError::Refused)?;
     let balance = entry.balance_after;
     let ids = store::save(connection, &[account], &[entry]).await?;
     for entry_id in ids {

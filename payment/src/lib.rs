@@ -7,6 +7,8 @@ mod config;
 mod consumer;
 mod credit;
 pub mod domain;
+mod event;
+mod facts;
 mod grpc;
 mod opening;
 mod store;
@@ -44,9 +46,10 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
             ("holdfast.payment.v1.PaymentService", &["gateway"]),
             ("holdfast.ops.v1.DeadLetterService", &["operator"]),
             ("holdfast.ops.v1.OutboxService", &["operator"]),
+            ("holdfast.ops.v1.ReconcileService", &["operator"]),
         ],
     }
-    .start(context, &database, consumer::PaymentEvents, Routes::new(server))
+    .start(context, &database, consumer::PaymentEvents, facts::PaymentFacts, Routes::new(server))
     .await?;
     let stop = context.stop.clone();
     context.spawn(

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use futures_util::FutureExt as _;
 use holdfast_common::{
     backoff::Backoff,
+    clock,
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
     error::{BoxError, chain},
     health::Component,
 };
 use holdfast_proto::{Currency, Money, UserId};
-use time::OffsetDateTime;
 
 use crate::{
     domain::{Account, EntryKind},
@@ -55,7 +55,7 @@ async fn open_account(database: &Database, user_id: UserId, balance: Money) -> R
                         return Ok(());
                     }
                     let mut account = Account::empty(user_id, balance.currency);
-                    match account.credit(EntryKind::Opening, balance, OffsetDateTime::now_utc()) {
+                    match account.credit(EntryKind::Opening, balance, clock::now()) {
                         Ok(entry) => store::save(connection, &[&account], &[entry]).await.map(drop),
                         // An opening balance of zero: the account exists and is empty.
                         Err(_) => Ok(()),

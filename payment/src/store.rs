@@ -173,18 +173,37 @@ pub(crate) async fn payment_of_user(
     row.as_ref().map(payment_from_row).transpose()
 }
 
-/// Writes new payments. The unique index ensures one payment per order: a second one is an error, never an overwrite.
+/// The payments of these orders, each with the order's address where it was kept.
+pub(crate) async fn payments_with_addresses(
+    connection: &mut PgConnection,
+    orders: &[OrderId],
+) -> Result<Vec<(Payment, Option<String>)>, DatabaseError> {
+    let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(
+        "-- payment.payments_with_addresses
+        select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at,
+            delivery_address
+        from payments where order_id = any($1) order by order_id",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((payment_from_row(row)?, row.try_get("delivery_address")?))).collect()
+}
+
+/// Writes new payments with the addresses of their orders. The unique index ensures one payment per order: a second one is an
+/// error, never an overwrite.
 pub(crate) async fn insert_payments(
     connection: &mut PgConnection,
-    payments: &[&Payment],
+    payments: &[(&Payment, &str)],
 ) -> Result<(), DatabaseError> {
     if payments.is_empty() {
         return Ok(());
     }
     let (mut ids, mut orders, mut users) = (Vec::new(), Vec::new(), Vec::new());
     let (mut currencies, mut amounts, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut created, mut updated) = (Vec::new(), Vec::new());
-    for payment in payments {
+    let (mut created, mut updated, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
+    for (payment, address) in payments {
         ids.push(payment.payment_id);
         orders.push(payment.order_id.as_uuid());
         users.push(payment.user_id.as_str());
@@ -193,13 +212,14 @@ pub(crate) async fn insert_payments(
         statuses.push(status_to_text(payment.status));
         created.push(payment.created_at);
         updated.push(payment.updated_at);
+        addresses.push(*address);
     }
     sqlx::query(
         "-- payment.insert_payments
         insert into payments
-            (payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at)
+            (payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at, delivery_address)
         select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[],
-            $7::timestamptz[], $8::timestamptz[])",
+            $7::timestamptz[], $8::timestamptz[], $9::text[])",
     )
     .bind(ids)
     .bind(orders)
@@ -209,6 +229,7 @@ pub(crate) async fn insert_payments(
     .bind(statuses)
     .bind(created)
     .bind(updated)
+    .bind(addresses)
     .execute(connection)
     .await?;
     Ok(())

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     journal::{self, Call},
-    scenario::Plan,
+    scenario::{Action, Plan},
     storm::FaultRecord,
     watch::{Counters, Sample},
 };
@@ -61,6 +61,8 @@ pub struct RunInfo {
     pub resolved: usize,
     /// Letters that were discarded, and whether everything else was redriven.
     pub discarded: usize,
+    /// Events that the broker had lost, and that were re-emitted.
+    pub re_emitted: usize,
     /// What the processes counted.
     pub counters: Counters,
 }
@@ -240,6 +242,15 @@ pub struct Evidence {
     pub records: Vec<Record>,
     /// The logs.
     pub logs: LogFindings,
+}
+
+impl Evidence {
+    /// Whether the broker has lost records that it had acknowledged: then the topics don't have all of them, and the tallies
+    /// have more.
+    #[must_use]
+    pub fn lost_tail(&self) -> bool {
+        self.faults.iter().any(|fault| fault.action == Action::LoseTail && fault.landed.is_some())
+    }
 }
 
 /// The folder of a run.

@@ -177,6 +177,7 @@ fn empty() -> Evidence {
             stuck: None,
             resolved: 0,
             discarded: 0,
+            re_emitted: 0,
             counters: std::collections::BTreeMap::new(),
         },
         calls: Vec::new(),

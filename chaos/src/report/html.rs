@@ -121,8 +121,8 @@ fn run(report: &Report) -> String {
         (
             "after the load",
             format!(
-                "{} keys with an unknown outcome sent again, {} letters discarded",
-                info.resolved, info.discarded
+                "{} keys with an unknown outcome sent again, {} letters discarded, {} lost events re-emitted",
+                info.resolved, info.discarded, info.re_emitted
             ),
         ),
     ];

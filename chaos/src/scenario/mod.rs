@@ -12,13 +12,14 @@ use crate::fault::{
 };
 
 /// The scenarios that are built in, by name.
-const BUILT_IN: [(&str, &str); 17] = [
+const BUILT_IN: [(&str, &str); 19] = [
     ("control", include_str!("control.toml")),
     ("deploy", include_str!("deploy.toml")),
     ("everything", include_str!("everything.toml")),
     ("kill-databases", include_str!("kill-databases.toml")),
     ("kill-kafka", include_str!("kill-kafka.toml")),
     ("kill-services", include_str!("kill-services.toml")),
+    ("lost-tail", include_str!("lost-tail.toml")),
     ("network", include_str!("network.toml")),
     ("pause-kafka", include_str!("pause-kafka.toml")),
     ("poison", include_str!("poison.toml")),
@@ -30,6 +31,7 @@ const BUILT_IN: [(&str, &str); 17] = [
     ("proof-poison", include_str!("proof-poison.toml")),
     ("proof-quiet", include_str!("proof-quiet.toml")),
     ("rotation", include_str!("rotation.toml")),
+    ("soak", include_str!("soak.toml")),
 ];
 
 /// What is done.
@@ -58,6 +60,8 @@ pub enum Action {
     Throttle,
     /// A bit is flipped every few kilobytes. Only for links with TLS.
     Corrupt,
+    /// The broker comes back with the disk that it had a while before: what it acknowledged meanwhile is gone.
+    LoseTail,
     /// All certificates are renewed.
     RotateCertificates,
     /// The authority is replaced, with its overlap.
@@ -84,6 +88,7 @@ impl Action {
             Self::HalfOpen => "half-open",
             Self::Throttle => "throttle",
             Self::Corrupt => "corrupt",
+            Self::LoseTail => "lose-tail",
             Self::RotateCertificates => "rotate-certificates",
             Self::RotateAuthority => "rotate-authority",
             Self::Poison => "poison",
@@ -95,7 +100,7 @@ impl Action {
     #[must_use]
     pub const fn on_process(self) -> Option<Fault> {
         match self {
-            Self::Kill | Self::Hold | Self::Crash => Some(Fault::Kill),
+            Self::Kill | Self::Hold | Self::LoseTail | Self::Crash => Some(Fault::Kill),
             Self::Terminate => Some(Fault::Terminate),
             Self::Stall => Some(Fault::Stall),
             _ => None,
@@ -123,7 +128,7 @@ impl Action {
     /// Whether it lasts until it is healed.
     #[must_use]
     pub const fn lasts(self) -> bool {
-        self.on_link().is_some() || matches!(self, Self::Stall | Self::Hold)
+        self.on_link().is_some() || matches!(self, Self::Stall | Self::Hold | Self::LoseTail)
     }
 }
 

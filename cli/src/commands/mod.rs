@@ -6,6 +6,7 @@ mod chaos;
 mod dlq;
 mod outbox;
 mod positions;
+mod reconcile;
 mod stack;
 
 use anyhow::Result;
@@ -18,6 +19,7 @@ use self::{
     dlq::Dlq,
     outbox::Outbox,
     positions::Positions,
+    reconcile::Reconcile,
     stack::{down::Down, env::Env, logs::Logs, status::Status, token::Token, up::Up},
 };
 use crate::output::Outcome;
@@ -47,6 +49,8 @@ pub(crate) enum Command {
     Outbox(Outbox),
     /// Show where each service reads: the position of its database, what the broker has committed, and any gap
     Positions(Positions),
+    /// Find events that were lost between two services, and have them re-emitted
+    Reconcile(Reconcile),
     /// Kill components under load, and judge what held
     #[command(subcommand)]
     Chaos(Chaos),
@@ -67,6 +71,7 @@ impl Command {
             Self::Dlq(dlq) => dlq.run(),
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),
+            Self::Reconcile(reconcile) => reconcile.run(),
             Self::Chaos(chaos) => chaos.run(),
             Self::Bench(bench) => bench.run(),
         }

@@ -54,8 +54,11 @@ impl PositionLine {
     fn of(service: &'static str, position: pb::ConsumerPosition) -> Self {
         let pb::ConsumerPosition { position: next, committed, first, end, .. } = position;
         let from = match (next, first, end) {
-            // Not the log that was read before: reading begins at its oldest record.
-            (Some(next), Some(first), Some(end)) if next > end || next < first => Some(first),
+            // Not the log that was read before: reading begins at its oldest record. What is committed may belong to this one.
+            (Some(next), Some(first), Some(end)) if next > end => {
+                committed.filter(|committed| (first..=end).contains(committed)).or(Some(first))
+            }
+            (Some(next), Some(first), _) if next < first => Some(first),
             (next, first, _) => next.or(first),
         };
         Self {

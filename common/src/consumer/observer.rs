@@ -46,8 +46,10 @@ impl PartitionView {
     /// Records that wait.
     #[must_use]
     pub fn lag(&self) -> i64 {
-        // Past the end of the log: it was truncated or recreated, and is read from its beginning.
-        let next = self.position.or(self.committed).filter(|next| *next <= self.end).unwrap_or(self.first);
+        // A position past the end of the log: it was truncated or recreated, and is read from its beginning. What the group has
+        // committed may belong to this log.
+        let mut places = [self.position, self.committed].into_iter().flatten();
+        let next = places.find(|next| *next <= self.end).unwrap_or(self.first);
         (self.end - next.max(self.first)).max(0)
     }
 }
@@ -270,6 +272,8 @@ mod tests {
             (Some(5), None, 90),
             (Some(100), None, 0),
             (Some(500), None, 90),
+            (Some(500), Some(500), 90),
+            (Some(500), Some(95), 5),
         ] {
             assert_eq!(view(position, committed).lag(), lag, "{position:?} {committed:?}");
         }

@@ -119,12 +119,17 @@ impl Watch {
             return Finding::Stalled(Reason::Unowned, text);
         }
         if let Some((place, offset, listened)) = silent.iter().max_by_key(|(.., listened)| *listened) {
-            let text = format!(
-                "{}-{} has records from offset {offset} on, and none arrives since {} s",
-                place.0,
-                place.1,
-                listened.as_secs()
-            );
+            let end = view.partitions.get(place).map(|partition| partition.end);
+            let (topic, partition, seconds) = (&place.0, place.1, listened.as_secs());
+            let text = match end.filter(|end| end < offset) {
+                None => format!(
+                    "{topic}-{partition} has records from offset {offset} on, and none arrives since {seconds} s"
+                ),
+                Some(end) => format!(
+                    "{topic}-{partition} ends at offset {end}, before the position {offset}, and is not read again since \
+                     {seconds} s"
+                ),
+            };
             if *listened < self.patience() {
                 // Fetching is never instant, so it is reported only after half of the patience.
                 if *listened < PATIENCE / 2 {
@@ -157,16 +162,21 @@ impl Watch {
     }
 }
 
-/// Partitions that have records behind what was taken and fetched: where, and for how long nothing has arrived.
+/// Partitions that have records behind what was taken and fetched, or that end before it and are not read again: the next offset, and
+/// for how long nothing has arrived.
 fn silent(view: &GroupView, reading: &HashMap<Place, Reading>) -> Vec<(Place, i64, Duration)> {
     let owned: BTreeSet<&Place> = reading.keys().collect();
     owned
         .into_iter()
         .filter_map(|place| {
             let (reading, partition) = (reading.get(place)?, view.partitions.get(place)?);
-            let next = reading.next_offset.max(reading.fetched_offset);
-            // A position past the end: the log was truncated, and librdkafka resets it on its own.
-            let waits = next < partition.end && partition.first < partition.end;
+            let has_records = partition.first < partition.end;
+            let waits = reading.next_offset.max(reading.fetched_offset) < partition.end;
+            // The log was truncated or recreated. librdkafka mostly finds its way by itself; it does not if the leader's epoch
+            // went back (a recreated topic begins with epoch 0), which it takes for old news.
+            let is_astray =
+                reading.next_offset > partition.end && !(0..=partition.end).contains(&reading.fetched_offset);
+            let waits = has_records && (waits || is_astray);
             waits.then(|| (place.clone(), reading.next_offset, reading.listened))
         })
         .collect()
@@ -309,5 +319,22 @@ mod tests {
             Reading { next_offset: 8, fetched_offset: 9, listened: Duration::from_secs(100) },
         );
         assert_eq!(watch.look(Instant::now(), Some(&view("Stable", &[0], &[9])), &reading), Finding::Well);
+    }
+
+    /// A log that ends before the position is read again by librdkafka itself, or the membership is ended. One without records
+    /// has nothing to read.
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_ends_before_the_position_is_read_again() {
+        let mut watch = Watch::default();
+        let mut look = |end, fetched_offset, listened_s| {
+            let listened = Duration::from_secs(listened_s);
+            let reading = HashMap::from([(place(0), Reading { next_offset: 9, fetched_offset, listened })]);
+            watch.look(Instant::now(), Some(&view("Stable", &[0], &[end])), &reading)
+        };
+        assert_eq!(look(0, 9, 100), Finding::Well, "it has no records");
+        assert_eq!(look(3, 3, 100), Finding::Well, "it was truncated to what was read");
+        assert_eq!(look(3, 9, 4), Finding::Well);
+        assert!(matches!(look(3, 9, 6), Finding::Waiting(text) if text.contains("ends at offset 3")));
+        assert!(matches!(look(3, i64::MIN, 10), Finding::Stalled(Reason::Silent, _)));
     }
 }

@@ -106,7 +106,7 @@ pub(super) fn positions_to_proto(
     pb::ListPositionsResponse { positions, seen_at }
 }
 
-pub(super) fn parse_id(field: &str, text: &str) -> Result<Uuid, Status> {
+pub(crate) fn parse_id(field: &str, text: &str) -> Result<Uuid, Status> {
     Uuid::try_parse(text).map_err(|_| Status::invalid_argument(format!("{field} is not an id")))
 }
 
@@ -117,7 +117,7 @@ pub(super) fn parse_ids(ids: &[String]) -> Result<Vec<Uuid>, Status> {
     ids.iter().map(|id| parse_id("ids", id)).collect()
 }
 
-pub(super) fn parse_time(
+pub(crate) fn parse_time(
     field: &str,
     timestamp: Option<&prost_types::Timestamp>,
 ) -> Result<Option<OffsetDateTime>, Status> {

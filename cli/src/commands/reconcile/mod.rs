@@ -1,0 +1,245 @@
+//! `reconcile`: finds events that were lost between two services, and has them re-emitted.
+
+mod examine;
+mod verdict;
+
+use std::{collections::BTreeMap, io, time::Duration};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use holdfast_common::config::parse_duration;
+use holdfast_proto::{OrderId, ops::v1 as pb};
+use serde::Serialize;
+use time::format_description::well_known::Rfc3339;
+
+use self::{
+    examine::{Examination, Missing, Scope, examine},
+    verdict::State,
+};
+use crate::{
+    options::{At, By, Output, parse_reason, service_names},
+    output::{Outcome, data, table},
+    runtime::block_on,
+    services::{Service, Services},
+};
+
+/// Events of one call.
+const REEMITTED_MAX: usize = 100;
+
+#[derive(Debug, Args)]
+pub(crate) struct Reconcile {
+    #[command(flatten)]
+    at: At,
+    /// Only events that this service writes
+    #[arg(long, value_name = "SERVICE", value_parser = service_names())]
+    service: Option<String>,
+    /// This order, whether it has ended or not; may be repeated
+    #[arg(long = "order", value_name = "ORDER_ID", value_parser = parse_order)]
+    orders: Vec<OrderId>,
+    /// Without --order: orders that are unfinished for longer than this: 90s, 5m, 1h
+    #[arg(long, default_value = "1m", value_name = "TIME", value_parser = parse_duration)]
+    older_than: Duration,
+    /// Re-emit what is lost; otherwise nothing is changed
+    #[arg(long, requires = "reason")]
+    execute: bool,
+    /// Also re-emit events that may be on their way, or are older than inboxes remember; readers ignore what they have handled
+    #[arg(long)]
+    force: bool,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: Option<String>,
+    #[command(flatten)]
+    by: By,
+    #[command(flatten)]
+    output: Output,
+}
+
+fn parse_order(text: &str) -> Result<OrderId> {
+    OrderId::parse(text).ok().context("must be an id such as 01a21184-8763-7214-acea-bb1c3b689082")
+}
+
+#[derive(Serialize)]
+struct Document {
+    /// Orders that were looked at.
+    orders: usize,
+    events: Vec<EventLine>,
+    /// Orders that wait behind a dead letter.
+    blocked: Vec<BlockedLine>,
+}
+
+/// An event that a reader has not handled, as `-o json` shows it.
+#[derive(Serialize)]
+struct EventLine {
+    order_id: String,
+    topic: String,
+    event_id: Option<String>,
+    time: String,
+    writer: &'static str,
+    missing_at: Vec<&'static str>,
+    state: State,
+    detail: String,
+}
+
+#[derive(Serialize)]
+struct BlockedLine {
+    order_id: String,
+    service: &'static str,
+    dead_letter_id: String,
+}
+
+impl Reconcile {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        block_on(self.reconcile())
+    }
+
+    async fn reconcile(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.at, None)?;
+        let scope =
+            Scope { orders: &self.orders, older_than: self.older_than, writer: self.service.as_deref() };
+        let mut found = examine(&services, &scope).await?;
+        if let Some(reason) = self.reason.as_deref().filter(|_| self.execute) {
+            self.reemit(&services, &mut found.missing, reason).await?;
+        }
+        let outcome = self.outcome(&found);
+        let document = document(found);
+        self.output.print(&document, || print(&document))?;
+        self.talk(&document);
+        Ok(outcome)
+    }
+
+    /// Whether it is to be re-emitted.
+    fn is_chosen(&self, missing: &Missing) -> bool {
+        match missing.state {
+            State::Lost => true,
+            State::OnItsWay | State::Forgotten => self.force,
+            _ => false,
+        }
+    }
+
+    /// Has the writers re-emit what is chosen, each aggregate's events in their order.
+    async fn reemit(&self, services: &Services, missing: &mut [Missing], reason: &str) -> Result<()> {
+        for service in &services.all {
+            let mut chosen: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for event in missing.iter().filter(|event| event.writer == service.name && self.is_chosen(event))
+            {
+                chosen.entry(event.order_id.clone()).or_default().extend(event.event_id.clone());
+            }
+            for (subject, ids) in chosen {
+                for ids in ids.chunks(REEMITTED_MAX) {
+                    self.reemit_some(service, missing, &subject, ids, reason).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn reemit_some(
+        &self,
+        service: &Service,
+        missing: &mut [Missing],
+        subject: &str,
+        ids: &[String],
+        reason: &str,
+    ) -> Result<()> {
+        let request = service.request(pb::ReemitEventsRequest {
+            subject: subject.to_owned(),
+            event_ids: ids.to_vec(),
+            reason: reason.to_owned(),
+            author: self.by.name(),
+        })?;
+        let answer = service.reconcile().reemit_events(request).await;
+        let of_these =
+            |event: &&mut Missing| event.event_id.as_ref().is_some_and(|event_id| ids.contains(event_id));
+        match answer {
+            Ok(answer) => {
+                let done = answer.into_inner().event_ids;
+                for event in missing.iter_mut().filter(of_these) {
+                    let is_done = event.event_id.as_ref().is_some_and(|id| done.contains(id));
+                    event.state = if is_done { State::ReEmitted } else { State::Waiting };
+                    event.detail.clear();
+                }
+            }
+            Err(status) => {
+                for event in missing.iter_mut().filter(of_these) {
+                    event.state = State::Refused;
+                    status.message().clone_into(&mut event.detail);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, found: &Examination) -> Outcome {
+        let left = found.missing.iter().filter(|event| event.state != State::ReEmitted).count();
+        if found.missing.is_empty() {
+            Outcome::NothingMatched
+        } else if self.execute && left > 0 {
+            Outcome::Partly
+        } else {
+            Outcome::Done
+        }
+    }
+
+    fn talk(&self, document: &Document) {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for event in &document.events {
+            *counts.entry(event.state.name()).or_default() += 1;
+        }
+        let counts: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        let events = if counts.is_empty() { "no event is missing".to_owned() } else { counts.join(", ") };
+        eprintln!(
+            "{} orders, {} of them behind a dead letter: {events}",
+            document.orders,
+            document.blocked.len()
+        );
+        let is_lost = |event: &EventLine| event.state == State::Lost;
+        if !self.execute && document.events.iter().any(is_lost) {
+            eprintln!("a dry run, nothing was changed: --execute --reason TEXT re-emits what is lost");
+        }
+    }
+}
+
+fn document(found: Examination) -> Document {
+    let events = found.missing.into_iter().map(|event| EventLine {
+        time: event.time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
+        order_id: event.order_id,
+        topic: event.topic,
+        event_id: event.event_id,
+        writer: event.writer,
+        missing_at: event.readers,
+        state: event.state,
+        detail: event.detail,
+    });
+    let blocked = found.blocked.into_iter().map(|(service, parked)| BlockedLine {
+        order_id: parked.subject,
+        service,
+        dead_letter_id: parked.dead_letter_id,
+    });
+    Document { orders: found.orders, events: events.collect(), blocked: blocked.collect() }
+}
+
+fn print(document: &Document) -> io::Result<()> {
+    if !document.events.is_empty() {
+        let mut table = table(&["ORDER", "EVENT", "TIME", "WRITER", "MISSING AT", "STATE", "DETAIL"]);
+        for event in &document.events {
+            table.add_row([
+                event.order_id.as_str(),
+                &event.topic,
+                &event.time,
+                event.writer,
+                &event.missing_at.join(", "),
+                event.state.name(),
+                &event.detail,
+            ]);
+        }
+        data!("{table}")?;
+    }
+    if !document.blocked.is_empty() {
+        let mut table = table(&["ORDER", "SERVICE", "WAITS BEHIND DEAD LETTER"]);
+        for blocked in &document.blocked {
+            table.add_row([blocked.order_id.as_str(), blocked.service, &blocked.dead_letter_id]);
+        }
+        data!("{table}")?;
+    }
+    Ok(())
+}
