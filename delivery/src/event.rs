@@ -8,7 +8,8 @@ use uuid::Uuid;
 use crate::domain::{Delivery, Status};
 
 /// `delivery.status.updated` for the delivery's current status.
-pub(crate) fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -> OutboxRecord {
+#[must_use]
+pub fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -> OutboxRecord {
     let message = pb::DeliveryStatusUpdated {
         delivery_id: delivery.delivery_id.to_string(),
         order_id: delivery.order_id.to_string(),

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use crate::domain::{Item, Order};
 
 /// All that is told when an order was created.
-pub(crate) fn of_creation(order: &Order, trace: Option<TraceContext>) -> Vec<OutboxRecord> {
+#[must_use]
+pub fn of_creation(order: &Order, trace: Option<TraceContext>) -> Vec<OutboxRecord> {
     vec![OutboxRecord::from_event(order_created(order, trace), "order")]
 }
 
