@@ -102,6 +102,7 @@ pub struct Decided {
 }
 
 /// Applies `events`; `deliveries` are those of their orders that exist. Pure.
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
 pub fn decide(
     plan: &Plan,
     deliveries: &mut HashMap<OrderId, Delivery>,

@@ -97,6 +97,7 @@ impl Handler for OrderEvents {
 
 /// Applies `events` to `orders`, which are those of them that exist. Returns an answer for each event, and which orders
 /// changed. Pure.
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
 pub fn decide(
     orders: &mut HashMap<OrderId, Order>,
     events: &[Accepted<OrderEvent>],

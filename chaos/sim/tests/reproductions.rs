@@ -1,6 +1,5 @@
 //! Lists of operations worth keeping: each is a way in which a system like this loses or repeats something. A list that
 //! `whatever_happens_every_order_ends_well` finds belongs here, under a name that says what happens.
-#![expect(clippy::enum_glob_use, reason = "lists are pasted as they are printed")]
 
 use holdfast_simulation::{
     bug::Bug,

@@ -68,6 +68,7 @@ pub struct Sorted<E> {
 /// Compares the records of a batch with the payloads that the inbox has under their ids, and with one another. `known`
 /// are the hashes of what was there before the batch, `entries` those of the records. The second value is the entries
 /// to write for records whose id is taken.
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
 #[must_use]
 pub fn compare(
     records: &[Record],
@@ -92,6 +93,7 @@ pub fn compare(
 
 /// Each record is a duplicate, an event for the handler, or a dead letter; each is counted once and moves the position of
 /// its partition on. `blockers` are the oldest parked letters of aggregates, `check` looks at a record's form.
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
 pub fn sort<E>(
     records: &[Record],
     seen: &[Seen],
