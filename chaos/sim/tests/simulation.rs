@@ -12,7 +12,7 @@ use holdfast_simulation::{
 /// Runs of `whatever_happens_every_order_ends_well`, unless `HOLDFAST_SIMULATION_RUNS` says otherwise.
 const RUNS: u64 = 10_000;
 /// Runs within which each planted bug must be found.
-const RUNS_TO_FIND: u64 = 500;
+const RUNS_TO_FIND: u64 = 1_000;
 
 fn setting(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().expect("a number"))
