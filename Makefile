@@ -15,7 +15,7 @@ deps: ## Install what is missing on this machine (compiler, Java, Maven)
 	@deploy/native/install.sh
 
 build: deps ## Build everything that runs, optimised
-	cargo build --release --workspace --exclude holdfast-e2e --exclude holdfast-testkit --locked
+	cargo build --release --workspace --exclude holdfast-e2e --exclude holdfast-simulation --exclude holdfast-testkit --locked
 
 up: build ## Start everything and wait until it is ready
 	$(HOLDFAST) up

@@ -13,6 +13,7 @@ use holdfast_common::{
 };
 use holdfast_proto::{OrderId, UserId, payment::v1 as payment, topic};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -22,20 +23,23 @@ use crate::{
 
 /// Handles the events of payment.
 #[derive(Debug, Clone)]
-pub(crate) struct DeliveryEvents {
+pub struct DeliveryEvents {
     plan: Plan,
 }
 
 impl DeliveryEvents {
-    pub(crate) const fn new(plan: Plan) -> Self {
+    /// Deliveries that proceed as `plan` says.
+    #[must_use]
+    pub const fn new(plan: Plan) -> Self {
         Self { plan }
     }
 }
 
 /// The payment of one order was decided.
 #[derive(Debug, Clone)]
-pub(crate) struct PaymentDecided {
-    order_id: OrderId,
+pub struct PaymentDecided {
+    /// Which one.
+    pub order_id: OrderId,
     user_id: UserId,
     /// None: not charged, so there is nothing to deliver.
     deliver_to: Option<String>,
@@ -84,35 +88,55 @@ impl Handler for DeliveryEvents {
             .collect();
         let mut deliveries: HashMap<OrderId, Delivery> =
             store::deliveries_of_orders(connection, &ids).await?;
-        let (mut new, mut records, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-        let now = clock::now();
-        for Accepted { metadata, event } in events {
-            let Some(address) = &event.deliver_to else {
-                answers.push(Answer::Applied);
-                continue;
-            };
-            if let Some(delivery) = deliveries.get(&event.order_id) {
-                answers.push(match check_repeated(delivery, &event.user_id, address) {
-                    Ok(()) => Answer::Applied,
-                    Err(other) => {
-                        Answer::DeadLetter(Poison::new(Class::BusinessInvariant, other.to_string()))
-                    }
-                });
-                continue;
-            }
-            let user_id = event.user_id.clone();
-            let id = Uuid::now_v7();
-            let delivery = Delivery::create(id, event.order_id, user_id, address.clone(), &self.plan, now);
-            let new_event = event::status_updated(&delivery, metadata.trace.clone());
-            records.push(OutboxRecord::from_event(new_event, "delivery"));
-            new.push(delivery.clone());
-            deliveries.insert(event.order_id, delivery);
-            answers.push(Answer::Applied);
-        }
-        store::insert_deliveries(connection, &new).await?;
-        outbox::append(connection, records).await?;
-        Ok(answers)
+        let decided = decide(&self.plan, &mut deliveries, events, clock::now());
+        store::insert_deliveries(connection, &decided.new).await?;
+        outbox::append(connection, decided.outbox).await?;
+        Ok(decided.answers)
     }
+}
+
+/// What events lead to.
+#[derive(Debug, Default)]
+pub struct Decided {
+    /// One for each event.
+    pub answers: Vec<Answer>,
+    /// To be written.
+    pub new: Vec<Delivery>,
+    /// To be written.
+    pub outbox: Vec<OutboxRecord>,
+}
+
+/// Applies `events`; `deliveries` are those of their orders that exist. Pure.
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
+pub fn decide(
+    plan: &Plan,
+    deliveries: &mut HashMap<OrderId, Delivery>,
+    events: &[Accepted<PaymentDecided>],
+    now: OffsetDateTime,
+) -> Decided {
+    let mut decided = Decided::default();
+    for Accepted { metadata, event } in events {
+        let Some(address) = &event.deliver_to else {
+            decided.answers.push(Answer::Applied);
+            continue;
+        };
+        if let Some(delivery) = deliveries.get(&event.order_id) {
+            decided.answers.push(match check_repeated(delivery, &event.user_id, address) {
+                Ok(()) => Answer::Applied,
+                Err(other) => Answer::DeadLetter(Poison::new(Class::BusinessInvariant, other.to_string())),
+            });
+            continue;
+        }
+        let user_id = event.user_id.clone();
+        let id = Uuid::now_v7();
+        let delivery = Delivery::create(id, event.order_id, user_id, address.clone(), plan, now);
+        let new_event = event::status_updated(&delivery, metadata.trace.clone());
+        decided.outbox.push(OutboxRecord::from_event(new_event, "delivery"));
+        decided.new.push(delivery.clone());
+        deliveries.insert(event.order_id, delivery);
+        decided.answers.push(Answer::Applied);
+    }
+    decided
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use holdfast_proto::{delivery::v1 as pb, to_timestamp};
 use crate::domain::{Delivery, Status};
 
 /// `delivery.status.updated` for the delivery's current status.
-pub(crate) fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -> NewEvent {
+#[must_use]
+pub fn status_updated(delivery: &Delivery, trace: Option<TraceContext>) -> NewEvent {
     let message = pb::DeliveryStatusUpdated {
         delivery_id: delivery.delivery_id.to_string(),
         order_id: delivery.order_id.to_string(),

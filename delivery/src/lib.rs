@@ -4,9 +4,9 @@
 //! the domain; [`progress`] moves deliveries on.
 
 mod config;
-mod consumer;
+pub mod consumer;
 pub mod domain;
-mod event;
+pub mod event;
 mod facts;
 mod grpc;
 mod progress;

@@ -1,5 +1,7 @@
 //! Turns events of other services into changes of orders.
 
+use std::collections::{BTreeSet, HashMap};
+
 use holdfast_common::{
     clock,
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
@@ -9,20 +11,22 @@ use holdfast_common::{
 };
 use holdfast_proto::{Money, OrderId, UserId, delivery::v1 as delivery, payment::v1 as payment, topic};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use crate::{
-    domain::{Change, DeliveryStatus, Event},
+    domain::{Change, DeliveryStatus, Event, Order},
     store,
 };
 
 /// Handles the events of payment and delivery.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct OrderEvents;
+pub struct OrderEvents;
 
 /// An event for one order.
 #[derive(Debug, Clone)]
-pub(crate) struct OrderEvent {
-    order_id: OrderId,
+pub struct OrderEvent {
+    /// Which one.
+    pub order_id: OrderId,
     user_id: UserId,
     event: Event,
 }
@@ -85,31 +89,40 @@ impl Handler for OrderEvents {
     ) -> Result<Vec<Answer>, DatabaseError> {
         let ids: Vec<OrderId> = events.iter().map(|accepted| accepted.event.order_id).collect();
         let mut orders = store::lock_orders(connection, &ids).await?;
-        let mut changed = Vec::new();
-        let now = clock::now();
-        let mut answers = Vec::with_capacity(events.len());
-        for Accepted { event, .. } in events {
-            // The order is stored before its first event is published, so an unknown one was never ours.
-            let order = orders.get_mut(&event.order_id);
-            let Some(order) = order.filter(|order| order.user_id == event.user_id) else {
-                answers.push(refuse("no such order of this user"));
-                continue;
-            };
-            match order.apply(event.event, now) {
-                Ok(Change::Changed) => {
-                    changed.push(event.order_id);
-                    answers.push(Answer::Applied);
-                }
-                Ok(Change::Nothing) => answers.push(Answer::Applied),
-                Err(violation) => answers.push(refuse(&violation.to_string())),
-            }
-        }
-        changed.sort_unstable();
-        changed.dedup();
+        let (answers, changed) = decide(&mut orders, events, clock::now());
         let changed: Vec<_> = changed.iter().filter_map(|id| orders.get(id)).collect();
         store::update_orders(connection, &changed).await?;
         Ok(answers)
     }
+}
+
+/// Applies `events` to `orders`, which are those of them that exist. Returns an answer for each event, and which orders
+/// changed. Pure.
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
+pub fn decide(
+    orders: &mut HashMap<OrderId, Order>,
+    events: &[Accepted<OrderEvent>],
+    now: OffsetDateTime,
+) -> (Vec<Answer>, BTreeSet<OrderId>) {
+    let mut changed = BTreeSet::new();
+    let mut answers = Vec::with_capacity(events.len());
+    for Accepted { event, .. } in events {
+        // The order is stored before its first event is published, so an unknown one was never ours.
+        let order = orders.get_mut(&event.order_id);
+        let Some(order) = order.filter(|order| order.user_id == event.user_id) else {
+            answers.push(refuse("no such order of this user"));
+            continue;
+        };
+        match order.apply(event.event, now) {
+            Ok(Change::Changed) => {
+                changed.insert(event.order_id);
+                answers.push(Answer::Applied);
+            }
+            Ok(Change::Nothing) => answers.push(Answer::Applied),
+            Err(violation) => answers.push(refuse(&violation.to_string())),
+        }
+    }
+    (answers, changed)
 }
 
 fn refuse(reason: &str) -> Answer {

@@ -6,7 +6,8 @@ use holdfast_proto::{order::v1 as pb, to_timestamp};
 use crate::domain::{Item, Order};
 
 /// The records to append when an order was created.
-pub(crate) fn of_creation(order: &Order, trace: Option<TraceContext>) -> Vec<OutboxRecord> {
+#[must_use]
+pub fn of_creation(order: &Order, trace: Option<TraceContext>) -> Vec<OutboxRecord> {
     vec![OutboxRecord::from_event(order_created(order, trace), "order")]
 }
 

@@ -4,10 +4,10 @@
 //! the domain; [`watchdog`] reports orders that stay unfinished.
 
 mod config;
-mod consumer;
+pub mod consumer;
 mod create;
 pub mod domain;
-mod event;
+pub mod event;
 mod facts;
 mod grpc;
 mod store;

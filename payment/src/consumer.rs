@@ -24,13 +24,15 @@ use crate::{
 
 /// Handles the events of order and delivery.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PaymentEvents;
+pub struct PaymentEvents;
 
 /// An event for the payment of one order.
 #[derive(Debug, Clone)]
-pub(crate) struct PaymentEvent {
-    order_id: OrderId,
-    user_id: UserId,
+pub struct PaymentEvent {
+    /// Which one.
+    pub order_id: OrderId,
+    /// Who pays.
+    pub user_id: UserId,
     kind: Kind,
 }
 
@@ -89,30 +91,27 @@ impl Handler for PaymentEvents {
         events: &[Accepted<PaymentEvent>],
     ) -> Result<Vec<Answer>, DatabaseError> {
         let mut batch = Batch::load(connection, events).await?;
-        let now = clock::now();
-        let answers = events
-            .iter()
-            .map(|accepted| match batch.apply(&accepted.event, &accepted.metadata, now) {
-                Ok(()) => Answer::Applied,
-                Err(violation) => {
-                    Answer::DeadLetter(Poison::new(Class::BusinessInvariant, violation.to_string()))
-                }
-            })
-            .collect();
+        let answers = batch.decide(events, clock::now());
         batch.save(connection).await?;
         Ok(answers)
     }
 }
 
 /// A batch in memory: what is stored is loaded once, the events are applied to it, and what changed is written once.
-struct Batch {
-    accounts: HashMap<UserId, Account>,
-    payments: HashMap<OrderId, Payment>,
-    entries: Vec<Entry>,
-    /// With their addresses.
-    inserted: BTreeMap<OrderId, String>,
-    refunded: BTreeSet<OrderId>,
-    outbox: Vec<OutboxRecord>,
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The accounts that the events touch, as far as they exist.
+    pub accounts: HashMap<UserId, Account>,
+    /// The payments that they touch, as far as they exist.
+    pub payments: HashMap<OrderId, Payment>,
+    /// To be written.
+    pub entries: Vec<Entry>,
+    /// The new payments, with the addresses of their orders.
+    pub inserted: BTreeMap<OrderId, String>,
+    /// The payments that were refunded.
+    pub refunded: BTreeSet<OrderId>,
+    /// To be written.
+    pub outbox: Vec<OutboxRecord>,
 }
 
 impl Batch {
@@ -138,14 +137,19 @@ impl Batch {
                 store::lock_accounts(connection, &users).await?,
             )
         };
-        Ok(Self {
-            accounts,
-            payments,
-            entries: Vec::new(),
-            inserted: BTreeMap::new(),
-            refunded: BTreeSet::new(),
-            outbox: Vec::new(),
-        })
+        Ok(Self { accounts, payments, ..Self::default() })
+    }
+
+    /// Applies `events` in order to what is in memory, and returns an answer for each. Pure.
+    pub fn decide(&mut self, events: &[Accepted<PaymentEvent>], now: OffsetDateTime) -> Vec<Answer> {
+        let answer =
+            |accepted: &Accepted<PaymentEvent>| match self.apply(&accepted.event, &accepted.metadata, now) {
+                Ok(()) => Answer::Applied,
+                Err(violation) => {
+                    Answer::DeadLetter(Poison::new(Class::BusinessInvariant, violation.to_string()))
+                }
+            };
+        events.iter().map(answer).collect()
     }
 
     fn apply(

@@ -4,7 +4,7 @@
 //! the domain; [`opening`] gives the accounts of a development stack their first money.
 
 mod config;
-mod consumer;
+pub mod consumer;
 mod credit;
 pub mod domain;
 mod event;

@@ -2,8 +2,8 @@
 //!
 //! A transaction locks the positions, records the batch in the inbox, **sorts** it ([`super::sort`], pure), applies
 //! what the handler accepts, parks the rest and moves the positions on. If it fails for a reason in the data, it runs
-//! again on halves of the batch until the culprit is alone; what was found against a record then decides how it is
-//! sorted.
+//! again on halves of the batch until the culprit is alone ([`super::search`], pure); what was found against a record
+//! then decides how it is sorted.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,16 +20,16 @@ use uuid::Uuid;
 pub use super::inbox::Counts;
 use super::{
     group::Group,
-    handler::{Answer, Handler},
+    handler::Handler,
     inbox::{self, Entry, Novelty, Place, Positions},
     park,
+    search::{Attempt, Search, refused},
     sort::{NewLetter, Seen, Verdicts, compare, place_of, sort},
-    verdict::{Poison, Verdict, is_in_the_data},
+    verdict::Poison,
 };
 use crate::{
     database::{BACKGROUND_TIME_MAX, Conflicting, DatabaseError},
     deadline::Deadline,
-    error::chain,
     event::Metadata,
     planted::{Bug, planted},
     record::Record,
@@ -84,52 +84,23 @@ impl<H: Handler> Processor<H> {
         if planted(Bug::PositionBeforeCommit) {
             self.move_on_first(&records).await?;
         }
-        let mut verdicts = Verdicts::new();
+        let mut search = Search::new(records.len());
         let mut total = Counts::default();
-        // Ranges that are still to do, the next one last: a range that fails is replaced by its halves.
-        let mut ranges = Vec::new();
-        ranges.push(0..records.len());
-        while let Some(range) = ranges.pop() {
-            if range.is_empty() {
-                continue;
-            }
+        while let Some(range) = search.next_range() {
             let now = OffsetDateTime::now_utc();
-            match self.transact(&records, range.clone(), &verdicts).await {
+            let attempt = match self.transact(&records, range.clone(), search.verdicts()).await {
                 Ok((counts, letters)) => {
                     total += counts;
                     // Only after the commit: a transaction that was not committed has parked nothing.
                     for letter in letters {
                         park::report(&letter, &records[range.start + letter.index]);
                     }
+                    Attempt::Done
                 }
-                Err(Stopped::Refused(refused)) => {
-                    for (place, offset, poison) in refused {
-                        verdicts.insert((place, offset), Verdict::new(poison, 1, now));
-                    }
-                    ranges.push(range);
-                }
-                Err(Stopped::Failed(error)) if !is_in_the_data(&error) => return Err(error),
-                Err(Stopped::Failed(error)) if range.len() > 1 => {
-                    tracing::info!(
-                        records = range.len(),
-                        error = chain(&error),
-                        "batch failed for a reason in the data, searching for the culprit"
-                    );
-                    let middle = range.start + range.len() / 2;
-                    ranges.push(middle..range.end);
-                    ranges.push(range.start..middle);
-                }
-                Err(Stopped::Failed(error)) => {
-                    let record = &records[range.start];
-                    let key = (place_of(record), record.offset);
-                    let Some(verdict) = Verdict::after_failure(verdicts.get(&key), &error, now) else {
-                        return Err(error);
-                    };
-                    warn_of_failure(record, &verdict, &error);
-                    verdicts.insert(key, verdict);
-                    ranges.push(range);
-                }
-            }
+                Err(Stopped::Refused(refused)) => Attempt::Refused(refused),
+                Err(Stopped::Failed(error)) => Attempt::Failed(error),
+            };
+            search.learn(&records, range, attempt, now)?;
         }
         Ok(total)
     }
@@ -237,33 +208,4 @@ impl<H: Handler> Processor<H> {
         }
         Ok((positions, seen))
     }
-}
-
-/// The records that the handler refused: the first of each aggregate, because the later ones were handled on top of
-/// effects that are rolled back now.
-fn refused(records: &[&Record], answers: Vec<Answer>) -> Result<Vec<(Place, i64, Poison)>, DatabaseError> {
-    if answers.len() != records.len() {
-        return Err(DatabaseError::Corrupt("the handler did not answer for each event".into()));
-    }
-    let mut subjects = HashSet::new();
-    let mut refused = Vec::new();
-    for (record, answer) in records.iter().zip(answers) {
-        if let Answer::DeadLetter(poison) = answer
-            && subjects.insert(Metadata::subject_of(record))
-        {
-            refused.push((place_of(record), record.offset, poison));
-        }
-    }
-    Ok(refused)
-}
-
-fn warn_of_failure(record: &Record, verdict: &Verdict, error: &DatabaseError) {
-    tracing::warn!(
-        topic = record.topic,
-        partition = record.partition,
-        offset = record.offset,
-        attempt = verdict.attempts,
-        error = chain(error),
-        "handling failed for a reason in the data"
-    );
 }

@@ -36,35 +36,9 @@ impl<H: Handler> Group<H> {
         Self { database, name, handler: Arc::new(handler) }
     }
 
-    /// Checks of form: headers, type, version, topic, content.
+    /// See [`check`].
     pub(crate) fn check(&self, record: &Record) -> Result<Accepted<H::Event>, Poison> {
-        let metadata = Metadata::read(record).map_err(|error| {
-            let class = match error {
-                HeaderError::UnknownType => Class::UnknownType,
-                _ => Class::SchemaViolation,
-            };
-            Poison::new(class, error.to_string())
-        })?;
-        if metadata.kind != record.topic {
-            return Err(if self.handler.is_event_topic(&metadata.kind) {
-                Poison::new(Class::WrongTopic, "event belongs to another topic")
-            } else {
-                Poison::new(Class::UnknownType, "event type is not known")
-            });
-        }
-        let versions = self.handler.versions(&record.topic);
-        if versions.is_empty() {
-            return Err(Poison::new(Class::UnknownType, "topic is not read by this service"));
-        }
-        if !versions.contains(&metadata.version) {
-            let reason = format!("version {} is not one of {versions:?}", metadata.version);
-            return Err(Poison::new(Class::UnknownVersion, reason));
-        }
-        if payload(record).is_empty() {
-            return Err(Poison::new(Class::Decode, "value is empty"));
-        }
-        let event = self.handler.decode(record, &metadata)?;
-        Ok(Accepted { metadata, event })
+        check(&*self.handler, record)
     }
 
     /// Records an event in the inbox. False: its id is there already.
@@ -75,4 +49,35 @@ impl<H: Handler> Group<H> {
     ) -> Result<bool, DatabaseError> {
         Ok(!inbox::insert(connection, self.name, &[Entry::of(record)]).await?.is_empty())
     }
+}
+
+/// Checks of form: headers, type, version, topic, content. Pure.
+pub fn check<H: Handler>(handler: &H, record: &Record) -> Result<Accepted<H::Event>, Poison> {
+    let metadata = Metadata::read(record).map_err(|error| {
+        let class = match error {
+            HeaderError::UnknownType => Class::UnknownType,
+            _ => Class::SchemaViolation,
+        };
+        Poison::new(class, error.to_string())
+    })?;
+    if metadata.kind != record.topic {
+        return Err(if handler.is_event_topic(&metadata.kind) {
+            Poison::new(Class::WrongTopic, "event belongs to another topic")
+        } else {
+            Poison::new(Class::UnknownType, "event type is not known")
+        });
+    }
+    let versions = handler.versions(&record.topic);
+    if versions.is_empty() {
+        return Err(Poison::new(Class::UnknownType, "topic is not read by this service"));
+    }
+    if !versions.contains(&metadata.version) {
+        let reason = format!("version {} is not one of {versions:?}", metadata.version);
+        return Err(Poison::new(Class::UnknownVersion, reason));
+    }
+    if payload(record).is_empty() {
+        return Err(Poison::new(Class::Decode, "value is empty"));
+    }
+    let event = handler.decode(record, &metadata)?;
+    Ok(Accepted { metadata, event })
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Topic and partition.
-pub(super) type Place = (String, i32);
+pub type Place = (String, i32);
 
 /// What was done with the records of one partition in one transaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,11 +50,11 @@ impl std::iter::Sum for Counts {
 
 /// How far a partition was read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Position {
+pub struct Position {
     /// The offset after the last record that was counted.
-    pub(super) next_offset: i64,
+    pub next_offset: i64,
     /// The inbox key of the record before it, where it is known.
-    pub(super) last_event_id: Option<Uuid>,
+    pub last_event_id: Option<Uuid>,
 }
 
 impl Position {
@@ -85,15 +85,19 @@ pub(super) struct Positions {
 
 /// One inbox row.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) event_id: Uuid,
-    pub(super) topic: String,
-    pub(super) payload_hash: Vec<u8>,
+pub struct Entry {
+    /// Its key.
+    pub event_id: Uuid,
+    /// Where the record was.
+    pub topic: String,
+    /// SHA-256 of the value.
+    pub payload_hash: Vec<u8>,
 }
 
 impl Entry {
     /// Of a record under its own id.
-    pub(super) fn of(record: &Record) -> Self {
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
         Self {
             event_id: Metadata::inbox_id(record),
             topic: record.topic.clone(),

@@ -22,48 +22,59 @@ use crate::{
 pub const PARKED_BYTES_MAX: usize = RECORD_BYTES_MAX - 64 * 1024;
 
 /// Verdicts by place: found while the batch runs, used when it runs again.
-pub(super) type Verdicts = HashMap<(Place, i64), Verdict>;
+pub type Verdicts = HashMap<(Place, i64), Verdict>;
 
 /// Whether a record was handled before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+pub enum Seen {
+    /// No.
     FirstTime {
+        /// Its key in the inbox.
         event_id: Uuid,
     },
+    /// Yes.
     Before,
     /// Its event id belongs to a different payload: it is recorded under an id derived from its place instead.
     OtherPayload {
+        /// That id.
         event_id: Uuid,
     },
 }
 
 /// A record on its way to the dead letters.
 #[derive(Debug, Clone)]
-pub(super) struct NewLetter {
-    pub(super) id: Uuid,
+pub struct NewLetter {
+    /// Later ones sort later.
+    pub id: Uuid,
     /// Its index in the batch.
-    pub(super) index: usize,
+    pub index: usize,
     /// Its key in the inbox.
-    pub(super) event_id: Uuid,
-    pub(super) verdict: Verdict,
+    pub event_id: Uuid,
+    /// Why.
+    pub verdict: Verdict,
 }
 
 /// A batch, sorted.
 #[derive(Debug)]
-pub(super) struct Sorted<E> {
+pub struct Sorted<E> {
     /// For the handler, in order.
-    pub(super) events: Vec<Accepted<E>>,
+    pub events: Vec<Accepted<E>>,
     /// Which records of the batch they are.
-    pub(super) accepted: Vec<usize>,
-    pub(super) letters: Vec<NewLetter>,
-    pub(super) counts: BTreeMap<Place, Counts>,
-    pub(super) positions: HashMap<Place, Position>,
+    pub accepted: Vec<usize>,
+    /// The records to park or to set aside.
+    pub letters: Vec<NewLetter>,
+    /// What to add to the tally of each partition.
+    pub counts: BTreeMap<Place, Counts>,
+    /// Where each partition is read next.
+    pub positions: HashMap<Place, Position>,
 }
 
 /// Compares the records of a batch with the payloads that the inbox has under their ids, and with one another. `known`
 /// are the hashes of what was there before the batch, `entries` those of the records. The second value is the entries
 /// to write for records whose id is taken.
-pub(super) fn compare(
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
+#[must_use]
+pub fn compare(
     records: &[Record],
     entries: &[Entry],
     mut known: HashMap<Uuid, Vec<u8>>,
@@ -87,7 +98,8 @@ pub(super) fn compare(
 
 /// Each record is a duplicate, an event for the handler, or a dead letter; each is counted once and moves the position of
 /// its partition on. `blockers` are the oldest parked letters of aggregates, `check` looks at a record's form.
-pub(super) fn sort<E>(
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
+pub fn sort<E>(
     records: &[Record],
     seen: &[Seen],
     positions: HashMap<Place, Position>,
@@ -173,7 +185,9 @@ fn judge<E>(
     }
 }
 
-pub(super) fn place_of(record: &Record) -> Place {
+/// Where a record is.
+#[must_use]
+pub fn place_of(record: &Record) -> Place {
     (record.topic.clone(), record.partition)
 }
 

@@ -93,7 +93,7 @@ impl Poison {
 
 /// What is kept of a parked record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
+pub enum Keep {
     /// All of it, and a copy for the dead-letter topic.
     Record,
     /// Where it was, its size and its hash: it is *set aside*. For a record that is too large, or that the database
@@ -103,14 +103,17 @@ pub(crate) enum Keep {
 
 /// What was found against a record.
 #[derive(Debug, Clone)]
-pub(crate) struct Verdict {
-    pub(crate) poison: Poison,
-    pub(crate) attempts: i32,
-    pub(crate) first_failed_at: OffsetDateTime,
+pub struct Verdict {
+    /// Class and reason.
+    pub poison: Poison,
+    /// How often handling it has failed.
+    pub attempts: i32,
+    /// When that was first.
+    pub first_failed_at: OffsetDateTime,
     /// What of the record is kept if it is parked.
-    pub(crate) keep: Keep,
+    pub keep: Keep,
     /// The letter that it waits behind.
-    pub(crate) blocked_by: Option<Uuid>,
+    pub blocked_by: Option<Uuid>,
 }
 
 impl Verdict {

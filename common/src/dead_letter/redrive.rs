@@ -252,16 +252,9 @@ impl<H: Handler> Redriver<H> {
                 Box::pin(async move { store::parked(connection, group, &redrive_group, i64::MAX).await })
             })
             .await?;
-        let mut stopped = false;
+        let mut line = Line::new(exhausted);
         let planned = letters.into_iter().map(|letter| {
-            let outcome = if stopped {
-                Outcome::Behind
-            } else if is_refused(&letter, exhausted) {
-                stopped = true;
-                Outcome::Refused
-            } else {
-                Outcome::Planned
-            };
+            let outcome = line.stopped_at(&letter).unwrap_or(Outcome::Planned);
             (letter, outcome)
         });
         Ok(planned.collect())
@@ -297,17 +290,11 @@ impl<H: Handler> Redriver<H> {
     ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
         let letters = store::lock_parked(connection, self.group.name, redrive_group, most).await?;
         let mut outcomes = Vec::with_capacity(letters.len());
-        let mut stopped = false;
+        let mut line = Line::new(request.exhausted);
         for letter in letters {
-            let outcome = if stopped {
-                Outcome::Behind
-            } else if is_refused(&letter, request.exhausted) {
-                Outcome::Refused
-            } else {
-                match self.handle_again(connection, &letter).await? {
-                    Ok(()) => Outcome::Redriven,
-                    Err(poison) => Outcome::Failed(poison),
-                }
+            let outcome = match line.stopped_at(&letter) {
+                Some(outcome) => outcome,
+                None => line.passed(self.handle_again(connection, &letter).await?),
             };
             match &outcome {
                 Outcome::Redriven => {
@@ -316,14 +303,13 @@ impl<H: Handler> Redriver<H> {
                     self.audit(connection, request, Action::Redrive, letter.id, &detail).await?;
                 }
                 Outcome::Failed(poison) => {
-                    stopped = true;
                     let class = poison.class.as_str();
                     store::mark_failed(connection, letter.id, class, poison.reason()).await?;
                     let detail =
                         format!("redrive {}: {class}: {}", letter.redrive_count + 1, poison.reason());
                     self.audit(connection, request, Action::RedriveFailed, letter.id, &detail).await?;
                 }
-                Outcome::Planned | Outcome::Refused | Outcome::Behind => stopped = true,
+                Outcome::Planned | Outcome::Refused | Outcome::Behind => {}
             }
             outcomes.push((letter, outcome));
         }
@@ -381,8 +367,42 @@ impl<H: Handler> Redriver<H> {
     }
 }
 
-fn is_refused(letter: &Letter, exhausted: Exhausted) -> bool {
-    exhausted == Exhausted::Refuse && letter.redrive_count >= REDRIVES_MAX
+/// The letters of one aggregate, oldest first: behind one that is not redriven none is. Pure.
+#[derive(Debug)]
+pub struct Line {
+    exhausted: Exhausted,
+    stopped: bool,
+}
+
+impl Line {
+    /// At its first letter.
+    #[must_use]
+    pub const fn new(exhausted: Exhausted) -> Self {
+        Self { exhausted, stopped: false }
+    }
+
+    /// The outcome of the next letter if it is not to be handled again.
+    pub const fn stopped_at(&mut self, letter: &Letter) -> Option<Outcome> {
+        if self.stopped {
+            return Some(Outcome::Behind);
+        }
+        if matches!(self.exhausted, Exhausted::Refuse) && letter.redrive_count >= REDRIVES_MAX {
+            self.stopped = true;
+            return Some(Outcome::Refused);
+        }
+        None
+    }
+
+    /// The outcome of a letter that was handled again.
+    pub fn passed(&mut self, handled: Result<(), Poison>) -> Outcome {
+        match handled {
+            Ok(()) => Outcome::Redriven,
+            Err(poison) => {
+                self.stopped = true;
+                Outcome::Failed(poison)
+            }
+        }
+    }
 }
 
 impl Outcome {
