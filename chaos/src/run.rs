@@ -7,6 +7,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use holdfast_native::layout::PORT_OFFSET_MAX;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     load::{self, Plan as Load},
     report::Report,
     scenario::{Action, Plan, PlannedFault, Scenario},
-    stack::{self, Setup, Stack},
+    stack::{self, PortTaken, Setup, Stack},
     storm::{self, FaultRecord},
     watch::{Sample, Watch},
     workload::Workload,
@@ -29,6 +30,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(15);
 /// An order may have lost several events, one after another.
 const RECONCILE_ROUNDS_MAX: usize = 5;
+/// Port offsets that put every port outside of those that the kernel gives to outgoing connections (32768 to 60999).
+const PORT_OFFSETS: std::ops::RangeInclusive<u16> = 11_000..=PORT_OFFSET_MAX;
+const START_ATTEMPTS_MAX: u32 = 20;
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Deliveries take as long as this times three.
 const DELIVERY_STEP: (&str, &str) = ("HOLDFAST__DELIVERY__STEP", "200ms");
@@ -46,8 +50,8 @@ pub struct Options {
     pub program: PathBuf,
     /// The folder of a stack that runs already; none for one of its own.
     pub running: Option<PathBuf>,
-    /// Added to each port of a stack of its own.
-    pub port_offset: u16,
+    /// Added to each port of a stack of its own; absent: one whose ports are free.
+    pub port_offset: Option<u16>,
     /// Where the evidence and the report go.
     pub folder: PathBuf,
     /// The command that does it again, for the report.
@@ -74,14 +78,23 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         return Stack::running(program, data_dir.clone());
     }
     eprintln!("starting a stack of its own");
-    let setup = Setup {
-        data_dir: stack::own_folder(&std::env::temp_dir()),
-        port_offset: options.port_offset,
+    let setup = |port_offset| Setup {
+        data_dir: stack::own_folder(&std::env::temp_dir(), port_offset),
+        port_offset,
         replicas: &options.scenario.replicas,
         environment: &[DELIVERY_STEP],
         links: options.scenario.needs_links(),
     };
-    Stack::start(program, setup).await
+    if let Some(port_offset) = options.port_offset {
+        return Stack::start(program, setup(port_offset)).await;
+    }
+    for _ in 0..START_ATTEMPTS_MAX {
+        match Stack::start(program.clone(), setup(fastrand::u16(PORT_OFFSETS))).await {
+            Err(error) if error.is::<PortTaken>() => {}
+            other => return other,
+        }
+    }
+    Err(PortTaken.into())
 }
 
 async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Result<Report> {

@@ -11,6 +11,7 @@ use holdfast_certs::TokenIssuer;
 use holdfast_native::{
     control::{self, Found},
     layout::{Layout, PARTICIPANTS},
+    prepare::PORT_TAKEN_EXIT_CODE,
     state::ComponentReport,
 };
 use sqlx::{Connection as _, PgConnection};
@@ -30,6 +31,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A database that is stalled accepts connections and never answers.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 const CONNECTIONS_MAX: usize = 512;
+
+/// Somebody uses one of the ports.
+#[derive(Debug, thiserror::Error)]
+#[error("a port of the stack is taken: choose others with --port-offset N")]
+pub struct PortTaken;
 
 /// A stack and how to reach it.
 #[derive(Debug)]
@@ -77,7 +83,7 @@ impl Stack {
         }
     }
 
-    /// Starts one in a new folder, and returns when all of it is ready. Its data goes when it ends.
+    /// Starts one in a new folder, and returns when all of it is ready; [`PortTaken`] if somebody uses one of its ports. Its data goes when it ends.
     pub async fn start(program: PathBuf, setup: Setup<'_>) -> Result<Self> {
         let mut command = Command::new(&program);
         command
@@ -101,6 +107,11 @@ impl Stack {
         let until = Instant::now() + START_TIME_MAX;
         loop {
             if let Some(status) = stack.own.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                if status.code() == Some(i32::from(PORT_TAKEN_EXIT_CODE)) {
+                    // Nothing was started in it.
+                    control::delete(&stack.layout)?;
+                    return Err(PortTaken.into());
+                }
                 bail!("the stack could not be started ({status})");
             }
             // Nothing becomes ready without the proxies, and their ports are free only once the supervisor has looked at them.
@@ -229,6 +240,6 @@ impl Stack {
 
 /// A folder for a stack of this process alone.
 #[must_use]
-pub fn own_folder(base: &Path) -> PathBuf {
-    base.join(format!("holdfast-chaos-{}", std::process::id()))
+pub fn own_folder(base: &Path, port_offset: u16) -> PathBuf {
+    base.join(format!("holdfast-chaos-{}-{port_offset}", std::process::id()))
 }

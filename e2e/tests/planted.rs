@@ -3,7 +3,6 @@
 
 use std::{path::PathBuf, process::Command};
 
-use holdfast_native::layout::PORT_OFFSET_MAX;
 use holdfast_testkit::stack::binary;
 use serde_json::Value;
 
@@ -19,12 +18,11 @@ fn planted() -> PathBuf {
 /// The invariants that a run with this bug violates.
 fn violated(bug: &str) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a folder");
-    let port_offset = fastrand::u16(100..PORT_OFFSET_MAX).to_string();
     let mut command = Command::new(planted());
     command
         .args(["chaos", "run", "--scenario", "proof-quiet", "--seed", "11", "--report"])
         .arg(folder.path());
-    command.args(["--port-offset", &port_offset]).env("HOLDFAST_PLANTED_BUG", bug);
+    command.env("HOLDFAST_PLANTED_BUG", bug);
     let output = command.output().expect("it runs");
     let talk = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{bug}: {talk}");

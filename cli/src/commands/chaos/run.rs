@@ -14,9 +14,6 @@ use holdfast_native::layout::{PORT_OFFSET_MAX, Replicas, ReplicasError, resolve}
 use super::show;
 use crate::{options::Output, output::Outcome};
 
-/// Where a stack of its own listens, unless it is told otherwise: beside the one of `holdfast up`.
-const PORT_OFFSET: u16 = 7_000;
-
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// A scenario of `holdfast chaos list`, or a file
@@ -40,10 +37,10 @@ pub(crate) struct Run {
     /// The folder of a stack that runs already; without it the run starts one of its own
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Add N to each port of a stack of its own
-    #[arg(long, default_value_t = PORT_OFFSET, value_name = "N", conflicts_with = "data_dir",
+    /// Add N to each port of a stack of its own; by default an N whose ports are free
+    #[arg(long, value_name = "N", conflicts_with = "data_dir",
         value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
-    port_offset: u16,
+    port_offset: Option<u16>,
     #[command(flatten)]
     output: Output,
 }
