@@ -91,9 +91,13 @@ pub struct Facts {
     /// The order's delivery status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery_status: Option<String>,
-    /// The orders of a list.
+    /// The orders of a list, with its last page.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orders: Vec<String>,
+    /// With the last page of a list: when its first one was asked for, in microseconds since the run began. What was accepted
+    /// before is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_since: Option<u64>,
     /// Why there was no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -2,6 +2,7 @@
 //! what it proves.
 //!
 //! - [`rest`]: a client of the REST interface as a user would write one;
+//! - [`admin`]: what a service says on its admin port;
 //! - [`load`]: open-loop load: requests start when they are due, whether or not earlier ones have been answered;
 //! - [`fault`]: what is done to a stack on purpose;
 //! - [`invariant`]: what must hold of it, whatever happened;
@@ -15,11 +16,13 @@
 //! - [`workload`], [`journal`]: what the clients do and see;
 //! - [`storm`]: carries the faults out;
 //! - [`watch`]: looks at the stack meanwhile;
+//! - [`topics`]: what the broker has;
 //! - [`evidence`]: everything that was seen, in a folder;
 //! - [`judge`]: what it proves: pure functions of the evidence;
 //! - [`report`]: the verdicts for people and programs;
 //! - [`run`]: all of it, from the first account to the report.
 
+pub mod admin;
 pub mod bench;
 pub mod evidence;
 pub mod fault;
@@ -34,5 +37,6 @@ pub mod run;
 pub mod scenario;
 pub mod stack;
 pub mod storm;
+pub mod topics;
 pub mod watch;
 pub mod workload;

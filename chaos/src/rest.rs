@@ -135,16 +135,21 @@ impl Rest {
         self.send(request.body(Full::new(body))?).await
     }
 
-    /// Pays `amount` into the account of `user`.
+    /// Pays `amount` into the account of `user`; an error unless it is there then.
     pub async fn credit(&self, user: &str, amount: &str, key: &str) -> Result<()> {
-        let token = self.token("treasury", TREASURY_SCOPES)?;
-        let body: Value = serde_json::from_str(&format!("{{\"amount\": {amount}}}"))?;
-        let path = format!("/api/accounts/{user}/credits");
-        let answer = self.call(Method::POST, &path, &token, &[("idempotency-key", key)], Some(&body)).await?;
+        let answer = self.send_credit(user, amount, key).await?;
         if answer.status != StatusCode::CREATED {
             bail!("credit of {user} was answered {}: {:?}", answer.status, answer.body);
         }
         Ok(())
+    }
+
+    /// `POST /api/accounts/{user}/credits`.
+    pub async fn send_credit(&self, user: &str, amount: &str, key: &str) -> Result<Answer> {
+        let token = self.token("treasury", TREASURY_SCOPES)?;
+        let body: Value = serde_json::from_str(&format!("{{\"amount\": {amount}}}"))?;
+        let path = format!("/api/accounts/{user}/credits");
+        self.call(Method::POST, &path, &token, &[("idempotency-key", key)], Some(&body)).await
     }
 
     /// The address of the gateway.
@@ -198,9 +203,15 @@ pub fn sample_order(address: &str, cents: u32) -> Value {
 /// Whether nothing can happen to an order any more.
 #[must_use]
 pub fn is_terminal(order: &Value) -> bool {
-    match order["status"].as_str() {
-        Some("INSUFFICIENT_FUNDS" | "REFUNDED") => true,
-        Some("PAID") => order["delivery_status"] == "DELIVERED",
+    order["status"].as_str().is_some_and(|status| has_ended(status, order["delivery_status"].as_str()))
+}
+
+/// The same, by its status and delivery status.
+#[must_use]
+pub fn has_ended(status: &str, delivery_status: Option<&str>) -> bool {
+    match status {
+        "INSUFFICIENT_FUNDS" | "REFUNDED" => true,
+        "PAID" => delivery_status == Some("DELIVERED"),
         _ => false,
     }
 }

@@ -4,14 +4,24 @@
 //! unknown outcome is resolved, poison is repaired, and nothing may be on its way any more. What was seen goes into a folder,
 //! and [`crate::judge`] says what it is worth.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use holdfast_native::layout::PORT_OFFSET_MAX;
-use tokio::time::{Instant, sleep, sleep_until};
+use serde::Deserialize;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, sleep_until},
+};
 
 use crate::{
     evidence::{Folder, RunInfo, collect},
+    fault::poison::Place,
     journal::Journal,
     load::{self, Plan as Load},
     report::Report,
@@ -33,6 +43,8 @@ const RECONCILE_ROUNDS_MAX: usize = 5;
 /// Port offsets that put every port outside of those that the kernel gives to outgoing connections (32768 to 60999).
 const PORT_OFFSETS: std::ops::RangeInclusive<u16> = 11_000..=PORT_OFFSET_MAX;
 const START_ATTEMPTS_MAX: u32 = 20;
+/// More than any run makes.
+const LETTERS_MAX: &str = "100000";
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Deliveries take as long as this times three.
 const DELIVERY_STEP: (&str, &str) = ("HOLDFAST__DELIVERY__STEP", "200ms");
@@ -64,17 +76,34 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<Report> {
     let folder = Folder::create(&options.folder)?;
     let stack = Arc::new(open_stack(&options).await?);
-    let outcome = run_on(&stack, &options, &folder).await;
+    let outcome = tokio::select! {
+        outcome = run_on(&stack, &options, &folder) => outcome,
+        // What it has stopped continues as its guards are dropped.
+        interrupted = interrupted() => Err(interrupted.map_or_else(Into::into, |()| anyhow!("interrupted"))),
+    };
     // Whatever happened: its own stack goes, somebody else's stays.
-    if let Some(stack) = Arc::into_inner(stack) {
-        stack.end().await?;
-    }
+    stack.end().await?;
     outcome
+}
+
+/// Returns when somebody wants the run to end.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 async fn open_stack(options: &Options) -> Result<Stack> {
     let program = options.program.clone();
     if let Some(data_dir) = &options.running {
+        let loses = options.scenario.faults.iter().any(|kind| kind.action == Action::LoseTail);
+        ensure!(
+            !loses,
+            "{} deletes what the broker has: only on a stack of its own, without --data-dir",
+            options.name
+        );
         return Stack::running(program, data_dir.clone());
     }
     eprintln!("starting a stack of its own");
@@ -107,7 +136,7 @@ async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Resul
     let journal = Journal::create(&folder.file("journal.jsonl"), std::time::Instant::now())?;
     let began_at = time::OffsetDateTime::now_utc();
     let workload = Workload::open(&stack.rest()?, journal, &run, options.seed).await?;
-    let watch = Watch::start(stack.clone(), stack.rest()?, workload.clone());
+    let watch = Watch::start(stack.clone(), stack.rest()?, workload.clone())?;
     let mut info = RunInfo {
         users: workload.user_names().map(str::to_owned).collect(),
         run,
@@ -126,12 +155,13 @@ async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Resul
         discarded: 0,
         re_emitted: 0,
         counters: std::collections::BTreeMap::new(),
+        open_before: parked(stack).await?.iter().map(|letter| letter.id.clone()).collect(),
     };
     let faults = under_load(stack, &workload, &watch, &mut info).await?;
     folder.write_lines("faults.jsonl", &faults)?;
     // What fails now is a finding about the stack, so the evidence is gathered all the same.
     if info.stuck.is_none()
-        && let Err(error) = settle(stack, &workload, &watch, &mut info).await
+        && let Err(error) = settle(stack, &workload, &watch, &faults, &mut info).await
     {
         info.stuck = Some(format!("{error:#}"));
     }
@@ -199,19 +229,18 @@ async fn under_load(
     let control = begin + Duration::from_secs(scenario.control_seconds);
     sleep_until(control).await;
     info.storm[0] = workload.now();
-    let faults = {
-        let storm = storm(stack, workload, watch, control, &info.plan.faults);
-        tokio::select! {
-            faults = storm => faults,
-            stuck = stuck(watch, STUCK_AFTER * 3) => {
-                info.stuck = Some(stuck);
-                Vec::new()
-            }
-        }
-    };
+    let mut faults = Vec::new();
+    tokio::select! {
+        () = storm(stack, workload, watch, control, &info.plan.faults, &mut faults) => {}
+        stuck = stuck(watch, STUCK_AFTER * 3) => info.stuck = Some(stuck),
+    }
     info.storm[1] = workload.now();
-    for client in clients.await.context("the load panicked")? {
-        client.context("a client could not write what it saw")?;
+    if info.stuck.is_some() {
+        clients.abort();
+    } else {
+        for client in clients.await.context("the load panicked")? {
+            client.context("a client could not write what it saw")?;
+        }
     }
     info.load_ended = workload.now();
     Ok(faults)
@@ -223,11 +252,14 @@ async fn storm(
     watch: &Watch,
     begin: Instant,
     faults: &[PlannedFault],
-) -> Vec<FaultRecord> {
-    let mut records = Vec::new();
+    records: &mut Vec<FaultRecord>,
+) {
     for (index, fault) in faults.iter().enumerate() {
         sleep_until(begin + Duration::from_millis(fault.at_ms)).await;
-        let record = storm::carry_out(stack, workload, index + 1, fault).await;
+        // One that is cut short is put down too: it excuses what came after it.
+        records.push(FaultRecord::begun(index + 1, fault, workload.now()));
+        let Some(record) = records.last_mut() else { return };
+        storm::carry_out(stack, workload, fault, record).await;
         let what = record.landed.as_deref().or(record.error.as_deref()).unwrap_or_default();
         eprintln!(
             "{:>3}/{} {} {}: {what}{}; {}",
@@ -241,9 +273,7 @@ async fn storm(
             )),
             progress(workload, watch)
         );
-        records.push(record);
     }
-    records
 }
 
 /// One line: how far it is, and whether anything is wrong so far.
@@ -288,13 +318,19 @@ fn waits(sample: &Sample) -> bool {
 }
 
 /// Resolves what is unknown, repairs what is poison, and waits until nothing is on its way.
-async fn settle(stack: &Stack, workload: &Arc<Workload>, watch: &Watch, info: &mut RunInfo) -> Result<()> {
+async fn settle(
+    stack: &Stack,
+    workload: &Arc<Workload>,
+    watch: &Watch,
+    faults: &[FaultRecord],
+    info: &mut RunInfo,
+) -> Result<()> {
     eprintln!("the load has ended: {}", progress(workload, watch));
     info.resolved = workload.resolve().await?;
-    if info.plan.faults.iter().any(|fault| fault.action == Action::Poison) {
-        info.discarded = repair(stack).await?;
+    if faults.iter().any(|fault| fault.action == Action::Poison) {
+        info.discarded = repair(stack, faults).await?;
     }
-    if info.plan.faults.iter().any(|fault| fault.action == Action::LoseTail) {
+    if faults.iter().any(|fault| fault.action == Action::LoseTail) {
         info.re_emitted = reconcile(stack, watch).await?;
     }
     let settled = async {
@@ -322,6 +358,7 @@ async fn settle(stack: &Stack, workload: &Arc<Workload>, watch: &Watch, info: &m
 /// service says of itself. What can't be had is left out; the logs are gathered in any case.
 async fn dump(stack: &Stack, folder: &Folder) {
     let looks: [(&str, &[&str]); 5] = [
+        // Its exit code says that something is not ready, which is no reason to lose what it prints.
         ("status", &["status", "-o", "json"]),
         ("positions", &["positions", "-o", "json"]),
         ("dead-letters", &["dlq", "list", "-o", "json"]),
@@ -329,8 +366,14 @@ async fn dump(stack: &Stack, folder: &Folder) {
         ("certificates", &["certs", "status", "-o", "json"]),
     ];
     for (name, command) in looks {
-        let said = stack.operate(command).await.unwrap_or_else(|error| format!("{error:#}").into_bytes());
-        if let Err(error) = std::fs::write(folder.file(&format!("stuck-{name}.json")), said) {
+        let written = match stack.operate(command).await {
+            Ok(output) if output.stdout.is_empty() => {
+                std::fs::write(folder.file(&format!("stuck-{name}.txt")), output.stderr)
+            }
+            Ok(output) => std::fs::write(folder.file(&format!("stuck-{name}.json")), output.stdout),
+            Err(error) => std::fs::write(folder.file(&format!("stuck-{name}.txt")), format!("{error:#}")),
+        };
+        if let Err(error) = written {
             eprintln!("cannot write down the {name}: {error}");
         }
     }
@@ -341,44 +384,68 @@ async fn dump(stack: &Stack, folder: &Folder) {
     }
 }
 
-/// Gives up every letter that is poison by itself, then redrives what waited behind one. Returns how many were given up.
-async fn repair(stack: &Stack) -> Result<usize> {
-    let listed = stack.operate(&["dlq", "list", "--state", "parked", "-o", "json"]).await?;
-    let document: serde_json::Value = serde_json::from_slice(&listed).unwrap_or_default();
-    let letters = document["dead_letters"].as_array().cloned().unwrap_or_default();
+/// A dead letter, as `holdfast dlq list` prints it.
+#[derive(Debug, Deserialize)]
+struct Letter {
+    id: String,
+    key: Option<String>,
+    #[serde(flatten)]
+    place: Place,
+}
+
+/// The letters that are open.
+async fn parked(stack: &Stack) -> Result<Vec<Letter>> {
+    let mut document =
+        stack.operate_json(&["dlq", "list", "--state", "parked", "--limit", LETTERS_MAX]).await?;
+    Ok(serde_json::from_value(document["dead_letters"].take())?)
+}
+
+/// Gives up every letter of the run's poison, then redrives what waited behind it. Letters of others stay. Returns how many were
+/// given up.
+async fn repair(stack: &Stack, faults: &[FaultRecord]) -> Result<usize> {
+    let places: HashSet<&Place> = faults.iter().flat_map(|fault| &fault.poison).collect();
+    let letters = parked(stack).await?;
     let poison: Vec<&str> = letters
         .iter()
-        .filter(|letter| letter["class"] != "blocked-by-key")
-        .filter_map(|letter| letter["id"].as_str())
+        .filter(|letter| places.contains(&letter.place))
+        .map(|letter| letter.id.as_str())
         .collect();
     for some in poison.chunks(100) {
         let arguments = [&["dlq", "discard"], some, &["--reason", "poison of a chaos run", "--yes"]].concat();
-        stack.operate(&arguments).await?;
+        stack.operate_surely(&arguments).await?;
     }
-    if poison.len() < letters.len() {
-        stack.operate(&["dlq", "redrive", "--all", "--execute"]).await?;
+    let victims: BTreeSet<&str> = faults.iter().filter_map(|fault| fault.victim.as_deref()).collect();
+    let waiting = |victim: &&&str| letters.iter().any(|letter| letter.key.as_deref() == Some(**victim));
+    for victim in victims.iter().filter(waiting) {
+        let output = stack.operate(&["dlq", "redrive", "--key", victim, "--execute"]).await?;
+        // 3: nothing waited behind the poison.
+        ensure!(
+            output.status.success() || output.status.code() == Some(3),
+            "the letters of order {victim} could not be redriven: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
-    eprintln!("{} letters were discarded, {} redriven", poison.len(), letters.len() - poison.len());
+    eprintln!("{} letters of poison were discarded, and what waited behind them redriven", poison.len());
     Ok(poison.len())
 }
 
 /// Once nothing moves any more, what the broker has lost is re-emitted, until nothing is lost. Returns how many events that were.
 async fn reconcile(stack: &Stack, watch: &Watch) -> Result<usize> {
+    let arguments = ["reconcile", "--older-than", "0s", "--execute", "--reason", "a chaos run"];
     let mut re_emitted = 0;
     for _ in 0..RECONCILE_ROUNDS_MAX {
         at_rest(watch).await;
-        let arguments =
-            ["reconcile", "--older-than", "0s", "--execute", "--reason", "a chaos run", "-o", "json"];
-        let said = stack.operate(&arguments).await?;
-        let document: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
-        let events = document["events"].as_array().map_or(0, Vec::len);
-        if events == 0 {
-            break;
+        let document = stack.operate_json(&arguments).await?;
+        let events = document["events"].as_array().context("reconcile prints no events")?;
+        if events.is_empty() {
+            eprintln!("{re_emitted} events that the broker had lost were re-emitted");
+            return Ok(re_emitted);
         }
-        re_emitted += events;
+        re_emitted += events.iter().filter(|event| event["state"] == "re-emitted").count();
     }
-    eprintln!("{re_emitted} events that the broker had lost were re-emitted");
-    Ok(re_emitted)
+    bail!(
+        "events are still missing after {RECONCILE_ROUNDS_MAX} rounds of reconcile, {re_emitted} were re-emitted"
+    )
 }
 
 /// Returns when nothing has moved for a while: what still waits then waits for somebody.

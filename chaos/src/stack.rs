@@ -2,7 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -12,18 +13,16 @@ use holdfast_native::{
     control::{self, Found},
     layout::{Layout, PARTICIPANTS},
     prepare::PORT_TAKEN_EXIT_CODE,
-    state::ComponentReport,
+    state::{ComponentReport, StackReport},
 };
+use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
 
-use crate::{
-    fault::links::{Link, Links},
-    rest::Rest,
-};
+use crate::{admin, fault::links::Links, rest::Rest};
 
 /// A cold machine fetches the components first.
 const START_TIME_MAX: Duration = Duration::from_secs(300);
@@ -44,8 +43,8 @@ pub struct Stack {
     pub layout: Layout,
     /// The operator's command.
     program: PathBuf,
-    /// The supervisor of a stack of its own, which ends when its standard input closes: however the run ends.
-    own: Option<Child>,
+    /// The supervisor of a stack of its own until that is ended; it also ends when its standard input closes: however the run ends.
+    own: Option<Mutex<Option<Child>>>,
     /// The proxies between the components of a stack of its own.
     links: Option<Links>,
 }
@@ -83,43 +82,34 @@ impl Stack {
         }
     }
 
-    /// Starts one in a new folder, and returns when all of it is ready; [`PortTaken`] if somebody uses one of its ports. Its data goes when it ends.
+    /// Starts one in a new folder, and returns when all of it is ready; [`PortTaken`] if somebody uses one of its ports. Its data
+    /// goes when it ends.
     pub async fn start(program: PathBuf, setup: Setup<'_>) -> Result<Self> {
-        let mut command = Command::new(&program);
-        command
-            .args([
-                "up",
-                "--foreground",
-                "--until-parent-ends",
-                "--port-offset",
-                &setup.port_offset.to_string(),
-            ])
-            .arg("--data-dir")
-            .arg(&setup.data_dir)
-            .args(setup.replicas.iter().flat_map(|replicas| ["--replicas", replicas]))
-            .args(setup.links.then_some("--links"))
-            .envs(setup.environment.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null());
-        let supervisor = command.spawn().context("cannot start the supervisor")?;
         let layout = Layout::new(setup.data_dir, setup.port_offset);
-        let mut stack = Self { layout, program, own: Some(supervisor), links: None };
+        let command = control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str));
+        let mut command = Command::from(command);
+        command.args(setup.links.then_some("--links")).envs(setup.environment.iter().copied());
+        let mut supervisor = command.spawn().context("cannot start the supervisor")?;
+        let mut links = None;
         let until = Instant::now() + START_TIME_MAX;
         loop {
-            if let Some(status) = stack.own.as_mut().map(Child::try_wait).transpose()?.flatten() {
+            if let Some(status) = supervisor.try_wait()? {
                 if status.code() == Some(i32::from(PORT_TAKEN_EXIT_CODE)) {
                     // Nothing was started in it.
-                    control::delete(&stack.layout)?;
+                    control::delete(&layout)?;
                     return Err(PortTaken.into());
                 }
                 bail!("the stack could not be started ({status})");
             }
             // Nothing becomes ready without the proxies, and their ports are free only once the supervisor has looked at them.
-            if setup.links && stack.links.is_none() {
-                stack.start_links().await?;
+            if setup.links
+                && links.is_none()
+                && let Found::Running(report) = control::find(&layout.data_dir)?
+            {
+                links = Some(Links::start(report.links).await?);
             }
-            match control::wait_ready(&stack.layout.data_dir, Duration::ZERO) {
-                Ok(_) => return Ok(stack),
+            match control::wait_ready(&layout.data_dir, Duration::ZERO) {
+                Ok(_) => return Ok(Self { layout, program, own: Some(Mutex::new(Some(supervisor))), links }),
                 Err(error @ control::NotReady::KeepsEnding { .. }) => return Err(error.into()),
                 Err(error) if Instant::now() > until => return Err(error.into()),
                 Err(_) => sleep(LOOK_EVERY).await,
@@ -127,16 +117,10 @@ impl Stack {
         }
     }
 
-    async fn start_links(&mut self) -> Result<()> {
-        let Found::Running(report) = control::find(&self.layout.data_dir)? else { return Ok(()) };
-        let links = report.links.into_iter().map(|link| Link {
-            from: link.from,
-            to: link.to,
-            listen: link.listen,
-            target: link.target,
-        });
-        self.links = Some(Links::start(links).await?);
-        Ok(())
+    /// Whether it was started by the run, and ends with it.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.own.is_some()
     }
 
     /// The proxies between its components; an error if there are none.
@@ -150,20 +134,22 @@ impl Stack {
         self.links.iter().flat_map(Links::names).map(str::to_owned).collect()
     }
 
-    /// What its supervisor says of each component.
-    pub fn components(&self) -> Result<Vec<ComponentReport>> {
+    /// What its supervisor says of it.
+    fn report(&self) -> Result<StackReport> {
         match control::find(&self.layout.data_dir)? {
-            Found::Running(report) => Ok(report.components),
+            Found::Running(report) => Ok(report),
             Found::Abandoned(_) | Found::Nothing => bail!("the stack's supervisor is gone"),
         }
     }
 
+    /// What its supervisor says of each component.
+    pub fn components(&self) -> Result<Vec<ComponentReport>> {
+        Ok(self.report()?.components)
+    }
+
     /// The process of its supervisor.
     pub fn supervisor_pid(&self) -> Result<u32> {
-        match control::find(&self.layout.data_dir)? {
-            Found::Running(report) => Ok(report.supervisor_pid),
-            Found::Abandoned(_) | Found::Nothing => bail!("the stack's supervisor is gone"),
-        }
+        Ok(self.report()?.supervisor_pid)
     }
 
     /// One of them.
@@ -187,18 +173,28 @@ impl Stack {
         connection.await.context("the database does not answer")?.context("cannot connect to the database")
     }
 
-    /// Runs the operator's command on this stack, and returns what it prints.
-    pub async fn operate(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+    /// Runs the operator's command on this stack.
+    pub async fn operate(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--data-dir").arg(&self.layout.data_dir).stdin(Stdio::null());
         command.env("USER", "chaos");
-        let output = command.output().await.context("cannot run holdfast")?;
-        // 3: nothing matched, which is an answer.
-        if !output.status.success() && output.status.code() != Some(3) {
-            let talk = String::from_utf8_lossy(&output.stderr);
-            bail!("holdfast {} ended with {}: {}", arguments.join(" "), output.status, talk.trim());
+        command.output().await.context("cannot run holdfast")
+    }
+
+    /// The same; an error unless the command has done what it was asked.
+    pub async fn operate_surely(&self, arguments: &[&str]) -> Result<()> {
+        let output = self.operate(arguments).await?;
+        if !output.status.success() {
+            bail!("{}", failure(arguments, &output));
         }
-        Ok(output.stdout)
+        Ok(())
+    }
+
+    /// The document that a command prints, whether or not it has found anything; an error if it prints none.
+    pub async fn operate_json(&self, arguments: &[&str]) -> Result<Value> {
+        let arguments = [arguments, &["-o", "json"]].concat();
+        let output = self.operate(&arguments).await?;
+        serde_json::from_slice(&output.stdout).with_context(|| failure(&arguments, &output))
     }
 
     /// What its services say of themselves: component, page and body; what does not answer is left out.
@@ -209,12 +205,9 @@ impl Stack {
             if self.layout.component_admin_port(&component.name).is_none() {
                 continue;
             }
+            let url = self.layout.admin_url(&component.name);
             for page in ["readyz", "healthz", "metrics"] {
-                let url = format!("{}/{page}", self.layout.admin_url(&component.name));
-                let Ok(request) = http::Request::get(url).body(http_body_util::Full::default()) else {
-                    continue;
-                };
-                if let Ok(answer) = rest.send(request).await {
+                if let Ok(answer) = admin::page(&rest, &url, &format!("/{page}")).await {
                     pages.push((component.name.clone(), page, answer.body.to_vec()));
                 }
             }
@@ -230,12 +223,20 @@ impl Stack {
     }
 
     /// Ends a stack of its own, and waits until its data is gone; leaves another one alone.
-    pub async fn end(mut self) -> Result<()> {
-        let Some(mut supervisor) = self.own.take() else { return Ok(()) };
+    pub async fn end(&self) -> Result<()> {
+        let Some(own) = &self.own else { return Ok(()) };
+        let supervisor = own.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut supervisor) = supervisor else { return Ok(()) };
         drop(supervisor.stdin.take());
         supervisor.wait().await.context("cannot wait for the supervisor")?;
         Ok(())
     }
+}
+
+/// How a command of the operator failed.
+fn failure(arguments: &[&str], output: &Output) -> String {
+    let talk = String::from_utf8_lossy(&output.stderr);
+    format!("holdfast {} ended with {}: {}", arguments.join(" "), output.status, talk.trim())
 }
 
 /// A folder for a stack of this process alone.

@@ -1,6 +1,6 @@
 //! Carries out the faults of a plan, one after another, and says of each how it was seen to land.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep};
 use crate::{
     fault::{
         Fault,
+        disk::BrokerDisk,
         network::Condition,
-        poison::{self, Victim},
-        process::{self, Signal},
+        poison::{self, Place, Victim},
+        process::{Stopped, runs, state},
     },
     scenario::{Action, PlannedFault},
     stack::Stack,
@@ -41,25 +42,35 @@ pub struct FaultRecord {
     pub landed: Option<String>,
     /// What went wrong with it, if anything did.
     pub error: Option<String>,
+    /// Where the poison is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poison: Vec<Place>,
+    /// The order that the poison names, if it names one of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victim: Option<String>,
+}
+
+impl FaultRecord {
+    /// One that begins now.
+    #[must_use]
+    pub fn begun(number: usize, fault: &PlannedFault, begin: u64) -> Self {
+        Self {
+            number,
+            action: fault.action,
+            target: fault.target.clone(),
+            begin,
+            over: None,
+            landed: None,
+            error: None,
+            poison: Vec::new(),
+            victim: None,
+        }
+    }
 }
 
 /// Carries out one fault, and returns when it is over.
-pub async fn carry_out(
-    stack: &Stack,
-    workload: &Arc<Workload>,
-    number: usize,
-    fault: &PlannedFault,
-) -> FaultRecord {
-    let mut record = FaultRecord {
-        number,
-        action: fault.action,
-        target: fault.target.clone(),
-        begin: workload.now(),
-        over: None,
-        landed: None,
-        error: None,
-    };
-    match apply(stack, workload, fault).await {
+pub async fn carry_out(stack: &Stack, workload: &Workload, fault: &PlannedFault, record: &mut FaultRecord) {
+    match apply(stack, workload, fault, record).await {
         Ok(Applied { seen, over }) => {
             record.landed = Some(seen);
             match over.await_over(stack, workload, &fault.target).await {
@@ -72,7 +83,6 @@ pub async fn carry_out(
             record.over = Some(workload.now());
         }
     }
-    record
 }
 
 /// What a fault did, and when it is over.
@@ -109,7 +119,12 @@ impl Over {
     }
 }
 
-async fn apply(stack: &Stack, workload: &Workload, fault: &PlannedFault) -> Result<Applied> {
+async fn apply(
+    stack: &Stack,
+    workload: &Workload,
+    fault: &PlannedFault,
+    record: &mut FaultRecord,
+) -> Result<Applied> {
     let length = Duration::from_millis(fault.length_ms);
     if let Some(condition) = fault.action.on_link() {
         return break_links(stack, workload, &fault.target, condition, length).await;
@@ -124,8 +139,10 @@ async fn apply(stack: &Stack, workload: &Workload, fault: &PlannedFault) -> Resu
         Action::RotateAuthority => rotate(stack, workload, &["certs", "rotate", "--ca"]).await,
         Action::Poison => {
             let victim = workload.youngest_order().map(|(user, order)| Victim { user, order });
-            let sent = poison::send(&stack.layout.kafka_brokers(), &fault.target, victim.as_ref()).await?;
-            let seen = format!("{sent} records were acknowledged");
+            let brokers = stack.layout.kafka_brokers();
+            record.victim = victim.as_ref().map(|victim| victim.order.clone());
+            poison::send(&brokers, &fault.target, victim.as_ref(), &mut record.poison).await?;
+            let seen = format!("{} records were acknowledged", record.poison.len());
             Ok(Applied { seen, over: Over::At(workload.now()) })
         }
         Action::Crash => crash(stack, &fault.target).await,
@@ -200,16 +217,12 @@ async fn crash(stack: &Stack, target: &str) -> Result<Applied> {
 
 async fn stall(stack: &Stack, workload: &Workload, target: &str, length: Duration) -> Result<Applied> {
     let pid = process_of(stack, target).await?;
-    Fault::Stall.apply(pid)?;
+    let stopped = Stopped::tree(pid)?;
     let begin = Instant::now();
-    let landed = async {
-        while state(pid) != Some('T') {
-            ensure!(begin.elapsed() < LAND_TIME_MAX, "process {pid} was never seen stopped");
-            sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
+    while state(pid) != Some('T') {
+        ensure!(begin.elapsed() < LAND_TIME_MAX, "process {pid} was never seen stopped");
+        sleep(Duration::from_millis(1)).await;
     }
-    .await;
     sleep(length.saturating_sub(begin.elapsed())).await;
     let stopped_to_the_end = state(pid) == Some('T');
     if !runs(pid) {
@@ -217,8 +230,7 @@ async fn stall(stack: &Stack, workload: &Workload, target: &str, length: Duratio
         let seen = format!("process {pid} was stopped, and ended by its supervisor");
         return Ok(Applied { seen, over: Over::Restarted { old_pid: pid } });
     }
-    Fault::Stall.heal(pid)?;
-    landed?;
+    drop(stopped);
     ensure!(stopped_to_the_end, "process {pid} was continued by somebody else");
     let seen = format!("process {pid} was stopped for {} ms", begin.elapsed().as_millis());
     Ok(Applied { seen, over: Over::At(workload.now()) })
@@ -245,56 +257,16 @@ async fn hold(stack: &Stack, target: &str, length: Duration) -> Result<Applied> 
 
 /// The broker's disk as it is now comes back later, as on a machine that loses its power without having written it.
 async fn lose_tail(stack: &Stack, broker: &str, later: Duration) -> Result<Applied> {
-    let pid = process_of(stack, broker).await?;
     let logs = stack.layout.kafka_dir().join("logs");
-    let copy = logs.with_file_name("logs-of-before");
-    // Stopped meanwhile, so that the copy is of one moment.
-    Fault::Stall.apply(pid)?;
-    let copied = copy_folder(&logs, &copy).await;
-    Fault::Stall.heal(pid)?;
-    copied?;
+    let disk = BrokerDisk::of(process_of(stack, broker).await?, logs).await?;
     sleep(later).await;
     let pid = process_of(stack, broker).await?;
     // It would start the broker at once.
-    let supervisor = stack.supervisor_pid()?;
-    process::send(supervisor, Signal::Stop)?;
-    let replaced = async {
-        Fault::Kill.apply(pid)?;
-        let begin = Instant::now();
-        while runs(pid) {
-            ensure!(begin.elapsed() < LAND_TIME_MAX, "process {pid} lives after it was killed");
-            sleep(LOOK_EVERY).await;
-        }
-        let lost = size_of(&logs)?.saturating_sub(size_of(&copy)?);
-        tokio::fs::remove_dir_all(&logs).await?;
-        tokio::fs::rename(&copy, &logs).await?;
-        anyhow::Ok(lost)
-    }
-    .await;
-    process::send(supervisor, Signal::Continue)?;
-    let lost = replaced?;
+    let unsupervised = Stopped::alone(stack.supervisor_pid()?)?;
+    let lost = disk.comes_back(pid).await?;
+    drop(unsupervised);
     let seen = format!("the broker has its disk of {} ms before, {lost} bytes less", later.as_millis());
     Ok(Applied { seen, over: Over::Restarted { old_pid: pid } })
-}
-
-async fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    let output = tokio::process::Command::new("cp").arg("-a").arg(from).arg(to).output().await?;
-    ensure!(output.status.success(), "cp: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
-}
-
-/// Bytes that the segments of a broker's folder hold. Segments have their full size only once they are rolled.
-fn size_of(folder: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            bytes += size_of(&entry.path())?;
-        } else if entry.path().extension().is_some_and(|extension| extension == "log") {
-            bytes += entry.metadata()?.len();
-        }
-    }
-    Ok(bytes)
 }
 
 async fn rotate(stack: &Stack, workload: &Workload, arguments: &[&str]) -> Result<Applied> {
@@ -303,21 +275,10 @@ async fn rotate(stack: &Stack, workload: &Workload, arguments: &[&str]) -> Resul
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     let before = serial()?;
-    stack.operate(arguments).await?;
+    stack.operate_surely(arguments).await?;
     ensure!(serial()? != before, "the certificates are the same");
     Ok(Applied {
         seen: "the certificates of order are other ones".to_owned(),
         over: Over::At(workload.now()),
     })
-}
-
-/// The state of a process (proc(5)); `None` if there is none.
-fn state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
-}
-
-/// A zombie does not run.
-fn runs(pid: u32) -> bool {
-    state(pid).is_some_and(|state| state != 'Z')
 }

@@ -6,18 +6,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use holdfast_native::{layout::PARTICIPANTS, state::ComponentState};
 use holdfast_proto::topic::{EVENT_TOPICS, read_by};
-use rdkafka::{
-    ClientConfig,
-    consumer::{BaseConsumer, Consumer as _},
-};
+use rdkafka::consumer::BaseConsumer;
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row as _};
 use tokio::time::{sleep, timeout};
 
-use crate::{invariant::money, rest::Rest, stack::Stack, workload::Workload};
+use crate::{admin, invariant::money, rest::Rest, stack::Stack, topics, workload::Workload};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A database that is stalled answers nobody.
@@ -32,7 +29,7 @@ pub struct Sample {
     pub money: Option<Vec<String>>,
     /// By service.
     pub services: BTreeMap<String, ServiceSample>,
-    /// Orders of the whole stack that are unfinished, and those that are at their end.
+    /// Orders of the run that are unfinished, and those that are at their end.
     pub orders: Option<(i64, i64)>,
     /// What is not ready, with its state and what it says of itself.
     pub unwell: BTreeMap<String, String>,
@@ -53,21 +50,21 @@ pub struct ServiceSample {
 /// again.
 pub type Counters = BTreeMap<String, f64>;
 
-/// The counters that say which rare places a run has reached: their name, metric, and a part of the labels.
-pub const MARKS: [(&str, &str, &str); 13] = [
-    ("an inbox dropped a duplicate", "consumer_records_total", "outcome=\"duplicate\""),
-    ("a breaker opened", "circuit_breaker_transitions_total", "to=\"open\""),
-    ("a breaker closed again", "circuit_breaker_transitions_total", "to=\"closed\""),
-    ("a breaker refused a call", "circuit_breaker_rejected_total", ""),
-    ("a call was sent again", "grpc_client_retries_total", ""),
-    ("a retry was over its budget", "grpc_client_retries_over_budget_total", ""),
-    ("a batch was tried again", "consumer_retries_total", ""),
-    ("a membership was lost", "consumer_memberships_lost_total", ""),
-    ("a producer was replaced", "outbox_producer_replacements_total", ""),
-    ("a deadline cut a statement off", "database_connections_cut_off_total", ""),
-    ("a transaction lost against another", "transaction_conflicts_total", ""),
-    ("a letter was parked behind its key", "dead_letters_total", "class=\"blocked-by-key\""),
-    ("a letter was redriven", "dead_letters_redriven_total", ""),
+/// The counters that say which rare places a run has reached: their name, metric, and parts of the labels.
+pub const MARKS: [(&str, &str, &[&str]); 13] = [
+    ("an inbox dropped a duplicate", "consumer_records_total", &["outcome=\"duplicate\""]),
+    ("a breaker opened", "circuit_breaker_transitions_total", &["to=\"open\""]),
+    ("a breaker closed again", "circuit_breaker_transitions_total", &["to=\"closed\""]),
+    ("a breaker refused a call", "circuit_breaker_rejected_total", &[]),
+    ("a call was sent again", "grpc_client_retries_total", &[]),
+    ("a retry was over its budget", "grpc_client_retries_over_budget_total", &[]),
+    ("a batch was tried again", "consumer_retries_total", &[]),
+    ("a membership was lost", "consumer_memberships_lost_total", &[]),
+    ("a producer was replaced", "outbox_producer_replacements_total", &[]),
+    ("a deadline cut a statement off", "database_connections_cut_off_total", &[]),
+    ("a transaction lost against another", "transaction_conflicts_total", &[]),
+    ("a letter was parked behind its key", "dead_letters_total", &["class=\"blocked-by-key\""]),
+    ("a letter was redriven", "dead_letters_redriven_total", &[]),
 ];
 
 /// Follows a stack until it is dropped.
@@ -90,13 +87,15 @@ impl Drop for Watch {
 
 impl Watch {
     /// Begins to look, once a second.
-    #[must_use]
-    pub fn start(stack: Arc<Stack>, rest: Rest, workload: Arc<Workload>) -> Self {
+    pub fn start(stack: Arc<Stack>, rest: Rest, workload: Arc<Workload>) -> Result<Self> {
+        let users = workload.user_names().map(str::to_owned).collect();
+        let broker = Arc::new(topics::client(&stack.layout.kafka_brokers())?);
+        let (databases, last) = (BTreeMap::new(), BTreeMap::new());
+        let mut watcher = Watcher { stack, rest, broker, users, databases, last };
         let shared = Arc::new(Shared::default());
         let task = tokio::spawn({
             let shared = shared.clone();
             async move {
-                let mut watcher = Watcher { stack, rest, databases: BTreeMap::new(), last: BTreeMap::new() };
                 loop {
                     let sample = watcher.look(workload.now()).await;
                     shared.samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
@@ -105,7 +104,7 @@ impl Watch {
                 }
             }
         });
-        Self { shared, task }
+        Ok(Self { shared, task })
     }
 
     /// The last look, if there was one.
@@ -134,6 +133,9 @@ impl Watch {
 struct Watcher {
     stack: Arc<Stack>,
     rest: Rest,
+    broker: Arc<BaseConsumer>,
+    /// Those of the run.
+    users: Vec<String>,
     /// Those that answered last time.
     databases: BTreeMap<&'static str, PgConnection>,
     /// The last value of each counter of each component.
@@ -144,13 +146,13 @@ impl Watcher {
     async fn look(&mut self, time: u64) -> Sample {
         let mut sample = Sample { time, ..Sample::default() };
         // The ends first: what comes meanwhile makes a lag smaller, never larger than it was.
-        let ends = ends(self.stack.layout.kafka_brokers()).await;
+        let ends = ends(self.broker.clone()).await;
         for participant in PARTICIPANTS {
             let name = participant.name;
             // A database that is away is no finding of this look.
             let Ok(mut connection) = self.connection(name).await else { continue };
-            let looked =
-                timeout(ANSWER_TIME_MAX, look_at(&mut connection, name, ends.as_ref(), &mut sample)).await;
+            let look = look_at(&mut connection, name, ends.as_ref(), &self.users, &mut sample);
+            let looked = timeout(ANSWER_TIME_MAX, look).await;
             if matches!(looked, Ok(Ok(()))) {
                 self.databases.insert(name, connection);
             }
@@ -179,12 +181,12 @@ impl Watcher {
             if self.stack.layout.component_admin_port(&component.name).is_none() {
                 continue;
             }
-            let url = format!("{}/metrics", self.stack.layout.admin_url(&component.name));
-            let Ok(request) = http::Request::get(url).body(http_body_util::Full::default()) else { continue };
-            let Ok(Ok(answer)) = timeout(ANSWER_TIME_MAX, self.rest.send(request)).await else { continue };
+            let url = self.stack.layout.admin_url(&component.name);
+            let metrics = timeout(ANSWER_TIME_MAX, admin::page(&self.rest, &url, "/metrics")).await;
+            let Ok(Ok(answer)) = metrics else { continue };
             let page = String::from_utf8_lossy(&answer.body).into_owned();
-            for (mark, metric, part) in MARKS {
-                let now = sum(&page, metric, part);
+            for (mark, metric, parts) in MARKS {
+                let now = admin::metric(&page, metric, parts);
                 let last = self.last.insert((component.name.clone(), mark), now).unwrap_or(0.0);
                 // Less than before: another process.
                 let grown = if now < last { now } else { now - last };
@@ -195,18 +197,11 @@ impl Watcher {
     }
 }
 
-/// The sum over all series of a metric whose line has this part.
-fn sum(page: &str, metric: &str, part: &str) -> f64 {
-    page.lines()
-        .filter(|line| line.split(['{', ' ']).next() == Some(metric) && line.contains(part))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
-}
-
 async fn look_at(
     connection: &mut PgConnection,
     service: &str,
     ends: Option<&BTreeMap<String, i64>>,
+    users: &[String],
     sample: &mut Sample,
 ) -> Result<()> {
     let row = sqlx::query(
@@ -236,8 +231,10 @@ async fn look_at(
             let row = sqlx::query(
                 "-- chaos.unfinished
                 select count(*) as all_orders, count(*) filter (where status = 'PENDING'
-                    or (status = 'PAID' and delivery_status is distinct from 'DELIVERED')) as unfinished from orders",
+                    or (status = 'PAID' and delivery_status is distinct from 'DELIVERED')) as unfinished
+                from orders where user_id = any($1)",
             )
+            .bind(users)
             .fetch_one(connection)
             .await?;
             let (all, unfinished): (i64, i64) = (row.try_get("all_orders")?, row.try_get("unfinished")?);
@@ -248,38 +245,12 @@ async fn look_at(
     Ok(())
 }
 
-/// The ends of the topics, summed over their partitions.
-async fn ends(brokers: String) -> Option<BTreeMap<String, i64>> {
-    let look = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", brokers)
-            .set("log_level", "0")
-            .create()
-            .context("no client")?;
-        let mut ends = BTreeMap::new();
-        for topic in EVENT_TOPICS {
-            let metadata = consumer.fetch_metadata(Some(topic), LOOK_EVERY)?;
-            let topic = metadata.topics().first().context("no such topic")?;
-            let mut end = 0;
-            for partition in topic.partitions() {
-                end += consumer.fetch_watermarks(topic.name(), partition.id(), LOOK_EVERY)?.1;
-            }
-            ends.insert(topic.name().to_owned(), end);
-        }
-        anyhow::Ok(ends)
-    });
-    look.await.ok()?.ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A counter is summed over its series, and another metric whose name begins alike is not.
-    #[test]
-    fn counters_are_summed() {
-        let page = "# HELP x\nx_total{to=\"open\",a=\"1\"} 2\nx_total{to=\"open\",a=\"2\"} 3\nx_total{to=\"closed\"} 9\nx_total_more 7\n";
-        assert!((sum(page, "x_total", "to=\"open\"") - 5.0).abs() < 0.1);
-        assert!((sum(page, "x_total", "") - 14.0).abs() < 0.1);
+/// The ends of the topics, summed over their partitions; `None` while the broker does not answer.
+async fn ends(client: Arc<BaseConsumer>) -> Option<BTreeMap<String, i64>> {
+    let look = tokio::task::spawn_blocking(move || topics::ends(&client, &EVENT_TOPICS, LOOK_EVERY));
+    let mut ends = BTreeMap::new();
+    for partition in look.await.ok()?.ok()? {
+        *ends.entry(partition.topic).or_default() += partition.end;
     }
+    Some(ends)
 }

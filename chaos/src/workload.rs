@@ -10,15 +10,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use anyhow::{Context as _, Result, ensure};
+use http::header::RETRY_AFTER;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     journal::{Facts, Journal, Operation, Stage},
-    rest::{Answer, Rest, Session, is_terminal, sample_order},
+    rest::{Answer, Rest, Session, has_ended, sample_order},
 };
 
 /// Users with money for all their orders, and users without an account.
@@ -89,16 +88,25 @@ impl Workload {
             open: Mutex::default(),
         };
         for user in &workload.users[..RICH_USERS] {
-            let asked = Facts { user: user.user.clone(), cents: Some(CREDIT.1), ..Facts::default() };
-            let credit = async {
-                rest.credit(&user.user, CREDIT.0, &user.user).await?;
-                Ok(Answer { status: StatusCode::CREATED, headers: HeaderMap::new(), body: Bytes::new() })
-            };
-            let (stage, _) =
-                workload.call(Operation::Credit, &asked, ANSWER_TIME_MAX, credit, |_, _| {}).await?;
-            anyhow::ensure!(stage == Stage::Ok, "the account of {} could not be opened", user.user);
+            workload.credit_surely(rest, &user.user).await?;
         }
         Ok(Arc::new(workload))
+    }
+
+    /// Sends a credit again until it is answered: a stack that has just started may refuse the first ones.
+    async fn credit_surely(&self, rest: &Rest, user: &str) -> Result<()> {
+        let asked = Facts { user: user.to_owned(), cents: Some(CREDIT.1), ..Facts::default() };
+        let begin = Instant::now();
+        loop {
+            let request = rest.send_credit(user, CREDIT.0, user);
+            let (stage, facts) =
+                self.call(Operation::Credit, &asked, ANSWER_TIME_MAX, request, |_, _| {}).await?;
+            if stage == Stage::Ok {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < PATIENCE, "the account of {user} could not be opened: {facts:?}");
+            sleep(Duration::from_millis(PAUSE_MIN_MS)).await;
+        }
     }
 
     /// Names of the users.
@@ -199,7 +207,7 @@ impl Workload {
         Ok(open.len())
     }
 
-    /// Reads the list of each user to its last page, and each order of it once more.
+    /// Reads the list of each user to its last page.
     pub async fn read_everything(&self) -> Result<()> {
         for user in 0..self.users.len() {
             self.list(user).await?;
@@ -234,8 +242,7 @@ impl Workload {
             let path = format!("/api/orders/{order}");
             let request = self.users[user].get(&path);
             let (_, facts) = self.call(Operation::Read, &asked, ANSWER_TIME_MAX, request, fill_order).await?;
-            let seen = serde_json::json!({"status": facts.status, "delivery_status": facts.delivery_status});
-            if is_terminal(&seen) {
+            if facts.status.is_some_and(|status| has_ended(&status, facts.delivery_status.as_deref())) {
                 break;
             }
         }
@@ -265,15 +272,19 @@ impl Workload {
 
     async fn list(&self, user: usize) -> Result<()> {
         let asked = self.about(user, None);
-        let (mut path, mut before) = ("/api/orders?limit=100".to_owned(), Vec::new());
+        let since = self.now();
+        let (mut path, mut listed) = ("/api/orders?limit=100".to_owned(), Vec::new());
         loop {
             let mut next = None;
             let fill = |facts: &mut Facts, body: &Value| {
                 let ids = body["orders"].as_array().into_iter().flatten();
-                before.extend(ids.filter_map(|order| order["order_id"].as_str()).map(str::to_owned));
-                facts.orders.clone_from(&before);
+                listed.extend(ids.filter_map(|order| order["order_id"].as_str()).map(str::to_owned));
                 next =
                     body["next_cursor"].as_str().map(|next| format!("/api/orders?limit=100&cursor={next}"));
+                if next.is_none() {
+                    facts.orders = std::mem::take(&mut listed);
+                    facts.complete_since = Some(since);
+                }
             };
             let request = self.users[user].get(&path);
             self.call(Operation::List, &asked, ANSWER_TIME_MAX, request, fill).await?;

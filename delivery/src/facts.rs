@@ -6,7 +6,6 @@ use holdfast_common::{
 };
 use holdfast_proto::OrderId;
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 
 use crate::{domain::Delivery, event::status_updated, store};
 
@@ -15,17 +14,6 @@ use crate::{domain::Delivery, event::status_updated, store};
 pub(crate) struct DeliveryFacts;
 
 impl Facts for DeliveryFacts {
-    /// None: only order knows when an order has ended.
-    async fn unfinished(
-        &self,
-        _: &mut PgConnection,
-        _: OffsetDateTime,
-        _: &str,
-        _: i64,
-    ) -> Result<Vec<String>, DatabaseError> {
-        Ok(Vec::new())
-    }
-
     async fn events(
         &self,
         connection: &mut PgConnection,

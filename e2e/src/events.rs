@@ -1,10 +1,10 @@
 //! Events sent by a client other than our services, and what the topics contain.
 
+use holdfast_chaos::topics;
 use holdfast_native::layout::participant_names;
 use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp, topic};
 use rdkafka::{
     ClientConfig,
-    consumer::{BaseConsumer, Consumer as _},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
@@ -30,10 +30,9 @@ impl World {
 
     /// How many records a topic has; `None` while a restarting broker has no leaders yet.
     pub fn records_of(&self, topic: &str) -> Option<i64> {
-        let consumer: BaseConsumer = self.kafka().create().expect("a consumer");
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).ok()?;
-        let partitions = metadata.topics().first()?.partitions().iter();
-        partitions.map(|p| Some(consumer.fetch_watermarks(topic, p.id(), PATIENCE).ok()?.1)).sum()
+        let client = topics::client(&self.stack.layout.kafka_brokers()).expect("a client");
+        let ends = topics::ends(&client, &[topic], PATIENCE).ok()?;
+        Some(ends.iter().map(|partition| partition.end).sum())
     }
 
     /// Every record of every topic is in the tally of each group that reads it.

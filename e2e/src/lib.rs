@@ -15,12 +15,10 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::{
-    fault::{
-        Fault,
-        links::{Link, Links},
-    },
+    admin,
+    fault::{Fault, links::Links},
     invariant::{self, Violation},
-    rest::{Rest, Session, sample_order},
+    rest::{Answer, Rest, Session, sample_order},
 };
 use holdfast_native::layout::{Scope, participant_names};
 use holdfast_testkit::stack::{self, TestStack, binary};
@@ -62,13 +60,7 @@ impl World {
 
     /// Runs the proxies of a stack with links, and waits until it is ready.
     pub async fn linked(stack: &'static TestStack) -> (Self, Links) {
-        let links = stack.links().into_iter().map(|link| Link {
-            from: link.from,
-            to: link.to,
-            listen: link.listen,
-            target: link.target,
-        });
-        let links = Links::start(links).await.expect("the ports are free");
+        let links = Links::start(stack.links()).await.expect("the ports are free");
         tokio::task::spawn_blocking(|| stack.wait_until_ready()).await.expect("ready");
         (Self::of(stack), links)
     }
@@ -100,14 +92,15 @@ impl World {
         sqlx::query(sql).bind(parameter).fetch_one(&mut connection).await.expect("counted").get(0)
     }
 
+    /// A page of a component's admin port.
+    async fn page(&self, component: &str, path: &str) -> Option<Answer> {
+        admin::page(&self.rest, &self.stack.layout.admin_url(component), path).await.ok()
+    }
+
     /// `/readyz` of a service's admin port.
     pub async fn readyz(&self, service: &str) -> (u16, Value) {
-        let url = format!("{}/readyz", self.stack.layout.admin_url(service));
-        let request = http::Request::get(url).body(http_body_util::Full::default()).expect("a request");
-        match self.rest.send(request).await {
-            Ok(answer) => (answer.status.as_u16(), answer.json()),
-            Err(_) => (0, Value::Null),
-        }
+        let answer = self.page(service, "/readyz").await;
+        answer.map_or((0, Value::Null), |answer| (answer.status.as_u16(), answer.json()))
     }
 
     /// What `holdfast status` says about each component, by name.
@@ -131,22 +124,24 @@ impl World {
 
     /// The status of `/healthz` of a service's admin port.
     pub async fn healthz(&self, service: &str) -> u16 {
-        let url = format!("{}/healthz", self.stack.layout.admin_url(service));
-        let request = http::Request::get(url).body(http_body_util::Full::default()).expect("a request");
-        self.rest.send(request).await.map_or(0, |answer| answer.status.as_u16())
+        self.page(service, "/healthz").await.map_or(0, |answer| answer.status.as_u16())
     }
 
     /// A metric of a component's admin port: the sum over all series whose line has all of these parts.
     pub async fn metric(&self, component: &str, name: &str, parts: &[&str]) -> f64 {
-        let url = format!("{}/metrics", self.stack.layout.admin_url(component));
-        let request = http::Request::get(url).body(http_body_util::Full::default()).expect("a request");
-        let Ok(answer) = self.rest.send(request).await else { return 0.0 };
-        let page = String::from_utf8_lossy(&answer.body).into_owned();
-        page.lines()
-            .filter(|line| line.split(['{', ' ']).next() == Some(name))
-            .filter(|line| parts.iter().all(|part| line.contains(part)))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+        let answer = self.page(component, "/metrics").await;
+        answer.map_or(0.0, |answer| admin::metric(&String::from_utf8_lossy(&answer.body), name, parts))
+    }
+
+    /// Kills a component, and waits until the supervisor has started it again.
+    pub async fn restart(&self, component: &str) {
+        let before = self.stack.pid(component);
+        self.kill(component);
+        eventually(&format!("{component} is back"), || async {
+            let pid = self.stack.pid(component);
+            pid.is_some() && pid != before
+        })
+        .await;
     }
 
     pub fn apply(&self, fault: Fault, component: &str) {

@@ -379,13 +379,7 @@ async fn a_broker_that_stalls_is_survived() {
     let user = world.user("stalls", "1000.00").await;
     let rounds = rounds(1);
     for round in 0..rounds {
-        let before = world.stack.pid("kafka");
-        world.kill("kafka");
-        eventually("Kafka is back", || async {
-            let pid = world.stack.pid("kafka");
-            pid.is_some() && pid != before
-        })
-        .await;
+        world.restart("kafka").await;
         let wait = Duration::from_millis(fastrand::u64(10_000..30_000));
         let stall = Duration::from_millis(fastrand::u64(9_000..10_600));
         tokio::time::sleep(wait).await;

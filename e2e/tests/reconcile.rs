@@ -1,13 +1,10 @@
 //! The broker loses records that it had acknowledged. Everything moves again by itself, `holdfast reconcile` finds the events that
 //! were lost and has them re-emitted; then every order ends, and nobody was charged twice.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
 
 use holdfast_chaos::{
-    fault::{
-        Fault,
-        process::{Signal, send},
-    },
+    fault::{Fault, disk::BrokerDisk, process::Stopped},
     rest::{Session, is_terminal},
 };
 use holdfast_common::{
@@ -31,74 +28,26 @@ use rdkafka::{
     producer::FutureRecord,
 };
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 /// These tests break the one broker of this file: one at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// The broker's disk at one moment: what a machine that loses its power comes back with.
-struct Disk {
-    copy: TempDir,
+/// The broker's disk as it is now.
+async fn disk_of(world: &World) -> BrokerDisk {
+    let broker = world.stack.pid("kafka").expect("it runs");
+    BrokerDisk::of(broker, world.stack.layout.kafka_dir().join("logs")).await.expect("copied")
 }
 
-impl Disk {
-    /// The broker is stopped meanwhile, and does not notice.
-    fn of(world: &World) -> Self {
-        let copy = TempDir::new().expect("made");
-        world.apply(Fault::Stall, "kafka");
-        copy_folder(&world.stack.layout.kafka_dir().join("logs"), copy.path());
-        world.heal(Fault::Stall, "kafka");
-        Self { copy }
-    }
-
-    /// Kills the broker and gives it this disk. The supervisor, which would start it at once, must be stopped.
-    async fn comes_back(&self, world: &World) {
-        let broker = world.stack.pid("kafka").expect("it runs");
-        world.kill("kafka");
-        eventually("the broker is dead", || async { has_ended(broker) }).await;
-        let logs = world.stack.layout.kafka_dir().join("logs");
-        fs::remove_dir_all(&logs).expect("deleted");
-        copy_folder(self.copy.path(), &logs);
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("made");
-    for entry in fs::read_dir(from).expect("readable") {
-        let entry = entry.expect("readable");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("known").is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("copied");
-        }
-    }
-}
-
-/// Nobody waits for it while its parent is stopped, so it stays as a zombie.
-fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
+/// The broker is killed, and has this disk when it is started again. The supervisor, which would start it at once, must be stopped.
+async fn comes_back(disk: &BrokerDisk, world: &World) {
+    disk.comes_back(world.stack.pid("kafka").expect("it runs")).await.expect("replaced");
 }
 
 /// The supervisor is stopped: what ends stays down, and a service that is stopped is not taken for deaf.
-struct Unsupervised(u32);
-
-impl Unsupervised {
-    fn of(world: &World) -> Self {
-        let supervisor = world.stack.supervisor_pid();
-        send(supervisor, Signal::Stop).expect("it runs");
-        Self(supervisor)
-    }
-}
-
-impl Drop for Unsupervised {
-    fn drop(&mut self) {
-        // Fails if it is gone.
-        let _ = send(self.0, Signal::Continue);
-    }
+fn unsupervised(world: &World) -> Stopped {
+    Stopped::alone(world.stack.supervisor_pid()).expect("it runs")
 }
 
 /// Nothing waits in the outbox of a service.
@@ -118,6 +67,16 @@ async fn some_orders(world: &World, user: &Session, number: u32) -> Vec<String> 
         orders.push(id(&world.create(user, address, 100 + n).await));
     }
     orders
+}
+
+/// These many orders of a user are paid, and order has heard nothing of their deliveries.
+async fn are_paid(world: &World, user: &Session, number: i64) {
+    eventually("they are paid", || async {
+        let sql =
+            "select count(*) from orders where user_id = $1 and status = 'PAID' and delivery_status is null";
+        count(world, "order", sql, user).await == number
+    })
+    .await;
 }
 
 async fn all_end(user: &Session, orders: &[String]) {
@@ -196,21 +155,16 @@ async fn the_broker_loses_its_tail() {
     let first = some_orders(&world, &user, 3).await;
     all_end(&user, &first).await;
 
-    let disk = Disk::of(&world);
-    let unsupervised = Unsupervised::of(&world);
+    let disk = disk_of(&world).await;
+    let unsupervised = unsupervised(&world);
     world.apply(Fault::Stall, "delivery");
     let paid = some_orders(&world, &user, 6).await;
-    eventually("they are paid", || async {
-        let sql =
-            "select count(*) from orders where user_id = $1 and status = 'PAID' and delivery_status is null";
-        count(&world, "order", sql, &user).await == 6
-    })
-    .await;
+    are_paid(&world, &user, 6).await;
     eventually("payment has published all", || is_published(&world, "payment")).await;
     world.apply(Fault::Stall, "payment");
     let created = some_orders(&world, &user, 6).await;
     eventually("order has published all", || is_published(&world, "order")).await;
-    disk.comes_back(&world).await;
+    comes_back(&disk, &world).await;
     world.heal(Fault::Stall, "payment");
     world.heal(Fault::Stall, "delivery");
     drop(unsupervised);
@@ -240,8 +194,8 @@ async fn the_end_of_an_order_is_lost() {
     let world = World::new();
     let user = world.user("end", "1000.00").await;
     everything_moves(&world, &user).await;
-    let disk = Disk::of(&world);
-    let unsupervised = Unsupervised::of(&world);
+    let disk = disk_of(&world).await;
+    let unsupervised = unsupervised(&world);
     let orders = some_orders(&world, &user, 6).await;
     eventually("order has published all", || is_published(&world, "order")).await;
     world.apply(Fault::Stall, "order");
@@ -255,7 +209,7 @@ async fn the_end_of_an_order_is_lost() {
     for service in ["payment", "delivery"] {
         eventually("all is published", || is_published(&world, service)).await;
     }
-    disk.comes_back(&world).await;
+    comes_back(&disk, &world).await;
     world.heal(Fault::Stall, "order");
     drop(unsupervised);
 
@@ -276,21 +230,16 @@ async fn a_log_that_grows_again_is_read() {
     let world = World::new();
     let user = world.user("grows", "1000.00").await;
     everything_moves(&world, &user).await;
-    let disk = Disk::of(&world);
+    let disk = disk_of(&world).await;
     let before = some_orders(&world, &user, 6).await;
     all_end(&user, &before).await;
 
-    let unsupervised = Unsupervised::of(&world);
-    disk.comes_back(&world).await;
+    let unsupervised = unsupervised(&world);
+    comes_back(&disk, &world).await;
     world.apply(Fault::Stall, "delivery");
     drop(unsupervised);
     let after = some_orders(&world, &user, 12).await;
-    eventually("they are paid", || async {
-        let sql =
-            "select count(*) from orders where user_id = $1 and status = 'PAID' and delivery_status is null";
-        count(&world, "order", sql, &user).await == 12
-    })
-    .await;
+    are_paid(&world, &user, 12).await;
     eventually("payment has published all", || is_published(&world, "payment")).await;
     world.heal(Fault::Stall, "delivery");
     all_end(&user, &after).await;
@@ -306,22 +255,11 @@ async fn a_topic_is_deleted() {
     let world = World::new();
     let user = world.user("deleted", "1000.00").await;
     everything_moves(&world, &user).await;
-    let before = world.stack.pid("kafka");
-    world.kill("kafka");
-    eventually("Kafka is back", || async {
-        let pid = world.stack.pid("kafka");
-        pid.is_some() && pid != before
-    })
-    .await;
+    world.restart("kafka").await;
     everything_moves(&world, &user).await;
     world.apply(Fault::Stall, "delivery");
     let orders = some_orders(&world, &user, 6).await;
-    eventually("they are paid", || async {
-        let sql =
-            "select count(*) from orders where user_id = $1 and status = 'PAID' and delivery_status is null";
-        count(&world, "order", sql, &user).await == 6
-    })
-    .await;
+    are_paid(&world, &user, 6).await;
     eventually("payment has published all", || is_published(&world, "payment")).await;
     remake_topic(&world, topic::PAYMENT_COMPLETED).await;
     world.heal(Fault::Stall, "delivery");

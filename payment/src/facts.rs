@@ -6,7 +6,6 @@ use holdfast_common::{
 };
 use holdfast_proto::{OrderId, topic};
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 
 use crate::{
     domain::{Payment, Status},
@@ -19,17 +18,6 @@ use crate::{
 pub(crate) struct PaymentFacts;
 
 impl Facts for PaymentFacts {
-    /// None: only order knows when an order has ended.
-    async fn unfinished(
-        &self,
-        _: &mut PgConnection,
-        _: OffsetDateTime,
-        _: &str,
-        _: i64,
-    ) -> Result<Vec<String>, DatabaseError> {
-        Ok(Vec::new())
-    }
-
     async fn events(
         &self,
         connection: &mut PgConnection,

@@ -146,11 +146,12 @@ impl TestStack {
         // Below the range from which the kernel takes ports for outgoing connections, so far as the highest allows.
         let port_offset = fastrand::u16(100..PORT_OFFSET_MAX);
         let data_dir = setup.base.join(format!("holdfast-test-{}-{port_offset}", std::process::id()));
-        let mut command = setup.command(port_offset, &data_dir);
+        let layout = Layout::new(data_dir, port_offset);
+        let mut command = setup.command(&layout);
         let mut supervisor =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let said = listen(&mut supervisor);
-        let mut stack = Self { layout: Layout::new(data_dir, port_offset), supervisor, said };
+        let mut stack = Self { layout, supervisor, said };
         let until = Instant::now() + START_TIME_MAX;
         while !stack.runs() {
             if let Ok(Some(status)) = stack.supervisor.try_wait() {
@@ -211,18 +212,9 @@ impl TestStack {
 }
 
 impl Setup<'_> {
-    fn command(&self, port_offset: u16, data_dir: &Path) -> Command {
-        let mut command = Command::new(binary());
-        command
-            .args(["up", "--foreground", "--until-parent-ends", "--port-offset", &port_offset.to_string()])
-            .arg("--data-dir")
-            .arg(data_dir)
-            .args(self.replicas.iter().flat_map(|replicas| ["--replicas", replicas]))
-            .args(self.flags)
-            .envs(self.environment.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+    fn command(&self, layout: &Layout) -> Command {
+        let mut command = control::bound_stack(&binary(), layout, self.replicas.iter().copied());
+        command.args(self.flags).envs(self.environment.iter().copied()).stderr(Stdio::piped());
         if self.scope == Scope::Infrastructure {
             command.arg("--infrastructure-only");
         }

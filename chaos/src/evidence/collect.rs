@@ -13,8 +13,8 @@ use holdfast_native::layout::PARTICIPANTS;
 use holdfast_proto::{delivery::v1 as delivery, hexadecimal, payment::v1 as payment, topic};
 use prost::Message as _;
 use rdkafka::{
-    ClientConfig, Message as _, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
+    Message as _, Offset, TopicPartitionList,
+    consumer::Consumer as _,
     message::{BorrowedMessage, Headers as _},
 };
 use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
@@ -23,7 +23,7 @@ use super::{
     AccountRow, DeliveryRow, LetterRow, LogFindings, OrderRow, OutboxRow, PartitionEnds, PaymentRow,
     PositionRow, Record, State,
 };
-use crate::{stack::Stack, workload::SENTINEL};
+use crate::{stack::Stack, topics, workload::SENTINEL};
 
 /// A broker at rest answers at once.
 const KAFKA_TIME_MAX: Duration = Duration::from_secs(20);
@@ -52,7 +52,8 @@ pub async fn state(stack: &Stack, users: &[String]) -> Result<State> {
         }
     }
     let brokers = stack.layout.kafka_brokers();
-    state.partitions = tokio::task::spawn_blocking(move || partitions(&brokers)).await??;
+    let ends = move || topics::ends(&topics::client(&brokers)?, &topic::EVENT_TOPICS, KAFKA_TIME_MAX);
+    state.partitions = tokio::task::spawn_blocking(ends).await??;
     Ok(state)
 }
 
@@ -188,31 +189,6 @@ async fn shared_rows(connection: &mut PgConnection, service: &str, state: &mut S
     Ok(())
 }
 
-fn client(brokers: &str) -> Result<BaseConsumer> {
-    Ok(ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        // Partitions are assigned; nothing is committed. librdkafka asks for a name in any case.
-        .set("group.id", "holdfast-chaos-checker")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "false")
-        .set("log_level", "2")
-        .create()?)
-}
-
-fn partitions(brokers: &str) -> Result<Vec<PartitionEnds>> {
-    let consumer = client(brokers)?;
-    let mut all = Vec::new();
-    for topic in topic::EVENT_TOPICS {
-        let metadata = consumer.fetch_metadata(Some(topic), KAFKA_TIME_MAX)?;
-        let found = metadata.topics().first().with_context(|| format!("there is no topic {topic}"))?;
-        for partition in found.partitions() {
-            let (first, end) = consumer.fetch_watermarks(topic, partition.id(), KAFKA_TIME_MAX)?;
-            all.push(PartitionEnds { topic: topic.to_owned(), partition: partition.id(), first, end });
-        }
-    }
-    Ok(all)
-}
-
 /// Reads each partition from its first record to its end.
 pub async fn records(stack: &Stack, partitions: Vec<PartitionEnds>) -> Result<Vec<Record>> {
     let brokers = stack.layout.kafka_brokers();
@@ -220,7 +196,7 @@ pub async fn records(stack: &Stack, partitions: Vec<PartitionEnds>) -> Result<Ve
 }
 
 fn read_records(brokers: &str, partitions: &[PartitionEnds]) -> Result<Vec<Record>> {
-    let consumer = client(brokers)?;
+    let consumer = topics::client(brokers)?;
     let mut assignment = TopicPartitionList::new();
     let mut left = 0;
     for ends in partitions.iter().filter(|ends| ends.end > ends.first) {

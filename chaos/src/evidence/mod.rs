@@ -13,6 +13,7 @@
 pub mod collect;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{BufRead as _, BufReader, BufWriter, Write as _},
     path::{Path, PathBuf},
@@ -63,6 +64,8 @@ pub struct RunInfo {
     pub discarded: usize,
     /// Events that the broker had lost, and that were re-emitted.
     pub re_emitted: usize,
+    /// Dead letters that were open before the run: they are not its affair.
+    pub open_before: BTreeSet<String>,
     /// What the processes counted.
     pub counters: Counters,
 }

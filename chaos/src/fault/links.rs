@@ -4,28 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 
+use holdfast_native::link::Link;
+
 use super::network::{Condition, Counters, Proxy};
-
-/// The way from a client to a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// The component that connects.
-    pub from: String,
-    /// The component that it connects to.
-    pub to: String,
-    /// The port on loopback where the client expects the server.
-    pub listen: u16,
-    /// The port on loopback where the server is.
-    pub target: u16,
-}
-
-impl Link {
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> String {
-        format!("{}->{}", self.from, self.to)
-    }
-}
 
 /// All links of a stack that was started with `holdfast up --links`. They end when this is dropped.
 ///

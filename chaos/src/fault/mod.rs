@@ -2,6 +2,7 @@
 //!
 //! A fault is applied, and healed where that is not somebody else's business: the supervisor starts again what has ended.
 
+pub mod disk;
 pub mod links;
 pub mod network;
 pub mod poison;

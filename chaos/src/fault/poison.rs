@@ -9,6 +9,7 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 const SEND_TIME_MAX: Duration = Duration::from_secs(20);
@@ -22,12 +23,25 @@ pub struct Victim {
     pub order: String,
 }
 
-/// Sends one record of each class to `topic`, and one that names the order of a victim. Returns how many the broker
+/// Where a record is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the words of Kafka")]
+pub struct Place {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// Sends one record of each class to `topic`, and one that names the order of a victim. Puts down where each is that the broker
 /// has acknowledged.
-pub async fn send(brokers: &str, topic: &str, victim: Option<&Victim>) -> Result<usize> {
+pub async fn send(
+    brokers: &str,
+    topic: &str,
+    victim: Option<&Victim>,
+    places: &mut Vec<Place>,
+) -> Result<()> {
     let producer: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", brokers).set("acks", "all").create()?;
-    let mut acknowledged = 0;
     for record in records(topic, victim) {
         let headers = OwnedHeaders::new();
         let headers = record.headers().iter().fold(headers, |headers, (key, value)| {
@@ -35,10 +49,10 @@ pub async fn send(brokers: &str, topic: &str, victim: Option<&Victim>) -> Result
         });
         let message = FutureRecord::to(topic).key(&record.key).payload(&record.value).headers(headers);
         let sent = producer.send(message, SEND_TIME_MAX).await;
-        sent.map_err(|(error, _)| error).context("the broker refused a record")?;
-        acknowledged += 1;
+        let sent = sent.map_err(|(error, _)| error).context("the broker refused a record")?;
+        places.push(Place { topic: topic.to_owned(), partition: sent.partition, offset: sent.offset });
     }
-    Ok(acknowledged)
+    Ok(())
 }
 
 struct Record {

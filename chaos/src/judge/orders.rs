@@ -6,6 +6,7 @@ use super::Finding;
 use crate::{
     evidence::{Evidence, OrderRow},
     journal::{Call, Operation, Stage},
+    rest::has_ended,
     workload::ends_as,
 };
 
@@ -37,17 +38,25 @@ pub(super) fn durable(evidence: &Evidence) -> Finding {
         finding
             .check(is_as_sent, order, || format!("answered {:?}, but the database has {row:?}", call.facts));
     }
-    // A list is complete for what was accepted before it began.
-    let lists = evidence.calls.iter().filter(|call| call.op == Operation::List && call.stage == Stage::Ok);
-    let last_lists: HashMap<&str, &Call> = lists.map(|call| (call.facts.user.as_str(), call)).collect();
+    let lists = last_lists(evidence);
     for (order, call) in accepted(evidence) {
-        let Some(list) = last_lists.get(call.facts.user.as_str()) else { continue };
-        if call.end.is_some_and(|end| end < list.begin) {
-            let is_listed = list.facts.orders.iter().any(|listed| listed == order);
-            finding.check(is_listed, order, || "it is not in the last list of its user".to_owned());
+        let Some((since, listed)) = lists.get(call.facts.user.as_str()) else { continue };
+        if call.end.is_some_and(|end| end < *since) {
+            finding
+                .check(listed.contains(order), order, || "it is not in the last list of its user".to_owned());
         }
     }
     finding
+}
+
+/// The last list of each user that was read to its last page: from when on it is complete, and its orders.
+fn last_lists(evidence: &Evidence) -> HashMap<&str, (u64, HashSet<&str>)> {
+    let lists = evidence.calls.iter().filter(|call| call.op == Operation::List);
+    let complete = lists.filter_map(|call| Some((call.facts.complete_since?, &call.facts)));
+    let last: HashMap<&str, _> = complete.map(|(since, list)| (list.user.as_str(), (since, list))).collect();
+    last.into_iter()
+        .map(|(user, (since, list))| (user, (since, list.orders.iter().map(String::as_str).collect())))
+        .collect()
 }
 
 /// I2: one key, one order, however often it was sent and whatever was answered.
@@ -169,9 +178,5 @@ pub(super) fn delivery(evidence: &Evidence) -> Finding {
 }
 
 pub(super) fn is_terminal(row: &OrderRow) -> bool {
-    match row.status.as_str() {
-        "INSUFFICIENT_FUNDS" | "REFUNDED" => true,
-        "PAID" => row.delivery_status.as_deref() == Some("DELIVERED"),
-        _ => false,
-    }
+    has_ended(&row.status, row.delivery_status.as_deref())
 }

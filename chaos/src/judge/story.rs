@@ -17,14 +17,14 @@ const LOG_LINES_MAX: usize = 40;
 #[must_use]
 pub fn story(evidence: &Evidence, subject: &str, logs: &Path) -> Vec<String> {
     let mut timed: Vec<(u64, String)> = Vec::new();
+    let key = evidence
+        .state
+        .orders
+        .iter()
+        .find(|order| order.order_id == subject)
+        .and_then(|order| order.key.clone());
     for call in &evidence.calls {
         let facts = &call.facts;
-        let key = evidence
-            .state
-            .orders
-            .iter()
-            .find(|order| order.order_id == subject)
-            .and_then(|order| order.key.clone());
         let is_about = facts.order_id.as_deref() == Some(subject)
             || facts.key.as_deref() == Some(subject)
             || (facts.key.is_some() && facts.key == key);

@@ -41,7 +41,7 @@ fn clean() -> Evidence {
         add_order(&mut evidence, number);
     }
     let orders: Vec<String> = (0..ORDERS).map(order_id).collect();
-    let list = Facts { orders, ..Facts::default() };
+    let list = Facts { orders, complete_since: Some(100 * SECOND), ..Facts::default() };
     evidence.calls.push(call(Operation::List, 100 * SECOND, 200, list));
     evidence.state.accounts.push(AccountRow {
         user_id: USER.into(),
@@ -178,6 +178,7 @@ fn empty() -> Evidence {
             resolved: 0,
             discarded: 0,
             re_emitted: 0,
+            open_before: BTreeSet::new(),
             counters: std::collections::BTreeMap::new(),
         },
         calls: Vec::new(),
@@ -205,6 +206,8 @@ fn kill(target: &str, begin: u64, over: Option<u64>) -> FaultRecord {
         over,
         landed: Some("seen".into()),
         error: None,
+        poison: Vec::new(),
+        victim: None,
     }
 }
 
@@ -386,4 +389,23 @@ fn a_slow_machine_makes_a_run_unknown() {
     let judgement = judge(&evidence);
     assert_eq!(judgement.outcome, Outcome::Unknown, "{judgement:#?}");
     assert!(judgement.unproven.iter().any(|reason| reason.contains("too slow")), "{:?}", judgement.unproven);
+}
+
+/// A letter that was open before the run is not the run's affair.
+#[test]
+fn letters_of_others_are_left_alone() {
+    let mut evidence = clean();
+    evidence.state.letters.push(letter());
+    assert_eq!(violated(&evidence), ["I9"]);
+    evidence.info.open_before.insert(letter().id);
+    assert!(violated(&evidence).is_empty());
+}
+
+/// A list whose last page did not come says nothing about the orders that are missing in it.
+#[test]
+fn a_list_that_was_cut_short_proves_nothing() {
+    let mut evidence = clean();
+    let cut_short = Facts { orders: Vec::new(), ..Facts::default() };
+    evidence.calls.push(call(Operation::List, 120 * SECOND, 200, cut_short));
+    assert!(violated(&evidence).is_empty());
 }

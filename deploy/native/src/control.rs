@@ -70,6 +70,24 @@ pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The command that starts a stack which ends, and deletes its data, when its standard input closes: however its owner ends. It
+/// ends with [`crate::prepare::PORT_TAKEN_EXIT_CODE`] if a port is taken. `program` is this one, `replicas` are `service=N`.
+pub fn bound_stack<'a>(
+    program: &Path,
+    layout: &Layout,
+    replicas: impl IntoIterator<Item = &'a str>,
+) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(["up", "--foreground", "--until-parent-ends", "--port-offset", &layout.port_offset.to_string()])
+        .arg("--data-dir")
+        .arg(&layout.data_dir)
+        .args(replicas.into_iter().flat_map(|replicas| ["--replicas", replicas]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    command
+}
+
 /// A component that can serve, but has been degraded for this long, won't recover by waiting longer: a consumer has
 /// stopped, or a row can't be published.
 const DEGRADED_TIME_MAX: Duration = Duration::from_secs(30);

@@ -71,8 +71,9 @@ impl Run {
         if let Some(duration) = self.duration {
             scenario.storm_seconds = duration.as_secs();
             // Fewer faults fit, or more: what must land grows with the time.
-            let planned = usize::try_from(duration.as_millis() / u128::from(scenario.every_ms.max(1)))?;
-            scenario.faults_min = planned / 2;
+            if let Some(planned) = duration.as_millis().checked_div(u128::from(scenario.every_ms)) {
+                scenario.faults_min = usize::try_from(planned)? / 2;
+            }
         }
         if let Some(rate) = self.rate {
             scenario.orders_per_second = f64::from(rate);
