@@ -87,22 +87,17 @@ impl Limits {
             // Set once: each request has one subject.
             let _ = subject.0.set(standing.unwrap_or_else(|refused| refused));
         }
-        standing.map_err(|refused| over(&refused))?;
-        let place = self.0.subject_in_flight.enter(user_id);
-        place.map(|place| Some(Arc::new(place))).ok_or_else(|| too_many("subject-in-flight"))
+        standing.map_err(Refused::Rate)?;
+        let place = self.0.subject_in_flight.enter(user_id).ok_or(Refused::InFlight("subject-in-flight"))?;
+        Ok(Some(Arc::new(place)))
     }
 
     /// Counts a request of this address and refuses it if the address is over its limits.
-    fn enter_address(&self, client: SocketAddr, request: &Request) -> Result<Place, Response> {
+    fn enter_address(&self, client: SocketAddr, request: &Request) -> Result<Place, Refused> {
         let address = address::client_of(client, request.headers(), &self.0.proxies);
         let network = address::network_of(address);
-        self.0.address.take(network).map_err(|refused| {
-            let mut response = over(&refused).into_response();
-            headers::write(response.headers_mut(), &refused);
-            response
-        })?;
-        let place = self.0.address_in_flight.enter(network);
-        place.ok_or_else(|| too_many("address-in-flight").into_response())
+        self.0.address.take(network).map_err(Refused::Rate)?;
+        self.0.address_in_flight.enter(network).ok_or(Refused::InFlight("address-in-flight"))
     }
 
     /// Returns the memory of clients that have gone, until `stop`.
@@ -130,7 +125,13 @@ pub(crate) async fn limit(
     }
     let _place = match limits.enter_address(client, &request) {
         Ok(place) => place,
-        Err(refused) => return refused,
+        Err(refused) => {
+            let mut response = Problem::from(refused).into_response();
+            if let Refused::Rate(standing) = refused {
+                headers::write(response.headers_mut(), &standing);
+            }
+            return response;
+        }
     };
     let subject = SubjectStanding::default();
     request.extensions_mut().insert(subject.clone());
@@ -141,16 +142,34 @@ pub(crate) async fn limit(
     response
 }
 
-fn over(refused: &Standing) -> Problem {
-    metrics::counter!(metric::REQUESTS_LIMITED_TOTAL, "limit" => refused.policy).increment(1);
-    let rate = f64::from(refused.burst) / refused.window.as_secs_f64();
-    let detail = format!("more than {rate} requests a second, after a burst of {}", refused.burst);
-    Problem::new(ProblemType::RateLimited, detail).retry_after(headers::seconds(refused.reset).max(1))
+/// Which limit a request is over.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    /// A quota, and how the client stands.
+    Rate(Standing),
+    /// Requests in progress, by the name of that limit.
+    InFlight(&'static str),
 }
 
-fn too_many(limit: &'static str) -> Problem {
-    metrics::counter!(metric::REQUESTS_LIMITED_TOTAL, "limit" => limit).increment(1);
-    Problem::new(ProblemType::TooManyInFlight, "too many requests are in progress already").retry_after(1)
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let limit = match refused {
+            Refused::Rate(standing) => standing.policy,
+            Refused::InFlight(limit) => limit,
+        };
+        metrics::counter!(metric::REQUESTS_LIMITED_TOTAL, "limit" => limit).increment(1);
+        match refused {
+            Refused::Rate(Standing { burst, window, reset, .. }) => {
+                let rate = f64::from(burst) / window.as_secs_f64();
+                let detail = format!("more than {rate} requests a second, after a burst of {burst}");
+                Self::new(ProblemType::RateLimited, detail).retry_after(headers::seconds(reset).max(1))
+            }
+            Refused::InFlight(_) => {
+                let detail = "too many requests are in progress already";
+                Self::new(ProblemType::TooManyInFlight, detail).retry_after(1)
+            }
+        }
+    }
 }
 
 #[cfg(test)]
