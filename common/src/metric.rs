@@ -72,7 +72,9 @@ metrics! {
     counter OUTBOX_RELAY_FAILURES_TOTAL = "outbox_relay_failures_total", "passes of the relay that failed";
     counter PERIODIC_TASK_FAILURES_TOTAL = "periodic_task_failures_total", "runs of a periodic task that failed: task";
     gauge PERIODIC_TASK_LAST_SUCCESS_TIMESTAMP_SECONDS = "periodic_task_last_success_timestamp_seconds", "when a periodic task last succeeded: task";
+    gauge RATE_LIMIT_KEYS = "rate_limit_keys", "clients whose bucket is not full: limit";
     counter RECORDS_SET_ASIDE_TOTAL = "records_set_aside_total", "records of which only the place was kept: topic, class";
+    counter REQUESTS_LIMITED_TOTAL = "requests_limited_total", "requests refused because their client is over a limit: limit";
     counter RESOLVE_FAILURES_TOTAL = "resolve_failures_total", "names that could not be resolved: destination";
     counter TLS_HANDSHAKE_FAILURES_TOTAL = "tls_handshake_failures_total", "connections refused in the handshake";
     counter TLS_HANDSHAKES_DROPPED_TOTAL = "tls_handshakes_dropped_total", "handshakes dropped because too many were silent";

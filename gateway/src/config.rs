@@ -1,12 +1,13 @@
 //! Settings of the gateway.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use holdfast_common::{
     config::{IdentityConfig, ServiceConfig, duration},
     database::ACQUIRE_TIME_MAX,
     service::Configuration,
 };
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::upstream::UpstreamConfig;
@@ -23,6 +24,9 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// Which tokens are accepted.
     pub auth: AuthConfig,
+    /// How much a client may send.
+    #[serde(default)]
+    pub limits: LimitsConfig,
     /// The services that are called.
     pub upstream: UpstreamConfig,
 }
@@ -66,6 +70,104 @@ fn default_issuer() -> String {
 
 fn default_audience() -> String {
     "holdfast-api".to_owned()
+}
+
+/// How much a client may send.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Whether anything is limited at all; off where something in front of the gateway does it.
+    pub enabled: bool,
+    /// Requests of one client address, before its token is looked at. All users behind one address share them. Default 100
+    /// a second, 200 at once.
+    #[serde(deserialize_with = "quota::<_, 100, 200>")]
+    pub address: QuotaConfig,
+    /// `GET` and `HEAD` requests of one subject. Default 50 a second, 100 at once.
+    #[serde(deserialize_with = "quota::<_, 50, 100>")]
+    pub reads: QuotaConfig,
+    /// All other requests of one subject. Default 50 a second, 100 at once.
+    #[serde(deserialize_with = "quota::<_, 50, 100>")]
+    pub writes: QuotaConfig,
+    /// Requests of one client address that may be in progress at a time. Default 256.
+    pub in_flight_per_address: usize,
+    /// Requests of one subject that may be in progress at a time. Default 16.
+    pub in_flight_per_subject: usize,
+    /// Who may say on whose behalf it sends a request.
+    pub proxies: ProxyConfig,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            address: QuotaConfig::new(100, 200),
+            reads: QuotaConfig::new(50, 100),
+            writes: QuotaConfig::new(50, 100),
+            in_flight_per_address: 256,
+            in_flight_per_subject: 16,
+            proxies: ProxyConfig::default(),
+        }
+    }
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy)]
+pub struct QuotaConfig {
+    /// Requests per second in the long run.
+    pub per_second: NonZeroU32,
+    /// Requests at once, after a while without any.
+    pub burst: NonZeroU32,
+}
+
+impl QuotaConfig {
+    const fn new(per_second: u32, burst: u32) -> Self {
+        Self {
+            per_second: NonZeroU32::new(per_second).expect("not 0"),
+            burst: NonZeroU32::new(burst).expect("not 0"),
+        }
+    }
+}
+
+/// A quota of which one value may be absent; that has its default, which differs from quota to quota.
+fn quota<'de, D, const PER_SECOND: u32, const BURST: u32>(deserializer: D) -> Result<QuotaConfig, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Given {
+        per_second: Option<NonZeroU32>,
+        burst: Option<NonZeroU32>,
+    }
+    let Given { per_second, burst } = Given::deserialize(deserializer)?;
+    let default = QuotaConfig::new(PER_SECOND, BURST);
+    Ok(QuotaConfig {
+        per_second: per_second.unwrap_or(default.per_second),
+        burst: burst.unwrap_or(default.burst),
+    })
+}
+
+/// Proxies in front of the gateway.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyConfig {
+    /// Their addresses, as networks: `10.0.0.0/8`. Default none.
+    pub trusted: Vec<IpNet>,
+    /// Which header field they add. Default none.
+    pub forwarded: ForwardedBy,
+}
+
+/// The header field in which a proxy names its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedBy {
+    /// No field is looked at.
+    #[default]
+    None,
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 impl Configuration for Config {

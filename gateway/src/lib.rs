@@ -7,6 +7,7 @@
 //! - [`api`]: the operations, one file each, and the routes of each resource;
 //! - [`state`]: what handlers share;
 //! - [`auth`]: tokens and scopes;
+//! - [`limit`]: how much a client may send;
 //! - [`upstream`]: the services that are called, and what their status codes mean here;
 //! - [`http`]: connections, request context, strict JSON;
 //! - [`problem`]: failures as a client sees them.
@@ -15,6 +16,7 @@ mod api;
 mod auth;
 mod config;
 mod http;
+mod limit;
 mod problem;
 mod router;
 mod state;
@@ -29,19 +31,21 @@ use holdfast_common::{
 };
 
 pub use crate::config::Config;
-use crate::{auth::Authenticator, state::Gateway, upstream::Upstream};
+use crate::{auth::Authenticator, limit::Limits, state::Gateway, upstream::Upstream};
 
 /// Starts the gateway.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let identity = Identity::load(config.identity)?;
     let authenticator = Authenticator::load(&config.auth)?;
     let upstream = Upstream::new(&config.upstream, &identity)?;
+    let limits = Limits::new(&config.limits);
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
 
     let gateway = Gateway {
         authenticator: authenticator.clone(),
         upstream: upstream.clone(),
+        limits: limits.clone(),
         health: context.health.clone(),
     };
     let router = router::router(gateway, config.gateway.deadline);
@@ -50,6 +54,8 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     context.spawn("identity", finished(identity.reload_on_change(reload, stop.clone())));
     let reload = context.health.periodic("key-set-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("jwks", finished(authenticator.reload_on_change(reload, stop.clone())));
+    let sweep = context.health.periodic("limit-sweep", limit::SWEEP_SUCCESS_EVERY_MAX);
+    context.spawn("limit-sweep", finished(limits.sweep(sweep, stop.clone())));
     // The keys were loaded above, and a failed reload keeps them. The services are not required: without one of them the
     // gateway still responds, with 503.
     context.health.required("keys").ready();

@@ -9,6 +9,7 @@ use holdfast_common::{admin, health::Health};
 use crate::{
     api::{accounts, orders},
     http::{body, context, head},
+    limit,
     problem::{Problem, ProblemType},
     state::Gateway,
 };
@@ -24,10 +25,12 @@ pub(crate) fn router(gateway: Gateway, deadline: Duration) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         // Authentication is not a layer but the `Allowed` parameter of each handler (crate::auth), so that a handler
-        // without it is easy to see. The rate limit per subject will come after it.
+        // without it is easy to see. The limits per subject are applied there too.
+        //
+        // Within the layer that drains bodies: a 429 would get lost if the connection were reset for an unread body.
+        .layer(middleware::from_fn_with_state(gateway.limits.clone(), limit::limit))
         .layer(middleware::from_fn(body::limit))
         .layer(middleware::from_fn(head::refuse_ambiguous))
-        // The rate limit per client address will come here, before any work.
         .layer(middleware::from_fn(move |request, next| context::enter(deadline, request, next)))
         .with_state(gateway)
 }

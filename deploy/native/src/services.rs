@@ -14,8 +14,13 @@ use crate::{
 const DEMO_ACCOUNTS: [(&str, &str); 4] =
     [("user-123", "10000.00"), ("alice", "1000.00"), ("bob", "250.00"), ("carol", "0.00")];
 
-/// Sections that the gateway does not have.
+/// Sections that the gateway does not have, and sections that only the gateway has.
 const PARTICIPANT_SECTIONS: [&str; 3] = ["kafka", "database", "grpc"];
+const GATEWAY_SECTIONS: [&str; 3] = ["auth", "limits", "upstream"];
+
+/// Requests per second of one client address. Whoever uses this stack has the same one, so it limits nobody here; subjects are
+/// limited as everywhere.
+const REQUESTS_PER_ADDRESS: u32 = 100_000;
 
 #[derive(Serialize)]
 struct Service {
@@ -77,11 +82,24 @@ struct Auth {
 }
 
 #[derive(Serialize)]
+struct Quota {
+    per_second: u32,
+    burst: u32,
+}
+
+#[derive(Serialize)]
+struct Limits {
+    in_flight_per_address: u32,
+    address: Quota,
+}
+
+#[derive(Serialize)]
 struct GatewayFile {
     service: Service,
     identity: Identity,
     gateway: Listen,
     auth: Auth,
+    limits: Limits,
     upstream: BTreeMap<&'static str, Destination>,
 }
 
@@ -135,6 +153,10 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, links: &[Link]) -> Re
         service: service(layout.gateway_admin_port()),
         identity: identity(layout, GATEWAY),
         gateway: Listen { listen: loopback(layout.gateway_port()) },
+        limits: Limits {
+            in_flight_per_address: REQUESTS_PER_ADDRESS,
+            address: Quota { per_second: REQUESTS_PER_ADDRESS, burst: REQUESTS_PER_ADDRESS },
+        },
         auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
         upstream,
     };
@@ -176,7 +198,8 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
         let section = section.split("__").next().unwrap_or_default().to_lowercase();
         // A service's own section has its name.
         let foreign = section != name && service_names().any(|service| service == section);
-        if foreign || (name == GATEWAY && PARTICIPANT_SECTIONS.contains(&section.as_str())) {
+        let sections_of_others = if name == GATEWAY { PARTICIPANT_SECTIONS } else { GATEWAY_SECTIONS };
+        if foreign || sections_of_others.contains(&section.as_str()) {
             command.env_remove(variable);
         }
     }

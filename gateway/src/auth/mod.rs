@@ -25,6 +25,7 @@ use self::{
 };
 use crate::{
     config::AuthConfig,
+    limit::{Limits, Place},
     problem::{Problem, ProblemType},
 };
 
@@ -97,11 +98,14 @@ pub(crate) mod scope {
     }
 }
 
-/// A caller with the scope `S`, checked before the body is read: 401 without a valid token, 403 without the scope.
+/// A caller with the scope `S` who is within its limits, checked before the body is read: 401 without a valid token, 429 over
+/// a limit, 403 without the scope.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowed<S> {
     /// The token's `sub`.
     pub(crate) user_id: UserId,
+    /// Counts as a request in progress for as long as the handler holds it.
+    _place: Option<Arc<Place>>,
     scope: PhantomData<S>,
 }
 
@@ -110,13 +114,15 @@ where
     S: Scope,
     G: Send + Sync,
     Authenticator: FromRef<G>,
+    Limits: FromRef<G>,
 {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &G) -> Result<Self, Problem> {
         let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
+        let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts)?;
         if caller.scopes.iter().any(|granted| granted == S::NAME) {
-            return Ok(Self { user_id: caller.user_id, scope: PhantomData });
+            return Ok(Self { user_id: caller.user_id, _place: place, scope: PhantomData });
         }
         let detail = format!("the token lacks the scope {}", S::NAME);
         Err(Problem::new(ProblemType::InsufficientScope, detail)

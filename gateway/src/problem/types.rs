@@ -75,6 +75,10 @@ problem_types! {
     InvalidContent = UNPROCESSABLE_ENTITY "invalid-content",
     /// The `Idempotency-Key` was used before, for a request with different content.
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused",
+    /// The client sends more than its quota allows. Try again after `Retry-After`; `RateLimit` says how it stands.
+    RateLimited = TOO_MANY_REQUESTS "rate-limited",
+    /// The client has too many requests in progress at the same time. Wait for their responses.
+    TooManyInFlight = TOO_MANY_REQUESTS "too-many-in-flight",
     /// A defect on our side.
     Internal = INTERNAL_SERVER_ERROR "internal",
     /// A service is overloaded or can't be reached. Try again after `Retry-After`.
@@ -114,6 +118,6 @@ mod tests {
             assert_ne!(problem.title(), "Error", "{slug}");
             assert!(problem.doc().ends_with('.') && !problem.doc().starts_with(' '), "{slug}");
         }
-        assert_eq!(slugs.len(), 18);
+        assert_eq!(slugs.len(), 20);
     }
 }

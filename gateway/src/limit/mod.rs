@@ -1,0 +1,255 @@
+//! Limits on clients: requests per second and requests in progress, of each address before its token is looked at and of
+//! each subject afterwards. A client that is over one gets 429, and the others do not notice.
+
+mod address;
+mod bucket;
+mod headers;
+mod in_flight;
+mod store;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::{Method, request::Parts},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use holdfast_common::{health::PeriodicTask, metric, stop::sleep_unless_stopped};
+use holdfast_proto::UserId;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::in_flight::Place;
+use self::{
+    bucket::{Buckets, Standing},
+    in_flight::InFlight,
+};
+use crate::{
+    config::{LimitsConfig, ProxyConfig},
+    problem::{Problem, ProblemType},
+};
+
+/// Most keys of one quota. 17 to 34 bytes each.
+const KEYS_MAX: usize = 262_144;
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// A sweep only returns memory, so it may be late.
+pub(crate) const SWEEP_SUCCESS_EVERY_MAX: Duration = Duration::from_secs(60);
+
+/// All limits; clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    enabled: bool,
+    proxies: ProxyConfig,
+    address: Buckets,
+    reads: Buckets,
+    writes: Buckets,
+    address_in_flight: InFlight,
+    subject_in_flight: InFlight,
+}
+
+/// How a request's subject stands, once that is known: written where the token is checked, read where the response leaves.
+#[derive(Debug, Clone, Default)]
+struct SubjectStanding(Arc<OnceLock<Standing>>);
+
+impl Limits {
+    pub(crate) fn new(config: &LimitsConfig) -> Self {
+        Self(Arc::new(Inner {
+            enabled: config.enabled,
+            proxies: config.proxies.clone(),
+            address: Buckets::new("address", config.address, KEYS_MAX),
+            reads: Buckets::new("reads", config.reads, KEYS_MAX),
+            writes: Buckets::new("writes", config.writes, KEYS_MAX),
+            address_in_flight: InFlight::new(config.in_flight_per_address),
+            subject_in_flight: InFlight::new(config.in_flight_per_subject),
+        }))
+    }
+
+    /// Counts a request of this subject, until the place is dropped, or refuses it. `None` if nothing is limited.
+    pub(crate) fn enter_subject(
+        &self,
+        user_id: &UserId,
+        parts: &Parts,
+    ) -> Result<Option<Arc<Place>>, Problem> {
+        if !self.0.enabled {
+            return Ok(None);
+        }
+        let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
+        let quota = if is_read { &self.0.reads } else { &self.0.writes };
+        let standing = quota.take(user_id);
+        if let Some(subject) = parts.extensions.get::<SubjectStanding>() {
+            // Set once: each request has one subject.
+            let _ = subject.0.set(standing.unwrap_or_else(|refused| refused));
+        }
+        standing.map_err(Refused::Rate)?;
+        let place = self.0.subject_in_flight.enter(user_id).ok_or(Refused::InFlight("subject-in-flight"))?;
+        Ok(Some(Arc::new(place)))
+    }
+
+    /// Counts a request of this address and refuses it if the address is over its limits.
+    fn enter_address(&self, client: SocketAddr, request: &Request) -> Result<Place, Refused> {
+        let address = address::client_of(client, request.headers(), &self.0.proxies);
+        let network = address::network_of(address);
+        self.0.address.take(network).map_err(Refused::Rate)?;
+        self.0.address_in_flight.enter(network).ok_or(Refused::InFlight("address-in-flight"))
+    }
+
+    /// Returns the memory of clients that have gone, until `stop`.
+    pub(crate) async fn sweep(self, task: PeriodicTask, stop: CancellationToken) {
+        while sleep_unless_stopped(&stop, SWEEP_EVERY).await.is_continue() {
+            for buckets in [&self.0.address, &self.0.reads, &self.0.writes] {
+                #[expect(clippy::cast_precision_loss, reason = "at most KEYS_MAX")]
+                metrics::gauge!(metric::RATE_LIMIT_KEYS, "limit" => buckets.policy())
+                    .set(buckets.sweep() as f64);
+            }
+            task.succeeded();
+        }
+    }
+}
+
+/// The layer around everything: refuses an address that is over its limits, and tells clients how they stand.
+pub(crate) async fn limit(
+    State(limits): State<Limits>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !limits.0.enabled {
+        return next.run(request).await;
+    }
+    let _place = match limits.enter_address(client, &request) {
+        Ok(place) => place,
+        Err(refused) => {
+            let mut response = Problem::from(refused).into_response();
+            if let Refused::Rate(standing) = refused {
+                headers::write(response.headers_mut(), &standing);
+            }
+            return response;
+        }
+    };
+    let subject = SubjectStanding::default();
+    request.extensions_mut().insert(subject.clone());
+    let mut response = next.run(request).await;
+    if let Some(standing) = subject.0.get() {
+        headers::write(response.headers_mut(), standing);
+    }
+    response
+}
+
+/// Which limit a request is over.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    /// A quota, and how the client stands.
+    Rate(Standing),
+    /// Requests in progress, by the name of that limit.
+    InFlight(&'static str),
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let limit = match refused {
+            Refused::Rate(standing) => standing.policy,
+            Refused::InFlight(limit) => limit,
+        };
+        metrics::counter!(metric::REQUESTS_LIMITED_TOTAL, "limit" => limit).increment(1);
+        match refused {
+            Refused::Rate(Standing { burst, window, reset, .. }) => {
+                let rate = f64::from(burst) / window.as_secs_f64();
+                let detail = format!("more than {rate} requests a second, after a burst of {burst}");
+                Self::new(ProblemType::RateLimited, detail).retry_after(headers::seconds(reset).max(1))
+            }
+            Refused::InFlight(_) => {
+                let detail = "too many requests are in progress already";
+                Self::new(ProblemType::TooManyInFlight, detail).retry_after(1)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, num::NonZeroU32};
+
+    use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::config::{ForwardedBy, QuotaConfig};
+
+    const BURST: u32 = 3;
+
+    fn router(proxies: ProxyConfig, handler: axum::routing::MethodRouter) -> Router {
+        let number = |number| NonZeroU32::new(number).expect("not 0");
+        let address = QuotaConfig { per_second: number(1), burst: number(BURST) };
+        let config = LimitsConfig { address, in_flight_per_address: 2, proxies, ..LimitsConfig::default() };
+        Router::new().route("/", handler).layer(from_fn_with_state(Limits::new(&config), limit))
+    }
+
+    async fn get_from(router: &Router, client: [u8; 4], forwarded: &str) -> Response {
+        let mut request = Request::new(Body::empty());
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from((Ipv4Addr::from(client), 9))));
+        request.headers_mut().insert("x-forwarded-for", forwarded.parse().expect("a value"));
+        router.clone().oneshot(request).await.expect("infallible")
+    }
+
+    /// An address that is over its quota is refused before any work, whatever it claims to be; others are served.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_over_its_quota_is_refused() {
+        let router = router(ProxyConfig::default(), get(|| async { "done" }));
+        for claim in 0..BURST {
+            let response = get_from(&router, [192, 0, 2, 1], &format!("198.51.100.{claim}")).await;
+            assert_eq!(response.status(), 200);
+        }
+        let refused = get_from(&router, [192, 0, 2, 1], "198.51.100.99").await;
+        assert_eq!(refused.status(), 429);
+        assert_eq!(refused.headers()["ratelimit"], "\"address\";r=0;t=1");
+        assert_eq!(get_from(&router, [192, 0, 2, 2], "198.51.100.99").await.status(), 200);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(get_from(&router, [192, 0, 2, 1], "").await.status(), 200);
+    }
+
+    /// Behind a trusted proxy each of its clients has a quota of its own.
+    #[tokio::test(start_paused = true)]
+    async fn clients_of_a_trusted_proxy_are_told_apart() {
+        let trusted = vec!["10.0.0.0/8".parse().expect("a network")];
+        let proxies = ProxyConfig { trusted, forwarded: ForwardedBy::XForwardedFor };
+        let router = router(proxies, get(|| async { "done" }));
+        for client in 0..=BURST {
+            let response = get_from(&router, [10, 0, 0, 1], &format!("198.51.100.{client}")).await;
+            assert_eq!(response.status(), 200);
+        }
+        let hops = "203.0.113.1, 198.51.100.77";
+        for _ in 0..BURST {
+            assert_eq!(get_from(&router, [10, 0, 0, 1], hops).await.status(), 200);
+        }
+        assert_eq!(get_from(&router, [10, 0, 0, 1], "203.0.113.2, 198.51.100.77").await.status(), 429);
+    }
+
+    /// Requests of one address that do not end keep later ones out, until they are given up.
+    #[tokio::test(start_paused = true)]
+    async fn requests_in_progress_of_an_address_are_bounded() {
+        let router = router(ProxyConfig::default(), get(std::future::pending::<&'static str>));
+        let client = [192, 0, 2, 1];
+        let waiting: Vec<_> = (0..2)
+            .map(|_| {
+                let router = router.clone();
+                tokio::spawn(async move { get_from(&router, client, "").await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert_eq!(get_from(&router, client, "").await.status(), 429);
+        for request in waiting {
+            request.abort();
+            assert!(request.await.is_err_and(|error| error.is_cancelled()));
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let free = tokio::time::timeout(Duration::from_millis(1), get_from(&router, client, "")).await;
+        assert!(free.is_err(), "it is in progress, not refused");
+    }
+}
