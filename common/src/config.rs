@@ -101,6 +101,8 @@ pub fn check_sample<C: DeserializeOwned + fmt::Debug>(sample: &str, own: &[&str]
     // The fields by their names, sections included. The URL is a secret: environment only.
     for field in all.lines().filter_map(|line| line.trim().split_once(": ")).map(|(field, _)| field) {
         let is_there = |line: &str| {
+            // What has no default and need not be there is shown as a comment.
+            let line = line.strip_prefix("# ").unwrap_or(line);
             let mut section = line.strip_prefix('[').unwrap_or_default().trim_end_matches(']').split('.');
             key_of(line) == field || section.any(|part| part == field)
         };

@@ -644,6 +644,7 @@ fn tokens_with_wrong_claims(forge: &Forge, now: i64) -> Vec<(&'static str, Strin
         ("aud", Some(json!("another-api"))),
         ("aud", Some(json!(["another-api", "third"]))),
         ("iss", Some(json!("https://elsewhere.example"))),
+        ("iss", Some(json!(["https://elsewhere.example", "https://auth.holdfast.internal"]))),
         ("iss", None),
         ("sub", None),
         ("sub", Some(json!(""))),
@@ -652,6 +653,8 @@ fn tokens_with_wrong_claims(forge: &Forge, now: i64) -> Vec<(&'static str, Strin
         ("iat", None),
         ("iat", Some(json!(4_102_444_800_i64))),
         ("jti", None),
+        ("jti", Some(json!(""))),
+        ("exp", Some(json!(now + 25 * 3_600))),
         ("scope", None),
         ("scope", Some(json!(["orders:read"]))),
     ];

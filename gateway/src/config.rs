@@ -1,6 +1,6 @@
 //! Settings of the gateway.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use holdfast_common::{
     config::{IdentityConfig, ServiceConfig, duration},
@@ -55,13 +55,67 @@ const fn default_deadline() -> Duration {
 #[serde(deny_unknown_fields)]
 pub struct AuthConfig {
     /// JSON Web Key Set with the public keys of the issuer. It is reloaded within 2 s of a change.
-    pub jwks_file: PathBuf,
+    pub jwks_file: Option<PathBuf>,
+    /// Where to fetch that set, instead: `https`, or `http` to this machine.
+    pub jwks_url: Option<String>,
+    /// Certificates of the authorities that the server of `jwks_url` may have its certificate from, as PEM. Default those of
+    /// the machine.
+    pub jwks_trust_bundle: Option<PathBuf>,
+    /// How often it is fetched. A token with an unknown key makes it be fetched at once, at most every 10 s. Default 5 min.
+    #[serde(default = "default_jwks_refresh", deserialize_with = "duration")]
+    pub jwks_refresh: Duration,
     /// `iss` that tokens must have. Default `https://auth.holdfast.internal`.
     #[serde(default = "default_issuer")]
     pub issuer: String,
     /// `aud` that tokens must have. Default `holdfast-api`.
     #[serde(default = "default_audience")]
     pub audience: String,
+    /// From a token's `iat` to its `exp`, at most. Default 24 h.
+    #[serde(default = "default_lifetime_max", deserialize_with = "duration")]
+    pub lifetime_max: Duration,
+    /// Further issuers, each under a name for logs and `/readyz`.
+    #[serde(default)]
+    pub others: BTreeMap<String, IssuerConfig>,
+}
+
+/// An issuer and its keys; the settings mean what they do in [`AuthConfig`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerConfig {
+    /// `iss`.
+    pub issuer: String,
+    /// A file with the keys.
+    pub jwks_file: Option<PathBuf>,
+    /// Where to fetch them, instead.
+    pub jwks_url: Option<String>,
+    /// Authorities of that server.
+    pub jwks_trust_bundle: Option<PathBuf>,
+    /// How often they are fetched.
+    #[serde(default = "default_jwks_refresh", deserialize_with = "duration")]
+    pub jwks_refresh: Duration,
+}
+
+impl AuthConfig {
+    /// The first issuer, which has no name, and the others.
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = (Option<&str>, IssuerConfig)> {
+        let first = IssuerConfig {
+            issuer: self.issuer.clone(),
+            jwks_file: self.jwks_file.clone(),
+            jwks_url: self.jwks_url.clone(),
+            jwks_trust_bundle: self.jwks_trust_bundle.clone(),
+            jwks_refresh: self.jwks_refresh,
+        };
+        let others = self.others.iter().map(|(name, issuer)| (Some(name.as_str()), issuer.clone()));
+        std::iter::once((None, first)).chain(others)
+    }
+}
+
+const fn default_jwks_refresh() -> Duration {
+    Duration::from_secs(300)
+}
+
+const fn default_lifetime_max() -> Duration {
+    Duration::from_secs(24 * 3600)
 }
 
 fn default_issuer() -> String {

@@ -52,13 +52,12 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     context.spawn("http", http::server::serve(listener, router, stop.clone()));
     let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.reload_on_change(reload, stop.clone())));
-    let reload = context.health.periodic("key-set-reload", reload::SUCCESS_EVERY_MAX);
-    context.spawn("jwks", finished(authenticator.reload_on_change(reload, stop.clone())));
+    for issuer in authenticator.issuers() {
+        context.spawn("jwks", finished(issuer.keep_up_to_date(&context.health, stop.clone())));
+    }
     let sweep = context.health.periodic("limit-sweep", limit::SWEEP_SUCCESS_EVERY_MAX);
     context.spawn("limit-sweep", finished(limits.sweep(sweep, stop.clone())));
-    // The keys were loaded above, and a failed reload keeps them. The services are not required: without one of them the
-    // gateway still responds, with 503.
-    context.health.required("keys").ready();
+    // The services are not required: without one of them the gateway still responds, with 503.
     for (name, service) in upstream.services() {
         let component = context.health.component(name);
         context.spawn(name, finished(upstream::probe(service, component, stop.clone())));

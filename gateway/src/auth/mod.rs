@@ -1,27 +1,24 @@
 //! Who sends a request, and what they may do. A handler declares the scope that it needs with an [`Allowed`] parameter.
 
+mod issuer;
 mod keys;
+mod source;
 mod token;
+mod verified;
 
 use std::{marker::PhantomData, sync::Arc};
 
-use arc_swap::ArcSwap;
 use axum::{
     extract::{FromRef, FromRequestParts},
     http::{HeaderMap, header, request::Parts},
 };
-use holdfast_common::{
-    error::BoxError,
-    health::PeriodicTask,
-    metric,
-    reload::{self, Reload},
-};
+use holdfast_common::metric;
 use holdfast_proto::UserId;
-use tokio_util::sync::CancellationToken;
 
 use self::{
-    keys::{KeySet, KeySetError},
-    token::{Caller, Refused},
+    issuer::Issuer,
+    source::SourceError,
+    token::{Caller, Refused, Rules},
 };
 use crate::{
     config::AuthConfig,
@@ -32,44 +29,51 @@ use crate::{
 /// Checks tokens; clones share the keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Authenticator {
-    config: Arc<AuthConfig>,
-    keys: Arc<ArcSwap<KeySet>>,
+    issuers: Arc<[Arc<Issuer>]>,
 }
 
 impl Authenticator {
-    /// Reads the keys. An error names the file.
-    pub(crate) fn load(config: &AuthConfig) -> Result<Self, BoxError> {
-        let keys = KeySet::load(&config.jwks_file)?;
-        Ok(Self { config: Arc::new(config.clone()), keys: Arc::new(ArcSwap::from_pointee(keys)) })
+    /// Reads the keys that are in files. An error names the file.
+    pub(crate) fn load(config: &AuthConfig) -> Result<Self, SourceError> {
+        let issuers = config.issuers().map(|(name, issuer)| {
+            let rules = Rules {
+                issuer: issuer.issuer.clone(),
+                audience: config.audience.clone(),
+                lifetime_max: config.lifetime_max,
+            };
+            Issuer::new(name, &issuer, rules).map(Arc::new)
+        });
+        Ok(Self { issuers: issuers.collect::<Result<_, _>>()? })
     }
 
-    /// Reloads the keys when the file changes, until `stop`. A file that can't be used is refused, and the old keys stay.
-    pub(crate) async fn reload_on_change(self, task: PeriodicTask, stop: CancellationToken) {
-        let failures = metric::JWKS_RELOAD_FAILURES_TOTAL;
-        reload::reload_on_change("token keys", failures, || self.reload(), task, stop).await;
-    }
-
-    fn reload(&self) -> Result<Reload, KeySetError> {
-        let keys = KeySet::load(&self.config.jwks_file)?;
-        if keys.is_same(&self.keys.load()) {
-            return Ok(Reload::Unchanged);
-        }
-        self.keys.store(Arc::new(keys));
-        Ok(Reload::Swapped)
+    /// The issuers, to be kept up to date.
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = Arc<Issuer>> {
+        self.issuers.iter().cloned()
     }
 
     /// Returns the sender of a request with these headers, or 401.
-    fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        bearer(headers)
-            .ok_or(Refused::Missing)
-            .and_then(|text| token::check(text, &self.keys.load(), &self.config))
-            .map_err(|refused| {
-                // Only we see the cause: a client that guesses must learn nothing from the response.
-                metrics::counter!(metric::TOKENS_REFUSED_TOTAL, "cause" => refused.as_str()).increment(1);
-                tracing::debug!(cause = refused.as_str(), "token refused");
-                Problem::new(ProblemType::InvalidToken, "a valid access token is required")
-                    .challenge("Bearer error=\"invalid_token\"")
-            })
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
+        bearer(headers).ok_or(Refused::Missing).and_then(|text| self.check(text)).map_err(|refused| {
+            // Only we see the cause: a client that guesses must learn nothing from the response.
+            metrics::counter!(metric::TOKENS_REFUSED_TOTAL, "cause" => refused.as_str()).increment(1);
+            tracing::debug!(cause = refused.as_str(), "token refused");
+            Problem::new(ProblemType::InvalidToken, "a valid access token is required")
+                .challenge("Bearer error=\"invalid_token\"")
+        })
+    }
+
+    /// A token is valid if one of the issuers says so. If none does, the reason of the one that came furthest counts: the
+    /// others do not even know its key.
+    fn check(&self, text: &str) -> Result<Arc<Caller>, Refused> {
+        let mut reason = Refused::UnknownKey;
+        for issuer in &*self.issuers {
+            match issuer.check(text) {
+                Ok(caller) => return Ok(caller),
+                Err(Refused::UnknownKey) => {}
+                Err(refused) => reason = refused,
+            }
+        }
+        Err(reason)
     }
 }
 
@@ -122,7 +126,7 @@ where
         let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
         let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts)?;
         if caller.scopes.iter().any(|granted| granted == S::NAME) {
-            return Ok(Self { user_id: caller.user_id, _place: place, scope: PhantomData });
+            return Ok(Self { user_id: caller.user_id.clone(), _place: place, scope: PhantomData });
         }
         let detail = format!("the token lacks the scope {}", S::NAME);
         Err(Problem::new(ProblemType::InsufficientScope, detail)

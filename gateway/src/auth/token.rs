@@ -1,13 +1,12 @@
 //! RFC 9068 access tokens, checked strictly.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use holdfast_proto::UserId;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
 
 use super::keys::KeySet;
-use crate::config::AuthConfig;
 
 /// Longest token that is accepted, in bytes.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -21,6 +20,19 @@ pub(super) struct Caller {
     pub(super) user_id: UserId,
     /// The parts of `scope`.
     pub(super) scopes: Vec<String>,
+    /// `exp`, in seconds since 1970.
+    pub(super) expires_s: u64,
+}
+
+/// What a token of one issuer must say.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    /// `iss`.
+    pub(super) issuer: String,
+    /// `aud`.
+    pub(super) audience: String,
+    /// From `iat` to `exp`, at most.
+    pub(super) lifetime_max: Duration,
 }
 
 /// Why a token is refused: for logs and metrics, never for the client.
@@ -34,6 +46,8 @@ pub(super) enum Refused {
     Algorithm,
     SignatureOrClaims,
     IssuedInFuture,
+    Lifetime,
+    Id,
     Subject,
 }
 
@@ -48,6 +62,8 @@ impl Refused {
             Self::Algorithm => "algorithm",
             Self::SignatureOrClaims => "signature-or-claims",
             Self::IssuedInFuture => "issued-in-future",
+            Self::Lifetime => "lifetime",
+            Self::Id => "id",
             Self::Subject => "subject",
         }
     }
@@ -56,13 +72,14 @@ impl Refused {
 /// All are required and have exactly these types: a claim of another type does not count as absent.
 #[derive(Debug, Deserialize)]
 struct Claims {
+    /// The library takes a list too, in which ours is one of several.
+    #[serde(rename = "iss")]
+    _iss: String,
     sub: String,
     scope: String,
     iat: u64,
-    #[serde(rename = "exp")]
-    _exp: u64,
-    #[serde(rename = "jti")]
-    _jti: String,
+    exp: u64,
+    jti: String,
     /// The library checks its value where it is present; this field checks its type.
     #[serde(rename = "nbf", default, deserialize_with = "present_number")]
     _nbf: Option<u64>,
@@ -74,7 +91,7 @@ fn present_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<O
 }
 
 /// Checks a token and returns its caller.
-pub(super) fn check(token: &str, keys: &KeySet, config: &AuthConfig) -> Result<Caller, Refused> {
+pub(super) fn check(token: &str, keys: &KeySet, rules: &Rules, now_s: u64) -> Result<Caller, Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::TooLong);
     }
@@ -98,15 +115,21 @@ pub(super) fn check(token: &str, keys: &KeySet, config: &AuthConfig) -> Result<C
     let mut validation = Validation::new(key.algorithm);
     validation.leeway = LEEWAY_S;
     validation.validate_nbf = true;
-    validation.set_audience(&[&config.audience]);
-    validation.set_issuer(&[&config.issuer]);
+    validation.set_audience(&[&rules.audience]);
+    validation.set_issuer(&[&rules.issuer]);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     let claims =
         decode::<Claims>(token, &key.key, &validation).map_err(|_| Refused::SignatureOrClaims)?.claims;
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     if claims.iat > now_s + LEEWAY_S {
         return Err(Refused::IssuedInFuture);
     }
+    if claims.exp.saturating_sub(claims.iat) > rules.lifetime_max.as_secs() {
+        return Err(Refused::Lifetime);
+    }
+    if claims.jti.is_empty() {
+        return Err(Refused::Id);
+    }
     let user_id = UserId::parse(&claims.sub).map_err(|_| Refused::Subject)?;
-    Ok(Caller { user_id, scopes: claims.scope.split(' ').map(str::to_owned).collect() })
+    let scopes = claims.scope.split(' ').map(str::to_owned).collect();
+    Ok(Caller { user_id, scopes, expires_s: claims.exp })
 }

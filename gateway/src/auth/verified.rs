@@ -1,0 +1,76 @@
+//! Tokens whose signature was checked already.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use lru::LruCache;
+
+use super::token::Caller;
+
+/// Most tokens that are remembered; about 300 bytes each.
+const TOKENS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
+
+/// Remembers tokens by their hash until they expire. It belongs to one state of the keys: with other keys there is a new one,
+/// so a key that was withdrawn takes its tokens with it.
+pub(super) struct VerifiedTokens(Mutex<LruCache<[u8; 32], Arc<Caller>>>);
+
+impl Default for VerifiedTokens {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(TOKENS_MAX)))
+    }
+}
+
+impl VerifiedTokens {
+    /// The caller of a token that was put in, if it has not expired.
+    pub(super) fn get(&self, token: &str, now_s: u64) -> Option<Arc<Caller>> {
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = hash(token);
+        let caller = tokens.get(&key)?.clone();
+        if caller.expires_s <= now_s {
+            tokens.pop(&key);
+            return None;
+        }
+        Some(caller)
+    }
+
+    pub(super) fn put(&self, token: &str, caller: Arc<Caller>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(hash(token), caller);
+    }
+}
+
+/// Only the hash is kept: who reads the memory of the gateway finds no token in it.
+fn hash(token: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::UserId;
+
+    use super::*;
+
+    fn caller(expires_s: u64) -> Arc<Caller> {
+        Arc::new(Caller { user_id: UserId::parse("alice").expect("a user"), scopes: Vec::new(), expires_s })
+    }
+
+    /// A token is known until it expires, and the oldest makes room for a new one.
+    #[test]
+    fn a_token_is_known_until_it_expires() {
+        let tokens = VerifiedTokens::default();
+        tokens.put("a", caller(100));
+        assert!(tokens.get("a", 99).is_some());
+        assert!(tokens.get("b", 99).is_none());
+        assert!(tokens.get("a", 100).is_none());
+        assert!(tokens.get("a", 99).is_none(), "forgotten");
+        tokens.put("oldest", caller(100));
+        for number in 0..TOKENS_MAX.get() {
+            tokens.put(&number.to_string(), caller(100));
+        }
+        assert!(tokens.get("oldest", 0).is_none());
+    }
+}
