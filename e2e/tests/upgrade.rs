@@ -98,9 +98,9 @@ async fn programs_are_replaced_and_rolled_back() {
 const SCENARIO: &str = r#"
 about = "Order and payment are upgraded; a replica of order is rolled back and upgraded again."
 control_seconds = 5
-storm_seconds = 30
+storm_seconds = 20
 calm_seconds = 5
-orders_per_second = 5.0
+orders_per_second = 8.0
 replicas = ["order=2"]
 faults_min = 5
 
