@@ -6,13 +6,16 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use holdfast_native::layout::PORT_OFFSET_MAX;
+use holdfast_native::{
+    layout::{PORT_OFFSET_MAX, service_names},
+    programs,
+};
 use serde::Deserialize;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -62,6 +65,8 @@ pub struct Options {
     pub program: PathBuf,
     /// The folder of a stack that runs already; none for one of its own.
     pub running: Option<PathBuf>,
+    /// The folder of the programs of an earlier build, which a stack of its own begins with.
+    pub earlier: Option<PathBuf>,
     /// Added to each port of a stack of its own; absent: one whose ports are free.
     pub port_offset: Option<u16>,
     /// Where the evidence and the report go.
@@ -106,6 +111,9 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         );
         return Stack::running(program, data_dir.clone());
     }
+    if let Some(earlier) = &options.earlier {
+        are_other_programs(earlier, &program)?;
+    }
     eprintln!("starting a stack of its own");
     let setup = |port_offset| Setup {
         data_dir: stack::own_folder(&std::env::temp_dir(), port_offset),
@@ -113,6 +121,7 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         replicas: &options.scenario.replicas,
         environment: &[DELIVERY_STEP],
         links: options.scenario.needs_links(),
+        programs: options.earlier.as_deref(),
     };
     if let Some(port_offset) = options.port_offset {
         return Stack::start(program, setup(port_offset)).await;
@@ -124,6 +133,19 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         }
     }
     Err(PortTaken.into())
+}
+
+/// An upgrade to the same programs would prove nothing.
+fn are_other_programs(earlier: &Path, program: &Path) -> Result<()> {
+    let own = program.parent().context("the command has no folder")?;
+    for service in service_names() {
+        let [old, new] = [earlier, own].map(|folder| {
+            let path = programs::program_in(folder, service)?;
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        });
+        ensure!(old? != new?, "holdfast-{service} in {} is the one of this build", earlier.display());
+    }
+    Ok(())
 }
 
 async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Result<Report> {

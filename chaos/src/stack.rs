@@ -43,6 +43,8 @@ pub struct Stack {
     pub layout: Layout,
     /// The operator's command.
     program: PathBuf,
+    /// The folder of the programs that a stack of its own was started with, if they are not this build's.
+    earlier: Option<PathBuf>,
     /// The supervisor of a stack of its own until that is ended; it also ends when its standard input closes: however the run ends.
     own: Option<Mutex<Option<Child>>>,
     /// The proxies between the components of a stack of its own.
@@ -62,6 +64,8 @@ pub struct Setup<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// Whether there are proxies between the components.
     pub links: bool,
+    /// The folder of the services' programs, if they are not those beside the operator's command.
+    pub programs: Option<&'a Path>,
 }
 
 impl Stack {
@@ -71,6 +75,7 @@ impl Stack {
             Found::Running(report) => Ok(Self {
                 layout: Layout::new(data_dir, report.port_offset),
                 program,
+                earlier: None,
                 own: None,
                 links: None,
             }),
@@ -89,6 +94,7 @@ impl Stack {
         let command = control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str));
         let mut command = Command::from(command);
         command.args(setup.links.then_some("--links")).envs(setup.environment.iter().copied());
+        command.args(setup.programs.iter().flat_map(|folder| ["--programs".as_ref(), folder.as_os_str()]));
         let mut supervisor = command.spawn().context("cannot start the supervisor")?;
         let mut links = None;
         let until = Instant::now() + START_TIME_MAX;
@@ -109,7 +115,11 @@ impl Stack {
                 links = Some(Links::start(report.links).await?);
             }
             match control::wait_ready(&layout.data_dir, Duration::ZERO) {
-                Ok(_) => return Ok(Self { layout, program, own: Some(Mutex::new(Some(supervisor))), links }),
+                Ok(_) => {
+                    let earlier = setup.programs.map(Path::to_owned);
+                    let own = Some(Mutex::new(Some(supervisor)));
+                    return Ok(Self { layout, program, earlier, own, links });
+                }
                 Err(error @ control::NotReady::KeepsEnding { .. }) => return Err(error.into()),
                 Err(error) if Instant::now() > until => return Err(error.into()),
                 Err(_) => sleep(LOOK_EVERY).await,
@@ -121,6 +131,16 @@ impl Stack {
     #[must_use]
     pub const fn is_own(&self) -> bool {
         self.own.is_some()
+    }
+
+    /// The folder of this build's programs.
+    pub fn programs(&self) -> Result<&Path> {
+        self.program.parent().context("the command has no folder")
+    }
+
+    /// The folder of the programs of an earlier build, with which it was started; an error if it was not.
+    pub fn earlier(&self) -> Result<&Path> {
+        self.earlier.as_deref().context("the stack was started with the programs of this build")
     }
 
     /// The proxies between its components; an error if there are none.

@@ -3,6 +3,11 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use holdfast_native::{
+    control,
+    layout::service_of,
+    programs::{self, Running},
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -146,6 +151,8 @@ async fn apply(
             Ok(Applied { seen, over: Over::At(workload.now()) })
         }
         Action::Crash => crash(stack, &fault.target).await,
+        Action::Upgrade => roll(stack, &fault.target, stack.programs()?).await,
+        Action::RollBack => roll(stack, &fault.target, stack.earlier()?).await,
         other => bail!("{} is done to links", other.name()),
     }
 }
@@ -213,6 +220,33 @@ async fn crash(stack: &Stack, target: &str) -> Result<Applied> {
     let place = crashes.lines().last().unwrap_or(target);
     let seen = format!("process {pid} crashed at {place} after {} ms", begin.elapsed().as_millis());
     Ok(Applied { seen, over: Over::Restarted { old_pid: pid } })
+}
+
+/// Gives a service its program in `folder`. Seen by another process that runs this very file.
+async fn roll(stack: &Stack, target: &str, folder: &Path) -> Result<Applied> {
+    let service = service_of(target).with_context(|| format!("{target} has no program of ours"))?;
+    let wanted = programs::program_in(folder, service)?;
+    let old_pid = process_of(stack, target).await?;
+    let old = Running::of(old_pid).with_context(|| format!("process {old_pid} has no program"))?.file;
+    ensure!(old != wanted, "{target} runs {} already", wanted.display());
+    let begin = Instant::now();
+    control::change_program(&stack.layout, &stack.component(target)?, folder)?;
+    loop {
+        let pid = stack.component(target)?.pid.filter(|pid| *pid != old_pid);
+        if let Some(pid) = pid
+            && Running::of(pid).is_some_and(|now| now.file == wanted)
+        {
+            let seen = format!(
+                "process {old_pid} ran {}, process {pid} runs {} after {} ms",
+                old.display(),
+                wanted.display(),
+                begin.elapsed().as_millis()
+            );
+            return Ok(Applied { seen, over: Over::Restarted { old_pid } });
+        }
+        ensure!(begin.elapsed() < LAND_TIME_MAX, "no process of {target} runs {}", wanted.display());
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn stall(stack: &Stack, workload: &Workload, target: &str, length: Duration) -> Result<Applied> {

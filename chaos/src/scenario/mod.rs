@@ -1,5 +1,7 @@
 //! Scenarios: what load, which faults, how often. Each is a small file beside this one.
 
+mod upgrade;
+
 use std::{num::NonZeroU64, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +14,7 @@ use crate::fault::{
 };
 
 /// The scenarios that are built in, by name.
-const BUILT_IN: [(&str, &str); 19] = [
+const BUILT_IN: [(&str, &str); 20] = [
     ("control", include_str!("control.toml")),
     ("deploy", include_str!("deploy.toml")),
     ("everything", include_str!("everything.toml")),
@@ -32,6 +34,7 @@ const BUILT_IN: [(&str, &str); 19] = [
     ("proof-quiet", include_str!("proof-quiet.toml")),
     ("rotation", include_str!("rotation.toml")),
     ("soak", include_str!("soak.toml")),
+    ("upgrade", include_str!("upgrade.toml")),
 ];
 
 /// What is done.
@@ -70,6 +73,10 @@ pub enum Action {
     Poison,
     /// Ends by itself at a durable step; only a build with planted bugs does.
     Crash,
+    /// A service of an earlier build gets its program of this build.
+    Upgrade,
+    /// A service gets its program of the earlier build back.
+    RollBack,
 }
 
 impl Action {
@@ -93,6 +100,8 @@ impl Action {
             Self::RotateAuthority => "rotate-authority",
             Self::Poison => "poison",
             Self::Crash => "crash",
+            Self::Upgrade => "upgrade",
+            Self::RollBack => "roll-back",
         }
     }
 
@@ -101,7 +110,7 @@ impl Action {
     pub const fn on_process(self) -> Option<Fault> {
         match self {
             Self::Kill | Self::Hold | Self::LoseTail | Self::Crash => Some(Fault::Kill),
-            Self::Terminate => Some(Fault::Terminate),
+            Self::Terminate | Self::Upgrade | Self::RollBack => Some(Fault::Terminate),
             Self::Stall => Some(Fault::Stall),
             _ => None,
         }
@@ -123,6 +132,12 @@ impl Action {
             Self::Corrupt => Condition::Corrupt,
             _ => return None,
         })
+    }
+
+    /// Whether it replaces a program.
+    #[must_use]
+    pub const fn is_roll(self) -> bool {
+        matches!(self, Self::Upgrade | Self::RollBack)
     }
 
     /// Whether it lasts until it is healed.
@@ -163,7 +178,7 @@ pub struct Scenario {
     /// `service=N`, for those that have more than one replica.
     #[serde(default)]
     pub replicas: Vec<String>,
-    /// From the beginning of a fault to the next, in milliseconds, if it is over by then.
+    /// From the beginning of a fault to the next, in milliseconds, if it is over by then; upgrades are spread over the time.
     #[serde(default)]
     pub every_ms: u64,
     /// Faults that must land; fewer prove nothing.
@@ -188,7 +203,12 @@ impl Scenario {
     pub fn parse(text: &str) -> Result<Self> {
         let scenario: Self = toml::from_str(text)?;
         ensure!(scenario.orders_per_second > 0.0, "orders_per_second must be above 0");
-        ensure!(scenario.faults.is_empty() || scenario.every_ms > 0, "every_ms must be above 0");
+        let is_drawn = !scenario.faults.is_empty() && !scenario.needs_earlier();
+        ensure!(!is_drawn || scenario.every_ms > 0, "every_ms must be above 0");
+        ensure!(
+            is_drawn || scenario.faults.iter().all(|kind| kind.action.is_roll()),
+            "a scenario of upgrades has no other faults"
+        );
         for kind in &scenario.faults {
             ensure!(!kind.targets.is_empty(), "{}: no targets", kind.action.name());
             ensure!(
@@ -204,6 +224,12 @@ impl Scenario {
     #[must_use]
     pub fn needs_links(&self) -> bool {
         self.faults.iter().any(|kind| kind.action.on_link().is_some())
+    }
+
+    /// Whether it begins with the programs of an earlier build.
+    #[must_use]
+    pub fn needs_earlier(&self) -> bool {
+        self.faults.iter().any(|kind| kind.action.is_roll())
     }
 
     /// Names of the built-in ones.
@@ -258,6 +284,11 @@ impl Plan {
                 }
             })
             .collect();
+        if scenario.needs_earlier() {
+            let cells: Vec<_> = cells.iter().map(|(kind, target)| (kind.action, target.as_str())).collect();
+            let faults = upgrade::rolls(&cells, scenario.storm_seconds * 1_000, &mut rng);
+            return Self { name: name.to_owned(), scenario, seed, faults };
+        }
         let (mut faults, mut deck, mut at_ms) = (Vec::new(), Vec::new(), 0);
         let storm = Duration::from_secs(scenario.storm_seconds);
         while !cells.is_empty() && Duration::from_millis(at_ms) < storm {
@@ -288,8 +319,19 @@ mod tests {
     use super::*;
 
     fn components() -> Vec<String> {
-        let names =
-            ["orders-db", "payments-db", "deliveries-db", "kafka", "order", "payment", "delivery", "gateway"];
+        let names = [
+            "orders-db",
+            "payments-db",
+            "deliveries-db",
+            "kafka",
+            "order",
+            "order-2",
+            "payment",
+            "payment-2",
+            "delivery",
+            "delivery-2",
+            "gateway",
+        ];
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
@@ -324,6 +366,9 @@ mod tests {
         }
         assert!(Scenario::named("nothing").is_err());
         assert!(Scenario::parse("about = 'x'\nunknown = 1").is_err());
+        let mixed =
+            include_str!("upgrade.toml").to_owned() + "[[faults]]\naction = 'kill'\ntargets = ['order']\n";
+        assert!(Scenario::parse(&mixed).is_err(), "its order is not that of upgrades");
     }
 
     /// One seed makes one plan, and no cell comes again before all have come.

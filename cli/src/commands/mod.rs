@@ -20,7 +20,7 @@ use self::{
     outbox::Outbox,
     positions::Positions,
     reconcile::Reconcile,
-    stack::{down::Down, env::Env, logs::Logs, status::Status, token::Token, up::Up},
+    stack::{down::Down, env::Env, logs::Logs, roll::Roll, status::Status, token::Token, up::Up},
 };
 use crate::output::Outcome;
 
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Show logs, of all components or of one
     Logs(Logs),
+    /// Replace the programs of services while they serve: upgrades them, or rolls them back
+    Roll(Roll),
     /// Print `export` lines with the addresses of the stack
     Env(Env),
     /// Print a signed development token
@@ -65,6 +67,7 @@ impl Command {
             Self::Down(down) => down.run(),
             Self::Status(status) => status.run(),
             Self::Logs(logs) => logs.run(),
+            Self::Roll(roll) => roll.run(),
             Self::Env(env) => env.run(),
             Self::Token(token) => token.run(),
             Self::Certs(certs) => certs.run(),

@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -25,6 +26,7 @@ use crate::{
     kafka::Broker,
     layout::Layout,
     probe::{self, Answer, Life},
+    programs,
     state::{self, ComponentReport, ComponentState, StackReport, lock},
 };
 
@@ -166,6 +168,60 @@ fn last_line(log: &Path) -> String {
         .rfind(|line| !line.trim().is_empty())
         .unwrap_or("its log is empty")
         .to_owned()
+}
+
+/// Has a service run its program in `folder` from now on: asks the process that runs to end, whereupon the supervisor starts
+/// another. Returns the old process, if there was one.
+pub fn change_program(layout: &Layout, component: &ComponentReport, folder: &Path) -> Result<Option<u32>> {
+    programs::choose(layout, &component.name, folder)?;
+    let old = component.pid.filter(|pid| is_ours(*pid, layout));
+    if let Some(pid) = old {
+        match kill(Pid::from_raw(i32::try_from(pid)?), component.kind.stop_signal()) {
+            // It has ended by itself since.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot stop {}", component.name)),
+        }
+    }
+    Ok(old)
+}
+
+/// [`change_program`], and returns when another process serves. An error if none does within `time_max`: then the old program is
+/// one call away.
+pub fn roll(layout: &Layout, component: &str, folder: &Path, time_max: Duration) -> Result<()> {
+    let before = component_of(layout, component)?;
+    let old = change_program(layout, &before, folder)?;
+    let begin = Instant::now();
+    let mut could_not_serve_at = begin;
+    loop {
+        let now = component_of(layout, component)?;
+        let is_new = now.pid.is_some() && now.pid != old;
+        if !(is_new && now.state.can_serve()) {
+            could_not_serve_at = Instant::now();
+        }
+        let serves = is_new && now.state == ComponentState::Ready;
+        if serves || could_not_serve_at.elapsed() > DEGRADED_TIME_MAX {
+            return Ok(());
+        }
+        // The first restart is the one that was asked for.
+        let restarts = now.restarts.saturating_sub(before.restarts + 1);
+        if keeps_ending(&ComponentReport { restarts, ..now.clone() }) {
+            let (log, last_line) = (now.log.clone(), last_line(Path::new(&now.log)));
+            return Err(NotReady::KeepsEnding { component: now.name, last_line, log }.into());
+        }
+        if begin.elapsed() > time_max {
+            let waiting = format!("{} (see {})", now.name, now.log);
+            return Err(NotReady::TimedOut { seconds: time_max.as_secs(), waiting }.into());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn component_of(layout: &Layout, name: &str) -> Result<ComponentReport> {
+    let Found::Running(report) = find(&layout.data_dir)? else {
+        bail!("no supervisor runs in {}: nothing that ends is started again", layout.data_dir.display());
+    };
+    let component = report.components.into_iter().find(|component| component.name == name);
+    component.with_context(|| format!("the stack has no {name}"))
 }
 
 /// The components that are waited for, each with its log.

@@ -317,6 +317,16 @@ impl Layout {
         self.data_dir.join("config").join(format!("{component}.toml"))
     }
 
+    /// Names the program of a component, if that is not the one beside the supervisor's.
+    pub(crate) fn program_file(&self, component: &str) -> PathBuf {
+        self.data_dir.join("config").join(format!("{component}.program"))
+    }
+
+    /// The same while it is being written.
+    pub(crate) fn program_draft_file(&self, component: &str) -> PathBuf {
+        self.program_file(component).with_extension("program.draft")
+    }
+
     pub(crate) fn password_file(&self) -> PathBuf {
         self.data_dir.join("config").join("database-password")
     }

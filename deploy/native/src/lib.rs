@@ -5,6 +5,7 @@
 //! - [`link`]: ports between components, for faults of the network;
 //! - [`prepare`]: everything that must be true before anything is started; each failure says what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is fetched, set up and started;
+//! - [`programs`]: where the program of a service comes from;
 //! - [`probe`]: probes a component;
 //! - [`component`]: what a component is; starts, probes and stops one;
 //! - [`state`]: what the next two share on disk: the report, the lock, the deletion;
@@ -21,6 +22,7 @@ pub mod link;
 mod postgres;
 pub mod prepare;
 mod probe;
+pub mod programs;
 mod removal;
 mod services;
 pub mod state;

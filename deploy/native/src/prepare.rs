@@ -18,7 +18,7 @@ use crate::{
     kafka,
     layout::{Layout, Replicas, Scope, identities},
     link::Link,
-    postgres,
+    postgres, programs,
     removal::{Content, Folder},
     services,
 };
@@ -60,8 +60,15 @@ pub struct Prepared {
 }
 
 /// Checks the machine, and creates files, databases, certificates and configurations where they are missing. `links` are those
-/// of the layout, or empty: then clients reach servers by the servers' own ports.
-pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas, links: Vec<Link>) -> Result<Prepared> {
+/// of the layout, or empty: then clients reach servers by the servers' own ports. `programs` is the folder of the services'
+/// programs, if that is not where this one is.
+pub fn prepare(
+    layout: Layout,
+    scope: Scope,
+    replicas: Replicas,
+    links: Vec<Link>,
+    programs: Option<&Path>,
+) -> Result<Prepared> {
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
     check_space(&layout.data_dir)?;
@@ -82,6 +89,7 @@ pub fn prepare(layout: Layout, scope: Scope, replicas: Replicas, links: Vec<Link
         renew_certificates(&layout)?;
         TokenIssuer::load_or_create(&layout.pki_dir())?;
         services::prepare(&layout, replicas, &links)?;
+        programs::prepare(&layout, replicas, programs)?;
     }
     Ok(Prepared { layout, scope, replicas, links, artifacts })
 }

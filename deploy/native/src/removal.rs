@@ -59,8 +59,13 @@ impl Content {
         let proven = folder == Folder::Marked || layout.lock_file().exists();
         let certificates_proven = proven || layout.pki_dir().join("lock").exists();
         let names = every_component_name();
-        let config: BTreeSet<String> =
-            names.iter().map(|name| format!("{name}.toml")).chain(["database-password".to_owned()]).collect();
+        let config: BTreeSet<String> = names
+            .iter()
+            .flat_map(|name| {
+                ["toml", "program", "program.draft"].map(|extension| format!("{name}.{extension}"))
+            })
+            .chain(["database-password".to_owned()])
+            .collect();
         let logs: BTreeSet<String> =
             names.iter().flat_map(|name| [format!("{name}.log"), format!("{name}.log.old")]).collect();
         content.divide(&layout.data_dir.join("config"), |path| {
@@ -202,6 +207,8 @@ mod tests {
         for file in [
             "config/order.toml",
             "config/order-2.toml",
+            "config/order-2.program",
+            "config/order-2.program.draft",
             "config/database-password",
             "logs/orders-db.log",
             "logs/supervisor.log",

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
     layout::{GATEWAY, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names},
     link::{Link, port_between},
+    programs,
 };
 
 /// Accounts that exist from the first start, with their balances.
@@ -188,7 +189,7 @@ pub(crate) fn gateway_command(layout: &Layout) -> Result<Command> {
 }
 
 fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Command> {
-    let mut command = Command::new(binary(name)?);
+    let mut command = Command::new(programs::chosen(layout, component, name)?);
     command.arg("--config").arg(layout.config_file(component));
     // A setting of one service is an unknown key for the others, which refuse it.
     for (variable, _) in std::env::vars_os() {
@@ -204,15 +205,4 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
         }
     }
     Ok(command)
-}
-
-/// Beside this program, or one folder up if this is a test.
-fn binary(name: &str) -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let file = format!("holdfast-{name}");
-    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(&file)).find(|path| path.exists());
-    let Some(found) = found else {
-        bail!("{file} is not beside {}: build it with `cargo build --workspace`", own.display());
-    };
-    Ok(found)
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, path::PathBuf, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use holdfast_chaos::{
     run::{self, Options},
@@ -12,7 +12,7 @@ use holdfast_common::config::parse_duration;
 use holdfast_native::layout::{PORT_OFFSET_MAX, Replicas, ReplicasError, resolve};
 
 use super::show;
-use crate::{options::Output, output::Outcome};
+use crate::{commands::stack::roll::parse_programs, options::Output, output::Outcome};
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -37,6 +37,9 @@ pub(crate) struct Run {
     /// The folder of a stack that runs already; without it the run starts one of its own
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The folder of an earlier build's programs, with which a scenario of upgrades begins: scripts/earlier.sh makes one
+    #[arg(long, value_name = "DIR", value_parser = parse_programs, conflicts_with = "data_dir")]
+    from: Option<PathBuf>,
     /// Add N to each port of a stack of its own; by default an N whose ports are free
     #[arg(long, value_name = "N", conflicts_with = "data_dir",
         value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
@@ -81,6 +84,16 @@ impl Run {
         if !self.replicas.is_empty() {
             scenario.replicas.clone_from(&self.replicas);
         }
+        match (scenario.needs_earlier(), &self.from) {
+            (true, None) => bail!(
+                "{} begins with the programs of an earlier build: `chaos/run.sh --scenario {}` makes and uses them, --from DIR \
+                 names others",
+                self.scenario,
+                self.scenario
+            ),
+            (false, Some(_)) => bail!("{} upgrades nothing, so --from is of no use", self.scenario),
+            _ => {}
+        }
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let folder = self.report.clone().unwrap_or_else(|| PathBuf::from(format!("chaos-{seed:x}")));
         Ok(Options {
@@ -90,6 +103,7 @@ impl Run {
             seed,
             program: std::env::current_exe()?,
             running: self.data_dir.as_deref().map(resolve).transpose()?,
+            earlier: self.from.clone(),
             port_offset: self.port_offset,
             folder: resolve(&folder)?,
             commit: commit(),
@@ -108,6 +122,9 @@ impl Run {
         }
         for replicas in &self.replicas {
             let _ = write!(command, " --replicas {replicas}");
+        }
+        if let Some(from) = &self.from {
+            let _ = write!(command, " --from {}", from.display());
         }
         command
     }

@@ -3,6 +3,7 @@
 pub(super) mod down;
 pub(super) mod env;
 pub(super) mod logs;
+pub(super) mod roll;
 pub(super) mod status;
 pub(super) mod token;
 pub(super) mod up;

@@ -7,11 +7,13 @@ use clap::Args;
 use comfy_table::Table;
 use holdfast_native::{
     control::{self, Found, Watched},
-    layout::Layout,
+    layout::{Kind, Layout},
+    programs::Running,
     state::ComponentReport,
 };
 use serde::Serialize;
 
+use super::roll::remarks;
 use crate::{
     options::{At, Output, say_nobody_watches},
     output::{Outcome, data, wide_table},
@@ -27,7 +29,31 @@ pub(crate) struct Status {
 
 #[derive(Serialize)]
 struct Document<'a> {
-    components: &'a [ComponentReport],
+    components: Vec<Line<'a>>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    report: &'a ComponentReport,
+    /// The file that a service runs.
+    program: Option<String>,
+}
+
+impl<'a> Document<'a> {
+    fn of(components: &'a [ComponentReport], programs: &[(String, Running)]) -> Self {
+        let line = |report: &'a ComponentReport| {
+            let program = programs.iter().find(|(name, _)| *name == report.name);
+            Line { report, program: program.map(|(_, program)| program.file.display().to_string()) }
+        };
+        Self { components: components.iter().map(line).collect() }
+    }
+}
+
+/// The programs of the services that run.
+fn programs_of(components: &[ComponentReport]) -> Vec<(String, Running)> {
+    let services = components.iter().filter(|component| component.kind == Kind::Service);
+    services.filter_map(|component| Some((component.name.clone(), Running::of(component.pid?)?))).collect()
 }
 
 impl Status {
@@ -56,7 +82,11 @@ impl Status {
             ),
             (Watched::BySupervisor, None) => {}
         }
-        self.output.print(&Document { components: &components }, || {
+        let programs = programs_of(&components);
+        for remark in remarks(&programs) {
+            eprintln!("{remark}");
+        }
+        self.output.print(&Document::of(&components, &programs), || {
             data!("{}", component_table(&layout, &components))
         })?;
         let all_serve = components.iter().all(|component| component.state.can_serve());

@@ -1,6 +1,9 @@
 //! `up`.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -12,7 +15,7 @@ use holdfast_native::{
     supervisor::{self, Lifetime, Restart},
 };
 
-use super::{down::STOP_TIME_MAX, token};
+use super::{down::STOP_TIME_MAX, roll::parse_programs, token};
 use crate::{
     options::At,
     output::{Outcome, data},
@@ -35,6 +38,9 @@ pub(crate) struct Up {
     /// Start N replicas of a service that has a database; may be repeated for each
     #[arg(long, value_name = "SERVICE=N", value_parser = parse_replicas)]
     replicas: Vec<String>,
+    /// Run the services' programs of this folder, instead of those beside this command; `holdfast roll` changes that later
+    #[arg(long, value_name = "DIR", value_parser = parse_programs, conflicts_with = "infrastructure_only")]
+    programs: Option<PathBuf>,
     /// Leave a component down when it dies, instead of starting it again
     #[arg(long)]
     no_restart: bool,
@@ -81,7 +87,7 @@ impl Up {
         let scope = if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
         let layout = Layout::new(data_dir.clone(), self.port_offset);
         let links = if self.links { layout.links(replicas) } else { Vec::new() };
-        let prepared = match prepare(layout.clone(), scope, replicas, links) {
+        let prepared = match prepare(layout.clone(), scope, replicas, links, self.programs.as_deref()) {
             // Only tests start a stack that ends with its parent, and they try other ports.
             Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
                 eprintln!("holdfast: {error:#}");
@@ -105,6 +111,9 @@ impl Up {
         if self.links && report.links.is_empty() {
             bail!("it runs without --links: stop it with `holdfast down` first");
         }
+        if self.programs.is_some() {
+            bail!("`holdfast roll --programs DIR` changes the programs of a stack that runs");
+        }
         if self.foreground {
             bail!("stop it with `holdfast down` to run it in the foreground");
         }
@@ -127,6 +136,9 @@ impl Up {
         arguments.extend(["--port-offset".into(), self.port_offset.to_string()]);
         arguments.extend(["--data-dir".into(), data_dir.display().to_string()]);
         arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".to_owned(), replicas]));
+        if let Some(programs) = &self.programs {
+            arguments.extend(["--programs".into(), programs.display().to_string()]);
+        }
         if self.no_restart {
             arguments.push("--no-restart".into());
         }

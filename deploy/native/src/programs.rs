@@ -1,0 +1,159 @@
+//! Where the programs of the services come from. Each component has a folder of its own choice, so that a service can be upgraded
+//! and rolled back replica by replica.
+//!
+//! The choice is a file, which the supervisor reads whenever it starts the component: whoever wants another program writes it, and
+//! ends the process that runs. `holdfast up` begins with one choice for all.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    io::ErrorKind,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::layout::{GATEWAY, Layout, Replica, Replicas, service_of};
+
+/// The file name of a service's program.
+fn file_name(service: &str) -> String {
+    format!("holdfast-{service}")
+}
+
+/// The program of a service in `folder`; an error if there is none.
+pub fn program_in(folder: &Path, service: &str) -> Result<PathBuf> {
+    let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
+    let program = folder.join(file_name(service));
+    if !program.is_file() {
+        bail!("{} has no {}", folder.display(), file_name(service));
+    }
+    Ok(program)
+}
+
+/// The folder with the program of a service that was built with this one: beside it, or one folder up if this is a test.
+pub fn own_folder(service: &str) -> Result<PathBuf> {
+    let own = env::current_exe()?;
+    let name = file_name(service);
+    let found = own.ancestors().skip(1).take(2).find(|folder| folder.join(&name).exists());
+    let Some(found) = found else {
+        bail!("{name} is not beside {}: build it with `cargo build --workspace`", own.display());
+    };
+    Ok(found.to_owned())
+}
+
+/// The programs of all components of a stack that is not started yet come from `folder`, or else from where this one is.
+pub(crate) fn prepare(layout: &Layout, replicas: Replicas, folder: Option<&Path>) -> Result<()> {
+    let components = replicas.all().map(Replica::name).chain([GATEWAY.to_owned()]);
+    for component in components {
+        match folder {
+            Some(folder) => choose(layout, &component, folder)?,
+            None => forget(layout, &component)?,
+        }
+    }
+    Ok(())
+}
+
+/// From its next start on a component runs its program in `folder`.
+pub(crate) fn choose(layout: &Layout, component: &str, folder: &Path) -> Result<()> {
+    let service = service_of(component).with_context(|| format!("{component} has no program of ours"))?;
+    let program = program_in(folder, service)?;
+    let path = layout.program_file(component);
+    let draft = layout.program_draft_file(component);
+    fs::write(&draft, program.as_os_str().as_bytes())
+        .and_then(|()| fs::rename(&draft, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn forget(layout: &Layout, component: &str) -> Result<()> {
+    let path = layout.program_file(component);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The program that a component is to run.
+pub(crate) fn chosen(layout: &Layout, component: &str, service: &str) -> Result<PathBuf> {
+    let path = layout.program_file(component);
+    match fs::read(&path) {
+        Ok(program) => Ok(PathBuf::from(OsString::from_vec(program))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Ok(own_folder(service)?.join(file_name(service)))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// What the kernel appends to the name of a program whose file was deleted or replaced (proc(5)).
+const DELETED: &str = " (deleted)";
+
+/// The program of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its file, as it was called when the process began.
+    pub file: PathBuf,
+    /// Whether another file, or none, has this name now.
+    pub is_replaced: bool,
+}
+
+impl Running {
+    /// That of the process `pid`; `None` if it has ended, or is somebody else's.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        Some(Self::named(fs::read_link(format!("/proc/{pid}/exe")).ok()?))
+    }
+
+    fn named(link: PathBuf) -> Self {
+        match link.as_os_str().as_bytes().strip_suffix(DELETED.as_bytes()) {
+            Some(name) => Self { file: PathBuf::from(OsString::from_vec(name.to_vec())), is_replaced: true },
+            None => Self { file: link, is_replaced: false },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A choice is kept for its component only, and only what has the program can be chosen.
+    #[test]
+    fn each_component_has_its_choice() {
+        let base = env::temp_dir().join(format!("holdfast-programs-{}", std::process::id()));
+        let (earlier, config) = (base.join("earlier"), base.join("config"));
+        for folder in [&earlier, &config] {
+            fs::create_dir_all(folder).expect("created");
+        }
+        fs::write(earlier.join("holdfast-order"), "").expect("written");
+        let layout = Layout::new(base.clone(), 0);
+        choose(&layout, "order-2", &earlier.join("../earlier")).expect("it is there");
+        let program = chosen(&layout, "order-2", "order").expect("chosen");
+        assert_eq!(program, earlier.canonicalize().expect("there").join("holdfast-order"));
+        assert!(!layout.program_file("order").exists());
+        forget(&layout, "order-2").expect("deleted");
+        forget(&layout, "order-2").expect("nothing to do");
+        assert!(!layout.program_file("order-2").exists());
+
+        for (component, folder) in
+            [("payment", &earlier), ("order", &config), ("order", &base.join("no")), ("kafka", &earlier)]
+        {
+            assert!(choose(&layout, component, folder).is_err(), "{component}");
+        }
+        let left = fs::read_dir(&config).expect("readable").count();
+        assert_eq!(left, 0, "what was refused leaves nothing");
+        fs::remove_dir_all(base).expect("gone");
+    }
+
+    /// The kernel says whose file a process runs, and whether that is still there.
+    #[test]
+    fn a_running_program_is_known() {
+        let own = Running::of(std::process::id()).expect("it runs");
+        assert_eq!(Running { file: env::current_exe().expect("known"), is_replaced: false }, own);
+        let replaced = Running::named(PathBuf::from("/p/holdfast-order (deleted)"));
+        assert_eq!(Running { file: PathBuf::from("/p/holdfast-order"), is_replaced: true }, replaced);
+        assert_eq!(Running::of(u32::MAX), None);
+    }
+}
