@@ -21,8 +21,10 @@ use crate::{
 };
 
 /// Users with money for all their orders, and users without an account.
-const RICH_USERS: usize = 40;
-const POOR_USERS: usize = 8;
+///
+/// So many that none comes near the gateway's limits for one subject, and so few that the treasury's credits do not either.
+const RICH_USERS: usize = 90;
+const POOR_USERS: usize = 18;
 /// In euros and cents: far more than a user of the longest run spends.
 const CREDIT: (&str, i64) = ("1000000.00", 100_000_000);
 /// Of 100 orders: those of users without money, and those that can't be delivered.

@@ -1,6 +1,12 @@
 //! Settings of the gateway.
 
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    time::Duration,
+};
 
 use holdfast_common::{
     config::{IdentityConfig, ServiceConfig, duration},
@@ -142,6 +148,9 @@ pub struct LimitsConfig {
     /// All other requests of one subject. Default 50 a second, 100 at once.
     #[serde(deserialize_with = "quota::<_, 50, 100>")]
     pub writes: QuotaConfig,
+    /// Networks whose addresses are not limited; their subjects are. Default this machine: behind a proxy that is not in
+    /// `proxies.trusted`, or a sidecar, all clients have its address, and a limit for all of them together is an outage.
+    pub exempt: Vec<IpNet>,
     /// Requests of one client address that may be in progress at a time. Default 256.
     pub in_flight_per_address: usize,
     /// Requests of one subject that may be in progress at a time. Default 16.
@@ -159,6 +168,9 @@ impl Default for LimitsConfig {
             writes: QuotaConfig::new(50, 100),
             in_flight_per_address: 256,
             in_flight_per_subject: 16,
+            exempt: [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)]
+                .map(|(address, length)| IpNet::new_assert(address, length))
+                .into(),
             proxies: ProxyConfig::default(),
         }
     }

@@ -75,8 +75,8 @@ pub(super) fn own(evidence: &Evidence) -> Finding {
     finding
 }
 
-/// I12: unless the gateway itself is the victim, every call is answered within its deadline, a refusal is 503 or 504, and a
-/// 503 says when to come back.
+/// I12: unless the gateway itself is the victim, every call is answered within its deadline, a refusal is 429, 503 or 504, and
+/// the first two say when to come back.
 pub(super) fn fail_fast(evidence: &Evidence) -> Finding {
     let mut finding = Finding::default();
     let gateway = Windows::of_gateway(evidence);
@@ -93,8 +93,8 @@ pub(super) fn fail_fast(evidence: &Evidence) -> Finding {
         finding.check(end - call.begin <= ANSWER_TIME_MAX_US, subject, || {
             format!("{} was answered {:?} after {time} ms", call.op.name(), call.facts.http)
         });
-        if let Some(http) = call.facts.http.filter(|http| *http >= 500) {
-            let is_in_order = http == 504 || (http == 503 && call.facts.retry_after);
+        if let Some(http) = call.facts.http.filter(|http| *http == 429 || *http >= 500) {
+            let is_in_order = http == 504 || ([429, 503].contains(&http) && call.facts.retry_after);
             finding.check(is_in_order, subject, || {
                 format!("{} was answered {http}, Retry-After: {}", call.op.name(), call.facts.retry_after)
             });

@@ -73,8 +73,7 @@ pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
 }
 
 /// The command that starts a stack which ends, and deletes its data, when its standard input closes: however its owner ends. It
-/// ends with [`crate::prepare::PORT_TAKEN_EXIT_CODE`] if a port is taken. `program` is this one, `replicas` are `service=N`. Its
-/// gateway limits no client unless the environment of the command says so: load on such a stack comes from a few subjects.
+/// ends with [`crate::prepare::PORT_TAKEN_EXIT_CODE`] if a port is taken. `program` is this one, `replicas` are `service=N`.
 pub fn bound_stack<'a>(
     program: &Path,
     layout: &Layout,
@@ -86,7 +85,6 @@ pub fn bound_stack<'a>(
         .arg("--data-dir")
         .arg(&layout.data_dir)
         .args(replicas.into_iter().flat_map(|replicas| ["--replicas", replicas]))
-        .env("HOLDFAST__LIMITS__ENABLED", "false")
         .stdin(Stdio::piped())
         .stdout(Stdio::null());
     command

@@ -19,10 +19,6 @@ const DEMO_ACCOUNTS: [(&str, &str); 4] =
 const PARTICIPANT_SECTIONS: [&str; 3] = ["kafka", "database", "grpc"];
 const GATEWAY_SECTIONS: [&str; 3] = ["auth", "limits", "upstream"];
 
-/// Requests per second of one client address. Whoever uses this stack has the same one, so it limits nobody here; subjects are
-/// limited as everywhere.
-const REQUESTS_PER_ADDRESS: u32 = 100_000;
-
 #[derive(Serialize)]
 struct Service {
     admin_listen: String,
@@ -83,24 +79,11 @@ struct Auth {
 }
 
 #[derive(Serialize)]
-struct Quota {
-    per_second: u32,
-    burst: u32,
-}
-
-#[derive(Serialize)]
-struct Limits {
-    in_flight_per_address: u32,
-    address: Quota,
-}
-
-#[derive(Serialize)]
 struct GatewayFile {
     service: Service,
     identity: Identity,
     gateway: Listen,
     auth: Auth,
-    limits: Limits,
     upstream: BTreeMap<&'static str, Destination>,
 }
 
@@ -154,10 +137,6 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, links: &[Link]) -> Re
         service: service(layout.gateway_admin_port()),
         identity: identity(layout, GATEWAY),
         gateway: Listen { listen: loopback(layout.gateway_port()) },
-        limits: Limits {
-            in_flight_per_address: REQUESTS_PER_ADDRESS,
-            address: Quota { per_second: REQUESTS_PER_ADDRESS, burst: REQUESTS_PER_ADDRESS },
-        },
         auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
         upstream,
     };

@@ -21,6 +21,7 @@ use axum::{
 };
 use holdfast_common::{health::PeriodicTask, metric, stop::sleep_unless_stopped};
 use holdfast_proto::UserId;
+use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::in_flight::Place;
@@ -47,6 +48,7 @@ pub(crate) struct Limits(Arc<Inner>);
 struct Inner {
     enabled: bool,
     proxies: ProxyConfig,
+    exempt: Vec<IpNet>,
     address: Buckets,
     reads: Buckets,
     writes: Buckets,
@@ -63,6 +65,7 @@ impl Limits {
         Self(Arc::new(Inner {
             enabled: config.enabled,
             proxies: config.proxies.clone(),
+            exempt: config.exempt.clone(),
             address: Buckets::new("address", config.address, KEYS_MAX),
             reads: Buckets::new("reads", config.reads, KEYS_MAX),
             writes: Buckets::new("writes", config.writes, KEYS_MAX),
@@ -93,11 +96,15 @@ impl Limits {
     }
 
     /// Counts a request of this address and refuses it if the address is over its limits.
-    fn enter_address(&self, client: SocketAddr, request: &Request) -> Result<Place, Refused> {
+    fn enter_address(&self, client: SocketAddr, request: &Request) -> Result<Option<Place>, Refused> {
         let address = address::client_of(client, request.headers(), &self.0.proxies);
+        if self.0.exempt.iter().any(|network| network.contains(&address)) {
+            return Ok(None);
+        }
         let network = address::network_of(address);
         self.0.address.take(network).map_err(Refused::Rate)?;
-        self.0.address_in_flight.enter(network).ok_or(Refused::InFlight("address-in-flight"))
+        let place = self.0.address_in_flight.enter(network);
+        place.map(Some).ok_or(Refused::InFlight("address-in-flight"))
     }
 
     /// Returns the memory of clients that have gone, until `stop`.
