@@ -1,12 +1,19 @@
 //! A client of the REST interface.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use holdfast_certs::{Claims, TokenIssuer};
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -42,10 +49,12 @@ impl Answer {
     }
 }
 
-/// Talks to one gateway; clones share the connections.
+/// Talks to the gateways in turn; clones share the connections.
 #[derive(Clone)]
 pub struct Rest {
-    base_url: String,
+    base_urls: Arc<[String]>,
+    /// Whose turn it is.
+    turn: Arc<AtomicUsize>,
     client: Client<HttpConnector, Full<Bytes>>,
     issuer: Arc<TokenIssuer>,
     /// For how long a refusal that says when to come back is not taken for an answer.
@@ -53,16 +62,24 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// A client with at most `connections` idle connections.
+    /// A client of one gateway, with at most `connections` idle connections.
     #[must_use]
     pub fn new(base_url: String, issuer: TokenIssuer, connections: usize) -> Self {
+        Self::of_all(vec![base_url], issuer, connections)
+    }
+
+    /// A client of several gateways, each of which gets its share of the requests. One that does not take a connection is passed
+    /// over, as a load balancer does; nothing was sent to it then.
+    #[must_use]
+    pub fn of_all(base_urls: Vec<String>, issuer: TokenIssuer, connections: usize) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(connections)
             .build(connector);
-        Self { base_url, client, issuer: Arc::new(issuer), patience: Duration::ZERO }
+        let (issuer, turn) = (Arc::new(issuer), Arc::default());
+        Self { base_urls: base_urls.into(), turn, client, issuer, patience: Duration::ZERO }
     }
 
     /// The same, but a 503 that says when to come back is asked again for up to this time, as a client does who wants an
@@ -101,12 +118,29 @@ impl Rest {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
         let exchange = async {
-            let response = self.client.request(request).await?;
-            let (parts, body) = response.into_parts();
+            let (parts, body) = self.responded(request).await?.into_parts();
             let body = body.collect().await?.to_bytes();
             Ok::<_, anyhow::Error>(Answer { status: parts.status, headers: parts.headers, body })
         };
         tokio::time::timeout(ANSWER_TIME_MAX, exchange).await.context("no answer in time")?
+    }
+
+    /// The response of the gateway that a request is for, or of the next one that takes a connection.
+    async fn responded(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+        let meant = request.uri().to_string();
+        let first =
+            self.base_urls.iter().position(|base_url| meant.starts_with(base_url)).unwrap_or_default();
+        let path = request.uri().path_and_query().cloned().context("a request has a path")?;
+        for turn in first + 1..first + self.base_urls.len() {
+            match self.client.request(request.clone()).await {
+                Err(error) if error.is_connect() => {
+                    let next = &self.base_urls[turn % self.base_urls.len()];
+                    *request.uri_mut() = format!("{next}{path}").parse()?;
+                }
+                result => return Ok(result?),
+            }
+        }
+        Ok(self.client.request(request).await?)
     }
 
     /// A request with a token, a body and whatever other headers.
@@ -118,9 +152,10 @@ impl Rest {
         headers: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Answer> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.base_url))
+            .uri(format!("{}{path}", self.base_urls[turn % self.base_urls.len()]))
             .header(header::AUTHORIZATION, format!("Bearer {token}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -152,10 +187,10 @@ impl Rest {
         self.call(Method::POST, &path, &token, &[("idempotency-key", key)], Some(&body)).await
     }
 
-    /// The address of the gateway.
+    /// The address of the first gateway.
     #[must_use]
     pub fn base_url(&self) -> &str {
-        &self.base_url
+        self.base_urls.first().map_or("", String::as_str)
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use holdfast_certs::TokenIssuer;
 use holdfast_native::{
     control::{self, Found},
-    layout::{Layout, PARTICIPANTS},
+    layout::{GATEWAY, Layout, PARTICIPANTS, service_of},
     prepare::PORT_TAKEN_EXIT_CODE,
     state::{ComponentReport, StackReport},
 };
@@ -178,10 +178,13 @@ impl Stack {
         component.with_context(|| format!("the stack has no {name}"))
     }
 
-    /// A client of its gateway.
+    /// A client of its gateways.
     pub fn rest(&self) -> Result<Rest> {
         let issuer = TokenIssuer::load_or_create(&self.layout.pki_dir())?;
-        Ok(Rest::new(self.layout.gateway_url(), issuer, CONNECTIONS_MAX))
+        let components = self.components()?.into_iter();
+        let gateways = components.filter(|component| service_of(&component.name) == Some(GATEWAY));
+        let urls = gateways.map(|gateway| format!("http://127.0.0.1:{}", gateway.port)).collect();
+        Ok(Rest::of_all(urls, issuer, CONNECTIONS_MAX))
     }
 
     /// A connection to the database of a service.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use holdfast_certs::Claims;
 use holdfast_chaos::rest::{Answer, is_terminal, sample_order};
 use holdfast_e2e::{World, eventually, id};
+use holdfast_native::layout::Gateway;
 use http::{Method, Request};
 use http_body_util::Full;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -439,8 +440,9 @@ async fn bodies_that_cannot_be_read() {
 
 /// Sends bytes as they are and returns the status, or 0 if the connection just ends.
 async fn raw(world: &World, bytes: &[u8]) -> (u16, String) {
-    let mut stream =
-        TcpStream::connect(("127.0.0.1", world.stack.layout.gateway_port())).await.expect("connected");
+    let mut stream = TcpStream::connect(("127.0.0.1", world.stack.layout.gateway_port(Gateway::FIRST)))
+        .await
+        .expect("connected");
     // The server may refuse before everything was sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();

@@ -36,19 +36,19 @@ impl Windows {
             Operation::Account | Operation::Credit => "payment",
             Operation::Create | Operation::Read | Operation::Foreign | Operation::List => "order",
         };
-        let replicas: Vec<&str> = evidence
-            .info
-            .components
-            .iter()
-            .map(String::as_str)
-            .filter(|component| service_of(component) == Some(needed))
+        let those_of = |service| {
+            let components = evidence.info.components.iter().map(String::as_str);
+            components.filter(move |component| service_of(component) == Some(service))
+        };
+        let paths: Vec<(&str, &str)> = those_of(GATEWAY)
+            .flat_map(|gateway| those_of(needed).map(move |replica| (gateway, replica)))
             .collect();
         let windows = evidence.faults.iter().flat_map(|fault| {
-            let hit = replicas.iter().filter(|replica| is_cut_off(fault, replica, needed)).count();
-            match hit {
+            let cut = paths.iter().filter(|path| is_cut(fault, **path, needed)).count();
+            match cut {
                 0 => Vec::new(),
-                all if all == replicas.len() => vec![whole(fault, GRACE)],
-                // A replica is left: only its going and its coming back are excuses.
+                all if all == paths.len() => vec![whole(fault, GRACE)],
+                // A path is left: only the going and the coming back of the others are excuses.
                 _ => around_ends(fault),
             }
         });
@@ -57,8 +57,10 @@ impl Windows {
 
     /// Those in which the gateway itself is the victim.
     pub(super) fn of_gateway(evidence: &Evidence) -> Self {
-        let faults =
-            evidence.faults.iter().filter(|fault| is_process_fault(fault) && fault.target == GATEWAY);
+        let faults = evidence
+            .faults
+            .iter()
+            .filter(|fault| is_process_fault(fault) && service_of(&fault.target) == Some(GATEWAY));
         Self(faults.map(|fault| whole(fault, REPLICA_GRACE)).collect())
     }
 
@@ -69,7 +71,7 @@ impl Windows {
             let in_the_way = if fault.action.on_link().is_some() {
                 !fault.target.starts_with(GATEWAY)
             } else {
-                is_process_fault(fault) && fault.target != GATEWAY
+                is_process_fault(fault) && service_of(&fault.target) != Some(GATEWAY)
             };
             let grace = if fault.target.ends_with("kafka") { KAFKA_GRACE } else { GRACE };
             in_the_way.then(|| whole(fault, grace))
@@ -78,14 +80,14 @@ impl Windows {
     }
 }
 
-/// Whether a fault keeps a replica of `service` from answering a call through the gateway.
-fn is_cut_off(fault: &FaultRecord, replica: &str, service: &str) -> bool {
+/// Whether a fault keeps a call from being answered by a replica of `service` through a gateway.
+fn is_cut(fault: &FaultRecord, (gateway, replica): (&str, &str), service: &str) -> bool {
     let Some(database) = database_of(service) else { return false };
     if fault.action.on_link().is_some() {
-        let links = [format!("{GATEWAY}->{replica}"), format!("{replica}->{database}")];
+        let links = [format!("{gateway}->{replica}"), format!("{replica}->{database}")];
         return links.iter().any(|link| matches(&fault.target, link));
     }
-    is_process_fault(fault) && [GATEWAY, replica, database].contains(&fault.target.as_str())
+    is_process_fault(fault) && [gateway, replica, database].contains(&fault.target.as_str())
 }
 
 fn is_process_fault(fault: &FaultRecord) -> bool {

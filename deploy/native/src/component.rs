@@ -17,7 +17,7 @@ use tokio::{net::TcpStream, process::Child};
 
 use crate::{
     kafka::{self, Broker},
-    layout::{GATEWAY, KAFKA, Kind, Layout, PARTICIPANTS, Participant, REPLICAS_MAX, Replica, Scope},
+    layout::{Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, Replica, Scope},
     postgres,
     prepare::Prepared,
     probe::{self, Answer},
@@ -55,7 +55,7 @@ pub(crate) enum Component {
     Database(&'static Participant),
     Kafka,
     Participant(Replica),
-    Gateway,
+    Gateway(Gateway),
 }
 
 impl Component {
@@ -68,7 +68,8 @@ impl Component {
     pub(crate) fn services(prepared: &Prepared) -> Vec<Self> {
         match prepared.scope {
             Scope::Everything => {
-                prepared.replicas.all().map(Self::Participant).chain([Self::Gateway]).collect()
+                let participants = prepared.replicas.all().map(Self::Participant);
+                participants.chain(prepared.replicas.gateways().map(Self::Gateway)).collect()
             }
             Scope::Infrastructure => Vec::new(),
         }
@@ -76,12 +77,8 @@ impl Component {
 
     /// The component of a report.
     pub(crate) fn named(name: &str) -> Option<Self> {
-        let participants = PARTICIPANTS.iter().flat_map(|participant| {
-            let replicas =
-                (0..REPLICAS_MAX).map(move |number| Self::Participant(Replica { participant, number }));
-            std::iter::once(Self::Database(participant)).chain(replicas)
-        });
-        participants.chain([Self::Kafka, Self::Gateway]).find(|component| component.name() == name)
+        let services = LARGEST.all().map(Self::Participant).chain(LARGEST.gateways().map(Self::Gateway));
+        Self::infrastructure().into_iter().chain(services).find(|component| component.name() == name)
     }
 
     pub(crate) fn name(self) -> String {
@@ -89,7 +86,7 @@ impl Component {
             Self::Database(participant) => participant.server.to_owned(),
             Self::Kafka => KAFKA.to_owned(),
             Self::Participant(replica) => replica.name(),
-            Self::Gateway => GATEWAY.to_owned(),
+            Self::Gateway(gateway) => gateway.name(),
         }
     }
 
@@ -97,7 +94,7 @@ impl Component {
         match self {
             Self::Database(_) => Kind::Postgres,
             Self::Kafka => Kind::Kafka,
-            Self::Participant(_) | Self::Gateway => Kind::Service,
+            Self::Participant(_) | Self::Gateway(_) => Kind::Service,
         }
     }
 
@@ -106,7 +103,7 @@ impl Component {
             Self::Database(participant) => layout.database_port(participant),
             Self::Kafka => layout.kafka_port(),
             Self::Participant(replica) => layout.grpc_port(replica),
-            Self::Gateway => layout.gateway_port(),
+            Self::Gateway(gateway) => layout.gateway_port(gateway),
         }
     }
 
@@ -131,7 +128,7 @@ impl Component {
             Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant),
             Self::Kafka => Ok(kafka::command(layout, &prepared.artifacts)),
             Self::Participant(replica) => services::participant_command(layout, replica, &prepared.links),
-            Self::Gateway => services::gateway_command(layout),
+            Self::Gateway(gateway) => services::gateway_command(layout, gateway),
         }
     }
 
@@ -158,7 +155,7 @@ impl Component {
     pub(crate) async fn ask(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
         match self {
             Self::Participant(replica) => probe::service(layout.admin_port(replica)).await,
-            Self::Gateway => probe::service(layout.gateway_admin_port()).await,
+            Self::Gateway(gateway) => probe::service(layout.gateway_admin_port(gateway)).await,
             Self::Database(participant) => match postgres::answers(layout, participant).await {
                 Ok(()) => Answer::ready(),
                 Err(error) => Answer::not_ready(format!("{error:#}")),

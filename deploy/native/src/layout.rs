@@ -63,20 +63,45 @@ impl Replica {
     /// `order` for the first, then `order-2`, `order-3`.
     #[must_use]
     pub fn name(self) -> String {
-        match self.number {
-            0 => self.participant.name.to_owned(),
-            number => format!("{}-{}", self.participant.name, number + 1),
-        }
+        name_of(self.participant.name, self.number)
+    }
+}
+
+/// One replica of the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    /// From 0.
+    pub number: u16,
+}
+
+impl Gateway {
+    /// The one that is always there.
+    pub const FIRST: Self = Self { number: 0 };
+
+    /// `gateway` for the first, then `gateway-2`, `gateway-3`.
+    #[must_use]
+    pub fn name(self) -> String {
+        name_of(GATEWAY, self.number)
+    }
+}
+
+fn name_of(service: &str, number: u16) -> String {
+    match number {
+        0 => service.to_owned(),
+        number => format!("{service}-{}", number + 1),
     }
 }
 
 /// How many replicas each service has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replicas([u16; PARTICIPANTS.len()]);
+pub struct Replicas {
+    participants: [u16; PARTICIPANTS.len()],
+    gateways: u16,
+}
 
 impl Default for Replicas {
     fn default() -> Self {
-        Self([1; PARTICIPANTS.len()])
+        Self::of_each(1)
     }
 }
 
@@ -87,7 +112,7 @@ pub enum ReplicasError {
     #[error("must be service=N, such as order=2")]
     Form,
     /// Replicas of something else.
-    #[error("only these have replicas here: {}", participant_names().collect::<Vec<_>>().join(", "))]
+    #[error("only these have replicas here: {}", service_names().collect::<Vec<_>>().join(", "))]
     Service,
     /// Too few or too many.
     #[error("a service has 1 to {REPLICAS_MAX} replicas")]
@@ -95,28 +120,41 @@ pub enum ReplicasError {
 }
 
 impl Replicas {
+    const fn of_each(number: u16) -> Self {
+        Self { participants: [number; PARTICIPANTS.len()], gateways: number }
+    }
+
     /// Sets the number of one service from `service=N`.
     pub fn set(&mut self, text: &str) -> Result<(), ReplicasError> {
         let (service, number) = text.split_once('=').ok_or(ReplicasError::Form)?;
-        let index = PARTICIPANTS.iter().position(|participant| participant.name == service);
-        let index = index.ok_or(ReplicasError::Service)?;
+        let mut participants = PARTICIPANTS.iter().zip(&mut self.participants);
+        let count = match participants.find(|(participant, _)| participant.name == service) {
+            Some((_, count)) => count,
+            None if service == GATEWAY => &mut self.gateways,
+            None => return Err(ReplicasError::Service),
+        };
         let number = number.parse().map_err(|_| ReplicasError::Form)?;
         if !(1..=REPLICAS_MAX).contains(&number) {
             return Err(ReplicasError::Number);
         }
-        self.0[index] = number;
+        *count = number;
         Ok(())
     }
 
     /// `service=N` of each service that has more than one.
     pub fn arguments(self) -> impl Iterator<Item = String> {
-        let counts = PARTICIPANTS.iter().zip(self.0).filter(|(_, count)| *count > 1);
-        counts.map(|(participant, count)| format!("{}={count}", participant.name))
+        let counts = participant_names().zip(self.participants).chain([(GATEWAY, self.gateways)]);
+        counts.filter(|(_, count)| *count > 1).map(|(service, count)| format!("{service}={count}"))
     }
 
-    /// All of them.
+    /// Those of the gateway.
+    pub fn gateways(self) -> impl Iterator<Item = Gateway> {
+        (0..self.gateways).map(|number| Gateway { number })
+    }
+
+    /// Those of all services with a database.
     pub fn all(self) -> impl Iterator<Item = Replica> {
-        let counts = PARTICIPANTS.iter().zip(self.0);
+        let counts = PARTICIPANTS.iter().zip(self.participants);
         counts.flat_map(|(participant, count)| (0..count).map(move |number| Replica { participant, number }))
     }
 
@@ -176,6 +214,7 @@ pub fn identities() -> impl Iterator<Item = &'static str> {
     service_names().chain([OPERATOR])
 }
 
+/// Of the first; those of its replicas follow, up to 8088, since 8090 is the console's.
 const GATEWAY_PORT: u16 = 8080;
 const GATEWAY_ADMIN_PORT: u16 = 9100;
 const KAFKA_PORT: u16 = 9092;
@@ -230,12 +269,12 @@ impl Layout {
 
     /// REST.
     #[must_use]
-    pub fn gateway_port(&self) -> u16 {
-        self.port(GATEWAY_PORT)
+    pub fn gateway_port(&self, gateway: Gateway) -> u16 {
+        self.port(GATEWAY_PORT + gateway.number)
     }
 
-    pub(crate) fn gateway_admin_port(&self) -> u16 {
-        self.port(GATEWAY_ADMIN_PORT)
+    pub(crate) fn gateway_admin_port(&self, gateway: Gateway) -> u16 {
+        self.port(GATEWAY_ADMIN_PORT + REPLICA_PORT_STEP * gateway.number)
     }
 
     pub(crate) fn kafka_port(&self) -> u16 {
@@ -255,10 +294,8 @@ impl Layout {
     /// Where a component answers `/healthz` and `/readyz`; databases and broker have no such port.
     #[must_use]
     pub fn component_admin_port(&self, component: &str) -> Option<u16> {
-        if component == GATEWAY {
-            return Some(self.gateway_admin_port());
-        }
-        replica_named(component).map(|replica| self.admin_port(replica))
+        let gateway = gateway_named(component).map(|gateway| self.gateway_admin_port(gateway));
+        gateway.or_else(|| replica_named(component).map(|replica| self.admin_port(replica)))
     }
 
     pub(crate) fn admin_port(&self, replica: Replica) -> u16 {
@@ -269,17 +306,18 @@ impl Layout {
         self.port(participant.database_port)
     }
 
-    /// The address of the REST interface.
+    /// The address of the REST interface, at the first gateway.
     #[must_use]
     pub fn gateway_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.gateway_port())
+        format!("http://127.0.0.1:{}", self.gateway_port(Gateway::FIRST))
     }
 
     /// The address of the admin port of a component, as `holdfast status` names it: `order`, `order-2`; the gateway's
     /// if there is no such service.
     #[must_use]
     pub fn admin_url(&self, component: &str) -> String {
-        let port = self.component_admin_port(component).unwrap_or_else(|| self.gateway_admin_port());
+        let port =
+            self.component_admin_port(component).unwrap_or_else(|| self.gateway_admin_port(Gateway::FIRST));
         format!("http://127.0.0.1:{port}")
     }
 
@@ -363,8 +401,8 @@ impl Layout {
     /// have run here.
     #[must_use]
     pub fn component_names(&self) -> Vec<String> {
-        let replicas: Vec<String> = largest().map(Replica::name).collect();
-        let is_first = |name: &String| participant_names().any(|first| first == name);
+        let replicas: Vec<String> = largest_names().collect();
+        let is_first = |name: &String| service_names().any(|first| first == name);
         let has_run =
             |name: &String| !replicas.contains(name) || is_first(name) || self.log_file(name).exists();
         every_component_name().into_iter().filter(has_run).collect()
@@ -381,8 +419,10 @@ impl Layout {
             ports.push((participant.server.to_owned(), self.database_port(participant)));
         }
         if scope == Scope::Everything {
-            ports.push(("gateway".to_owned(), self.gateway_port()));
-            ports.push(("gateway (admin)".to_owned(), self.gateway_admin_port()));
+            for gateway in replicas.gateways() {
+                ports.push((gateway.name(), self.gateway_port(gateway)));
+                ports.push((format!("{} (admin)", gateway.name()), self.gateway_admin_port(gateway)));
+            }
             for replica in replicas.all() {
                 ports.push((replica.name(), self.grpc_port(replica)));
                 ports.push((format!("{} (admin)", replica.name()), self.admin_port(replica)));
@@ -397,25 +437,29 @@ impl Layout {
 #[must_use]
 pub fn every_component_name() -> Vec<String> {
     let servers = PARTICIPANTS.iter().map(|participant| participant.server.to_owned());
-    let rest = [GATEWAY.to_owned(), "supervisor".to_owned()];
-    servers.chain(["kafka".to_owned()]).chain(largest().map(Replica::name)).chain(rest).collect()
+    servers.chain(["kafka".to_owned()]).chain(largest_names()).chain(["supervisor".to_owned()]).collect()
 }
 
 /// Returns the service that a component is a replica of: `order` for `order` and `order-2`; `None` for databases and broker.
 #[must_use]
 pub fn service_of(component: &str) -> Option<&'static str> {
-    if component == GATEWAY {
-        return Some(GATEWAY);
-    }
-    replica_named(component).map(|replica| replica.participant.name)
+    let gateway = gateway_named(component).map(|_| GATEWAY);
+    gateway.or_else(|| replica_named(component).map(|replica| replica.participant.name))
+}
+
+fn gateway_named(component: &str) -> Option<Gateway> {
+    LARGEST.gateways().find(|gateway| gateway.name() == component)
 }
 
 fn replica_named(component: &str) -> Option<Replica> {
-    largest().find(|replica| replica.name() == component)
+    LARGEST.all().find(|replica| replica.name() == component)
 }
 
-fn largest() -> impl Iterator<Item = Replica> {
-    Replicas([REPLICAS_MAX; PARTICIPANTS.len()]).all()
+/// What a stack can have at most.
+pub(crate) const LARGEST: Replicas = Replicas::of_each(REPLICAS_MAX);
+
+fn largest_names() -> impl Iterator<Item = String> {
+    LARGEST.all().map(Replica::name).chain(LARGEST.gateways().map(Gateway::name))
 }
 
 /// How much of the stack is started.
@@ -447,8 +491,7 @@ mod tests {
     #[test]
     fn no_two_components_share_a_port() {
         let layout = Layout::new(PathBuf::from("/"), PORT_OFFSET_MAX);
-        let largest = Replicas([REPLICAS_MAX; PARTICIPANTS.len()]);
-        let ports = layout.ports(Scope::Everything, largest, &layout.links(largest));
+        let ports = layout.ports(Scope::Everything, LARGEST, &layout.links(LARGEST));
         let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
     }
@@ -460,6 +503,7 @@ mod tests {
             ("order", Some("order")),
             ("payment-9", Some("payment")),
             ("gateway", Some("gateway")),
+            ("gateway-2", Some("gateway")),
             ("orders-db", None),
             ("kafka", None),
             ("order-10", None),
@@ -499,13 +543,15 @@ mod tests {
         replicas.set("order=2").expect("two orders");
         let names: Vec<String> = replicas.all().map(Replica::name).collect();
         assert_eq!(names[..3], ["order", "order-2", "payment"]);
-        assert_eq!(replicas.arguments().collect::<Vec<_>>(), ["order=2"]);
+        replicas.set("gateway=2").expect("two gateways");
+        assert_eq!(replicas.arguments().collect::<Vec<_>>(), ["order=2", "gateway=2"]);
+        assert_eq!(replicas.gateways().map(Gateway::name).collect::<Vec<_>>(), ["gateway", "gateway-2"]);
         for (wrong, error) in [
             ("order", ReplicasError::Form),
             ("order=two", ReplicasError::Form),
             ("order=0", ReplicasError::Number),
             ("order=10", ReplicasError::Number),
-            ("gateway=2", ReplicasError::Service),
+            ("kafka=2", ReplicasError::Service),
         ] {
             assert_eq!(replicas.set(wrong), Err(error), "{wrong}");
         }

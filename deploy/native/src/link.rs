@@ -6,14 +6,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{GATEWAY, KAFKA, Layout, PARTICIPANTS, REPLICA_PORT_STEP, Replica, Replicas};
+use crate::layout::{Gateway, KAFKA, Layout, PARTICIPANTS, REPLICA_PORT_STEP, Replica, Replicas};
 
 /// The ports of links, in blocks with a port for each possible replica.
-const GATEWAY_LINK_PORT: u16 = 10_100;
-const DATABASE_LINK_PORT: u16 = GATEWAY_LINK_PORT + BLOCK;
+const DATABASE_LINK_PORT: u16 = 10_100;
 const KAFKA_LINK_PORT: u16 = DATABASE_LINK_PORT + BLOCK;
 /// Where the broker listens for one client each: it tells a client where it is, and that must be the client's link.
 const KAFKA_LISTENER_PORT: u16 = KAFKA_LINK_PORT + BLOCK;
+/// A block for each gateway.
+const GATEWAY_LINK_PORT: u16 = KAFKA_LISTENER_PORT + BLOCK;
 #[expect(clippy::cast_possible_truncation, reason = "there are three")]
 const BLOCK: u16 = PARTICIPANTS.len() as u16 * REPLICA_PORT_STEP;
 
@@ -47,10 +48,22 @@ impl Layout {
     /// The links of a stack with these replicas.
     #[must_use]
     pub fn links(&self, replicas: Replicas) -> Vec<Link> {
-        replicas.all().flat_map(|replica| self.links_of(replica)).collect()
+        let to_services = replicas
+            .gateways()
+            .flat_map(|gateway| replicas.all().map(move |replica| self.link_of(gateway, replica)));
+        to_services.chain(replicas.all().flat_map(|replica| self.links_of(replica))).collect()
     }
 
-    fn links_of(&self, replica: Replica) -> [Link; 3] {
+    fn link_of(&self, gateway: Gateway, replica: Replica) -> Link {
+        Link {
+            from: gateway.name(),
+            to: replica.name(),
+            listen: self.port(GATEWAY_LINK_PORT + BLOCK * gateway.number + place(replica)),
+            target: self.grpc_port(replica),
+        }
+    }
+
+    fn links_of(&self, replica: Replica) -> [Link; 2] {
         let (name, participant) = (replica.name(), replica.participant);
         let port = |block: u16| self.port(block + place(replica));
         let link = |from: &str, to: &str, block: u16, target: u16| Link {
@@ -60,7 +73,6 @@ impl Layout {
             target,
         };
         [
-            link(GATEWAY, &name, GATEWAY_LINK_PORT, self.grpc_port(replica)),
             link(&name, participant.server, DATABASE_LINK_PORT, self.database_port(participant)),
             link(&name, KAFKA, KAFKA_LINK_PORT, port(KAFKA_LISTENER_PORT)),
         ]
@@ -98,20 +110,21 @@ mod tests {
     fn each_client_has_a_link_to_each_of_its_servers() {
         let mut replicas = Replicas::default();
         replicas.set("order=2").expect("two orders");
+        replicas.set("gateway=2").expect("two gateways");
         let links = Layout::new(PathBuf::from("/"), 1000).links(replicas);
         let names: Vec<String> = links.iter().map(Link::name).collect();
         let expected = [
-            ["gateway->order", "order->orders-db", "order->kafka"],
-            ["gateway->order-2", "order-2->orders-db", "order-2->kafka"],
-            ["gateway->payment", "payment->payments-db", "payment->kafka"],
-            ["gateway->delivery", "delivery->deliveries-db", "delivery->kafka"],
+            ["gateway->order", "gateway->order-2", "gateway->payment", "gateway->delivery"],
+            ["gateway-2->order", "gateway-2->order-2", "gateway-2->payment", "gateway-2->delivery"],
+            ["order->orders-db", "order->kafka", "order-2->orders-db", "order-2->kafka"],
+            ["payment->payments-db", "payment->kafka", "delivery->deliveries-db", "delivery->kafka"],
         ];
         assert_eq!(names, expected.concat());
         let ports = |at: usize| (links[at].listen, links[at].target);
-        assert_eq!((ports(0), ports(1), ports(2)), ((11_100, 51_051), (11_130, 6_432), (11_160, 11_190)));
-        assert_eq!(ports(3), (11_101, 51_061));
-        assert_eq!(links[5].kafka_listener(), "ORDER-2");
-        assert_eq!(port_between(&links, "order-2", "orders-db", 1), 11_131);
+        assert_eq!((ports(0), ports(1), ports(4)), ((11_190, 51_051), (11_191, 51_061), (11_220, 51_051)));
+        assert_eq!((ports(8), ports(9)), ((11_100, 6_432), (11_130, 11_160)));
+        assert_eq!(links[11].kafka_listener(), "ORDER-2");
+        assert_eq!(port_between(&links, "order-2", "orders-db", 1), 11_101);
         assert_eq!(port_between(&links, "order", "payments-db", 1), 1);
         assert_eq!(port_between(&[], "order", "kafka", 1), 1);
     }

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::layout::{GATEWAY, Layout, Replica, Replicas, service_of};
+use crate::layout::{Gateway, Layout, Replica, Replicas, service_of};
 
 /// The file name of a service's program.
 fn file_name(service: &str) -> String {
@@ -45,7 +45,7 @@ pub fn own_folder(service: &str) -> Result<PathBuf> {
 
 /// The programs of all components of a stack that is not started yet come from `folder`, or else from where this one is.
 pub(crate) fn prepare(layout: &Layout, replicas: Replicas, folder: Option<&Path>) -> Result<()> {
-    let components = replicas.all().map(Replica::name).chain([GATEWAY.to_owned()]);
+    let components = replicas.all().map(Replica::name).chain(replicas.gateways().map(Gateway::name));
     for component in components {
         match folder {
             Some(folder) => choose(layout, &component, folder)?,

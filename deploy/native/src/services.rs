@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    layout::{GATEWAY, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names},
+    layout::{GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names},
     link::{Link, port_between},
     programs,
 };
@@ -122,25 +122,35 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, links: &[Link]) -> Re
         };
         write(layout, &replica.name(), &file)?;
     }
-    let upstream = PARTICIPANTS
-        .iter()
-        .map(|participant| {
-            let addresses = replicas.of(participant).map(|replica| {
-                let own = layout.grpc_port(replica);
-                loopback(port_between(links, GATEWAY, &replica.name(), own))
-            });
-            let address = addresses.collect::<Vec<_>>().join(",");
-            (participant.name, Destination { address, name: participant.name })
-        })
-        .collect();
-    let file = GatewayFile {
-        service: service(layout.gateway_admin_port()),
-        identity: identity(layout, GATEWAY),
-        gateway: Listen { listen: loopback(layout.gateway_port()) },
-        auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
-        upstream,
-    };
-    write(layout, GATEWAY, &file)
+    for gateway in replicas.gateways() {
+        let file = GatewayFile {
+            service: service(layout.gateway_admin_port(gateway)),
+            identity: identity(layout, GATEWAY),
+            gateway: Listen { listen: loopback(layout.gateway_port(gateway)) },
+            auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
+            upstream: upstream(layout, gateway, replicas, links),
+        };
+        write(layout, &gateway.name(), &file)?;
+    }
+    Ok(())
+}
+
+/// Where a gateway finds the replicas of each service.
+fn upstream(
+    layout: &Layout,
+    gateway: Gateway,
+    replicas: Replicas,
+    links: &[Link],
+) -> BTreeMap<&'static str, Destination> {
+    let destinations = PARTICIPANTS.iter().map(|participant| {
+        let addresses = replicas.of(participant).map(|replica| {
+            let own = layout.grpc_port(replica);
+            loopback(port_between(links, &gateway.name(), &replica.name(), own))
+        });
+        let address = addresses.collect::<Vec<_>>().join(",");
+        (participant.name, Destination { address, name: participant.name })
+    });
+    destinations.collect()
 }
 
 fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
@@ -162,9 +172,9 @@ pub(crate) fn participant_command(layout: &Layout, replica: Replica, links: &[Li
     Ok(command)
 }
 
-/// The command that starts the gateway in the foreground.
-pub(crate) fn gateway_command(layout: &Layout) -> Result<Command> {
-    service_command(layout, GATEWAY, GATEWAY)
+/// The command that starts a gateway in the foreground.
+pub(crate) fn gateway_command(layout: &Layout, gateway: Gateway) -> Result<Command> {
+    service_command(layout, GATEWAY, &gateway.name())
 }
 
 fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Command> {

@@ -175,7 +175,7 @@ mod tests {
     /// Replicas of nothing, or of what has none, are refused.
     #[test]
     fn an_empty_value_selects_nothing() {
-        for wrong in ["", " ", "gateway=2"] {
+        for wrong in ["", " ", "kafka=2"] {
             assert!(parse_replicas(wrong).is_err(), "{wrong:?}");
         }
         assert!(parse_replicas("order=2").is_ok());
