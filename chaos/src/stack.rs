@@ -22,7 +22,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{admin, fault::links::Links, rest::Rest};
+use crate::{
+    admin,
+    fault::{full_disk::Disks, links::Links},
+    rest::Rest,
+};
 
 /// A cold machine fetches the components first.
 const START_TIME_MAX: Duration = Duration::from_secs(300);
@@ -47,6 +51,8 @@ pub struct Stack {
     own: Option<Mutex<Option<Child>>>,
     /// The proxies between the components of a stack of its own.
     links: Option<Links>,
+    /// The disks of its databases and broker, if they have any of their own.
+    disks: Option<Disks>,
 }
 
 /// How a stack of its own is started.
@@ -62,6 +68,8 @@ pub struct Setup<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// Whether there are proxies between the components.
     pub links: bool,
+    /// Whether databases and broker have disks of their own.
+    pub disks: bool,
 }
 
 impl Stack {
@@ -73,6 +81,7 @@ impl Stack {
                 program,
                 own: None,
                 links: None,
+                disks: None,
             }),
             Found::Abandoned(_) => bail!(
                 "the stack in {} has lost its supervisor: what is killed would stay dead",
@@ -86,10 +95,20 @@ impl Stack {
     /// goes when it ends.
     pub async fn start(program: PathBuf, setup: Setup<'_>) -> Result<Self> {
         let layout = Layout::new(setup.data_dir, setup.port_offset);
-        let command = control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str));
+        let mut command = control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str));
+        command.args(setup.links.then_some("--links"));
+        let mut folders = None;
+        if setup.disks {
+            let (wrapped, disks) = Disks::wrap(&layout, &command)?;
+            folders = Some(disks);
+            command = wrapped;
+            command.stdin(Stdio::piped()).stdout(Stdio::null());
+        }
         let mut command = Command::from(command);
-        command.args(setup.links.then_some("--links")).envs(setup.environment.iter().copied());
+        command.envs(setup.environment.iter().copied());
         let mut supervisor = command.spawn().context("cannot start the supervisor")?;
+        let pid = supervisor.id().context("the supervisor has ended")?;
+        let mut disks = folders.map(|folders| Disks::seen_by(pid, folders));
         let mut links = None;
         let until = Instant::now() + START_TIME_MAX;
         loop {
@@ -109,7 +128,10 @@ impl Stack {
                 links = Some(Links::start(report.links).await?);
             }
             match control::wait_ready(&layout.data_dir, Duration::ZERO) {
-                Ok(_) => return Ok(Self { layout, program, own: Some(Mutex::new(Some(supervisor))), links }),
+                Ok(_) => {
+                    let own = Some(Mutex::new(Some(supervisor)));
+                    return Ok(Self { layout, program, own, links, disks: disks.take() });
+                }
                 Err(error @ control::NotReady::KeepsEnding { .. }) => return Err(error.into()),
                 Err(error) if Instant::now() > until => return Err(error.into()),
                 Err(_) => sleep(LOOK_EVERY).await,
@@ -128,7 +150,12 @@ impl Stack {
         self.links.as_ref().context("the stack has no links between its components")
     }
 
-    /// Their names.
+    /// The disks of its databases and broker; an error if they have none of their own.
+    pub fn disks(&self) -> Result<&Disks> {
+        self.disks.as_ref().context("databases and broker of the stack have no disks of their own")
+    }
+
+    /// Names of all links.
     #[must_use]
     pub fn link_names(&self) -> Vec<String> {
         self.links.iter().flat_map(Links::names).map(str::to_owned).collect()
@@ -229,6 +256,9 @@ impl Stack {
         let Some(mut supervisor) = supervisor else { return Ok(()) };
         drop(supervisor.stdin.take());
         supervisor.wait().await.context("cannot wait for the supervisor")?;
+        if let Some(disks) = &self.disks {
+            disks.remove(&self.layout.data_dir);
+        }
         Ok(())
     }
 }

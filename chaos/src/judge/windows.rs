@@ -30,7 +30,8 @@ impl Windows {
         self.0.iter().any(|window| begin <= window.end && end >= window.begin)
     }
 
-    /// Those in which a call may fail. Kafka, certificates and poison are in no call's way.
+    /// Those in which a call may fail. Kafka, certificates that are
+    /// renewed, and poison are in no call's way.
     pub(super) fn of_calls(evidence: &Evidence, op: Operation) -> Self {
         let needed = match op {
             Operation::Account | Operation::Credit => "payment",
@@ -58,7 +59,7 @@ impl Windows {
     /// Those in which the gateway itself is the victim.
     pub(super) fn of_gateway(evidence: &Evidence) -> Self {
         let faults =
-            evidence.faults.iter().filter(|fault| is_process_fault(fault) && fault.target == GATEWAY);
+            evidence.faults.iter().filter(|fault| fault.action.on_component() && fault.target == GATEWAY);
         Self(faults.map(|fault| whole(fault, REPLICA_GRACE)).collect())
     }
 
@@ -69,7 +70,8 @@ impl Windows {
             let in_the_way = if fault.action.on_link().is_some() {
                 !fault.target.starts_with(GATEWAY)
             } else {
-                is_process_fault(fault) && fault.target != GATEWAY
+                // Certificates are in no consumer's way: databases and broker ask for none.
+                fault.action.on_component() && fault.target != GATEWAY
             };
             let grace = if fault.target.ends_with("kafka") { KAFKA_GRACE } else { GRACE };
             in_the_way.then(|| whole(fault, grace))
@@ -85,11 +87,11 @@ fn is_cut_off(fault: &FaultRecord, replica: &str, service: &str) -> bool {
         let links = [format!("{GATEWAY}->{replica}"), format!("{replica}->{database}")];
         return links.iter().any(|link| matches(&fault.target, link));
     }
-    is_process_fault(fault) && [GATEWAY, replica, database].contains(&fault.target.as_str())
-}
-
-fn is_process_fault(fault: &FaultRecord) -> bool {
-    fault.action.on_process().is_some()
+    if fault.action.on_identity().is_some() {
+        // All replicas share the identity of their service.
+        return [GATEWAY, service].contains(&fault.target.as_str());
+    }
+    fault.action.on_component() && [GATEWAY, replica, database].contains(&fault.target.as_str())
 }
 
 fn database_of(service: &str) -> Option<&'static str> {
