@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     evidence::{Folder, RunInfo, collect},
-    fault::poison::Place,
+    fault::{full_disk, poison::Place, syscalls},
     journal::Journal,
     load::{self, Plan as Load},
     report::Report,
@@ -78,17 +78,46 @@ pub struct Options {
 }
 
 /// Runs it, judges it and writes the report.
-pub async fn run(options: Options) -> Result<Report> {
+pub async fn run(mut options: Options) -> Result<Report> {
     let folder = Folder::create(&options.folder)?;
+    let unavailable = leave_out(&mut options).await;
     let stack = Arc::new(open_stack(&options).await?);
     let outcome = tokio::select! {
-        outcome = run_on(&stack, &options, &folder) => outcome,
+        outcome = run_on(&stack, &options, unavailable, &folder) => outcome,
         // What it has stopped continues as its guards are dropped.
         interrupted = interrupted() => Err(interrupted.map_or_else(Into::into, |()| anyhow!("interrupted"))),
     };
     // Whatever happened: its own stack goes, somebody else's stays.
     stack.end().await?;
     outcome
+}
+
+/// Leaves out the kinds of faults that can't be done here, and says of each why.
+async fn leave_out(options: &mut Options) -> Vec<String> {
+    let (mut kept, mut unavailable) = (Vec::new(), Vec::new());
+    for kind in std::mem::take(&mut options.scenario.faults) {
+        match unavailable_here(kind.action, options.running.is_some()).await {
+            Some(reason) => {
+                let reason = format!("{}: not available here: {reason}", kind.action.name());
+                eprintln!("not tested: {reason}");
+                unavailable.push(reason);
+            }
+            None => kept.push(kind),
+        }
+    }
+    options.scenario.faults = kept;
+    unavailable
+}
+
+/// Why faults of this kind can't be done here, if they can't.
+async fn unavailable_here(action: Action, is_running: bool) -> Option<String> {
+    if action.on_syscalls().is_some() {
+        return syscalls::unavailable().await;
+    }
+    if is_running && (action == Action::DiskFull || action.on_identity().is_some()) {
+        return Some("it takes a stack of the run's own, without --data-dir".to_owned());
+    }
+    if action == Action::DiskFull { full_disk::unavailable() } else { None }
 }
 
 /// Returns when somebody wants the run to end.
@@ -103,9 +132,8 @@ async fn interrupted() -> std::io::Result<()> {
 async fn open_stack(options: &Options) -> Result<Stack> {
     let program = options.program.clone();
     if let Some(data_dir) = &options.running {
-        let loses = options.scenario.faults.iter().any(|kind| kind.action == Action::LoseTail);
         ensure!(
-            !loses,
+            !options.scenario.has(Action::LoseTail),
             "{} deletes what the broker has: only on a stack of its own, without --data-dir",
             options.name
         );
@@ -122,6 +150,7 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         environment: &[DELIVERY_STEP],
         links: options.scenario.needs_links(),
         programs: options.earlier.as_deref(),
+        disks: options.scenario.has(Action::DiskFull),
     };
     if let Some(port_offset) = options.port_offset {
         return Stack::start(program, setup(port_offset)).await;
@@ -148,7 +177,12 @@ fn are_other_programs(earlier: &Path, program: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Result<Report> {
+async fn run_on(
+    stack: &Arc<Stack>,
+    options: &Options,
+    unavailable: Vec<String>,
+    folder: &Folder,
+) -> Result<Report> {
     let components: Vec<String> = stack.components()?.into_iter().map(|component| component.name).collect();
     let plan =
         Plan::draw(&options.name, options.scenario.clone(), options.seed, &components, &stack.link_names());
@@ -168,6 +202,7 @@ async fn run_on(stack: &Arc<Stack>, options: &Options, folder: &Folder) -> Resul
         machine: machine(),
         components,
         plan,
+        unavailable,
         load_began: workload.now(),
         storm: [0, 0],
         load_ended: 0,

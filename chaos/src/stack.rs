@@ -22,7 +22,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{admin, fault::links::Links, rest::Rest};
+use crate::{
+    admin,
+    fault::{full_disk::Disks, links::Links},
+    rest::Rest,
+};
 
 /// A cold machine fetches the components first.
 const START_TIME_MAX: Duration = Duration::from_secs(300);
@@ -49,6 +53,8 @@ pub struct Stack {
     own: Option<Mutex<Option<Child>>>,
     /// The proxies between the components of a stack of its own.
     links: Option<Links>,
+    /// The disks of its databases and broker, if they have any of their own.
+    disks: Option<Disks>,
 }
 
 /// How a stack of its own is started.
@@ -66,6 +72,8 @@ pub struct Setup<'a> {
     pub links: bool,
     /// The folder of the services' programs, if they are not those beside the operator's command.
     pub programs: Option<&'a Path>,
+    /// Whether databases and broker have disks of their own.
+    pub disks: bool,
 }
 
 impl Stack {
@@ -78,6 +86,7 @@ impl Stack {
                 earlier: None,
                 own: None,
                 links: None,
+                disks: None,
             }),
             Found::Abandoned(_) => bail!(
                 "the stack in {} has lost its supervisor: what is killed would stay dead",
@@ -91,11 +100,21 @@ impl Stack {
     /// goes when it ends.
     pub async fn start(program: PathBuf, setup: Setup<'_>) -> Result<Self> {
         let layout = Layout::new(setup.data_dir, setup.port_offset);
-        let command = control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str));
-        let mut command = Command::from(command);
-        command.args(setup.links.then_some("--links")).envs(setup.environment.iter().copied());
+        let mut command = control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str));
+        command.args(setup.links.then_some("--links"));
         command.args(setup.programs.iter().flat_map(|folder| ["--programs".as_ref(), folder.as_os_str()]));
+        let mut folders = None;
+        if setup.disks {
+            let (wrapped, disks) = Disks::wrap(&layout, &command)?;
+            folders = Some(disks);
+            command = wrapped;
+            command.stdin(Stdio::piped()).stdout(Stdio::null());
+        }
+        let mut command = Command::from(command);
+        command.envs(setup.environment.iter().copied());
         let mut supervisor = command.spawn().context("cannot start the supervisor")?;
+        let pid = supervisor.id().context("the supervisor has ended")?;
+        let mut disks = folders.map(|folders| Disks::seen_by(pid, folders));
         let mut links = None;
         let until = Instant::now() + START_TIME_MAX;
         loop {
@@ -118,7 +137,7 @@ impl Stack {
                 Ok(_) => {
                     let earlier = setup.programs.map(Path::to_owned);
                     let own = Some(Mutex::new(Some(supervisor)));
-                    return Ok(Self { layout, program, earlier, own, links });
+                    return Ok(Self { layout, program, earlier, own, links, disks: disks.take() });
                 }
                 Err(error @ control::NotReady::KeepsEnding { .. }) => return Err(error.into()),
                 Err(error) if Instant::now() > until => return Err(error.into()),
@@ -148,7 +167,12 @@ impl Stack {
         self.links.as_ref().context("the stack has no links between its components")
     }
 
-    /// Their names.
+    /// The disks of its databases and broker; an error if they have none of their own.
+    pub fn disks(&self) -> Result<&Disks> {
+        self.disks.as_ref().context("databases and broker of the stack have no disks of their own")
+    }
+
+    /// Names of all links.
     #[must_use]
     pub fn link_names(&self) -> Vec<String> {
         self.links.iter().flat_map(Links::names).map(str::to_owned).collect()
@@ -252,6 +276,9 @@ impl Stack {
         let Some(mut supervisor) = supervisor else { return Ok(()) };
         drop(supervisor.stdin.take());
         supervisor.wait().await.context("cannot wait for the supervisor")?;
+        if let Some(disks) = &self.disks {
+            disks.remove(&self.layout.data_dir);
+        }
         Ok(())
     }
 }

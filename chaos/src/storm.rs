@@ -3,21 +3,26 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use holdfast_certs::Pki;
 use holdfast_native::{
     control,
-    layout::service_of,
+    layout::{GATEWAY, service_of},
     programs::{self, Running},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    admin,
     fault::{
         Fault,
+        certificate::{Flaw, Flawed},
         disk::BrokerDisk,
+        log::LogSince,
         network::Condition,
         poison::{self, Place, Victim},
         process::{Stopped, runs, state},
+        syscalls::{Injection, Tracer},
     },
     scenario::{Action, PlannedFault},
     stack::Stack,
@@ -29,6 +34,14 @@ const LAND_TIME_MAX: Duration = Duration::from_secs(20);
 /// A component that does not serve again by then stays away.
 const RECOVER_TIME_MAX: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// The supervisor looks at a component once a second.
+const REPORT_AGE_MAX: Duration = Duration::from_millis(1_500);
+/// Logs are read this often for what shows that a fault has landed. Room on a full disk that comes from deleting is taken as soon.
+const LOOK_AT_LOGS_EVERY: Duration = Duration::from_millis(200);
+/// Long enough to break every connection of a link.
+const RESET_TIME: Duration = Duration::from_millis(300);
+/// A service looks at its certificate every 2 s.
+const RELOAD_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// A fault that was carried out, or was tried. Times are in microseconds since the run began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,18 +115,25 @@ enum Over {
     At(u64),
     /// When another process than this one serves.
     Restarted { old_pid: u32 },
+    /// When it serves, whether or not it has survived.
+    Serves,
 }
 
 impl Over {
     async fn await_over(self, stack: &Stack, workload: &Workload, target: &str) -> Result<u64> {
         let old_pid = match self {
             Self::At(time) => return Ok(time),
-            Self::Restarted { old_pid } => old_pid,
+            Self::Restarted { old_pid } => Some(old_pid),
+            Self::Serves => {
+                // What is said of it now may be of before.
+                sleep(REPORT_AGE_MAX).await;
+                None
+            }
         };
         let until = Instant::now() + RECOVER_TIME_MAX;
         loop {
             let component = stack.component(target)?;
-            if component.pid.is_some_and(|pid| pid != old_pid) && component.state.can_serve() {
+            if component.pid.is_some_and(|pid| Some(pid) != old_pid) && component.state.can_serve() {
                 return Ok(workload.now());
             }
             if Instant::now() > until {
@@ -134,12 +154,19 @@ async fn apply(
     if let Some(condition) = fault.action.on_link() {
         return break_links(stack, workload, &fault.target, condition, length).await;
     }
+    if let Some(injection) = fault.action.on_syscalls() {
+        return falsify(stack, &fault.target, injection, length).await;
+    }
+    if let Some(flaw) = fault.action.on_identity() {
+        return deceive(stack, workload, &fault.target, flaw, length).await;
+    }
     match fault.action {
         Action::Kill => end_process(stack, Fault::Kill, &fault.target).await,
         Action::Terminate => end_process(stack, Fault::Terminate, &fault.target).await,
         Action::Stall => stall(stack, workload, &fault.target, length).await,
         Action::LoseTail => lose_tail(stack, &fault.target, length).await,
         Action::Hold => hold(stack, &fault.target, length).await,
+        Action::DiskFull => fill_disk(stack, &fault.target, length).await,
         Action::RotateCertificates => rotate(stack, workload, &["certs", "rotate"]).await,
         Action::RotateAuthority => rotate(stack, workload, &["certs", "rotate", "--ca"]).await,
         Action::Poison => {
@@ -153,7 +180,7 @@ async fn apply(
         Action::Crash => crash(stack, &fault.target).await,
         Action::Upgrade => roll(stack, &fault.target, stack.programs()?).await,
         Action::RollBack => roll(stack, &fault.target, stack.earlier()?).await,
-        other => bail!("{} is done to links", other.name()),
+        other => bail!("{} is not done to a component", other.name()),
     }
 }
 
@@ -167,9 +194,9 @@ async fn break_links(
 ) -> Result<Applied> {
     let links = stack.links()?;
     let before = links.counters(pattern)?;
-    links.set(pattern, condition)?;
+    let broken = links.break_for_now(pattern, condition)?;
     sleep(length).await;
-    links.set(pattern, Condition::Clear)?;
+    drop(broken);
     let seen = condition.evidence(&links.counters(pattern)?.since(&before));
     let seen = seen.context("nothing that passed these links was touched")?;
     Ok(Applied { seen: format!("{seen} within {} ms", length.as_millis()), over: Over::At(workload.now()) })
@@ -315,4 +342,135 @@ async fn rotate(stack: &Stack, workload: &Workload, arguments: &[&str]) -> Resul
         seen: "the certificates of order are other ones".to_owned(),
         over: Over::At(workload.now()),
     })
+}
+
+/// Leaves a component no space on its disk, until it was seen to need some.
+async fn fill_disk(stack: &Stack, target: &str, length: Duration) -> Result<Applied> {
+    let log = LogSince::now(stack.layout.log_file(target));
+    let begin = Instant::now();
+    let full = stack.disks()?.fill(target).await?;
+    let mut complaints = 0;
+    while begin.elapsed() < length || complaints == 0 {
+        ensure!(begin.elapsed() < length + LAND_TIME_MAX, "{target} did not need any room");
+        sleep(LOOK_AT_LOGS_EVERY).await;
+        full.again().await?;
+        complaints = log.count(&["No space left on device"])?;
+    }
+    let time = begin.elapsed();
+    let free = full.heal().await?;
+    let seen = format!(
+        "{complaints} lines of its log say that no space is left, within {} ms; then {} MB were free",
+        time.as_millis(),
+        free / 1_000_000
+    );
+    Ok(Applied { seen, over: Over::Serves })
+}
+
+/// Falsifies what the kernel answers a component and, if it ends because of that, those that follow it.
+async fn falsify(stack: &Stack, target: &str, injection: Injection, length: Duration) -> Result<Applied> {
+    let begin = Instant::now();
+    let (mut calls, mut processes, mut ended) = (0, 0, 0);
+    while calls == 0 || begin.elapsed() < length {
+        ensure!(begin.elapsed() < length + LAND_TIME_MAX, "{target} made no such call");
+        let Some(pid) = stack.component(target)?.pid.filter(|pid| runs(*pid)) else {
+            sleep(LOOK_EVERY).await;
+            continue;
+        };
+        let tracer = match Tracer::attach(pid, injection).await {
+            Ok(tracer) => tracer,
+            // It may have ended since.
+            Err(_) if !runs(pid) => continue,
+            Err(error) => return Err(error),
+        };
+        processes += 1;
+        while runs(pid)
+            && (begin.elapsed() < length || tracer.falsified()? == 0)
+            && begin.elapsed() < length + LAND_TIME_MAX
+        {
+            sleep(LOOK_EVERY).await;
+        }
+        ended += usize::from(!runs(pid));
+        calls += tracer.detach().await?;
+    }
+    let what = match injection {
+        Injection::Error => "failed with EIO".to_owned(),
+        Injection::Delay(delay) => format!("took {} ms longer", delay.as_millis()),
+    };
+    let seen = format!(
+        "{calls} fsyncs of {processes} processes {what} within {} ms, and {ended} of these ended",
+        begin.elapsed().as_millis()
+    );
+    Ok(Applied { seen, over: Over::Serves })
+}
+
+/// Gives an identity a certificate with a flaw, and breaks its connections so that its peers look at it.
+async fn deceive(
+    stack: &Stack,
+    workload: &Workload,
+    identity: &str,
+    flaw: Flaw,
+    length: Duration,
+) -> Result<Applied> {
+    let begin = Instant::now();
+    let pki = stack.layout.pki_dir();
+    let flawed = Flawed::install(&pki, identity, flaw)?;
+    await_certificate(stack, identity).await?;
+    if flaw == Flaw::Expires {
+        let left = Pki::open(&pki)?.leaf_status(identity)?.not_after - time::OffsetDateTime::now_utc();
+        // It has expired if that is negative.
+        sleep(Duration::try_from(left).unwrap_or_default()).await;
+    }
+    let logs = reconnect(stack, identity).await?;
+    let broken = Instant::now();
+    let mut refused = 0;
+    while broken.elapsed() < length || refused == 0 {
+        ensure!(
+            broken.elapsed() < length + LAND_TIME_MAX,
+            "no handshake was refused because {}",
+            flaw.name()
+        );
+        sleep(LOOK_AT_LOGS_EVERY).await;
+        refused = logs.iter().map(|log| log.count(&flaw.refusals())).sum::<std::io::Result<usize>>()?;
+    }
+    flawed.heal()?;
+    await_certificate(stack, identity).await?;
+    let time = begin.elapsed().as_millis();
+    let seen = format!("{refused} handshakes were refused because {}, within {time} ms", flaw.name());
+    Ok(Applied { seen, over: Over::At(workload.now()) })
+}
+
+/// Breaks the connections between the gateway and an identity: connections outlive the certificates that they were made with.
+/// Returns what the servers at their ends write into their logs from then on.
+async fn reconnect(stack: &Stack, identity: &str) -> Result<Vec<LogSince>> {
+    let pattern =
+        if identity == GATEWAY { format!("{GATEWAY}->*") } else { format!("{GATEWAY}->{identity}*") };
+    let broken = stack.links()?.break_for_now(&pattern, Condition::Reset)?;
+    let servers = broken.names.iter().filter_map(|link| link.split_once("->"));
+    let logs = servers.map(|(_, server)| LogSince::now(stack.layout.log_file(server))).collect();
+    sleep(RESET_TIME).await;
+    Ok(logs)
+}
+
+/// Returns when every service with this identity uses the certificate in its files.
+async fn await_certificate(stack: &Stack, identity: &str) -> Result<()> {
+    let fingerprint = Pki::open(&stack.layout.pki_dir())?.leaf_status(identity)?.fingerprint;
+    let part = format!("fingerprint=\"{fingerprint}\"");
+    let rest = stack.rest()?;
+    let until = Instant::now() + RELOAD_TIME_MAX;
+    for component in
+        stack.components()?.iter().filter(|component| service_of(&component.name) == Some(identity))
+    {
+        let url = stack.layout.admin_url(&component.name);
+        loop {
+            let uses = admin::page(&rest, &url, "/metrics").await.is_ok_and(|answer| {
+                admin::metric(&String::from_utf8_lossy(&answer.body), "cert_info", &[&part]) > 0.0
+            });
+            if uses {
+                break;
+            }
+            ensure!(Instant::now() < until, "{} does not use its new certificate", component.name);
+            sleep(LOOK_EVERY * 10).await;
+        }
+    }
+    Ok(())
 }

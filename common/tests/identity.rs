@@ -124,11 +124,11 @@ fn raw_client(trusts: &str, leaf: Option<&Leaf>, protocol: &[u8]) -> ClientConfi
 }
 
 /// Whether the server continues after the handshake: it sends its HTTP/2 settings only to those it serves.
-async fn is_served(address: SocketAddr, config: ClientConfig) -> bool {
+async fn is_served(address: SocketAddr, config: impl Into<Arc<ClientConfig>>) -> bool {
     let exchange = async {
         let tcp = TcpStream::connect(address).await?;
         let name = ServerName::try_from("order").expect("a name");
-        let mut tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        let mut tls = TlsConnector::from(config.into()).connect(name, tcp).await?;
         tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
         tls.flush().await?;
         // A frame's head: length, then type 4, SETTINGS.
@@ -389,6 +389,31 @@ async fn certificates_change_while_in_use() {
     assert_eq!(fs::read(&bundle).expect("there"), good_bundle);
     lab.pki.issue("order", LEAF_LIFE_MAX).expect("issued");
     assert_eq!(server.reload().expect("readable"), Reload::Swapped, "the next good one is taken");
+}
+
+/// Gives an identity a leaf that expires soon.
+fn expires_soon(lab: &Lab, name: &str, identity: &Identity) {
+    let request = LeafRequest { valid_until: time::Duration::seconds(6), ..LeafRequest::service(name, HOUR) };
+    let leaf = lab.authority().leaf(&request).expect("created");
+    let folder = lab.folder.path().join(name);
+    fs::write(folder.join("tls.crt"), leaf.certificate).expect("written");
+    fs::write(folder.join("tls.key"), leaf.key).expect("written");
+    assert_eq!(identity.reload().expect("readable"), Reload::Swapped);
+}
+
+/// A certificate that expires while it is in use is refused at the next connection, whichever end it is of, and also by a peer that
+/// has talked to it before: no session is resumed without looking at the certificate again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_is_refused_by_those_who_know_it() {
+    for expiring in ["order", "gateway"] {
+        let lab = Lab::new();
+        let (server, client) = (lab.identity("order"), lab.identity("gateway"));
+        expires_soon(&lab, expiring, if expiring == "order" { &server } else { &client });
+        let (address, config) = (lab.serve(server).await, client.client_config());
+        assert!(is_served(address, config.clone()).await, "{expiring}: it is valid");
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(!is_served(address, config).await, "{expiring}: it has expired");
+    }
 }
 
 /// A channel outlives the certificate that it began with: it connects again with the one in use then (pitfalls P29).

@@ -48,6 +48,9 @@ pub struct RunInfo {
     pub users: Vec<String>,
     /// Everything that was to be done.
     pub plan: Plan,
+    /// The kinds of faults that can't be done here, and why: they were left out of the plan.
+    #[serde(default)]
+    pub unavailable: Vec<String>,
     /// When the load began, in microseconds since the run began.
     pub load_began: u64,
     /// When the faults began, and when they had ended.

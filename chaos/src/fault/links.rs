@@ -43,6 +43,12 @@ impl Links {
         Ok(selected.into_iter().map(|(name, _)| name).collect())
     }
 
+    /// Breaks the links that `pattern` selects until what is returned is dropped, whatever ends its owner.
+    pub fn break_for_now<'a>(&'a self, pattern: &'a str, condition: Condition) -> Result<Broken<'a>> {
+        let names = self.set(pattern, condition)?;
+        Ok(Broken { links: self, pattern, names })
+    }
+
     /// [`Links::set`] for the links from one component to another; each may have a `*`.
     pub fn between(&self, from: &str, to: &str, condition: Condition) -> Result<Vec<&str>> {
         self.set(&format!("{from}->{to}"), condition)
@@ -68,6 +74,22 @@ impl Links {
             bail!("no link is called {pattern:?}; there are {names}");
         }
         Ok(selected)
+    }
+}
+
+/// Links that are broken, and are healed when this is dropped.
+#[derive(Debug)]
+pub struct Broken<'a> {
+    links: &'a Links,
+    pattern: &'a str,
+    /// Their names.
+    pub names: Vec<&'a str>,
+}
+
+impl Drop for Broken<'_> {
+    fn drop(&mut self) {
+        // They were there when it was made, and still are.
+        let _ = self.links.set(self.pattern, Condition::Clear);
     }
 }
 
@@ -120,6 +142,11 @@ mod tests {
         assert_eq!(links.between("*", "kafka", Condition::BlackHole).expect("some"), kafka);
         assert_eq!(black(&links), kafka);
         links.clear();
+        assert!(black(&links).is_empty());
+        let broken = links.break_for_now("*->kafka", Condition::BlackHole).expect("some");
+        assert_eq!(broken.names, kafka);
+        assert_eq!(black(&links), kafka);
+        drop(broken);
         assert!(black(&links).is_empty());
         for wrong in ["", "order", "order->order"] {
             let error = links.set(wrong, Condition::BlackHole).expect_err(wrong).to_string();

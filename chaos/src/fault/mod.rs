@@ -2,11 +2,15 @@
 //!
 //! A fault is applied, and healed where that is not somebody else's business: the supervisor starts again what has ended.
 
+pub mod certificate;
 pub mod disk;
+pub mod full_disk;
 pub mod links;
+pub mod log;
 pub mod network;
 pub mod poison;
 pub mod process;
+pub mod syscalls;
 
 use anyhow::Result;
 

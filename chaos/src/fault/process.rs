@@ -47,6 +47,11 @@ pub fn send_to_tree(pid: u32, signal: Signal) -> Result<()> {
     send(pid, signal)
 }
 
+/// A process and its children.
+pub(crate) fn tree(pid: u32) -> Vec<u32> {
+    [vec![pid], children(pid)].concat()
+}
+
 /// A process that is stopped, and continues when this is dropped, whatever ends its owner.
 #[derive(Debug)]
 pub struct Stopped {

@@ -170,6 +170,7 @@ fn empty() -> Evidence {
             plan: Plan::draw("control", scenario, 1, &components, &[]),
             components,
             users: vec![USER.into()],
+            unavailable: Vec::new(),
             load_began: 0,
             storm: [0, 0],
             load_ended: 100 * SECOND,
@@ -378,6 +379,42 @@ fn a_fault_excuses_what_is_in_its_way() {
     assert!(violated(&evidence).is_empty(), "15 s after Kafka is back");
     evidence.faults = vec![kill("gateway", 39 * SECOND, Some(44 * SECOND))];
     assert_eq!(violated(&evidence), ["I14"], "a gateway is nothing to a consumer");
+}
+
+/// A disk that is full or fails excuses what a kill of the same component does; a certificate excuses the calls between its
+/// identity and the gateway, and no consumer.
+#[test]
+fn disks_and_certificates_excuse_what_is_in_their_way() {
+    let fault = |action, target: &str, begin, over| FaultRecord { action, ..kill(target, begin, Some(over)) };
+    let refused = |fault: FaultRecord| {
+        let mut evidence = clean();
+        refuse(&mut evidence, 10);
+        evidence.faults = vec![fault];
+        evidence.info.components.push("order-2".to_owned());
+        violated(&evidence)
+    };
+    for action in [Action::DiskFull, Action::FsyncError, Action::SlowDisk] {
+        assert!(refused(fault(action, "orders-db", 0, 10 * SECOND)).is_empty(), "{action:?}");
+        assert_eq!(refused(fault(action, "payments-db", 0, 10 * SECOND)), ["I14"], "{action:?}");
+        assert_eq!(refused(fault(action, "kafka", 0, 10 * SECOND)), ["I14"], "{action:?}");
+    }
+    for action in [Action::ExpiredCertificate, Action::WrongCertificate] {
+        assert!(
+            refused(fault(action, "order", 0, 10 * SECOND)).is_empty(),
+            "{action:?}: all replicas have it"
+        );
+        assert!(refused(fault(action, "gateway", 0, 10 * SECOND)).is_empty(), "{action:?}");
+        assert_eq!(refused(fault(action, "payment", 0, 10 * SECOND)), ["I14"], "{action:?}");
+    }
+    let still = |fault: FaultRecord| {
+        let mut evidence = clean();
+        stand_still(&mut evidence);
+        evidence.faults = vec![fault];
+        violated(&evidence)
+    };
+    assert!(still(fault(Action::DiskFull, "payments-db", 39 * SECOND, 50 * SECOND)).is_empty());
+    assert!(still(fault(Action::FsyncError, "kafka", 39 * SECOND, 44 * SECOND)).is_empty());
+    assert_eq!(still(fault(Action::ExpiredCertificate, "payment", 39 * SECOND, 50 * SECOND)), ["I14"]);
 }
 
 /// Calls that fail before the first fault are the machine's: the run is unknown, not failed, and it says why.

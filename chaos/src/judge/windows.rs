@@ -30,7 +30,8 @@ impl Windows {
         self.0.iter().any(|window| begin <= window.end && end >= window.begin)
     }
 
-    /// Those in which a call may fail. Kafka, certificates and poison are in no call's way.
+    /// Those in which a call may fail. Kafka, certificates that are
+    /// renewed, and poison are in no call's way.
     pub(super) fn of_calls(evidence: &Evidence, op: Operation) -> Self {
         let needed = match op {
             Operation::Account | Operation::Credit => "payment",
@@ -60,7 +61,7 @@ impl Windows {
         let faults = evidence
             .faults
             .iter()
-            .filter(|fault| is_process_fault(fault) && service_of(&fault.target) == Some(GATEWAY));
+            .filter(|fault| fault.action.on_component() && service_of(&fault.target) == Some(GATEWAY));
         Self(faults.map(|fault| whole(fault, REPLICA_GRACE)).collect())
     }
 
@@ -71,7 +72,8 @@ impl Windows {
             let in_the_way = if fault.action.on_link().is_some() {
                 !fault.target.starts_with(GATEWAY)
             } else {
-                is_process_fault(fault) && service_of(&fault.target) != Some(GATEWAY)
+                // Certificates are in no consumer's way: databases and broker ask for none.
+                fault.action.on_component() && service_of(&fault.target) != Some(GATEWAY)
             };
             let grace = if fault.target.ends_with("kafka") { KAFKA_GRACE } else { GRACE };
             in_the_way.then(|| whole(fault, grace))
@@ -87,11 +89,11 @@ fn is_cut(fault: &FaultRecord, (gateway, replica): (&str, &str), service: &str) 
         let links = [format!("{gateway}->{replica}"), format!("{replica}->{database}")];
         return links.iter().any(|link| matches(&fault.target, link));
     }
-    is_process_fault(fault) && [gateway, replica, database].contains(&fault.target.as_str())
-}
-
-fn is_process_fault(fault: &FaultRecord) -> bool {
-    fault.action.on_process().is_some()
+    if fault.action.on_identity().is_some() {
+        // All replicas share the identity of their service.
+        return [GATEWAY, service].contains(&fault.target.as_str());
+    }
+    fault.action.on_component() && [gateway, replica, database].contains(&fault.target.as_str())
 }
 
 fn database_of(service: &str) -> Option<&'static str> {

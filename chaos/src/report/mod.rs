@@ -72,7 +72,7 @@ impl Report {
             recoveries,
             marks: marks(&evidence.info),
             stories,
-            not_tested: NOT_TESTED.map(str::to_owned).to_vec(),
+            not_tested: not_tested(&evidence.info),
             faults: evidence.faults.clone(),
             info: evidence.info.clone(),
             judgement,
@@ -112,6 +112,9 @@ impl Report {
         for reason in &self.judgement.unproven {
             let _ = writeln!(text, "UNKNOWN  {reason}");
         }
+        for kind in &self.info.unavailable {
+            let _ = writeln!(text, "-             not tested: {kind}");
+        }
         let numbers = &self.statistics;
         let _ = writeln!(
             text,
@@ -134,6 +137,11 @@ impl Report {
         let _ = writeln!(text, "{}", self.judgement.outcome.name());
         text
     }
+}
+
+/// What this run could not do, and what no run of this kind does.
+fn not_tested(info: &RunInfo) -> Vec<String> {
+    info.unavailable.iter().cloned().chain(NOT_TESTED.map(str::to_owned)).collect()
 }
 
 fn marks(info: &RunInfo) -> BTreeMap<String, u64> {

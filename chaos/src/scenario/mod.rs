@@ -9,14 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{
     Fault,
+    certificate::Flaw,
     links::matches,
     network::{Condition, Direction},
+    syscalls::Injection,
 };
 
 /// The scenarios that are built in, by name.
-const BUILT_IN: [(&str, &str); 20] = [
+const BUILT_IN: [(&str, &str); 22] = [
+    ("certificates", include_str!("certificates.toml")),
     ("control", include_str!("control.toml")),
     ("deploy", include_str!("deploy.toml")),
+    ("disk", include_str!("disk.toml")),
     ("everything", include_str!("everything.toml")),
     ("kill-databases", include_str!("kill-databases.toml")),
     ("kill-kafka", include_str!("kill-kafka.toml")),
@@ -65,6 +69,16 @@ pub enum Action {
     Corrupt,
     /// The broker comes back with the disk that it had a while before: what it acknowledged meanwhile is gone.
     LoseTail,
+    /// The disk of its data has no space left for a while.
+    DiskFull,
+    /// What it makes sure of with `fsync` fails for a while, as on a disk that is broken.
+    FsyncError,
+    /// Each `fsync` takes 100 ms longer for a while.
+    SlowDisk,
+    /// The certificate of an identity expires, and is renewed only a while later.
+    ExpiredCertificate,
+    /// An identity has the certificate of an authority that nobody else knows, for a while.
+    WrongCertificate,
     /// All certificates are renewed.
     RotateCertificates,
     /// The authority is replaced, with its overlap.
@@ -96,6 +110,11 @@ impl Action {
             Self::Throttle => "throttle",
             Self::Corrupt => "corrupt",
             Self::LoseTail => "lose-tail",
+            Self::DiskFull => "disk-full",
+            Self::FsyncError => "fsync-error",
+            Self::SlowDisk => "slow-disk",
+            Self::ExpiredCertificate => "expired-certificate",
+            Self::WrongCertificate => "wrong-certificate",
             Self::RotateCertificates => "rotate-certificates",
             Self::RotateAuthority => "rotate-authority",
             Self::Poison => "poison",
@@ -140,10 +159,45 @@ impl Action {
         matches!(self, Self::Upgrade | Self::RollBack)
     }
 
+    /// What happens to the calls by which a component makes sure that its data is on the disk, if anything does.
+    #[must_use]
+    pub const fn on_syscalls(self) -> Option<Injection> {
+        const DELAY: Duration = Duration::from_millis(100);
+        match self {
+            Self::FsyncError => Some(Injection::Error),
+            Self::SlowDisk => Some(Injection::Delay(DELAY)),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with the certificate of an identity, if anything is.
+    #[must_use]
+    pub const fn on_identity(self) -> Option<Flaw> {
+        match self {
+            Self::ExpiredCertificate => Some(Flaw::Expires),
+            Self::WrongCertificate => Some(Flaw::Foreign),
+            _ => None,
+        }
+    }
+
+    /// Whether the component that it is done to may not work meanwhile.
+    #[must_use]
+    pub const fn on_component(self) -> bool {
+        self.on_process().is_some() || self.on_syscalls().is_some() || matches!(self, Self::DiskFull)
+    }
+
+    /// Whether it needs the links of a stack: as a fault of its own, or to make peers connect again.
+    #[must_use]
+    pub const fn needs_links(self) -> bool {
+        self.on_link().is_some() || self.on_identity().is_some()
+    }
+
     /// Whether it lasts until it is healed.
     #[must_use]
     pub const fn lasts(self) -> bool {
-        self.on_link().is_some() || matches!(self, Self::Stall | Self::Hold | Self::LoseTail)
+        self.needs_links()
+            || self.on_syscalls().is_some()
+            || matches!(self, Self::Stall | Self::Hold | Self::LoseTail | Self::DiskFull)
     }
 }
 
@@ -217,13 +271,23 @@ impl Scenario {
                 kind.action.name()
             );
         }
+        ensure!(
+            !(scenario.has(Action::LoseTail) && scenario.has(Action::DiskFull)),
+            "lose-tail and disk-full cannot be in one scenario: both replace the broker's disk"
+        );
         Ok(scenario)
     }
 
-    /// Whether there is a fault of the network in it: then the stack must be started with links.
+    /// Whether there is a fault in it that needs links: then the stack must be started with them.
     #[must_use]
     pub fn needs_links(&self) -> bool {
-        self.faults.iter().any(|kind| kind.action.on_link().is_some())
+        self.faults.iter().any(|kind| kind.action.needs_links())
+    }
+
+    /// Whether there are faults of this kind in it.
+    #[must_use]
+    pub fn has(&self, action: Action) -> bool {
+        self.faults.iter().any(|kind| kind.action == action)
     }
 
     /// Whether it begins with the programs of an earlier build.
@@ -280,7 +344,8 @@ impl Plan {
                 if kind.action.on_link().is_some() {
                     links.iter().any(|link| matches(target, link))
                 } else {
-                    kind.action.on_process().is_none() || components.contains(target)
+                    let needs_component = kind.action.on_component() || kind.action.on_identity().is_some();
+                    !needs_component || components.contains(target)
                 }
             })
             .collect();
@@ -369,6 +434,9 @@ mod tests {
         let mixed =
             include_str!("upgrade.toml").to_owned() + "[[faults]]\naction = 'kill'\ntargets = ['order']\n";
         assert!(Scenario::parse(&mixed).is_err(), "its order is not that of upgrades");
+        let both = include_str!("disk.toml").replacen("slow-disk", "lose-tail", 1);
+        let refused = Scenario::parse(&both).expect_err("two faults that replace a disk").to_string();
+        assert!(refused.contains("lose-tail"), "{refused}");
     }
 
     /// One seed makes one plan, and no cell comes again before all have come.

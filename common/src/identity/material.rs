@@ -7,9 +7,10 @@ use aws_lc_rs::digest::{self, SHA256};
 use holdfast_proto::hexadecimal;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
 
@@ -138,11 +139,15 @@ impl Material {
             // Refuses a key that is not the certificate's: the protection against a half-written rotation.
             .with_single_cert(chain.clone(), key.clone_key())?;
         server.alpn_protocols = vec![b"h2".to_vec()];
+        // A resumed session does not look at the certificate again: one that has expired since would be accepted.
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
         client.alpn_protocols = vec![b"h2".to_vec()];
+        client.resumption = Resumption::disabled();
         Ok(Self {
             server: Arc::new(server),
             client: Arc::new(client),

@@ -38,7 +38,7 @@ pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts, links: &[Link]) ->
     let folder = layout.kafka_dir();
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     fs::write(folder.join("log4j2.xml"), LOG4J)?;
-    let logs = folder.join("logs");
+    let logs = layout.kafka_log_dir();
     let (port, controller) = (layout.kafka_port(), layout.kafka_controller_port());
     let mut listeners = vec![format!("PLAINTEXT://127.0.0.1:{port}")];
     let mut advertised = listeners.clone();

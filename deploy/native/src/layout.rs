@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::link::{self, Link};
+use crate::{
+    link::{self, Link},
+    postgres,
+};
 
 /// What a component is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -373,6 +376,19 @@ impl Layout {
     #[must_use]
     pub fn kafka_dir(&self) -> PathBuf {
         self.data_dir.join("kafka")
+    }
+
+    /// The folders in which databases and broker keep their data, by component.
+    #[must_use]
+    pub fn data_folders(&self) -> Vec<(String, PathBuf)> {
+        let servers = PARTICIPANTS
+            .iter()
+            .map(|participant| (participant.server.to_owned(), postgres::cluster_dir(self, participant)));
+        servers.chain([(KAFKA.to_owned(), self.kafka_log_dir())]).collect()
+    }
+
+    pub(crate) fn kafka_log_dir(&self) -> PathBuf {
+        self.kafka_dir().join("logs")
     }
 
     /// Written by a start. Only a folder that has it is a stack's, and may be deleted as one.

@@ -143,7 +143,8 @@ impl Content {
     }
 }
 
-/// Deletes a file, or a folder with everything in it; of a link, never its target. It may be gone already.
+/// Deletes a file, or a folder with everything in it; of a link, never its target. It may be gone already. A folder on which a disk
+/// is mounted is emptied, and stays.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -151,7 +152,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         Err(error) => Err(error),
     };
     match removed {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if [ErrorKind::NotFound, ErrorKind::ResourceBusy].contains(&error.kind()) => Ok(()),
         other => other.with_context(|| format!("cannot delete {}", path.display())),
     }
 }
