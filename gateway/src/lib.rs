@@ -7,6 +7,7 @@
 //! - [`api`]: the operations, one file each, and the routes of each resource;
 //! - [`state`]: what handlers share;
 //! - [`auth`]: tokens and scopes;
+//! - [`live`]: changes of orders, pushed to the clients that watch them;
 //! - [`upstream`]: the services that are called, and what their status codes mean here;
 //! - [`http`]: connections, request context, strict JSON;
 //! - [`problem`]: failures as a client sees them.
@@ -15,12 +16,14 @@ mod api;
 mod auth;
 mod config;
 mod http;
+mod live;
 mod problem;
 mod router;
 mod state;
 mod upstream;
 
 use holdfast_common::{
+    client::Replicas,
     error::BoxError,
     identity::Identity,
     participant::finished,
@@ -29,7 +32,7 @@ use holdfast_common::{
 };
 
 pub use crate::config::Config;
-use crate::{auth::Authenticator, state::Gateway, upstream::Upstream};
+use crate::{auth::Authenticator, live::Live, state::Gateway, upstream::Upstream};
 
 /// Starts the gateway.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
@@ -38,10 +41,15 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let upstream = Upstream::new(&config.upstream, &identity)?;
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
+    let live = Live::new(&config.gateway.streams, upstream.clone(), stop.clone());
+    let replicas = Replicas::new(&config.upstream.order, &identity)?;
+    let component = context.health.component("order-changes");
+    context.spawn("order changes", finished(live.clone().follow(replicas, component)));
 
     let gateway = Gateway {
         authenticator: authenticator.clone(),
         upstream: upstream.clone(),
+        live,
         health: context.health.clone(),
     };
     let router = router::router(gateway, config.gateway.deadline);

@@ -4,13 +4,14 @@
 use axum::extract::FromRef;
 use holdfast_common::health::Health;
 
-use crate::{auth::Authenticator, upstream::Upstream};
+use crate::{auth::Authenticator, live::Live, upstream::Upstream};
 
 /// The state of the router. It is cloned for each request, so every part is cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Gateway {
     pub(crate) authenticator: Authenticator,
     pub(crate) upstream: Upstream,
+    pub(crate) live: Live,
     pub(crate) health: Health,
 }
 
@@ -23,6 +24,12 @@ impl FromRef<Gateway> for Authenticator {
 impl FromRef<Gateway> for Upstream {
     fn from_ref(gateway: &Gateway) -> Self {
         gateway.upstream.clone()
+    }
+}
+
+impl FromRef<Gateway> for Live {
+    fn from_ref(gateway: &Gateway) -> Self {
+        gateway.live.clone()
     }
 }
 

@@ -17,6 +17,7 @@ use holdfast_common::{
     reload::{self, Reload},
 };
 use holdfast_proto::UserId;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -102,6 +103,8 @@ pub(crate) mod scope {
 pub(crate) struct Allowed<S> {
     /// The token's `sub`.
     pub(crate) user_id: UserId,
+    /// When the token expires: what goes on for longer ends then.
+    pub(crate) valid_until: Instant,
     scope: PhantomData<S>,
 }
 
@@ -116,7 +119,7 @@ where
     async fn from_request_parts(parts: &mut Parts, gateway: &G) -> Result<Self, Problem> {
         let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
         if caller.scopes.iter().any(|granted| granted == S::NAME) {
-            return Ok(Self { user_id: caller.user_id, scope: PhantomData });
+            return Ok(Self { user_id: caller.user_id, valid_until: caller.valid_until, scope: PhantomData });
         }
         let detail = format!("the token lacks the scope {}", S::NAME);
         Err(Problem::new(ProblemType::InsufficientScope, detail)

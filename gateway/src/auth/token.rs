@@ -1,10 +1,11 @@
 //! RFC 9068 access tokens, checked strictly.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use holdfast_proto::UserId;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::keys::KeySet;
 use crate::config::AuthConfig;
@@ -13,6 +14,8 @@ use crate::config::AuthConfig;
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// How much clocks may differ, in seconds.
 const LEEWAY_S: u64 = 5;
+/// A token is not taken for valid for longer than this, whatever it says.
+const VALID_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A client whose token was checked.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub(super) struct Caller {
     pub(super) user_id: UserId,
     /// The parts of `scope`.
     pub(super) scopes: Vec<String>,
+    /// `exp`, without leeway.
+    pub(super) valid_until: Instant,
 }
 
 /// Why a token is refused: for logs and metrics, never for the client.
@@ -59,8 +64,7 @@ struct Claims {
     sub: String,
     scope: String,
     iat: u64,
-    #[serde(rename = "exp")]
-    _exp: u64,
+    exp: u64,
     #[serde(rename = "jti")]
     _jti: String,
     /// The library checks its value where it is present; this field checks its type.
@@ -108,5 +112,7 @@ pub(super) fn check(token: &str, keys: &KeySet, config: &AuthConfig) -> Result<C
         return Err(Refused::IssuedInFuture);
     }
     let user_id = UserId::parse(&claims.sub).map_err(|_| Refused::Subject)?;
-    Ok(Caller { user_id, scopes: claims.scope.split(' ').map(str::to_owned).collect() })
+    let scopes = claims.scope.split(' ').map(str::to_owned).collect();
+    let valid = Duration::from_secs(claims.exp.saturating_sub(now_s)).min(VALID_TIME_MAX);
+    Ok(Caller { user_id, scopes, valid_until: Instant::now() + valid })
 }

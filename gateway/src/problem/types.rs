@@ -75,6 +75,8 @@ problem_types! {
     InvalidContent = UNPROCESSABLE_ENTITY "invalid-content",
     /// The `Idempotency-Key` was used before, for a request with different content.
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused",
+    /// The user has as many open streams as a user may have. Close one, or try again after `Retry-After`.
+    TooManyStreams = TOO_MANY_REQUESTS "too-many-streams",
     /// A defect on our side.
     Internal = INTERNAL_SERVER_ERROR "internal",
     /// A service is overloaded or can't be reached. Try again after `Retry-After`.
@@ -114,6 +116,6 @@ mod tests {
             assert_ne!(problem.title(), "Error", "{slug}");
             assert!(problem.doc().ends_with('.') && !problem.doc().starts_with(' '), "{slug}");
         }
-        assert_eq!(slugs.len(), 18);
+        assert_eq!(slugs.len(), 19);
     }
 }
