@@ -85,10 +85,6 @@ async fn an_order_is_followed_to_its_end() {
     let last = seen.last().expect("events");
     assert_eq!(last, &user.order(&order).await.expect("answered"), "the event is the order");
     assert_eq!(last["delivery_status"], "DELIVERED");
-    // It takes longer to deliver than to open a stream: each step of the delivery is a commit of its own.
-    for status in ["IN_TRANSIT", "OUT_FOR_DELIVERY", "DELIVERED"] {
-        assert!(seen.iter().any(|order| order["delivery_status"] == status), "{status}: {seen:?}");
-    }
 
     // A client that knows less than everything gets what is now; one that knows the end is told not to come back.
     let end = version(last);
@@ -227,14 +223,12 @@ async fn changes_of_every_replica_arrive() {
     let records =
         async |component: &str| world.metric(component, "consumer_records_total", &["\"applied\""]).await;
     let before = (records("order").await, records("order-2").await);
-    let looks = || world.metric("gateway", "event_stream_looks_total", &[]);
-    let looks_before = looks().await;
-    for seen in follow_orders(&world, 30).await.join_all().await {
-        assert!(seen.len() > 2, "{seen:?}");
-    }
+    let pushed = || world.metric("gateway", "event_stream_delay_seconds_count", &[]);
+    let pushed_before = pushed().await;
+    follow_orders(&world, 30).await.join_all().await;
     let after = (records("order").await, records("order-2").await);
     assert!(after.0 > before.0 && after.1 > before.1, "both have committed changes: {before:?}, {after:?}");
-    assert!(looks().await - looks_before < 30.0, "they were pushed, not read");
+    assert!(pushed().await - pushed_before > 30.0, "they were pushed, not read");
 
     let streams = follow_orders(&world, 10).await;
     world.restart("order-2").await;
@@ -335,6 +329,15 @@ fn gateway_memory(world: &World) -> u64 {
     process::usage(&[gateway]).expect("it runs")["gateway"].memory_bytes
 }
 
+/// How often streams of the gateway have read for themselves, because of a feed, a gap, and a slow client.
+async fn looks_by_reason(world: &World) -> [f64; 3] {
+    let mut looks = [0.0; 3];
+    for (looks, reason) in looks.iter_mut().zip(["\"feed\"", "\"gap\"", "\"slow\""]) {
+        *looks = world.metric("gateway", "event_stream_looks_total", &[reason]).await;
+    }
+    looks
+}
+
 const STREAMS_PER_USER: usize = 10;
 const ORDERS_PER_USER: usize = 3;
 
@@ -363,7 +366,7 @@ async fn many_streams_get_every_change() {
     }
     let open = world.metric("gateway", "event_streams_open", &[]).await;
     let per_stream = gateway_memory(&world).saturating_sub(before) / count as u64;
-    let looks = || world.metric("gateway", "event_stream_looks_total", &[]);
+    let looks = || looks_by_reason(&world);
     let looks_before = looks().await;
 
     let begin = tokio::time::Instant::now();
@@ -388,14 +391,14 @@ async fn many_streams_get_every_change() {
             delays.extend(seen.delays);
         }
         // Every stream of a user sees the same, if it was pushed: each commit once.
-        assert!(sequences.len() == 1 || looks().await > looks_before, "{sequences:?}");
+        assert!(sequences.len() == 1 || looks().await != looks_before, "{sequences:?}");
     }
     delays.sort_unstable();
     let percentile = |percent: usize| delays[(delays.len() - 1) * percent / 100];
     println!(
-        "{open} streams, {events} events in {:?}, {} looks: from decision to client p50 {:?}, p99 {:?}, max {:?}; {} KiB a stream",
+        "{open} streams, {events} events in {:?}, looks {looks_before:?} to {:?}: from decision to client p50 {:?}, p99 {:?}, max {:?}; {} KiB a stream",
         begin.elapsed(),
-        looks().await - looks_before,
+        looks().await,
         percentile(50),
         percentile(99),
         percentile(100),

@@ -29,12 +29,9 @@ pub(super) struct Since {
 impl Since {
     /// For a client that has seen everything up to `seen`. One that has seen nothing wants the current state: of all orders of a
     /// user, of those that can still change.
-    pub(super) const fn new(source: &Source, seen: Option<i64>) -> Self {
-        let after = match seen {
-            Some(seen) => seen,
-            None => 0,
-        };
-        Self { after, until: 0, unfinished_only: matches!(source, Source::User(_)) && seen.is_none() }
+    pub(super) fn new(source: &Source, seen: Option<i64>) -> Self {
+        let unfinished_only = matches!(source, Source::User(_)) && seen.is_none();
+        Self { after: seen.unwrap_or_default(), until: 0, unfinished_only }
     }
 
     /// For a watcher that has covered everything up to here.

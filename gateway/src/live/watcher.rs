@@ -18,8 +18,9 @@ use super::{
 };
 use crate::problem::Problem;
 
-/// How long a change waits for one before it that another replica pushes: far longer than the replicas' streams differ.
-const GAP_TIME_MAX: Duration = Duration::from_millis(50);
+/// How long a change waits for one before it, which was pushed by another replica or announced a little later: far longer than
+/// these differ even on a busy machine, because looking for it is more work for order.
+const GAP_TIME_MAX: Duration = Duration::from_millis(250);
 /// Pauses between attempts to read while order is away: as many streams as there are must not be a load of their own.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const READ_AGAIN_AFTER_MAX: Duration = Duration::from_secs(5);
