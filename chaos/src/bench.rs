@@ -2,8 +2,8 @@
 //! time and memory.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,12 +13,14 @@ use hdrhistogram::Histogram;
 use http::StatusCode;
 use serde::Serialize;
 use tokio::{
+    sync::Notify,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 use uuid::Uuid;
 
 use crate::{
+    events::EventStream,
     load::{self, Plan},
     process::{self, Process, Usage},
     rest::{Rest, Session, is_terminal, sample_order},
@@ -41,13 +43,6 @@ pub struct Options {
 const CLIENTS: usize = 32;
 /// Orders per second of the phase with one client: far apart, so that each finds the stack idle.
 const IDLE_RATE: f64 = 10.0;
-/// Orders per second that are watched until PAID; watching more would be a load of its own.
-const WATCHED_PER_SECOND: f64 = 20.0;
-/// When a watched order is looked at for the first time after its creation was answered, and how often from then on: the
-/// resolution of the time until PAID. Looking earlier or more often slows down what it looks at, on a machine of two
-/// cores; an order that is PAID before the first look is counted as slower than it was, never as quicker.
-const WATCH_AFTER: Duration = Duration::from_millis(4);
-const WATCH_EVERY: Duration = Duration::from_millis(1);
 const PAID_TIME_MAX: Duration = Duration::from_secs(30);
 const COMPLETE_TIME_MAX: Duration = Duration::from_secs(120);
 
@@ -73,7 +68,7 @@ pub struct LatencyPhase {
     pub rate: f64,
     /// From when the request was due to its answer.
     pub post: Latency,
-    /// From when the request was due until the order was seen PAID.
+    /// From when the request was due until the user's stream said that the order is PAID.
     pub post_to_paid: Latency,
 }
 
@@ -134,12 +129,15 @@ pub async fn run(
     let sampler = tokio::spawn(sample_memory(processes.clone(), peak.clone()));
 
     let sessions = open_accounts(&rest, options.users).await?;
+    let paid = Arc::new(PaidOrders::default());
+    let streams = paid.follow(&sessions).await?;
     // The first requests pay for connections and prepared statements; users of a running system don't.
-    latency(&sessions, 1, 20.0, Duration::from_secs(2)).await?;
+    latency(&sessions, &paid, 1, 20.0, Duration::from_secs(2)).await?;
     eprintln!("1 client: {} s at {IDLE_RATE} orders/s", options.phase.as_secs());
-    let idle = latency(&sessions, 1, IDLE_RATE, options.phase).await?;
+    let idle = latency(&sessions, &paid, 1, IDLE_RATE, options.phase).await?;
     eprintln!("{CLIENTS} clients: {} s at {} orders/s", options.phase.as_secs(), options.rate);
-    let loaded = latency(&sessions, CLIENTS, options.rate, options.phase).await?;
+    let loaded = latency(&sessions, &paid, CLIENTS, options.rate, options.phase).await?;
+    drop(streams);
     eprintln!("{CLIENTS} clients: {} orders as fast as it goes", options.orders);
     let throughput = throughput(&sessions, &processes, options.orders, delivery_time).await?;
 
@@ -179,47 +177,82 @@ async fn open_accounts(rest: &Rest, users: usize) -> Result<Arc<[Session]>> {
     Ok(sessions.into())
 }
 
-struct Sample {
-    post: Duration,
-    paid: Option<Duration>,
+/// When the streams said of each order that it is PAID.
+#[derive(Debug, Default)]
+struct PaidOrders {
+    seen: Mutex<HashMap<String, Instant>>,
+    changed: Notify,
+}
+
+impl PaidOrders {
+    /// Follows all orders of all users, until the answer is dropped. Nothing is asked again and again, so watching costs what is
+    /// watched next to nothing.
+    async fn follow(self: &Arc<Self>, sessions: &[Session]) -> Result<JoinSet<Result<()>>> {
+        let mut streams = JoinSet::new();
+        for session in sessions {
+            let stream = session.watch(None).await?;
+            streams.spawn(self.clone().read(stream));
+        }
+        Ok(streams)
+    }
+
+    async fn read(self: Arc<Self>, mut stream: EventStream) -> Result<()> {
+        while let Some(order) = stream.next_order().await? {
+            if order["status"] == "PAID"
+                && let Some(order_id) = order["order_id"].as_str()
+            {
+                self.lock().entry(order_id.to_owned()).or_insert_with(Instant::now);
+                self.changed.notify_waiters();
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for an order that was due at this time.
+    async fn when(&self, order_id: &str, due: Instant) -> Result<Instant> {
+        let until = due + PAID_TIME_MAX;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(at) = self.lock().remove(order_id) {
+                return Ok(at);
+            }
+            if timeout_at(until, changed).await.is_err() {
+                bail!("order {order_id} was not PAID within {} s", PAID_TIME_MAX.as_secs())
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 async fn latency(
     sessions: &Arc<[Session]>,
+    paid: &PaidOrders,
     clients: usize,
     rate: f64,
     phase: Duration,
 ) -> Result<LatencyPhase> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive count")]
-    let (requests, watch_each) =
-        ((rate * phase.as_secs_f64()).ceil() as u64, (rate / WATCHED_PER_SECOND).ceil().max(1.0) as u64);
-    let watchers = Arc::new(Mutex::new(JoinSet::new()));
-    let (users, watched) = (sessions.clone(), watchers.clone());
+    let requests = (rate * phase.as_secs_f64()).ceil() as u64;
+    let users = sessions.clone();
     let posts = load::open_loop(Plan { rate, requests, clients }, move |number, due| {
-        let (users, watched) = (users.clone(), watched.clone());
+        let users = users.clone();
         async move {
-            let session = users[usize::try_from(number).unwrap_or(0) % users.len()].clone();
-            let order = create(&session).await?;
-            let post = due.elapsed();
-            if number % watch_each == 0 {
-                // Apart from the load: watching must not take one of its clients.
-                watched
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .spawn(async move { watch(&session, &order, due).await });
-            }
-            Ok::<_, anyhow::Error>(Sample { post, paid: None })
+            let order = create(&users[usize::try_from(number).unwrap_or(0) % users.len()]).await?;
+            Ok::<_, anyhow::Error>((order, due, due.elapsed()))
         }
     })
     .await;
-    let mut samples = posts.into_iter().collect::<Result<Vec<_>>>()?;
-    let mut watchers = std::mem::take(&mut *watchers.lock().unwrap_or_else(PoisonError::into_inner));
-    while let Some(paid) = watchers.join_next().await {
-        samples.push(Sample { post: Duration::ZERO, paid: Some(paid??) });
+    let posts = posts.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut until_paid = Vec::with_capacity(posts.len());
+    for (order, due, _) in &posts {
+        until_paid.push(paid.when(order, *due).await?.duration_since(*due));
     }
-    let posts = samples.iter().filter(|sample| sample.paid.is_none()).map(|sample| sample.post);
-    let paid = samples.iter().filter_map(|sample| sample.paid);
-    Ok(LatencyPhase { clients, rate, post: summary(posts)?, post_to_paid: summary(paid)? })
+    let post = summary(posts.iter().map(|(_, _, post)| *post))?;
+    Ok(LatencyPhase { clients, rate, post, post_to_paid: summary(until_paid.into_iter())? })
 }
 
 /// Creates an order and answers with its id.
@@ -231,17 +264,6 @@ async fn create(session: &Session) -> Result<String> {
     }
     let order = answer.json();
     order["order_id"].as_str().map(str::to_owned).context("an order without id")
-}
-
-async fn watch(session: &Session, order_id: &str, due: Instant) -> Result<Duration> {
-    sleep(WATCH_AFTER).await;
-    while due.elapsed() < PAID_TIME_MAX {
-        if session.order(order_id).await?["status"] == "PAID" {
-            return Ok(due.elapsed());
-        }
-        sleep(WATCH_EVERY).await;
-    }
-    bail!("order {order_id} was not PAID within {} s", PAID_TIME_MAX.as_secs())
 }
 
 async fn throughput(

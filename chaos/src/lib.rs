@@ -2,6 +2,7 @@
 //! what it proves.
 //!
 //! - [`rest`]: a client of the REST interface as a user would write one;
+//! - [`events`]: a client of its streams;
 //! - [`admin`]: what a service says on its admin port;
 //! - [`load`]: open-loop load: requests start when they are due, whether or not earlier ones have been answered;
 //! - [`fault`]: what is done to a stack on purpose;
@@ -24,6 +25,7 @@
 
 pub mod admin;
 pub mod bench;
+pub mod events;
 pub mod evidence;
 pub mod fault;
 pub mod invariant;

@@ -21,6 +21,8 @@ use hyper_util::{
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::events::EventStream;
+
 /// Longer than the gateway's deadline: an answer that comes at all is seen.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Between two requests of a patient client.
@@ -187,6 +189,20 @@ impl Rest {
         self.call(Method::POST, &path, &token, &[("idempotency-key", key)], Some(&body)).await
     }
 
+    /// Opens a stream of events at the first gateway; its head must come in time, the rest when it comes.
+    pub async fn events(&self, path: &str, token: &str, last_event_id: Option<&str>) -> Result<EventStream> {
+        let mut request = Request::get(format!("{}{path}", self.base_url()))
+            .header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        let request = self.client.request(request.body(Full::default())?);
+        let response =
+            tokio::time::timeout(ANSWER_TIME_MAX, request).await.context("no answer in time")??;
+        let (parts, body) = response.into_parts();
+        Ok(EventStream::new(parts.status, parts.headers, body.map_err(anyhow::Error::from).boxed()))
+    }
+
     /// The address of the first gateway.
     #[must_use]
     pub fn base_url(&self) -> &str {
@@ -214,6 +230,16 @@ impl Session {
     /// `GET` of any path.
     pub async fn get(&self, path: &str) -> Result<Answer> {
         self.rest.call(Method::GET, path, &self.token, &[], None).await
+    }
+
+    /// The stream of an order, or of all orders if none is named; an error if it is refused.
+    pub async fn watch(&self, order_id: Option<&str>) -> Result<EventStream> {
+        let path = order_id.map_or("/api/orders/events".to_owned(), |id| format!("/api/orders/{id}/events"));
+        let stream = self.rest.events(&path, &self.token, None).await?;
+        if stream.status != StatusCode::OK {
+            bail!("{path} was answered {}", stream.status);
+        }
+        Ok(stream)
     }
 
     /// The order as it is now.

@@ -49,6 +49,10 @@ metrics! {
     counter DEAD_LETTERS_REDRIVEN_TOTAL = "dead_letters_redriven_total", "letters that were redriven: outcome";
     counter DEAD_LETTERS_TOTAL = "dead_letters_total", "records parked as dead letters: topic, class";
     counter DELIVERY_STEPS_TOTAL = "delivery_steps_total", "deliveries that moved on";
+    histogram EVENT_STREAM_DELAY_SECONDS = "event_stream_delay_seconds", "from the commit of a change to when it is written to a client's stream";
+    counter EVENT_STREAM_LOOKS_TOTAL = "event_stream_looks_total", "times that a stream read for itself, because a change may have been missed or there was more than a page: reason";
+    gauge EVENT_STREAMS_OPEN = "event_streams_open", "streams of events that are open";
+    counter EVENT_STREAMS_REFUSED_TOTAL = "event_streams_refused_total", "streams refused because too many are open: reason";
     counter GRPC_CALLS_SHED_TOTAL = "grpc_calls_shed_total", "calls refused because of overload: reason";
     counter GRPC_CALLS_TOTAL = "grpc_calls_total", "calls that were accepted";
     counter GRPC_CLIENT_RETRIES_OVER_BUDGET_TOTAL = "grpc_client_retries_over_budget_total", "retries that the budget did not allow: destination";

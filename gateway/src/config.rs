@@ -46,6 +46,25 @@ pub struct GatewayConfig {
     /// Time for a whole request; a request that takes longer ends with 504. Default 3 s.
     #[serde(default = "default_deadline", deserialize_with = "duration")]
     pub deadline: Duration,
+    /// Streams of events.
+    #[serde(default)]
+    pub streams: StreamsConfig,
+}
+
+/// How many streams of events may be open.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamsConfig {
+    /// Of all users; further ones are 503. Default 1,500: below the number of connections, so that requests find one.
+    pub open_max: usize,
+    /// Of one user; further ones are 429. Default 16.
+    pub open_per_user_max: usize,
+}
+
+impl Default for StreamsConfig {
+    fn default() -> Self {
+        Self { open_max: 1_500, open_per_user_max: 16 }
+    }
 }
 
 const DEADLINE: Duration = Duration::from_secs(3);

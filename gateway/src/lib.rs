@@ -8,6 +8,7 @@
 //! - [`state`]: what handlers share;
 //! - [`auth`]: tokens and scopes;
 //! - [`limit`]: how much a client may send;
+//! - [`live`]: changes of orders, pushed to the clients that watch them;
 //! - [`upstream`]: the services that are called, and what their status codes mean here;
 //! - [`http`]: connections, request context, strict JSON;
 //! - [`problem`]: failures as a client sees them.
@@ -17,12 +18,14 @@ mod auth;
 mod config;
 mod http;
 mod limit;
+mod live;
 mod problem;
 mod router;
 mod state;
 mod upstream;
 
 use holdfast_common::{
+    client::Replicas,
     error::BoxError,
     identity::Identity,
     participant::finished,
@@ -31,7 +34,7 @@ use holdfast_common::{
 };
 
 pub use crate::config::Config;
-use crate::{auth::Authenticator, limit::Limits, state::Gateway, upstream::Upstream};
+use crate::{auth::Authenticator, limit::Limits, live::Live, state::Gateway, upstream::Upstream};
 
 /// Starts the gateway.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
@@ -41,11 +44,16 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let limits = Limits::new(&config.limits);
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
+    let live = Live::new(&config.gateway.streams, upstream.clone(), stop.clone());
+    let replicas = Replicas::new(&config.upstream.order, &identity)?;
+    let component = context.health.component("order-changes");
+    context.spawn("order changes", finished(live.clone().follow(replicas, component)));
 
     let gateway = Gateway {
         authenticator: authenticator.clone(),
         upstream: upstream.clone(),
         limits: limits.clone(),
+        live,
         health: context.health.clone(),
     };
     let router = router::router(gateway, config.gateway.deadline);

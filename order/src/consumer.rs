@@ -14,13 +14,24 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::{
+    changes::Changes,
     domain::{Change, DeliveryStatus, Event, Order},
     store,
 };
 
 /// Handles the events of payment and delivery.
-#[derive(Debug, Clone, Copy)]
-pub struct OrderEvents;
+#[derive(Debug, Clone, Default)]
+pub struct OrderEvents {
+    changes: Changes,
+}
+
+impl OrderEvents {
+    /// Announces what changes.
+    #[must_use]
+    pub const fn new(changes: Changes) -> Self {
+        Self { changes }
+    }
+}
 
 /// An event for one order.
 #[derive(Debug, Clone)]
@@ -89,9 +100,14 @@ impl Handler for OrderEvents {
     ) -> Result<Vec<Answer>, DatabaseError> {
         let ids: Vec<OrderId> = events.iter().map(|accepted| accepted.event.order_id).collect();
         let mut orders = store::lock_orders(connection, &ids).await?;
+        let before = orders.iter().map(|(id, order)| (*id, order.version)).collect();
         let (answers, changed) = decide(&mut orders, events, clock::now());
         let changed: Vec<_> = changed.iter().filter_map(|id| orders.get(id)).collect();
-        store::update_orders(connection, &changed).await?;
+        let changed = store::update_orders(connection, &changed, &before).await?;
+        // After a refusal all of this is rolled back, perhaps by a savepoint only.
+        if answers.iter().all(|answer| *answer == Answer::Applied) {
+            self.changes.announce_after_commit(changed);
+        }
         Ok(answers)
     }
 }
@@ -136,6 +152,6 @@ mod tests {
     /// What the contract says that this service reads is what its decoder knows.
     #[test]
     fn what_is_read_is_decoded() {
-        check::reads(&OrderEvents, "order");
+        check::reads(&OrderEvents::default(), "order");
     }
 }

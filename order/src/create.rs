@@ -14,8 +14,10 @@ use holdfast_proto::{IdempotencyKey, OrderId};
 use sqlx::PgConnection;
 
 use crate::{
+    changes::Changes,
     domain::{Draft, Order},
-    event, store,
+    event,
+    store::{self, ChangedOrder},
 };
 
 /// A checked request for an order.
@@ -37,14 +39,20 @@ pub(crate) struct Created {
 /// Creates the order, or returns the one that its key has created before.
 pub(crate) async fn create(
     database: &Database,
+    changes: &Changes,
     new: NewOrder,
     deadline: Deadline,
 ) -> Result<Created, WriteError> {
     // Outside of the transaction: the same order in each attempt.
     let order_id = OrderId::generate();
     let created = database
-        .transaction("order.create", deadline, new, move |connection, new| {
-            write(connection, order_id, new).boxed()
+        .transaction("order.create", deadline, (new, changes.clone()), move |connection, (new, changes)| {
+            async move {
+                let (created, changed) = write(connection, order_id, new).await?;
+                changes.announce_after_commit(changed);
+                Ok::<_, WriteError>(created)
+            }
+            .boxed()
         })
         .await?;
     if !created.replayed {
@@ -53,11 +61,12 @@ pub(crate) async fn create(
     Ok(created)
 }
 
+/// What one transaction does, and what it has changed.
 async fn write(
     connection: &mut PgConnection,
     order_id: OrderId,
     NewOrder { draft, key, trace }: NewOrder,
-) -> Result<Created, WriteError> {
+) -> Result<(Created, Vec<ChangedOrder>), WriteError> {
     if !idempotency::try_lock(connection, draft.user_id.as_str(), key.as_str()).await? {
         return Err(WriteError::StillRunning);
     }
@@ -68,13 +77,14 @@ async fn write(
         }
         let order = store::order_of_user(connection, used.order_id, draft.user_id.clone()).await?;
         let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
-        return Ok(Created { order: order.as_created(), replayed: true });
+        return Ok((Created { order: order.as_created(), replayed: true }, Vec::new()));
     }
     if planted(Bug::AddressInLog) {
         tracing::info!(address = draft.delivery_address, "order created");
     }
     let order = Order::create(order_id, draft, clock::now());
-    store::insert_order(connection, &order, &key, &fingerprint).await?;
+    let position = store::insert_order(connection, &order, &key, &fingerprint).await?;
     outbox::append(connection, event::of_creation(&order, trace)).await?;
-    Ok(Created { order, replayed: false })
+    let changed = vec![ChangedOrder { order: order.clone(), position, previous_version: 0 }];
+    Ok((Created { order, replayed: false }, changed))
 }

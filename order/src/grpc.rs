@@ -1,6 +1,6 @@
 //! Translates between gRPC and the domain.
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, stream::BoxStream};
 use holdfast_common::{
     database::Database,
     deadline::Deadline,
@@ -12,24 +12,31 @@ use holdfast_proto::{
     IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb,
     order::v1::order_service_server::OrderService, to_timestamp,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    changes::{self, Changes},
     create::{Created, NewOrder, create},
     domain::{self, Draft, Item, Order},
     event::item_to_proto,
-    store,
+    store::{self, ChangedSince},
 };
 
 /// The gRPC service.
 #[derive(Debug, Clone)]
 pub(crate) struct OrderHandler {
     database: Database,
+    changes: Changes,
+    stop: CancellationToken,
 }
 
+/// Longest name of a reader.
+const READER_BYTES_MAX: usize = 64;
+
 impl OrderHandler {
-    pub(crate) const fn new(database: Database) -> Self {
-        Self { database }
+    pub(crate) const fn new(database: Database, changes: Changes, stop: CancellationToken) -> Self {
+        Self { database, changes, stop }
     }
 }
 
@@ -46,7 +53,7 @@ impl OrderService for OrderHandler {
         let key = IdempotencyKey::parse(&request.idempotency_key)
             .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?;
         let draft = parse_draft(user_id, request.delivery_address, request.items)?;
-        let created = create(&self.database, NewOrder { draft, key, trace }, deadline).await;
+        let created = create(&self.database, &self.changes, NewOrder { draft, key, trace }, deadline).await;
         let Created { order, replayed } =
             created.map_err(|error| error.into_status(still_running, |never| match never {}))?;
         Ok(Response::new(pb::CreateOrderResponse { order: Some(order_to_proto(&order)), replayed }))
@@ -76,9 +83,7 @@ impl OrderService for OrderHandler {
         let deadline = Deadline::of(&request);
         let request = request.into_inner();
         let user_id = parse_user(&request.user_id)?;
-        if !(1..=PAGE_SIZE_MAX).contains(&request.page_size) {
-            return Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_SIZE_MAX}")));
-        }
+        let page_size = parse_page_size(request.page_size)?;
         let before = match request.page_token.as_str() {
             "" => None,
             token => {
@@ -86,21 +91,67 @@ impl OrderService for OrderHandler {
             }
         };
         // One more than asked for shows whether there is another page.
-        let limit = i64::from(request.page_size) + 1;
+        let limit = i64::from(page_size) + 1;
         let mut orders = self
             .database
             .read(deadline, move |connection| {
                 store::orders_of_user(connection, user_id, before, limit).boxed()
             })
             .await?;
-        let more = orders.len() > request.page_size as usize;
-        orders.truncate(request.page_size as usize);
+        let more = orders.len() > page_size as usize;
+        orders.truncate(page_size as usize);
         let next_page_token = orders.last().filter(|_| more).map(|order| order.order_id.to_string());
         Ok(Response::new(pb::ListOrdersResponse {
             orders: orders.iter().map(order_to_proto).collect(),
             next_page_token: next_page_token.unwrap_or_default(),
         }))
     }
+
+    async fn list_changed_orders(
+        &self,
+        request: Request<pb::ListChangedOrdersRequest>,
+    ) -> Result<Response<pb::ListChangedOrdersResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let request = request.into_inner();
+        let user = parse_user(&request.user_id)?;
+        let page_size = parse_page_size(request.page_size)?;
+        let until = if request.until_position == 0 { i64::MAX } else { request.until_position };
+        let (after, unfinished_only) = (request.after_position, request.unfinished_only);
+        // One more than asked for shows whether there are more.
+        let since = ChangedSince { user, after, until, unfinished_only, limit: i64::from(page_size) + 1 };
+        let (position, mut changed) = self
+            .database
+            .read(deadline, move |connection| store::changed_orders(connection, since).boxed())
+            .await?;
+        let more = changed.len() > page_size as usize;
+        changed.truncate(page_size as usize);
+        let changes = changed.iter().map(changes::to_proto).collect();
+        Ok(Response::new(pb::ListChangedOrdersResponse { changes, position, more }))
+    }
+
+    type WatchOrdersStream = BoxStream<'static, Result<pb::WatchOrdersResponse, Status>>;
+
+    async fn watch_orders(
+        &self,
+        request: Request<pb::WatchOrdersRequest>,
+    ) -> Result<Response<Self::WatchOrdersStream>, Status> {
+        let reader = request.into_inner().reader;
+        if !(1..=READER_BYTES_MAX).contains(&reader.len()) {
+            return Err(Status::invalid_argument(format!(
+                "reader must be 1 to {READER_BYTES_MAX} characters"
+            )));
+        }
+        let changes = self.changes.watch(self.stop.clone())?;
+        tracing::info!(reader, "changes of orders are read");
+        Ok(Response::new(Box::pin(changes)))
+    }
+}
+
+fn parse_page_size(page_size: u32) -> Result<u32, Status> {
+    if (1..=PAGE_SIZE_MAX).contains(&page_size) {
+        return Ok(page_size);
+    }
+    Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_SIZE_MAX}")))
 }
 
 fn parse_user(text: &str) -> Result<UserId, Status> {
@@ -124,7 +175,7 @@ fn parse_draft(user_id: UserId, address: String, items: Vec<pb::OrderItem>) -> R
     Draft::new(user_id, address, items).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-fn order_to_proto(order: &Order) -> pb::Order {
+pub(crate) fn order_to_proto(order: &Order) -> pb::Order {
     let status = match order.status {
         domain::Status::Pending => pb::OrderStatus::Pending,
         domain::Status::Paid => pb::OrderStatus::Paid,

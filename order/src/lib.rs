@@ -1,8 +1,9 @@
 //! The order service: accepts orders, publishes them, and tracks what becomes of them.
 //!
 //! [`domain`] decides, without I/O; [`store`] holds all SQL; [`grpc`] and [`consumer`] translate between the wire and
-//! the domain; [`watchdog`] reports orders that stay unfinished.
+//! the domain; [`changes`] announces what was committed; [`watchdog`] reports orders that stay unfinished.
 
+mod changes;
 mod config;
 pub mod consumer;
 mod create;
@@ -24,15 +25,16 @@ use holdfast_proto::{order::v1::order_service_server::OrderServiceServer, topic}
 use sqlx::migrate::Migrator;
 use tonic::service::Routes;
 
-pub use crate::config::Config;
+pub use crate::{changes::Changes, config::Config};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Starts the service.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let database = Database::new(&config.database)?;
-    let server = OrderServiceServer::new(grpc::OrderHandler::new(database.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let changes = Changes::default();
+    let handler = grpc::OrderHandler::new(database.clone(), changes.clone(), context.stop.clone());
+    let server = OrderServiceServer::new(handler).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let task = context.health.periodic("watchdog", watchdog::SUCCESS_EVERY_MAX);
     let watchdog = watchdog::watch(database.clone(), config.order.stuck_after, task, context.stop.clone());
     Participant {
@@ -49,7 +51,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
             ("holdfast.ops.v1.ReconcileService", &["operator"]),
         ],
     }
-    .start(context, &database, consumer::OrderEvents, facts::OrderFacts, Routes::new(server))
+    .start(context, &database, consumer::OrderEvents::new(changes), facts::OrderFacts, Routes::new(server))
     .await?;
     context.spawn("watchdog", finished(watchdog));
     Ok(())

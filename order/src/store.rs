@@ -44,13 +44,24 @@ pub(crate) async fn key_use(
     .transpose()
 }
 
-/// Writes an order, its lines and its key: one statement, one round trip.
+/// An order as a transaction leaves it.
+#[derive(Debug, Clone)]
+pub(crate) struct ChangedOrder {
+    /// With its lines.
+    pub(crate) order: Order,
+    /// Of this change among all of its user.
+    pub(crate) position: i64,
+    /// The version before; 0 if there was none.
+    pub(crate) previous_version: i64,
+}
+
+/// Writes an order, its lines and its key: one statement, one round trip. Returns the position of this change.
 pub(crate) async fn insert_order(
     connection: &mut PgConnection,
     order: &Order,
     key: &IdempotencyKey,
     fingerprint: &[u8],
-) -> Result<(), DatabaseError> {
+) -> Result<i64, DatabaseError> {
     let mut product_ids = Vec::with_capacity(order.items.len());
     let mut quantities = Vec::with_capacity(order.items.len());
     let mut prices = Vec::with_capacity(order.items.len());
@@ -59,21 +70,27 @@ pub(crate) async fn insert_order(
         quantities.push(i32::try_from(item.quantity).map_err(|_| corrupt("quantity"))?);
         prices.push(item.price.minor_units);
     }
-    sqlx::query(
+    let row = sqlx::query(
         "-- order.insert_order
-        with inserted as (
+        with counted as (
+            insert into user_positions as p (user_id, position) values ($2, 1)
+            on conflict (user_id) do update set position = p.position + 1
+            returning position
+        ), inserted as (
             insert into orders (order_id, user_id, status, delivery_status, delivery_address, currency, total_minor,
-                version, created_at, updated_at)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-            returning order_id
+                version, created_at, updated_at, change_position)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, (select position from counted))
+            returning order_id, change_position
         ), keyed as (
             insert into idempotency_keys (user_id, key, fingerprint, order_id)
             select $2, $14, $15, order_id from inserted
+        ), listed as (
+            insert into order_items (order_id, position, product_id, quantity, price_minor)
+            select inserted.order_id, i.position, i.product_id, i.quantity, i.price_minor
+            from inserted, unnest($11::text[], $12::int[], $13::bigint[])
+                with ordinality as i (product_id, quantity, price_minor, position)
         )
-        insert into order_items (order_id, position, product_id, quantity, price_minor)
-        select inserted.order_id, i.position, i.product_id, i.quantity, i.price_minor
-        from inserted, unnest($11::text[], $12::int[], $13::bigint[])
-            with ordinality as i (product_id, quantity, price_minor, position)",
+        select change_position from inserted",
     )
     .bind(order.order_id.as_uuid())
     .bind(order.user_id.as_str())
@@ -90,9 +107,9 @@ pub(crate) async fn insert_order(
     .bind(prices)
     .bind(key.as_str())
     .bind(fingerprint)
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(())
+    Ok(row.try_get("change_position")?)
 }
 
 /// The columns of an order with its lines as arrays.
@@ -100,7 +117,8 @@ macro_rules! select_orders {
     ($rest:literal) => {
         concat!(
             "select o.order_id, o.user_id, o.status, o.delivery_status, o.delivery_address, o.currency,
-                o.total_minor, o.version, o.created_at, o.updated_at, i.product_ids, i.quantities, i.prices
+                o.total_minor, o.version, o.created_at, o.updated_at, o.change_position,
+                i.product_ids, i.quantities, i.prices
             from orders as o
             cross join lateral (
                 select array_agg(product_id order by position) as product_ids,
@@ -214,39 +232,122 @@ pub(crate) async fn lock_orders(
         .collect()
 }
 
-/// Writes the fields that events change.
+/// Writes the fields that events change, and gives each change its position. Returns the orders with their lines, in the
+/// order of their positions; `before` has the versions that they replace.
 pub(crate) async fn update_orders(
     connection: &mut PgConnection,
     orders: &[&Order],
-) -> Result<(), DatabaseError> {
+    before: &HashMap<OrderId, i64>,
+) -> Result<Vec<ChangedOrder>, DatabaseError> {
     if orders.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let (mut ids, mut statuses, mut deliveries) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ids, mut users, mut statuses, mut deliveries) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut versions, mut times) = (Vec::new(), Vec::new());
     for order in orders {
         ids.push(order.order_id.as_uuid());
+        users.push(order.user_id.as_str());
         statuses.push(status_to_text(order.status));
         deliveries.push(order.delivery_status.map(delivery_status_to_text));
         versions.push(order.version);
         times.push(order.updated_at);
     }
-    sqlx::query(
+    // The rows of `user_positions` are locked in the order of the users, after those of the orders.
+    let rows = sqlx::query(
         "-- order.update_orders
-        update orders as o
-        set status = n.status, delivery_status = n.delivery_status, version = n.version, updated_at = n.updated_at
-        from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
-            as n (order_id, status, delivery_status, version, updated_at)
-        where o.order_id = n.order_id",
+        with n as (
+            select n.*, row_number() over (partition by user_id order by nth) as of_user
+            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[])
+                with ordinality as n (order_id, user_id, status, delivery_status, version, updated_at, nth)
+        ), sizes as (
+            select user_id, count(*) as size from n group by user_id
+        ), counted as (
+            insert into user_positions as p (user_id, position)
+            select user_id, size from sizes order by user_id
+            on conflict (user_id) do update set position = p.position + excluded.position
+            returning user_id, position
+        ), changed as (
+            update orders as o
+            set status = n.status, delivery_status = n.delivery_status, version = n.version,
+                updated_at = n.updated_at, change_position = counted.position - sizes.size + n.of_user
+            from n join sizes using (user_id) join counted using (user_id)
+            where o.order_id = n.order_id
+            returning o.order_id, o.change_position
+        )
+        select changed.order_id, changed.change_position, i.product_ids, i.quantities, i.prices
+        from changed
+        cross join lateral (
+            select array_agg(product_id order by position) as product_ids,
+                array_agg(quantity order by position) as quantities,
+                array_agg(price_minor order by position) as prices
+            from order_items where order_id = changed.order_id
+        ) as i
+        order by changed.change_position",
     )
     .bind(ids)
+    .bind(users)
     .bind(statuses)
     .bind(deliveries)
     .bind(versions)
     .bind(times)
-    .execute(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(())
+    let by_id: HashMap<OrderId, &Order> = orders.iter().map(|order| (order.order_id, *order)).collect();
+    let mut changed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let order_id = OrderId::from(row.try_get::<Uuid, _>("order_id")?);
+        let Some(order) = by_id.get(&order_id) else { return Err(corrupt("order_id")) };
+        changed.push(ChangedOrder {
+            order: Order { items: items_from_row(row, order.total.currency)?, ..(*order).clone() },
+            position: row.try_get("change_position")?,
+            previous_version: before.get(&order_id).copied().unwrap_or_default(),
+        });
+    }
+    Ok(changed)
+}
+
+/// Which changes of a user's orders are asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct ChangedSince {
+    pub(crate) user: UserId,
+    pub(crate) after: i64,
+    pub(crate) until: i64,
+    pub(crate) unfinished_only: bool,
+    pub(crate) limit: i64,
+}
+
+/// The position of the user's last change, and then the orders that have changed, in the order of their positions. What is
+/// committed in between is in the second, so the first never promises too much.
+pub(crate) async fn changed_orders(
+    connection: &mut PgConnection,
+    since: ChangedSince,
+) -> Result<(i64, Vec<ChangedOrder>), DatabaseError> {
+    let position: Option<i64> =
+        sqlx::query_scalar("-- order.user_position\nselect position from user_positions where user_id = $1")
+            .bind(since.user.as_str())
+            .fetch_optional(&mut *connection)
+            .await?;
+    let rows = sqlx::query(concat!(
+        "-- order.changed_orders\n",
+        select_orders!(
+            "where o.user_id = $1 and o.change_position > $2 and o.change_position <= $3
+                and (not $4 or o.status = 'PENDING'
+                    or (o.status = 'PAID' and o.delivery_status is distinct from 'DELIVERED'))
+            order by o.change_position limit $5"
+        )
+    ))
+    .bind(since.user.as_str())
+    .bind(since.after)
+    .bind(since.until)
+    .bind(since.unfinished_only)
+    .bind(since.limit)
+    .fetch_all(connection)
+    .await?;
+    let changed = rows.iter().map(|row| {
+        let (order, position) = (order_from_row(row)?, row.try_get("change_position")?);
+        Ok(ChangedOrder { order, position, previous_version: 0 })
+    });
+    Ok((position.unwrap_or_default(), changed.collect::<Result<_, DatabaseError>>()?))
 }
 
 /// How many orders are not terminal although they are older than `age`.
@@ -266,14 +367,6 @@ pub(crate) async fn count_stuck(executor: impl PgExecutor<'_>, age: Duration) ->
 fn order_from_row(row: &PgRow) -> Result<Order, DatabaseError> {
     let currency: String = row.try_get("currency")?;
     let currency = Currency::parse(&currency).map_err(|_| corrupt("currency"))?;
-    let product_ids: Vec<String> = row.try_get("product_ids")?;
-    let quantities: Vec<i32> = row.try_get("quantities")?;
-    let prices: Vec<i64> = row.try_get("prices")?;
-    let mut items = Vec::with_capacity(product_ids.len());
-    for ((product_id, quantity), price) in product_ids.into_iter().zip(quantities).zip(prices) {
-        let quantity = u32::try_from(quantity).map_err(|_| corrupt("quantity"))?;
-        items.push(Item { product_id, quantity, price: Money::new(price, currency) });
-    }
     let user_id: String = row.try_get("user_id")?;
     let status: String = row.try_get("status")?;
     let delivery_status: Option<String> = row.try_get("delivery_status")?;
@@ -283,12 +376,25 @@ fn order_from_row(row: &PgRow) -> Result<Order, DatabaseError> {
         status: status_from_text(&status)?,
         delivery_status: delivery_status.as_deref().map(delivery_status_from_text).transpose()?,
         delivery_address: row.try_get("delivery_address")?,
-        items,
+        items: items_from_row(row, currency)?,
         total: Money::new(row.try_get("total_minor")?, currency),
         version: row.try_get("version")?,
         created_at: row.try_get::<OffsetDateTime, _>("created_at")?,
         updated_at: row.try_get::<OffsetDateTime, _>("updated_at")?,
     })
+}
+
+fn items_from_row(row: &PgRow, currency: Currency) -> Result<Vec<Item>, DatabaseError> {
+    let product_ids: Vec<String> = row.try_get("product_ids")?;
+    let quantities: Vec<i32> = row.try_get("quantities")?;
+    let prices: Vec<i64> = row.try_get("prices")?;
+    let lines = product_ids.into_iter().zip(quantities).zip(prices);
+    lines
+        .map(|((product_id, quantity), price)| {
+            let quantity = u32::try_from(quantity).map_err(|_| corrupt("quantity"))?;
+            Ok(Item { product_id, quantity, price: Money::new(price, currency) })
+        })
+        .collect()
 }
 
 fn corrupt(column: &'static str) -> DatabaseError {

@@ -67,7 +67,7 @@ pub struct Orders {
 
 impl Default for Orders {
     fn default() -> Self {
-        Self { handler: OrderEvents, orders: BTreeMap::new(), keys: BTreeMap::new() }
+        Self { handler: OrderEvents::default(), orders: BTreeMap::new(), keys: BTreeMap::new() }
     }
 }
 

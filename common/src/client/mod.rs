@@ -12,7 +12,8 @@
 //!
 //! A [`Destination`] is created once per service and cloned into generated clients, which need no change. Callers look
 //! at status codes only: a call that the service did not answer is `UNAVAILABLE` or `DEADLINE_EXCEEDED`. The reasons
-//! for the order and the numbers are in `docs/adr/0006-client-column.md`.
+//! for the order and the numbers are in `docs/adr/0006-client-column.md`. A stream that must come from every replica is not a
+//! call in this sense: [`Replicas`] gives each of them by itself.
 
 mod attempt;
 mod balance;
@@ -20,6 +21,7 @@ pub mod breaker;
 mod channel;
 mod failure;
 mod replay;
+mod replicas;
 mod resolve;
 mod retry;
 mod total;
@@ -39,7 +41,7 @@ use self::{
     retry::{RetryLimits, RetryPolicy},
     total::DeadlineLayer,
 };
-pub use self::{balance::Unguarded, replay::IsIdempotent};
+pub use self::{balance::Unguarded, replay::IsIdempotent, replicas::Replicas};
 use crate::{
     config::duration,
     error::{BoxError, is_caused_by},
@@ -58,6 +60,23 @@ pub struct DestinationConfig {
     /// How it is called.
     #[serde(default)]
     pub calls: CallsConfig,
+}
+
+impl DestinationConfig {
+    /// Its addresses as `host:port`.
+    fn addresses(&self) -> Result<Vec<String>, BoxError> {
+        let addresses: Vec<String> =
+            self.address.split(',').map(|address| address.trim().to_owned()).collect();
+        match addresses.iter().find(|address| !has_port(address)) {
+            Some(wrong) => Err(format!("{wrong:?} is not host:port, the address of {}", self.name).into()),
+            None => Ok(addresses),
+        }
+    }
+
+    /// What the server sees as scheme and host.
+    fn origin(&self) -> Result<http::Uri, http::uri::InvalidUri> {
+        format!("https://{}", self.name).parse()
+    }
 }
 
 /// The default time of an attempt. Connecting and the time in line at the service must fit into it, with enough left
@@ -106,12 +125,7 @@ pub fn destination(
     identity: &Identity,
     is_idempotent: IsIdempotent,
 ) -> Result<Destination, BoxError> {
-    let addresses: Vec<String> = config.address.split(',').map(|address| address.trim().to_owned()).collect();
-    if let Some(wrong) = addresses.iter().find(|address| !has_port(address)) {
-        return Err(format!("{wrong:?} is not host:port, the address of {}", config.name).into());
-    }
-    let origin: http::Uri = format!("https://{}", config.name).parse()?;
-
+    let (addresses, origin) = (config.addresses()?, config.origin()?);
     let endpoints = Arc::new(Endpoints::unknown());
     let (calls, name, identity) = (config.calls.clone(), config.name.clone(), identity.clone());
     let make = move |address: std::net::SocketAddr| {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::lookup_host;
+use tokio::{net::lookup_host, sync::watch};
 
 use super::balance::{Endpoint, Endpoints};
 use crate::backoff::Backoff;
@@ -28,23 +28,56 @@ pub(super) async fn track_addresses<S: Send + Sync + 'static>(
 ) {
     let mut backoff = Backoff::for_infrastructure();
     loop {
-        let resolved = resolve(&addresses).await;
+        let (found, pause) = look_up(&destination, &addresses, &mut backoff).await;
         let Some(endpoints) = endpoints.upgrade() else { return };
-        let pause = match resolved {
-            Ok(found) => {
-                backoff.reset();
-                update(&destination, &endpoints, &found, &make);
-                RESOLVE_EVERY
-            }
-            Err(error) => {
-                metrics::counter!(crate::metric::RESOLVE_FAILURES_TOTAL, "destination" => destination.clone())
-                    .increment(1);
-                tracing::warn!(destination, %error, "name cannot be resolved, keeping the last addresses");
-                backoff.next_pause()
-            }
-        };
+        if let Some(found) = found {
+            update(&destination, &endpoints, &found, &make);
+        }
         drop(endpoints);
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// The same, for whoever needs the addresses themselves; until nobody does.
+pub(super) async fn publish_addresses(
+    destination: String,
+    addresses: Vec<String>,
+    known: watch::Sender<BTreeSet<SocketAddr>>,
+) {
+    let mut backoff = Backoff::for_infrastructure();
+    loop {
+        let (found, pause) = look_up(&destination, &addresses, &mut backoff).await;
+        if let Some(found) = found.filter(|found| !found.is_empty()) {
+            known.send_if_modified(|before| {
+                let changed = *before != found;
+                *before = found;
+                changed
+            });
+        }
+        tokio::select! {
+            () = known.closed() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// The addresses, if they can be resolved, and the pause before they are resolved again.
+async fn look_up(
+    destination: &str,
+    addresses: &[String],
+    backoff: &mut Backoff,
+) -> (Option<BTreeSet<SocketAddr>>, Duration) {
+    match resolve(addresses).await {
+        Ok(found) => {
+            backoff.reset();
+            (Some(found), RESOLVE_EVERY)
+        }
+        Err(error) => {
+            metrics::counter!(crate::metric::RESOLVE_FAILURES_TOTAL, "destination" => destination.to_owned())
+                .increment(1);
+            tracing::warn!(destination, %error, "name cannot be resolved, keeping the last addresses");
+            (None, backoff.next_pause())
+        }
     }
 }
 
@@ -106,6 +139,16 @@ mod tests {
         assert_eq!(after.len(), 2);
         assert!(Arc::ptr_eq(&before[1], &after[0]), "the second stays");
         assert_eq!(after[1].address, "10.0.0.3:50051");
+    }
+
+    /// Whoever needs the addresses learns them, and the task ends when nobody does any more.
+    #[tokio::test]
+    async fn addresses_are_published_while_somebody_listens() {
+        let (known, mut addresses) = watch::channel(BTreeSet::new());
+        let task = tokio::spawn(publish_addresses("test".into(), vec!["127.0.0.1:1".to_owned()], known));
+        addresses.wait_for(|found| found.len() == 1).await.expect("resolved");
+        drop(addresses);
+        task.await.expect("ended");
     }
 
     /// Several addresses, several names, and the same address twice make one set.

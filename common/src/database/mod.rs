@@ -8,6 +8,7 @@
 //! Nothing outlives its deadline: transactions get the time that is left as `statement_timeout`, an operation that is
 //! cut off closes its connection, and the server checks every 100 ms whether its client is still there.
 
+mod after;
 mod error;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -23,8 +24,14 @@ use sqlx::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::{Conflicting, DatabaseError};
-use self::error::{commit_error, may_have_stale_plans};
+use self::{
+    after::with_effects,
+    error::{commit_error, may_have_stale_plans},
+};
+pub use self::{
+    after::{Fate, after_commit},
+    error::{Conflicting, DatabaseError},
+};
 use crate::{
     backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, health::Component,
     planted::crash_point, stop::sleep_unless_stopped,
@@ -240,7 +247,7 @@ impl Database {
     /// for metrics.
     ///
     /// The transaction is finished even if the caller goes away, and rolled back at the deadline. Wakes the relay after
-    /// the commit.
+    /// the commit, and runs what `work` has left with [`after_commit`].
     pub async fn transaction<I, T, E, W>(
         &self,
         name: &'static str,
@@ -258,7 +265,7 @@ impl Database {
         let task = tokio::spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
             loop {
-                let outcome = database.attempt(name, deadline, &input, &work).await;
+                let outcome = with_effects(database.attempt(name, deadline, &input, &work)).await;
                 let lost = outcome.as_ref().err().is_some_and(Conflicting::is_conflict);
                 if lost && backoff.attempt() + 1 < CONFLICT_ATTEMPTS_MAX {
                     metrics::counter!(crate::metric::TRANSACTION_CONFLICTS_TOTAL, "name" => name)
@@ -279,28 +286,36 @@ impl Database {
         }
     }
 
+    /// One attempt, and how far it came: `None` if nothing is committed.
     async fn attempt<I, T, E, W>(
         &self,
         name: &'static str,
         deadline: Deadline,
         input: &I,
         work: &W,
-    ) -> Result<T, E>
+    ) -> (Option<Fate>, Result<T, E>)
     where
         I: Clone,
         E: From<DatabaseError>,
         W: for<'c> Fn(&'c mut PgConnection, I) -> BoxFuture<'c, Result<T, E>>,
     {
-        let mut lease = Lease { connection: self.acquire(deadline).await?, outcome: Outcome::CutOff };
+        let connection = match self.acquire(deadline).await {
+            Ok(connection) => connection,
+            Err(error) => return (None, Err(error.into())),
+        };
+        let mut lease = Lease { connection, outcome: Outcome::CutOff };
         // The limit travels with BEGIN, so it costs no round trip. At least 1: 0 would mean no limit.
         let time_ms = deadline.remaining().as_millis().max(1);
         let begin = AssertSqlSafe(format!("begin; set local statement_timeout = {time_ms}"));
+        let mut fate = None;
         let outcome = tokio::time::timeout_at(deadline.instant(), async {
             let mut transaction = lease.connection.begin_with(begin).await.map_err(DatabaseError::from)?;
             match work(&mut transaction, input.clone()).await {
                 Ok(value) => {
                     self.step(name, TransactionStep::Worked);
+                    fate = Some(Fate::Unknown);
                     transaction.commit().await.map_err(commit_error)?;
+                    fate = Some(Fate::Committed);
                     self.step(name, TransactionStep::Committed);
                     Ok(value)
                 }
@@ -313,13 +328,13 @@ impl Database {
         })
         .await;
         let Ok(outcome) = outcome else {
-            return Err(DatabaseError::CommitUnknown(sqlx::Error::PoolTimedOut).into());
+            return (fate, Err(DatabaseError::CommitUnknown(sqlx::Error::PoolTimedOut).into()));
         };
         lease.outcome = Outcome::Finished;
         if outcome.is_ok() {
             self.committed.notify_one();
         }
-        outcome
+        (fate, outcome)
     }
 
     /// Runs a statement that changes nothing. If the deadline passes or the caller goes away, the connection is closed

@@ -14,6 +14,7 @@ use axum::{
 };
 use holdfast_common::metric;
 use holdfast_proto::UserId;
+use tokio::time::Instant;
 
 use self::{
     issuer::Issuer,
@@ -108,6 +109,8 @@ pub(crate) mod scope {
 pub(crate) struct Allowed<S> {
     /// The token's `sub`.
     pub(crate) user_id: UserId,
+    /// When the token expires: what goes on for longer ends then.
+    pub(crate) valid_until: Instant,
     /// Counts as a request in progress for as long as the handler holds it.
     _place: Option<Arc<Place>>,
     scope: PhantomData<S>,
@@ -126,7 +129,8 @@ where
         let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
         let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts)?;
         if caller.scopes.iter().any(|granted| granted == S::NAME) {
-            return Ok(Self { user_id: caller.user_id.clone(), _place: place, scope: PhantomData });
+            let Caller { ref user_id, valid_until, .. } = *caller;
+            return Ok(Self { user_id: user_id.clone(), valid_until, _place: place, scope: PhantomData });
         }
         let detail = format!("the token lacks the scope {}", S::NAME);
         Err(Problem::new(ProblemType::InsufficientScope, detail)

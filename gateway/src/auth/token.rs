@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_proto::UserId;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::keys::KeySet;
 
@@ -12,6 +13,8 @@ use super::keys::KeySet;
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// How much clocks may differ, in seconds.
 const LEEWAY_S: u64 = 5;
+/// A token is not taken for valid for longer than this, whatever it says.
+const VALID_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A client whose token was checked.
 #[derive(Debug, Clone)]
@@ -20,8 +23,8 @@ pub(super) struct Caller {
     pub(super) user_id: UserId,
     /// The parts of `scope`.
     pub(super) scopes: Vec<String>,
-    /// `exp`, in seconds since 1970.
-    pub(super) expires_s: u64,
+    /// `exp`, without leeway.
+    pub(super) valid_until: Instant,
 }
 
 /// What a token of one issuer must say.
@@ -131,5 +134,6 @@ pub(super) fn check(token: &str, keys: &KeySet, rules: &Rules, now_s: u64) -> Re
     }
     let user_id = UserId::parse(&claims.sub).map_err(|_| Refused::Subject)?;
     let scopes = claims.scope.split(' ').map(str::to_owned).collect();
-    Ok(Caller { user_id, scopes, expires_s: claims.exp })
+    let valid = Duration::from_secs(claims.exp.saturating_sub(now_s)).min(VALID_TIME_MAX);
+    Ok(Caller { user_id, scopes, valid_until: Instant::now() + valid })
 }

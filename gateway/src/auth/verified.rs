@@ -8,6 +8,8 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use lru::LruCache;
 
+use tokio::time::Instant;
+
 use super::token::Caller;
 
 /// Most tokens that are remembered; about 300 bytes each.
@@ -25,11 +27,11 @@ impl Default for VerifiedTokens {
 
 impl VerifiedTokens {
     /// The caller of a token that was put in, if it has not expired.
-    pub(super) fn get(&self, token: &str, now_s: u64) -> Option<Arc<Caller>> {
+    pub(super) fn get(&self, token: &str) -> Option<Arc<Caller>> {
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = hash(token);
         let caller = tokens.get(&key)?.clone();
-        if caller.expires_s <= now_s {
+        if caller.valid_until <= Instant::now() {
             tokens.pop(&key);
             return None;
         }
@@ -50,27 +52,31 @@ fn hash(token: &str) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use holdfast_proto::UserId;
 
     use super::*;
 
-    fn caller(expires_s: u64) -> Arc<Caller> {
-        Arc::new(Caller { user_id: UserId::parse("alice").expect("a user"), scopes: Vec::new(), expires_s })
+    fn caller() -> Arc<Caller> {
+        let valid_until = Instant::now() + Duration::from_secs(60);
+        Arc::new(Caller { user_id: UserId::parse("alice").expect("a user"), scopes: Vec::new(), valid_until })
     }
 
     /// A token is known until it expires, and the oldest makes room for a new one.
-    #[test]
-    fn a_token_is_known_until_it_expires() {
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_known_until_it_expires() {
         let tokens = VerifiedTokens::default();
-        tokens.put("a", caller(100));
-        assert!(tokens.get("a", 99).is_some());
-        assert!(tokens.get("b", 99).is_none());
-        assert!(tokens.get("a", 100).is_none());
-        assert!(tokens.get("a", 99).is_none(), "forgotten");
-        tokens.put("oldest", caller(100));
+        tokens.put("a", caller());
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(tokens.get("a").is_some());
+        assert!(tokens.get("b").is_none());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(tokens.get("a").is_none());
+        tokens.put("oldest", caller());
         for number in 0..TOKENS_MAX.get() {
-            tokens.put(&number.to_string(), caller(100));
+            tokens.put(&number.to_string(), caller());
         }
-        assert!(tokens.get("oldest", 0).is_none());
+        assert!(tokens.get("oldest").is_none());
     }
 }

@@ -31,7 +31,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    fn new(deadline: Duration) -> Self {
+    /// The context of what begins now: a request, or work that no request waits for.
+    pub(crate) fn new(deadline: Duration) -> Self {
         Self { trace_id: format!("{:032x}", fastrand::u128(1..)), deadline: Deadline::after(deadline) }
     }
 
@@ -55,7 +56,8 @@ impl<S: Sync> FromRequestParts<S> for Call {
     }
 }
 
-/// Gives a request its context, ends it at its deadline, counts and logs it, and puts its id on the response.
+/// Gives a request its context, ends it at its deadline, counts and logs it, and puts its id on the response. The deadline is
+/// that of the response's head: what a stream sends after it takes the time that it takes.
 pub(crate) async fn enter(
     deadline: Duration,
     mut request: Request,

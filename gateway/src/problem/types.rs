@@ -79,6 +79,8 @@ problem_types! {
     RateLimited = TOO_MANY_REQUESTS "rate-limited",
     /// The client has too many requests in progress at the same time. Wait for their responses.
     TooManyInFlight = TOO_MANY_REQUESTS "too-many-in-flight",
+    /// The user has as many open streams as a user may have. Close one, or try again after `Retry-After`.
+    TooManyStreams = TOO_MANY_REQUESTS "too-many-streams",
     /// A defect on our side.
     Internal = INTERNAL_SERVER_ERROR "internal",
     /// A service is overloaded or can't be reached. Try again after `Retry-After`.
@@ -118,6 +120,6 @@ mod tests {
             assert_ne!(problem.title(), "Error", "{slug}");
             assert!(problem.doc().ends_with('.') && !problem.doc().starts_with(' '), "{slug}");
         }
-        assert_eq!(slugs.len(), 20);
+        assert_eq!(slugs.len(), 21);
     }
 }

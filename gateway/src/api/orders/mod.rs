@@ -1,10 +1,13 @@
 //! `/api/orders`, and what its operations share.
 
+mod all_events;
 mod create;
 mod delivery;
+mod events;
 mod list;
 mod payment;
 mod read;
+mod sse;
 
 use axum::{Router, routing::get};
 use holdfast_proto::{OrderId, UserId, order::v1 as order};
@@ -17,10 +20,11 @@ use crate::{http::Call, problem::Problem, state::Gateway, upstream::Upstream};
 pub(crate) fn routes() -> Router<Gateway> {
     Router::new()
         .route("/api/orders", get(list::list).post(create::create))
+        .route("/api/orders/events", get(all_events::all_events))
         .route("/api/orders/{id}", get(read::read))
+        .route("/api/orders/{id}/events", get(events::events))
         .route("/api/orders/{id}/payment", get(payment::payment))
         .route("/api/orders/{id}/delivery", get(delivery::delivery))
-    // `GET /api/orders/{id}/events` comes here.
 }
 
 /// Returns an order of this user. An order of somebody else is not found.

@@ -1,0 +1,75 @@
+//! What happens outside of the database once a transaction is committed, such as the announcement of a change.
+//!
+//! The work of a transaction may run several times, be rolled back, and outlive its caller. So it has no effect of its
+//! own outside of its connection: it leaves one here, which [`super::Database::transaction`] runs when the outcome is known.
+
+use std::cell::RefCell;
+
+/// What became of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is committed.
+    Committed,
+    /// It may be committed, now or in a moment (`DatabaseError::CommitUnknown`).
+    Unknown,
+}
+
+type Effect = Box<dyn FnOnce(Fate) + Send>;
+
+tokio::task_local! {
+    static EFFECTS: RefCell<Vec<Effect>>;
+}
+
+/// For the work of a transaction: runs `effect` after the commit, whether or not the caller is still there. It is dropped
+/// if the transaction is rolled back. It must be quick and must not fail.
+///
+/// An effect survives the rollback of a savepoint, so leave it only when what it stands for can't be undone any more but
+/// by the whole transaction.
+///
+/// # Panics
+///
+/// Outside of [`super::Database::transaction`], where it would never run.
+pub fn after_commit(effect: impl FnOnce(Fate) + Send + 'static) {
+    EFFECTS.with(|effects| effects.borrow_mut().push(Box::new(effect)));
+}
+
+/// Runs one attempt of a transaction, and then its effects. `attempt` says how far it came.
+pub(super) async fn with_effects<T>(attempt: impl Future<Output = (Option<Fate>, T)>) -> T {
+    let scoped = async {
+        let (fate, outcome) = attempt.await;
+        (fate, EFFECTS.with(RefCell::take), outcome)
+    };
+    let (fate, effects, outcome) = EFFECTS.scope(RefCell::default(), scoped).await;
+    if let Some(fate) = fate {
+        effects.into_iter().for_each(|effect| effect(fate));
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Effects run after a commit, in order, and learn of an unknown one; those of a rollback never run.
+    #[tokio::test]
+    async fn effects_run_after_the_commit() {
+        let (sender, told) = mpsc::channel();
+        for (attempt, fate) in [None, Some(Fate::Committed), Some(Fate::Unknown)].into_iter().enumerate() {
+            let sender = sender.clone();
+            with_effects(async move {
+                for effect in [1, 2] {
+                    let sender = sender.clone();
+                    after_commit(move |fate| sender.send((attempt, effect, fate)).expect("received"));
+                    tokio::task::yield_now().await;
+                }
+                (fate, ())
+            })
+            .await;
+        }
+        let told: Vec<_> = told.try_iter().collect();
+        let (committed, unknown) = (Fate::Committed, Fate::Unknown);
+        assert_eq!(told, [(1, 1, committed), (1, 2, committed), (2, 1, unknown), (2, 2, unknown)]);
+    }
+}
