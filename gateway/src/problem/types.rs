@@ -65,6 +65,8 @@ problem_types! {
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed",
     /// The body did not arrive in time.
     SlowBody = REQUEST_TIMEOUT "slow-body",
+    /// The head of the request did not arrive in time.
+    SlowHead = REQUEST_TIMEOUT "slow-head",
     /// A request with the same `Idempotency-Key` is still running. Send it again after `Retry-After`.
     IdempotencyKeyInUse = CONFLICT "idempotency-key-in-use",
     /// The body is too long.
@@ -75,9 +77,11 @@ problem_types! {
     InvalidContent = UNPROCESSABLE_ENTITY "invalid-content",
     /// The `Idempotency-Key` was used before, for a request with different content.
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused",
+    /// The head of the request is too long, or has too many fields.
+    HeadTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "head-too-large",
     /// A defect on our side.
     Internal = INTERNAL_SERVER_ERROR "internal",
-    /// A service is overloaded or can't be reached. Try again after `Retry-After`.
+    /// A service is overloaded or can't be reached, or there are too many connections. Try again after `Retry-After`.
     Unavailable = SERVICE_UNAVAILABLE "unavailable",
     /// The request could not be answered in time. It may still have an effect.
     Deadline = GATEWAY_TIMEOUT "deadline",
@@ -114,6 +118,6 @@ mod tests {
             assert_ne!(problem.title(), "Error", "{slug}");
             assert!(problem.doc().ends_with('.') && !problem.doc().starts_with(' '), "{slug}");
         }
-        assert_eq!(slugs.len(), 18);
+        assert_eq!(slugs.len(), 20);
     }
 }
