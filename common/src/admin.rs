@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever opens connections to the admin port and says nothing locks nobody out (S23).
+    /// Whoever opens connections to the admin port and says nothing locks nobody out.
     #[tokio::test]
     async fn silent_connections_lock_nobody_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");

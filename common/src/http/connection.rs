@@ -50,6 +50,9 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 128 * 1024;
 /// How much of a stream's answer is stored before the client takes it in.
 const SEND_BYTES_MAX: usize = 64 * 1024;
+/// How much may wait in the kernel to be sent.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 64 * 1024;
 /// How long a connection may take to say goodbye, after it was told to.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 /// How long a connection without a place may last in all.
@@ -60,21 +63,30 @@ const READ_BUFFER_BYTES_MAX: usize = 2 * head::HEAD_BYTES_MAX;
 /// Serves a connection until it ends, one of its limits is passed, it is evicted, or the process stops.
 pub(super) async fn serve(session: Session, tcp: TcpStream) {
     // Answers are small; waiting to fill a segment would add a delayed acknowledgement to each.
-    if let Err(error) = identity::tune(&tcp) {
+    if let Err(error) = identity::tune(&tcp).and_then(|()| bound_unsent(&tcp)) {
         tracing::debug!(error = chain(&error), "connection is already gone");
         return;
     }
     let socket = Socket::new(tcp, session.watch.clone());
     match session.port.tls.clone() {
-        None => session.run(socket).await,
-        Some(tls) => match session.shake_hands(TlsAcceptor::from(tls.server_config()), socket).await {
-            Ok(stream) => session.run(stream).await,
+        // Each in a box of its own, or every plain connection would take the memory of one with TLS.
+        None => Box::pin(session.run(socket)).await,
+        Some(tls) => match Box::pin(session.shake_hands(tls.server_config().into(), socket)).await {
+            Ok(stream) => Box::pin(session.run(stream)).await,
             Err(error) => {
                 metrics::counter!(metric::TLS_HANDSHAKE_FAILURES_TOTAL).increment(1);
                 tracing::debug!(error = chain(&error), "connection ended in the handshake");
             }
         },
     }
+}
+
+/// What a client has not taken in yet waits in our answer, not in the kernel, which would store megabytes for each client that asks a
+/// lot and reads nothing, and make us answer all of it.
+fn bound_unsent(tcp: &TcpStream) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(())
 }
 
 /// What is known of a connection from its beginning.
@@ -120,7 +132,7 @@ impl Session {
         let service = {
             let (port, watch) = (self.port.clone(), self.watch.clone());
             let (client, entry) = (self.client, self.entry);
-            service_fn(move |request| answer(port.clone(), client, entry, watch.clone(), &verdicts, request))
+            service_fn(move |request| answer(&port, client, entry, watch.clone(), &verdicts, request))
         };
         let mut connection = pin!(builder.serve_connection(TokioIo::new(guard), service));
         let mut alarm = pin!(sleep_until(self.watch.due(Instant::now()).0));
@@ -215,7 +227,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
 
 /// Hands a request to the router, and its answer to the library.
 fn answer(
-    port: Arc<Port>,
+    port: &Port,
     client: SocketAddr,
     entry: Entry,
     watch: Arc<Watch>,

@@ -28,7 +28,7 @@ pub(super) fn limit() -> u64 {
 mod tests {
     use super::*;
 
-    /// Some descriptors are always left for files and upstreams (S9).
+    /// Some descriptors are always left for files and upstreams.
     #[test]
     fn some_descriptors_are_always_left() {
         for (wanted, descriptors, expected) in [

@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    /// A request of HTTP/1.1 has exactly one Host, and it is a host (S17).
+    /// A request of HTTP/1.1 has exactly one Host, and it is a host.
     #[test]
     fn a_host_is_needed_and_is_one() {
         for (fields, expected) in [
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(refusal("GET / HTTP/1.0\r\nHost: a b\r\n\r\n"), Some(Refusal::Host));
     }
 
-    /// A body has one length, said in one way (S6, B32).
+    /// A body has one length, said in one way.
     #[test]
     fn a_body_has_one_length() {
         for (fields, expected) in [
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(refusal(old), Some(Refusal::TransferEncoding));
     }
 
-    /// The limits of a head are exact, however it arrives (S20).
+    /// The limits of a head are exact, however it arrives.
     #[test]
     fn the_limits_of_a_head_are_exact() {
         let padded = |length: usize| {

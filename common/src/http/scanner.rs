@@ -342,14 +342,14 @@ mod tests {
         }
     }
 
-    /// A head that never ends is held back, and its limit is the same byte by byte and at once (S20).
+    /// A head that never ends is held back, and its limit is the same byte by byte and at once.
     #[test]
     fn a_head_without_end_is_held_back() {
         let mut scanner = Scanner::new();
         let begun = b"GET / HTTP/1.1\r\nHost: a\r\nX: ";
         assert_eq!(scanner.scan(begun), Scan { is_in_head: true, ..Scan::default() });
         assert!(scanner.is_in_message());
-        let endless = [&begun[..], &[b'x'; head::HEAD_BYTES_MAX]].concat();
+        let endless = [&begun[..], &b"x".repeat(head::HEAD_BYTES_MAX)].concat();
         for piece in [100, 33_000] {
             assert_eq!(scanned(&endless, piece), (Vec::new(), 0, Some(Refusal::TooLarge), false));
         }

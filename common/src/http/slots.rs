@@ -163,7 +163,7 @@ mod tests {
         Arc::new(Watch::new(Limits::default(), since))
     }
 
-    /// No address gets more than its share, and a place that is given back is free (S2).
+    /// No address gets more than its share, and a place that is given back is free.
     #[test]
     fn no_address_gets_more_than_its_share() {
         let (slots, now) = (slots(10, 2), Instant::now());
@@ -182,7 +182,7 @@ mod tests {
     }
 
     /// When all places are taken, the one that has been silent for longest goes, first of those that never spoke; whoever handles a
-    /// request stays (S2).
+    /// request stays.
     #[test]
     fn silent_ones_go_first() {
         let (slots, t0) = (slots(3, 10), Instant::now());

@@ -20,6 +20,7 @@ use axum::{
     response::Response,
 };
 use holdfast_common::{
+    deadline::Deadline,
     error::causes,
     metric::{HTTP_BODY_BYTES, HTTP_REQUESTS_REFUSED_TOTAL},
 };
@@ -98,7 +99,7 @@ pub(crate) async fn limit(bodies: Bodies, request: Request, next: Next) -> Respo
     let sends_unasked = !request.headers().contains_key(header::EXPECT);
     let version = request.version();
     let deadline = request.extensions().get::<Call>().map(|call| call.deadline.earlier_by(ANSWER_TIME));
-    let end = deadline.map_or_else(|| Instant::now() + DRAIN_TIME_MAX, |deadline| deadline.instant());
+    let end = deadline.map_or_else(|| Instant::now() + DRAIN_TIME_MAX, Deadline::instant);
     let (parts, body) = request.into_parts();
     let shared = Shared(Arc::new(Mutex::new(Paced::new(body, bodies.bytes_per_second_min, end))));
     // Held until there is a response: by then nobody needs the bytes.

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::Request,
-    http::{StatusCode, Version, header},
+    http::{HeaderValue, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -39,7 +39,7 @@ fn hostless(request: &Request) -> Option<Refusal> {
         return None;
     }
     let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
-    let mut hosts = request.headers().get_all(header::HOST).iter().map(|host| host.as_bytes());
+    let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
     let is_one = match (authority, hosts.next(), hosts.next()) {
         (Some(_), None, None) | (None, Some(_), None) => true,
         (Some(authority), Some(host), None) => authority == host,

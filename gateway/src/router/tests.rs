@@ -63,7 +63,7 @@ async fn problem_of(response: Response) -> String {
 
 /// A body in pieces, with a pause before each.
 fn pieces(pieces: impl IntoIterator<Item = Bytes, IntoIter: Send + 'static>, pause: Duration) -> Body {
-    Body::from_stream(stream::iter(pieces.into_iter()).then(move |piece| async move {
+    Body::from_stream(stream::iter(pieces).then(move |piece| async move {
         if !pause.is_zero() {
             sleep(pause).await;
         }
@@ -71,8 +71,7 @@ fn pieces(pieces: impl IntoIterator<Item = Bytes, IntoIter: Send + 'static>, pau
     }))
 }
 
-/// A body that trickles is 408 within the deadline, and its connection ends: it is the client's doing, not a failure of ours
-/// (S13).
+/// A body that trickles is 408 within the deadline, and its connection ends: it is the client's doing, not a failure of ours.
 #[tokio::test(start_paused = true)]
 async fn a_trickling_body_is_408() {
     let app = app(&config());
@@ -92,7 +91,7 @@ async fn a_trickling_body_is_408() {
     assert_eq!(send(&app, posted(paced)).await.status(), 201);
 }
 
-/// A body in thousands of pieces is refused, whatever its size (S25).
+/// A body in thousands of pieces is refused, whatever its size.
 #[tokio::test]
 async fn a_body_has_a_limit_of_pieces() {
     let app = app(&config());
@@ -107,7 +106,7 @@ async fn a_body_has_a_limit_of_pieces() {
 }
 
 /// All bodies together have a budget; what does not fit is 503 without ringing an alarm, and a body that was handled has given its
-/// part back (S24).
+/// part back.
 #[tokio::test(start_paused = true)]
 async fn all_bodies_together_have_a_budget() {
     let sockets = SocketsConfig { bodies_bytes_max: 100_000, ..SocketsConfig::default() };
