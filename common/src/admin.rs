@@ -1,12 +1,13 @@
 //! The admin port: `/metrics` for Prometheus, `/healthz` and `/readyz` for supervisors. Plain HTTP; it listens on
 //! loopback or a private network and shows nothing secret.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::collections::BTreeMap;
 
 use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -15,7 +16,14 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::health::{ComponentState, Health};
+use crate::{
+    health::{ComponentState, Health},
+    http::{self, Limits, Server},
+};
+
+/// Connections at a time: probes, Prometheus and an operator. When all are taken, silent ones go first, so that a port scanner
+/// locks nobody out.
+const CONNECTIONS_MAX: usize = 64;
 
 #[derive(Clone)]
 struct Admin {
@@ -29,15 +37,20 @@ pub(crate) async fn serve(
     health: Health,
     metrics: PrometheusHandle,
     stop: CancellationToken,
-) -> std::io::Result<()> {
+) {
     let router = Router::new()
         .route("/metrics", get(metrics_page))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .layer(middleware::from_fn(http::refuse))
         .with_state(Admin { health, metrics });
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move { stop.cancelled().await })
-        .await
+    let limits = Limits {
+        connections_max: CONNECTIONS_MAX,
+        // Probes, and proxies of an orchestrator, all come from one address.
+        connections_per_address_max: CONNECTIONS_MAX + 1,
+        ..Limits::default()
+    };
+    Server { name: "admin", limits, tls: None }.serve(listener, router, stop).await;
 }
 
 async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {
@@ -84,5 +97,40 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_string(body) {
         Ok(text) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    /// Whoever opens connections to the admin port and says nothing locks nobody out.
+    #[tokio::test]
+    async fn silent_connections_lock_nobody_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, Health::default(), metrics, stop.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            silent.push(TcpStream::connect(address).await.expect("connected"));
+        }
+        let mut probe = TcpStream::connect(address).await.expect("connected");
+        probe
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("sent");
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        stop.cancel();
+        server.await.expect("ended in order");
     }
 }

@@ -9,6 +9,7 @@
 //! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
 //!   be handled, and its redrive), [`reconcile`] (what was lost on the way);
 //! - [`participant`] puts these together for a service with a database and events;
+//! - the edge: [`mod@http`] (connections of clients that may be slow, silent or hostile);
 //! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`trace`], [`service`];
 //! - the ground floor: [`error`], [`clock`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
 
@@ -25,6 +26,7 @@ pub mod error;
 pub mod event;
 pub mod grpc;
 pub mod health;
+pub mod http;
 pub mod idempotency;
 pub mod identity;
 pub mod kafka;

@@ -60,7 +60,13 @@ metrics! {
     counter GRPC_DEADLINE_EXCEEDED_TOTAL = "grpc_deadline_exceeded_total", "calls whose deadline passed while they were handled";
     counter GRPC_MESSAGES_LATE_TOTAL = "grpc_messages_late_total", "calls whose message did not arrive in time";
     counter GRPC_PERMISSION_DENIED_TOTAL = "grpc_permission_denied_total", "calls of an identity that may not make them";
+    counter HTTP_ACCEPT_FAILURES_TOTAL = "http_accept_failures_total", "connections that could not be accepted, most likely for lack of file descriptors: port";
+    gauge HTTP_BODY_BYTES = "http_body_bytes", "bytes of request bodies that are held in memory";
+    gauge HTTP_CONNECTIONS = "http_connections", "connections that are open: port";
+    counter HTTP_CONNECTIONS_ENDED_TOTAL = "http_connections_ended_total", "connections that we ended: port, reason";
+    counter HTTP_CONNECTIONS_REFUSED_TOTAL = "http_connections_refused_total", "connections that got no place: port, reason";
     histogram HTTP_REQUEST_SECONDS = "http_request_seconds", "time of a REST request: route, status";
+    counter HTTP_REQUESTS_REFUSED_TOTAL = "http_requests_refused_total", "requests refused because of how they were sent: port, reason";
     counter JWKS_RELOAD_FAILURES_TOTAL = "jwks_reload_failures_total", "token keys were refused; the old ones stay in use";
     counter ORDERS_CREATED_TOTAL = "orders_created_total", "orders created, replays not counted";
     gauge ORDERS_STUCK = "orders_stuck", "orders that are unfinished for too long";

@@ -21,6 +21,7 @@ use crate::{
     config::ServiceConfig,
     error::{BoxError, chain},
     health::Health,
+    http::descriptors,
     panic, telemetry,
 };
 
@@ -93,15 +94,15 @@ where
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
         };
+        descriptors::raise_limit();
         tracing::info!(service = name, config = ?config, version = env!("CARGO_PKG_VERSION"), "starting");
         let admin_listener = bind(config.service().admin_listen).await?;
         context.spawn("admin", {
             // The admin port stays up while the rest drains, so it has a token of its own: the end of the runtime.
             let (health, metrics) = (context.health.clone(), metrics.clone());
             async move {
-                admin::serve(admin_listener, health, metrics, CancellationToken::new())
-                    .await
-                    .map_err(Into::into)
+                admin::serve(admin_listener, health, metrics, CancellationToken::new()).await;
+                Ok(())
             }
         });
         tokio::spawn(telemetry::upkeep(metrics));

@@ -10,7 +10,7 @@
 //! - [`limit`]: how much a client may send;
 //! - [`live`]: changes of orders, pushed to the clients that watch them;
 //! - [`upstream`]: the services that are called, and what their status codes mean here;
-//! - [`http`]: connections, request context, strict JSON;
+//! - [`http`]: request context, limits of a request, strict JSON; connections are [`holdfast_common::http`];
 //! - [`problem`]: failures as a client sees them.
 
 mod api;
@@ -27,6 +27,7 @@ mod upstream;
 use holdfast_common::{
     client::Replicas,
     error::BoxError,
+    http::{Server, Tls},
     identity::Identity,
     participant::finished,
     reload,
@@ -56,8 +57,14 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         live,
         health: context.health.clone(),
     };
-    let router = router::router(gateway, config.gateway.deadline);
-    context.spawn("http", http::server::serve(listener, router, stop.clone()));
+    let router = router::router(gateway, &config.gateway);
+    let tls = config.gateway.tls.map(Tls::load).transpose()?;
+    if let Some(tls) = tls.clone() {
+        let reload = context.health.periodic("edge-certificate-reload", reload::SUCCESS_EVERY_MAX);
+        context.spawn("edge-certificate", finished(tls.reload_on_change(reload, stop.clone())));
+    }
+    let server = Server { name: "gateway", limits: config.gateway.sockets.connections(), tls };
+    context.spawn("http", finished(server.serve(listener, router, stop.clone())));
     let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.reload_on_change(reload, stop.clone())));
     for issuer in authenticator.issuers() {

@@ -1,22 +1,26 @@
 //! The routes of all resources, and the layers that every request goes through. This is the top of the crate: only its
 //! `start` imports it.
 
-use std::time::Duration;
-
 use axum::{Router, extract::State, middleware, response::Response, routing::get};
 use holdfast_common::{admin, health::Health};
 
 use crate::{
     api::{accounts, orders},
-    http::{body, context, head},
-    limit,
+    config::GatewayConfig,
+    http::{
+        body::{self, Bodies},
+        context, head,
+        headers::{self, Transport},
+    },
+    limit::{self, Limits},
     problem::{Problem, ProblemType},
     state::Gateway,
 };
 
 /// Puts routes and layers together. The last layer is the outermost.
-pub(crate) fn router(gateway: Gateway, deadline: Duration) -> Router {
-    Router::new()
+pub(crate) fn router(gateway: Gateway, config: &GatewayConfig) -> Router {
+    let limits = gateway.limits.clone();
+    let routes = Router::new()
         .merge(orders::routes())
         .merge(accounts::routes())
         // `/openapi.json` and `/docs` will come here.
@@ -24,15 +28,30 @@ pub(crate) fn router(gateway: Gateway, deadline: Duration) -> Router {
         .route("/readyz", get(readiness))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .with_state(gateway);
+    layered(routes, limits, config)
+}
+
+/// What every request goes through, whatever its path.
+fn layered(routes: Router, limits: Limits, config: &GatewayConfig) -> Router {
+    let deadline = config.deadline;
+    let bodies = Bodies::new(config.sockets.bodies_bytes_max, config.sockets.body_bytes_per_second_min);
+    let transport = if config.tls.is_some() { Transport::Tls } else { Transport::Plain };
+    let router = routes
         // Authentication is not a layer but the `Allowed` parameter of each handler (crate::auth), so that a handler
         // without it is easy to see. The limits per subject are applied there too.
         //
         // Within the layer that drains bodies: a 429 would get lost if the connection were reset for an unread body.
-        .layer(middleware::from_fn_with_state(gateway.limits.clone(), limit::limit))
-        .layer(middleware::from_fn(body::limit))
-        .layer(middleware::from_fn(head::refuse_ambiguous))
+        .layer(middleware::from_fn_with_state(limits, limit::limit))
+        .layer(middleware::from_fn(move |request, next| body::limit(bodies.clone(), request, next)))
+        .layer(middleware::from_fn(head::refuse));
+    let router = match config.cors_origins.as_slice() {
+        [] => router,
+        origins => router.layer(headers::cors(origins)),
+    };
+    router
+        .layer(middleware::from_fn(move |request, next| headers::add(transport, request, next)))
         .layer(middleware::from_fn(move |request, next| context::enter(deadline, request, next)))
-        .with_state(gateway)
 }
 
 async fn liveness(State(health): State<Health>) -> Response {
@@ -50,3 +69,6 @@ async fn no_such_path() -> Problem {
 async fn no_such_method() -> Problem {
     Problem::new(ProblemType::MethodNotAllowed, "the path does not support this method")
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,7 +115,7 @@ pub(super) struct Material {
 }
 
 /// The one cryptographic provider of the workspace, named explicitly so that no feature flag can bring in another one.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -197,11 +197,11 @@ fn denied(list: &[u8]) -> HashSet<String> {
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_lowercase).collect()
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     fs::read(path).map_err(|source| IdentityError::Read { path: path.to_owned(), source })
 }
 
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+pub(crate) fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| IdentityError::Pem { path: path.to_owned(), source })?;

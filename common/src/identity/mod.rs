@@ -25,6 +25,10 @@ pub use self::{
     material::IdentityError,
     peer::{Peer, PeerError, SpiffeId},
 };
+pub(crate) use self::{
+    material::{certificates, provider, read},
+    socket::tune,
+};
 pub use crate::reload::Reload;
 use crate::{config::IdentityConfig, health::PeriodicTask, metric, reload};
 

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 /// hour when a peer's machine vanishes (pitfalls P28).
 const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(15);
 
-pub(super) fn tune(tcp: &TcpStream) -> io::Result<()> {
+pub(crate) fn tune(tcp: &TcpStream) -> io::Result<()> {
     // Small messages both ways; waiting to fill a segment would add a delayed acknowledgement to each call.
     tcp.set_nodelay(true)?;
     #[cfg(target_os = "linux")]

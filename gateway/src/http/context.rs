@@ -12,6 +12,7 @@ use axum::{
 use holdfast_common::deadline::{Deadline, DeadlinePassed};
 use tonic::metadata::MetadataValue;
 
+use super::head::Refused;
 use crate::problem::{self, Problem, ProblemType};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -19,7 +20,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Calls end this much before the deadline, so that there is time left to report their failure.
-const ANSWER_TIME: Duration = Duration::from_millis(100);
+pub(crate) const ANSWER_TIME: Duration = Duration::from_millis(100);
 
 /// The context of one request.
 #[derive(Debug, Clone)]
@@ -84,7 +85,7 @@ pub(crate) async fn enter(
     let seconds = started.elapsed().as_secs_f64();
     let labels = [("route", route.clone()), ("status", status.as_str().to_owned())];
     metrics::histogram!(holdfast_common::metric::HTTP_REQUEST_SECONDS, &labels).record(seconds);
-    if status.is_server_error() {
+    if status.is_server_error() && response.extensions().get::<Refused>().is_none() {
         tracing::warn!(trace_id = call.trace_id, %method, route, status = status.as_u16(), seconds, "request failed");
     } else {
         tracing::debug!(trace_id = call.trace_id, %method, route, status = status.as_u16(), seconds, "request answered");

@@ -8,8 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use holdfast_common::error::is_caused_by;
-use http_body_util::{BodyExt as _, LengthLimitError};
+use http_body_util::{BodyExt as _, Collected};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -17,7 +16,6 @@ use serde::{
 use serde_json::{error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment};
 
-use super::context::Call;
 use crate::problem::{FieldError, Problem, ProblemType};
 
 /// The body of a request. 415 if it has another media type, 413 if it is too long, 400 if it is not JSON, 422 if it is not the
@@ -33,8 +31,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for StrictJson<T> {
             let detail = "the body must be application/json";
             return Err(Problem::new(ProblemType::UnsupportedMediaType, detail));
         }
-        let call = request.extensions().get::<Call>().cloned().ok_or_else(Problem::internal)?;
-        let bytes = read(request.into_body(), &call).await?;
+        let bytes = read(request.into_body()).await?;
         let Object(value) = parse(&bytes)?;
         Ok(Self(value))
     }
@@ -56,18 +53,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence && parts.all(utf8) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
-async fn read(body: Body, call: &Call) -> Result<bytes::Bytes, Problem> {
-    let collected = tokio::time::timeout(call.deadline.remaining(), body.collect()).await;
-    match collected {
-        Err(_) => Err(Problem::new(ProblemType::SlowBody, "the body did not arrive in time")),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) => {
-            if is_caused_by::<LengthLimitError>(&error) {
-                return Err(Problem::too_large());
-            }
-            Err(Problem::malformed("the body was cut short"))
-        }
-    }
+async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
+    body.collect().await.map(Collected::to_bytes).map_err(|error| Problem::unreadable(&error))
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

@@ -121,15 +121,13 @@ impl Limits {
 }
 
 /// The layer around everything: refuses an address that is over its limits, and tells clients how they stand.
-pub(crate) async fn limit(
-    State(limits): State<Limits>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn limit(State(limits): State<Limits>, mut request: Request, next: Next) -> Response {
     if !limits.0.enabled {
         return next.run(request).await;
     }
+    let Some(&ConnectInfo(client)) = request.extensions().get() else {
+        return Problem::internal().into_response();
+    };
     let _place = match limits.enter_address(client, &request) {
         Ok(place) => place,
         Err(refused) => {

@@ -65,6 +65,8 @@ problem_types! {
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed",
     /// The body did not arrive in time.
     SlowBody = REQUEST_TIMEOUT "slow-body",
+    /// The head of the request did not arrive in time.
+    SlowHead = REQUEST_TIMEOUT "slow-head",
     /// A request with the same `Idempotency-Key` is still running. Send it again after `Retry-After`.
     IdempotencyKeyInUse = CONFLICT "idempotency-key-in-use",
     /// The body is too long.
@@ -81,9 +83,11 @@ problem_types! {
     TooManyInFlight = TOO_MANY_REQUESTS "too-many-in-flight",
     /// The user has as many open streams as a user may have. Close one, or try again after `Retry-After`.
     TooManyStreams = TOO_MANY_REQUESTS "too-many-streams",
+    /// The head of the request is too long, or has too many fields.
+    HeadTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "head-too-large",
     /// A defect on our side.
     Internal = INTERNAL_SERVER_ERROR "internal",
-    /// A service is overloaded or can't be reached. Try again after `Retry-After`.
+    /// A service is overloaded or can't be reached, or there are too many connections. Try again after `Retry-After`.
     Unavailable = SERVICE_UNAVAILABLE "unavailable",
     /// The request could not be answered in time. It may still have an effect.
     Deadline = GATEWAY_TIMEOUT "deadline",
@@ -120,6 +124,6 @@ mod tests {
             assert_ne!(problem.title(), "Error", "{slug}");
             assert!(problem.doc().ends_with('.') && !problem.doc().starts_with(' '), "{slug}");
         }
-        assert_eq!(slugs.len(), 21);
+        assert_eq!(slugs.len(), 23);
     }
 }

@@ -10,6 +10,7 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream};
+use holdfast_common::http::LongLived;
 
 use crate::{
     api::model,
@@ -46,6 +47,7 @@ pub(super) fn response(watcher: Watcher) -> Response {
 
 fn stream_response(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(COMMENT_EVERY)).into_response();
+    response.extensions_mut().insert(LongLived);
     response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
 }

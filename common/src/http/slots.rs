@@ -1,0 +1,218 @@
+//! Who may have a connection: caps per address and in all. When all places are taken, those go first that wait for a request.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Limits, watch::Watch};
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// The address has all that it may have.
+    Address,
+    /// All are taken, and each handles a request.
+    All,
+}
+
+impl Full {
+    /// The label of the metric.
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::All => "all",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    address: IpAddr,
+    watch: Arc<Watch>,
+    evicted: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    taken: HashMap<u64, Place>,
+    per_address: HashMap<IpAddr, usize>,
+    next_id: u64,
+}
+
+impl Places {
+    fn remove(&mut self, id: u64) -> Option<Place> {
+        let place = self.taken.remove(&id)?;
+        if let Some(count) = self.per_address.get_mut(&place.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&place.address);
+            }
+        }
+        Some(place)
+    }
+
+    /// The one that should go first, if one waits for a request.
+    fn most_silent(&self) -> Option<u64> {
+        let silences = self.taken.iter().filter_map(|(id, place)| Some((place.watch.silence()?, *id)));
+        silences.min().map(|(_, id)| id)
+    }
+}
+
+/// The places of one port.
+#[derive(Debug, Clone)]
+pub(super) struct Slots {
+    connections_max: usize,
+    connections_per_address_max: usize,
+    places: Arc<Mutex<Places>>,
+}
+
+/// A place; it is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    id: u64,
+    places: Arc<Mutex<Places>>,
+    /// Cancelled when somebody else needs the place more.
+    pub(super) evicted: CancellationToken,
+}
+
+impl Slots {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            connections_max: limits.connections_max,
+            connections_per_address_max: limits.connections_per_address_max,
+            places: Arc::default(),
+        }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many are taken.
+    #[cfg(test)]
+    fn taken(&self) -> usize {
+        self.places().taken.len()
+    }
+
+    /// Takes a place. If none is left, the connection that has been silent for longest gives up its own: first those that never
+    /// spoke. It is told so, and is closed soon after.
+    pub(super) fn take(
+        &self,
+        client: SocketAddr,
+        watch: Arc<Watch>,
+    ) -> Result<(Slot, Option<Evicted>), Full> {
+        let address = grouped(client.ip());
+        let mut places = self.places();
+        if places.per_address.get(&address).is_some_and(|count| *count >= self.connections_per_address_max) {
+            return Err(Full::Address);
+        }
+        let mut evicted = None;
+        if places.taken.len() >= self.connections_max {
+            let id = places.most_silent().ok_or(Full::All)?;
+            let silent = places.remove(id).ok_or(Full::All)?;
+            silent.evicted.cancel();
+            evicted = Some(Evicted);
+        }
+        let id = places.next_id;
+        places.next_id += 1;
+        *places.per_address.entry(address).or_default() += 1;
+        let place = Place { address, watch, evicted: CancellationToken::new() };
+        let slot = Slot { id, places: self.places.clone(), evicted: place.evicted.clone() };
+        places.taken.insert(id, place);
+        Ok((slot, evicted))
+    }
+}
+
+/// Somebody's connection is closed for this one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Evicted;
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
+    }
+}
+
+/// What counts as one address: whoever has an IPv6 address usually has its whole /64.
+fn grouped(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Duration, Instant};
+
+    use super::*;
+
+    fn slots(connections_max: usize, connections_per_address_max: usize) -> Slots {
+        Slots::new(&Limits { connections_max, connections_per_address_max, ..Limits::default() })
+    }
+
+    fn client(address: &str) -> SocketAddr {
+        SocketAddr::new(address.parse().expect("an address"), 1)
+    }
+
+    fn watch(since: Instant) -> Arc<Watch> {
+        Arc::new(Watch::new(Limits::default(), since))
+    }
+
+    /// No address gets more than its share, and a place that is given back is free.
+    #[test]
+    fn no_address_gets_more_than_its_share() {
+        let (slots, now) = (slots(10, 2), Instant::now());
+        let take = |address| slots.take(client(address), watch(now));
+        let first = take("10.0.0.1").expect("free");
+        let second = take("10.0.0.1").expect("free");
+        assert_eq!(take("10.0.0.1").expect_err("full"), Full::Address);
+        assert_eq!(take("::ffff:10.0.0.1").expect_err("the same address"), Full::Address);
+        let _other = take("10.0.0.2").expect("free");
+        drop(first);
+        let _again = take("10.0.0.1").expect("free again");
+        drop(second);
+        let _v6 = (take("2001:db8::1").expect("free"), take("2001:db8::2:1").expect("free"));
+        assert_eq!(take("2001:db8::3").expect_err("the same network"), Full::Address);
+        assert_eq!(slots.taken(), 4);
+    }
+
+    /// When all places are taken, the one that has been silent for longest goes, first of those that never spoke; whoever handles a
+    /// request stays.
+    #[test]
+    fn silent_ones_go_first() {
+        let (slots, t0) = (slots(3, 10), Instant::now());
+        let after = |seconds| t0 + Duration::from_secs(seconds);
+        let spoke = watch(t0);
+        let id = spoke.begin(t0);
+        let (spoke_slot, _) = slots.take(client("10.0.0.1"), spoke.clone()).expect("free");
+        let (silent, _) = slots.take(client("10.0.0.2"), watch(after(1))).expect("free");
+        let (younger, _) = slots.take(client("10.0.0.3"), watch(after(2))).expect("free");
+
+        let (_fourth, evicted) = slots.take(client("10.0.0.4"), watch(after(3))).expect("a silent one goes");
+        assert_eq!(evicted, Some(Evicted));
+        assert!(silent.evicted.is_cancelled() && !younger.evicted.is_cancelled());
+        // The place of the evicted one is not given back twice.
+        drop(silent);
+        assert_eq!(slots.taken(), 3);
+        spoke.end(id, after(3));
+        let busy = watch(after(4));
+        busy.begin(after(4));
+        let _fifth = slots.take(client("10.0.0.5"), busy).expect("a silent one goes");
+        assert!(younger.evicted.is_cancelled() && !spoke_slot.evicted.is_cancelled());
+    }
+
+    /// Without a silent one the new one is refused.
+    #[test]
+    fn without_a_silent_one_the_new_one_is_refused() {
+        let (slots, now) = (slots(1, 10), Instant::now());
+        let busy = watch(now);
+        busy.begin(now);
+        let _slot = slots.take(client("10.0.0.1"), busy).expect("free");
+        assert_eq!(slots.take(client("10.0.0.2"), watch(now)).expect_err("full"), Full::All);
+    }
+}
