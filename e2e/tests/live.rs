@@ -21,6 +21,7 @@ use tokio::{
     task::JoinSet,
     time::{timeout, timeout_at},
 };
+use uuid::Uuid;
 
 /// Tests that kill parts of the shared stack, or need it undisturbed.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -338,6 +339,18 @@ async fn looks_by_reason(world: &World) -> [f64; 3] {
     looks
 }
 
+/// Creates an order, however busy the machine is.
+async fn create_surely(user: &Session) {
+    let key = Uuid::now_v7().to_string();
+    loop {
+        let answer = user.create_order(&sample_order("1 Quay Street", 100), Some(&key)).await;
+        if answer.is_ok_and(|answer| answer.status == 201) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 const STREAMS_PER_USER: usize = 10;
 const ORDERS_PER_USER: usize = 3;
 
@@ -375,12 +388,10 @@ async fn many_streams_get_every_change() {
         let users = users.clone();
         move |number, _| {
             let user = users[usize::try_from(number).expect("small") % users.len()].clone();
-            async move {
-                user.create_order(&sample_order("1 Quay Street", 100), None).await.expect("answered").status
-            }
+            async move { create_surely(&user).await }
         }
     });
-    assert!(created.await.iter().all(|status| *status == 201));
+    created.await;
     let (mut delays, mut events) = (Vec::new(), 0);
     for of_user in streams {
         let mut sequences = HashSet::new();

@@ -394,7 +394,9 @@ mod tests {
         let mut watcher = world.watcher();
         assert_eq!(version(&mut watcher).await, 1);
         let last = i64::try_from(QUEUE_MAX).expect("a small number") * 3;
-        (2..=last).for_each(|version| world.push(version));
+        for version in 2..=last {
+            world.push(version);
+        }
         assert_eq!(version(&mut watcher).await, last);
         assert!(nothing(&mut watcher));
         world.push(last + 1);
