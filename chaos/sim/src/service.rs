@@ -56,19 +56,13 @@ pub trait Tables {
 pub type EventOf<T> = <<T as Tables>::Handler as Handler>::Event;
 
 /// Those of order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Orders {
     handler: OrderEvents,
     /// By id.
     pub orders: BTreeMap<OrderId, Order>,
     /// By the number of the client's key.
     pub keys: BTreeMap<usize, OrderId>,
-}
-
-impl Default for Orders {
-    fn default() -> Self {
-        Self { handler: OrderEvents::default(), orders: BTreeMap::new(), keys: BTreeMap::new() }
-    }
 }
 
 impl Tables for Orders {

@@ -41,7 +41,9 @@ pub(super) async fn with_effects<T>(attempt: impl Future<Output = (Option<Fate>,
     };
     let (fate, effects, outcome) = EFFECTS.scope(RefCell::default(), scoped).await;
     if let Some(fate) = fate {
-        effects.into_iter().for_each(|effect| effect(fate));
+        for effect in effects {
+            effect(fate);
+        }
     }
     outcome
 }

@@ -221,9 +221,10 @@ async fn linger(hub: Arc<Hub>, mut old: Open) {
 impl Hub {
     fn publish_commit(&self, message: WatchOrdersResponse) {
         for change in Change::of_commit(message) {
-            match change {
-                Some(change) => self.publish(&Arc::new(change)),
-                None => tracing::error!("a change of an order is not valid"),
+            if let Some(change) = change {
+                self.publish(&Arc::new(change));
+            } else {
+                tracing::error!("a change of an order is not valid");
             }
         }
     }

@@ -150,7 +150,7 @@ impl Watcher {
                 return None;
             }
             if self.access.stop.is_cancelled() {
-                return self.end(Step::Stopping);
+                return Some(self.end(Step::Stopping));
             }
             if let Some(change) = self.cursor.next() {
                 self.ended = self.source.ends_with(&change);
@@ -167,7 +167,7 @@ impl Watcher {
             }
             match self.wait().await {
                 Woken::Stop => {}
-                Woken::Expired => return self.end(Step::Expired),
+                Woken::Expired => return Some(self.end(Step::Expired)),
                 Woken::Change(change) => self.offer(change),
                 Woken::Look(reason) => self.due = Some(reason),
                 Woken::Page(page) => {
@@ -178,9 +178,9 @@ impl Watcher {
         }
     }
 
-    fn end(&mut self, step: Step) -> Option<Step> {
+    fn end(&mut self, step: Step) -> Step {
         self.ended = true;
-        Some(step)
+        step
     }
 
     fn offer(&mut self, change: Arc<Change>) {
@@ -394,7 +394,9 @@ mod tests {
         let mut watcher = world.watcher();
         assert_eq!(version(&mut watcher).await, 1);
         let last = i64::try_from(QUEUE_MAX).expect("a small number") * 3;
-        (2..=last).for_each(|version| world.push(version));
+        for version in 2..=last {
+            world.push(version);
+        }
         assert_eq!(version(&mut watcher).await, last);
         assert!(nothing(&mut watcher));
         world.push(last + 1);
