@@ -370,6 +370,19 @@ async fn a_client_that_reads_nothing_is_soon_answered_no_more() {
     assert!(answers.len() < 512 * 1024, "{} bytes were stored", answers.len());
 }
 
+/// Over HTTP/2 a client is told before its idle connection is closed.
+#[tokio::test(start_paused = true)]
+async fn http2_is_told_before_an_idle_close() {
+    const GOAWAY: u8 = 7;
+    let mut pipe = Pipe::new();
+    pipe.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    let told = async { while frame(&mut pipe.io).await.0 != GOAWAY {} };
+    assert_eq!(seconds(told).await.0, 75);
+    let (seconds, ended) = seconds(pipe.server).await;
+    ended.expect("ended in order");
+    assert!(seconds <= 1, "{seconds}");
+}
+
 async fn frame(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> (u8, Vec<u8>) {
     let mut head = [0; 9];
     io.read_exact(&mut head).await.expect("a frame");
