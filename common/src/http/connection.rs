@@ -171,7 +171,7 @@ impl Session {
                 let _ = tokio::time::timeout(GOODBYE_TIME, connection).await;
             }
             End::Stopped => {
-                self.watch.stop();
+                self.watch.stop(Instant::now());
                 connection.as_mut().graceful_shutdown();
                 let finished = poll_fn(|cx| match connection.as_mut().poll(cx) {
                     Poll::Ready(_) => Poll::Ready(End::Closed),

@@ -281,14 +281,17 @@ async fn a_stop_waits_for_honest_exchanges() {
     let mut stuck = Pipe::new();
     stuck.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let idle = Pipe::new();
+    // It never acknowledges that it was told to go.
+    let mut mute = Pipe::new();
+    mute.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     sleep(Duration::from_millis(10)).await;
-    for pipe in [&slow, &stream, &stuck, &idle] {
+    for pipe in [&slow, &stream, &stuck, &idle, &mute] {
         pipe.stop.cancel();
     }
     let (status, text) = slow.answer().await;
     assert!(status == 200 && text.contains("connection: close\r\n"), "{text}");
     for (what, pipe, limit) in
-        [("idle", idle, 0), ("stream", stream, 0), ("slow", slow, 1), ("stuck", stuck, 2)]
+        [("idle", idle, 0), ("stream", stream, 0), ("slow", slow, 1), ("stuck", stuck, 2), ("mute", mute, 2)]
     {
         let (seconds, ended) = seconds(pipe.server).await;
         ended.expect("ended in order");
