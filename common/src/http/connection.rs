@@ -178,7 +178,7 @@ impl Session {
                 match tokio::time::timeout(LAST_REQUEST_TIME, &mut served).await {
                     Ok(End::Overdue(overdue)) => return self.port.count_end(overdue.reason()),
                     Ok(_) => return,
-                    Err(_) => self.watch.stop(),
+                    Err(_) => self.watch.stop(Instant::now()),
                 }
                 connection.as_mut().graceful_shutdown();
                 let finished = poll_fn(|cx| match connection.as_mut().poll(cx) {

@@ -281,14 +281,17 @@ async fn a_stop_waits_for_honest_exchanges() {
     let mut stuck = Pipe::new();
     stuck.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let idle = Pipe::new();
+    // It never acknowledges that it was told to go.
+    let mut mute = Pipe::new();
+    mute.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     sleep(Duration::from_millis(10)).await;
-    for pipe in [&slow, &stream, &stuck, &idle] {
+    for pipe in [&slow, &stream, &stuck, &idle, &mute] {
         pipe.stop.cancel();
     }
     let (status, text) = slow.answer().await;
     assert!(status == 200 && text.contains("connection: close\r\n"), "{text}");
     for (what, pipe, limit) in
-        [("idle", idle, 0), ("stream", stream, 0), ("slow", slow, 1), ("stuck", stuck, 2)]
+        [("idle", idle, 0), ("stream", stream, 0), ("slow", slow, 1), ("stuck", stuck, 2), ("mute", mute, 2)]
     {
         let (seconds, ended) = seconds(pipe.server).await;
         ended.expect("ended in order");
@@ -401,6 +404,19 @@ async fn a_client_that_reads_nothing_is_soon_answered_no_more() {
     // Reset or not, what was stored comes first.
     let _ = timeout(Duration::from_secs(10), client.read_to_end(&mut answers)).await;
     assert!(answers.len() < 512 * 1024, "{} bytes were stored", answers.len());
+}
+
+/// Over HTTP/2 a client is told before its idle connection is closed.
+#[tokio::test(start_paused = true)]
+async fn http2_is_told_before_an_idle_close() {
+    const GOAWAY: u8 = 7;
+    let mut pipe = Pipe::new();
+    pipe.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    let told = async { while frame(&mut pipe.io).await.0 != GOAWAY {} };
+    assert_eq!(seconds(told).await.0, 75);
+    let (seconds, ended) = seconds(pipe.server).await;
+    ended.expect("ended in order");
+    assert!(seconds <= 1, "{seconds}");
 }
 
 async fn frame(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> (u8, Vec<u8>) {

@@ -7,8 +7,8 @@ use tokio::time::{Duration, Instant};
 
 use super::Limits;
 
-/// While the process stops, a client that takes in nothing is waited for only this long.
-const STALL_TIME_STOPPING: Duration = Duration::from_secs(2);
+/// While the process stops, a client that takes in nothing, or does not say goodbye, is waited for only this long.
+const PATIENCE_STOPPING: Duration = Duration::from_secs(2);
 
 /// Why a connection is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ struct Exchange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Serving,
-    Stopping,
+    Stopping { since: Instant },
 }
 
 /// A connection that waits for a request. Those that never made one come first when places are short.
@@ -168,8 +168,8 @@ impl Watch {
     }
 
     /// From now on only honest exchanges are waited for.
-    pub(super) fn stop(&self) {
-        self.state().mode = Mode::Stopping;
+    pub(super) fn stop(&self, now: Instant) {
+        self.state().mode = Mode::Stopping { since: now };
     }
 
     /// Since when it waits for a request; `None` if it handles one.
@@ -183,12 +183,14 @@ impl Watch {
     pub(super) fn due(&self, now: Instant) -> (Instant, Overdue) {
         let state = self.state();
         let limits = &self.limits;
-        let stall_time = match state.mode {
-            Mode::Serving => limits.stall_time,
-            Mode::Stopping => limits.stall_time.min(STALL_TIME_STOPPING),
+        let (stall_time, idle_end) = match state.mode {
+            Mode::Serving => (limits.stall_time, state.waits_since + limits.idle_time),
+            Mode::Stopping { since } => {
+                (limits.stall_time.min(PATIENCE_STOPPING), state.waits_since.max(since) + PATIENCE_STOPPING)
+            }
         };
         let waits = state.exchanges.is_empty() && state.unwritten.is_none();
-        let idle = waits.then(|| (state.waits_since + limits.idle_time, Overdue::Idle));
+        let idle = waits.then_some((idle_end, Overdue::Idle));
         let unwritten = state.unwritten.map(|began| (began + limits.exchange_time, Overdue::Exchange));
         let stalled = state
             .exchanges
@@ -198,7 +200,7 @@ impl Watch {
             .map(|since| (since + stall_time, Overdue::Stalled));
         let ends = state.exchanges.iter().filter_map(|exchange| match (exchange.span, state.mode) {
             (Span::Bounded, _) => Some((exchange.began + limits.exchange_time, Overdue::Exchange)),
-            (Span::LongLived, Mode::Stopping) => Some((now, Overdue::Stopping)),
+            (Span::LongLived, Mode::Stopping { .. }) => Some((now, Overdue::Stopping)),
             (Span::LongLived, Mode::Serving) => None,
         });
         // Nothing is due while an answer without end is read; it must be asked about again before it can stall.
@@ -263,8 +265,13 @@ mod tests {
         watch.asked(id);
         assert_eq!(watch.overdue(t0 + seconds(3_700)), None);
         // When the process stops, it is not waited for.
-        watch.stop();
+        watch.stop(t0 + seconds(3_700));
         assert_eq!(watch.overdue(t0 + seconds(3_700)), Some(Overdue::Stopping));
+        // Nor is a client that does not say goodbye.
+        watch.end(id, t0 + seconds(3_700));
+        watch.flushed(t0 + seconds(3_700));
+        assert_eq!(watch.overdue(t0 + seconds(3_701)), None);
+        assert_eq!(watch.overdue(t0 + seconds(3_702)), Some(Overdue::Idle));
     }
 
     /// Writing without progress has a limit, and any progress begins it anew.
@@ -277,7 +284,7 @@ mod tests {
         watch.wrote();
         watch.blocked(t0 + seconds(10));
         assert_eq!(watch.overdue(t0 + seconds(19)), None);
-        watch.stop();
+        watch.stop(t0 + seconds(11));
         assert_eq!(watch.overdue(t0 + seconds(12)), Some(Overdue::Stalled));
     }
 
