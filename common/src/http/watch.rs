@@ -190,7 +190,7 @@ impl Watch {
             }
         };
         let waits = state.exchanges.is_empty() && state.unwritten.is_none();
-        let idle = waits.then(|| (idle_end, Overdue::Idle));
+        let idle = waits.then_some((idle_end, Overdue::Idle));
         let unwritten = state.unwritten.map(|began| (began + limits.exchange_time, Overdue::Exchange));
         let stalled = state
             .exchanges
