@@ -365,7 +365,8 @@ const STREAMS_PER_USER: usize = 10;
 const ORDERS_PER_USER: usize = 3;
 
 /// Many streams at once, ten for each user: each gets every change of its user's orders exactly once and in order.
-/// `HOLDFAST_TEST_STREAMS=1000` and `--nocapture` measure it.
+/// `HOLDFAST_TEST_STREAMS=1000` and `--nocapture` measure it; that many need
+/// `HOLDFAST__GATEWAY__SOCKETS__CONNECTIONS_PER_ADDRESS_MAX=2048` too, as all come from one address.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_streams_get_every_change() {
     let _alone = ONE_AT_A_TIME.lock().await;
