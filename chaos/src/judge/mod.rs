@@ -246,6 +246,11 @@ fn unproven(evidence: &Evidence) -> Vec<String> {
             unproven.push(format!("no {} has landed", action.name()));
         }
     }
+    for mark in &evidence.info.plan.scenario.marks {
+        if evidence.info.counters.get(mark).is_none_or(|count| *count < 1.0) {
+            unproven.push(format!("never reached: {mark}"));
+        }
+    }
     if let Some((failed, all)) = liveness::slow_machine(evidence) {
         unproven.push(format!(
             "{failed} of {all} calls failed before the first fault: the machine is too slow for this load, so the calls say \

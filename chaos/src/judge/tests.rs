@@ -234,6 +234,19 @@ fn what_was_not_checked_is_unknown() {
     assert_eq!(judgement.unproven.len(), 2, "{:?}", judgement.unproven);
 }
 
+/// A rare place that a scenario must reach, and did not: the run proves less than it was to.
+#[test]
+fn a_mark_that_was_missed_is_unknown() {
+    let mut evidence = clean();
+    let mark = "a breaker opened".to_owned();
+    evidence.info.plan.scenario.marks = vec![mark.clone()];
+    let judgement = judge(&evidence);
+    assert_eq!(judgement.outcome, Outcome::Unknown, "{judgement:#?}");
+    assert_eq!(judgement.unproven, ["never reached: a breaker opened"]);
+    evidence.info.counters.insert(mark, 1.0);
+    assert_eq!(judge(&evidence).outcome, Outcome::Pass);
+}
+
 /// Every violation is found, and only the invariants that it breaks are called violated.
 #[test]
 fn a_planted_violation_is_found() {

@@ -7,12 +7,15 @@ use std::{num::NonZeroU64, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{
-    Fault,
-    certificate::Flaw,
-    links::matches,
-    network::{Condition, Direction},
-    syscalls::Injection,
+use crate::{
+    fault::{
+        Fault,
+        certificate::Flaw,
+        links::matches,
+        network::{Condition, Direction},
+        syscalls::Injection,
+    },
+    watch::MARKS,
 };
 
 /// The scenarios that are built in, by name.
@@ -238,6 +241,9 @@ pub struct Scenario {
     /// Faults that must land; fewer prove nothing.
     #[serde(default)]
     pub faults_min: usize,
+    /// Rare places that must be reached, as [`MARKS`] calls them; a run that misses one proves less than it was to prove.
+    #[serde(default)]
+    pub marks: Vec<String>,
     /// The kinds of faults; each (action, target) comes before one comes again.
     #[serde(default)]
     pub faults: Vec<FaultKind>,
@@ -263,6 +269,9 @@ impl Scenario {
             is_drawn || scenario.faults.iter().all(|kind| kind.action.is_roll()),
             "a scenario of upgrades has no other faults"
         );
+        for mark in &scenario.marks {
+            ensure!(MARKS.iter().any(|(known, _, _)| known == mark), "there is no mark {mark:?}");
+        }
         for kind in &scenario.faults {
             ensure!(!kind.targets.is_empty(), "{}: no targets", kind.action.name());
             ensure!(
@@ -431,6 +440,9 @@ mod tests {
         }
         assert!(Scenario::named("nothing").is_err());
         assert!(Scenario::parse("about = 'x'\nunknown = 1").is_err());
+        let misspelt = include_str!("soak.toml").replacen("a breaker opened", "a breaker opend", 1);
+        let refused = Scenario::parse(&misspelt).expect_err("no such mark").to_string();
+        assert!(refused.contains("a breaker opend"), "{refused}");
         let mixed =
             include_str!("upgrade.toml").to_owned() + "[[faults]]\naction = 'kill'\ntargets = ['order']\n";
         assert!(Scenario::parse(&mixed).is_err(), "its order is not that of upgrades");
