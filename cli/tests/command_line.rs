@@ -90,7 +90,7 @@ fn an_empty_or_unknown_value_is_a_usage_error() {
         &["logs", ""][..],
         &["logs", "nobody"],
         &["up", "--replicas", ""],
-        &["up", "--replicas", "gateway=2"],
+        &["up", "--replicas", "kafka=2"],
         &["up", "--replicas", "order=0"],
         &["up", "--data-dir", ""],
         &["down", "--data-dir", "", "--delete-data", "--yes"],
