@@ -108,14 +108,18 @@ impl Rest {
         let begin = Instant::now();
         loop {
             let answer = self.exchange(request.clone()).await?;
-            let comes_back = answer.status == StatusCode::SERVICE_UNAVAILABLE
-                && answer.headers.contains_key(header::RETRY_AFTER)
-                && begin.elapsed() < self.patience;
-            if !comes_back {
+            if !self.comes_back(answer.status, &answer.headers, begin) {
                 return Ok(answer);
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Whether an answer is a refusal that a patient client does not take for one.
+    fn comes_back(&self, status: StatusCode, headers: &HeaderMap, begin: Instant) -> bool {
+        status == StatusCode::SERVICE_UNAVAILABLE
+            && headers.contains_key(header::RETRY_AFTER)
+            && begin.elapsed() < self.patience
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
@@ -196,9 +200,17 @@ impl Rest {
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
         }
-        let request = self.client.request(request.body(Full::default())?);
-        let response =
-            tokio::time::timeout(ANSWER_TIME_MAX, request).await.context("no answer in time")??;
+        let request = request.body(Full::default())?;
+        let begin = Instant::now();
+        let response = loop {
+            let response = self.client.request(request.clone());
+            let response =
+                tokio::time::timeout(ANSWER_TIME_MAX, response).await.context("no answer in time")??;
+            if !self.comes_back(response.status(), response.headers(), begin) {
+                break response;
+            }
+            sleep(PAUSE).await;
+        };
         let (parts, body) = response.into_parts();
         Ok(EventStream::new(parts.status, parts.headers, body.map_err(anyhow::Error::from).boxed()))
     }
