@@ -38,6 +38,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const REPORT_AGE_MAX: Duration = Duration::from_millis(1_500);
 /// Logs are read this often for what shows that a fault has landed. Room on a full disk that comes from deleting is taken as soon.
 const LOOK_AT_LOGS_EVERY: Duration = Duration::from_millis(200);
+/// What a certificate says of its end are whole seconds.
+const LAST_SECOND: Duration = Duration::from_secs(2);
 /// Long enough to break every connection of a link.
 const RESET_TIME: Duration = Duration::from_millis(300);
 /// A service looks at its certificate every 2 s.
@@ -417,8 +419,8 @@ async fn deceive(
     await_certificate(stack, identity).await?;
     if flaw == Flaw::Expires {
         let left = Pki::open(&pki)?.leaf_status(identity)?.not_after - time::OffsetDateTime::now_utc();
-        // It has expired if that is negative.
-        sleep(Duration::try_from(left).unwrap_or_default()).await;
+        // It has expired if that is negative. In its last second it is still valid, so a peer that connects then gets through.
+        sleep(Duration::try_from(left).unwrap_or_default() + LAST_SECOND).await;
     }
     let logs = reconnect(stack, identity).await?;
     let broken = Instant::now();
