@@ -49,6 +49,7 @@ use self::{connection::Session, guard::Entry, slots::Slots, watch::Watch};
 pub use self::{
     head::Refusal,
     limits::Limits,
+    slots::network_of,
     tls::{Tls, TlsConfig},
 };
 use crate::{error::chain, metric};

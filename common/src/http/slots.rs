@@ -105,7 +105,7 @@ impl Slots {
         client: SocketAddr,
         watch: Arc<Watch>,
     ) -> Result<(Slot, Option<Evicted>), Full> {
-        let address = grouped(client.ip());
+        let address = network_of(client.ip());
         let mut places = self.places();
         if places.per_address.get(&address).is_some_and(|count| *count >= self.connections_per_address_max) {
             return Err(Full::Address);
@@ -137,8 +137,9 @@ impl Drop for Slot {
     }
 }
 
-/// What counts as one address: whoever has an IPv6 address usually has its whole /64.
-fn grouped(address: IpAddr) -> IpAddr {
+/// What counts as one address: an IPv4 address, or the /64 of an IPv6 address, which is the least that a subscriber gets.
+#[must_use]
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),

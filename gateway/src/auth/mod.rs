@@ -105,14 +105,14 @@ pub(crate) mod scope {
 
 /// A caller with the scope `S` who is within its limits, checked before the body is read: 401 without a valid token, 429 over
 /// a limit, 403 without the scope.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Allowed<S> {
     /// The token's `sub`.
     pub(crate) user_id: UserId,
     /// When the token expires: what goes on for longer ends then.
     pub(crate) valid_until: Instant,
     /// Counts as a request in progress for as long as the handler holds it.
-    _place: Option<Arc<Place>>,
+    _place: Option<Place>,
     scope: PhantomData<S>,
 }
 

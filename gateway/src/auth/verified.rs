@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -28,8 +28,9 @@ impl Default for VerifiedTokens {
 impl VerifiedTokens {
     /// The caller of a token that was put in, if it has not expired.
     pub(super) fn get(&self, token: &str) -> Option<Arc<Caller>> {
-        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the lock: hashing takes longer than looking.
         let key = hash(token);
+        let mut tokens = self.lock();
         let caller = tokens.get(&key)?.clone();
         if caller.valid_until <= Instant::now() {
             tokens.pop(&key);
@@ -39,7 +40,12 @@ impl VerifiedTokens {
     }
 
     pub(super) fn put(&self, token: &str, caller: Arc<Caller>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(hash(token), caller);
+        let key = hash(token);
+        self.lock().put(key, caller);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<[u8; 32], Arc<Caller>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who sends a request, as far as its address tells (pitfalls P32).
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
@@ -32,17 +32,6 @@ pub(super) fn client_of(peer: SocketAddr, headers: &HeaderMap, proxies: &ProxyCo
     client
 }
 
-/// What is counted as one client: an IPv4 address, or the /64 of an IPv6 address, which is the least that a subscriber gets.
-pub(super) const fn network_of(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
-}
-
 /// An address, with or without a port.
 fn address(text: &str) -> Option<IpAddr> {
     let plain = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -69,6 +58,7 @@ impl ProxyConfig {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use holdfast_common::http::network_of;
 
     use super::*;
 

@@ -19,7 +19,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use holdfast_common::{health::PeriodicTask, metric, stop::sleep_unless_stopped};
+use holdfast_common::{health::PeriodicTask, http::network_of, metric, stop::sleep_unless_stopped};
 use holdfast_proto::UserId;
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
@@ -75,11 +75,7 @@ impl Limits {
     }
 
     /// Counts a request of this subject, until the place is dropped, or refuses it. `None` if nothing is limited.
-    pub(crate) fn enter_subject(
-        &self,
-        user_id: &UserId,
-        parts: &Parts,
-    ) -> Result<Option<Arc<Place>>, Problem> {
+    pub(crate) fn enter_subject(&self, user_id: &UserId, parts: &Parts) -> Result<Option<Place>, Problem> {
         if !self.0.enabled {
             return Ok(None);
         }
@@ -91,8 +87,8 @@ impl Limits {
             let _ = subject.0.set(standing.unwrap_or_else(|refused| refused));
         }
         standing.map_err(Refused::Rate)?;
-        let place = self.0.subject_in_flight.enter(user_id).ok_or(Refused::InFlight("subject-in-flight"))?;
-        Ok(Some(Arc::new(place)))
+        let place = self.0.subject_in_flight.enter(user_id);
+        Ok(Some(place.ok_or(Refused::InFlight("subject-in-flight"))?))
     }
 
     /// Counts a request of this address and refuses it if the address is over its limits.
@@ -101,7 +97,7 @@ impl Limits {
         if self.0.exempt.iter().any(|network| network.contains(&address)) {
             return Ok(None);
         }
-        let network = address::network_of(address);
+        let network = network_of(address);
         self.0.address.take(network).map_err(Refused::Rate)?;
         let place = self.0.address_in_flight.enter(network);
         place.map(Some).ok_or(Refused::InFlight("address-in-flight"))
