@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
     time::Duration,
 };
@@ -84,20 +84,20 @@ impl Default for StreamsConfig {
 pub struct SocketsConfig {
     /// Connections at a time, as far as file descriptors allow. When there are more, silent ones are closed; if none is silent,
     /// new ones are refused with 503. Default 2,048.
-    pub connections_max: usize,
+    pub connections_max: NonZeroUsize,
     /// Connections of one address at a time, for IPv6 of one /64; further ones are refused with 503. Default 256.
-    pub connections_per_address_max: usize,
+    pub connections_per_address_max: NonZeroUsize,
     /// How long a connection may wait for its next request. Default 75 s.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "at_least::<_, 1>")]
     pub idle_time: Duration,
     /// Time for a head, from its first byte, and for a TLS handshake. Default 5 s.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "at_least::<_, 1>")]
     pub head_time: Duration,
     /// Time for a whole exchange: head, body and answer. Streams of events are exempt. Default 30 s.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "at_least::<_, 1>")]
     pub exchange_time: Duration,
     /// How long a client may take in nothing of what is written to it. Default 10 s.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "at_least::<_, 1>")]
     pub stall_time: Duration,
     /// Bytes per second at which a body must arrive; one that lags 2 s behind is 408. Default 16,384.
     pub body_bytes_per_second_min: u32,
@@ -109,8 +109,8 @@ impl SocketsConfig {
     /// Those that concern connections.
     pub(crate) const fn connections(&self) -> Limits {
         Limits {
-            connections_max: self.connections_max,
-            connections_per_address_max: self.connections_per_address_max,
+            connections_max: self.connections_max.get(),
+            connections_per_address_max: self.connections_per_address_max.get(),
             idle_time: self.idle_time,
             head_time: self.head_time,
             exchange_time: self.exchange_time,
@@ -122,8 +122,8 @@ impl SocketsConfig {
 impl Default for SocketsConfig {
     fn default() -> Self {
         Self {
-            connections_max: Limits::CONNECTIONS_MAX,
-            connections_per_address_max: Limits::CONNECTIONS_PER_ADDRESS_MAX,
+            connections_max: count(Limits::CONNECTIONS_MAX),
+            connections_per_address_max: count(Limits::CONNECTIONS_PER_ADDRESS_MAX),
             idle_time: Limits::IDLE_TIME,
             head_time: Limits::HEAD_TIME,
             exchange_time: Limits::EXCHANGE_TIME,
@@ -169,7 +169,7 @@ pub struct AuthConfig {
     /// the machine.
     pub jwks_trust_bundle: Option<PathBuf>,
     /// How often it is fetched. A token with an unknown key makes it be fetched at once, at most every 10 s. Default 5 min.
-    #[serde(default = "default_jwks_refresh", deserialize_with = "duration")]
+    #[serde(default = "default_jwks_refresh", deserialize_with = "at_least::<_, JWKS_REFRESH_MIN_MS>")]
     pub jwks_refresh: Duration,
     /// `iss` that tokens must have. Default `https://auth.holdfast.internal`.
     #[serde(default = "default_issuer")]
@@ -198,7 +198,7 @@ pub struct IssuerConfig {
     /// Authorities of that server.
     pub jwks_trust_bundle: Option<PathBuf>,
     /// How often they are fetched.
-    #[serde(default = "default_jwks_refresh", deserialize_with = "duration")]
+    #[serde(default = "default_jwks_refresh", deserialize_with = "at_least::<_, JWKS_REFRESH_MIN_MS>")]
     pub jwks_refresh: Duration,
 }
 
@@ -216,6 +216,9 @@ impl AuthConfig {
         std::iter::once((None, first)).chain(others)
     }
 }
+
+/// Whoever asks a provider without a pause is taken for an attacker.
+const JWKS_REFRESH_MIN_MS: u64 = 10_000;
 
 const fn default_jwks_refresh() -> Duration {
     Duration::from_secs(300)
@@ -253,9 +256,9 @@ pub struct LimitsConfig {
     /// `proxies.trusted`, or a sidecar, all clients have its address, and a limit for all of them together is an outage.
     pub exempt: Vec<IpNet>,
     /// Requests of one client address that may be in progress at a time. Default 256.
-    pub in_flight_per_address: usize,
+    pub in_flight_per_address: NonZeroUsize,
     /// Requests of one subject that may be in progress at a time. Default 16.
-    pub in_flight_per_subject: usize,
+    pub in_flight_per_subject: NonZeroUsize,
     /// Who may say on whose behalf it sends a request.
     pub proxies: ProxyConfig,
 }
@@ -267,14 +270,31 @@ impl Default for LimitsConfig {
             address: QuotaConfig::new(100, 200),
             reads: QuotaConfig::new(50, 100),
             writes: QuotaConfig::new(50, 100),
-            in_flight_per_address: 256,
-            in_flight_per_subject: 16,
+            in_flight_per_address: count(256),
+            in_flight_per_subject: count(16),
             exempt: [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)]
                 .map(|(address, length)| IpNet::new_assert(address, length))
                 .into(),
             proxies: ProxyConfig::default(),
         }
     }
+}
+
+/// A default that is not 0: that would lock everybody out.
+const fn count(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).expect("not 0")
+}
+
+/// A duration of at least so many milliseconds.
+fn at_least<'de, D: Deserializer<'de>, const MILLISECONDS: u64>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let least = Duration::from_millis(MILLISECONDS);
+    let given = duration(deserializer)?;
+    if given < least {
+        return Err(D::Error::custom(format!("{given:?} is less than {least:?}")));
+    }
+    Ok(given)
 }
 
 /// A token bucket.
@@ -381,5 +401,24 @@ mod tests {
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    /// What would lock everybody out, or ask a provider without a pause, is refused by its name.
+    #[test]
+    fn a_setting_that_serves_nobody_is_refused() {
+        let sample = include_str!("../../deploy/config/gateway.toml");
+        for (good, bad) in [
+            ("in_flight_per_subject = 16", "in_flight_per_subject = 0"),
+            ("in_flight_per_address = 256", "in_flight_per_address = 0"),
+            ("connections_max = 2048", "connections_max = 0"),
+            ("connections_per_address_max = 256", "connections_per_address_max = 0"),
+            ("idle_time = \"75s\"", "idle_time = \"0s\""),
+            ("jwks_refresh = \"5m\"", "jwks_refresh = \"9s\""),
+        ] {
+            assert!(sample.contains(good), "{good}");
+            let parsed = toml::from_str::<Config>(&sample.replacen(good, bad, 1));
+            assert!(parsed.is_err(), "{bad}");
+        }
+        assert!(toml::from_str::<Config>(sample).is_ok());
     }
 }

@@ -69,8 +69,8 @@ impl Limits {
             address: Buckets::new("address", config.address, KEYS_MAX),
             reads: Buckets::new("reads", config.reads, KEYS_MAX),
             writes: Buckets::new("writes", config.writes, KEYS_MAX),
-            address_in_flight: InFlight::new(config.in_flight_per_address),
-            subject_in_flight: InFlight::new(config.in_flight_per_subject),
+            address_in_flight: InFlight::new(config.in_flight_per_address.get()),
+            subject_in_flight: InFlight::new(config.in_flight_per_subject.get()),
         }))
     }
 
@@ -175,7 +175,10 @@ impl From<Refused> for Problem {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, num::NonZeroU32};
+    use std::{
+        net::Ipv4Addr,
+        num::{NonZeroU32, NonZeroUsize},
+    };
 
     use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
     use tower::ServiceExt as _;
@@ -188,7 +191,8 @@ mod tests {
     fn router(proxies: ProxyConfig, handler: axum::routing::MethodRouter) -> Router {
         let number = |number| NonZeroU32::new(number).expect("not 0");
         let address = QuotaConfig { per_second: number(1), burst: number(BURST) };
-        let config = LimitsConfig { address, in_flight_per_address: 2, proxies, ..LimitsConfig::default() };
+        let in_flight_per_address = NonZeroUsize::new(2).expect("not 0");
+        let config = LimitsConfig { address, in_flight_per_address, proxies, ..LimitsConfig::default() };
         Router::new().route("/", handler).layer(from_fn_with_state(Limits::new(&config), limit))
     }
 
