@@ -21,7 +21,7 @@ use crate::{
     auth::{Allowed, scope},
     http::{
         Call,
-        json::{self, Object, StrictJson},
+        json::{self, Object, StrictJson, Whole},
     },
     problem::{FieldError, Problem, ProblemType},
     upstream::Upstream,
@@ -40,7 +40,7 @@ pub(crate) struct NewOrder {
 #[serde(deny_unknown_fields)]
 struct NewItem {
     product_id: String,
-    quantity: u32,
+    quantity: Whole,
     price: Box<RawValue>,
 }
 
@@ -102,20 +102,24 @@ fn check(new: &NewOrder) -> Result<Vec<OrderItem>, Vec<FieldError>> {
             let detail = format!("must be 1 to {PRODUCT_ID_CHARS_MAX} of A-Z a-z 0-9 . _ : -");
             errors.push(FieldError::new(format!("/items/{index}/product_id"), detail));
         }
-        if !(1..=QUANTITY_MAX).contains(&item.quantity) {
+        let Whole(quantity) = item.quantity;
+        if !(1..=QUANTITY_MAX).contains(&quantity) {
             let detail = format!("must be 1 to {QUANTITY_MAX}");
             errors.push(FieldError::new(format!("/items/{index}/quantity"), detail));
         }
         if let Some(price) = amount(&format!("/items/{index}/price"), &item.price, &mut errors) {
             items.push(OrderItem {
                 product_id: item.product_id.clone(),
-                quantity: item.quantity,
+                quantity,
                 price: Some(price.to_proto()),
             });
         }
     }
     if errors.is_empty() { Ok(items) } else { Err(errors) }
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {
