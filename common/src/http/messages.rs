@@ -99,7 +99,8 @@ fn doubtful() -> impl Strategy<Value = String> {
     let end = select(vec!["\r\n", "\r\n", "\r\n", "\n", "\r"]);
     let parts = (select(&TARGETS[..]), vec(select(&FIELDS[..]), 0..5), select(&BODIES[..]), end);
     parts.prop_map(|(target, fields, body, end)| {
-        let fields: String = fields.iter().map(|field| format!("{field}{end}")).collect();
+        let fields: Vec<_> = fields.iter().flat_map(|field| [*field, end]).collect();
+        let fields = fields.concat();
         format!("{target}{end}{fields}{end}{body}")
     })
 }

@@ -1,6 +1,8 @@
 //! Orders at their limits and beyond, against a second opinion. More cases: `PROPTEST_CASES=1000000 cargo test -p holdfast-gateway
 //! fuzz`.
 
+use std::fmt::Write as _;
+
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
 
@@ -59,11 +61,11 @@ fn price() -> impl Strategy<Value = Price> {
             let unit = 10_i128.pow(decimals);
             let mut text = format!("{}{}", if is_negative { "-" } else { "" }, digits / unit);
             if decimals > 0 {
-                text += &format!(".{:0width$}", digits % unit, width = decimals as usize);
+                let _ = write!(text, ".{:0width$}", digits % unit, width = decimals as usize);
             }
             let exponent = if with_exponent { exponent } else { 0 };
             if with_exponent {
-                text += &format!("e{exponent}");
+                let _ = write!(text, "e{exponent}");
             }
             // In units of 10^-10, so that nothing is lost.
             let exact = digits
