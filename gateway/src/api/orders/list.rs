@@ -5,19 +5,43 @@ use holdfast_proto::order::v1::ListOrdersRequest;
 use serde::Serialize;
 
 use crate::{
-    api::{model, params::Page},
+    api::{model, params::Page, schema},
     auth::{Allowed, scope},
     http::{Call, json},
-    problem::Problem,
+    problem::{Problem, ProblemType},
     upstream::Upstream,
 };
 
-#[derive(Debug, Serialize)]
+/// A part of a listing.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct OrderPage {
     orders: Vec<model::Order>,
+    /// Null on the last page.
+    #[schema(required, value_type = Option<schema::OrderId>)]
     next_cursor: Option<String>,
 }
 
+/// Lists orders
+///
+/// The own ones, newest first. `next_cursor` is the `cursor` of the next page, and null on the last one.
+#[utoipa::path(
+    get,
+    path = "/api/orders",
+    tag = "orders",
+    operation_id = "listOrders",
+    params(Page),
+    responses((
+        status = OK,
+        description = "A page.",
+        body = OrderPage,
+        links(("next" = (operation_id = "listOrders", parameters(("cursor" = "$response.body#/next_cursor")))))
+    )),
+    security(("token" = ["orders:read"])),
+    extensions(
+        ("x-other-user" = json!("own")),
+        ("x-problems" = json!([ProblemType::InvalidContent.slug()]))
+    )
+)]
 pub(crate) async fn list(
     State(upstream): State<Upstream>,
     caller: Allowed<scope::OrdersRead>,

@@ -12,9 +12,23 @@ mod sse;
 use axum::{Router, routing::get};
 use holdfast_proto::{OrderId, UserId, order::v1 as order};
 use tonic::{Code, Response, Status};
+use utoipa::OpenApi;
 
 use super::model;
 use crate::{http::Call, problem::Problem, state::Gateway, upstream::Upstream};
+
+/// What the document says of them.
+#[derive(OpenApi)]
+#[openapi(paths(
+    list::list,
+    create::create,
+    all_events::all_events,
+    read::read,
+    events::events,
+    payment::payment,
+    delivery::delivery
+))]
+pub(crate) struct Document;
 
 /// The operations.
 pub(crate) fn routes() -> Router<Gateway> {
