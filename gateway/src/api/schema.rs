@@ -83,6 +83,16 @@ values! {
         .examples([json!(25.5)]);
     /// An ISO 4217 code.
     Currency = text(3, 3).pattern(Some("^[A-Z]{3}$")).examples([json!("EUR")]);
+    /// One event of a stream. Between events there may be comments, and blocks with an `id` and no data.
+    Event = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .property("event", ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["order"])))
+        .required("event")
+        .property("id", ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9]+$")))
+        .required("id")
+        .property("data", ObjectBuilder::new().schema_type(Type::String).content_media_type("application/json").description(Some("An `Order`, on one line.")))
+        .required("data")
+        .examples([json!({"event": "order", "id": "1", "data": "{\"order_id\":\"01890a5d-ac96-774b-bcce-b302099a8057\",…}"})]);
 }
 
 /// A text of so many characters.

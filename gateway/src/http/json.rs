@@ -11,7 +11,7 @@ use axum::{
 use http_body_util::{BodyExt as _, Collected};
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment};
@@ -101,6 +101,33 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// A whole number, however it is written: JSON does not tell `2` from `2.0`, and some clients write the latter.
+pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct WholeNumber;
+
+    impl Visitor<'_> for WholeNumber {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<u32, E> {
+            u32::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+        }
+
+        fn visit_f64<E: Error>(self, number: f64) -> Result<u32, E> {
+            if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "just checked")]
+                return Ok(number as u32);
+            }
+            Err(E::invalid_value(Unexpected::Float(number), &self))
+        }
+    }
+
+    deserializer.deserialize_u32(WholeNumber)
+}
+
 /// A path as a JSON pointer (RFC 6901).
 fn pointer(path: &Path) -> String {
     let mut pointer = String::new();
@@ -149,7 +176,7 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Inner {
-        #[expect(dead_code, reason = "only its parsing matters here")]
+        #[serde(deserialize_with = "whole_number")]
         quantity: u32,
         price: Box<RawValue>,
     }
@@ -173,6 +200,11 @@ mod tests {
             (b"{\"items\":\"\xff\xfe\"}", 400),
             (br#"{"items":[],"items":[]}"#, 422),
             (br#"{"items":[],"status":"PAID"}"#, 422),
+            (br#"{"items":[{"quantity":1.0,"price":1}]}"#, 200),
+            (br#"{"items":[{"quantity":-1.0,"price":1}]}"#, 422),
+            (br#"{"items":[{"quantity":4294967296.0,"price":1}]}"#, 422),
+            (br#"{"items":[{"quantity":1e400,"price":1}]}"#, 400),
+            (br#"{"items":[{"quantity":"1","price":1}]}"#, 422),
             (br#"{"items":[{"quantity":-1,"price":1}]}"#, 422),
             (br#"{"items":[{"quantity":4294967296,"price":1}]}"#, 422),
             (br#"{"items":[{"quantity":1.5,"price":1}]}"#, 422),
@@ -190,7 +222,8 @@ mod tests {
     #[test]
     fn amounts_stay_as_they_were_written() {
         let Object(outer): Object<Outer> =
-            parse(br#"{"items":[{"quantity":1,"price":0.10}]}"#).expect("valid");
-        assert_eq!(outer.items[0].0.price.get(), "0.10");
+            parse(br#"{"items":[{"quantity":2.0,"price":0.10}]}"#).expect("valid");
+        let Object(inner) = &outer.items[0];
+        assert_eq!((inner.quantity, inner.price.get()), (2, "0.10"));
     }
 }

@@ -23,10 +23,10 @@ use crate::{
     params(schema::LastEventId),
     responses((
             status = OK,
-            description = "The stream. `id` is the change position, which counts the changes of all orders of the user; `data` is an order, on one line.",
+            description = "The stream; the schema is that of one event, whose `id` is the change position: it counts the changes of all \
+                       orders of the user.",
             content_type = "text/event-stream",
-            body = String,
-            example = json!(sse::EXAMPLE)
+            body = schema::Event
         )),
     security(("token" = ["orders:read"])),
     extensions(

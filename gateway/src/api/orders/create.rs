@@ -47,6 +47,7 @@ struct NewItem {
     #[schema(value_type = schema::ProductId)]
     product_id: String,
     #[schema(value_type = schema::Quantity)]
+    #[serde(deserialize_with = "json::whole_number")]
     quantity: u32,
     /// Of one piece.
     #[schema(value_type = schema::Amount)]

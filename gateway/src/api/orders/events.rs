@@ -24,10 +24,9 @@ use crate::{
     responses(
         (
             status = OK,
-            description = "The stream. `id` is the order's `version`; `data` is an order, on one line.",
+            description = "The stream; the schema is that of one event, whose `id` is the order's `version`.",
             content_type = "text/event-stream",
-            body = String,
-            example = json!(sse::EXAMPLE)
+            body = schema::Event
         ),
         (status = NO_CONTENT, description = "The order has ended, and the client knows its last state.")
     ),
