@@ -35,8 +35,40 @@ pub struct Config {
     /// How much a client may send.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// What is kept of orders.
+    #[serde(default)]
+    pub cache: CacheConfig,
     /// The services that are called.
     pub upstream: UpstreamConfig,
+}
+
+/// What is kept of orders, so that not every `GET` is a call.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// Memory, about; 0 to keep nothing. Default 32 MiB.
+    pub bytes_max: usize,
+    /// How long an order is known that can't change any more. Default 1 h.
+    #[serde(deserialize_with = "duration")]
+    pub terminal_time: Duration,
+    /// How long any other order is known, at most 1 s. 0 where several gateways share their clients without Redis: an order
+    /// could go back from one to the other. Default 1 s.
+    #[serde(deserialize_with = "at_most::<_, 1_000>")]
+    pub unfinished_time: Duration,
+    /// How old the last known state may be that is shown while order is away, at most 5 min. Default 5 min.
+    #[serde(deserialize_with = "at_most::<_, 300_000>")]
+    pub stale_time: Duration,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            bytes_max: 32 * 1024 * 1024,
+            terminal_time: Duration::from_secs(3_600),
+            unfinished_time: Duration::from_secs(1),
+            stale_time: Duration::from_secs(300),
+        }
+    }
 }
 
 /// Settings of the REST side.
@@ -297,6 +329,18 @@ fn at_least<'de, D: Deserializer<'de>, const MILLISECONDS: u64>(
     Ok(given)
 }
 
+/// A duration of at most so many milliseconds.
+fn at_most<'de, D: Deserializer<'de>, const MILLISECONDS: u64>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let most = Duration::from_millis(MILLISECONDS);
+    let given = duration(deserializer)?;
+    if given > most {
+        return Err(D::Error::custom(format!("{given:?} is more than {most:?}")));
+    }
+    Ok(given)
+}
+
 /// A token bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct QuotaConfig {
@@ -414,6 +458,8 @@ mod tests {
             ("connections_per_address_max = 256", "connections_per_address_max = 0"),
             ("idle_time = \"75s\"", "idle_time = \"0s\""),
             ("jwks_refresh = \"5m\"", "jwks_refresh = \"9s\""),
+            ("unfinished_time = \"1s\"", "unfinished_time = \"2s\""),
+            ("stale_time = \"5m\"", "stale_time = \"6m\""),
         ] {
             assert!(sample.contains(good), "{good}");
             let parsed = toml::from_str::<Config>(&sample.replacen(good, bad, 1));

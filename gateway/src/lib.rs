@@ -8,6 +8,7 @@
 //! - [`state`]: what handlers share;
 //! - [`auth`]: tokens and scopes;
 //! - [`limit`]: how much a client may send;
+//! - [`cache`]: what is known of orders;
 //! - [`live`]: changes of orders, pushed to the clients that watch them;
 //! - [`upstream`]: the services that are called, and what their status codes mean here;
 //! - [`http`]: request context, limits of a request, strict JSON; connections are [`holdfast_common::http`];
@@ -15,6 +16,7 @@
 
 mod api;
 mod auth;
+mod cache;
 mod config;
 mod http;
 mod limit;
@@ -35,7 +37,9 @@ use holdfast_common::{
 };
 
 pub use crate::config::Config;
-use crate::{auth::Authenticator, limit::Limits, live::Live, state::Gateway, upstream::Upstream};
+use crate::{
+    auth::Authenticator, cache::OrderCache, limit::Limits, live::Live, state::Gateway, upstream::Upstream,
+};
 
 /// Starts the gateway.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
@@ -45,7 +49,8 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let limits = Limits::new(&config.limits);
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
-    let live = Live::new(&config.gateway.streams, upstream.clone(), stop.clone());
+    let cache = OrderCache::new(&config.cache);
+    let live = Live::new(&config.gateway.streams, upstream.clone(), cache.clone(), stop.clone());
     let replicas = Replicas::new(&config.upstream.order, &identity)?;
     let component = context.health.component("order-changes");
     context.spawn("order changes", finished(live.clone().follow(replicas, component)));
@@ -54,6 +59,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         authenticator: authenticator.clone(),
         upstream: upstream.clone(),
         limits: limits.clone(),
+        cache,
         live,
         health: context.health.clone(),
     };

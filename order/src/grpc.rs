@@ -20,6 +20,7 @@ use crate::{
     create::{Created, NewOrder, create},
     domain::{self, Draft, Item, Order},
     event::item_to_proto,
+    page::Page,
     store::{self, ChangedSince},
 };
 
@@ -90,19 +91,22 @@ impl OrderService for OrderHandler {
                 Some(OrderId::parse(token).map_err(|_| Status::invalid_argument("page_token is not valid"))?)
             }
         };
-        // One more than asked for shows whether there is another page.
-        let limit = i64::from(page_size) + 1;
-        let mut orders = self
-            .database
-            .read(deadline, move |connection| {
-                store::orders_of_user(connection, user_id, before, limit).boxed()
-            })
-            .await?;
-        let more = orders.len() > page_size as usize;
-        orders.truncate(page_size as usize);
-        let next_page_token = orders.last().filter(|_| more).map(|order| order.order_id.to_string());
+        let page = self.database.read(deadline, move |connection| {
+            async move {
+                let (mut page, mut before) = (Page::new(page_size), before);
+                while let Some(limit) = page.wanted() {
+                    let orders = store::orders_of_user(connection, &user_id, before, limit).await?;
+                    page.take(orders.iter().map(order_to_proto));
+                    before = page.last().and_then(|last: &pb::Order| OrderId::parse(&last.order_id).ok());
+                }
+                Ok(page)
+            }
+            .boxed()
+        });
+        let (orders, more) = page.await?.finish();
+        let next_page_token = orders.last().filter(|_| more).map(|order| order.order_id.clone());
         Ok(Response::new(pb::ListOrdersResponse {
-            orders: orders.iter().map(order_to_proto).collect(),
+            orders,
             next_page_token: next_page_token.unwrap_or_default(),
         }))
     }
@@ -116,16 +120,28 @@ impl OrderService for OrderHandler {
         let user = parse_user(&request.user_id)?;
         let page_size = parse_page_size(request.page_size)?;
         let until = if request.until_position == 0 { i64::MAX } else { request.until_position };
-        let (after, unfinished_only) = (request.after_position, request.unfinished_only);
-        // One more than asked for shows whether there are more.
-        let since = ChangedSince { user, after, until, unfinished_only, limit: i64::from(page_size) + 1 };
-        let (position, mut changed) = self
-            .database
-            .read(deadline, move |connection| store::changed_orders(connection, since).boxed())
-            .await?;
-        let more = changed.len() > page_size as usize;
-        changed.truncate(page_size as usize);
-        let changes = changed.iter().map(changes::to_proto).collect();
+        let mut since = ChangedSince {
+            user,
+            after: request.after_position,
+            until,
+            unfinished_only: request.unfinished_only,
+        };
+        let page = self.database.read(deadline, move |connection| {
+            async move {
+                // First: what is committed meanwhile is in the page, so the position never promises too much.
+                let position = store::user_position(connection, &since.user).await?;
+                let mut page = Page::new(page_size);
+                while let Some(limit) = page.wanted() {
+                    let changed = store::changed_orders(connection, &since, limit).await?;
+                    page.take(changed.iter().map(changes::to_proto));
+                    since.after = page.last().map_or(since.after, |last: &pb::OrderChange| last.position);
+                }
+                Ok((position, page))
+            }
+            .boxed()
+        });
+        let (position, page) = page.await?;
+        let (changes, more) = page.finish();
         Ok(Response::new(pb::ListChangedOrdersResponse { changes, position, more }))
     }
 

@@ -11,6 +11,7 @@ pub mod domain;
 pub mod event;
 mod facts;
 mod grpc;
+mod page;
 mod store;
 mod watchdog;
 
