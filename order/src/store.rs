@@ -4,6 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use holdfast_common::{
     database::DatabaseError,
+    idempotency::KEY_RETENTION,
+    janitor::Expiring,
     planted::{Bug, planted},
 };
 use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
@@ -12,6 +14,15 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::domain::{DeliveryStatus, Item, Order, Status};
+
+/// Idempotency keys; the orders stay.
+pub(crate) const KEYS: Expiring = Expiring {
+    purge: "-- order.purge_keys
+        delete from idempotency_keys where ctid = any(array(
+            select ctid from idempotency_keys where created_at < now() - make_interval(secs => $1) limit $2
+        ))",
+    retention: KEY_RETENTION,
+};
 
 /// What an idempotency key was used for.
 #[derive(Debug, Clone)]
