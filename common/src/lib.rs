@@ -3,7 +3,8 @@
 //! One module per concern. A service reads its configuration ([`config`]) and calls [`service::run_service`]; in
 //! between it takes what it needs from here:
 //!
-//! - calls: [`identity`] (who is at the other end), [`grpc`] (the server column), [`client`] (the client column);
+//! - calls: [`identity`] (who is at the other end), [`grpc`] (the server column), [`client`] (the client column), [`subject`]
+//!   (for whom the gateway calls);
 //! - state: [`database`] (transactions that a caller can't break), [`outbox`] (write an event together with the change
 //!   that it reports), [`consumer`] (handle an event once: inbox, batches, dead letters), [`janitor`] (rows that have their time);
 //! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
@@ -41,5 +42,6 @@ pub mod record;
 pub mod reload;
 pub mod service;
 pub mod stop;
+pub mod subject;
 pub mod telemetry;
 pub mod trace;

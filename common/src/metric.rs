@@ -55,11 +55,12 @@ metrics! {
     counter EVENT_STREAMS_REFUSED_TOTAL = "event_streams_refused_total", "streams refused because too many are open: reason";
     counter GRPC_CALLS_SHED_TOTAL = "grpc_calls_shed_total", "calls refused because of overload: reason";
     counter GRPC_CALLS_TOTAL = "grpc_calls_total", "calls that were accepted";
+    counter GRPC_CALLS_WITHOUT_SUBJECT_TOTAL = "grpc_calls_without_subject_total", "calls of a gateway of an earlier version, which does not say for whom it calls";
     counter GRPC_CLIENT_RETRIES_OVER_BUDGET_TOTAL = "grpc_client_retries_over_budget_total", "retries that the budget did not allow: destination";
     counter GRPC_CLIENT_RETRIES_TOTAL = "grpc_client_retries_total", "calls sent again: destination";
     counter GRPC_DEADLINE_EXCEEDED_TOTAL = "grpc_deadline_exceeded_total", "calls whose deadline passed while they were handled";
     counter GRPC_MESSAGES_LATE_TOTAL = "grpc_messages_late_total", "calls whose message did not arrive in time";
-    counter GRPC_PERMISSION_DENIED_TOTAL = "grpc_permission_denied_total", "calls of an identity that may not make them";
+    counter GRPC_PERMISSION_DENIED_TOTAL = "grpc_permission_denied_total", "calls of an identity that may not make them, or for somebody who may not";
     counter HTTP_ACCEPT_FAILURES_TOTAL = "http_accept_failures_total", "connections that could not be accepted, most likely for lack of file descriptors: port";
     gauge HTTP_BODY_BYTES = "http_body_bytes", "bytes of request bodies that are held in memory";
     gauge HTTP_CONNECTIONS = "http_connections", "connections that are open: port";

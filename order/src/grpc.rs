@@ -6,14 +6,15 @@ use holdfast_common::{
     deadline::Deadline,
     idempotency,
     planted::{Bug, now_and_then},
+    subject::authorize,
     trace::TraceContext,
 };
 use holdfast_proto::{
     IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb,
-    order::v1::order_service_server::OrderService, to_timestamp,
+    order::v1::order_service_server::OrderService, scope, to_timestamp,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
     changes::{self, Changes},
@@ -49,8 +50,8 @@ impl OrderService for OrderHandler {
     ) -> Result<Response<pb::CreateOrderResponse>, Status> {
         let (deadline, trace) = (Deadline::of(&request), TraceContext::of(request.metadata()));
         let still_running = idempotency::still_running(request.metadata());
+        let user_id = authorized_user(request.metadata(), &request.get_ref().user_id, scope::ORDERS_WRITE)?;
         let request = request.into_inner();
-        let user_id = parse_user(&request.user_id)?;
         let key = IdempotencyKey::parse(&request.idempotency_key)
             .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?;
         let draft = parse_draft(user_id, request.delivery_address, request.items)?;
@@ -65,8 +66,8 @@ impl OrderService for OrderHandler {
         request: Request<pb::GetOrderRequest>,
     ) -> Result<Response<pb::GetOrderResponse>, Status> {
         let deadline = Deadline::of(&request);
+        let user_id = authorized_user(request.metadata(), &request.get_ref().user_id, scope::ORDERS_READ)?;
         let request = request.into_inner();
-        let user_id = parse_user(&request.user_id)?;
         let order_id = parse_order_id(&request.order_id)?;
         let order = self
             .database
@@ -82,8 +83,8 @@ impl OrderService for OrderHandler {
         request: Request<pb::ListOrdersRequest>,
     ) -> Result<Response<pb::ListOrdersResponse>, Status> {
         let deadline = Deadline::of(&request);
+        let user_id = authorized_user(request.metadata(), &request.get_ref().user_id, scope::ORDERS_READ)?;
         let request = request.into_inner();
-        let user_id = parse_user(&request.user_id)?;
         let page_size = parse_page_size(request.page_size)?;
         let before = match request.page_token.as_str() {
             "" => None,
@@ -116,8 +117,8 @@ impl OrderService for OrderHandler {
         request: Request<pb::ListChangedOrdersRequest>,
     ) -> Result<Response<pb::ListChangedOrdersResponse>, Status> {
         let deadline = Deadline::of(&request);
+        let user = authorized_user(request.metadata(), &request.get_ref().user_id, scope::ORDERS_READ)?;
         let request = request.into_inner();
-        let user = parse_user(&request.user_id)?;
         let page_size = parse_page_size(request.page_size)?;
         let until = if request.until_position == 0 { i64::MAX } else { request.until_position };
         let mut since = ChangedSince {
@@ -170,8 +171,12 @@ fn parse_page_size(page_size: u32) -> Result<u32, Status> {
     Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_SIZE_MAX}")))
 }
 
-fn parse_user(text: &str) -> Result<UserId, Status> {
-    UserId::parse(text).map_err(|error| Status::invalid_argument(format!("user_id {error}")))
+/// The user whom a call is about, if the caller may do this for them.
+fn authorized_user(metadata: &MetadataMap, user_id: &str, scope: &str) -> Result<UserId, Status> {
+    let user_id =
+        UserId::parse(user_id).map_err(|error| Status::invalid_argument(format!("user_id {error}")))?;
+    authorize(metadata, &user_id, scope)?;
+    Ok(user_id)
 }
 
 fn parse_order_id(text: &str) -> Result<OrderId, Status> {

@@ -96,7 +96,7 @@ impl Live {
         }
         let cursor = Cursor::new(source.track(), since.after);
         let access =
-            Access { read: self.reader(&source), places: self.reads.clone(), stop: self.stop.clone() };
+            Access { read: self.reader(&source, call), places: self.reads.clone(), stop: self.stop.clone() };
         Ok(Watcher::new(access, source, subscription, cursor, page, until))
     }
 
@@ -108,11 +108,12 @@ impl Live {
         Ok(page)
     }
 
-    fn reader(&self, source: &Source) -> Read {
-        let (live, source) = (self.clone(), source.clone());
+    fn reader(&self, source: &Source, call: &Call) -> Read {
+        let (live, source, subject) = (self.clone(), source.clone(), call.subject.clone());
         Arc::new(move |since| {
             let (live, source) = (live.clone(), source.clone());
-            async move { live.read(&source, since, &Call::new(READ_TIME_MAX)).await }.boxed()
+            let call = Call::new(READ_TIME_MAX).on_behalf_of(subject.clone());
+            async move { live.read(&source, since, &call).await }.boxed()
         })
     }
 }
