@@ -127,7 +127,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, gateway: &G) -> Result<Self, Problem> {
         let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
-        let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts)?;
+        let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts).await?;
         if caller.scopes.iter().any(|granted| granted == S::NAME) {
             let Caller { ref user_id, valid_until, .. } = *caller;
             return Ok(Self { user_id: user_id.clone(), valid_until, _place: place, scope: PhantomData });
