@@ -232,3 +232,6 @@ fn count(outcome: Outcome) -> Away {
     metrics::counter!(metric::REDIS_CALLS_TOTAL, "outcome" => label).increment(1);
     Away
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -70,3 +70,147 @@ impl SharedBuckets {
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroU32, time::Instant};
+
+    use holdfast_testkit::{eventually, redis::TestRedis};
+
+    use super::*;
+    use crate::{config::QuotaConfig, limit::quota::Quota, redis::tests::Kept};
+
+    const PATIENT: Duration = Duration::from_secs(60);
+    /// So slow that no request's worth comes back during a test.
+    const HOUR_US: u64 = 3_600_000_000;
+    const BURST: u32 = 5;
+
+    /// The script itself, at a pace of the test's own.
+    async fn take(redis: &Redis, key: &str, cost_us: u64) -> (bool, u64) {
+        let script = Script::new(TAKE);
+        let mut invocation = script.key(key);
+        invocation.arg(cost_us).arg(BURST);
+        redis
+            .call(|mut connection| async move { invocation.invoke_async(&mut connection).await })
+            .await
+            .expect("answered")
+    }
+
+    async fn command<T: redis::FromRedisValue>(redis: &Redis, words: &[&str]) -> T {
+        let mut command = redis::Cmd::new();
+        command.arg(words);
+        redis
+            .call(|mut connection| async move { command.query_async(&mut connection).await })
+            .await
+            .expect("answered")
+    }
+
+    async fn redis(server: &TestRedis) -> Kept {
+        let kept = Kept::of(server, PATIENT);
+        kept.is_connected().await;
+        kept
+    }
+
+    /// A burst passes, the next request is told how long to wait, and others have buckets of their own. A key lives for as long as
+    /// its bucket is not full.
+    #[tokio::test]
+    async fn a_burst_passes_then_nothing_until_its_time() {
+        let server = TestRedis::start();
+        let kept = redis(&server).await;
+        for taken in 1..=u64::from(BURST) {
+            let (allowed, full_after) = take(&kept.redis, "alice", HOUR_US).await;
+            assert!(allowed);
+            assert_eq!(full_after.div_ceil(HOUR_US), taken, "{full_after}");
+        }
+        let (allowed, wait) = take(&kept.redis, "alice", HOUR_US).await;
+        assert!(!allowed && (1..=HOUR_US).contains(&wait), "{wait}");
+        assert!(take(&kept.redis, "bob", HOUR_US).await.0, "bob has a bucket of his own");
+        let lives_ms: u64 = command(&kept.redis, &["PTTL", "alice"]).await;
+        let full_ms = HOUR_US / 1_000 * u64::from(BURST);
+        assert!((full_ms - 60_000..=full_ms).contains(&lives_ms), "{lives_ms}");
+
+        assert!(take(&kept.redis, "carol", 1_000).await.0);
+        eventually("a full bucket has no key", || async {
+            command::<u64>(&kept.redis, &["EXISTS", "carol"]).await == 0
+        })
+        .await;
+    }
+
+    /// A bucket that was full long ago is full; one that is full too far ahead, because the clock was set back, is empty and no
+    /// worse.
+    #[tokio::test]
+    async fn a_clock_that_jumps_locks_nobody_out() {
+        let server = TestRedis::start();
+        let kept = redis(&server).await;
+        let (seconds, _): (u64, u64) = command(&kept.redis, &["TIME"]).await;
+        let _: () = command(&kept.redis, &["SET", "old", &((seconds - 3_600) * 1_000_000).to_string()]).await;
+        assert_eq!(take(&kept.redis, "old", HOUR_US).await, (true, HOUR_US));
+        let _: () = command(&kept.redis, &["SET", "ahead", &((seconds * 2) * 1_000_000).to_string()]).await;
+        assert_eq!(take(&kept.redis, "ahead", HOUR_US).await, (false, HOUR_US));
+    }
+
+    fn quota(kept: &Kept, per_second: u32, burst: u32) -> Quota {
+        let number = |number| NonZeroU32::new(number).expect("not 0");
+        let config = QuotaConfig { per_second: number(per_second), burst: number(burst) };
+        Quota::new("reads", config, Some(&kept.redis))
+    }
+
+    /// Two gateways allow together what one may allow, and say the same of it. A Redis that has forgotten the script is told it
+    /// again.
+    #[tokio::test]
+    async fn gateways_share_a_bucket() {
+        let server = TestRedis::start();
+        let (first, second) = (redis(&server).await, redis(&server).await);
+        let (first, second) = ((quota(&first, 1, 10), first), (quota(&second, 1, 10), second));
+        let begin = Instant::now();
+        let mut allowed = 0;
+        let mut refused = None;
+        for turn in 0..20_u32 {
+            if turn == 4 {
+                let _: () = command(&first.1.redis, &["SCRIPT", "FLUSH"]).await;
+            }
+            let (quota, _) = if turn % 2 == 0 { &first } else { &second };
+            match quota.take("alice").await {
+                Ok(standing) => {
+                    if allowed == 0 {
+                        assert_eq!((standing.burst, standing.remaining), (10, 9));
+                        assert_eq!(standing.window, Duration::from_secs(10));
+                        assert_eq!(standing.reset, Duration::from_secs(1));
+                    }
+                    allowed += 1;
+                }
+                Err(standing) => refused = Some(standing),
+            }
+        }
+        let came_back = begin.elapsed().as_secs() + 1;
+        assert!((10..=10 + came_back).contains(&allowed), "{allowed} in {:?}", begin.elapsed());
+        let refused = refused.expect("more than a burst");
+        assert_eq!(refused.remaining, 0);
+        assert!(refused.reset <= Duration::from_secs(1), "{refused:?}");
+        second.0.take("bob").await.expect("bob has a bucket of his own");
+        let keys: Vec<String> = command(&first.1.redis, &["KEYS", "*"]).await;
+        assert!(
+            keys.iter().all(|key| key.starts_with("holdfast:limit:reads:") && !key.contains("alice")),
+            "{keys:?}"
+        );
+    }
+
+    /// Without Redis each gateway has the limit for itself, and has counted before.
+    #[tokio::test]
+    async fn without_redis_each_gateway_has_its_own() {
+        let mut server = TestRedis::start();
+        let kept = redis(&server).await;
+        let quota = quota(&kept, 1, 10);
+        let begin = Instant::now();
+        for _ in 0..5 {
+            quota.take("alice").await.expect("within the burst");
+        }
+        server.kill();
+        let mut allowed = 5;
+        while quota.take("alice").await.is_ok() {
+            allowed += 1;
+        }
+        let came_back = begin.elapsed().as_secs() + 1;
+        assert!((10..=10 + came_back).contains(&allowed), "{allowed} in {:?}", begin.elapsed());
+    }
+}
