@@ -87,6 +87,8 @@ metrics! {
     gauge PERIODIC_TASK_LAST_SUCCESS_TIMESTAMP_SECONDS = "periodic_task_last_success_timestamp_seconds", "when a periodic task last succeeded: task";
     gauge RATE_LIMIT_KEYS = "rate_limit_keys", "clients whose bucket is not full: limit";
     counter RECORDS_SET_ASIDE_TOTAL = "records_set_aside_total", "records of which only the place was kept: topic, class";
+    counter REDIS_CALLS_TOTAL = "redis_calls_total", "calls of Redis, and those that were not made: outcome";
+    histogram REDIS_CALL_SECONDS = "redis_call_seconds", "time of a call of Redis, whatever its outcome";
     counter REQUESTS_LIMITED_TOTAL = "requests_limited_total", "requests refused because their client is over a limit: limit";
     counter RESOLVE_FAILURES_TOTAL = "resolve_failures_total", "names that could not be resolved: destination";
     counter TLS_HANDSHAKE_FAILURES_TOTAL = "tls_handshake_failures_total", "connections refused in the handshake";

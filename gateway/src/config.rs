@@ -16,6 +16,7 @@ use holdfast_common::{
     service::Configuration,
 };
 use ipnet::IpNet;
+use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::upstream::UpstreamConfig;
@@ -38,6 +39,9 @@ pub struct Config {
     /// What is kept of orders.
     #[serde(default)]
     pub cache: CacheConfig,
+    /// Redis, which all gateways share. Default: none, each gateway limits its clients on its own.
+    #[serde(default)]
+    pub redis: Option<RedisConfig>,
     /// The services that are called.
     pub upstream: UpstreamConfig,
 }
@@ -399,6 +403,31 @@ pub enum ForwardedBy {
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
     Forwarded,
+}
+
+/// Redis, which all gateways share.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    /// `host:port`. Without TLS: on this machine, or in a private network.
+    pub address: String,
+    /// Secret: environment only. Default: none.
+    #[serde(default)]
+    pub password: Option<SecretString>,
+    /// Time for one call; a request whose call takes longer goes on without it. Default 10 ms.
+    #[serde(default = "default_redis_call_time", deserialize_with = "at_least::<_, 1>")]
+    pub call_time: Duration,
+    /// Time for a connection, for which no request waits. Default 500 ms.
+    #[serde(default = "default_redis_connect_time", deserialize_with = "at_least::<_, 1>")]
+    pub connect_time: Duration,
+}
+
+const fn default_redis_call_time() -> Duration {
+    Duration::from_millis(10)
+}
+
+const fn default_redis_connect_time() -> Duration {
+    Duration::from_millis(500)
 }
 
 impl Configuration for Config {

@@ -10,6 +10,7 @@
 //! - [`limit`]: how much a client may send;
 //! - [`cache`]: what is known of orders;
 //! - [`live`]: changes of orders, pushed to the clients that watch them;
+//! - [`redis`]: what gateways share, while it is there;
 //! - [`upstream`]: the services that are called, and what their status codes mean here;
 //! - [`http`]: request context, limits of a request, strict JSON; connections are [`holdfast_common::http`];
 //! - [`problem`]: failures as a client sees them.
@@ -22,6 +23,7 @@ mod http;
 mod limit;
 mod live;
 mod problem;
+mod redis;
 mod router;
 mod state;
 mod upstream;
@@ -38,7 +40,8 @@ use holdfast_common::{
 
 pub use crate::config::Config;
 use crate::{
-    auth::Authenticator, cache::OrderCache, limit::Limits, live::Live, state::Gateway, upstream::Upstream,
+    auth::Authenticator, cache::OrderCache, limit::Limits, live::Live, redis::Redis, state::Gateway,
+    upstream::Upstream,
 };
 
 /// Starts the gateway.
@@ -46,7 +49,8 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let identity = Identity::load(config.identity)?;
     let authenticator = Authenticator::load(&config.auth)?;
     let upstream = Upstream::new(&config.upstream, &identity)?;
-    let limits = Limits::new(&config.limits);
+    let redis = config.redis.as_ref().map(Redis::new).transpose()?;
+    let limits = Limits::new(&config.limits, redis.as_ref());
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
     let cache = OrderCache::new(&config.cache);
@@ -75,6 +79,11 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     context.spawn("identity", finished(identity.reload_on_change(reload, stop.clone())));
     for issuer in authenticator.issuers() {
         context.spawn("jwks", finished(issuer.keep_up_to_date(&context.health, stop.clone())));
+    }
+    if let Some(redis) = redis {
+        // Not required: without it each gateway has limits of its own.
+        let component = context.health.component("redis");
+        context.spawn("redis", finished(redis.keep_connected(component, stop.clone())));
     }
     let sweep = context.health.periodic("limit-sweep", limit::SWEEP_SUCCESS_EVERY_MAX);
     context.spawn("limit-sweep", finished(limits.sweep(sweep, stop.clone())));

@@ -128,7 +128,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, gateway: &G) -> Result<Self, Problem> {
         let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
-        let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts)?;
+        let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts).await?;
         if caller.scopes.contains(&S::NAME) {
             if let Some(call) = parts.extensions.get_mut::<Call>() {
                 call.subject = Some(caller.subject.clone());
