@@ -70,7 +70,7 @@ metrics! {
     counter HTTP_REQUESTS_REFUSED_TOTAL = "http_requests_refused_total", "requests refused because of how they were sent: port, reason";
     counter JWKS_RELOAD_FAILURES_TOTAL = "jwks_reload_failures_total", "token keys were refused; the old ones stay in use";
     gauge ORDER_CACHE_BYTES = "order_cache_bytes", "memory that the last known states of orders take, about";
-    counter ORDER_CACHE_READS_TOTAL = "order_cache_reads_total", "orders that clients asked for: outcome (known; read from order; stale: the last known state, because order is away)";
+    counter ORDER_CACHE_READS_TOTAL = "order_cache_reads_total", "orders that clients asked for: outcome (known; shared: known to another gateway; read from order; stale: the last known state, because order is away)";
     counter ORDERS_CREATED_TOTAL = "orders_created_total", "orders created, replays not counted";
     gauge ORDERS_STUCK = "orders_stuck", "orders that are unfinished for too long";
     gauge OUTBOX_DEAD_ROWS = "outbox_dead_rows", "deleted outbox rows that vacuum has not removed, as PostgreSQL estimates";

@@ -53,7 +53,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let limits = Limits::new(&config.limits, redis.as_ref());
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
-    let cache = OrderCache::new(&config.cache);
+    let cache = OrderCache::new(&config.cache, redis.as_ref());
     let live = Live::new(&config.gateway.streams, upstream.clone(), cache.clone(), stop.clone());
     let replicas = Replicas::new(&config.upstream.order, &identity)?;
     let component = context.health.component("order-changes");

@@ -17,7 +17,7 @@ const DEMO_ACCOUNTS: [(&str, &str); 4] =
 
 /// Sections that the gateway does not have, and sections that only the gateway has.
 const PARTICIPANT_SECTIONS: &[&str] = &["kafka", "database", "grpc"];
-const GATEWAY_SECTIONS: &[&str] = &["auth", "limits", "redis", "upstream"];
+const GATEWAY_SECTIONS: &[&str] = &["auth", "cache", "limits", "redis", "upstream"];
 
 #[derive(Serialize)]
 struct Service {
@@ -83,15 +83,23 @@ struct Redis {
     address: String,
 }
 
+/// Several gateways without Redis don't know what the others have shown.
+#[derive(Serialize)]
+struct Cache {
+    unfinished_time: &'static str,
+}
+
 #[derive(Serialize)]
 struct GatewayFile {
     service: Service,
     identity: Identity,
     gateway: Listen,
     auth: Auth,
-    // Only where it is asked for: programs from before it refuse the section.
+    // Only where they are asked for: programs from before them refuse the sections.
     #[serde(skip_serializing_if = "Option::is_none")]
     redis: Option<Redis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<Cache>,
     upstream: BTreeMap<&'static str, Destination>,
 }
 
@@ -130,6 +138,7 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], lin
         };
         write(layout, &replica.name(), &file)?;
     }
+    let alone = replicas.gateways().count() == 1 || extras.contains(&Extra::Redis);
     for gateway in replicas.gateways() {
         let file = GatewayFile {
             service: service(layout.gateway_admin_port(gateway)),
@@ -137,6 +146,7 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], lin
             gateway: Listen { listen: loopback(layout.gateway_port(gateway)) },
             auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
             redis: extras.contains(&Extra::Redis).then(|| Redis { address: loopback(layout.redis_port()) }),
+            cache: (!alone).then_some(Cache { unfinished_time: "0s" }),
             upstream: upstream(layout, gateway, replicas, links),
         };
         write(layout, &gateway.name(), &file)?;

@@ -1,6 +1,6 @@
 //! What is kept of orders, and for how long. Pure: whoever asks says what time it is.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use holdfast_proto::{OrderId, UserId};
 use lru::LruCache;
@@ -14,6 +14,9 @@ use crate::config::CacheConfig;
 const OVERHEAD_BYTES: usize = 1024;
 /// Memory for a byte of the message as it is sent: it is kept as a message and as JSON.
 const BYTES_PER_BYTE: usize = 5;
+
+/// Orders whose shown version is noted: far more than can be shown in the second for which Redis' states are fresh.
+const SHOWN_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not 0");
 
 /// What is known of one order.
 #[derive(Debug)]
@@ -39,11 +42,35 @@ pub(super) struct Entries {
     bytes: usize,
     /// As many as there are requests that read.
     reading: HashMap<OrderId, Slot>,
+    /// With Redis, where states are that are older than what was shown here: which versions those were.
+    shown: Option<LruCache<OrderId, i64>>,
 }
 
 impl Entries {
-    pub(super) fn new(config: &CacheConfig) -> Self {
-        Self { config: *config, known: LruCache::unbounded(), bytes: 0, reading: HashMap::new() }
+    /// If others know orders too (`shared`), only what can't change any more is known without asking them.
+    pub(super) fn new(config: &CacheConfig, shared: bool) -> Self {
+        let mut config = *config;
+        if shared {
+            config.unfinished_time = Duration::ZERO;
+        }
+        let shown = shared.then(|| LruCache::new(SHOWN_MAX));
+        Self { config, known: LruCache::unbounded(), bytes: 0, reading: HashMap::new(), shown }
+    }
+
+    /// The newest version that was shown of an order, as far as Redis can have an older one that is not too old itself.
+    pub(super) fn shown(&self, order_id: OrderId) -> i64 {
+        let known = self.known.peek(&order_id).map(|entry| entry.order.version());
+        let seen =
+            self.reading.get(&order_id).and_then(|slot| slot.newest.as_ref()).map(|order| order.version());
+        let shown = self.shown.as_ref().and_then(|shown| shown.peek(&order_id)).copied();
+        known.max(seen).max(shown).unwrap_or_default()
+    }
+
+    fn note_shown(&mut self, order: &OrderSnapshot) {
+        if let Some(shown) = &mut self.shown {
+            let before = shown.get(&order.order_id).copied().unwrap_or_default();
+            shown.put(order.order_id, before.max(order.version()));
+        }
     }
 
     /// About how much memory is taken.
@@ -89,8 +116,9 @@ impl Entries {
         }
     }
 
-    /// A client is about to get this. Only what is known or being read needs it.
+    /// A client is about to get this.
     pub(super) fn saw(&mut self, order: &Arc<OrderSnapshot>) {
+        self.note_shown(order);
         if let Some(slot) = self.reading.get_mut(&order.order_id) {
             slot.newest = Some(newer(slot.newest.take(), order));
         }
@@ -173,7 +201,7 @@ mod tests {
     /// owner alone.
     #[test]
     fn a_state_is_known_for_its_time_and_to_its_owner() {
-        let (mut entries, begin) = (Entries::new(&CacheConfig::default()), Instant::now());
+        let (mut entries, begin) = (Entries::new(&CacheConfig::default(), false), Instant::now());
         let (open, ended, alice) = (OrderId::generate(), OrderId::generate(), user("alice"));
         read(&mut entries, &snapshot(open, 2), begin);
         read(&mut entries, &terminal(ended, 5), begin);
@@ -193,7 +221,7 @@ mod tests {
     /// What is pushed replaces what is older, but says nothing about how late it is.
     #[test]
     fn what_is_pushed_is_newer_but_confirms_nothing() {
-        let (mut entries, begin) = (Entries::new(&CacheConfig::default()), Instant::now());
+        let (mut entries, begin) = (Entries::new(&CacheConfig::default(), false), Instant::now());
         let (order_id, alice) = (OrderId::generate(), user("alice"));
         entries.saw(&snapshot(order_id, 1));
         assert!(entries.last_known(order_id, &alice, begin).is_none(), "nobody has asked for it");
@@ -212,7 +240,7 @@ mod tests {
     fn an_answer_that_is_older_than_what_was_shown_is_not_kept() {
         let tiny = CacheConfig { bytes_max: 1, ..CacheConfig::default() };
         for config in [CacheConfig::default(), tiny] {
-            let (mut entries, begin) = (Entries::new(&config), Instant::now());
+            let (mut entries, begin) = (Entries::new(&config, false), Instant::now());
             let order_id = OrderId::generate();
             entries.begin_reading(order_id);
             entries.begin_reading(order_id);
@@ -231,7 +259,7 @@ mod tests {
     fn memory_is_bounded() {
         let ids: Vec<OrderId> = (0..100).map(|_| OrderId::generate()).collect();
         let config = CacheConfig { bytes_max: 50 * weight(&snapshot(ids[0], 1)), ..CacheConfig::default() };
-        let (mut entries, now, alice) = (Entries::new(&config), Instant::now(), user("alice"));
+        let (mut entries, now, alice) = (Entries::new(&config, false), Instant::now(), user("alice"));
         for id in &ids {
             read(&mut entries, &snapshot(*id, 1), now);
             assert!(entries.fresh(ids[0], &alice, now).is_some());
@@ -248,13 +276,34 @@ mod tests {
         assert_eq!(entries.bytes(), 0);
     }
 
+    /// With Redis, what can change is not known without asking it, and what was shown is noted although it is not kept.
+    #[test]
+    fn what_was_shown_is_noted_for_redis() {
+        let (mut entries, now) = (Entries::new(&CacheConfig::default(), true), Instant::now());
+        let (order_id, alice) = (OrderId::generate(), user("alice"));
+        assert_eq!(entries.shown(order_id), 0);
+        entries.saw(&snapshot(order_id, 3));
+        entries.saw(&snapshot(order_id, 2));
+        assert_eq!(entries.shown(order_id), 3);
+        assert_eq!(read(&mut entries, &snapshot(order_id, 4), now), 4);
+        assert_eq!(entries.shown(order_id), 4);
+        assert!(entries.fresh(order_id, &alice, now).is_none());
+        assert!(entries.last_known(order_id, &alice, now).is_some());
+        assert_eq!(read(&mut entries, &terminal(order_id, 5), now), 5);
+        assert_eq!(version(entries.fresh(order_id, &alice, now)), Some(5));
+        for _ in 0..SHOWN_MAX.get() {
+            entries.saw(&snapshot(OrderId::generate(), 1));
+        }
+        assert_eq!(entries.shown.as_ref().map(LruCache::len), Some(SHOWN_MAX.get()), "bounded");
+    }
+
     /// Whatever is read, pushed and listed at the same time: nobody sees an order go back.
     #[test]
     fn nobody_sees_an_order_go_back() {
         for seed in 0..2_000 {
             let mut random = fastrand::Rng::with_seed(seed);
             let bytes_max = if random.bool() { 1 } else { 1 << 20 };
-            let mut entries = Entries::new(&CacheConfig { bytes_max, ..CacheConfig::default() });
+            let mut entries = Entries::new(&CacheConfig { bytes_max, ..CacheConfig::default() }, false);
             let (order_id, alice) = (OrderId::generate(), user("alice"));
             let (mut now, mut committed, mut shown) = (Instant::now(), 1, 0);
             // Reads that are under way: when they began, what was shown by then, and what they will get.

@@ -205,7 +205,7 @@ mod tests {
     use crate::{config::CacheConfig, live::change::tests::change};
 
     fn hub(open_max: usize, open_per_user_max: usize) -> Arc<Hub> {
-        let cache = OrderCache::new(&CacheConfig::default());
+        let cache = OrderCache::new(&CacheConfig::default(), None);
         Arc::new(Hub::new(&StreamsConfig { open_max, open_per_user_max }, cache))
     }
 

@@ -102,9 +102,7 @@ impl Live {
 
     async fn read(&self, source: &Source, since: Since, call: &Call) -> Result<Page, Problem> {
         let page = source.read(&self.upstream, since, call).await?;
-        for change in &page.changes {
-            self.cache.saw(&change.order);
-        }
+        self.cache.saw_all(page.changes.iter().map(|change| &change.order)).await;
         Ok(page)
     }
 

@@ -314,7 +314,10 @@ mod tests {
         fn new() -> Self {
             let order = OrderId::generate();
             Self {
-                hub: Arc::new(Hub::new(&StreamsConfig::default(), OrderCache::new(&CacheConfig::default()))),
+                hub: Arc::new(Hub::new(
+                    &StreamsConfig::default(),
+                    OrderCache::new(&CacheConfig::default(), None),
+                )),
                 order,
                 stored: Arc::new(Mutex::new(change(order, 1, 1))),
                 failures: Arc::default(),

@@ -69,7 +69,7 @@ impl Orders {
         order_id: OrderId,
         seen: i64,
     ) -> Result<Found, Problem> {
-        let reading = match self.cache.look(order_id, user_id, seen) {
+        let reading = match self.cache.look(order_id, user_id, seen).await {
             Look::Known(order) => return Ok(Found { order, stale: None }),
             Look::Read(reading) => reading,
         };
@@ -77,12 +77,13 @@ impl Orders {
         match self.upstream.orders().get_order(call.request(message)?).await {
             Ok(answer) => {
                 let order = answer.into_inner().order.and_then(OrderSnapshot::new);
-                Ok(Found { order: reading.done(order.ok_or_else(model::incomplete)?), stale: None })
+                Ok(Found { order: reading.done(order.ok_or_else(model::incomplete)?).await, stale: None })
             }
-            Err(status) => match reading.last_known().filter(|_| is_away(&status)) {
+            Err(status) if is_away(&status) => match reading.last_known().await {
                 Some((order, age)) => Ok(Found { order, stale: Some(age) }),
                 None => Err(status.into()),
             },
+            Err(status) => Err(status.into()),
         }
     }
 
@@ -91,9 +92,7 @@ impl Orders {
         let answer = self.upstream.orders().list_orders(request).await?.into_inner();
         let orders = answer.orders.into_iter().map(|order| OrderSnapshot::new(order).map(Arc::new));
         let orders: Vec<_> = orders.collect::<Option<_>>().ok_or_else(model::incomplete)?;
-        for order in &orders {
-            self.cache.saw(order);
-        }
+        self.cache.saw_all(&orders).await;
         Ok((orders, Some(answer.next_page_token).filter(|token| !token.is_empty())))
     }
 }
