@@ -3,9 +3,10 @@
 
 use holdfast_chaos::{
     fault::Fault,
-    rest::{Answer, Session, is_terminal, sample_order},
+    rest::{Answer, Rest, Session, is_terminal, sample_order},
 };
 use holdfast_e2e::{PATIENCE, World, eventually, id};
+use holdfast_native::layout::{Gateway, Scope};
 use holdfast_testkit::stack::TestStack;
 use http::Method;
 use serde_json::{Value, json};
@@ -119,6 +120,58 @@ async fn no_order_goes_back() {
     }
 }
 
+/// A client whose requests go to two gateways in turn never sees an order go back: without Redis because neither keeps what can
+/// change, with Redis because they share it.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_order_goes_back_between_gateways() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for with_redis in [false, true] {
+        let start = move || {
+            let environment = [("HOLDFAST__DELIVERY__STEP", "100ms")];
+            if with_redis {
+                TestStack::start_with_redis(&["gateway=2"], &environment)
+            } else {
+                TestStack::start(Scope::Everything, &["gateway=2"], &environment)
+            }
+        };
+        let stack: &TestStack =
+            Box::leak(Box::new(tokio::task::spawn_blocking(start).await.expect("it starts")));
+        let urls = [0, 1]
+            .map(|number| format!("http://127.0.0.1:{}", stack.layout.gateway_port(Gateway { number })));
+        let rest = Rest::of_all(urls.to_vec(), World::issuer(stack), 64).patient(PATIENCE);
+        let world = World { stack, rest };
+        for round in 0..5 {
+            let user = world.user("between", "100.00").await;
+            let order = id(&world.create(&user, "1 Quay Street", 100).await);
+            let (mut newest, mut ended) = (0, false);
+            let read = async {
+                while !ended {
+                    let order = user.order(&order).await.expect("answered");
+                    let listed = user.get("/api/orders").await.expect("answered").json();
+                    for (how, order) in [("read", &order), ("list", &listed["orders"][0])] {
+                        let version = version(order);
+                        assert!(
+                            version >= newest,
+                            "{with_redis} {round}: {how} shows {version} after {newest}"
+                        );
+                        newest = version;
+                    }
+                    ended = is_terminal(&order);
+                }
+            };
+            timeout(PATIENCE, read).await.expect("in time");
+        }
+        let mut shared = 0.0;
+        for gateway in ["gateway", "gateway-2"] {
+            let settings =
+                std::fs::read_to_string(stack.layout.data_dir.join(format!("config/{gateway}.toml")));
+            assert_eq!(settings.expect("written").contains("unfinished_time = \"0s\""), !with_redis);
+            shared += world.metric(gateway, "order_cache_reads_total", &["outcome=\"shared\""]).await;
+        }
+        assert_eq!(shared > 0.0, with_redis, "{shared} states were taken from the other gateway");
+    }
+}
+
 /// While order is away, who asks for an order that this gateway knows gets its last known state, and is told so. Other orders,
 /// and everybody else's, are 503. When order is back, so is the present.
 #[tokio::test(flavor = "multi_thread")]
@@ -126,11 +179,7 @@ async fn the_last_known_state_is_shown_while_order_is_away() {
     let _alone = ONE_AT_A_TIME.lock().await;
     // Deliveries take their time, so that the order is not finished.
     let stack = tokio::task::spawn_blocking(|| {
-        TestStack::start(
-            holdfast_native::layout::Scope::Everything,
-            &[],
-            &[("HOLDFAST__DELIVERY__STEP", "1h")],
-        )
+        TestStack::start(Scope::Everything, &[], &[("HOLDFAST__DELIVERY__STEP", "1h")])
     });
     let world = World::of(Box::leak(Box::new(stack.await.expect("it starts"))));
     let (user, stranger) = (world.user("away", "100.00").await, world.user("away-stranger", "1.00").await);
