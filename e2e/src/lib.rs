@@ -8,7 +8,9 @@
     reason = "for the tests of this crate only"
 )]
 
+pub mod browser;
 pub mod events;
+pub mod openapi;
 pub mod operator;
 
 use std::{collections::HashMap, sync::OnceLock};

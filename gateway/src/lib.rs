@@ -4,6 +4,7 @@
 //! From top to bottom; a module imports only from below:
 //!
 //! - [`router`]: the routes of all resources, and the layers that every request goes through;
+//! - [`openapi`]: the document that describes all of them, and a page to try them;
 //! - [`api`]: the operations, one file each, and the routes of each resource;
 //! - [`state`]: what handlers share;
 //! - [`auth`]: tokens and scopes;
@@ -22,6 +23,7 @@ mod config;
 mod http;
 mod limit;
 mod live;
+mod openapi;
 mod problem;
 mod redis;
 mod router;

@@ -8,10 +8,26 @@ use crate::{
     api::{model, params::PathOrderId},
     auth::{Allowed, scope},
     http::{Call, json},
-    problem::Problem,
+    problem::{Problem, ProblemType},
     upstream::Upstream,
 };
 
+/// Reads the delivery of an order
+///
+/// It does not exist yet for a moment after the order was created, and never if the order could not be paid.
+#[utoipa::path(
+    get,
+    path = "/api/orders/{id}/delivery",
+    tag = "orders",
+    operation_id = "readDelivery",
+    params(PathOrderId),
+    responses((status = OK, description = "The delivery.", body = model::Delivery)),
+    security(("token" = ["orders:read"])),
+    extensions(
+        ("x-other-user" = json!("not-found")),
+        ("x-problems" = json!([ProblemType::NotFound.slug(), ProblemType::NotYet.slug()]))
+    )
+)]
 pub(crate) async fn delivery(
     State(orders): State<Orders>,
     State(upstream): State<Upstream>,

@@ -8,16 +8,23 @@ use serde_json::value::RawValue;
 
 use super::{Orders, to_json};
 use crate::{
-    api::{model::incomplete, params::Page},
+    api::{
+        model::{self, incomplete},
+        params::Page,
+        schema,
+    },
     auth::{Allowed, scope},
     http::{Call, json},
-    problem::Problem,
+    problem::{Problem, ProblemType},
 };
 
-/// A page. Its orders are JSON already, because how many there are depends on how long they are.
-#[derive(Debug, Serialize)]
+/// A part of a listing. Its orders are JSON already, because how many there are depends on how long they are.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct OrderPage<'a> {
+    #[schema(value_type = Vec<model::Order>)]
     orders: Vec<&'a RawValue>,
+    /// Null on the last page.
+    #[schema(required, value_type = Option<schema::OrderId>)]
     next_cursor: Option<String>,
 }
 
@@ -25,6 +32,28 @@ struct OrderPage<'a> {
 const SEPARATOR_BYTES: usize = 1;
 const FRAME_BYTES: usize = 96;
 
+/// Lists orders
+///
+/// The own ones, newest first. `next_cursor` is the `cursor` of the next page, and null on the last one. A page has at most
+/// 256 KiB, so it may have fewer orders than `limit`.
+#[utoipa::path(
+    get,
+    path = "/api/orders",
+    tag = "orders",
+    operation_id = "listOrders",
+    params(Page),
+    responses((
+        status = OK,
+        description = "A page.",
+        body = OrderPage,
+        links(("next" = (operation_id = "listOrders", parameters(("cursor" = "$response.body#/next_cursor")))))
+    )),
+    security(("token" = ["orders:read"])),
+    extensions(
+        ("x-other-user" = json!("own")),
+        ("x-problems" = json!([ProblemType::InvalidContent.slug()]))
+    )
+)]
 pub(crate) async fn list(
     State(orders): State<Orders>,
     caller: Allowed<scope::OrdersRead>,

@@ -16,6 +16,7 @@ use axum::{Router, extract::FromRef, routing::get};
 use bytes::Bytes;
 use holdfast_proto::{OrderId, UserId, order::v1 as order};
 use tonic::{Code, Response, Status};
+use utoipa::OpenApi;
 
 use super::model;
 use crate::{
@@ -25,6 +26,19 @@ use crate::{
     state::Gateway,
     upstream::Upstream,
 };
+
+/// What the document says of them.
+#[derive(OpenApi)]
+#[openapi(paths(
+    list::list,
+    create::create,
+    all_events::all_events,
+    read::read,
+    events::events,
+    payment::payment,
+    delivery::delivery
+))]
+pub(crate) struct Document;
 
 /// The operations.
 pub(crate) fn routes() -> Router<Gateway> {

@@ -8,10 +8,26 @@ use crate::{
     api::{model, params::PathOrderId},
     auth::{Allowed, scope},
     http::{Call, json},
-    problem::Problem,
+    problem::{Problem, ProblemType},
     upstream::Upstream,
 };
 
+/// Reads the payment of an order
+///
+/// It does not exist yet for a moment after the order was created.
+#[utoipa::path(
+    get,
+    path = "/api/orders/{id}/payment",
+    tag = "orders",
+    operation_id = "readPayment",
+    params(PathOrderId),
+    responses((status = OK, description = "The payment.", body = model::Payment)),
+    security(("token" = ["orders:read"])),
+    extensions(
+        ("x-other-user" = json!("not-found")),
+        ("x-problems" = json!([ProblemType::NotFound.slug(), ProblemType::NotYet.slug()]))
+    )
+)]
 pub(crate) async fn payment(
     State(orders): State<Orders>,
     State(upstream): State<Upstream>,

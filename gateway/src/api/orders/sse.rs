@@ -22,6 +22,13 @@ const RETRY_MS_MIN: u64 = 500;
 const RETRY_MS_MAX: u64 = 2_500;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// What a stream of one order looks like.
+pub(super) const EXAMPLE: &str = r#"event: order
+id: 1
+data: {"order_id":"01890a5d-ac96-774b-bcce-b302099a8057","user_id":"alice","status":"PENDING","delivery_status":null,"delivery_address":"1 Quay Street","items":[{"product_id":"tea-100g","quantity":2,"price":12.50}],"total_amount":25.00,"currency":"EUR","version":1,"created_at":"2026-11-01T09:00:00Z","updated_at":"2026-11-01T09:00:00Z"}
+
+"#;
+
 /// Proxies must not collect a stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
