@@ -26,7 +26,7 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 /// The document and its page.
 pub(crate) fn routes() -> Router<Gateway> {
     Router::new()
-        .route("/openapi.json", get(|| file("application/json", DOCUMENT.clone())))
+        .route("/openapi.json", get(async || file("application/json", DOCUMENT.clone())))
         .route("/docs", get(page))
         .route("/docs/start.js", get(async || script(include_bytes!("page/start.js"))))
         .route("/docs/style.css", get(async || style(include_bytes!("page/style.css"))))
