@@ -4,7 +4,7 @@
 //! - [`layout`]: ports, folders, names; what is where;
 //! - [`link`]: ports between components, for faults of the network;
 //! - [`prepare`]: everything that must be true before anything is started; each failure says what to do about it;
-//! - [`artifacts`], [`postgres`], [`kafka`], [`services`]: how each component is fetched, set up and started;
+//! - [`artifacts`], [`postgres`], [`kafka`], [`redis`], [`services`]: how each component is fetched, set up and started;
 //! - [`programs`]: where the program of a service comes from;
 //! - [`probe`]: probes a component;
 //! - [`component`]: what a component is; starts, probes and stops one;
@@ -23,6 +23,7 @@ mod postgres;
 pub mod prepare;
 mod probe;
 pub mod programs;
+mod redis;
 mod removal;
 mod services;
 pub mod state;

@@ -64,7 +64,7 @@ impl Content {
             .flat_map(|name| {
                 ["toml", "program", "program.draft"].map(|extension| format!("{name}.{extension}"))
             })
-            .chain(["database-password".to_owned()])
+            .chain(["database-password", "redis-password", "redis.conf"].map(str::to_owned))
             .collect();
         let logs: BTreeSet<String> =
             names.iter().flat_map(|name| [format!("{name}.log"), format!("{name}.log.old")]).collect();
@@ -211,9 +211,12 @@ mod tests {
             "config/order-2.program",
             "config/order-2.program.draft",
             "config/database-password",
+            "config/redis-password",
+            "config/redis.conf",
             "logs/orders-db.log",
             "logs/supervisor.log",
             "logs/order.log.old",
+            "logs/redis.log",
             "kafka/server.properties",
             "kafka/log4j2.xml",
             "kafka/logs/meta.properties",

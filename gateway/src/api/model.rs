@@ -106,11 +106,6 @@ impl Order {
             version: message.version,
         })
     }
-
-    /// Whether there will never be a delivery.
-    pub(super) fn is_declined(&self) -> bool {
-        self.status == OrderStatus::InsufficientFunds
-    }
 }
 
 /// What became of the payment of an order.
@@ -256,7 +251,7 @@ impl Account {
 }
 
 /// The problem when a field that a service always sets is absent: a defect of the service, not of the client.
-fn incomplete() -> Problem {
+pub(super) fn incomplete() -> Problem {
     tracing::error!("a response of a service lacks a required field");
     Problem::internal()
 }

@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -53,7 +54,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence && parts.all(utf8) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
-async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
+async fn read(body: Body) -> Result<Bytes, Problem> {
     body.collect().await.map(Collected::to_bytes).map_err(|error| Problem::unreadable(&error))
 }
 
@@ -149,13 +150,23 @@ fn pointer(path: &Path) -> String {
 
 /// A JSON response.
 pub(crate) fn response(status: StatusCode, value: &impl Serialize) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(error) => {
-            tracing::error!(error = %error, "response cannot be written as JSON");
-            Problem::internal().into_response()
-        }
+    match bytes(value) {
+        Ok(body) => response_of(status, body),
+        Err(problem) => problem.into_response(),
     }
+}
+
+/// A response whose body is JSON already.
+pub(crate) fn response_of(status: StatusCode, json: Bytes) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
+/// The JSON of a value.
+pub(crate) fn bytes(value: &impl Serialize) -> Result<Bytes, Problem> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
+        tracing::error!(error = %error, "response cannot be written as JSON");
+        Problem::internal()
+    })
 }
 
 /// An exact decimal as a JSON number.

@@ -1,10 +1,13 @@
 //! Limits on clients: requests per second and requests in progress, of each address before its token is looked at and of
-//! each subject afterwards. A client that is over one gets 429, and the others do not notice.
+//! each subject afterwards. A client that is over one gets 429, and the others do not notice. With Redis, all gateways share the
+//! requests per second; requests in progress are those of one gateway.
 
 mod address;
 mod bucket;
 mod headers;
 mod in_flight;
+mod quota;
+mod shared;
 mod store;
 
 use std::{
@@ -15,7 +18,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, Request, State},
-    http::{Method, request::Parts},
+    http::{HeaderMap, Method, request::Parts},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -25,17 +28,13 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::in_flight::Place;
-use self::{
-    bucket::{Buckets, Standing},
-    in_flight::InFlight,
-};
+use self::{bucket::Standing, in_flight::InFlight, quota::Quota};
 use crate::{
     config::{LimitsConfig, ProxyConfig},
     problem::{Problem, ProblemType},
+    redis::Redis,
 };
 
-/// Most keys of one quota. 17 to 34 bytes each.
-const KEYS_MAX: usize = 262_144;
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// A sweep only returns memory, so it may be late.
 pub(crate) const SWEEP_SUCCESS_EVERY_MAX: Duration = Duration::from_secs(60);
@@ -49,9 +48,9 @@ struct Inner {
     enabled: bool,
     proxies: ProxyConfig,
     exempt: Vec<IpNet>,
-    address: Buckets,
-    reads: Buckets,
-    writes: Buckets,
+    address: Quota,
+    reads: Quota,
+    writes: Quota,
     address_in_flight: InFlight,
     subject_in_flight: InFlight,
 }
@@ -61,27 +60,32 @@ struct Inner {
 struct SubjectStanding(Arc<OnceLock<Standing>>);
 
 impl Limits {
-    pub(crate) fn new(config: &LimitsConfig) -> Self {
+    /// With `redis`, all gateways share the limits; while it is away, each has its own.
+    pub(crate) fn new(config: &LimitsConfig, redis: Option<&Redis>) -> Self {
         Self(Arc::new(Inner {
             enabled: config.enabled,
             proxies: config.proxies.clone(),
             exempt: config.exempt.clone(),
-            address: Buckets::new("address", config.address, KEYS_MAX),
-            reads: Buckets::new("reads", config.reads, KEYS_MAX),
-            writes: Buckets::new("writes", config.writes, KEYS_MAX),
+            address: Quota::new("address", config.address, redis),
+            reads: Quota::new("reads", config.reads, redis),
+            writes: Quota::new("writes", config.writes, redis),
             address_in_flight: InFlight::new(config.in_flight_per_address.get()),
             subject_in_flight: InFlight::new(config.in_flight_per_subject.get()),
         }))
     }
 
     /// Counts a request of this subject, until the place is dropped, or refuses it. `None` if nothing is limited.
-    pub(crate) fn enter_subject(&self, user_id: &UserId, parts: &Parts) -> Result<Option<Place>, Problem> {
+    pub(crate) async fn enter_subject(
+        &self,
+        user_id: &UserId,
+        parts: &Parts,
+    ) -> Result<Option<Place>, Problem> {
         if !self.0.enabled {
             return Ok(None);
         }
         let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
         let quota = if is_read { &self.0.reads } else { &self.0.writes };
-        let standing = quota.take(user_id);
+        let standing = quota.take(user_id).await;
         if let Some(subject) = parts.extensions.get::<SubjectStanding>() {
             // Set once: each request has one subject.
             let _ = subject.0.set(standing.unwrap_or_else(|refused| refused));
@@ -92,13 +96,13 @@ impl Limits {
     }
 
     /// Counts a request of this address and refuses it if the address is over its limits.
-    fn enter_address(&self, client: SocketAddr, request: &Request) -> Result<Option<Place>, Refused> {
-        let address = address::client_of(client, request.headers(), &self.0.proxies);
+    async fn enter_address(&self, client: SocketAddr, headers: &HeaderMap) -> Result<Option<Place>, Refused> {
+        let address = address::client_of(client, headers, &self.0.proxies);
         if self.0.exempt.iter().any(|network| network.contains(&address)) {
             return Ok(None);
         }
         let network = network_of(address);
-        self.0.address.take(network).map_err(Refused::Rate)?;
+        self.0.address.take(network).await.map_err(Refused::Rate)?;
         let place = self.0.address_in_flight.enter(network);
         place.map(Some).ok_or(Refused::InFlight("address-in-flight"))
     }
@@ -106,10 +110,9 @@ impl Limits {
     /// Returns the memory of clients that have gone, until `stop`.
     pub(crate) async fn sweep(self, task: PeriodicTask, stop: CancellationToken) {
         while sleep_unless_stopped(&stop, SWEEP_EVERY).await.is_continue() {
-            for buckets in [&self.0.address, &self.0.reads, &self.0.writes] {
-                #[expect(clippy::cast_precision_loss, reason = "at most KEYS_MAX")]
-                metrics::gauge!(metric::RATE_LIMIT_KEYS, "limit" => buckets.policy())
-                    .set(buckets.sweep() as f64);
+            for quota in [&self.0.address, &self.0.reads, &self.0.writes] {
+                #[expect(clippy::cast_precision_loss, reason = "the number of keys is bounded")]
+                metrics::gauge!(metric::RATE_LIMIT_KEYS, "limit" => quota.policy()).set(quota.sweep() as f64);
             }
             task.succeeded();
         }
@@ -124,7 +127,7 @@ pub(crate) async fn limit(State(limits): State<Limits>, mut request: Request, ne
     let Some(&ConnectInfo(client)) = request.extensions().get() else {
         return Problem::internal().into_response();
     };
-    let _place = match limits.enter_address(client, &request) {
+    let _place = match limits.enter_address(client, request.headers()).await {
         Ok(place) => place,
         Err(refused) => {
             let mut response = Problem::from(refused).into_response();
@@ -193,7 +196,7 @@ mod tests {
         let address = QuotaConfig { per_second: number(1), burst: number(BURST) };
         let in_flight_per_address = NonZeroUsize::new(2).expect("not 0");
         let config = LimitsConfig { address, in_flight_per_address, proxies, ..LimitsConfig::default() };
-        Router::new().route("/", handler).layer(from_fn_with_state(Limits::new(&config), limit))
+        Router::new().route("/", handler).layer(from_fn_with_state(Limits::new(&config, None), limit))
     }
 
     async fn get_from(router: &Router, client: [u8; 4], forwarded: &str) -> Response {

@@ -26,36 +26,36 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 /// The document and its page.
 pub(crate) fn routes() -> Router<Gateway> {
     Router::new()
-        .route("/openapi.json", get(|| file("application/json", DOCUMENT.clone())))
+        .route("/openapi.json", get(async || file("application/json", DOCUMENT.clone())))
         .route("/docs", get(page))
-        .route("/docs/start.js", get(|| script(include_bytes!("page/start.js"))))
-        .route("/docs/style.css", get(|| style(include_bytes!("page/style.css"))))
+        .route("/docs/start.js", get(async || script(include_bytes!("page/start.js"))))
+        .route("/docs/style.css", get(async || style(include_bytes!("page/style.css"))))
         .route(
             "/docs/swagger-ui.css",
-            get(|| style(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css")))),
+            get(async || style(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css")))),
         )
         .route(
             "/docs/swagger-ui-bundle.js",
-            get(|| script(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js")))),
+            get(async || script(include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js")))),
         )
 }
 
 async fn page() -> Response {
     let mut response =
-        file("text/html; charset=utf-8", Bytes::from_static(include_bytes!("page/index.html"))).await;
+        file("text/html; charset=utf-8", Bytes::from_static(include_bytes!("page/index.html")));
     let policy = header::HeaderValue::from_static(CONTENT_SECURITY_POLICY);
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     response
 }
 
-async fn script(text: &'static [u8]) -> Response {
-    file("text/javascript; charset=utf-8", Bytes::from_static(text)).await
+fn script(text: &'static [u8]) -> Response {
+    file("text/javascript; charset=utf-8", Bytes::from_static(text))
 }
 
-async fn style(text: &'static [u8]) -> Response {
-    file("text/css; charset=utf-8", Bytes::from_static(text)).await
+fn style(text: &'static [u8]) -> Response {
+    file("text/css; charset=utf-8", Bytes::from_static(text))
 }
 
-async fn file(media_type: &'static str, bytes: Bytes) -> Response {
+fn file(media_type: &'static str, bytes: Bytes) -> Response {
     ([(header::CONTENT_TYPE, media_type)], bytes).into_response()
 }

@@ -47,7 +47,7 @@ async fn take(StrictJson(_): StrictJson<Value>) -> StatusCode {
 }
 
 fn app(config: &GatewayConfig) -> Router {
-    let limits = limit::Limits::new(&LimitsConfig { enabled: false, ..LimitsConfig::default() });
+    let limits = limit::Limits::new(&LimitsConfig { enabled: false, ..LimitsConfig::default() }, None);
     layered(Router::new().route("/", post(take)).fallback(no_such_path), limits, config)
 }
 
