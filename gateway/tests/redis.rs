@@ -92,9 +92,8 @@ async fn call(connection: &mut TcpStream) -> Duration {
     begin.elapsed()
 }
 
-/// Requests to both gateways in turn, so that whatever else the machine does meets both alike. Prints p50, p99 and the worst of
-/// each, in milliseconds.
-async fn measure(phase: &str, without: &mut TcpStream, with: &mut TcpStream) {
+/// Requests to both gateways in turn, so that whatever else the machine does meets both alike. Returns a line with the times of each.
+async fn measure(phase: &str, without: &mut TcpStream, with: &mut TcpStream) -> String {
     let mut tick = interval(PACE);
     let (begin, mut times) = (Instant::now(), [Vec::new(), Vec::new()]);
     while begin.elapsed() < PHASE {
@@ -107,7 +106,7 @@ async fn measure(phase: &str, without: &mut TcpStream, with: &mut TcpStream) {
         let at = |share: usize| times[(times.len() - 1) * share / 1_000].as_secs_f64() * 1_000.0;
         format!("p50 {:.2} p99 {:.2} p99.9 {:.2} max {:.2} ms", at(500), at(990), at(999), at(1_000))
     });
-    println!("{phase:>16} | without Redis: {without} | with: {with}");
+    format!("{phase:>16} | without Redis: {without} | with: {with}")
 }
 
 /// See the module.
@@ -118,19 +117,19 @@ async fn what_redis_costs_a_request() {
     let (without, with) = (Gateway::start(None).await, Gateway::start(Some(&redis)).await);
     let (mut without, mut with) = (without.connect().await, with.connect().await);
     sleep(Duration::from_secs(2)).await;
-    measure("up", &mut without, &mut with).await;
+    println!("{}", measure("up", &mut without, &mut with).await);
     let pause = async {
         sleep(Duration::from_secs(1)).await;
         redis.pause();
     };
-    tokio::join!(measure("paused after 1 s", &mut without, &mut with), pause);
+    println!("{}", tokio::join!(measure("paused after 1 s", &mut without, &mut with), pause).0);
     redis.resume();
-    measure("resumed", &mut without, &mut with).await;
+    println!("{}", measure("resumed", &mut without, &mut with).await);
     let kill = async {
         sleep(Duration::from_secs(1)).await;
         redis.kill();
     };
-    tokio::join!(measure("killed after 1 s", &mut without, &mut with), kill);
+    println!("{}", tokio::join!(measure("killed after 1 s", &mut without, &mut with), kill).0);
     redis.start_again();
-    measure("started again", &mut without, &mut with).await;
+    println!("{}", measure("started again", &mut without, &mut with).await);
 }
