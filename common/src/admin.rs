@@ -50,7 +50,8 @@ pub(crate) async fn serve(
         connections_per_address_max: CONNECTIONS_MAX + 1,
         ..Limits::default()
     };
-    Server { name: "admin", limits, tls: None }.serve(listener, router, stop).await;
+    let server = Server { name: "admin", limits, tls: None, proxies: Vec::new() };
+    server.serve(listener, router, stop).await;
 }
 
 async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {

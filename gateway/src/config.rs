@@ -388,21 +388,33 @@ where
 pub struct ProxyConfig {
     /// Their addresses, as networks: `10.0.0.0/8`. Default none.
     pub trusted: Vec<IpNet>,
-    /// Which header field they add. Default none.
+    /// How they name their clients. Default not at all.
     pub forwarded: ForwardedBy,
 }
 
-/// The header field in which a proxy names its client.
+impl ProxyConfig {
+    /// Those whose connections begin with a header of the PROXY protocol.
+    pub(crate) fn of_connections(&self) -> Vec<IpNet> {
+        match self.forwarded {
+            ForwardedBy::ProxyProtocol => self.trusted.clone(),
+            ForwardedBy::None | ForwardedBy::XForwardedFor | ForwardedBy::Forwarded => Vec::new(),
+        }
+    }
+}
+
+/// Where a proxy names its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedBy {
-    /// No field is looked at.
+    /// Nowhere that is looked at.
     #[default]
     None,
     /// `X-Forwarded-For`.
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
     Forwarded,
+    /// At the beginning of each connection, which is then its client's: the PROXY protocol, version 1 or 2.
+    ProxyProtocol,
 }
 
 /// Redis, which all gateways share.

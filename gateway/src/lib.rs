@@ -75,7 +75,8 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         let reload = context.health.periodic("edge-certificate-reload", reload::SUCCESS_EVERY_MAX);
         context.spawn("edge-certificate", finished(tls.reload_on_change(reload, stop.clone())));
     }
-    let server = Server { name: "gateway", limits: config.gateway.sockets.connections(), tls };
+    let proxies = config.limits.proxies.of_connections();
+    let server = Server { name: "gateway", limits: config.gateway.sockets.connections(), tls, proxies };
     context.spawn("http", finished(server.serve(listener, router, stop.clone())));
     let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.reload_on_change(reload, stop.clone())));

@@ -218,3 +218,25 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
     }
     Ok(command)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stack without Redis says nothing of it: programs from before Redis can read its configuration.
+    #[test]
+    fn only_a_stack_with_redis_says_so() {
+        let folder = std::env::temp_dir().join(format!("holdfast-services-{}", std::process::id()));
+        fs::create_dir_all(folder.join("config")).expect("created");
+        let layout = Layout::new(folder.clone(), 0);
+        let says_so = |extras: &[Extra]| {
+            prepare(&layout, Replicas::default(), extras, &[]).expect("written");
+            let text = fs::read_to_string(layout.config_file(GATEWAY)).expect("there");
+            text.contains("redis")
+        };
+        assert!(!says_so(&[]));
+        assert!(says_so(&[Extra::Redis]));
+        assert!(!says_so(&[]), "it is written at each start");
+        fs::remove_dir_all(folder).expect("gone");
+    }
+}

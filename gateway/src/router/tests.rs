@@ -197,7 +197,7 @@ async fn http2_needs_a_host_too() {
 async fn refusals_of_the_parser_are_problems() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("bound");
-    let server = Server { name: "test", limits: Limits::default(), tls: None };
+    let server = Server { name: "test", limits: Limits::default(), tls: None, proxies: Vec::new() };
     let stop = CancellationToken::new();
     tokio::spawn(server.serve(listener, app(&config()), stop.clone()));
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(40_000));
