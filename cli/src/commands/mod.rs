@@ -8,6 +8,7 @@ mod outbox;
 mod positions;
 mod reconcile;
 mod stack;
+mod topics;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -21,6 +22,7 @@ use self::{
     positions::Positions,
     reconcile::Reconcile,
     stack::{down::Down, env::Env, logs::Logs, roll::Roll, status::Status, token::Token, up::Up},
+    topics::Topics,
 };
 use crate::output::Outcome;
 
@@ -51,6 +53,9 @@ pub(crate) enum Command {
     Outbox(Outbox),
     /// Show where each service reads: the position of its database, what the broker has committed, and any gap
     Positions(Positions),
+    /// Create the topics on brokers that are not the native stack's
+    #[command(subcommand)]
+    Topics(Topics),
     /// Find events that were lost between two services, and have them re-emitted
     Reconcile(Reconcile),
     /// Kill components under load, and judge what held
@@ -74,6 +79,7 @@ impl Command {
             Self::Dlq(dlq) => dlq.run(),
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),
+            Self::Topics(topics) => topics.run(),
             Self::Reconcile(reconcile) => reconcile.run(),
             Self::Chaos(chaos) => chaos.run(),
             Self::Bench(bench) => bench.run(),

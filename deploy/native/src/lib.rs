@@ -5,6 +5,7 @@
 //! - [`link`]: ports between components, for faults of the network;
 //! - [`prepare`]: everything that must be true before anything is started; each failure says what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`redis`], [`services`]: how each component is fetched, set up and started;
+//! - [`topics`]: the topics and their settings, also for other brokers;
 //! - [`programs`]: where the program of a service comes from;
 //! - [`probe`]: probes a component;
 //! - [`component`]: what a component is; starts, probes and stops one;
@@ -29,3 +30,4 @@ mod services;
 pub mod state;
 pub mod supervisor;
 mod talk;
+pub mod topics;
