@@ -113,7 +113,8 @@ pub fn check_sample<C: DeserializeOwned + fmt::Debug>(sample: &str, own: &[&str]
 
 /// Settings that can be in a file of their own. No other variable that ends in `_FILE` means a file with the value: there are
 /// settings whose own name ends so, such as `auth.jwks_file`.
-const SECRETS: [&str; 2] = ["HOLDFAST__DATABASE__URL", "HOLDFAST__REDIS__PASSWORD"];
+const SECRETS: [&str; 3] =
+    ["HOLDFAST__DATABASE__URL", "HOLDFAST__DATABASE__PASSWORD", "HOLDFAST__REDIS__PASSWORD"];
 
 /// Replaces each `HOLDFAST__…_FILE` of a secret by the content of the file that it names, without the final line break.
 fn secrets_from_files(variables: HashMap<String, String>) -> Result<HashMap<String, String>, ConfigError> {
@@ -196,6 +197,9 @@ pub struct GrpcConfig {
 pub struct DatabaseConfig {
     /// `postgres://user:password@host:port/database`. Secret: environment only.
     pub url: SecretString,
+    /// Instead of one in `url`. Secret: environment only. Default: none.
+    #[serde(default)]
+    pub password: Option<SecretString>,
     /// Largest number of connections of this process, not counting the relay's. Default 10; a caller waits up to 2 s
     /// for one.
     #[serde(default = "default_connections")]

@@ -7,6 +7,7 @@ mod dlq;
 mod outbox;
 mod positions;
 mod reconcile;
+mod secrets;
 mod stack;
 mod topics;
 
@@ -21,6 +22,7 @@ use self::{
     outbox::Outbox,
     positions::Positions,
     reconcile::Reconcile,
+    secrets::Secrets,
     stack::{down::Down, env::Env, logs::Logs, roll::Roll, status::Status, token::Token, up::Up},
     topics::Topics,
 };
@@ -45,6 +47,9 @@ pub(crate) enum Command {
     /// Create, renew, replace and revoke certificates
     #[command(subcommand)]
     Certs(Certs),
+    /// Create passwords
+    #[command(subcommand)]
+    Secrets(Secrets),
     /// Look at dead letters, redrive, edit or discard them
     #[command(subcommand)]
     Dlq(Dlq),
@@ -76,6 +81,7 @@ impl Command {
             Self::Env(env) => env.run(),
             Self::Token(token) => token.run(),
             Self::Certs(certs) => certs.run(),
+            Self::Secrets(secrets) => secrets.run(),
             Self::Dlq(dlq) => dlq.run(),
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),

@@ -29,7 +29,7 @@ const PKI_FILES: [&str; 10] = [
     "token.kid",
 ];
 /// Files of one identity.
-const IDENTITY_FILES: [&str; 4] = ["ca.crt", "revoked", "tls.crt", "tls.key"];
+const IDENTITY_FILES: [&str; 5] = ["ca.crt", "jwks.json", "revoked", "tls.crt", "tls.key"];
 
 /// Whether a start has marked the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
