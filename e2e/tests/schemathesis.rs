@@ -4,7 +4,7 @@
 
 use std::{path::Path, process::Command};
 
-use holdfast_e2e::{World, eventually, id};
+use holdfast_e2e::{World, eventually, id, skipped};
 use holdfast_native::layout::Scope;
 use holdfast_testkit::stack::TestStack;
 
@@ -36,9 +36,9 @@ async fn every_answer_is_one_that_the_document_describes() {
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = said(&output.stdout) + &said(&output.stderr);
     if output.status.code() == Some(CANNOT_BE_INSTALLED) {
-        eprintln!(
-            "SKIPPED: schemathesis can't be installed, so no requests were made up from the document\n{said}"
-        );
+        skipped(&format!(
+            "schemathesis can't be installed, so no requests were made up from the document\n{said}"
+        ));
         return;
     }
     assert!(output.status.success(), "{said}");

@@ -68,7 +68,7 @@ values! {
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int32)))
         .minimum(Some(1))
         .maximum(Some(QUANTITY_MAX as usize))
-        .examples([json!(2)]);
+        .examples([json!(1)]);
     /// An amount that a client sends: at most 2 decimals.
     Amount = ObjectBuilder::new()
         .schema_type(Type::Number)

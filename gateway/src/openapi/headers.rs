@@ -10,20 +10,13 @@ const REQUEST_ID: &str = "X-Request-Id";
 const RATE_LIMIT: &str = "RateLimit";
 const RATE_LIMIT_POLICY: &str = "RateLimit-Policy";
 
+/// Short, because a page repeats them with every answer: the text at the beginning of the document says more.
 const ALL: [(&str, Type, &str); 5] = [
-    (REQUEST_ID, Type::String, "The `X-Request-Id` of the request, or else its trace id."),
-    (
-        RATE_LIMIT,
-        Type::String,
-        "How the subject stands: `\"reads\";r=99;t=1` are the requests left, and the seconds until the quota is full, or until there is a request again. Absent where nothing is limited.",
-    ),
-    (
-        RATE_LIMIT_POLICY,
-        Type::String,
-        "The subject's quota: `\"reads\";q=100;w=2` are the requests at once, and the seconds until an empty quota is full. Absent where nothing is limited.",
-    ),
+    (REQUEST_ID, Type::String, "That of the request, or else its trace id."),
+    (RATE_LIMIT, Type::String, "How the quota stands."),
+    (RATE_LIMIT_POLICY, Type::String, "The quota."),
     (RETRY_AFTER, Type::Integer, "In how many seconds to try again."),
-    (WWW_AUTHENTICATE, Type::String, "`Bearer` and the error code of RFC 6750."),
+    (WWW_AUTHENTICATE, Type::String, "`Bearer`, and an error code."),
 ];
 
 /// Describes them.
