@@ -92,7 +92,9 @@ async fn works(world: &World, component: &ComponentReport) -> bool {
             let login = tokio::time::timeout(Duration::from_secs(2), PgConnection::connect(&url)).await;
             login.is_ok_and(|login| login.is_ok())
         }
-        Kind::Kafka => tokio::net::TcpStream::connect(("127.0.0.1", component.port)).await.is_ok(),
+        Kind::Kafka | Kind::Redis => {
+            tokio::net::TcpStream::connect(("127.0.0.1", component.port)).await.is_ok()
+        }
     }
 }
 

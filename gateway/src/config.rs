@@ -455,6 +455,9 @@ mod tests {
             ("connections_per_address_max = 256", "connections_per_address_max = 0"),
             ("idle_time = \"75s\"", "idle_time = \"0s\""),
             ("jwks_refresh = \"5m\"", "jwks_refresh = \"9s\""),
+            ("call_time = \"10ms\"", "call_time = \"0ms\""),
+            ("connect_time = \"500ms\"", "connect_time = \"0ms\""),
+            ("forwarded = \"none\"", "forwarded = \"proxy\""),
         ] {
             assert!(sample.contains(good), "{good}");
             let parsed = toml::from_str::<Config>(&sample.replacen(good, bad, 1));
