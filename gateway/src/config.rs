@@ -501,6 +501,9 @@ mod tests {
             ("jwks_refresh = \"5m\"", "jwks_refresh = \"9s\""),
             ("unfinished_time = \"1s\"", "unfinished_time = \"2s\""),
             ("stale_time = \"5m\"", "stale_time = \"6m\""),
+            ("call_time = \"10ms\"", "call_time = \"0ms\""),
+            ("connect_time = \"500ms\"", "connect_time = \"0ms\""),
+            ("forwarded = \"none\"", "forwarded = \"proxy\""),
         ] {
             assert!(sample.contains(good), "{good}");
             let parsed = toml::from_str::<Config>(&sample.replacen(good, bad, 1));

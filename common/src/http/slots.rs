@@ -181,8 +181,8 @@ mod tests {
         Slots::new(&Limits { connections_max, connections_per_address_max, ..Limits::default() })
     }
 
-    fn client(address: &str) -> Option<SocketAddr> {
-        Some(SocketAddr::new(address.parse().expect("an address"), 1))
+    fn client(address: &str) -> SocketAddr {
+        SocketAddr::new(address.parse().expect("an address"), 1)
     }
 
     fn watch(since: Instant) -> Arc<Watch> {
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn no_address_gets_more_than_its_share() {
         let (slots, now) = (slots(10, 2), Instant::now());
-        let take = |address| slots.take(client(address), watch(now));
+        let take = |address| slots.take(Some(client(address)), watch(now));
         let first = take("10.0.0.1").expect("free");
         let second = take("10.0.0.1").expect("free");
         assert_eq!(take("10.0.0.1").expect_err("full"), Full::Address);
@@ -215,11 +215,12 @@ mod tests {
         let after = |seconds| t0 + Duration::from_secs(seconds);
         let spoke = watch(t0);
         let id = spoke.begin(t0);
-        let (spoke_slot, _) = slots.take(client("10.0.0.1"), spoke.clone()).expect("free");
-        let (silent, _) = slots.take(client("10.0.0.2"), watch(after(1))).expect("free");
-        let (younger, _) = slots.take(client("10.0.0.3"), watch(after(2))).expect("free");
+        let (spoke_slot, _) = slots.take(Some(client("10.0.0.1")), spoke.clone()).expect("free");
+        let (silent, _) = slots.take(Some(client("10.0.0.2")), watch(after(1))).expect("free");
+        let (younger, _) = slots.take(Some(client("10.0.0.3")), watch(after(2))).expect("free");
 
-        let (_fourth, evicted) = slots.take(client("10.0.0.4"), watch(after(3))).expect("a silent one goes");
+        let (_fourth, evicted) =
+            slots.take(Some(client("10.0.0.4")), watch(after(3))).expect("a silent one goes");
         assert_eq!(evicted, Some(Evicted));
         assert!(silent.evicted.is_cancelled() && !younger.evicted.is_cancelled());
         // The place of the evicted one is not given back twice.
@@ -228,7 +229,7 @@ mod tests {
         spoke.end(id, after(3));
         let busy = watch(after(4));
         busy.begin(after(4));
-        let _fifth = slots.take(client("10.0.0.5"), busy).expect("a silent one goes");
+        let _fifth = slots.take(Some(client("10.0.0.5")), busy).expect("a silent one goes");
         assert!(younger.evicted.is_cancelled() && !spoke_slot.evicted.is_cancelled());
     }
 
@@ -237,12 +238,12 @@ mod tests {
     fn clients_of_a_proxy_have_their_shares() {
         let (slots, now) = (slots(10, 2), Instant::now());
         let of_proxy = || slots.take(None, watch(now)).expect("free").0;
-        let alice = client("192.0.2.7").expect("an address");
+        let alice = client("192.0.2.7");
         let places: Vec<_> = (0..5).map(|_| of_proxy()).collect();
         slots.assign(&places[0], alice).expect("her first");
         slots.assign(&places[1], alice).expect("her second");
         assert_eq!(slots.assign(&places[2], alice), Err(Full::Address));
-        slots.assign(&places[2], client("192.0.2.8").expect("an address")).expect("another one's first");
+        slots.assign(&places[2], client("192.0.2.8")).expect("another one's first");
         assert_eq!(slots.take(Some(alice), watch(now)).expect_err("past the proxy too"), Full::Address);
         drop(places);
         assert_eq!((slots.taken(), slots.places().per_address.len()), (0, 0));
@@ -254,7 +255,7 @@ mod tests {
         let (slots, now) = (slots(1, 10), Instant::now());
         let busy = watch(now);
         busy.begin(now);
-        let _slot = slots.take(client("10.0.0.1"), busy).expect("free");
-        assert_eq!(slots.take(client("10.0.0.2"), watch(now)).expect_err("full"), Full::All);
+        let _slot = slots.take(Some(client("10.0.0.1")), busy).expect("free");
+        assert_eq!(slots.take(Some(client("10.0.0.2")), watch(now)).expect_err("full"), Full::All);
     }
 }

@@ -184,6 +184,11 @@ mod tests {
     };
 
     use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
+    use holdfast_common::http::{Limits as ConnectionLimits, Server};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
     use tower::ServiceExt as _;
 
     use super::*;
@@ -237,6 +242,49 @@ mod tests {
             assert_eq!(get_from(&router, [10, 0, 0, 1], hops).await.status(), 200);
         }
         assert_eq!(get_from(&router, [10, 0, 0, 1], "203.0.113.2, 198.51.100.77").await.status(), 429);
+    }
+
+    /// Sends a request through a proxy that says whose it is, and returns the answer's status.
+    async fn status_through(proxy: SocketAddr, client: &str) -> String {
+        let mut connection = TcpStream::connect(proxy).await.expect("connected");
+        let text = format!(
+            "PROXY TCP4 {client} 10.0.0.1 4711 443\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        );
+        connection.write_all(text.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("answered");
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    /// Behind a proxy that speaks the PROXY protocol each of its clients has a quota of its own.
+    #[tokio::test]
+    async fn clients_of_a_proxy_protocol_are_told_apart() {
+        let trusted = vec!["127.0.0.0/8".parse().expect("a network")];
+        let proxies = ProxyConfig { trusted, forwarded: ForwardedBy::ProxyProtocol };
+        let server = Server {
+            name: "test",
+            limits: ConnectionLimits::default(),
+            tls: None,
+            proxies: proxies.of_connections(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(server.serve(
+            listener,
+            router(proxies, get(|| async { "done" })),
+            CancellationToken::new(),
+        ));
+        for request in 0.. {
+            match status_through(address, "192.0.2.7").await.as_str() {
+                "200" => assert!(request < 100, "never refused"),
+                status => {
+                    assert_eq!(status, "429");
+                    assert!(request >= BURST, "refused after {request}");
+                    break;
+                }
+            }
+        }
+        assert_eq!(status_through(address, "192.0.2.8").await, "200");
     }
 
     /// Requests of one address that do not end keep later ones out, until they are given up.
