@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build up health test-create-order logs down clean test bench chaos certs-rotate
+.PHONY: help deps build up health test-create-order logs down clean test bench chaos certs-rotate compose-up compose-down compose-test
 
 # rustup's default place, for shells that were open before it was installed.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -47,3 +47,13 @@ certs-rotate: ## Renew all certificates; make certs-rotate ARGS=--ca replaces th
 bench: build ## Measure a running stack (starts one if there is none)
 	$(HOLDFAST) up
 	$(HOLDFAST) bench $(ARGS)
+
+compose-up: ## Start the same system in containers (docker with compose 2) and wait until it is ready
+	docker compose up --detach --build --wait
+	@echo 'The API is at http://127.0.0.1:8080. A token: docker compose run --rm cli token --dir /pki --user alice'
+
+compose-down: ## Stop the containers; ARGS=--volumes deletes their data
+	docker compose down $(ARGS)
+
+compose-test: ## Really run compose.yml: kills, pauses, cuts off and restarts containers under load
+	@deploy/compose/test.sh

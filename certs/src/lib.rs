@@ -10,6 +10,7 @@
 //! <name>/tls.crt tls.key               one identity: gateway, order, payment, delivery, operator
 //! <name>/ca.crt revoked                what this identity trusts, and what it refuses
 //! jwks.json token.key token.kid        public keys for the gateway, private key of the development issuer
+//! gateway/jwks.json                    the public keys again, where the gateway sees nothing else
 //! ```
 
 mod authority;

@@ -80,6 +80,14 @@ impl TokenIssuer {
         Ok(Self { key: EncodingKey::from_ed_der(&der), kid: kid.trim().to_owned() })
     }
 
+    /// Puts a copy of the key set of `directory` into another folder: that of whoever checks tokens, and must not see the key
+    /// that signs them.
+    pub fn publish_keys(directory: &Path, folder: &Path) -> Result<(), PkiError> {
+        let (from, to) = (directory.join("jwks.json"), folder.join("jwks.json"));
+        let keys = fs::read_to_string(&from).map_err(at(&from))?;
+        files::write(&to, &keys, Access::Public).map_err(at(&to))
+    }
+
     /// A signed token.
     pub fn sign(&self, claims: &Claims) -> Result<String, PkiError> {
         let mut header = Header::new(Algorithm::EdDSA);

@@ -1,7 +1,12 @@
 //! The admin port: `/metrics` for Prometheus, `/healthz` and `/readyz` for supervisors. Plain HTTP; it listens on
 //! loopback or a private network and shows nothing secret.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -17,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    error::BoxError,
     health::{ComponentState, Health},
     http::{self, Limits, Server},
 };
@@ -50,7 +56,32 @@ pub(crate) async fn serve(
         connections_per_address_max: CONNECTIONS_MAX + 1,
         ..Limits::default()
     };
-    Server { name: "admin", limits, tls: None }.serve(listener, router, stop).await;
+    let server = Server { name: "admin", limits, tls: None, proxies: Vec::new() };
+    server.serve(listener, router, stop).await;
+}
+
+/// How long a process may take to say whether it is ready.
+const ASK_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Asks the process that listens on this address whether it is ready. An error says what it said instead.
+pub(crate) fn ask_ready(listen: SocketAddr) -> Result<(), BoxError> {
+    let mut address = listen;
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let mut connection = TcpStream::connect_timeout(&address, ASK_TIME_MAX)?;
+    connection.set_read_timeout(Some(ASK_TIME_MAX))?;
+    connection.set_write_timeout(Some(ASK_TIME_MAX))?;
+    write!(connection, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    if answer.starts_with("HTTP/1.1 200 ") {
+        return Ok(());
+    }
+    let body = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body);
+    Err(format!("not ready: {body}").into())
 }
 
 async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {

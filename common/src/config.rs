@@ -1,7 +1,8 @@
 //! Configuration: one typed struct per service, read once before any port is bound.
 //!
 //! Layers: the TOML file named by `--config`, then the environment (`HOLDFAST__SECTION__KEY`). Secrets come from the
-//! environment only, as themselves or as `HOLDFAST__SECTION__KEY_FILE`, the path of a file that holds them. Unknown keys
+//! environment only, as themselves or as `HOLDFAST__SECTION__KEY_FILE`, the path of a file that holds
+//! one of them. Unknown keys
 //! are refused, because a misspelt limit is a limit that isn't there.
 
 use std::{collections::HashMap, env, fmt, fs, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
@@ -110,13 +111,16 @@ pub fn check_sample<C: DeserializeOwned + fmt::Debug>(sample: &str, own: &[&str]
     }
 }
 
-/// Replaces each `HOLDFAST__…_FILE` by the content of the file that it names, without the final line break.
+/// Settings that can be in a file of their own. No other variable that ends in `_FILE` means a file with the value: there are
+/// settings whose own name ends so, such as `auth.jwks_file`.
+const SECRETS: [&str; 3] =
+    ["HOLDFAST__DATABASE__URL", "HOLDFAST__DATABASE__PASSWORD", "HOLDFAST__REDIS__PASSWORD"];
+
+/// Replaces each `HOLDFAST__…_FILE` of a secret by the content of the file that it names, without the final line break.
 fn secrets_from_files(variables: HashMap<String, String>) -> Result<HashMap<String, String>, ConfigError> {
     let mut resolved = HashMap::new();
     for (variable, value) in variables {
-        let setting = variable
-            .strip_suffix("_FILE")
-            .filter(|setting| setting.starts_with(ENVIRONMENT_PREFIX) && setting.contains("__"));
+        let setting = variable.strip_suffix("_FILE").filter(|setting| SECRETS.contains(setting));
         if let Some(setting) = setting {
             let content = fs::read_to_string(&value)
                 .map_err(|source| ConfigError::SecretFile { variable: variable.clone(), source })?;
@@ -193,6 +197,9 @@ pub struct GrpcConfig {
 pub struct DatabaseConfig {
     /// `postgres://user:password@host:port/database`. Secret: environment only.
     pub url: SecretString,
+    /// Instead of one in `url`. Secret: environment only. Default: none.
+    #[serde(default)]
+    pub password: Option<SecretString>,
     /// Largest number of connections of this process, not counting the relay's. Default 10; a caller waits up to 2 s
     /// for one.
     #[serde(default = "default_connections")]
@@ -332,6 +339,23 @@ mod tests {
             let text = format!("{error}: {}", std::error::Error::source(&error).expect("has a cause"));
             assert!(text.contains(named), "{text}");
         }
+    }
+
+    /// A setting whose name ends like that of a file with a secret is a setting like any other.
+    #[test]
+    fn a_setting_may_be_called_a_file() {
+        #[derive(Debug, Deserialize)]
+        struct Auth {
+            jwks_file: String,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Sample {
+            auth: Auth,
+        }
+        let variable = ("HOLDFAST__AUTH__JWKS_FILE".to_owned(), "/no/such/file".to_owned());
+        let variables = secrets_from_files([variable].into()).expect("nothing is read");
+        let sample: Sample = load_from(None, variables).expect("valid");
+        assert_eq!(sample.auth.jwks_file, "/no/such/file");
     }
 
     /// A secret can be in a file of its own, and never shows in a debug print.

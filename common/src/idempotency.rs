@@ -1,7 +1,7 @@
 //! Writes with an idempotency key: the first one is done, the same one again gets the first one's answer, and different
 //! content under the key is refused. While one call holds the key, the others are refused at once instead of waiting.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use aws_lc_rs::digest;
 use sqlx::{PgConnection, Row as _};
@@ -11,6 +11,9 @@ use crate::{
     client::PREVIOUS_ATTEMPTS,
     database::{Conflicting, DatabaseError},
 };
+
+/// How long a key is known. A request that comes back later than that with the same key is a new one.
+pub const KEY_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why a write with a key was not done. `R` is the domain's own refusal.
 #[derive(Debug)]

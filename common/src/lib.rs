@@ -3,9 +3,10 @@
 //! One module per concern. A service reads its configuration ([`config`]) and calls [`service::run_service`]; in
 //! between it takes what it needs from here:
 //!
-//! - calls: [`identity`] (who is at the other end), [`grpc`] (the server column), [`client`] (the client column);
+//! - calls: [`identity`] (who is at the other end), [`grpc`] (the server column), [`client`] (the client column), [`subject`]
+//!   (for whom the gateway calls);
 //! - state: [`database`] (transactions that a caller can't break), [`outbox`] (write an event together with the change
-//!   that it reports), [`consumer`] (handle an event once: inbox, batches, dead letters);
+//!   that it reports), [`consumer`] (handle an event once: inbox, batches, dead letters), [`janitor`] (rows that have their time);
 //! - events: [`event`] (what is in one), [`record`] (what Kafka has of it), [`kafka`] (settings), [`dead_letter`] (what could not
 //!   be handled, and its redrive), [`reconcile`] (what was lost on the way);
 //! - [`participant`] puts these together for a service with a database and events;
@@ -29,6 +30,7 @@ pub mod health;
 pub mod http;
 pub mod idempotency;
 pub mod identity;
+pub mod janitor;
 pub mod kafka;
 pub mod metric;
 pub mod outbox;
@@ -40,5 +42,6 @@ pub mod record;
 pub mod reload;
 pub mod service;
 pub mod stop;
+pub mod subject;
 pub mod telemetry;
 pub mod trace;

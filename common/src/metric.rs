@@ -55,11 +55,12 @@ metrics! {
     counter EVENT_STREAMS_REFUSED_TOTAL = "event_streams_refused_total", "streams refused because too many are open: reason";
     counter GRPC_CALLS_SHED_TOTAL = "grpc_calls_shed_total", "calls refused because of overload: reason";
     counter GRPC_CALLS_TOTAL = "grpc_calls_total", "calls that were accepted";
+    counter GRPC_CALLS_WITHOUT_SUBJECT_TOTAL = "grpc_calls_without_subject_total", "calls of a gateway of an earlier version, which does not say for whom it calls";
     counter GRPC_CLIENT_RETRIES_OVER_BUDGET_TOTAL = "grpc_client_retries_over_budget_total", "retries that the budget did not allow: destination";
     counter GRPC_CLIENT_RETRIES_TOTAL = "grpc_client_retries_total", "calls sent again: destination";
     counter GRPC_DEADLINE_EXCEEDED_TOTAL = "grpc_deadline_exceeded_total", "calls whose deadline passed while they were handled";
     counter GRPC_MESSAGES_LATE_TOTAL = "grpc_messages_late_total", "calls whose message did not arrive in time";
-    counter GRPC_PERMISSION_DENIED_TOTAL = "grpc_permission_denied_total", "calls of an identity that may not make them";
+    counter GRPC_PERMISSION_DENIED_TOTAL = "grpc_permission_denied_total", "calls of an identity that may not make them, or for somebody who may not";
     counter HTTP_ACCEPT_FAILURES_TOTAL = "http_accept_failures_total", "connections that could not be accepted, most likely for lack of file descriptors: port";
     gauge HTTP_BODY_BYTES = "http_body_bytes", "bytes of request bodies that are held in memory";
     gauge HTTP_CONNECTIONS = "http_connections", "connections that are open: port";
@@ -68,6 +69,8 @@ metrics! {
     histogram HTTP_REQUEST_SECONDS = "http_request_seconds", "time of a REST request: route, status";
     counter HTTP_REQUESTS_REFUSED_TOTAL = "http_requests_refused_total", "requests refused because of how they were sent: port, reason";
     counter JWKS_RELOAD_FAILURES_TOTAL = "jwks_reload_failures_total", "token keys were refused; the old ones stay in use";
+    gauge ORDER_CACHE_BYTES = "order_cache_bytes", "memory that the last known states of orders take, about";
+    counter ORDER_CACHE_READS_TOTAL = "order_cache_reads_total", "orders that clients asked for: outcome (known; shared: known to another gateway; read from order; stale: the last known state, because order is away)";
     counter ORDERS_CREATED_TOTAL = "orders_created_total", "orders created, replays not counted";
     gauge ORDERS_STUCK = "orders_stuck", "orders that are unfinished for too long";
     gauge OUTBOX_DEAD_ROWS = "outbox_dead_rows", "deleted outbox rows that vacuum has not removed, as PostgreSQL estimates";
@@ -84,6 +87,8 @@ metrics! {
     gauge PERIODIC_TASK_LAST_SUCCESS_TIMESTAMP_SECONDS = "periodic_task_last_success_timestamp_seconds", "when a periodic task last succeeded: task";
     gauge RATE_LIMIT_KEYS = "rate_limit_keys", "clients whose bucket is not full: limit";
     counter RECORDS_SET_ASIDE_TOTAL = "records_set_aside_total", "records of which only the place was kept: topic, class";
+    counter REDIS_CALLS_TOTAL = "redis_calls_total", "calls of Redis, and those that were not made: outcome";
+    histogram REDIS_CALL_SECONDS = "redis_call_seconds", "time of a call of Redis, whatever its outcome";
     counter REQUESTS_LIMITED_TOTAL = "requests_limited_total", "requests refused because their client is over a limit: limit";
     counter RESOLVE_FAILURES_TOTAL = "resolve_failures_total", "names that could not be resolved: destination";
     counter TLS_HANDSHAKE_FAILURES_TOTAL = "tls_handshake_failures_total", "connections refused in the handshake";

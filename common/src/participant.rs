@@ -10,12 +10,13 @@ use tonic::service::Routes;
 
 use crate::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
-    consumer::{Handler, batch::Processor, group::Group, janitor, runtime::Runtime},
+    consumer::{Handler, batch::Processor, group::Group, runtime::Runtime},
     database::Database,
     dead_letter::{depth, service::DeadLetters},
     error::BoxError,
     grpc::{self, Permissions},
     identity::Identity,
+    janitor::{self, Expiring},
     outbox::{
         probe,
         publisher::Publisher,
@@ -48,6 +49,8 @@ pub struct Participant<'a> {
     pub topics: &'a [&'static str],
     /// Who may call it.
     pub permissions: Permissions,
+    /// Which of its rows have their time.
+    pub expiring: &'a [Expiring],
 }
 
 impl Participant<'_> {
@@ -97,7 +100,8 @@ impl Participant<'_> {
         });
 
         let task = health.periodic("janitor", janitor::SUCCESS_EVERY_MAX);
-        context.spawn("janitor", finished(janitor::run(database.clone(), task, stop.clone())));
+        let expiring = [&[janitor::INBOX], self.expiring].concat();
+        context.spawn("janitor", finished(janitor::run(database.clone(), expiring, task, stop.clone())));
         let task = health.periodic("dead-letter-depth", depth::SUCCESS_EVERY_MAX);
         context.spawn(
             "dead letters",

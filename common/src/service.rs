@@ -4,7 +4,12 @@
 //! restart won't help).
 
 use std::{
-    env, error::Error as StdError, fmt::Debug, io::Write as _, path::PathBuf, process::ExitCode,
+    env,
+    error::Error as StdError,
+    fmt::Debug,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -71,6 +76,7 @@ where
             Ok(config) => config,
             Err(error) => return complain(name, &error, EXIT_USAGE),
         },
+        Ok(Command::Ready(file)) => return ready::<C>(name, file.as_deref()),
         Ok(Command::Help) => {
             say(&usage(name));
             return ExitCode::SUCCESS;
@@ -95,7 +101,7 @@ where
             tasks: JoinSet::new(),
         };
         descriptors::raise_limit();
-        tracing::info!(service = name, config = ?config, version = env!("CARGO_PKG_VERSION"), "starting");
+        tracing::info!(service = name, version = env!("CARGO_PKG_VERSION"), "starting");
         let admin_listener = bind(config.service().admin_listen).await?;
         context.spawn("admin", {
             // The admin port stays up while the rest drains, so it has a token of its own: the end of the runtime.
@@ -114,7 +120,7 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(service = name, error = chain(error.as_ref()), "stopped by a failure");
-            complain(name, error.as_ref(), EXIT_FAILED)
+            ExitCode::from(EXIT_FAILED)
         }
     }
 }
@@ -167,23 +173,41 @@ pub async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, BoxError
     listen().map_err(|error: std::io::Error| format!("cannot listen on {address}: {error}").into())
 }
 
+/// Asks the running process on its admin port whether it is ready: a health check for where there is no other program.
+fn ready<C: Configuration>(name: &str, file: Option<&Path>) -> ExitCode {
+    let asked = config::load::<C>(file)
+        .map_err(BoxError::from)
+        .and_then(|config| admin::ask_ready(config.service().admin_listen));
+    match asked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(name, error.as_ref(), EXIT_FAILED),
+    }
+}
+
 enum Command {
     Run(Option<PathBuf>),
+    Ready(Option<PathBuf>),
     Help,
 }
 
 fn command_line(name: &'static str) -> Result<Command, BoxError> {
-    let mut arguments = env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
-        (None, ..) => Ok(Command::Run(None)),
-        (Some("--config"), Some(path), None) => Ok(Command::Run(Some(PathBuf::from(path)))),
-        (Some("--help" | "-h"), None, _) => Ok(Command::Help),
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => Ok(Command::Run(None)),
+        ["--config", path] => Ok(Command::Run(Some(PathBuf::from(path)))),
+        ["--ready"] => Ok(Command::Ready(None)),
+        ["--ready", "--config", path] | ["--config", path, "--ready"] => {
+            Ok(Command::Ready(Some(PathBuf::from(path))))
+        }
+        ["--help" | "-h"] => Ok(Command::Help),
         _ => Err(usage(name).into()),
     }
 }
 
 fn usage(name: &str) -> String {
-    format!("usage: holdfast-{name} [--config FILE]")
+    format!(
+        "usage: holdfast-{name} [--config FILE] [--ready]\n\n--ready asks the running process whether it is ready: 0 if so, 1 if not"
+    )
 }
 
 #[expect(clippy::print_stdout, reason = "help is data, asked for on the command line")]

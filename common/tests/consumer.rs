@@ -6,9 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_common::{
-    consumer::{batch::Processor, janitor},
+    consumer::batch::Processor,
     database::{DatabaseError, TransactionStep},
     event::{Metadata, NewEvent},
+    janitor,
     record::{Header, Record},
 };
 use holdfast_testkit::reaches;
@@ -279,8 +280,8 @@ async fn only_old_inbox_rows_are_purged() {
     .execute(lab.database.pool())
     .await
     .expect("aged");
-    assert_eq!(janitor::purge(&lab.database, janitor::INBOX_RETENTION).await.expect("purged"), 1);
-    assert_eq!(janitor::purge(&lab.database, janitor::INBOX_RETENTION).await.expect("purged"), 0);
+    assert_eq!(janitor::purge(&lab.database, &janitor::INBOX).await.expect("purged"), 1);
+    assert_eq!(janitor::purge(&lab.database, &janitor::INBOX).await.expect("purged"), 0);
     assert_eq!(lab.count("select count(*) from inbox").await, 2);
 }
 

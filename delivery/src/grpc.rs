@@ -1,9 +1,10 @@
 //! Translates between gRPC and the domain.
 
 use futures_util::FutureExt as _;
-use holdfast_common::{database::Database, deadline::Deadline};
+use holdfast_common::{database::Database, deadline::Deadline, subject::authorize};
 use holdfast_proto::{
-    OrderId, UserId, delivery::v1 as pb, delivery::v1::delivery_service_server::DeliveryService, to_timestamp,
+    OrderId, UserId, delivery::v1 as pb, delivery::v1::delivery_service_server::DeliveryService, scope,
+    to_timestamp,
 };
 use tonic::{Request, Response, Status};
 
@@ -28,9 +29,10 @@ impl DeliveryService for DeliveryHandler {
         request: Request<pb::GetDeliveryRequest>,
     ) -> Result<Response<pb::GetDeliveryResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let request = request.into_inner();
-        let user_id = UserId::parse(&request.user_id)
+        let user_id = UserId::parse(&request.get_ref().user_id)
             .map_err(|error| Status::invalid_argument(format!("user_id {error}")))?;
+        authorize(request.metadata(), &user_id, scope::ORDERS_READ)?;
+        let request = request.into_inner();
         let order_id = OrderId::parse(&request.order_id)
             .map_err(|error| Status::invalid_argument(format!("order_id {error}")))?;
         let found = self

@@ -48,6 +48,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
             ("holdfast.ops.v1.OutboxService", &["operator"]),
             ("holdfast.ops.v1.ReconcileService", &["operator"]),
         ],
+        expiring: &[],
     }
     .start(context, &database, consumer::DeliveryEvents::new(plan), facts::DeliveryFacts, Routes::new(server))
     .await?;

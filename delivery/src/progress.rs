@@ -85,7 +85,11 @@ mod tests {
     /// Deliveries that can't be moved on make the process degraded, with the reason.
     #[tokio::test]
     async fn a_loop_that_makes_no_progress_is_degraded() {
-        let config = DatabaseConfig { url: "postgres://nobody@127.0.0.1:1/none".into(), connections_max: 1 };
+        let config = DatabaseConfig {
+            url: "postgres://nobody@127.0.0.1:1/none".into(),
+            password: None,
+            connections_max: 1,
+        };
         let health = Health::default();
         let task = health.periodic("progress", Duration::from_millis(20));
         let database = Database::new(&config).expect("an URL");

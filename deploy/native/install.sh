@@ -16,6 +16,8 @@ need xz xz-utils
 need unzip unzip
 need pkill procps
 need mvn maven
+# For `holdfast up --with redis`, and the tests of it.
+need redis-server redis-server
 # librdkafka's gzip support.
 echo '#include <zlib.h>' | gcc -E -x c - >/dev/null 2>&1 || missing+=(zlib1g-dev libc6-dev)
 
@@ -40,8 +42,25 @@ if [ ${#missing[@]} -gt 0 ]; then
         fi
         sudo=(sudo)
     fi
+    # Debian starts a service as soon as it is installed, and at each boot; stacks start their own Redis, on the same port. A policy
+    # that is there already is the machine's own.
+    redis=no
+    policy=/usr/sbin/policy-rc.d
+    if [[ " ${missing[*]} " == *" redis-server "* ]]; then
+        redis=yes
+        if [ ! -e "$policy" ]; then
+            trap '"${sudo[@]}" rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+            "${sudo[@]}" chmod 755 "$policy"
+        fi
+    fi
     "${sudo[@]}" apt-get update -qq
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    if [ "$redis" = yes ] && command -v systemctl >/dev/null 2>&1; then
+        now=()
+        [ -d /run/systemd/system ] && now=(--now)
+        "${sudo[@]}" systemctl disable --quiet "${now[@]}" redis-server || echo "redis-server could not be disabled: it starts at boot" >&2
+    fi
 fi
 
 if ! command -v cargo >/dev/null 2>&1; then

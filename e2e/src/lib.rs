@@ -8,10 +8,12 @@
     reason = "for the tests of this crate only"
 )]
 
+pub mod browser;
 pub mod events;
+pub mod openapi;
 pub mod operator;
 
-use std::{collections::HashMap, sync::OnceLock};
+use std::{collections::HashMap, io::Write as _, sync::OnceLock};
 
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::{
@@ -188,4 +190,10 @@ impl World {
 
 pub fn id(order: &Value) -> String {
     order["order_id"].as_str().expect("an id").to_owned()
+}
+
+/// Says that a test was not run. Not by a macro: the harness keeps to itself what those print in a test that passes.
+pub fn skipped(reason: &str) {
+    // There is nobody else to tell.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
 }

@@ -19,9 +19,11 @@ use holdfast_common::{
     config::IdentityConfig,
     deadline::Deadline,
     identity::Identity,
+    subject::Subject,
 };
 use holdfast_e2e::{World, eventually, id};
 use holdfast_native::layout::{GATEWAY, Kind, OPERATOR, Replicas, identities};
+use holdfast_proto::{UserId, delivery::v1 as delivery, order::v1 as order, payment::v1 as payment, scope};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::{sync::Mutex, time::Instant};
@@ -211,6 +213,64 @@ async fn each_identity_may_call_what_the_contract_says() {
             }
             assert_eq!(call(&destination, "grpc.health.v1.Health", "Check").await, Code::Ok, "{caller}");
         }
+    }
+}
+
+/// A gateway that calls for one user and names another in its message, or whose user lacks the scope, is refused by each service.
+/// One of an earlier version, which does not say for whom it calls, is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_for_somebody_else_is_refused() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::with_two_order_replicas();
+    settled(&world).await;
+    let alice = || "alice".to_owned();
+    let order_id = || "01890000-0000-7000-8000-000000000000".to_owned();
+    let to = |name: &str| {
+        let mut replicas = Replicas::default().all();
+        let replica = replicas.find(|replica| replica.participant.name == name).expect("it runs");
+        destination(&world, GATEWAY, name, world.stack.layout.grpc_port(replica))
+    };
+    let mut orders = order::order_service_client::OrderServiceClient::new(to("order"));
+    let mut payments = payment::payment_service_client::PaymentServiceClient::new(to("payment"));
+    let mut deliveries = delivery::delivery_service_client::DeliveryServiceClient::new(to("delivery"));
+    let everything = scope::ALL.as_slice();
+    for (user, scopes, expected) in [
+        (Some("alice"), everything, false),
+        (Some("mallory"), everything, true),
+        (Some("alice"), &["orders:none"][..], true),
+        (None, &[][..], false),
+    ] {
+        let subject = user.map(|user| UserId::parse(user).expect("a user"));
+        let subject = subject.map(|user| Subject::new(&user, scopes).expect("text"));
+        macro_rules! refused {
+            ($client:ident . $method:ident ( $message:expr )) => {{
+                let mut request = Deadline::after(Duration::from_secs(5)).request($message).expect("time");
+                if let Some(subject) = &subject {
+                    subject.write(request.metadata_mut());
+                }
+                let code = $client.$method(request).await.map_or_else(|status| status.code(), |_| Code::Ok);
+                let refused = code == Code::PermissionDenied;
+                assert_eq!(refused, expected, "{} for {user:?} is {code:?}", stringify!($method));
+            }};
+        }
+        refused!(orders.create_order(order::CreateOrderRequest { user_id: alice(), ..Default::default() }));
+        refused!(orders.get_order(order::GetOrderRequest { user_id: alice(), order_id: order_id() }));
+        refused!(orders.list_orders(order::ListOrdersRequest { user_id: alice(), ..Default::default() }));
+        refused!(orders.list_changed_orders(order::ListChangedOrdersRequest {
+            user_id: alice(),
+            page_size: 1,
+            ..Default::default()
+        }));
+        refused!(payments.get_payment(payment::GetPaymentRequest { user_id: alice(), order_id: order_id() }));
+        refused!(payments.get_account(payment::GetAccountRequest { user_id: alice() }));
+        refused!(payments.credit_account(payment::CreditAccountRequest {
+            user_id: "anybody".to_owned(),
+            requested_by: alice(),
+            ..Default::default()
+        }));
+        refused!(
+            deliveries.get_delivery(delivery::GetDeliveryRequest { user_id: alice(), order_id: order_id() })
+        );
     }
 }
 

@@ -80,7 +80,7 @@ impl Drop for Disk {
 }
 
 /// Whether a component works, checked without `holdfast status`: a service by `/readyz`, a server by a login, the
-/// broker by whether it accepts connections.
+/// broker and Redis by whether they accept connections.
 async fn works(world: &World, component: &ComponentReport) -> bool {
     let name = component.name.as_str();
     match component.kind {
@@ -92,7 +92,9 @@ async fn works(world: &World, component: &ComponentReport) -> bool {
             let login = tokio::time::timeout(Duration::from_secs(2), PgConnection::connect(&url)).await;
             login.is_ok_and(|login| login.is_ok())
         }
-        Kind::Kafka => tokio::net::TcpStream::connect(("127.0.0.1", component.port)).await.is_ok(),
+        Kind::Kafka | Kind::Redis => {
+            tokio::net::TcpStream::connect(("127.0.0.1", component.port)).await.is_ok()
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use holdfast_common::{
     service::Configuration,
 };
 use ipnet::IpNet;
+use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::upstream::UpstreamConfig;
@@ -35,8 +36,43 @@ pub struct Config {
     /// How much a client may send.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// What is kept of orders.
+    #[serde(default)]
+    pub cache: CacheConfig,
+    /// Redis, which all gateways share. Default: none, each gateway limits its clients on its own.
+    #[serde(default)]
+    pub redis: Option<RedisConfig>,
     /// The services that are called.
     pub upstream: UpstreamConfig,
+}
+
+/// What is kept of orders, so that not every `GET` is a call.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// Memory, about; 0 to keep nothing. Default 32 MiB.
+    pub bytes_max: usize,
+    /// How long an order is known that can't change any more. Default 1 h.
+    #[serde(deserialize_with = "duration")]
+    pub terminal_time: Duration,
+    /// How long any other order is known, at most 1 s. 0 where several gateways share their clients without Redis: an order
+    /// could go back from one to the other. Default 1 s.
+    #[serde(deserialize_with = "at_most::<_, 1_000>")]
+    pub unfinished_time: Duration,
+    /// How old the last known state may be that is shown while order is away, at most 5 min. Default 5 min.
+    #[serde(deserialize_with = "at_most::<_, 300_000>")]
+    pub stale_time: Duration,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            bytes_max: 32 * 1024 * 1024,
+            terminal_time: Duration::from_secs(3_600),
+            unfinished_time: Duration::from_secs(1),
+            stale_time: Duration::from_secs(300),
+        }
+    }
 }
 
 /// Settings of the REST side.
@@ -297,6 +333,18 @@ fn at_least<'de, D: Deserializer<'de>, const MILLISECONDS: u64>(
     Ok(given)
 }
 
+/// A duration of at most so many milliseconds.
+fn at_most<'de, D: Deserializer<'de>, const MILLISECONDS: u64>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let most = Duration::from_millis(MILLISECONDS);
+    let given = duration(deserializer)?;
+    if given > most {
+        return Err(D::Error::custom(format!("{given:?} is more than {most:?}")));
+    }
+    Ok(given)
+}
+
 /// A token bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct QuotaConfig {
@@ -340,21 +388,58 @@ where
 pub struct ProxyConfig {
     /// Their addresses, as networks: `10.0.0.0/8`. Default none.
     pub trusted: Vec<IpNet>,
-    /// Which header field they add. Default none.
+    /// How they name their clients. Default not at all.
     pub forwarded: ForwardedBy,
 }
 
-/// The header field in which a proxy names its client.
+impl ProxyConfig {
+    /// Those whose connections begin with a header of the PROXY protocol.
+    pub(crate) fn of_connections(&self) -> Vec<IpNet> {
+        match self.forwarded {
+            ForwardedBy::ProxyProtocol => self.trusted.clone(),
+            ForwardedBy::None | ForwardedBy::XForwardedFor | ForwardedBy::Forwarded => Vec::new(),
+        }
+    }
+}
+
+/// Where a proxy names its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedBy {
-    /// No field is looked at.
+    /// Nowhere that is looked at.
     #[default]
     None,
     /// `X-Forwarded-For`.
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
     Forwarded,
+    /// At the beginning of each connection, which is then its client's: the PROXY protocol, version 1 or 2.
+    ProxyProtocol,
+}
+
+/// Redis, which all gateways share.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    /// `host:port`. Without TLS: on this machine, or in a private network.
+    pub address: String,
+    /// Secret: environment only. Default: none.
+    #[serde(default)]
+    pub password: Option<SecretString>,
+    /// Time for one call; a request whose call takes longer goes on without it. Default 10 ms.
+    #[serde(default = "default_redis_call_time", deserialize_with = "at_least::<_, 1>")]
+    pub call_time: Duration,
+    /// Time for a connection, for which no request waits. Default 500 ms.
+    #[serde(default = "default_redis_connect_time", deserialize_with = "at_least::<_, 1>")]
+    pub connect_time: Duration,
+}
+
+const fn default_redis_call_time() -> Duration {
+    Duration::from_millis(10)
+}
+
+const fn default_redis_connect_time() -> Duration {
+    Duration::from_millis(500)
 }
 
 impl Configuration for Config {
@@ -414,6 +499,11 @@ mod tests {
             ("connections_per_address_max = 256", "connections_per_address_max = 0"),
             ("idle_time = \"75s\"", "idle_time = \"0s\""),
             ("jwks_refresh = \"5m\"", "jwks_refresh = \"9s\""),
+            ("unfinished_time = \"1s\"", "unfinished_time = \"2s\""),
+            ("stale_time = \"5m\"", "stale_time = \"6m\""),
+            ("call_time = \"10ms\"", "call_time = \"0ms\""),
+            ("connect_time = \"500ms\"", "connect_time = \"0ms\""),
+            ("forwarded = \"none\"", "forwarded = \"proxy\""),
         ] {
             assert!(sample.contains(good), "{good}");
             let parsed = toml::from_str::<Config>(&sample.replacen(good, bad, 1));

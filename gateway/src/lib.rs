@@ -4,22 +4,28 @@
 //! From top to bottom; a module imports only from below:
 //!
 //! - [`router`]: the routes of all resources, and the layers that every request goes through;
+//! - [`openapi`]: the document that describes all of them, and a page to try them;
 //! - [`api`]: the operations, one file each, and the routes of each resource;
 //! - [`state`]: what handlers share;
 //! - [`auth`]: tokens and scopes;
 //! - [`limit`]: how much a client may send;
+//! - [`cache`]: what is known of orders;
 //! - [`live`]: changes of orders, pushed to the clients that watch them;
+//! - [`redis`]: what gateways share, while it is there;
 //! - [`upstream`]: the services that are called, and what their status codes mean here;
 //! - [`http`]: request context, limits of a request, strict JSON; connections are [`holdfast_common::http`];
 //! - [`problem`]: failures as a client sees them.
 
 mod api;
 mod auth;
+mod cache;
 mod config;
 mod http;
 mod limit;
 mod live;
+mod openapi;
 mod problem;
+mod redis;
 mod router;
 mod state;
 mod upstream;
@@ -35,17 +41,22 @@ use holdfast_common::{
 };
 
 pub use crate::config::Config;
-use crate::{auth::Authenticator, limit::Limits, live::Live, state::Gateway, upstream::Upstream};
+use crate::{
+    auth::Authenticator, cache::OrderCache, limit::Limits, live::Live, redis::Redis, state::Gateway,
+    upstream::Upstream,
+};
 
 /// Starts the gateway.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let identity = Identity::load(config.identity)?;
     let authenticator = Authenticator::load(&config.auth)?;
     let upstream = Upstream::new(&config.upstream, &identity)?;
-    let limits = Limits::new(&config.limits);
+    let redis = config.redis.as_ref().map(Redis::new).transpose()?;
+    let limits = Limits::new(&config.limits, redis.as_ref());
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
-    let live = Live::new(&config.gateway.streams, upstream.clone(), stop.clone());
+    let cache = OrderCache::new(&config.cache, redis.as_ref());
+    let live = Live::new(&config.gateway.streams, upstream.clone(), cache.clone(), stop.clone());
     let replicas = Replicas::new(&config.upstream.order, &identity)?;
     let component = context.health.component("order-changes");
     context.spawn("order changes", finished(live.clone().follow(replicas, component)));
@@ -54,6 +65,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         authenticator: authenticator.clone(),
         upstream: upstream.clone(),
         limits: limits.clone(),
+        cache,
         live,
         health: context.health.clone(),
     };
@@ -63,12 +75,18 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
         let reload = context.health.periodic("edge-certificate-reload", reload::SUCCESS_EVERY_MAX);
         context.spawn("edge-certificate", finished(tls.reload_on_change(reload, stop.clone())));
     }
-    let server = Server { name: "gateway", limits: config.gateway.sockets.connections(), tls };
+    let proxies = config.limits.proxies.of_connections();
+    let server = Server { name: "gateway", limits: config.gateway.sockets.connections(), tls, proxies };
     context.spawn("http", finished(server.serve(listener, router, stop.clone())));
     let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.reload_on_change(reload, stop.clone())));
     for issuer in authenticator.issuers() {
         context.spawn("jwks", finished(issuer.keep_up_to_date(&context.health, stop.clone())));
+    }
+    if let Some(redis) = redis {
+        // Not required: without it each gateway has limits of its own.
+        let component = context.health.component("redis");
+        context.spawn("redis", finished(redis.keep_connected(component, stop.clone())));
     }
     let sweep = context.health.periodic("limit-sweep", limit::SWEEP_SUCCESS_EVERY_MAX);
     context.spawn("limit-sweep", finished(limits.sweep(sweep, stop.clone())));

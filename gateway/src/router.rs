@@ -1,11 +1,10 @@
 //! The routes of all resources, and the layers that every request goes through. This is the top of the crate: only its
 //! `start` imports it.
 
-use axum::{Router, extract::State, middleware, response::Response, routing::get};
-use holdfast_common::{admin, health::Health};
+use axum::{Router, middleware};
 
 use crate::{
-    api::{accounts, orders},
+    api::{accounts, orders, probes},
     config::GatewayConfig,
     http::{
         body::{self, Bodies},
@@ -16,6 +15,7 @@ use crate::{
         self, Limits, hold_back,
         overload::{self, Gates},
     },
+    openapi,
     problem::{Problem, ProblemType},
     state::Gateway,
 };
@@ -23,16 +23,14 @@ use crate::{
 /// Puts routes and layers together. The last layer is the outermost.
 pub(crate) fn router(gateway: Gateway, config: &GatewayConfig) -> Router {
     let limits = gateway.limits.clone();
-    let routes = Router::new()
-        .merge(orders::routes())
-        .merge(accounts::routes())
-        // `/openapi.json` and `/docs` will come here.
-        .route("/healthz", get(liveness))
-        .route("/readyz", get(readiness))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .with_state(gateway);
-    layered(routes, limits, config)
+    let routes =
+        api().merge(openapi::routes()).fallback(no_such_path).method_not_allowed_fallback(no_such_method);
+    layered(routes.with_state(gateway), limits, config)
+}
+
+/// The operations; [`openapi`] describes all of them.
+fn api() -> Router<Gateway> {
+    Router::new().merge(orders::routes()).merge(accounts::routes()).merge(probes::routes())
 }
 
 /// What every request goes through, whatever its path.
@@ -59,14 +57,6 @@ fn layered(routes: Router, limits: Limits, config: &GatewayConfig) -> Router {
     router
         .layer(middleware::from_fn(move |request, next| headers::add(transport, request, next)))
         .layer(middleware::from_fn(move |request, next| context::enter(deadline, request, next)))
-}
-
-async fn liveness(State(health): State<Health>) -> Response {
-    admin::liveness(&health)
-}
-
-async fn readiness(State(health): State<Health>) -> Response {
-    admin::readiness(&health)
 }
 
 async fn no_such_path() -> Problem {

@@ -4,7 +4,7 @@
 use axum::extract::FromRef;
 use holdfast_common::health::Health;
 
-use crate::{auth::Authenticator, limit::Limits, live::Live, upstream::Upstream};
+use crate::{auth::Authenticator, cache::OrderCache, limit::Limits, live::Live, upstream::Upstream};
 
 /// The state of the router. It is cloned for each request, so every part is cheap to clone.
 #[derive(Debug, Clone)]
@@ -12,6 +12,7 @@ pub(crate) struct Gateway {
     pub(crate) authenticator: Authenticator,
     pub(crate) upstream: Upstream,
     pub(crate) limits: Limits,
+    pub(crate) cache: OrderCache,
     pub(crate) live: Live,
     pub(crate) health: Health,
 }
@@ -31,6 +32,12 @@ impl FromRef<Gateway> for Upstream {
 impl FromRef<Gateway> for Limits {
     fn from_ref(gateway: &Gateway) -> Self {
         gateway.limits.clone()
+    }
+}
+
+impl FromRef<Gateway> for OrderCache {
+    fn from_ref(gateway: &Gateway) -> Self {
+        gateway.cache.clone()
     }
 }
 

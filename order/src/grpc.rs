@@ -6,20 +6,22 @@ use holdfast_common::{
     deadline::Deadline,
     idempotency,
     planted::{Bug, now_and_then},
+    subject::authorize,
     trace::TraceContext,
 };
 use holdfast_proto::{
     IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb,
-    order::v1::order_service_server::OrderService, to_timestamp,
+    order::v1::order_service_server::OrderService, scope, to_timestamp,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
     changes::{self, Changes},
     create::{Created, NewOrder, create},
     domain::{self, Draft, Item, Order},
     event::item_to_proto,
+    page::Page,
     store::{self, ChangedSince},
 };
 
@@ -48,8 +50,8 @@ impl OrderService for OrderHandler {
     ) -> Result<Response<pb::CreateOrderResponse>, Status> {
         let (deadline, trace) = (Deadline::of(&request), TraceContext::of(request.metadata()));
         let still_running = idempotency::still_running(request.metadata());
+        let user_id = authorized_user(request.metadata(), &request.get_ref().user_id, scope::ORDERS_WRITE)?;
         let request = request.into_inner();
-        let user_id = parse_user(&request.user_id)?;
         let key = IdempotencyKey::parse(&request.idempotency_key)
             .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?;
         let draft = parse_draft(user_id, request.delivery_address, request.items)?;
@@ -64,8 +66,8 @@ impl OrderService for OrderHandler {
         request: Request<pb::GetOrderRequest>,
     ) -> Result<Response<pb::GetOrderResponse>, Status> {
         let deadline = Deadline::of(&request);
+        let user_id = authorized_user(request.metadata(), &request.get_ref().user_id, scope::ORDERS_READ)?;
         let request = request.into_inner();
-        let user_id = parse_user(&request.user_id)?;
         let order_id = parse_order_id(&request.order_id)?;
         let order = self
             .database
@@ -81,8 +83,8 @@ impl OrderService for OrderHandler {
         request: Request<pb::ListOrdersRequest>,
     ) -> Result<Response<pb::ListOrdersResponse>, Status> {
         let deadline = Deadline::of(&request);
+        let user_id = authorized_user(request.metadata(), &request.get_ref().user_id, scope::ORDERS_READ)?;
         let request = request.into_inner();
-        let user_id = parse_user(&request.user_id)?;
         let page_size = parse_page_size(request.page_size)?;
         let before = match request.page_token.as_str() {
             "" => None,
@@ -90,19 +92,22 @@ impl OrderService for OrderHandler {
                 Some(OrderId::parse(token).map_err(|_| Status::invalid_argument("page_token is not valid"))?)
             }
         };
-        // One more than asked for shows whether there is another page.
-        let limit = i64::from(page_size) + 1;
-        let mut orders = self
-            .database
-            .read(deadline, move |connection| {
-                store::orders_of_user(connection, user_id, before, limit).boxed()
-            })
-            .await?;
-        let more = orders.len() > page_size as usize;
-        orders.truncate(page_size as usize);
-        let next_page_token = orders.last().filter(|_| more).map(|order| order.order_id.to_string());
+        let page = self.database.read(deadline, move |connection| {
+            async move {
+                let (mut page, mut before) = (Page::new(page_size), before);
+                while let Some(limit) = page.wanted() {
+                    let orders = store::orders_of_user(connection, &user_id, before, limit).await?;
+                    page.take(orders.iter().map(order_to_proto));
+                    before = page.last().and_then(|last: &pb::Order| OrderId::parse(&last.order_id).ok());
+                }
+                Ok(page)
+            }
+            .boxed()
+        });
+        let (orders, more) = page.await?.finish();
+        let next_page_token = orders.last().filter(|_| more).map(|order| order.order_id.clone());
         Ok(Response::new(pb::ListOrdersResponse {
-            orders: orders.iter().map(order_to_proto).collect(),
+            orders,
             next_page_token: next_page_token.unwrap_or_default(),
         }))
     }
@@ -112,20 +117,32 @@ impl OrderService for OrderHandler {
         request: Request<pb::ListChangedOrdersRequest>,
     ) -> Result<Response<pb::ListChangedOrdersResponse>, Status> {
         let deadline = Deadline::of(&request);
+        let user = authorized_user(request.metadata(), &request.get_ref().user_id, scope::ORDERS_READ)?;
         let request = request.into_inner();
-        let user = parse_user(&request.user_id)?;
         let page_size = parse_page_size(request.page_size)?;
         let until = if request.until_position == 0 { i64::MAX } else { request.until_position };
-        let (after, unfinished_only) = (request.after_position, request.unfinished_only);
-        // One more than asked for shows whether there are more.
-        let since = ChangedSince { user, after, until, unfinished_only, limit: i64::from(page_size) + 1 };
-        let (position, mut changed) = self
-            .database
-            .read(deadline, move |connection| store::changed_orders(connection, since).boxed())
-            .await?;
-        let more = changed.len() > page_size as usize;
-        changed.truncate(page_size as usize);
-        let changes = changed.iter().map(changes::to_proto).collect();
+        let mut since = ChangedSince {
+            user,
+            after: request.after_position,
+            until,
+            unfinished_only: request.unfinished_only,
+        };
+        let page = self.database.read(deadline, move |connection| {
+            async move {
+                // First: what is committed meanwhile is in the page, so the position never promises too much.
+                let position = store::user_position(connection, &since.user).await?;
+                let mut page = Page::new(page_size);
+                while let Some(limit) = page.wanted() {
+                    let changed = store::changed_orders(connection, &since, limit).await?;
+                    page.take(changed.iter().map(changes::to_proto));
+                    since.after = page.last().map_or(since.after, |last: &pb::OrderChange| last.position);
+                }
+                Ok((position, page))
+            }
+            .boxed()
+        });
+        let (position, page) = page.await?;
+        let (changes, more) = page.finish();
         Ok(Response::new(pb::ListChangedOrdersResponse { changes, position, more }))
     }
 
@@ -154,8 +171,12 @@ fn parse_page_size(page_size: u32) -> Result<u32, Status> {
     Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_SIZE_MAX}")))
 }
 
-fn parse_user(text: &str) -> Result<UserId, Status> {
-    UserId::parse(text).map_err(|error| Status::invalid_argument(format!("user_id {error}")))
+/// The user whom a call is about, if the caller may do this for them.
+fn authorized_user(metadata: &MetadataMap, user_id: &str, scope: &str) -> Result<UserId, Status> {
+    let user_id =
+        UserId::parse(user_id).map_err(|error| Status::invalid_argument(format!("user_id {error}")))?;
+    authorize(metadata, &user_id, scope)?;
+    Ok(user_id)
 }
 
 fn parse_order_id(text: &str) -> Result<OrderId, Status> {

@@ -11,6 +11,7 @@ pub mod domain;
 pub mod event;
 mod facts;
 mod grpc;
+mod page;
 mod store;
 mod watchdog;
 
@@ -50,6 +51,7 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
             ("holdfast.ops.v1.OutboxService", &["operator"]),
             ("holdfast.ops.v1.ReconcileService", &["operator"]),
         ],
+        expiring: &[store::KEYS],
     }
     .start(context, &database, consumer::OrderEvents::new(changes), facts::OrderFacts, Routes::new(server))
     .await?;

@@ -4,6 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use holdfast_common::{
     database::DatabaseError,
+    idempotency::KEY_RETENTION,
+    janitor::Expiring,
     planted::{Bug, planted},
 };
 use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
@@ -12,6 +14,15 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::domain::{DeliveryStatus, Item, Order, Status};
+
+/// Idempotency keys; the orders stay.
+pub(crate) const KEYS: Expiring = Expiring {
+    purge: "-- order.purge_keys
+        delete from idempotency_keys where ctid = any(array(
+            select ctid from idempotency_keys where created_at < now() - make_interval(secs => $1) limit $2
+        ))",
+    retention: KEY_RETENTION,
+};
 
 /// What an idempotency key was used for.
 #[derive(Debug, Clone)]
@@ -150,7 +161,7 @@ pub(crate) async fn order_of_user(
 /// Orders of this user, newest first; only those older than `before` if it is given.
 pub(crate) async fn orders_of_user(
     connection: &mut PgConnection,
-    user: UserId,
+    user: &UserId,
     before: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<Order>, DatabaseError> {
@@ -313,20 +324,27 @@ pub(crate) struct ChangedSince {
     pub(crate) after: i64,
     pub(crate) until: i64,
     pub(crate) unfinished_only: bool,
-    pub(crate) limit: i64,
 }
 
-/// The position of the user's last change, and then the orders that have changed, in the order of their positions. What is
-/// committed in between is in the second, so the first never promises too much.
-pub(crate) async fn changed_orders(
+/// The position of the user's last change; 0 if there was none.
+pub(crate) async fn user_position(
     connection: &mut PgConnection,
-    since: ChangedSince,
-) -> Result<(i64, Vec<ChangedOrder>), DatabaseError> {
+    user: &UserId,
+) -> Result<i64, DatabaseError> {
     let position: Option<i64> =
         sqlx::query_scalar("-- order.user_position\nselect position from user_positions where user_id = $1")
-            .bind(since.user.as_str())
-            .fetch_optional(&mut *connection)
+            .bind(user.as_str())
+            .fetch_optional(connection)
             .await?;
+    Ok(position.unwrap_or_default())
+}
+
+/// The first orders that have changed, in the order of their positions.
+pub(crate) async fn changed_orders(
+    connection: &mut PgConnection,
+    since: &ChangedSince,
+    limit: i64,
+) -> Result<Vec<ChangedOrder>, DatabaseError> {
     let rows = sqlx::query(concat!(
         "-- order.changed_orders\n",
         select_orders!(
@@ -340,14 +358,14 @@ pub(crate) async fn changed_orders(
     .bind(since.after)
     .bind(since.until)
     .bind(since.unfinished_only)
-    .bind(since.limit)
+    .bind(limit)
     .fetch_all(connection)
     .await?;
     let changed = rows.iter().map(|row| {
         let (order, position) = (order_from_row(row)?, row.try_get("change_position")?);
         Ok(ChangedOrder { order, position, previous_version: 0 })
     });
-    Ok((position.unwrap_or_default(), changed.collect::<Result<_, DatabaseError>>()?))
+    changed.collect()
 }
 
 /// How many orders are not terminal although they are older than `age`.

@@ -1,10 +1,10 @@
 //! Translates between gRPC and the domain.
 
 use futures_util::FutureExt as _;
-use holdfast_common::{database::Database, deadline::Deadline, idempotency};
+use holdfast_common::{database::Database, deadline::Deadline, idempotency, subject::authorize};
 use holdfast_proto::{
     Currency, IdempotencyKey, Money, OrderId, UserId, payment::v1 as pb,
-    payment::v1::payment_service_server::PaymentService, to_timestamp,
+    payment::v1::payment_service_server::PaymentService, scope, to_timestamp,
 };
 use tonic::{Request, Response, Status};
 
@@ -33,8 +33,9 @@ impl PaymentService for PaymentHandler {
         request: Request<pb::GetPaymentRequest>,
     ) -> Result<Response<pb::GetPaymentResponse>, Status> {
         let deadline = Deadline::of(&request);
+        let user_id = parse_user("user_id", &request.get_ref().user_id)?;
+        authorize(request.metadata(), &user_id, scope::ORDERS_READ)?;
         let request = request.into_inner();
-        let user_id = parse_user("user_id", &request.user_id)?;
         let order_id = OrderId::parse(&request.order_id)
             .map_err(|error| Status::invalid_argument(format!("order_id {error}")))?;
         let payment = self
@@ -50,7 +51,8 @@ impl PaymentService for PaymentHandler {
         request: Request<pb::GetAccountRequest>,
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let user_id = parse_user("user_id", &request.into_inner().user_id)?;
+        let user_id = parse_user("user_id", &request.get_ref().user_id)?;
+        authorize(request.metadata(), &user_id, scope::ACCOUNTS_READ)?;
         let user = user_id.clone();
         let account =
             self.database.read(deadline, move |connection| store::account(connection, user).boxed()).await?;
@@ -64,6 +66,8 @@ impl PaymentService for PaymentHandler {
     ) -> Result<Response<pb::CreditAccountResponse>, Status> {
         let deadline = Deadline::of(&request);
         let still_running = idempotency::still_running(request.metadata());
+        let requested_by = parse_user("requested_by", &request.get_ref().requested_by)?;
+        authorize(request.metadata(), &requested_by, scope::ACCOUNTS_CREDIT)?;
         let request = request.into_inner();
         let mut amount = request.amount.unwrap_or_default();
         if amount.currency.is_empty() {
@@ -73,7 +77,7 @@ impl PaymentService for PaymentHandler {
             user_id: parse_user("user_id", &request.user_id)?,
             amount: Money::from_proto(Some(&amount))
                 .map_err(|error| Status::invalid_argument(format!("amount {error}")))?,
-            requested_by: parse_user("requested_by", &request.requested_by)?,
+            requested_by,
             key: IdempotencyKey::parse(&request.idempotency_key)
                 .map_err(|error| Status::invalid_argument(format!("idempotency_key {error}")))?,
         };

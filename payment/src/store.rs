@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use holdfast_common::{
     database::DatabaseError,
+    idempotency::KEY_RETENTION,
+    janitor::Expiring,
     planted::{Bug, now_and_then},
 };
 use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
@@ -11,6 +13,15 @@ use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::domain::{Account, Entry, EntryKind, Payment, Status};
+
+/// Idempotency keys of credits; the ledger stays.
+pub(crate) const KEYS: Expiring = Expiring {
+    purge: "-- payment.purge_keys
+        delete from credit_keys where ctid = any(array(
+            select ctid from credit_keys where created_at < now() - make_interval(secs => $1) limit $2
+        ))",
+    retention: KEY_RETENTION,
+};
 
 /// What an idempotency key of a credit was used for.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@ mod id;
 mod identity;
 pub mod limits;
 mod money;
+pub mod scope;
 mod timestamp;
 pub mod topic;
 

@@ -13,6 +13,8 @@ pub const ADDRESS_CHARS_MAX: usize = 500;
 pub const PRODUCT_ID_CHARS_MAX: usize = 64;
 /// Largest page of a listing.
 pub const PAGE_SIZE_MAX: u32 = 100;
+/// Bytes of a page of orders, as JSON: one that would be longer has fewer orders, but at least one.
+pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// Whether a text can be the id of a product: 1-64 of `[A-Za-z0-9._:-]`.
 #[must_use]

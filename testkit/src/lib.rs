@@ -1,5 +1,7 @@
-//! What tests on the real stack share: a stack of their own ([`stack`]), and waiting for a condition with a bound.
+//! What tests on the real stack share: a stack of their own ([`stack`]), a Redis of their own ([`redis`]), and waiting for a
+//! condition with a bound.
 
+pub mod redis;
 pub mod stack;
 
 use std::time::Duration;

@@ -86,6 +86,21 @@ impl TestStack {
         stack
     }
 
+    /// Starts a whole stack with Redis, whose gateways share their limits.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started, with the supervisor's output.
+    #[must_use]
+    pub fn start_with_redis(replicas: &[&str], environment: &[(&str, &str)]) -> Self {
+        let base = std::env::temp_dir();
+        let scope = Scope::Everything;
+        let stack =
+            Self::launch(&Setup { base: &base, scope, replicas, environment, flags: &["--with", "redis"] });
+        stack.wait_until_ready();
+        stack
+    }
+
     /// Starts a whole stack with links and returns at once: run a proxy for each of [`TestStack::links`], and then wait
     /// ([`TestStack::wait_until_ready`]).
     ///

@@ -7,7 +7,9 @@ mod dlq;
 mod outbox;
 mod positions;
 mod reconcile;
+mod secrets;
 mod stack;
+mod topics;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -20,7 +22,9 @@ use self::{
     outbox::Outbox,
     positions::Positions,
     reconcile::Reconcile,
+    secrets::Secrets,
     stack::{down::Down, env::Env, logs::Logs, roll::Roll, status::Status, token::Token, up::Up},
+    topics::Topics,
 };
 use crate::output::Outcome;
 
@@ -43,6 +47,9 @@ pub(crate) enum Command {
     /// Create, renew, replace and revoke certificates
     #[command(subcommand)]
     Certs(Certs),
+    /// Create passwords
+    #[command(subcommand)]
+    Secrets(Secrets),
     /// Look at dead letters, redrive, edit or discard them
     #[command(subcommand)]
     Dlq(Dlq),
@@ -51,6 +58,9 @@ pub(crate) enum Command {
     Outbox(Outbox),
     /// Show where each service reads: the position of its database, what the broker has committed, and any gap
     Positions(Positions),
+    /// Create the topics on brokers that are not the native stack's
+    #[command(subcommand)]
+    Topics(Topics),
     /// Find events that were lost between two services, and have them re-emitted
     Reconcile(Reconcile),
     /// Kill components under load, and judge what held
@@ -71,9 +81,11 @@ impl Command {
             Self::Env(env) => env.run(),
             Self::Token(token) => token.run(),
             Self::Certs(certs) => certs.run(),
+            Self::Secrets(secrets) => secrets.run(),
             Self::Dlq(dlq) => dlq.run(),
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),
+            Self::Topics(topics) => topics.run(),
             Self::Reconcile(reconcile) => reconcile.run(),
             Self::Chaos(chaos) => chaos.run(),
             Self::Bench(bench) => bench.run(),

@@ -11,7 +11,6 @@ pub mod check;
 pub mod group;
 mod handler;
 mod inbox;
-pub mod janitor;
 pub mod limit;
 mod member;
 pub mod observer;

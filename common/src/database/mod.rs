@@ -98,6 +98,10 @@ impl Database {
     /// Prepares a pool. Nothing is connected yet, so services can start in any order.
     pub fn new(config: &DatabaseConfig) -> Result<Self, sqlx::Error> {
         let options: PgConnectOptions = config.url.expose_secret().parse()?;
+        let options = match &config.password {
+            Some(password) => options.password(password.expose_secret()),
+            None => options,
+        };
         let options = options.options([
             ("statement_timeout", STATEMENT_TIME_MAX),
             ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIME_MAX),

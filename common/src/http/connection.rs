@@ -4,6 +4,7 @@ use std::{
     future::{Future as _, poll_fn},
     io,
     net::SocketAddr,
+    ops::ControlFlow,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -30,7 +31,8 @@ use super::{
     LongLived, Port, Refusal,
     exchange::{Exchange, Watched},
     guard::{Entry, Guard, Verdicts},
-    head,
+    head, proxy,
+    slots::{Slot, Slots},
     socket::Socket,
     watch::{Overdue, Watch},
 };
@@ -110,6 +112,45 @@ enum End {
 }
 
 impl Session {
+    /// Learns from a proxy whose connection this is. Who has its share of connections is turned away from here on; a connection
+    /// that does not begin with a header in time is not served at all.
+    pub(super) async fn introduce(
+        &mut self,
+        tcp: &mut TcpStream,
+        place: Option<(&Slots, &Slot)>,
+    ) -> ControlFlow<()> {
+        let stopped = async {
+            self.port.stop.cancelled().await;
+            tokio::time::sleep(LAST_REQUEST_TIME).await;
+        };
+        let header = tokio::select! {
+            header = tokio::time::timeout(self.port.limits.head_time, proxy::read_header(tcp)) => header,
+            () = self.evicted.cancelled() => return ControlFlow::Break(()),
+            () = stopped => return ControlFlow::Break(()),
+        };
+        match header.unwrap_or_else(|late| Err(late.into())) {
+            Ok(None) => ControlFlow::Continue(()),
+            Ok(Some(client)) => {
+                self.client = client;
+                if let Some((slots, slot)) = place
+                    && let Err(full) = slots.assign(slot, client)
+                {
+                    self.port.count_refusal(full);
+                    self.entry = Entry::TurnedAway;
+                }
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                // A connection that says nothing and closes is how proxies try whether we are there.
+                if error.kind() != io::ErrorKind::UnexpectedEof {
+                    self.port.count_end("proxy-header");
+                }
+                tracing::debug!(error = chain(&error), "a proxy did not say whose connection it is");
+                ControlFlow::Break(())
+            }
+        }
+    }
+
     async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         acceptor: TlsAcceptor,

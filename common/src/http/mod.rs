@@ -3,6 +3,7 @@
 //!
 //! One file per concern, from the socket upwards:
 //!
+//! - [`proxy`]: whose connection it is, as a proxy in front says (the PROXY protocol);
 //! - [`slots`]: caps per address and in all, and who goes when they are reached; [`descriptors`]: what they leave for files;
 //! - [`socket`]: notes whether a client takes in what is written to it;
 //! - [`tls`]: certificates that reload;
@@ -21,6 +22,7 @@ mod exchange;
 mod guard;
 mod head;
 mod limits;
+mod proxy;
 mod scanner;
 mod slots;
 mod socket;
@@ -40,6 +42,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -47,7 +50,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{connection::Session, guard::Entry, slots::Slots, watch::Watch};
+use self::{
+    connection::Session,
+    guard::Entry,
+    slots::{Full, Slots},
+    watch::Watch,
+};
 pub use self::{
     head::Refusal,
     limits::Limits,
@@ -80,6 +88,8 @@ pub struct Server {
     pub limits: Limits,
     /// Without it the port speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Networks of the proxies whose connections begin with a header of the PROXY protocol. It is read from nobody else.
+    pub proxies: Vec<IpNet>,
 }
 
 /// The layer for a router that has no form of its own for refusals: a status and a sentence.
@@ -96,6 +106,7 @@ struct Port {
     name: &'static str,
     limits: Limits,
     tls: Option<Tls>,
+    proxies: Vec<IpNet>,
     router: Router,
     stop: CancellationToken,
 }
@@ -104,7 +115,7 @@ impl Server {
     /// Serves `router` until `stop`, then finishes the requests that are in progress. Each request carries the address of its
     /// client, as `ConnectInfo<SocketAddr>`.
     pub async fn serve(self, listener: TcpListener, router: Router, stop: CancellationToken) {
-        let Self { name, mut limits, tls } = self;
+        let Self { name, mut limits, tls, proxies } = self;
         let wanted = limits.connections_max;
         limits.connections_max = descriptors::affordable(wanted, descriptors::limit());
         if limits.connections_max < wanted {
@@ -113,7 +124,7 @@ impl Server {
         }
         let slots = Slots::new(&limits);
         let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
-        let port = Arc::new(Port { name, limits, tls, router, stop: stop.clone() });
+        let port = Arc::new(Port { name, limits, tls, proxies, router, stop: stop.clone() });
         let connections = TaskTracker::new();
         let mut failures = Failures::default();
         loop {
@@ -153,7 +164,7 @@ impl Port {
     /// Gives a connection a place, or tells it that there is none.
     fn admit(
         self: &Arc<Self>,
-        tcp: TcpStream,
+        mut tcp: TcpStream,
         client: SocketAddr,
         slots: &Slots,
         turned_away: &Arc<Semaphore>,
@@ -163,34 +174,49 @@ impl Port {
         let open = metrics::gauge!(metric::HTTP_CONNECTIONS, "port" => self.name);
         let session =
             |entry, evicted| Session { port: self.clone(), client, watch: watch.clone(), entry, evicted };
-        match slots.take(client, watch.clone()) {
+        let is_proxy = self.is_proxy(client);
+        match slots.take(Some(client).filter(|_| !is_proxy), watch.clone()) {
             Ok((slot, evicted)) => {
                 if evicted.is_some() {
                     self.count_end("evicted");
                 }
-                let session = session(Entry::Admitted, slot.evicted.clone());
+                let mut session = session(Entry::Admitted, slot.evicted.clone());
+                let slots = slots.clone();
                 connections.spawn(async move {
                     open.increment(1.0);
-                    connection::serve(session, tcp).await;
+                    if !is_proxy || session.introduce(&mut tcp, Some((&slots, &slot))).await.is_continue() {
+                        connection::serve(session, tcp).await;
+                    }
                     open.decrement(1.0);
                     drop(slot);
                 });
             }
             Err(full) => {
-                metrics::counter!(
-                    metric::HTTP_CONNECTIONS_REFUSED_TOTAL, "port" => self.name, "reason" => full.reason()
-                )
-                .increment(1);
+                self.count_refusal(full);
                 let place: Result<OwnedSemaphorePermit, _> = turned_away.clone().try_acquire_owned();
                 if let Ok(place) = place {
-                    let session = session(Entry::TurnedAway, CancellationToken::new());
+                    let mut session = session(Entry::TurnedAway, CancellationToken::new());
                     connections.spawn(async move {
-                        connection::serve(session, tcp).await;
+                        if !is_proxy || session.introduce(&mut tcp, None).await.is_continue() {
+                            connection::serve(session, tcp).await;
+                        }
                         drop(place);
                     });
                 }
             }
         }
+    }
+
+    fn is_proxy(&self, peer: SocketAddr) -> bool {
+        let address = peer.ip().to_canonical();
+        self.proxies.iter().any(|network| network.contains(&address))
+    }
+
+    fn count_refusal(&self, full: Full) {
+        metrics::counter!(
+            metric::HTTP_CONNECTIONS_REFUSED_TOTAL, "port" => self.name, "reason" => full.reason()
+        )
+        .increment(1);
     }
 
     fn count_end(&self, reason: &'static str) {

@@ -31,7 +31,8 @@ impl Full {
 
 #[derive(Debug)]
 struct Place {
-    address: IpAddr,
+    /// `None` while its proxy has not said whose it is.
+    address: Option<IpAddr>,
     watch: Arc<Watch>,
     evicted: CancellationToken,
 }
@@ -46,13 +47,19 @@ struct Places {
 impl Places {
     fn remove(&mut self, id: u64) -> Option<Place> {
         let place = self.taken.remove(&id)?;
-        if let Some(count) = self.per_address.get_mut(&place.address) {
+        if let Some(address) = place.address
+            && let Some(count) = self.per_address.get_mut(&address)
+        {
             *count -= 1;
             if *count == 0 {
-                self.per_address.remove(&place.address);
+                self.per_address.remove(&address);
             }
         }
         Some(place)
+    }
+
+    fn of_address(&self, address: IpAddr) -> usize {
+        self.per_address.get(&address).copied().unwrap_or_default()
     }
 
     /// The one that should go first, if one waits for a request.
@@ -99,15 +106,16 @@ impl Slots {
     }
 
     /// Takes a place. If none is left, the connection that has been silent for longest gives up its own: first those that never
-    /// spoke. It is told so, and is closed soon after.
+    /// spoke. It is told so, and is closed soon after. `client` is `None` for a connection of a proxy, which is nobody's until the
+    /// proxy has said whose it is ([`Slots::assign`]): the proxy's own address must not be taken for one client.
     pub(super) fn take(
         &self,
-        client: SocketAddr,
+        client: Option<SocketAddr>,
         watch: Arc<Watch>,
     ) -> Result<(Slot, Option<Evicted>), Full> {
-        let address = network_of(client.ip());
+        let address = client.map(|client| network_of(client.ip()));
         let mut places = self.places();
-        if places.per_address.get(&address).is_some_and(|count| *count >= self.connections_per_address_max) {
+        if address.is_some_and(|address| places.of_address(address) >= self.connections_per_address_max) {
             return Err(Full::Address);
         }
         let mut evicted = None;
@@ -119,11 +127,28 @@ impl Slots {
         }
         let id = places.next_id;
         places.next_id += 1;
-        *places.per_address.entry(address).or_default() += 1;
+        if let Some(address) = address {
+            *places.per_address.entry(address).or_default() += 1;
+        }
         let place = Place { address, watch, evicted: CancellationToken::new() };
         let slot = Slot { id, places: self.places.clone(), evicted: place.evicted.clone() };
         places.taken.insert(id, place);
         Ok((slot, evicted))
+    }
+
+    /// Counts a place that was nobody's for this client, unless the client has all that it may have.
+    pub(super) fn assign(&self, slot: &Slot, client: SocketAddr) -> Result<(), Full> {
+        let address = network_of(client.ip());
+        let mut places = self.places();
+        if places.of_address(address) >= self.connections_per_address_max {
+            return Err(Full::Address);
+        }
+        // It may have been evicted since.
+        if let Some(place) = places.taken.get_mut(&slot.id) {
+            place.address = Some(address);
+            *places.per_address.entry(address).or_default() += 1;
+        }
+        Ok(())
     }
 }
 
@@ -168,7 +193,7 @@ mod tests {
     #[test]
     fn no_address_gets_more_than_its_share() {
         let (slots, now) = (slots(10, 2), Instant::now());
-        let take = |address| slots.take(client(address), watch(now));
+        let take = |address| slots.take(Some(client(address)), watch(now));
         let first = take("10.0.0.1").expect("free");
         let second = take("10.0.0.1").expect("free");
         assert_eq!(take("10.0.0.1").expect_err("full"), Full::Address);
@@ -190,11 +215,12 @@ mod tests {
         let after = |seconds| t0 + Duration::from_secs(seconds);
         let spoke = watch(t0);
         let id = spoke.begin(t0);
-        let (spoke_slot, _) = slots.take(client("10.0.0.1"), spoke.clone()).expect("free");
-        let (silent, _) = slots.take(client("10.0.0.2"), watch(after(1))).expect("free");
-        let (younger, _) = slots.take(client("10.0.0.3"), watch(after(2))).expect("free");
+        let (spoke_slot, _) = slots.take(Some(client("10.0.0.1")), spoke.clone()).expect("free");
+        let (silent, _) = slots.take(Some(client("10.0.0.2")), watch(after(1))).expect("free");
+        let (younger, _) = slots.take(Some(client("10.0.0.3")), watch(after(2))).expect("free");
 
-        let (_fourth, evicted) = slots.take(client("10.0.0.4"), watch(after(3))).expect("a silent one goes");
+        let (_fourth, evicted) =
+            slots.take(Some(client("10.0.0.4")), watch(after(3))).expect("a silent one goes");
         assert_eq!(evicted, Some(Evicted));
         assert!(silent.evicted.is_cancelled() && !younger.evicted.is_cancelled());
         // The place of the evicted one is not given back twice.
@@ -203,8 +229,24 @@ mod tests {
         spoke.end(id, after(3));
         let busy = watch(after(4));
         busy.begin(after(4));
-        let _fifth = slots.take(client("10.0.0.5"), busy).expect("a silent one goes");
+        let _fifth = slots.take(Some(client("10.0.0.5")), busy).expect("a silent one goes");
         assert!(younger.evicted.is_cancelled() && !spoke_slot.evicted.is_cancelled());
+    }
+
+    /// A proxy has as many connections as there are, and each of its clients no more than its share.
+    #[test]
+    fn clients_of_a_proxy_have_their_shares() {
+        let (slots, now) = (slots(10, 2), Instant::now());
+        let of_proxy = || slots.take(None, watch(now)).expect("free").0;
+        let alice = client("192.0.2.7");
+        let places: Vec<_> = (0..5).map(|_| of_proxy()).collect();
+        slots.assign(&places[0], alice).expect("her first");
+        slots.assign(&places[1], alice).expect("her second");
+        assert_eq!(slots.assign(&places[2], alice), Err(Full::Address));
+        slots.assign(&places[2], client("192.0.2.8")).expect("another one's first");
+        assert_eq!(slots.take(Some(alice), watch(now)).expect_err("past the proxy too"), Full::Address);
+        drop(places);
+        assert_eq!((slots.taken(), slots.places().per_address.len()), (0, 0));
     }
 
     /// Without a silent one the new one is refused.
@@ -213,7 +255,7 @@ mod tests {
         let (slots, now) = (slots(1, 10), Instant::now());
         let busy = watch(now);
         busy.begin(now);
-        let _slot = slots.take(client("10.0.0.1"), busy).expect("free");
-        assert_eq!(slots.take(client("10.0.0.2"), watch(now)).expect_err("full"), Full::All);
+        let _slot = slots.take(Some(client("10.0.0.1")), busy).expect("free");
+        assert_eq!(slots.take(Some(client("10.0.0.2")), watch(now)).expect_err("full"), Full::All);
     }
 }

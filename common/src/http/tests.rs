@@ -73,7 +73,8 @@ impl Pipe {
     }
 
     fn session_of(router: Router, watch: Arc<Watch>, stop: CancellationToken) -> Session {
-        let port = Port { name: "test", limits: Limits::default(), tls: None, router, stop };
+        let port =
+            Port { name: "test", limits: Limits::default(), tls: None, proxies: Vec::new(), router, stop };
         Session {
             port: Arc::new(port),
             client: CLIENT,
@@ -330,7 +331,7 @@ async fn a_connection_in_the_backlog_at_a_stop_is_served() {
     client.write_all(GET).await.expect("sent");
     let stop = CancellationToken::new();
     stop.cancel();
-    let server = Server { name: "test", limits: Limits::default(), tls: None };
+    let server = Server { name: "test", limits: Limits::default(), tls: None, proxies: Vec::new() };
     let server = tokio::spawn(server.serve(listener, router(), stop));
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.expect("answered");
@@ -435,10 +436,20 @@ async fn frame(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> (u8, Vec<u8>) {
 
 /// A port of the loopback with these limits.
 async fn port(limits: Limits, tls: Option<Tls>) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
+    port_behind(&[], limits, tls).await
+}
+
+/// The same behind proxies.
+async fn port_behind(
+    proxies: &[&str],
+    limits: Limits,
+    tls: Option<Tls>,
+) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
+    let proxies = proxies.iter().map(|network| network.parse().expect("a network")).collect();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("bound");
     let stop = CancellationToken::new();
-    let server = Server { name: "test", limits, tls };
+    let server = Server { name: "test", limits, tls, proxies };
     (address, stop.clone(), tokio::spawn(server.serve(listener, router(), stop)))
 }
 
@@ -547,6 +558,16 @@ async fn secure(
     certificate: &rustls::pki_types::CertificateDer<'static>,
     protocol: &[u8],
 ) -> Option<tokio_rustls::client::TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address).await.expect("connected");
+    secure_over(tcp, certificate, protocol).await
+}
+
+/// The same over a connection that is there.
+async fn secure_over(
+    tcp: TcpStream,
+    certificate: &rustls::pki_types::CertificateDer<'static>,
+    protocol: &[u8],
+) -> Option<tokio_rustls::client::TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate.clone()).expect("added");
     let mut config = rustls::ClientConfig::builder_with_provider(crate::identity::provider())
@@ -555,9 +576,88 @@ async fn secure(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
-    let tcp = TcpStream::connect(address).await.expect("connected");
     let name = rustls::pki_types::ServerName::try_from("edge.example").expect("a name");
     let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.ok()?;
     assert_eq!(tls.get_ref().1.alpn_protocol(), Some(protocol));
     Some(tls)
+}
+
+/// Sends a request on a new connection, with `before` in front of it, and reads until it is closed.
+async fn ask_as(address: SocketAddr, before: &[u8]) -> String {
+    let mut client = TcpStream::connect(address).await.expect("connected");
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    client.write_all(&[before, request].concat()).await.expect("sent");
+    let mut answer = Vec::new();
+    // Closed or reset, it is over.
+    let _ = client.read_to_end(&mut answer).await;
+    String::from_utf8(answer).expect("text")
+}
+
+/// Behind a proxy that says so, a connection is its client's, and each client has its share; the proxy itself has no cap.
+#[tokio::test]
+async fn a_proxy_says_whose_a_connection_is() {
+    let limits = Limits { connections_per_address_max: 1, ..Limits::default() };
+    let (address, _stop, _server) = port_behind(&["127.0.0.0/8"], limits, None).await;
+    let alice = b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n";
+    let answer = ask_as(address, alice).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("192.0.2.7:4711"), "{answer}");
+    let binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x08\x0a\0\0\x01\x12\x67\x01\xbb";
+    let answer = ask_as(address, binary).await;
+    assert!(answer.ends_with("192.0.2.8:4711"), "{answer}");
+    // The proxy itself, as for its own checks.
+    let answer = ask_as(address, b"PROXY UNKNOWN\r\n").await;
+    assert!(answer.contains("127.0.0.1:"), "{answer}");
+
+    let bob = b"PROXY TCP4 192.0.2.9 10.0.0.1 4711 443\r\n";
+    let mut held = TcpStream::connect(address).await.expect("connected");
+    held.write_all(&[bob, GET].concat()).await.expect("sent");
+    held.read_exact(&mut [0; 12]).await.expect("answered");
+    let answer = ask_as(address, bob).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("too many connections"), "{answer}");
+    let carol = b"PROXY TCP6 2001:db8::7 ::1 4711 443\r\n";
+    let answer = ask_as(address, carol).await;
+    assert!(answer.ends_with("[2001:db8::7]:4711"), "others have shares of their own: {answer}");
+}
+
+/// With TLS it says so before the handshake.
+#[tokio::test]
+async fn an_introduction_comes_before_the_handshake() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = TlsConfig { certificate: folder.path().join("tls.crt"), key: folder.path().join("tls.key") };
+    let made = rcgen::generate_simple_self_signed(["edge.example".to_owned()]).expect("generated");
+    std::fs::write(&config.certificate, made.cert.pem()).expect("written");
+    std::fs::write(&config.key, made.signing_key.serialize_pem()).expect("written");
+    let tls = Tls::load(config).expect("loaded");
+    let (address, _stop, _server) = port_behind(&["127.0.0.0/8"], Limits::default(), Some(tls)).await;
+    let mut tcp = TcpStream::connect(address).await.expect("connected");
+    tcp.write_all(b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n").await.expect("sent");
+    let mut client = secure_over(tcp, made.cert.der(), b"http/1.1").await.expect("served");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.expect("sent");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("192.0.2.7:4711"), "{answer}");
+}
+
+/// A trusted proxy whose connection does not begin with a header is not served; from anybody else a header is nonsense, and gains
+/// nothing.
+#[tokio::test]
+async fn a_forged_introduction_gains_nothing() {
+    let (address, _stop, _server) = port_behind(&["127.0.0.0/8"], Limits::default(), None).await;
+    assert_eq!(ask_as(address, b"").await, "");
+    assert_eq!(ask_as(address, b"PROXY TCP4 192.0.2.7 10.0.0.1 4711\r\n").await, "");
+    let (address, _stop, _server) = port_behind(&["10.0.0.0/8"], Limits::default(), None).await;
+    let answer = ask_as(address, b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let answer = ask_as(address, b"").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("127.0.0.1:"), "{answer}");
+}
+
+/// A proxy that never says whose connection it is loses it when the time for a head is over.
+#[tokio::test(start_paused = true)]
+async fn an_introduction_has_five_seconds() {
+    let (address, _stop, _server) = port_behind(&["127.0.0.0/8"], Limits::default(), None).await;
+    let mut client = TcpStream::connect(address).await.expect("connected");
+    client.write_all(b"PROXY TCP4 ").await.expect("sent");
+    let (waited, closed) = seconds(async { client.read(&mut [0; 1]).await }).await;
+    assert_eq!((waited, closed.expect("closed, not reset")), (5, 0));
 }

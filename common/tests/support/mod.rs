@@ -89,7 +89,11 @@ impl Lab {
             .await
             .expect("a database of one's own");
         let (server, _) = url.rsplit_once('/').expect("a URL with a database");
-        let config = DatabaseConfig { url: format!("{server}/{database_name}").into(), connections_max: 5 };
+        let config = DatabaseConfig {
+            url: format!("{server}/{database_name}").into(),
+            password: None,
+            connections_max: 5,
+        };
         let database = Database::new(&config).expect("a URL");
         database.migrate(&business()).await.expect("migrated");
         let kafka = KafkaConfig {

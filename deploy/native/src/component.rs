@@ -17,11 +17,13 @@ use tokio::{net::TcpStream, process::Child};
 
 use crate::{
     kafka::{self, Broker},
-    layout::{Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, Replica, Scope},
+    layout::{
+        Extra, Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, REDIS, Replica, Scope,
+    },
     postgres,
     prepare::Prepared,
     probe::{self, Answer},
-    services,
+    redis, services,
     state::{ComponentReport, ComponentState},
     talk::say,
 };
@@ -36,7 +38,7 @@ impl Kind {
     pub(crate) const fn stop_signal(self) -> Signal {
         match self {
             Self::Postgres => Signal::SIGINT,
-            Self::Kafka | Self::Service => Signal::SIGTERM,
+            Self::Kafka | Self::Redis | Self::Service => Signal::SIGTERM,
         }
     }
 
@@ -44,7 +46,7 @@ impl Kind {
     pub(crate) const fn kill_signal(self) -> Signal {
         match self {
             Self::Postgres => Signal::SIGQUIT,
-            Self::Kafka | Self::Service => Signal::SIGKILL,
+            Self::Kafka | Self::Redis | Self::Service => Signal::SIGKILL,
         }
     }
 }
@@ -54,14 +56,18 @@ impl Kind {
 pub(crate) enum Component {
     Database(&'static Participant),
     Kafka,
+    Redis,
     Participant(Replica),
     Gateway(Gateway),
 }
 
 impl Component {
-    /// Databases and broker, which are started first and stopped last.
-    pub(crate) fn infrastructure() -> Vec<Self> {
-        PARTICIPANTS.iter().map(Self::Database).chain([Self::Kafka]).collect()
+    /// Databases, broker and extras, which are started first and stopped last.
+    pub(crate) fn infrastructure(extras: &[Extra]) -> Vec<Self> {
+        let extras = extras.iter().map(|extra| match extra {
+            Extra::Redis => Self::Redis,
+        });
+        PARTICIPANTS.iter().map(Self::Database).chain([Self::Kafka]).chain(extras).collect()
     }
 
     /// The services of a prepared stack.
@@ -78,13 +84,17 @@ impl Component {
     /// The component of a report.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let services = LARGEST.all().map(Self::Participant).chain(LARGEST.gateways().map(Self::Gateway));
-        Self::infrastructure().into_iter().chain(services).find(|component| component.name() == name)
+        Self::infrastructure(&[Extra::Redis])
+            .into_iter()
+            .chain(services)
+            .find(|component| component.name() == name)
     }
 
     pub(crate) fn name(self) -> String {
         match self {
             Self::Database(participant) => participant.server.to_owned(),
             Self::Kafka => KAFKA.to_owned(),
+            Self::Redis => REDIS.to_owned(),
             Self::Participant(replica) => replica.name(),
             Self::Gateway(gateway) => gateway.name(),
         }
@@ -94,6 +104,7 @@ impl Component {
         match self {
             Self::Database(_) => Kind::Postgres,
             Self::Kafka => Kind::Kafka,
+            Self::Redis => Kind::Redis,
             Self::Participant(_) | Self::Gateway(_) => Kind::Service,
         }
     }
@@ -102,6 +113,7 @@ impl Component {
         match self {
             Self::Database(participant) => layout.database_port(participant),
             Self::Kafka => layout.kafka_port(),
+            Self::Redis => layout.redis_port(),
             Self::Participant(replica) => layout.grpc_port(replica),
             Self::Gateway(gateway) => layout.gateway_port(gateway),
         }
@@ -127,8 +139,9 @@ impl Component {
         match self {
             Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant),
             Self::Kafka => Ok(kafka::command(layout, &prepared.artifacts)),
+            Self::Redis => redis::command(layout),
             Self::Participant(replica) => services::participant_command(layout, replica, &prepared.links),
-            Self::Gateway(gateway) => services::gateway_command(layout, gateway),
+            Self::Gateway(gateway) => services::gateway_command(layout, gateway, &prepared.extras),
         }
     }
 
@@ -136,7 +149,10 @@ impl Component {
     pub(crate) fn spawn(self, prepared: &Prepared) -> Result<Child> {
         let log_path = prepared.layout.log_file(&self.name());
         let mut command = self.command(prepared)?;
-        command.stdin(Stdio::null());
+        // Redis reads its configuration there.
+        if self.kind() != Kind::Redis {
+            command.stdin(Stdio::null());
+        }
         // Without a log the component still runs.
         match open_log(&log_path) {
             Ok((out, err)) => command.stdout(out).stderr(err),
@@ -157,6 +173,10 @@ impl Component {
             Self::Participant(replica) => probe::service(layout.admin_port(replica)).await,
             Self::Gateway(gateway) => probe::service(layout.gateway_admin_port(gateway)).await,
             Self::Database(participant) => match postgres::answers(layout, participant).await {
+                Ok(()) => Answer::ready(),
+                Err(error) => Answer::not_ready(format!("{error:#}")),
+            },
+            Self::Redis => match redis::answers(layout).await {
                 Ok(()) => Answer::ready(),
                 Err(error) => Answer::not_ready(format!("{error:#}")),
             },

@@ -2,26 +2,15 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
-use holdfast_proto::topic;
-use rdkafka::{
-    ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
-    error::RDKafkaErrorCode,
-};
+use anyhow::{Context as _, Result};
+use rdkafka::{admin::AdminClient, client::DefaultClientContext};
 
 use crate::{
     artifacts::{Artifacts, run},
     layout::{KAFKA, Layout},
     link::Link,
+    topics::{self, Replication},
 };
-
-/// Partitions of each topic: enough for several replicas of a service to share the work, with few open files.
-const PARTITIONS: i32 = 4;
-const DEAD_LETTER_RETENTION_MS: &str = "2592000000";
-/// The broker's default.
-const EVENT_BYTES_MAX: &str = "1048588";
 
 const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="WARN">
@@ -133,13 +122,7 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn new(layout: &Layout) -> Result<Self> {
-        let admin = ClientConfig::new()
-            .set("bootstrap.servers", layout.kafka_brokers())
-            .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "300")
-            .set("log_level", "2")
-            .create()?;
-        Ok(Self { admin })
+        Ok(Self { admin: topics::client(&layout.kafka_brokers())? })
     }
 
     /// Whether it answers.
@@ -152,33 +135,7 @@ impl Broker {
 
     /// Creates the missing topics.
     pub(crate) async fn ensure_topics(&self) -> Result<()> {
-        let mut names = Vec::new();
-        for topic in topic::EVENT_TOPICS {
-            let retention_ms = topic::EVENT_RETENTION.as_millis().to_string();
-            names.push((topic.to_owned(), retention_ms, EVENT_BYTES_MAX.to_owned()));
-        }
-        for (topic, group) in topic::READINGS {
-            names.push((
-                topic::dead_letters_of(topic, group),
-                DEAD_LETTER_RETENTION_MS.to_owned(),
-                topic::RECORD_BYTES_MAX.to_string(),
-            ));
-        }
-        let topics: Vec<NewTopic<'_>> = names
-            .iter()
-            .map(|(name, retention_ms, bytes_max)| {
-                NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1))
-                    .set("retention.ms", retention_ms)
-                    .set("max.message.bytes", bytes_max)
-            })
-            .collect();
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-        for result in self.admin.create_topics(&topics, &options).await? {
-            match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((topic, error)) => bail!("cannot create the topic {topic}: {error}"),
-            }
-        }
-        Ok(())
+        // One node: nothing can be replicated.
+        topics::ensure(&self.admin, Replication { factor: 1, in_sync_min: 1 }).await
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Component, Path, PathBuf},
+    str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,38 @@ pub enum Kind {
     Postgres,
     /// The broker.
     Kafka,
+    /// What gateways share.
+    Redis,
+}
+
+/// A component that a stack has only if it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extra {
+    /// Limits of clients that all gateways share.
+    Redis,
+}
+
+/// Why a name of an [`Extra`] is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a stack can have only this in addition: {REDIS}")]
+pub struct ExtraError;
+
+impl FromStr for Extra {
+    type Err = ExtraError;
+
+    fn from_str(text: &str) -> Result<Self, ExtraError> {
+        if text == REDIS { Ok(Self::Redis) } else { Err(ExtraError) }
+    }
+}
+
+impl Extra {
+    /// Its name, as a component too.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redis => REDIS,
+        }
+    }
 }
 
 /// A service and its database.
@@ -197,6 +230,8 @@ pub static PARTICIPANTS: &[Participant] = &[
 
 /// The broker.
 pub(crate) const KAFKA: &str = "kafka";
+/// What gateways share, in a stack that has it.
+pub const REDIS: &str = "redis";
 /// The service that has no database.
 pub const GATEWAY: &str = "gateway";
 /// The identity of whoever runs `holdfast`.
@@ -221,6 +256,7 @@ pub fn identities() -> impl Iterator<Item = &'static str> {
 const GATEWAY_PORT: u16 = 8080;
 const GATEWAY_ADMIN_PORT: u16 = 9100;
 const KAFKA_PORT: u16 = 9092;
+const REDIS_PORT: u16 = 6379;
 /// KRaft's own port; nobody else talks to it.
 const KAFKA_CONTROLLER_PORT: u16 = 9093;
 /// The highest port is 50133, so this keeps all below 65536.
@@ -288,6 +324,10 @@ impl Layout {
         self.port(KAFKA_CONTROLLER_PORT)
     }
 
+    pub(crate) fn redis_port(&self) -> u16 {
+        self.port(REDIS_PORT)
+    }
+
     /// Where a replica answers gRPC.
     #[must_use]
     pub fn grpc_port(&self, replica: Replica) -> u16 {
@@ -342,6 +382,12 @@ impl Layout {
         Ok(format!("postgres://{DATABASE_USER}:{}@127.0.0.1:{port}/{database}", password.trim()))
     }
 
+    /// Connection URL of Redis, password included.
+    pub fn redis_url(&self) -> io::Result<String> {
+        let password = std::fs::read_to_string(self.redis_password_file())?;
+        Ok(format!("redis://:{}@127.0.0.1:{}", password.trim(), self.redis_port()))
+    }
+
     /// Certificates and token keys.
     #[must_use]
     pub fn pki_dir(&self) -> PathBuf {
@@ -370,6 +416,14 @@ impl Layout {
 
     pub(crate) fn password_file(&self) -> PathBuf {
         self.data_dir.join("config").join("database-password")
+    }
+
+    pub(crate) fn redis_password_file(&self) -> PathBuf {
+        self.data_dir.join("config").join("redis-password")
+    }
+
+    pub(crate) fn redis_config_file(&self) -> PathBuf {
+        self.data_dir.join("config").join("redis.conf")
     }
 
     /// The broker's folder: configuration, and its logs in `logs`.
@@ -413,26 +467,40 @@ impl Layout {
         self.data_dir.join("supervisor.lock")
     }
 
-    /// Names of the components of a stack in the order of their start, the supervisor last; replicas as far as they
-    /// have run here.
+    /// Names of the components of a stack in the order of their start, the supervisor last; replicas and extras as far as
+    /// they have run here.
     #[must_use]
     pub fn component_names(&self) -> Vec<String> {
         let replicas: Vec<String> = largest_names().collect();
         let is_first = |name: &String| service_names().any(|first| first == name);
-        let has_run =
-            |name: &String| !replicas.contains(name) || is_first(name) || self.log_file(name).exists();
+        let is_always_there = |name: &String| *name != REDIS && (!replicas.contains(name) || is_first(name));
+        let has_run = |name: &String| is_always_there(name) || self.log_file(name).exists();
         every_component_name().into_iter().filter(has_run).collect()
     }
 
     /// Every port with the component that will listen on it; `links` is empty for a stack without.
     #[must_use]
-    pub fn ports(&self, scope: Scope, replicas: Replicas, links: &[Link]) -> Vec<(String, u16)> {
+    pub fn ports(
+        &self,
+        scope: Scope,
+        replicas: Replicas,
+        extras: &[Extra],
+        links: &[Link],
+    ) -> Vec<(String, u16)> {
         let mut ports = vec![
             ("kafka".to_owned(), self.kafka_port()),
             ("kafka (controller)".to_owned(), self.kafka_controller_port()),
         ];
         for participant in PARTICIPANTS {
             ports.push((participant.server.to_owned(), self.database_port(participant)));
+        }
+        for extra in extras {
+            ports.push((
+                extra.name().to_owned(),
+                match extra {
+                    Extra::Redis => self.redis_port(),
+                },
+            ));
         }
         if scope == Scope::Everything {
             for gateway in replicas.gateways() {
@@ -453,7 +521,11 @@ impl Layout {
 #[must_use]
 pub fn every_component_name() -> Vec<String> {
     let servers = PARTICIPANTS.iter().map(|participant| participant.server.to_owned());
-    servers.chain(["kafka".to_owned()]).chain(largest_names()).chain(["supervisor".to_owned()]).collect()
+    servers
+        .chain([KAFKA, REDIS].map(str::to_owned))
+        .chain(largest_names())
+        .chain(["supervisor".to_owned()])
+        .collect()
 }
 
 /// Returns the service that a component is a replica of: `order` for `order` and `order-2`; `None` for databases and broker.
@@ -507,7 +579,7 @@ mod tests {
     #[test]
     fn no_two_components_share_a_port() {
         let layout = Layout::new(PathBuf::from("/"), PORT_OFFSET_MAX);
-        let ports = layout.ports(Scope::Everything, LARGEST, &layout.links(LARGEST));
+        let ports = layout.ports(Scope::Everything, LARGEST, &[Extra::Redis], &layout.links(LARGEST));
         let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
     }
@@ -522,6 +594,7 @@ mod tests {
             ("gateway-2", Some("gateway")),
             ("orders-db", None),
             ("kafka", None),
+            ("redis", None),
             ("order-10", None),
             ("", None),
         ] {

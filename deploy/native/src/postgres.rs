@@ -27,8 +27,8 @@ use crate::{
 /// The folder for databases of stacks whose own folder can't be accessed by the user that the servers run as.
 const REACHABLE: &str = "/var/lib/holdfast";
 
-/// User and group that a server runs as when the supervisor is root.
-fn unprivileged() -> Result<Option<(u32, u32)>> {
+/// User and group that a server runs as when the supervisor is root; Redis too.
+pub(crate) fn unprivileged() -> Result<Option<(u32, u32)>> {
     if !geteuid().is_root() {
         return Ok(None);
     }

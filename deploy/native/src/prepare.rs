@@ -16,9 +16,9 @@ use nix::sys::statvfs::statvfs;
 use crate::{
     artifacts::Artifacts,
     kafka,
-    layout::{Layout, Replicas, Scope, identities},
+    layout::{Extra, Layout, Replicas, Scope, identities},
     link::Link,
-    postgres, programs,
+    postgres, programs, redis,
     removal::{Content, Folder},
     services,
 };
@@ -54,6 +54,8 @@ pub struct Prepared {
     pub scope: Scope,
     /// How many of each service.
     pub replicas: Replicas,
+    /// What it has only because it was asked for.
+    pub(crate) extras: Vec<Extra>,
     /// Its links, if it has any.
     pub(crate) links: Vec<Link>,
     pub(crate) artifacts: Artifacts,
@@ -66,6 +68,7 @@ pub fn prepare(
     layout: Layout,
     scope: Scope,
     replicas: Replicas,
+    extras: Vec<Extra>,
     links: Vec<Link>,
     programs: Option<&Path>,
 ) -> Result<Prepared> {
@@ -76,22 +79,27 @@ pub fn prepare(
     fs::write(layout.marker_file(), MARKER)
         .with_context(|| format!("cannot write {}", layout.marker_file().display()))?;
     check_java()?;
-    check_ports(&layout.ports(scope, replicas, &links))?;
+    check_ports(&layout.ports(scope, replicas, &extras, &links))?;
     let artifacts = Artifacts::ensure()?;
     for folder in ["config", "logs"] {
         let folder = layout.data_dir.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    write_password(&layout)?;
+    write_password(&layout.password_file())?;
     postgres::prepare(&layout, &artifacts)?;
     kafka::prepare(&layout, &artifacts, &links)?;
+    for extra in &extras {
+        match extra {
+            Extra::Redis => redis::prepare(&layout)?,
+        }
+    }
     if scope == Scope::Everything {
         renew_certificates(&layout)?;
         TokenIssuer::load_or_create(&layout.pki_dir())?;
-        services::prepare(&layout, replicas, &links)?;
+        services::prepare(&layout, replicas, &extras, &links)?;
         programs::prepare(&layout, replicas, programs)?;
     }
-    Ok(Prepared { layout, scope, replicas, links, artifacts })
+    Ok(Prepared { layout, scope, replicas, extras, links, artifacts })
 }
 
 /// Makes sure that every identity has a certificate with time left.
@@ -171,9 +179,8 @@ fn check_ports(ports: &[(String, u16)]) -> Result<(), PortTaken> {
     Ok(())
 }
 
-/// One password for all servers, created at the first start.
-fn write_password(layout: &Layout) -> Result<()> {
-    let path = layout.password_file();
+/// A password, created at the first start.
+pub(crate) fn write_password(path: &Path) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
@@ -182,7 +189,7 @@ fn write_password(layout: &Layout) -> Result<()> {
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&path)
+        .open(path)
         .with_context(|| format!("cannot write {}", path.display()))?;
     writeln!(file, "{password}")?;
     Ok(())

@@ -29,7 +29,7 @@ const PKI_FILES: [&str; 10] = [
     "token.kid",
 ];
 /// Files of one identity.
-const IDENTITY_FILES: [&str; 4] = ["ca.crt", "revoked", "tls.crt", "tls.key"];
+const IDENTITY_FILES: [&str; 5] = ["ca.crt", "jwks.json", "revoked", "tls.crt", "tls.key"];
 
 /// Whether a start has marked the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Content {
             .flat_map(|name| {
                 ["toml", "program", "program.draft"].map(|extension| format!("{name}.{extension}"))
             })
-            .chain(["database-password".to_owned()])
+            .chain(["database-password", "redis-password", "redis.conf"].map(str::to_owned))
             .collect();
         let logs: BTreeSet<String> =
             names.iter().flat_map(|name| [format!("{name}.log"), format!("{name}.log.old")]).collect();
@@ -211,9 +211,12 @@ mod tests {
             "config/order-2.program",
             "config/order-2.program.draft",
             "config/database-password",
+            "config/redis-password",
+            "config/redis.conf",
             "logs/orders-db.log",
             "logs/supervisor.log",
             "logs/order.log.old",
+            "logs/redis.log",
             "kafka/server.properties",
             "kafka/log4j2.xml",
             "kafka/logs/meta.properties",

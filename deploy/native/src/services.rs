@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    layout::{GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names},
+    layout::{Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names},
     link::{Link, port_between},
     programs,
 };
@@ -16,8 +16,8 @@ const DEMO_ACCOUNTS: [(&str, &str); 4] =
     [("user-123", "10000.00"), ("alice", "1000.00"), ("bob", "250.00"), ("carol", "0.00")];
 
 /// Sections that the gateway does not have, and sections that only the gateway has.
-const PARTICIPANT_SECTIONS: [&str; 3] = ["kafka", "database", "grpc"];
-const GATEWAY_SECTIONS: [&str; 3] = ["auth", "limits", "upstream"];
+const PARTICIPANT_SECTIONS: &[&str] = &["kafka", "database", "grpc"];
+const GATEWAY_SECTIONS: &[&str] = &["auth", "cache", "limits", "redis", "upstream"];
 
 #[derive(Serialize)]
 struct Service {
@@ -79,11 +79,27 @@ struct Auth {
 }
 
 #[derive(Serialize)]
+struct Redis {
+    address: String,
+}
+
+/// Several gateways without Redis don't know what the others have shown.
+#[derive(Serialize)]
+struct Cache {
+    unfinished_time: &'static str,
+}
+
+#[derive(Serialize)]
 struct GatewayFile {
     service: Service,
     identity: Identity,
     gateway: Listen,
     auth: Auth,
+    // Only where they are asked for: programs from before them refuse the sections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis: Option<Redis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<Cache>,
     upstream: BTreeMap<&'static str, Destination>,
 }
 
@@ -106,7 +122,7 @@ fn service(port: u16) -> Service {
 }
 
 /// Writes the configuration of each service. Secrets are not in it; they are passed in the environment.
-pub(crate) fn prepare(layout: &Layout, replicas: Replicas, links: &[Link]) -> Result<()> {
+pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], links: &[Link]) -> Result<()> {
     for replica in replicas.all() {
         let participant = replica.participant;
         let brokers = loopback(port_between(links, &replica.name(), KAFKA, layout.kafka_port()));
@@ -122,12 +138,15 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, links: &[Link]) -> Re
         };
         write(layout, &replica.name(), &file)?;
     }
+    let alone = replicas.gateways().count() == 1 || extras.contains(&Extra::Redis);
     for gateway in replicas.gateways() {
         let file = GatewayFile {
             service: service(layout.gateway_admin_port(gateway)),
             identity: identity(layout, GATEWAY),
             gateway: Listen { listen: loopback(layout.gateway_port(gateway)) },
             auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
+            redis: extras.contains(&Extra::Redis).then(|| Redis { address: loopback(layout.redis_port()) }),
+            cache: (!alone).then_some(Cache { unfinished_time: "0s" }),
             upstream: upstream(layout, gateway, replicas, links),
         };
         write(layout, &gateway.name(), &file)?;
@@ -173,8 +192,12 @@ pub(crate) fn participant_command(layout: &Layout, replica: Replica, links: &[Li
 }
 
 /// The command that starts a gateway in the foreground.
-pub(crate) fn gateway_command(layout: &Layout, gateway: Gateway) -> Result<Command> {
-    service_command(layout, GATEWAY, &gateway.name())
+pub(crate) fn gateway_command(layout: &Layout, gateway: Gateway, extras: &[Extra]) -> Result<Command> {
+    let mut command = service_command(layout, GATEWAY, &gateway.name())?;
+    if extras.contains(&Extra::Redis) {
+        command.env("HOLDFAST__REDIS__PASSWORD_FILE", layout.redis_password_file());
+    }
+    Ok(command)
 }
 
 fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Command> {
@@ -194,4 +217,26 @@ fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Comma
         }
     }
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stack without Redis says nothing of it: programs from before Redis can read its configuration.
+    #[test]
+    fn only_a_stack_with_redis_says_so() {
+        let folder = std::env::temp_dir().join(format!("holdfast-services-{}", std::process::id()));
+        fs::create_dir_all(folder.join("config")).expect("created");
+        let layout = Layout::new(folder.clone(), 0);
+        let says_so = |extras: &[Extra]| {
+            prepare(&layout, Replicas::default(), extras, &[]).expect("written");
+            let text = fs::read_to_string(layout.config_file(GATEWAY)).expect("there");
+            text.contains("redis")
+        };
+        assert!(!says_so(&[]));
+        assert!(says_so(&[Extra::Redis]));
+        assert!(!says_so(&[]), "it is written at each start");
+        fs::remove_dir_all(folder).expect("gone");
+    }
 }

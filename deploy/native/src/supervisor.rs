@@ -60,7 +60,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     let Some(_lock) = state::lock(&layout)? else {
         bail!("a stack runs in {} already", layout.data_dir.display());
     };
-    let mut infrastructure = Group::of(Component::infrastructure());
+    let mut infrastructure = Group::of(Component::infrastructure(&prepared.extras));
     let mut services = Group::of(Component::services(&prepared));
     let components = infrastructure.components.iter().chain(&services.components);
     let reports = components.map(|component| component.report(&layout));

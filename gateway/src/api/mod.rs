@@ -4,6 +4,8 @@ pub(crate) mod accounts;
 mod model;
 pub(crate) mod orders;
 mod params;
+pub(crate) mod probes;
+pub(crate) mod schema;
 
 use axum::{
     http::{HeaderMap, HeaderName, HeaderValue},

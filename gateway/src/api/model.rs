@@ -10,19 +10,31 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
+use super::schema;
 use crate::{http::json, problem::Problem};
 
-#[derive(Debug, Serialize)]
+/// An order.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Order {
+    #[schema(value_type = schema::OrderId)]
     pub(super) order_id: String,
+    #[schema(value_type = schema::UserId)]
     user_id: String,
     status: OrderStatus,
+    /// Null as long as there is no delivery.
+    #[schema(required)]
     delivery_status: Option<DeliveryStatus>,
+    #[schema(value_type = schema::Address)]
     delivery_address: String,
     items: Vec<Item>,
+    #[schema(value_type = schema::Money)]
     total_amount: Box<RawValue>,
+    #[schema(value_type = schema::Currency)]
     currency: String,
+    /// Grows with each change.
+    #[schema(minimum = 1)]
     version: i64,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -30,7 +42,8 @@ pub(super) struct Order {
     updated_at: OffsetDateTime,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// How far an order is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum OrderStatus {
     Pending,
@@ -39,10 +52,15 @@ enum OrderStatus {
     Refunded,
 }
 
-#[derive(Debug, Serialize)]
+/// A line of an order.
+#[derive(Debug, Serialize, ToSchema)]
 struct Item {
+    #[schema(value_type = schema::ProductId)]
     product_id: String,
+    #[schema(value_type = schema::Quantity)]
     quantity: u32,
+    /// Of one piece.
+    #[schema(value_type = schema::Money)]
     price: Box<RawValue>,
 }
 
@@ -88,19 +106,20 @@ impl Order {
             version: message.version,
         })
     }
-
-    /// Whether there will never be a delivery.
-    pub(super) fn is_declined(&self) -> bool {
-        self.status == OrderStatus::InsufficientFunds
-    }
 }
 
-#[derive(Debug, Serialize)]
+/// What became of the payment of an order.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Payment {
+    #[schema(format = "uuid")]
     payment_id: String,
+    #[schema(value_type = schema::OrderId)]
     order_id: String,
+    #[schema(value_type = schema::UserId)]
     user_id: String,
+    #[schema(value_type = schema::Money)]
     amount: Box<RawValue>,
+    #[schema(value_type = schema::Currency)]
     currency: String,
     status: PaymentStatus,
     #[serde(with = "time::serde::rfc3339")]
@@ -109,7 +128,8 @@ pub(super) struct Payment {
     updated_at: OffsetDateTime,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+/// How a payment ended.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum PaymentStatus {
     Success,
@@ -140,13 +160,19 @@ impl Payment {
     }
 }
 
-#[derive(Debug, Serialize)]
+/// The delivery of an order.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Delivery {
+    #[schema(format = "uuid")]
     delivery_id: String,
+    #[schema(value_type = schema::OrderId)]
     order_id: String,
+    #[schema(value_type = schema::UserId)]
     user_id: String,
+    #[schema(value_type = schema::Address)]
     delivery_address: String,
     status: DeliveryStatus,
+    /// Oldest first.
     history: Vec<Step>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -154,14 +180,16 @@ pub(super) struct Delivery {
     updated_at: OffsetDateTime,
 }
 
-#[derive(Debug, Serialize)]
+/// A status of a delivery, and since when.
+#[derive(Debug, Serialize, ToSchema)]
 struct Step {
     status: DeliveryStatus,
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+/// How far a delivery is.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum DeliveryStatus {
     Pending,
@@ -203,10 +231,14 @@ fn delivery_status(status: delivery::DeliveryStatus) -> Result<DeliveryStatus, P
     })
 }
 
-#[derive(Debug, Serialize)]
+/// The money of a user.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Account {
+    #[schema(value_type = schema::UserId)]
     user_id: String,
+    #[schema(value_type = schema::Money)]
     balance: Box<RawValue>,
+    #[schema(value_type = schema::Currency)]
     currency: String,
 }
 
@@ -219,7 +251,7 @@ impl Account {
 }
 
 /// The problem when a field that a service always sets is absent: a defect of the service, not of the client.
-fn incomplete() -> Problem {
+pub(super) fn incomplete() -> Problem {
     tracing::error!("a response of a service lacks a required field");
     Problem::internal()
 }

@@ -8,7 +8,15 @@ use axum::{
 };
 use holdfast_proto::{OrderId, UserId, limits::PAGE_SIZE_MAX};
 use serde::Deserialize;
+use utoipa::{
+    IntoParams, PartialSchema as _, ToSchema as _,
+    openapi::{
+        ObjectBuilder, Ref, Required, Type,
+        path::{Parameter, ParameterIn},
+    },
+};
 
+use super::schema::{self, parameter};
 use crate::problem::{FieldError, Problem};
 
 /// Entries per page if the client does not say how many.
@@ -29,6 +37,15 @@ impl<S: Send + Sync> FromRequestParts<S> for PathOrderId {
     }
 }
 
+impl IntoParams for PathOrderId {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let id = parameter("id", ParameterIn::Path, Required::True)
+            .description(Some("The order. An id that can't be one is not found either."))
+            .schema(Some(Ref::from_schema_name(schema::OrderId::name())));
+        vec![id.build()]
+    }
+}
+
 /// The user that the path names; `None` if the text can't be an id. The operations differ in what follows: reading an account
 /// treats it like any other user, a credit reports it together with the other errors.
 #[derive(Debug, Clone)]
@@ -40,6 +57,15 @@ impl<S: Send + Sync> FromRequestParts<S> for PathUserId {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
         let path = Path::<String>::from_request_parts(parts, state).await;
         Ok(Self(path.ok().and_then(|Path(text)| UserId::parse(&text).ok())))
+    }
+}
+
+impl IntoParams for PathUserId {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let user_id = parameter("user_id", ParameterIn::Path, Required::True)
+            .description(Some("The user whose account it is."))
+            .schema(Some(Ref::from_schema_name(schema::UserId::name())));
+        vec![user_id.build()]
     }
 }
 
@@ -89,6 +115,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         Self::parse(&parts.uri).map_err(|error| Problem::invalid(vec![error]))
+    }
+}
+
+impl IntoParams for Page {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let limit = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(PAGE_SIZE_MAX as usize))
+            .default(Some(PAGE_SIZE_DEFAULT.into()));
+        let limit = parameter("limit", ParameterIn::Query, Required::False)
+            .description(Some("Entries per page, at most."))
+            .schema(Some(limit));
+        let cursor = parameter("cursor", ParameterIn::Query, Required::False)
+            .description(Some("Where the page begins."))
+            .schema(Some(schema::Cursor::schema()));
+        vec![limit.build(), cursor.build()]
     }
 }
 

@@ -23,6 +23,7 @@ use self::{
 };
 use crate::{
     config::AuthConfig,
+    http::Call,
     limit::{Limits, Place},
     problem::{Problem, ProblemType},
 };
@@ -87,24 +88,24 @@ pub(crate) trait Scope {
 /// The scopes of the contract.
 pub(crate) mod scope {
     macro_rules! scopes {
-        ($($type:ident = $name:literal),* $(,)?) => {$(
+        ($($type:ident = $name:ident),* $(,)?) => {$(
             #[derive(Debug, Clone, Copy)]
             pub(crate) struct $type;
             impl super::Scope for $type {
-                const NAME: &'static str = $name;
+                const NAME: &'static str = holdfast_proto::scope::$name;
             }
         )*};
     }
     scopes! {
-        OrdersRead = "orders:read",
-        OrdersWrite = "orders:write",
-        AccountsRead = "accounts:read",
-        AccountsCredit = "accounts:credit",
+        OrdersRead = ORDERS_READ,
+        OrdersWrite = ORDERS_WRITE,
+        AccountsRead = ACCOUNTS_READ,
+        AccountsCredit = ACCOUNTS_CREDIT,
     }
 }
 
 /// A caller with the scope `S` who is within its limits, checked before the body is read: 401 without a valid token, 429 over
-/// a limit, 403 without the scope.
+/// a limit, 403 without the scope. The [`Call`] that a handler takes after it says to the services for whom it is.
 #[derive(Debug)]
 pub(crate) struct Allowed<S> {
     /// The token's `sub`.
@@ -127,8 +128,11 @@ where
 
     async fn from_request_parts(parts: &mut Parts, gateway: &G) -> Result<Self, Problem> {
         let caller = Authenticator::from_ref(gateway).authenticate(&parts.headers)?;
-        let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts)?;
-        if caller.scopes.iter().any(|granted| granted == S::NAME) {
+        let place = Limits::from_ref(gateway).enter_subject(&caller.user_id, parts).await?;
+        if caller.scopes.contains(&S::NAME) {
+            if let Some(call) = parts.extensions.get_mut::<Call>() {
+                call.subject = Some(caller.subject.clone());
+            }
             let Caller { ref user_id, valid_until, .. } = *caller;
             return Ok(Self { user_id: user_id.clone(), valid_until, _place: place, scope: PhantomData });
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use holdfast_proto::UserId;
+use holdfast_common::subject::Subject;
+use holdfast_proto::{UserId, scope};
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -21,8 +22,10 @@ const VALID_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Caller {
     /// `sub`.
     pub(super) user_id: UserId,
-    /// The parts of `scope`.
-    pub(super) scopes: Vec<String>,
+    /// The parts of `scope` that are ours.
+    pub(super) scopes: Vec<&'static str>,
+    /// The same, for the services.
+    pub(super) subject: Subject,
     /// `exp`, without leeway.
     pub(super) valid_until: Instant,
 }
@@ -133,9 +136,11 @@ pub(super) fn check(token: &str, keys: &KeySet, rules: &Rules, now_s: u64) -> Re
         return Err(Refused::Id);
     }
     let user_id = UserId::parse(&claims.sub).map_err(|_| Refused::Subject)?;
-    let scopes = claims.scope.split(' ').map(str::to_owned).collect();
+    let granted = |scope: &&'static str| claims.scope.split(' ').any(|part| part == *scope);
+    let scopes: Vec<_> = scope::ALL.into_iter().filter(granted).collect();
+    let subject = Subject::new(&user_id, &scopes).ok_or(Refused::Subject)?;
     let valid = Duration::from_secs(claims.exp.saturating_sub(now_s)).min(VALID_TIME_MAX);
-    Ok(Caller { user_id, scopes, valid_until: Instant::now() + valid })
+    Ok(Caller { user_id, scopes, subject, valid_until: Instant::now() + valid })
 }
 
 #[cfg(test)]

@@ -60,13 +60,16 @@ fn hash(token: &str) -> [u8; 32] {
 mod tests {
     use std::time::Duration;
 
+    use holdfast_common::subject::Subject;
     use holdfast_proto::UserId;
 
     use super::*;
 
     fn caller() -> Arc<Caller> {
         let valid_until = Instant::now() + Duration::from_secs(60);
-        Arc::new(Caller { user_id: UserId::parse("alice").expect("a user"), scopes: Vec::new(), valid_until })
+        let user_id = UserId::parse("alice").expect("a user");
+        let subject = Subject::new(&user_id, &[]).expect("text");
+        Arc::new(Caller { user_id, scopes: Vec::new(), subject, valid_until })
     }
 
     /// A token is known until it expires, and the oldest makes room for a new one.

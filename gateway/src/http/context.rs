@@ -9,7 +9,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use holdfast_common::deadline::{Deadline, DeadlinePassed};
+use holdfast_common::{
+    deadline::{Deadline, DeadlinePassed},
+    subject::Subject,
+};
 use tonic::metadata::MetadataValue;
 
 use super::head::Refused;
@@ -29,21 +32,32 @@ pub(crate) struct Call {
     pub(crate) trace_id: String,
     /// When a response is no longer of use.
     pub(crate) deadline: Deadline,
+    /// For whom it is, once that is known.
+    pub(crate) subject: Option<Subject>,
 }
 
 impl Call {
     /// The context of what begins now: a request, or work that no request waits for.
     pub(crate) fn new(deadline: Duration) -> Self {
-        Self { trace_id: format!("{:032x}", fastrand::u128(1..)), deadline: Deadline::after(deadline) }
+        let trace_id = format!("{:032x}", fastrand::u128(1..));
+        Self { trace_id, deadline: Deadline::after(deadline), subject: None }
     }
 
-    /// Returns a gRPC request with the rest of the deadline and the trace context.
+    /// The same for this subject.
+    pub(crate) fn on_behalf_of(self, subject: Option<Subject>) -> Self {
+        Self { subject, ..self }
+    }
+
+    /// Returns a gRPC request with the rest of the deadline, the trace context and the subject.
     pub(crate) fn request<M>(&self, message: M) -> Result<tonic::Request<M>, DeadlinePassed> {
         let mut request = self.deadline.earlier_by(ANSWER_TIME).request(message)?;
         let traceparent = format!("00-{}-{:016x}-01", self.trace_id, fastrand::u64(1..));
         // Hexadecimal digits and dashes are always a metadata value.
         if let Ok(value) = MetadataValue::try_from(traceparent) {
             request.metadata_mut().insert("traceparent", value);
+        }
+        if let Some(subject) = &self.subject {
+            subject.write(request.metadata_mut());
         }
         Ok(request)
     }

@@ -45,13 +45,17 @@ pub(crate) fn cors(origins: &[HeaderValue]) -> CorsLayer {
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
+            header::IF_NONE_MATCH,
             name("idempotency-key"),
             name("last-event-id"),
             name("x-request-id"),
         ])
         .expose_headers([
+            header::AGE,
+            header::ETAG,
             header::LOCATION,
             header::RETRY_AFTER,
+            name("holdfast-stale"),
             name("idempotent-replayed"),
             name("ratelimit"),
             name("ratelimit-policy"),

@@ -8,10 +8,11 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected};
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{self, DeserializeOwned, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment};
@@ -53,7 +54,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence && parts.all(utf8) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
-async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
+async fn read(body: Body) -> Result<Bytes, Problem> {
     body.collect().await.map(Collected::to_bytes).map_err(|error| Problem::unreadable(&error))
 }
 
@@ -101,33 +102,31 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// A whole number that is not negative. The parser's own words for what is none name a type of the language.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Whole(pub(crate) u32);
+/// A whole number, however it is written: JSON does not tell `2` from `2.0`, and some clients write the latter.
+pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct WholeNumber;
 
-impl<'de> Deserialize<'de> for Whole {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WholeVisitor;
+    impl Visitor<'_> for WholeNumber {
+        type Value = u32;
 
-        impl Visitor<'_> for WholeVisitor {
-            type Value = Whole;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a whole number of 0 to {}", u32::MAX)
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Whole, E> {
-                let whole = number.try_into().map(Whole);
-                whole.map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Whole, E> {
-                Err(E::invalid_value(Unexpected::Signed(number), &self))
-            }
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
         }
 
-        deserializer.deserialize_u32(WholeVisitor)
+        fn visit_u64<E: Error>(self, number: u64) -> Result<u32, E> {
+            u32::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+        }
+
+        fn visit_f64<E: Error>(self, number: f64) -> Result<u32, E> {
+            if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "just checked")]
+                return Ok(number as u32);
+            }
+            Err(E::invalid_value(Unexpected::Float(number), &self))
+        }
     }
+
+    deserializer.deserialize_u32(WholeNumber)
 }
 
 /// A path as a JSON pointer (RFC 6901).
@@ -151,13 +150,23 @@ fn pointer(path: &Path) -> String {
 
 /// A JSON response.
 pub(crate) fn response(status: StatusCode, value: &impl Serialize) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(error) => {
-            tracing::error!(error = %error, "response cannot be written as JSON");
-            Problem::internal().into_response()
-        }
+    match bytes(value) {
+        Ok(body) => response_of(status, body),
+        Err(problem) => problem.into_response(),
     }
+}
+
+/// A response whose body is JSON already.
+pub(crate) fn response_of(status: StatusCode, json: Bytes) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
+/// The JSON of a value.
+pub(crate) fn bytes(value: &impl Serialize) -> Result<Bytes, Problem> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
+        tracing::error!(error = %error, "response cannot be written as JSON");
+        Problem::internal()
+    })
 }
 
 /// An exact decimal as a JSON number.
@@ -181,7 +190,7 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Inner {
-        #[expect(dead_code, reason = "only its parsing matters here")]
+        #[serde(deserialize_with = "whole_number")]
         quantity: u32,
         price: Box<RawValue>,
     }
@@ -205,6 +214,11 @@ mod tests {
             (b"{\"items\":\"\xff\xfe\"}", 400),
             (br#"{"items":[],"items":[]}"#, 422),
             (br#"{"items":[],"status":"PAID"}"#, 422),
+            (br#"{"items":[{"quantity":1.0,"price":1}]}"#, 200),
+            (br#"{"items":[{"quantity":-1.0,"price":1}]}"#, 422),
+            (br#"{"items":[{"quantity":4294967296.0,"price":1}]}"#, 422),
+            (br#"{"items":[{"quantity":1e400,"price":1}]}"#, 400),
+            (br#"{"items":[{"quantity":"1","price":1}]}"#, 422),
             (br#"{"items":[{"quantity":-1,"price":1}]}"#, 422),
             (br#"{"items":[{"quantity":4294967296,"price":1}]}"#, 422),
             (br#"{"items":[{"quantity":1.5,"price":1}]}"#, 422),
@@ -222,7 +236,8 @@ mod tests {
     #[test]
     fn amounts_stay_as_they_were_written() {
         let Object(outer): Object<Outer> =
-            parse(br#"{"items":[{"quantity":1,"price":0.10}]}"#).expect("valid");
-        assert_eq!(outer.items[0].0.price.get(), "0.10");
+            parse(br#"{"items":[{"quantity":2.0,"price":0.10}]}"#).expect("valid");
+        let Object(inner) = &outer.items[0];
+        assert_eq!((inner.quantity, inner.price.get()), (2, "0.10"));
     }
 }

@@ -15,7 +15,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) fn client_of(peer: SocketAddr, headers: &HeaderMap, proxies: &ProxyConfig) -> IpAddr {
     let mut client = peer.ip().to_canonical();
     let (name, parse): (_, fn(&str) -> Option<IpAddr>) = match proxies.forwarded {
-        ForwardedBy::None => return client,
+        // A connection through the PROXY protocol has its client's address already.
+        ForwardedBy::None | ForwardedBy::ProxyProtocol => return client,
         ForwardedBy::XForwardedFor => (X_FORWARDED_FOR, address),
         ForwardedBy::Forwarded => (header::FORWARDED, forwarded_for),
     };

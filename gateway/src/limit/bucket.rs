@@ -1,4 +1,4 @@
-//! One quota for many keys: a token bucket for each.
+//! One quota for many keys, as this gateway counts it: a token bucket for each.
 
 use std::{
     hash::{BuildHasher as _, Hash, RandomState},
@@ -37,11 +37,42 @@ pub(crate) struct Standing {
     pub(super) reset: Duration,
 }
 
+/// What a quota says, and under which name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    policy: &'static str,
+    quota: Quota,
+}
+
+impl Terms {
+    pub(super) const fn new(policy: &'static str, config: QuotaConfig) -> Self {
+        Self { policy, quota: Quota::per_second(config.per_second).allow_burst(config.burst) }
+    }
+
+    pub(super) const fn policy(&self) -> &'static str {
+        self.policy
+    }
+
+    /// Requests that a full bucket allows at once.
+    pub(super) const fn burst(&self) -> u32 {
+        self.quota.burst_size().get()
+    }
+
+    /// The time in which one request's worth comes back.
+    pub(super) const fn interval(&self) -> Duration {
+        self.quota.replenish_interval()
+    }
+
+    pub(super) fn standing(&self, remaining: u32, reset: Duration) -> Standing {
+        let window = self.interval() * self.burst();
+        Standing { policy: self.policy, burst: self.burst(), window, remaining, reset }
+    }
+}
+
 /// A quota, for each key on its own.
 #[derive(Debug)]
 pub(super) struct Buckets {
-    policy: &'static str,
-    quota: Quota,
+    terms: Terms,
     /// Keys are hashed with a secret of this process: nobody can choose two that share a bucket, and a key of any length
     /// takes the same room.
     hasher: RandomState,
@@ -49,11 +80,10 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
-    pub(super) fn new(policy: &'static str, config: QuotaConfig, keys_max: usize) -> Self {
-        let quota = Quota::per_second(config.per_second).allow_burst(config.burst);
-        let store = BoundedStore::new(keys_max, quota.replenish_interval());
-        let limiter = RateLimiter::new(quota, store, TokioClock);
-        Self { policy, quota, hasher: RandomState::new(), limiter }
+    pub(super) fn new(terms: Terms, keys_max: usize) -> Self {
+        let store = BoundedStore::new(keys_max, terms.interval());
+        let limiter = RateLimiter::new(terms.quota, store, TokioClock);
+        Self { terms, hasher: RandomState::new(), limiter }
     }
 
     /// Takes one request's worth from the key's bucket, or refuses.
@@ -61,17 +91,11 @@ impl Buckets {
         match self.limiter.check_key(&self.hasher.hash_one(key)) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
-                let missing = self.quota.burst_size().get().saturating_sub(remaining);
-                Ok(self.standing(remaining, self.quota.replenish_interval() * missing))
+                let missing = self.terms.burst().saturating_sub(remaining);
+                Ok(self.terms.standing(remaining, self.terms.interval() * missing))
             }
-            Err(refused) => Err(self.standing(0, wait(&refused))),
+            Err(refused) => Err(self.terms.standing(0, wait(&refused))),
         }
-    }
-
-    fn standing(&self, remaining: u32, reset: Duration) -> Standing {
-        let burst = self.quota.burst_size().get();
-        let window = self.quota.replenish_interval() * burst;
-        Standing { policy: self.policy, burst, window, remaining, reset }
     }
 
     /// Drops the keys whose bucket is full again, and returns their memory. Returns how many keys are left.
@@ -82,7 +106,7 @@ impl Buckets {
     }
 
     pub(super) const fn policy(&self) -> &'static str {
-        self.policy
+        self.terms.policy()
     }
 }
 
@@ -98,7 +122,8 @@ mod tests {
 
     fn buckets(per_second: u32, burst: u32, keys_max: usize) -> Buckets {
         let number = |number| NonZeroU32::new(number).expect("not 0");
-        Buckets::new("reads", QuotaConfig { per_second: number(per_second), burst: number(burst) }, keys_max)
+        let config = QuotaConfig { per_second: number(per_second), burst: number(burst) };
+        Buckets::new(Terms::new("reads", config), keys_max)
     }
 
     /// A burst passes, then the rate; a refusal says when the next one will pass, and that is true.

@@ -1,5 +1,6 @@
 //! Limits on clients: requests per second and requests in progress, of each address before its token is looked at and of
-//! each subject afterwards. A client that is over one gets 429, and the others do not notice.
+//! each subject afterwards. A client that is over one gets 429, and the others do not notice. With Redis, all gateways share the
+//! requests per second; requests in progress are those of one gateway.
 
 mod address;
 mod bucket;
@@ -7,6 +8,8 @@ mod headers;
 pub(crate) mod hold_back;
 mod in_flight;
 pub(crate) mod overload;
+mod quota;
+mod shared;
 mod store;
 
 use std::{
@@ -17,7 +20,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, Request, State},
-    http::{Method, request::Parts},
+    http::{HeaderMap, Method, request::Parts},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -27,17 +30,13 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::in_flight::Place;
-use self::{
-    bucket::{Buckets, Standing},
-    in_flight::InFlight,
-};
+use self::{bucket::Standing, in_flight::InFlight, quota::Quota};
 use crate::{
     config::{LimitsConfig, ProxyConfig},
     problem::{Problem, ProblemType},
+    redis::Redis,
 };
 
-/// Most keys of one quota. 17 to 34 bytes each.
-const KEYS_MAX: usize = 262_144;
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// A sweep only returns memory, so it may be late.
 pub(crate) const SWEEP_SUCCESS_EVERY_MAX: Duration = Duration::from_secs(60);
@@ -51,9 +50,9 @@ struct Inner {
     enabled: bool,
     proxies: ProxyConfig,
     exempt: Vec<IpNet>,
-    address: Buckets,
-    reads: Buckets,
-    writes: Buckets,
+    address: Quota,
+    reads: Quota,
+    writes: Quota,
     address_in_flight: InFlight,
     subject_in_flight: InFlight,
 }
@@ -63,14 +62,15 @@ struct Inner {
 struct SubjectStanding(Arc<OnceLock<Standing>>);
 
 impl Limits {
-    pub(crate) fn new(config: &LimitsConfig) -> Self {
+    /// With `redis`, all gateways share the limits; while it is away, each has its own.
+    pub(crate) fn new(config: &LimitsConfig, redis: Option<&Redis>) -> Self {
         Self(Arc::new(Inner {
             enabled: config.enabled,
             proxies: config.proxies.clone(),
             exempt: config.exempt.clone(),
-            address: Buckets::new("address", config.address, KEYS_MAX),
-            reads: Buckets::new("reads", config.reads, KEYS_MAX),
-            writes: Buckets::new("writes", config.writes, KEYS_MAX),
+            address: Quota::new("address", config.address, redis),
+            reads: Quota::new("reads", config.reads, redis),
+            writes: Quota::new("writes", config.writes, redis),
             address_in_flight: InFlight::new(config.in_flight_per_address.get()),
             subject_in_flight: InFlight::new(config.in_flight_per_subject.get()),
         }))
@@ -82,13 +82,17 @@ impl Limits {
     }
 
     /// Counts a request of this subject, until the place is dropped, or refuses it. `None` if nothing is limited.
-    pub(crate) fn enter_subject(&self, user_id: &UserId, parts: &Parts) -> Result<Option<Place>, Problem> {
+    pub(crate) async fn enter_subject(
+        &self,
+        user_id: &UserId,
+        parts: &Parts,
+    ) -> Result<Option<Place>, Problem> {
         if !self.0.enabled {
             return Ok(None);
         }
         let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
         let quota = if is_read { &self.0.reads } else { &self.0.writes };
-        let standing = quota.take(user_id);
+        let standing = quota.take(user_id).await;
         if let Some(subject) = parts.extensions.get::<SubjectStanding>() {
             // Set once: each request has one subject.
             let _ = subject.0.set(standing.unwrap_or_else(|refused| refused));
@@ -99,13 +103,13 @@ impl Limits {
     }
 
     /// Counts a request of this address and refuses it if the address is over its limits.
-    fn enter_address(&self, client: SocketAddr, request: &Request) -> Result<Option<Place>, Refused> {
-        let address = address::client_of(client, request.headers(), &self.0.proxies);
+    async fn enter_address(&self, client: SocketAddr, headers: &HeaderMap) -> Result<Option<Place>, Refused> {
+        let address = address::client_of(client, headers, &self.0.proxies);
         if self.0.exempt.iter().any(|network| network.contains(&address)) {
             return Ok(None);
         }
         let network = network_of(address);
-        self.0.address.take(network).map_err(Refused::Rate)?;
+        self.0.address.take(network).await.map_err(Refused::Rate)?;
         let place = self.0.address_in_flight.enter(network);
         place.map(Some).ok_or(Refused::InFlight("address-in-flight"))
     }
@@ -113,10 +117,9 @@ impl Limits {
     /// Returns the memory of clients that have gone, until `stop`.
     pub(crate) async fn sweep(self, task: PeriodicTask, stop: CancellationToken) {
         while sleep_unless_stopped(&stop, SWEEP_EVERY).await.is_continue() {
-            for buckets in [&self.0.address, &self.0.reads, &self.0.writes] {
-                #[expect(clippy::cast_precision_loss, reason = "at most KEYS_MAX")]
-                metrics::gauge!(metric::RATE_LIMIT_KEYS, "limit" => buckets.policy())
-                    .set(buckets.sweep() as f64);
+            for quota in [&self.0.address, &self.0.reads, &self.0.writes] {
+                #[expect(clippy::cast_precision_loss, reason = "the number of keys is bounded")]
+                metrics::gauge!(metric::RATE_LIMIT_KEYS, "limit" => quota.policy()).set(quota.sweep() as f64);
             }
             task.succeeded();
         }
@@ -131,7 +134,7 @@ pub(crate) async fn limit(State(limits): State<Limits>, mut request: Request, ne
     let Some(&ConnectInfo(client)) = request.extensions().get() else {
         return Problem::internal().into_response();
     };
-    let _place = match limits.enter_address(client, &request) {
+    let _place = match limits.enter_address(client, request.headers()).await {
         Ok(place) => place,
         Err(refused) => {
             let mut response = Problem::from(refused).into_response();
@@ -191,6 +194,11 @@ mod tests {
     };
 
     use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
+    use holdfast_common::http::{Limits as ConnectionLimits, Server};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
     use tower::ServiceExt as _;
 
     use super::*;
@@ -203,7 +211,7 @@ mod tests {
         let address = QuotaConfig { per_second: number(1), burst: number(BURST) };
         let in_flight_per_address = NonZeroUsize::new(2).expect("not 0");
         let config = LimitsConfig { address, in_flight_per_address, proxies, ..LimitsConfig::default() };
-        Router::new().route("/", handler).layer(from_fn_with_state(Limits::new(&config), limit))
+        Router::new().route("/", handler).layer(from_fn_with_state(Limits::new(&config, None), limit))
     }
 
     async fn get_from(router: &Router, client: [u8; 4], forwarded: &str) -> Response {
@@ -244,6 +252,49 @@ mod tests {
             assert_eq!(get_from(&router, [10, 0, 0, 1], hops).await.status(), 200);
         }
         assert_eq!(get_from(&router, [10, 0, 0, 1], "203.0.113.2, 198.51.100.77").await.status(), 429);
+    }
+
+    /// Sends a request through a proxy that says whose it is, and returns the answer's status.
+    async fn status_through(proxy: SocketAddr, client: &str) -> String {
+        let mut connection = TcpStream::connect(proxy).await.expect("connected");
+        let text = format!(
+            "PROXY TCP4 {client} 10.0.0.1 4711 443\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        );
+        connection.write_all(text.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("answered");
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    /// Behind a proxy that speaks the PROXY protocol each of its clients has a quota of its own.
+    #[tokio::test]
+    async fn clients_of_a_proxy_protocol_are_told_apart() {
+        let trusted = vec!["127.0.0.0/8".parse().expect("a network")];
+        let proxies = ProxyConfig { trusted, forwarded: ForwardedBy::ProxyProtocol };
+        let server = Server {
+            name: "test",
+            limits: ConnectionLimits::default(),
+            tls: None,
+            proxies: proxies.of_connections(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(server.serve(
+            listener,
+            router(proxies, get(|| async { "done" })),
+            CancellationToken::new(),
+        ));
+        for request in 0.. {
+            match status_through(address, "192.0.2.7").await.as_str() {
+                "200" => assert!(request < 100, "never refused"),
+                status => {
+                    assert_eq!(status, "429");
+                    assert!(request >= BURST, "refused after {request}");
+                    break;
+                }
+            }
+        }
+        assert_eq!(status_through(address, "192.0.2.8").await, "200");
     }
 
     /// Requests of one address that do not end keep later ones out, until they are given up.

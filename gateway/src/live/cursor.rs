@@ -225,7 +225,7 @@ mod tests {
             let mut seen: BTreeMap<OrderId, i64> = BTreeMap::new();
             let mut deliver = |cursor: &mut Cursor| {
                 while let Some(change) = cursor.next() {
-                    let before = seen.insert(change.order_id, change.version()).unwrap_or_default();
+                    let before = seen.insert(change.order.order_id, change.version()).unwrap_or_default();
                     assert!(before < change.version(), "seed {seed}: {before} and then {}", change.version());
                 }
             };
@@ -250,7 +250,7 @@ mod tests {
     fn look(cursor: &mut Cursor, history: &[Change]) {
         let mut states: BTreeMap<OrderId, &Change> = BTreeMap::new();
         for change in history {
-            states.insert(change.order_id, change);
+            states.insert(change.order.order_id, change);
         }
         let mut states: Vec<_> = states
             .into_values()

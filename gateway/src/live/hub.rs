@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::change::Change;
 use crate::{
+    cache::OrderCache,
     config::StreamsConfig,
     problem::{Problem, ProblemType},
 };
@@ -78,16 +79,18 @@ pub(crate) struct Hub {
     open_max: usize,
     open_per_user_max: usize,
     registry: Mutex<Registry>,
+    cache: OrderCache,
     /// Changes its value whenever something may have been missed.
     looks: watch::Sender<u64>,
 }
 
 impl Hub {
-    pub(super) fn new(config: &StreamsConfig) -> Self {
+    pub(super) fn new(config: &StreamsConfig, cache: OrderCache) -> Self {
         Self {
             open_max: config.open_max,
             open_per_user_max: config.open_per_user_max,
             registry: Mutex::default(),
+            cache,
             looks: watch::Sender::new(0),
         }
     }
@@ -117,11 +120,13 @@ impl Hub {
 
     /// Hands a change to everyone who watches its order or its user.
     pub(super) fn publish(&self, change: &Arc<Change>) {
+        // First: whoever gets this change from here must not read an older state afterwards.
+        self.cache.saw(&change.order);
         let registry = self.lock();
-        for topic in [Topic::Order(change.order_id), Topic::User(change.user_id.clone())] {
+        for topic in [Topic::Order(change.order.order_id), Topic::User(change.order.user_id.clone())] {
             for outlet in registry.outlets.get(&topic).into_iter().flatten() {
                 // A stream has its place before it is known whether its user may see the order.
-                if outlet.user_id == change.user_id && outlet.queue.try_send(change.clone()).is_err() {
+                if outlet.user_id == change.order.user_id && outlet.queue.try_send(change.clone()).is_err() {
                     outlet.missed.store(true, Ordering::Release);
                 }
             }
@@ -197,10 +202,11 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::change::tests::change;
+    use crate::{config::CacheConfig, live::change::tests::change};
 
     fn hub(open_max: usize, open_per_user_max: usize) -> Arc<Hub> {
-        Arc::new(Hub::new(&StreamsConfig { open_max, open_per_user_max }))
+        let cache = OrderCache::new(&CacheConfig::default(), None);
+        Arc::new(Hub::new(&StreamsConfig { open_max, open_per_user_max }, cache))
     }
 
     fn user(name: &str) -> UserId {

@@ -37,10 +37,10 @@ pub(crate) use self::{
 use self::{
     cursor::Cursor,
     hub::Hub,
-    source::Since,
+    source::{Page, Since},
     watcher::{Access, Read},
 };
-use crate::{config::StreamsConfig, http::Call, problem::Problem, upstream::Upstream};
+use crate::{cache::OrderCache, config::StreamsConfig, http::Call, problem::Problem, upstream::Upstream};
 
 /// Watchers that read from order at a time when they all have to look again, as after the restart of a replica: enough to be
 /// done soon, few enough to leave room for other calls.
@@ -53,14 +53,21 @@ const READ_TIME_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Live {
     hub: Arc<Hub>,
     upstream: Upstream,
+    cache: OrderCache,
     reads: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Live {
-    pub(crate) fn new(config: &StreamsConfig, upstream: Upstream, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        config: &StreamsConfig,
+        upstream: Upstream,
+        cache: OrderCache,
+        stop: CancellationToken,
+    ) -> Self {
         let reads = Arc::new(Semaphore::new(READS_MAX));
-        Self { hub: Arc::new(Hub::new(config)), upstream, reads, stop }
+        let hub = Arc::new(Hub::new(config, cache.clone()));
+        Self { hub, upstream, cache, reads, stop }
     }
 
     /// Reads the changes of every replica of order, until the process stops.
@@ -81,23 +88,30 @@ impl Live {
         // First the place in the hub, then the look: what changes in between is in the queue.
         let subscription = self.hub.admit(user_id, source.topic())?;
         let mut since = Since::new(&source, seen);
-        let mut page = source.read(&self.upstream, since, call).await?;
+        let mut page = self.read(&source, since, call).await?;
         if seen.is_some_and(|seen| page.is_behind(seen)) {
             // Nobody got this id from us: it says nothing about what the client knows.
             since = Since::new(&source, None);
-            page = source.read(&self.upstream, since, call).await?;
+            page = self.read(&source, since, call).await?;
         }
         let cursor = Cursor::new(source.track(), since.after);
         let access =
-            Access { read: self.reader(&source), places: self.reads.clone(), stop: self.stop.clone() };
+            Access { read: self.reader(&source, call), places: self.reads.clone(), stop: self.stop.clone() };
         Ok(Watcher::new(access, source, subscription, cursor, page, until))
     }
 
-    fn reader(&self, source: &Source) -> Read {
-        let (upstream, source) = (self.upstream.clone(), source.clone());
+    async fn read(&self, source: &Source, since: Since, call: &Call) -> Result<Page, Problem> {
+        let page = source.read(&self.upstream, since, call).await?;
+        self.cache.saw_all(page.changes.iter().map(|change| &change.order)).await;
+        Ok(page)
+    }
+
+    fn reader(&self, source: &Source, call: &Call) -> Read {
+        let (live, source, subject) = (self.clone(), source.clone(), call.subject.clone());
         Arc::new(move |since| {
-            let (upstream, source) = (upstream.clone(), source.clone());
-            async move { source.read(&upstream, since, &Call::new(READ_TIME_MAX)).await }.boxed()
+            let (live, source) = (live.clone(), source.clone());
+            let call = Call::new(READ_TIME_MAX).on_behalf_of(subject.clone());
+            async move { live.read(&source, since, &call).await }.boxed()
         })
     }
 }

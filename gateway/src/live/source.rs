@@ -83,7 +83,7 @@ impl Source {
 
     /// Whether the stream ends with this change: an order that has ended can't change, but its user can order again.
     pub(super) fn ends_with(&self, change: &Change) -> bool {
-        matches!(self, Self::Order(..)) && change.is_terminal()
+        matches!(self, Self::Order(..)) && change.order.is_terminal()
     }
 
     pub(super) async fn read(&self, upstream: &Upstream, since: Since, call: &Call) -> Result<Page, Problem> {
@@ -143,13 +143,13 @@ fn page_of(answer: pb::ListChangedOrdersResponse, since: Since) -> Option<Page> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::change::tests::change;
+    use crate::cache::snapshot::tests::pending;
 
     fn answer(positions: &[i64], position: i64, more: bool) -> pb::ListChangedOrdersResponse {
         let changes = positions
             .iter()
             .map(|position| pb::OrderChange {
-                order: Some(change(OrderId::generate(), *position, 1).order),
+                order: Some(pending(OrderId::generate(), 1)),
                 position: *position,
                 previous_version: 0,
             })

@@ -293,7 +293,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::StreamsConfig,
+        cache::OrderCache,
+        config::{CacheConfig, StreamsConfig},
         live::{
             change::tests::change,
             hub::{Hub, QUEUE_MAX},
@@ -313,7 +314,10 @@ mod tests {
         fn new() -> Self {
             let order = OrderId::generate();
             Self {
-                hub: Arc::new(Hub::new(&StreamsConfig::default())),
+                hub: Arc::new(Hub::new(
+                    &StreamsConfig::default(),
+                    OrderCache::new(&CacheConfig::default(), None),
+                )),
                 order,
                 stored: Arc::new(Mutex::new(change(order, 1, 1))),
                 failures: Arc::default(),

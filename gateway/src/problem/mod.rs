@@ -5,11 +5,15 @@ mod render;
 mod types;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
-pub(crate) use self::{render::render, types::ProblemType};
+pub(crate) use self::{
+    render::{Document, render},
+    types::ProblemType,
+};
 
 /// One thing that is wrong with the content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
     /// JSON pointer into the body, or the name of a parameter after a slash.
     pub(crate) pointer: String,

@@ -7,17 +7,30 @@ use axum::{
 };
 use holdfast_common::planted::{Bug, planted};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{FieldError, Problem, ProblemType};
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// Why there is no other answer (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Document<'a> {
+    /// Says what kind of problem it is, and never means anything else.
+    #[schema(format = "uri")]
     r#type: String,
+    /// The name of the status.
     title: &'static str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// A sentence about this occurrence.
     detail: &'a str,
+    /// The trace id of the request, for a question to the operators.
+    #[schema(pattern = "^[0-9a-f]{32}$")]
     instance: &'a str,
+    /// Everything that is wrong with the content.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
     errors: &'a [FieldError],
 }
 

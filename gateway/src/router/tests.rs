@@ -1,11 +1,16 @@
 //! The layers that every request goes through.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
     extract::Request,
     http::{HeaderValue, Method, StatusCode, Version, header},
+    response::Response,
     routing::post,
 };
 use futures_util::{StreamExt as _, stream};
@@ -42,7 +47,7 @@ async fn take(StrictJson(_): StrictJson<Value>) -> StatusCode {
 }
 
 fn app(config: &GatewayConfig) -> Router {
-    let limits = limit::Limits::new(&LimitsConfig { enabled: false, ..LimitsConfig::default() });
+    let limits = limit::Limits::new(&LimitsConfig { enabled: false, ..LimitsConfig::default() }, None);
     layered(Router::new().route("/", post(take)).fallback(no_such_path), limits, config)
 }
 
@@ -192,7 +197,7 @@ async fn http2_needs_a_host_too() {
 async fn refusals_of_the_parser_are_problems() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("bound");
-    let server = Server { name: "test", limits: Limits::default(), tls: None };
+    let server = Server { name: "test", limits: Limits::default(), tls: None, proxies: Vec::new() };
     let stop = CancellationToken::new();
     tokio::spawn(server.serve(listener, app(&config()), stop.clone()));
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(40_000));
@@ -216,4 +221,49 @@ async fn refusals_of_the_parser_are_problems() {
         assert!(body.contains(&format!("/problems/{slug}\"")), "{body}");
     }
     stop.cancel();
+}
+
+/// Whatever is routed is described, and nothing else is.
+#[test]
+fn every_route_is_described() {
+    let document = openapi::document();
+    let described = document.paths.paths.iter().flat_map(|(path, item)| {
+        let operations = [
+            ("GET", &item.get),
+            ("POST", &item.post),
+            ("PUT", &item.put),
+            ("PATCH", &item.patch),
+            ("DELETE", &item.delete),
+        ];
+        operations
+            .into_iter()
+            .filter(|(_, operation)| operation.is_some())
+            .map(move |(method, _)| format!("{method} {path}"))
+    });
+    assert_eq!(routed(&api()), described.collect());
+}
+
+/// The operations of a router. It shows them in its debug output only.
+fn routed(router: &Router<Gateway>) -> BTreeSet<String> {
+    let debug = format!("{router:?}");
+    let (routes, paths) = debug.split_once("node: Node").expect("routes and paths");
+    let (paths, _) = paths.split_once("fallback_router").expect("paths end");
+    // `RouteId(1): MethodRouter(… allow_header: Bytes(b"GET,HEAD,POST") …)` and `RouteId(1): "/api/orders"`.
+    let entries = |text: &str, before: &str| -> BTreeMap<String, String> {
+        let entries = text.split("RouteId(").skip(1).map(|entry| {
+            let (id, rest) = entry.split_once(')').expect("an id");
+            let (_, rest) = rest.split_once(before).expect("a text");
+            (id.to_owned(), rest.split('"').next().unwrap_or_default().to_owned())
+        });
+        entries.collect()
+    };
+    let methods = entries(routes, "allow_header: Bytes(b\"");
+    let paths = entries(paths, ": \"");
+    assert!(paths.len() > 5, "{debug}");
+    let operations = paths.iter().flat_map(|(id, path)| {
+        // HEAD is a part of GET.
+        let methods = methods[id].split(',').filter(|method| *method != "HEAD");
+        methods.map(move |method| format!("{method} {path}"))
+    });
+    operations.collect()
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use holdfast_certs::{Pki, TokenIssuer};
-use holdfast_native::layout::identities;
+use holdfast_native::layout::{GATEWAY, identities};
 
 use super::folder::{Folder, report};
 use crate::output::Outcome;
@@ -16,14 +16,21 @@ pub(crate) struct Init {
 
 impl Init {
     pub(super) fn run(&self) -> Result<Outcome> {
-        let folder = self.folder.path()?;
-        let pki = Pki::open_or_init(&folder)?;
-        for name in identities() {
-            pki.ensure_leaf(name)?;
-            report(&pki.leaf_status(name)?);
-        }
-        TokenIssuer::load_or_create(&folder)?;
-        eprintln!("certificates are in {}", folder.display());
+        create_missing(&self.folder)?;
         Ok(Outcome::Done)
     }
+}
+
+/// Creates what is missing, and renews what has less than half of its life left.
+pub(super) fn create_missing(folder: &Folder) -> Result<Pki> {
+    let path = folder.path()?;
+    let pki = Pki::open_or_init(&path)?;
+    for name in identities() {
+        pki.ensure_leaf(name)?;
+        report(&pki.leaf_status(name)?);
+    }
+    TokenIssuer::load_or_create(&path)?;
+    TokenIssuer::publish_keys(&path, &path.join(GATEWAY))?;
+    eprintln!("certificates are in {}", path.display());
+    Ok(pki)
 }

@@ -3,6 +3,7 @@
 mod folder;
 mod init;
 mod issue;
+mod keep;
 mod revoke;
 mod rotate;
 mod running;
@@ -11,13 +12,15 @@ mod status;
 use anyhow::Result;
 use clap::Subcommand;
 
-use self::{init::Init, issue::Issue, revoke::Revoke, rotate::Rotate, status::Status};
+use self::{init::Init, issue::Issue, keep::Keep, revoke::Revoke, rotate::Rotate, status::Status};
 use crate::{output::Outcome, runtime::block_on};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Certs {
     /// Create an authority and a certificate for each service and the operator, where they are missing
     Init(Init),
+    /// Do what `init` does again and again, so that no certificate expires
+    Keep(Keep),
     /// Issue a certificate for an identity
     Issue(Issue),
     /// Renew certificates, or replace the authority, and wait until every running service uses them
@@ -32,6 +35,7 @@ impl Certs {
     pub(crate) fn run(&self) -> Result<Outcome> {
         match self {
             Self::Init(init) => init.run(),
+            Self::Keep(keep) => block_on(keep.run()),
             Self::Issue(issue) => issue.run(),
             Self::Rotate(rotate) => block_on(rotate.run()),
             Self::Revoke(revoke) => block_on(revoke.run()),

@@ -1,6 +1,6 @@
 //! Whether an event that a reader has not handled is lost. Pure.
 
-use holdfast_common::consumer::janitor::INBOX_RETENTION;
+use holdfast_common::janitor::INBOX_RETENTION;
 use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 use time::OffsetDateTime;

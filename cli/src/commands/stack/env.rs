@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use holdfast_native::layout::{OPERATOR, PARTICIPANTS};
+use holdfast_native::layout::{Kind, OPERATOR, PARTICIPANTS};
 
 use crate::{
     options::At,
@@ -19,13 +19,17 @@ pub(crate) struct Env {
 
 impl Env {
     pub(crate) fn run(&self) -> Result<Outcome> {
-        let (layout, _) = self.at.running()?;
+        let (layout, report) = self.at.running()?;
         data!("export HOLDFAST_URL={}", layout.gateway_url())?;
         for participant in PARTICIPANTS {
             let url = layout.database_url(participant).context("cannot read the database password")?;
             data!("export {}_DATABASE_URL={url}", participant.name.to_uppercase())?;
         }
         data!("export KAFKA_BROKERS={}", layout.kafka_brokers())?;
+        if report.components.iter().any(|component| component.kind == Kind::Redis) {
+            let url = layout.redis_url().context("cannot read the password of Redis")?;
+            data!("export REDIS_URL={url}")?;
+        }
         let pki = layout.pki_dir();
         let operator = pki.join(OPERATOR);
         data!("export HOLDFAST_CA={}", quoted(&pki.join("ca.crt")))?;

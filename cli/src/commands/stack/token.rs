@@ -1,6 +1,9 @@
 //! `token`.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -20,6 +23,9 @@ pub(super) const SCOPES: &str = "orders:read orders:write accounts:read";
 pub(crate) struct Token {
     #[command(flatten)]
     at: At,
+    /// Folder of the keys, if it is not the stack's own
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// The user that the token is for
     #[arg(long, value_name = "USER", value_parser = parse_user)]
     user: String,
@@ -38,8 +44,11 @@ fn parse_user(text: &str) -> Result<String> {
 
 impl Token {
     pub(crate) fn run(&self) -> Result<Outcome> {
-        let data_dir = self.at.data_dir()?;
-        data!("{}", sign(&data_dir, &self.user, &self.scope, self.ttl)?)?;
+        let token = match &self.dir {
+            Some(dir) => sign_with(dir, &self.user, &self.scope, self.ttl)?,
+            None => sign(&self.at.data_dir()?, &self.user, &self.scope, self.ttl)?,
+        };
+        data!("{token}")?;
         Ok(Outcome::Done)
     }
 }
@@ -49,7 +58,15 @@ pub(super) fn sign(data_dir: &Path, user: &str, scope: &str, life: Duration) -> 
     if !layout.pki_dir().exists() {
         bail!("there is no stack in {}: start one with `make up`", data_dir.display());
     }
-    let issuer = TokenIssuer::load_or_create(&layout.pki_dir())?;
+    sign_with(&layout.pki_dir(), user, scope, life)
+}
+
+/// With the key of a folder, which must be there: a new one would sign tokens that nobody takes.
+fn sign_with(folder: &Path, user: &str, scope: &str, life: Duration) -> Result<String> {
+    if !folder.join("token.key").exists() {
+        bail!("there is no key for tokens in {}: see `holdfast certs init`", folder.display());
+    }
+    let issuer = TokenIssuer::load_or_create(folder)?;
     Ok(issuer.sign(&Claims::new(user, scope, life)?)?)
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_native::{
     control::{self, Found, Stopped},
-    layout::{GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope},
+    layout::{Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope},
     prepare::{PortTaken, Prepared, prepare},
     state::StackReport,
     supervisor::{self, Lifetime, Restart},
@@ -38,6 +38,9 @@ pub(crate) struct Up {
     /// Start N replicas of a service that has a database; may be repeated for each
     #[arg(long, value_name = "SERVICE=N", value_parser = parse_replicas)]
     replicas: Vec<String>,
+    /// Start this as well; `redis` has all gateways share the limits of their clients
+    #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
+    with: Vec<Extra>,
     /// Run the services' programs of this folder, instead of those beside this command; `holdfast roll` changes that later
     #[arg(long, value_name = "DIR", value_parser = parse_programs, conflicts_with = "infrastructure_only")]
     programs: Option<PathBuf>,
@@ -87,14 +90,15 @@ impl Up {
         let scope = if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
         let layout = Layout::new(data_dir.clone(), self.port_offset);
         let links = if self.links { layout.links(replicas) } else { Vec::new() };
-        let prepared = match prepare(layout.clone(), scope, replicas, links, self.programs.as_deref()) {
-            // Only tests start a stack that ends with its parent, and they try other ports.
-            Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
-                eprintln!("holdfast: {error:#}");
-                return Ok(Outcome::PortTaken);
-            }
-            other => other?,
-        };
+        let prepared =
+            match prepare(layout.clone(), scope, replicas, self.extras(), links, self.programs.as_deref()) {
+                // Only tests start a stack that ends with its parent, and they try other ports.
+                Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
+                    eprintln!("holdfast: {error:#}");
+                    return Ok(Outcome::PortTaken);
+                }
+                other => other?,
+            };
         if self.foreground {
             return self.supervise(prepared);
         }
@@ -111,6 +115,11 @@ impl Up {
         if self.links && report.links.is_empty() {
             bail!("it runs without --links: stop it with `holdfast down` first");
         }
+        for extra in self.extras() {
+            if !report.components.iter().any(|component| component.name == extra.name()) {
+                bail!("it runs without --with {}: stop it with `holdfast down` first", extra.name());
+            }
+        }
         if self.programs.is_some() {
             bail!("`holdfast roll --programs DIR` changes the programs of a stack that runs");
         }
@@ -118,6 +127,13 @@ impl Up {
             bail!("stop it with `holdfast down` to run it in the foreground");
         }
         Ok(())
+    }
+
+    /// Each once, however often it was asked for.
+    fn extras(&self) -> Vec<Extra> {
+        let mut extras = self.with.clone();
+        extras.dedup();
+        extras
     }
 
     fn supervise(&self, prepared: Prepared) -> Result<Outcome> {
@@ -136,6 +152,8 @@ impl Up {
         arguments.extend(["--port-offset".into(), self.port_offset.to_string()]);
         arguments.extend(["--data-dir".into(), data_dir.display().to_string()]);
         arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".to_owned(), replicas]));
+        arguments
+            .extend(self.extras().into_iter().flat_map(|extra| ["--with", extra.name()].map(str::to_owned)));
         if let Some(programs) = &self.programs {
             arguments.extend(["--programs".into(), programs.display().to_string()]);
         }
@@ -179,5 +197,9 @@ mod tests {
             assert!(parse_replicas(wrong).is_err(), "{wrong:?}");
         }
         assert!(parse_replicas("order=2").is_ok());
+        for wrong in ["", " ", "kafka"] {
+            assert!(wrong.parse::<Extra>().is_err(), "{wrong:?}");
+        }
+        assert_eq!("redis".parse(), Ok(Extra::Redis));
     }
 }

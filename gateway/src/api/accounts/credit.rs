@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    api::{amount, idempotency_key, mark_replayed, model, params::PathUserId},
+    api::{amount, idempotency_key, mark_replayed, model, params::PathUserId, schema},
     auth::{Allowed, scope},
     http::{
         Call,
@@ -20,13 +20,44 @@ use crate::{
     upstream::Upstream,
 };
 
-/// The body.
-#[derive(Debug, Deserialize)]
+/// A credit as the treasury sends it.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewCredit {
+    #[schema(value_type = schema::Amount)]
     amount: Box<RawValue>,
 }
 
+/// Pays money into an account
+///
+/// For the treasury: of any user, also one who has no account yet.
+#[utoipa::path(
+    post,
+    path = "/api/accounts/{user_id}/credits",
+    tag = "accounts",
+    operation_id = "creditAccount",
+    params(PathUserId, schema::IdempotencyKeyRequired),
+    request_body(content = NewCredit, examples(
+        ("hundred" = (summary = "A hundred", value = json!({"amount": 100}))),
+        ("cent" = (summary = "The least", value = json!({"amount": 0.01}))),
+    )),
+    responses((
+        status = CREATED,
+        description = "The account with the new balance, or as it was after the request with the same key.",
+        body = model::Account,
+        headers(("Idempotent-Replayed" = String, description = "`true`: the key was used before, and this request changed nothing."))
+    )),
+    security(("token" = ["accounts:credit"])),
+    extensions(
+        ("x-other-user" = json!("allowed")),
+        ("x-problems" = json!([
+            ProblemType::IdempotencyKeyInvalid.slug(),
+            ProblemType::IdempotencyKeyRequired.slug(),
+            ProblemType::IdempotencyKeyInUse.slug(),
+            ProblemType::IdempotencyKeyReused.slug(),
+        ]))
+    )
+)]
 pub(crate) async fn credit(
     State(upstream): State<Upstream>,
     caller: Allowed<scope::AccountsCredit>,

@@ -7,8 +7,14 @@ use axum::{
     Router,
     routing::{get, post},
 };
+use utoipa::OpenApi;
 
 use crate::state::Gateway;
+
+/// What the document says of them.
+#[derive(OpenApi)]
+#[openapi(paths(read::read, credit::credit))]
+pub(crate) struct Document;
 
 /// The operations.
 pub(crate) fn routes() -> Router<Gateway> {

@@ -11,6 +11,22 @@ use crate::{
     upstream::Upstream,
 };
 
+/// Reads an account
+///
+/// Only one's own. A user without an account has 0.
+#[utoipa::path(
+    get,
+    path = "/api/accounts/{user_id}",
+    tag = "accounts",
+    operation_id = "readAccount",
+    params(PathUserId),
+    responses((status = OK, description = "The account.", body = model::Account)),
+    security(("token" = ["accounts:read"])),
+    extensions(
+        ("x-other-user" = json!("foreign-user")),
+        ("x-problems" = json!([ProblemType::ForeignUser.slug()]))
+    )
+)]
 pub(crate) async fn read(
     State(upstream): State<Upstream>,
     caller: Allowed<scope::AccountsRead>,

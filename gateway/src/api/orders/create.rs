@@ -17,33 +17,112 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    api::{amount, idempotency_key, mark_replayed, model},
+    api::{amount, idempotency_key, mark_replayed, model, schema},
     auth::{Allowed, scope},
     http::{
         Call,
-        json::{self, Object, StrictJson, Whole},
+        json::{self, Object, StrictJson},
     },
     problem::{FieldError, Problem, ProblemType},
     upstream::Upstream,
 };
 
-/// The body.
-#[derive(Debug, Deserialize)]
+/// An order as a client sends it.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewOrder {
+    /// Whose order it is: the token's own user, who is also meant if it is absent.
+    #[schema(value_type = Option<schema::UserId>)]
     user_id: Option<String>,
+    #[schema(value_type = schema::Address)]
     delivery_address: String,
+    #[schema(min_items = 1, max_items = 100, value_type = Vec<NewItem>)]
     items: Vec<Object<NewItem>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A line of an order as a client sends it.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewItem {
+    #[schema(value_type = schema::ProductId)]
     product_id: String,
-    quantity: Whole,
+    #[schema(value_type = schema::Quantity)]
+    #[serde(deserialize_with = "json::whole_number")]
+    quantity: u32,
+    /// Of one piece.
+    #[schema(value_type = schema::Amount)]
     price: Box<RawValue>,
 }
 
+// The macro takes only a number.
+const _: () = assert!(ITEMS_MAX == 100);
+
+/// Creates an order
+///
+/// It is `PENDING` until it is paid, which takes moments: read it again, or watch its stream of events.
+///
+/// Send an `Idempotency-Key`, so that the request can be repeated without creating a second order: the same key and content get the
+/// order as it was created, and `Idempotent-Replayed: true`.
+#[utoipa::path(
+    post,
+    path = "/api/orders",
+    tag = "orders",
+    operation_id = "createOrder",
+    params(schema::IdempotencyKeyOptional),
+    request_body(content = NewOrder, examples(
+        ("one-line" = (
+            summary = "One line",
+            value = json!({
+                "delivery_address": "1 Quay Street, 20457 Hamburg",
+                "items": [{"product_id": "tea-100g", "quantity": 2, "price": 12.5}]
+            })
+        )),
+        ("several-lines" = (
+            summary = "Several lines",
+            value = json!({
+                "delivery_address": "Fischmarkt 2\u{a0}b, 22767 Hamburg",
+                "items": [
+                    {"product_id": "tea-100g", "quantity": 1, "price": 12.5},
+                    {"product_id": "cup:blue", "quantity": 6, "price": 3},
+                    {"product_id": "spoon.small", "quantity": 6, "price": 0.99}
+                ]
+            })
+        )),
+        ("undeliverable" = (
+            summary = "One that will be refunded",
+            description = "In the native stack a delivery to an address that begins with UNDELIVERABLE fails.",
+            value = json!({
+                "delivery_address": "UNDELIVERABLE, 1 Quay Street",
+                "items": [{"product_id": "tea-100g", "quantity": 1, "price": 0.01}]
+            })
+        )),
+    )),
+    responses((
+        status = CREATED,
+        description = "The order, or the one that was created with the same key.",
+        body = model::Order,
+        headers(
+            ("Location" = String, description = "The path of the order."),
+            ("Idempotent-Replayed" = String, description = "`true`: the key was used before, and this request changed nothing."),
+        ),
+        links(
+            ("order" = (operation_id = "readOrder", parameters(("id" = "$response.body#/order_id")))),
+            ("payment" = (operation_id = "readPayment", parameters(("id" = "$response.body#/order_id")))),
+            ("delivery" = (operation_id = "readDelivery", parameters(("id" = "$response.body#/order_id")))),
+            ("events" = (operation_id = "watchOrder", parameters(("id" = "$response.body#/order_id")))),
+        )
+    )),
+    security(("token" = ["orders:write"])),
+    extensions(
+        ("x-other-user" = json!("own")),
+        ("x-problems" = json!([
+            ProblemType::IdempotencyKeyInvalid.slug(),
+            ProblemType::ForeignUser.slug(),
+            ProblemType::IdempotencyKeyInUse.slug(),
+            ProblemType::IdempotencyKeyReused.slug(),
+        ]))
+    )
+)]
 pub(crate) async fn create(
     State(upstream): State<Upstream>,
     caller: Allowed<scope::OrdersWrite>,
@@ -102,15 +181,14 @@ fn check(new: &NewOrder) -> Result<Vec<OrderItem>, Vec<FieldError>> {
             let detail = format!("must be 1 to {PRODUCT_ID_CHARS_MAX} of A-Z a-z 0-9 . _ : -");
             errors.push(FieldError::new(format!("/items/{index}/product_id"), detail));
         }
-        let Whole(quantity) = item.quantity;
-        if !(1..=QUANTITY_MAX).contains(&quantity) {
+        if !(1..=QUANTITY_MAX).contains(&item.quantity) {
             let detail = format!("must be 1 to {QUANTITY_MAX}");
             errors.push(FieldError::new(format!("/items/{index}/quantity"), detail));
         }
         if let Some(price) = amount(&format!("/items/{index}/price"), &item.price, &mut errors) {
             items.push(OrderItem {
                 product_id: item.product_id.clone(),
-                quantity,
+                quantity: item.quantity,
                 price: Some(price.to_proto()),
             });
         }

@@ -1,25 +1,61 @@
 //! `GET /api/orders?limit=&cursor=`: the caller's orders, newest first.
 
 use axum::{extract::State, http::StatusCode, response::Response};
-use holdfast_proto::order::v1::ListOrdersRequest;
+use bytes::Bytes;
+use holdfast_proto::{limits::PAGE_BYTES_MAX, order::v1::ListOrdersRequest};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
+use super::{Orders, to_json};
 use crate::{
-    api::{model, params::Page},
+    api::{
+        model::{self, incomplete},
+        params::Page,
+        schema,
+    },
     auth::{Allowed, scope},
     http::{Call, json},
-    problem::Problem,
-    upstream::Upstream,
+    problem::{Problem, ProblemType},
 };
 
-#[derive(Debug, Serialize)]
-struct OrderPage {
-    orders: Vec<model::Order>,
+/// A part of a listing. Its orders are JSON already, because how many there are depends on how long they are.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct OrderPage<'a> {
+    #[schema(value_type = Vec<model::Order>)]
+    orders: Vec<&'a RawValue>,
+    /// Null on the last page.
+    #[schema(required, value_type = Option<schema::OrderId>)]
     next_cursor: Option<String>,
 }
 
+/// What an entry takes beside the order, and the page beside its entries, at most.
+const SEPARATOR_BYTES: usize = 1;
+const FRAME_BYTES: usize = 96;
+
+/// Lists orders
+///
+/// The own ones, newest first. `next_cursor` is the `cursor` of the next page, and null on the last one. A page has at most
+/// 256 KiB, so it may have fewer orders than `limit`.
+#[utoipa::path(
+    get,
+    path = "/api/orders",
+    tag = "orders",
+    operation_id = "listOrders",
+    params(Page),
+    responses((
+        status = OK,
+        description = "A page.",
+        body = OrderPage,
+        links(("next" = (operation_id = "listOrders", parameters(("cursor" = "$response.body#/next_cursor")))))
+    )),
+    security(("token" = ["orders:read"])),
+    extensions(
+        ("x-other-user" = json!("own")),
+        ("x-problems" = json!([ProblemType::InvalidContent.slug()]))
+    )
+)]
 pub(crate) async fn list(
-    State(upstream): State<Upstream>,
+    State(orders): State<Orders>,
     caller: Allowed<scope::OrdersRead>,
     call: Call,
     page: Page,
@@ -29,12 +65,41 @@ pub(crate) async fn list(
         page_size: page.limit,
         page_token: page.cursor.map(|id| id.to_string()).unwrap_or_default(),
     };
-    let answer = upstream.orders().list_orders(call.request(message)?).await?.into_inner();
-    let orders = answer
-        .orders
-        .into_iter()
-        .map(|order| model::Order::from_proto(Some(order)))
-        .collect::<Result<_, _>>()?;
-    let next_cursor = Some(answer.next_page_token).filter(|token| !token.is_empty());
+    let (found, next) = orders.list(call.request(message)?).await?;
+    let bodies = found.iter().map(|order| to_json(order)).collect::<Result<Vec<Bytes>, _>>()?;
+    let fits = entries_that_fit(bodies.iter().map(Bytes::len)).min(found.len());
+    let next_cursor =
+        if fits < found.len() { found.get(fits - 1).map(|last| last.order_id.to_string()) } else { next };
+    let orders = bodies[..fits].iter().map(|body| serde_json::from_slice(body)).collect::<Result<_, _>>();
+    let orders = orders.map_err(|_not_json| incomplete())?;
     Ok(json::response(StatusCode::OK, &OrderPage { orders, next_cursor }))
+}
+
+/// How many entries of these lengths go into a page; the first one always does.
+fn entries_that_fit(lengths: impl IntoIterator<Item = usize>) -> usize {
+    let mut bytes = FRAME_BYTES;
+    let fit = lengths.into_iter().take_while(|length| {
+        bytes += length + SEPARATOR_BYTES;
+        bytes <= PAGE_BYTES_MAX
+    });
+    fit.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page is bounded in bytes, but is never empty because its first order is long.
+    #[test]
+    fn a_page_is_bounded_in_bytes() {
+        assert_eq!(entries_that_fit(vec![1_000; 100]), 100);
+        assert_eq!(entries_that_fit(vec![PAGE_BYTES_MAX / 20; 100]), 19, "with the frame 20 are too long");
+        assert_eq!(entries_that_fit([PAGE_BYTES_MAX, 1]), 1);
+        let longest = PAGE_BYTES_MAX - FRAME_BYTES - SEPARATOR_BYTES;
+        let page = OrderPage { orders: Vec::new(), next_cursor: Some("x".repeat(36)) };
+        let frame = serde_json::to_vec(&page).expect("JSON").len();
+        assert!(frame <= FRAME_BYTES, "{frame}");
+        assert_eq!(entries_that_fit([longest / 2, longest / 2]), 2);
+        assert_eq!(entries_that_fit([longest / 2, longest / 2 + 2]), 1);
+    }
 }

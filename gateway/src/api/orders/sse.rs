@@ -12,10 +12,8 @@ use axum::{
 use futures_util::{Stream, stream};
 use holdfast_common::http::LongLived;
 
-use crate::{
-    api::model,
-    live::{Change, Step, Track, Watcher},
-};
+use super::to_json;
+use crate::live::{Change, Step, Track, Watcher};
 
 /// A comment is sent when nothing else was for this long, so that proxies and clients see that the stream is alive.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
@@ -68,14 +66,9 @@ fn event(track: Track, step: &Step) -> Option<Event> {
 }
 
 fn order_event(track: Track, change: &Change) -> Option<Event> {
-    let order = model::Order::from_proto(Some(change.order.clone())).ok()?;
-    match serde_json::to_string(&order) {
-        Ok(data) => Some(Event::default().event("order").id(track.number(change).to_string()).data(data)),
-        Err(error) => {
-            tracing::error!(%error, "order cannot be written as JSON");
-            None
-        }
-    }
+    let json = to_json(&change.order).ok()?;
+    let data = std::str::from_utf8(&json).ok()?;
+    Some(Event::default().event("order").id(track.number(change).to_string()).data(data))
 }
 
 #[cfg(test)]

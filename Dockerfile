@@ -1,0 +1,84 @@
+# Images of the services and of the command. One target each: gateway, order, payment, delivery, cli.
+#
+#   docker build --target gateway -t holdfast-gateway .
+#
+# With binaries that were built outside (`cargo build --release`), which takes seconds instead of minutes:
+#
+#   docker build --target gateway --build-arg BINARIES=prebuilt -t holdfast-gateway .
+#
+# The runtime images have the program, the libraries that it is linked against, and nothing else: no shell, no package manager. They run as
+# user 65532 with a read-only root.
+
+ARG BINARIES=built
+
+FROM rust:1.95-bookworm AS built
+WORKDIR /src
+COPY . .
+# The caches outlive the build, so the programs are copied out of them.
+RUN --mount=type=cache,id=holdfast-cargo,target=/usr/local/cargo/registry --mount=type=cache,id=holdfast-target,target=/src/target <<'END'
+set -eu
+cargo build --profile dist --locked --bins --workspace --exclude holdfast-e2e --exclude holdfast-simulation --exclude holdfast-testkit
+mkdir /out
+for program in holdfast holdfast-gateway holdfast-order holdfast-payment holdfast-delivery; do
+    cp "target/dist/$program" /out/
+done
+END
+
+FROM debian:bookworm-slim AS prebuilt
+COPY target/release/holdfast target/release/holdfast-gateway target/release/holdfast-order target/release/holdfast-payment \
+    target/release/holdfast-delivery /out/
+
+FROM ${BINARIES} AS binaries
+
+# What the programs need beside themselves, in a tree of its own. All of them are linked against the same few libraries.
+FROM debian:bookworm-slim AS root
+COPY --from=binaries /out /out
+RUN <<'END'
+set -eu
+mkdir -p /root-of-image/etc
+for program in /out/*; do
+    ldd "$program" | awk '/=> \// { print $3 } /^[[:space:]]*\/.*ld-/ { print $1 }'
+done | sort -u | xargs cp --dereference --parents --target-directory=/root-of-image
+echo 'holdfast:x:65532:65532::/nonexistent:/sbin/nologin' > /root-of-image/etc/passwd
+echo 'holdfast:x:65532:' > /root-of-image/etc/group
+# An empty volume takes owner and mode of the folder that it covers.
+for folder in pki pki/gateway pki/order pki/payment pki/delivery pki/operator; do
+    install -d -o 65532 -g 65532 -m 0700 "/volumes/$folder"
+done
+# PostgreSQL and Redis read their password as users of their own.
+for folder in secrets secrets/order-db secrets/payment-db secrets/delivery-db secrets/redis; do
+    install -d -o 65532 -g 65532 -m 0755 "/volumes/$folder"
+done
+END
+
+FROM scratch AS runtime
+COPY --from=root /root-of-image/ /
+USER 65532:65532
+LABEL org.opencontainers.image.title="Holdfast" \
+    org.opencontainers.image.description="Event-driven order, payment and delivery services that keep every promise" \
+    org.opencontainers.image.licenses="Apache-2.0 OR MIT"
+
+FROM runtime AS gateway
+COPY --from=binaries /out/holdfast-gateway /holdfast-gateway
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=500ms CMD ["/holdfast-gateway", "--ready"]
+ENTRYPOINT ["/holdfast-gateway"]
+
+FROM runtime AS order
+COPY --from=binaries /out/holdfast-order /holdfast-order
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=500ms CMD ["/holdfast-order", "--ready"]
+ENTRYPOINT ["/holdfast-order"]
+
+FROM runtime AS payment
+COPY --from=binaries /out/holdfast-payment /holdfast-payment
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=500ms CMD ["/holdfast-payment", "--ready"]
+ENTRYPOINT ["/holdfast-payment"]
+
+FROM runtime AS delivery
+COPY --from=binaries /out/holdfast-delivery /holdfast-delivery
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=500ms CMD ["/holdfast-delivery", "--ready"]
+ENTRYPOINT ["/holdfast-delivery"]
+
+FROM runtime AS cli
+COPY --from=root --chown=65532:65532 /volumes/ /
+COPY --from=binaries /out/holdfast /holdfast
+ENTRYPOINT ["/holdfast"]

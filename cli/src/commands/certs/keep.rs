@@ -1,0 +1,36 @@
+//! `certs keep`: for an installation without an authority of its own, such as `compose.yml`. A cluster has cert-manager.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use holdfast_common::config::parse_duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{folder::Folder, init::create_missing};
+use crate::output::Outcome;
+
+#[derive(Debug, Args)]
+pub(crate) struct Keep {
+    #[command(flatten)]
+    folder: Folder,
+    /// How often to look; a certificate is renewed when less than half of its life, which is a day, is left
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_duration)]
+    every: Duration,
+}
+
+impl Keep {
+    /// Until it is asked to end. As the first process of a container nothing ends it unless it listens.
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        loop {
+            create_missing(&self.folder)?;
+            tokio::select! {
+                () = tokio::time::sleep(self.every.max(Duration::from_secs(1))) => {}
+                _ = terminate.recv() => return Ok(Outcome::Done),
+                _ = interrupt.recv() => return Ok(Outcome::Done),
+            }
+        }
+    }
+}

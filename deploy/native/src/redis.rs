@@ -1,0 +1,121 @@
+//! Redis: what replicas of the gateway share, if a stack is asked to have it. It keeps nothing on disk.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{layout::Layout, postgres};
+
+const PROGRAM: &str = "redis-server";
+/// Older ones don't let a script both ask for the time and write.
+const VERSION_MIN: u32 = 7;
+const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Checks that there is a Redis, and writes its configuration.
+pub(crate) fn prepare(layout: &Layout) -> Result<()> {
+    check_version()?;
+    let password = password(layout)?;
+    let path = layout.redis_config_file();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(configuration(layout.redis_port(), &password).as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn configuration(port: u16, password: &str) -> String {
+    format!(
+        "# Written at each start of the native stack.
+bind 127.0.0.1
+port {port}
+protected-mode yes
+requirepass {password}
+# What is kept here is worth nothing after a restart.
+save \"\"
+appendonly no
+maxmemory 64mb
+# Limits and cached states share it. Whoever sends most is used last, so a flood of others makes nobody's limit forgotten that
+# matters. The policies that look only at expiry would forget limits, which live for seconds, before every cached state.
+maxmemory-policy allkeys-lru
+# Its command line says whose it is.
+set-proc-title no
+"
+    )
+}
+
+fn check_version() -> Result<()> {
+    const HELP: &str = "Redis 7 or newer was asked for (--with redis): run `make deps`, or install it (Debian: apt-get install \
+         redis-server) so that `redis-server` is on the PATH";
+    let Ok(output) = Command::new(PROGRAM).arg("--version").output() else {
+        bail!("no redis-server was found. {HELP}");
+    };
+    // Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=…
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text
+        .split("v=")
+        .nth(1)
+        .and_then(|version| version.split('.').next())
+        .and_then(|major| major.parse::<u32>().ok());
+    match version {
+        Some(version) if version >= VERSION_MIN => Ok(()),
+        Some(version) => bail!("Redis {version} is too old. {HELP}"),
+        None => bail!("`redis-server --version` does not say its version. {HELP}"),
+    }
+}
+
+/// Its password, which is created at the first start with Redis.
+fn password(layout: &Layout) -> Result<String> {
+    let path = layout.redis_password_file();
+    crate::prepare::write_password(&path)?;
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The command that starts it in the foreground.
+pub(crate) fn command(layout: &Layout) -> Result<Command> {
+    let path = layout.redis_config_file();
+    let config = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut command = Command::new(PROGRAM);
+    command
+        // Read by the kernel's name for it: the user that it runs as can't open the file, which has the password.
+        .arg("--syslog-ident")
+        .arg(&path)
+        .arg("-")
+        .stdin(Stdio::from(config))
+        .current_dir("/");
+    if let Some((uid, gid)) = postgres::unprivileged()? {
+        command.uid(uid).gid(gid);
+    }
+    Ok(command)
+}
+
+/// Logs in; an error says what is wrong. Changes nothing.
+pub(crate) async fn answers(layout: &Layout) -> Result<()> {
+    let ask = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", layout.redis_port())).await?;
+        let words = format!("AUTH {}\r\nPING\r\n", fs::read_to_string(layout.redis_password_file())?.trim());
+        stream.write_all(words.as_bytes()).await?;
+        let mut answer = [0; b"+OK\r\n+PONG\r\n".len()];
+        stream.read_exact(&mut answer).await?;
+        if answer != *b"+OK\r\n+PONG\r\n" {
+            bail!("refuses its password");
+        }
+        Ok(())
+    };
+    let bound = tokio::time::timeout(PROBE_TIME_MAX, ask).await;
+    bound.map_err(|_| anyhow::anyhow!("does not answer within {} s", PROBE_TIME_MAX.as_secs()))?
+}

@@ -1,0 +1,91 @@
+//! The topics and their settings: the one table, for the native stack and for any other broker.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_proto::topic;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    error::{KafkaResult, RDKafkaErrorCode},
+};
+
+/// Partitions of each topic: enough for several replicas of a service to share the work, with few open files.
+const PARTITIONS: i32 = 4;
+const DEAD_LETTER_RETENTION_MS: &str = "2592000000";
+/// The broker's default.
+const EVENT_BYTES_MAX: &str = "1048588";
+const CREATE_TIME_MAX: Duration = Duration::from_secs(10);
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// On how many brokers a topic is.
+#[derive(Debug, Clone, Copy)]
+pub struct Replication {
+    /// That have it.
+    pub factor: i32,
+    /// Of these, that must have a record before it is acknowledged.
+    pub in_sync_min: i32,
+}
+
+/// A client that administers these brokers.
+pub(crate) fn client(brokers: &str) -> KafkaResult<AdminClient<DefaultClientContext>> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "300")
+        .set("log_level", "2")
+        .create()
+}
+
+/// Creates the topics that are missing on these brokers, and waits for the brokers if they don't answer yet. What exists stays as
+/// it is.
+pub async fn ensure_on(brokers: &str, replication: Replication, wait: Duration) -> Result<()> {
+    let client = client(brokers).with_context(|| format!("{brokers:?} are no brokers"))?;
+    let until = Instant::now() + wait;
+    loop {
+        match ensure(&client, replication).await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= until => {
+                return Err(error)
+                    .with_context(|| format!("the brokers at {brokers} did not take the topics"));
+            }
+            Err(_) => tokio::time::sleep(TRY_AGAIN_AFTER).await,
+        }
+    }
+}
+
+/// Creates the topics that are missing.
+pub(crate) async fn ensure(
+    client: &AdminClient<DefaultClientContext>,
+    replication: Replication,
+) -> Result<()> {
+    let mut names = Vec::new();
+    for topic in topic::EVENT_TOPICS {
+        let retention_ms = topic::EVENT_RETENTION.as_millis().to_string();
+        names.push((topic.to_owned(), retention_ms, EVENT_BYTES_MAX.to_owned()));
+    }
+    for (topic, group) in topic::READINGS {
+        let retention_ms = DEAD_LETTER_RETENTION_MS.to_owned();
+        names.push((topic::dead_letters_of(topic, group), retention_ms, topic::RECORD_BYTES_MAX.to_string()));
+    }
+    let in_sync_min = replication.in_sync_min.to_string();
+    let topics: Vec<NewTopic<'_>> = names
+        .iter()
+        .map(|(name, retention_ms, bytes_max)| {
+            NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(replication.factor))
+                .set("retention.ms", retention_ms)
+                .set("max.message.bytes", bytes_max)
+                .set("min.insync.replicas", &in_sync_min)
+        })
+        .collect();
+    let options =
+        AdminOptions::new().request_timeout(Some(CREATE_TIME_MAX)).operation_timeout(Some(CREATE_TIME_MAX));
+    for result in client.create_topics(&topics, &options).await? {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, error)) => bail!("cannot create the topic {topic}: {error}"),
+        }
+    }
+    Ok(())
+}
