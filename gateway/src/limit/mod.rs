@@ -5,7 +5,6 @@
 mod address;
 mod bucket;
 mod headers;
-pub(crate) mod hold_back;
 mod in_flight;
 pub(crate) mod overload;
 mod quota;
