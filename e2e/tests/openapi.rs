@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use bytes::Bytes;
 use holdfast_certs::Claims;
 use holdfast_chaos::rest::Answer;
 use holdfast_e2e::{
@@ -57,7 +58,7 @@ impl Owner {
             let stream = world.rest.events(&path, token, None).await.expect("answered");
             if stream.status == 200 {
                 operation.assert_describes_head(stream.status, &stream.headers);
-                return Answer { status: stream.status, headers: stream.headers, body: Default::default() };
+                return Answer { status: stream.status, headers: stream.headers, body: Bytes::new() };
             }
         }
         let request = request.body(Full::new(body.into())).expect("a request");
