@@ -82,8 +82,7 @@ fn complete(document: &mut OpenApi) {
 fn name_scope(operation: &mut Operation) {
     let requirement = serde_json::to_value(&operation.security).unwrap_or_default();
     if let Some(scope) = requirement[0][TOKEN][0].as_str() {
-        let description = operation.description.get_or_insert_default();
-        description.push_str(&format!("\n\nScope: `{scope}`."));
+        operation.description.get_or_insert_default().extend(["\n\nScope: `", scope, "`."]);
     }
 }
 
