@@ -10,6 +10,7 @@ use holdfast_chaos::{
 use holdfast_e2e::{PATIENCE, World, eventually, id};
 use holdfast_native::layout::Scope;
 use holdfast_testkit::stack::TestStack;
+use http::Method;
 use tokio::time::{Instant, sleep};
 
 const BURST: u32 = 20;
@@ -21,6 +22,8 @@ async fn world() -> World {
         ("HOLDFAST__LIMITS__READS__PER_SECOND", "1"),
         ("HOLDFAST__LIMITS__READS__BURST", "20"),
         ("HOLDFAST__LIMITS__IN_FLIGHT_PER_SUBJECT", "4"),
+        // No proxy is trusted, so nobody may claim to be somebody else.
+        ("HOLDFAST__LIMITS__PROXIES__FORWARDED", "x-forwarded-for"),
     ];
     let stack = tokio::task::spawn_blocking(move || TestStack::start(Scope::Everything, &[], &environment));
     World::of(Box::leak(Box::new(stack.await.expect("it starts"))))
@@ -51,7 +54,11 @@ async fn a_burst_is_refused_until_its_time_has_come(world: &World) {
     let until = Instant::now() + PATIENCE;
     let mut allowed = 0;
     let refused = loop {
-        let answer = greedy.get(&path).await.expect("answered");
+        // Another address each time: a claim gains nothing.
+        let claim = format!("198.51.100.{}", allowed % 250);
+        let headers = [("x-forwarded-for", claim.as_str())];
+        let answer =
+            world.rest.call(Method::GET, &path, &greedy.token, &headers, None).await.expect("answered");
         if answer.status != 200 {
             break answer;
         }

@@ -11,7 +11,10 @@ use crate::{
         context, head,
         headers::{self, Transport},
     },
-    limit::{self, Limits},
+    limit::{
+        self, Limits, hold_back,
+        overload::{self, Gates},
+    },
     openapi,
     problem::{Problem, ProblemType},
     state::Gateway,
@@ -35,12 +38,16 @@ fn layered(routes: Router, limits: Limits, config: &GatewayConfig) -> Router {
     let deadline = config.deadline;
     let bodies = Bodies::new(config.sockets.bodies_bytes_max, config.sockets.body_bytes_per_second_min);
     let transport = if config.tls.is_some() { Transport::Tls } else { Transport::Plain };
+    let gates = limits.are_enabled().then(Gates::default);
     let router = routes
         // Authentication is not a layer but the `Allowed` parameter of each handler (crate::auth), so that a handler
         // without it is easy to see. The limits per subject are applied there too.
         //
+        // After the limits per address: what they refuse is no load.
+        .layer(middleware::from_fn(move |request, next| overload::shed(gates.clone(), request, next)))
         // Within the layer that drains bodies: a 429 would get lost if the connection were reset for an unread body.
         .layer(middleware::from_fn_with_state(limits, limit::limit))
+        .layer(middleware::from_fn(hold_back::hold_back))
         .layer(middleware::from_fn(move |request, next| body::limit(bodies.clone(), request, next)))
         .layer(middleware::from_fn(head::refuse));
     let router = match config.cors_origins.as_slice() {

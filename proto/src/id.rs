@@ -33,9 +33,9 @@ impl OrderId {
         Self(Uuid::now_v7())
     }
 
-    /// Accepts the hyphenated form only: one order has one spelling.
+    /// Accepts the hyphenated form in lower case only: one order has one spelling.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        if text.len() != 36 {
+        if text.len() != 36 || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(IdError::NotUuid);
         }
         let uuid = Uuid::try_parse(text).map_err(|_| IdError::NotUuid)?;
@@ -125,7 +125,7 @@ fn printable(text: &str, max: usize, allowed: fn(char) -> bool) -> Result<String
 mod tests {
     use super::*;
 
-    /// An order has one spelling: no braces, no urn, no nil.
+    /// An order has one spelling: no braces, no urn, no capitals, no nil.
     #[test]
     fn order_ids_have_one_spelling() {
         let id = OrderId::generate();
@@ -137,6 +137,7 @@ mod tests {
             &id.as_uuid().simple().to_string(),
             &id.as_uuid().urn().to_string(),
             &id.as_uuid().braced().to_string(),
+            &OrderId(Uuid::max()).to_string().to_uppercase(),
         ] {
             assert_eq!(OrderId::parse(bad), Err(IdError::NotUuid), "{bad}");
         }

@@ -28,7 +28,11 @@ pub fn is_product_id(text: &str) -> bool {
 pub fn is_address(text: &str) -> bool {
     // Directional overrides and isolates let a label show a different address than the text contains.
     let reorders = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    // They are no control characters, but begin a new line all the same.
+    let separates = |c: char| matches!(c, '\u{2028}' | '\u{2029}');
+    let is_invisible =
+        |c: char| c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}');
     (1..=ADDRESS_CHARS_MAX).contains(&text.chars().count())
-        && !text.trim().is_empty()
-        && !text.chars().any(|c| c.is_control() || reorders(c))
+        && !text.chars().all(is_invisible)
+        && !text.chars().any(|c| c.is_control() || reorders(c) || separates(c))
 }

@@ -30,6 +30,8 @@ mod tls;
 mod watch;
 
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

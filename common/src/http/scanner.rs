@@ -139,6 +139,12 @@ impl Scanner {
         if rest == b"\r" {
             return Break(());
         }
+        if rest[0] == b'\n' {
+            // The parser would ignore an empty line without its carriage return too, but only one that comes with what follows it.
+            scan.refusal = Some(Refusal::Syntax);
+            self.place = Place::Broken;
+            return Break(());
+        }
         // The first bytes are parsed at once, so that what is not HTTP ends at once. After that only the end matters: parsing a head
         // that arrives byte by byte again with each byte would cost its square.
         let is_first = self.searched == 0;
@@ -239,29 +245,16 @@ fn step(chunk: Chunk, byte: u8) -> Step {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::messages::{Scanned, scan_pieces};
 
-    /// What is passed and how many heads were seen when `bytes` arrive in pieces of `piece`.
     fn scanned(bytes: &[u8], piece: usize) -> (Vec<u8>, usize, Option<Refusal>, bool) {
-        let mut scanner = Scanner::new();
-        let (mut passed, mut heads, mut waiting) = (Vec::new(), 0, Vec::new());
-        for piece in bytes.chunks(piece) {
-            waiting.extend_from_slice(piece);
-            loop {
-                let scan = scanner.scan(&waiting);
-                waiting.drain(..scan.skipped);
-                passed.extend(waiting.drain(..scan.passed));
-                heads += scan.heads;
-                if scan.refusal.is_some() || scan.is_broken {
-                    return (passed, heads, scan.refusal, scan.is_broken);
-                }
-                if scan.passed == 0 && scan.skipped == 0 {
-                    break;
-                }
-            }
-        }
-        (passed, heads, None, false)
+        let Scanned { passed, heads, refusal, is_broken } = scan_pieces(bytes.chunks(piece));
+        (passed.into(), heads, refusal, is_broken)
     }
 
     const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -289,6 +282,21 @@ mod tests {
             let stream = format!("\r\n\r\n{GET}\r\n{GET}");
             let (passed, heads, refusal, _) = scanned(stream.as_bytes(), piece);
             assert_eq!((passed, heads, refusal), ([GET, GET].concat().into_bytes(), 2, None), "{piece}");
+        }
+    }
+
+    /// A line feed alone is no empty line, however it arrives.
+    #[test]
+    fn a_line_feed_alone_is_no_empty_line() {
+        for start in ["\n", "\r\n\n", "\n\r\n"] {
+            for piece in [1, 2, 1_000] {
+                let (passed, heads, refusal, _) = scanned(format!("{start}{GET}").as_bytes(), piece);
+                assert_eq!(
+                    (passed, heads, refusal),
+                    (Vec::new(), 0, Some(Refusal::Syntax)),
+                    "{start:?} {piece}"
+                );
+            }
         }
     }
 

@@ -18,6 +18,8 @@ use tokio::{
 
 use super::{socket::Socket, *};
 
+mod fuzz;
+
 const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 /// What the kernel would buffer of a pipe.
@@ -67,14 +69,12 @@ impl Pipe {
     }
 
     fn session(watch: Arc<Watch>, stop: CancellationToken) -> Session {
-        let port = Port {
-            name: "test",
-            limits: Limits::default(),
-            tls: None,
-            proxies: Vec::new(),
-            router: router(),
-            stop,
-        };
+        Self::session_of(router(), watch, stop)
+    }
+
+    fn session_of(router: Router, watch: Arc<Watch>, stop: CancellationToken) -> Session {
+        let port =
+            Port { name: "test", limits: Limits::default(), tls: None, proxies: Vec::new(), router, stop };
         Session {
             port: Arc::new(port),
             client: CLIENT,

@@ -93,9 +93,10 @@ impl Page {
             .map_err(|_| FieldError::new("", "the parameters are limit and cursor, each at most once"))?;
         let limit = match query.limit {
             None => PAGE_SIZE_DEFAULT,
-            Some(text) => text
-                .parse()
-                .ok()
+            Some(text) => Some(text)
+                // Digits only: a parser of numbers would take a sign too.
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|text| text.parse().ok())
                 .filter(|limit| (1..=PAGE_SIZE_MAX).contains(limit))
                 .ok_or_else(|| FieldError::new("/limit", format!("must be 1 to {PAGE_SIZE_MAX}")))?,
         };
@@ -135,6 +136,9 @@ impl IntoParams for Page {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -157,6 +161,7 @@ mod tests {
             ("limit=0".to_owned(), Err("/limit")),
             ("limit=101".to_owned(), Err("/limit")),
             ("limit=-1".to_owned(), Err("/limit")),
+            ("limit=%2B1".to_owned(), Err("/limit")),
             ("limit=4294967296".to_owned(), Err("/limit")),
             ("limit=x&cursor=x".to_owned(), Err("/limit")),
             ("cursor=x".to_owned(), Err("/cursor")),

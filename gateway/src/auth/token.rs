@@ -142,3 +142,6 @@ pub(super) fn check(token: &str, keys: &KeySet, rules: &Rules, now_s: u64) -> Re
     let valid = Duration::from_secs(claims.exp.saturating_sub(now_s)).min(VALID_TIME_MAX);
     Ok(Caller { user_id, scopes, subject, valid_until: Instant::now() + valid })
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -175,6 +175,9 @@ pub(crate) fn number(decimal: String) -> Result<Box<RawValue>, Problem> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

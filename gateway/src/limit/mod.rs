@@ -5,7 +5,9 @@
 mod address;
 mod bucket;
 mod headers;
+pub(crate) mod hold_back;
 mod in_flight;
+pub(crate) mod overload;
 mod quota;
 mod shared;
 mod store;
@@ -72,6 +74,11 @@ impl Limits {
             address_in_flight: InFlight::new(config.in_flight_per_address.get()),
             subject_in_flight: InFlight::new(config.in_flight_per_subject.get()),
         }))
+    }
+
+    /// Whether anything is limited at all.
+    pub(crate) fn are_enabled(&self) -> bool {
+        self.0.enabled
     }
 
     /// Counts a request of this subject, until the place is dropped, or refuses it. `None` if nothing is limited.
@@ -175,6 +182,9 @@ impl From<Refused> for Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod memory;
 
 #[cfg(test)]
 mod tests {

@@ -21,10 +21,25 @@ pub(crate) struct FieldError {
     pub(crate) detail: String,
 }
 
+/// Most characters of a pointer or a detail. What a client has sent may be in them, and must not come back at its full length.
+const TEXT_CHARS_MAX: usize = 256;
+
 impl FieldError {
     pub(crate) fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into() }
+        Self { pointer: shortened(pointer.into()), detail: shortened(detail.into()) }
     }
+}
+
+/// Leaves out the middle of a text that is too long: what is wrong stands at its beginning, what is expected at its end.
+fn shortened(text: String) -> String {
+    // A text without that many bytes has not that many characters either.
+    if text.len() <= TEXT_CHARS_MAX || text.chars().count() <= TEXT_CHARS_MAX {
+        return text;
+    }
+    let mut places = text.char_indices().map(|(place, _)| place);
+    let (begin, end) = (places.nth(TEXT_CHARS_MAX / 2), places.nth_back(TEXT_CHARS_MAX / 2 - 2));
+    let (begin, end) = (begin.unwrap_or_default(), end.unwrap_or(text.len()));
+    format!("{}…{}", &text[..begin], &text[end..])
 }
 
 /// A failure, as the client will see it.
@@ -40,7 +55,13 @@ pub(crate) struct Problem {
 impl Problem {
     /// A problem, with a sentence about this occurrence of it.
     pub(crate) fn new(kind: ProblemType, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, challenge: None }
+        Self {
+            kind,
+            detail: shortened(detail.into()),
+            errors: Vec::new(),
+            retry_after_s: None,
+            challenge: None,
+        }
     }
 
     /// Adds `Retry-After`: when to try again.

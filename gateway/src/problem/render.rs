@@ -80,6 +80,9 @@ fn of_library(response: &Response) -> Option<Problem> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
     use serde_json::{Value, json};

@@ -197,6 +197,9 @@ fn check(new: &NewOrder) -> Result<Vec<OrderItem>, Vec<FieldError>> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -28,7 +28,8 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// The id of the last event that the client got. What is no id of ours counts as none, so the client gets the current state.
 pub(super) fn last_event_id(headers: &HeaderMap) -> Option<i64> {
     let text = headers.get(LAST_EVENT_ID)?.to_str().ok()?;
-    text.parse().ok().filter(|id| *id >= 0)
+    // Digits only: a parser of numbers would take a sign too.
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The stream. 204 if there will never be anything in it: clients don't come back after that.
@@ -93,9 +94,15 @@ mod tests {
     /// What is not an id of ours is as good as none.
     #[test]
     fn only_an_id_of_ours_is_one() {
-        for (text, expected) in
-            [("7", Some(7)), ("0", Some(0)), ("-1", None), ("", None), ("x", None), ("1e3", None)]
-        {
+        for (text, expected) in [
+            ("7", Some(7)),
+            ("0", Some(0)),
+            ("-1", None),
+            ("", None),
+            ("x", None),
+            ("1e3", None),
+            ("+7", None),
+        ] {
             let headers = HeaderMap::from_iter([(LAST_EVENT_ID, HeaderValue::from_static(text))]);
             assert_eq!(last_event_id(&headers), expected, "{text:?}");
         }
