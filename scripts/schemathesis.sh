@@ -21,6 +21,6 @@ if [ ! -e "$root/installed" ]; then
     fi
 fi
 # Nothing is left behind in the tree.
-export PYTHONDONTWRITEBYTECODE=1
+export PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=$root/hypothesis
 # The same requests each time; SEED=… makes others.
 exec "$root/bin/schemathesis" run "$1/openapi.json" --seed "${SEED:-1}" --max-examples "${EXAMPLES:-60}" --no-shrink --no-color "${@:2}"

@@ -306,19 +306,26 @@ async fn throughput(
     })
 }
 
+/// Fewer looks per second than one user may make.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(25);
+
 /// Waits until all orders of all users are as they should be, looking at a page of each user at a time.
 async fn wait_for_all(sessions: &[Session], done: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
     let until = Instant::now() + COMPLETE_TIME_MAX;
     for session in sessions {
         let mut cursor = String::new();
         loop {
-            let page = session.get(&format!("/api/orders?limit=100&cursor={cursor}")).await?.json();
+            let answer = session.get(&format!("/api/orders?limit=100&cursor={cursor}")).await?;
+            if answer.status != StatusCode::OK {
+                bail!("a page was answered {}: {:?}", answer.status, answer.body);
+            }
+            let page = answer.json();
             let orders = page["orders"].as_array().context("a page without orders")?;
             if !orders.iter().all(&done) {
                 if Instant::now() > until {
                     bail!("orders are not done after {} s", COMPLETE_TIME_MAX.as_secs());
                 }
-                sleep(Duration::from_millis(5)).await;
+                sleep(LOOK_AGAIN_AFTER).await;
                 continue;
             }
             match page["next_cursor"].as_str() {

@@ -92,6 +92,8 @@ fn an_empty_or_unknown_value_is_a_usage_error() {
         &["up", "--replicas", ""],
         &["up", "--replicas", "kafka=2"],
         &["up", "--replicas", "order=0"],
+        &["up", "--with", ""],
+        &["up", "--with", "kafka"],
         &["up", "--data-dir", ""],
         &["down", "--data-dir", "", "--delete-data", "--yes"],
         &["status", "--data-dir", ""],
@@ -169,6 +171,35 @@ fn a_missing_java_is_reported_with_the_way_out() {
         let (status, _, stderr) = finished(command.env("PATH", &bin));
         assert_eq!(status, Some(1));
         assert!(stderr.contains(expected) && stderr.contains("openjdk-17-jre-headless"), "{stderr}");
+    }
+}
+
+/// The same of a Redis that was asked for.
+#[test]
+fn a_missing_redis_is_reported_with_the_way_out() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = folder();
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).expect("created");
+    let program = |name: &str, script: &str| {
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("allowed");
+    };
+    program("java", "echo 'openjdk version \"21.0.2\" 2024' >&2");
+    for (script, expected) in [
+        (None, "no redis-server was found"),
+        (Some("echo 'Redis server v=6.0.16 sha=00000000:0'"), "Redis 6 is too old"),
+        (Some("exit 0"), "does not say its version"),
+    ] {
+        if let Some(script) = script {
+            program("redis-server", script);
+        }
+        let mut command = holdfast(folder.path(), &["up", "--with", "redis", "--port-offset", PORT_OFFSET]);
+        let (status, _, stderr) = finished(command.env("PATH", &bin));
+        assert_eq!(status, Some(1));
+        assert!(stderr.contains(expected) && stderr.contains("apt-get install redis-server"), "{stderr}");
     }
 }
 

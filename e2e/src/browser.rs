@@ -1,4 +1,4 @@
-//! A real browser without a window, driven over the DevTools protocol. Commands and events go through two pipes
+//! A real browser without a window, driven over the `DevTools` protocol. Commands and events go through two pipes
 //! (`--remote-debugging-pipe`), so there is no port and no WebSocket.
 
 use std::{

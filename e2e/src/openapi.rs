@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use holdfast_chaos::rest::{Answer, Rest};
 use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::Full;
 use serde_json::{Value, json};
 
 /// Header fields of answers that mean something to a client; each must be described where it is sent.
@@ -36,7 +37,7 @@ impl Document {
     /// As the gateway serves it.
     pub async fn fetch(rest: &Rest) -> Self {
         let request = Request::get(format!("{}/openapi.json", rest.base_url()));
-        let answer = rest.send(request.body(Default::default()).expect("a request")).await.expect("answered");
+        let answer = rest.send(request.body(Full::default()).expect("a request")).await.expect("answered");
         assert_eq!(answer.status, StatusCode::OK);
         assert_eq!(answer.headers[header::CONTENT_TYPE], "application/json");
         Self(answer.json())

@@ -12,7 +12,7 @@ use crate::{
         headers::{self, Transport},
     },
     limit::{
-        self, Limits,
+        self, Limits, hold_back,
         overload::{self, Gates},
     },
     openapi,
@@ -47,6 +47,7 @@ fn layered(routes: Router, limits: Limits, config: &GatewayConfig) -> Router {
         .layer(middleware::from_fn(move |request, next| overload::shed(gates.clone(), request, next)))
         // Within the layer that drains bodies: a 429 would get lost if the connection were reset for an unread body.
         .layer(middleware::from_fn_with_state(limits, limit::limit))
+        .layer(middleware::from_fn(hold_back::hold_back))
         .layer(middleware::from_fn(move |request, next| body::limit(bodies.clone(), request, next)))
         .layer(middleware::from_fn(head::refuse));
     let router = match config.cors_origins.as_slice() {

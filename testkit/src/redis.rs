@@ -2,8 +2,9 @@
 #![expect(clippy::panic, reason = "a test that has no Redis can only fail")]
 
 use std::{
-    io::Write as _,
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    ops::Range,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -15,6 +16,9 @@ use nix::{
 
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 const START_ATTEMPTS_MAX: u32 = 20;
+/// Above those of stacks, and below those that the kernel takes for outgoing connections: a port is still free after a kill.
+const PORTS: Range<u16> = 25_000..32_000;
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// See the module.
@@ -36,8 +40,7 @@ impl TestRedis {
     #[must_use]
     pub fn start() -> Self {
         for _ in 0..START_ATTEMPTS_MAX {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-            let port = free.unwrap_or_else(|error| panic!("no port: {error}")).port();
+            let port = fastrand::u16(PORTS);
             if let Some(process) = launch(port) {
                 return Self { port, process };
             }
@@ -109,11 +112,21 @@ fn launch(port: u16) -> Option<Child> {
         if let Ok(Some(_)) = process.try_wait() {
             return None;
         }
-        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if answers(port, process.id()).is_some() {
             return Some(process);
         }
         assert!(Instant::now() < until, "redis-server does not listen");
         #[expect(clippy::disallowed_methods, reason = "its test waits for nothing else")]
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Whether this very process answers on the port.
+fn answers(port: u16, pid: u32) -> Option<()> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(ANSWER_TIME_MAX)).ok()?;
+    stream.write_all(format!("AUTH {}\r\nINFO server\r\nQUIT\r\n", TestRedis::PASSWORD).as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.lines().any(|line| line == format!("process_id:{pid}")).then_some(())
 }

@@ -79,6 +79,11 @@ pub fn prepare(
     fs::write(layout.marker_file(), MARKER)
         .with_context(|| format!("cannot write {}", layout.marker_file().display()))?;
     check_java()?;
+    for extra in &extras {
+        match extra {
+            Extra::Redis => redis::check()?,
+        }
+    }
     check_ports(&layout.ports(scope, replicas, &extras, &links))?;
     let artifacts = Artifacts::ensure()?;
     for folder in ["config", "logs"] {

@@ -21,9 +21,8 @@ const PROGRAM: &str = "redis-server";
 const VERSION_MIN: u32 = 7;
 const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Checks that there is a Redis, and writes its configuration.
+/// Writes its configuration.
 pub(crate) fn prepare(layout: &Layout) -> Result<()> {
-    check_version()?;
     let password = password(layout)?;
     let path = layout.redis_config_file();
     let mut file = OpenOptions::new()
@@ -51,13 +50,14 @@ maxmemory 64mb
 # Limits and cached states share it. Whoever sends most is used last, so a flood of others makes nobody's limit forgotten that
 # matters. The policies that look only at expiry would forget limits, which live for seconds, before every cached state.
 maxmemory-policy allkeys-lru
-# Its command line says whose it is.
+# Keeps the command line, by which the stack recognises its process.
 set-proc-title no
 "
     )
 }
 
-fn check_version() -> Result<()> {
+/// Checks that there is one on this machine.
+pub(crate) fn check() -> Result<()> {
     const HELP: &str = "Redis 7 or newer was asked for (--with redis): run `make deps`, or install it (Debian: apt-get install \
          redis-server) so that `redis-server` is on the PATH";
     let Ok(output) = Command::new(PROGRAM).arg("--version").output() else {
@@ -91,9 +91,10 @@ pub(crate) fn command(layout: &Layout) -> Result<Command> {
     let config = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut command = Command::new(PROGRAM);
     command
-        // Read by the kernel's name for it: the user that it runs as can't open the file, which has the password.
+        // It is not used. It is there so that the process can be recognised as this stack's.
         .arg("--syslog-ident")
         .arg(&path)
+        // The configuration is open already: the user that Redis runs as may not open it, since it has the password.
         .arg("-")
         .stdin(Stdio::from(config))
         .current_dir("/");

@@ -5,6 +5,7 @@
 mod address;
 mod bucket;
 mod headers;
+pub(crate) mod hold_back;
 mod in_flight;
 pub(crate) mod overload;
 mod quota;

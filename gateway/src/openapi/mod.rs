@@ -73,8 +73,17 @@ fn complete(document: &mut OpenApi) {
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         failures::complete(operation, &mut components);
         headers::complete(operation);
+        name_scope(operation);
     }
     document.components = Some(components);
+}
+
+/// Names the scope in the text too: the page does not show what the requirement of a bearer token lists.
+fn name_scope(operation: &mut Operation) {
+    let requirement = serde_json::to_value(&operation.security).unwrap_or_default();
+    if let Some(scope) = requirement[0][TOKEN][0].as_str() {
+        operation.description.get_or_insert_default().extend(["\n\nScope: `", scope, "`."]);
+    }
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

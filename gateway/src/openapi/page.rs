@@ -1,5 +1,5 @@
-//! `/openapi.json`, and `/docs`: Swagger UI, from the files that [its crate](../../build.rs) carries. No token is needed for them; the
-//! page sends the one that it is given.
+//! `/openapi.json`, and `/docs`: Swagger UI, whose files `build.rs` takes out of their crate. No token is needed for them; the page
+//! sends the one that it is given.
 
 use std::sync::LazyLock;
 
@@ -13,8 +13,8 @@ use axum::{
 
 use crate::state::Gateway;
 
-/// The page may load what it is made of from here, send requests to here, and nothing else. Swagger UI writes style attributes and
-/// has its icons in its style sheet.
+/// The page may load what it is made of from here, send requests to here, and nothing else. The icons of
+/// Swagger UI are data in its style sheet.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                                        connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
