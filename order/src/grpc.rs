@@ -2,12 +2,7 @@
 
 use futures_util::{FutureExt as _, stream::BoxStream};
 use holdfast_common::{
-    database::Database,
-    deadline::Deadline,
-    idempotency,
-    planted::{Bug, now_and_then},
-    subject::authorize,
-    trace::TraceContext,
+    database::Database, deadline::Deadline, idempotency, subject::authorize, trace::TraceContext,
 };
 use holdfast_proto::{
     IdempotencyKey, Money, OrderId, UserId, limits::PAGE_SIZE_MAX, order::v1 as pb,
@@ -74,7 +69,6 @@ impl OrderService for OrderHandler {
             .read(deadline, move |connection| store::order_of_user(connection, order_id, user_id).boxed())
             .await?;
         let order = order.ok_or_else(|| Status::not_found("no such order"))?;
-        let order = if now_and_then(Bug::StatusGoesBack, 3) { order.as_created() } else { order };
         Ok(Response::new(pb::GetOrderResponse { order: Some(order_to_proto(&order)) }))
     }
 

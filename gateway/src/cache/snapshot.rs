@@ -1,6 +1,6 @@
 //! An order at one version: what is pushed to those who watch it, and what is kept of it. It never changes, so it is shared.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use holdfast_proto::{OrderId, UserId, order::v1 as pb};
@@ -29,6 +29,21 @@ impl OrderSnapshot {
 
     pub(crate) const fn version(&self) -> i64 {
         self.message.version
+    }
+
+    /// As it was at first: a bug that is planted shows it again later.
+    pub(crate) fn as_created(&self) -> Arc<Self> {
+        let mut message = self.message.clone();
+        message.set_status(pb::OrderStatus::Pending);
+        message.set_delivery_status(pb::OrderDeliveryStatus::Unspecified);
+        message.version = 1;
+        message.updated_at = message.created_at;
+        Arc::new(Self {
+            order_id: self.order_id,
+            user_id: self.user_id.clone(),
+            message,
+            json: OnceLock::new(),
+        })
     }
 
     /// Whether nothing can change any more.
