@@ -72,13 +72,19 @@ if find_kustomize; then
         "${kustomize[@]}" "$overlay" > "$rendered/$name.yaml" || failed=1
         echo "$name: $(grep -c '^kind:' "$rendered/$name.yaml") objects"
     done
-    # The component that no overlay has: a Kafka that is there already, under the name that Strimzi would give it.
+    # The components that no overlay has, and a Kafka that is there already, under the name that Strimzi would give it.
     mkdir "$work/existing"
     up=$(realpath --relative-to "$work/existing" deploy/kubernetes)
     cat > "$work/existing/kustomization.yaml" <<END
 namespace: holdfast
 resources: [$up/base, kafka.yaml]
-components: [$up/components/cert-manager, $up/components/cloudnative-pg, $up/components/topics]
+components:
+  - $up/components/cert-manager
+  - $up/components/cloudnative-pg
+  - $up/components/topics
+  - $up/components/redis
+  - $up/components/external-secrets
+  - $up/components/identity-provider
 END
     cat > "$work/existing/kafka.yaml" <<'END'
 apiVersion: v1
@@ -91,6 +97,11 @@ END
     cp "$work/existing/kustomization.yaml" "$rendered/existing.kustomization"
     "${kustomize[@]}" "$work/existing" > "$rendered/existing.yaml" || failed=1
     echo "existing: $(grep -c '^kind:' "$rendered/existing.yaml") objects"
+
+    for component in deploy/kubernetes/components/*/; do
+        grep -q "components/$(basename "$component")\$" deploy/kubernetes/overlays/*/kustomization.yaml "$work/existing/kustomization.yaml" \
+            || { echo "FAILED: nothing that is checked has the component $(basename "$component")"; failed=1; }
+    done
 
     step "schemas, rules, snapshots"
     if python=$(environment scripts/kubernetes/requirements.txt); then

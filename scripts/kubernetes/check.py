@@ -28,7 +28,7 @@ VERSIONS = ["1.31", "1.37"]
 SERVICES = ["gateway", "order", "payment", "delivery"]
 PARTICIPANTS = SERVICES[1:]
 # What docs/kubernetes.md asks whoever installs it to make.
-GIVEN = {("ConfigMap", "jwks"), ("Secret", "redis")}
+GIVEN = {("ConfigMap", "jwks"), ("ConfigMap", "identity-provider"), ("Secret", "redis")}
 # After `service.drain` the runtime ends what is left, for half a second; and the kubelet counts whole ones.
 AFTER_DRAIN_SECONDS = 2
 
