@@ -13,7 +13,7 @@ pub mod events;
 pub mod openapi;
 pub mod operator;
 
-use std::{collections::HashMap, io::Write as _, sync::OnceLock};
+use std::{collections::HashMap, sync::OnceLock};
 
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::{
@@ -24,7 +24,7 @@ use holdfast_chaos::{
 };
 use holdfast_native::layout::{Scope, participant_names};
 use holdfast_testkit::stack::{self, TestStack, binary};
-pub use holdfast_testkit::{PATIENCE, eventually, reaches};
+pub use holdfast_testkit::{PATIENCE, eventually, reaches, skipped};
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use uuid::Uuid;
@@ -190,10 +190,4 @@ impl World {
 
 pub fn id(order: &Value) -> String {
     order["order_id"].as_str().expect("an id").to_owned()
-}
-
-/// Says that a test was not run. Not by a macro: the harness keeps to itself what those print in a test that passes.
-pub fn skipped(reason: &str) {
-    // There is nobody else to tell.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use holdfast_chaos::rest::{Session, is_terminal, sample_order};
-use holdfast_e2e::{World, eventually, id};
+use holdfast_e2e::{World, eventually, id, skipped};
 use holdfast_native::{
     layout::{Kind, PARTICIPANTS, Scope, participant_names},
     state::ComponentReport,
@@ -185,7 +185,7 @@ async fn while_it_is_full(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_survived() {
     let Some(mut disk) = Disk::mount() else {
-        eprintln!("skipped: a tmpfs cannot be mounted here (it takes root, and a machine that allows it)");
+        skipped("a tmpfs cannot be mounted here (it takes root, and a machine that allows it)");
         return;
     };
     let base = disk.folder.clone();

@@ -42,7 +42,12 @@ use holdfast_common::{
 
 pub use crate::config::Config;
 use crate::{
-    auth::Authenticator, cache::OrderCache, limit::Limits, live::Live, redis::Redis, state::Gateway,
+    auth::Authenticator,
+    cache::OrderCache,
+    limit::Limits,
+    live::Live,
+    redis::Redis,
+    state::{Gateway, Parts},
     upstream::Upstream,
 };
 
@@ -61,14 +66,14 @@ pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError
     let component = context.health.component("order-changes");
     context.spawn("order changes", finished(live.clone().follow(replicas, component)));
 
-    let gateway = Gateway {
+    let gateway = Gateway::new(Parts {
         authenticator: authenticator.clone(),
         upstream: upstream.clone(),
         limits: limits.clone(),
         cache,
         live,
         health: context.health.clone(),
-    };
+    });
     let router = router::router(gateway, &config.gateway);
     let tls = config.gateway.tls.map(Tls::load).transpose()?;
     if let Some(tls) = tls.clone() {

@@ -1,14 +1,34 @@
 //! What handlers share. Handlers and extractors take only the part that they need, such as `State<Upstream>`, so that they do
 //! not depend on the whole.
 
+use std::{ops::Deref, sync::Arc};
+
 use axum::extract::FromRef;
 use holdfast_common::health::Health;
 
 use crate::{auth::Authenticator, cache::OrderCache, limit::Limits, live::Live, upstream::Upstream};
 
-/// The state of the router. It is cloned for each request, so every part is cheap to clone.
+/// The state of the router. It is cloned several times for each request, so a clone is one count more.
 #[derive(Debug, Clone)]
-pub(crate) struct Gateway {
+pub(crate) struct Gateway(Arc<Parts>);
+
+impl Gateway {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for Gateway {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// Each part is cheap to clone too: a request takes those that it needs.
+#[derive(Debug)]
+pub(crate) struct Parts {
     pub(crate) authenticator: Authenticator,
     pub(crate) upstream: Upstream,
     pub(crate) limits: Limits,

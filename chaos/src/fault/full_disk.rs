@@ -179,6 +179,8 @@ pub fn unavailable() -> Option<String> {
 mod tests {
     use std::process::Stdio;
 
+    use holdfast_testkit::skipped;
+
     use super::*;
 
     /// A disk is full as long as it is to be, and nobody outside of it sees it. Where that can't be, the reason is said.
@@ -186,7 +188,7 @@ mod tests {
     async fn a_disk_is_full_and_has_room_again() {
         if let Some(reason) = unavailable() {
             assert!(!reason.is_empty());
-            eprintln!("skipped: {reason}");
+            skipped(&reason);
             return;
         }
         let base = tempfile::tempdir().expect("a folder");
@@ -194,7 +196,7 @@ mod tests {
         let mut sleep = Command::new("sleep");
         sleep.arg("60");
         let Ok((mut wrapped, folders)) = Disks::wrap(&layout, &sleep) else {
-            eprintln!("skipped: {} is closed to others", base.path().display());
+            skipped(&format!("{} is closed to others", base.path().display()));
             return;
         };
         let mut child = wrapped.stdin(Stdio::null()).spawn().expect("started");

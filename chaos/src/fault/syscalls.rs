@@ -130,6 +130,8 @@ pub async fn unavailable() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_testkit::skipped;
+
     use super::*;
 
     /// Only calls that were falsified count, and each kind by its own mark.
@@ -149,7 +151,7 @@ mod tests {
     async fn calls_fail_for_a_while() {
         if let Some(reason) = unavailable().await {
             assert!(!reason.is_empty());
-            eprintln!("skipped: {reason}");
+            skipped(&reason);
             return;
         }
         let file = NamedTempFile::new().expect("a file");

@@ -8,7 +8,10 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, watch::Watch};
+use super::{
+    Limits,
+    watch::{Silence, Watch},
+};
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,9 @@ struct Places {
     taken: HashMap<u64, Place>,
     per_address: HashMap<IpAddr, usize>,
     next_id: u64,
+    /// Those that never made a request, as the last look at all places found them, the one that should go first at the end: a flood
+    /// of silent connections must not cost a look each.
+    never_spoke: Vec<(Silence, u64)>,
 }
 
 impl Places {
@@ -63,9 +69,20 @@ impl Places {
     }
 
     /// The one that should go first, if one waits for a request.
-    fn most_silent(&self) -> Option<u64> {
+    fn most_silent(&mut self) -> Option<u64> {
+        // Whoever came since has been silent for less time, and nobody can become one that never spoke.
+        while let Some((silence, id)) = self.never_spoke.pop() {
+            if self.taken.get(&id).is_some_and(|place| place.watch.silence() == Some(silence)) {
+                return Some(id);
+            }
+        }
         let silences = self.taken.iter().filter_map(|(id, place)| Some((place.watch.silence()?, *id)));
-        silences.min().map(|(_, id)| id)
+        let mut silences: Vec<_> = silences.collect();
+        silences.sort_unstable_by(|a, b| b.cmp(a));
+        let (_, first) = silences.pop()?;
+        silences.retain(|(silence, _)| !silence.has_spoken);
+        self.never_spoke = silences;
+        Some(first)
     }
 }
 
@@ -205,6 +222,33 @@ mod tests {
         let _v6 = (take("2001:db8::1").expect("free"), take("2001:db8::2:1").expect("free"));
         assert_eq!(take("2001:db8::3").expect_err("the same network"), Full::Address);
         assert_eq!(slots.taken(), 4);
+    }
+
+    /// A flood of silent connections evicts the oldest first, one after the other; who speaks meanwhile stays, although the look
+    /// at all places was before.
+    #[test]
+    fn a_flood_evicts_the_oldest_first() {
+        let (slots, t0) = (slots(6, 100), Instant::now());
+        let mut held = Vec::new();
+        for second in 0..20 {
+            let watch = watch(t0 + Duration::from_secs(second));
+            let (slot, _) = slots.take(Some(client("10.0.0.1")), watch.clone()).expect("a silent one goes");
+            held.push((slot, watch));
+            if second == 7 {
+                // The next but one to go makes a request.
+                let id = held[4].1.begin(t0 + Duration::from_secs(second));
+                held[4].1.end(id, t0 + Duration::from_secs(second));
+            }
+            let gone: Vec<usize> =
+                (0..held.len()).filter(|nth| held[*nth].0.evicted.is_cancelled()).collect();
+            let expected = match usize::try_from(second).expect("few") {
+                ..6 => Vec::new(),
+                second @ 6..8 => (0..=second - 6).collect(),
+                second => (0..=second - 5).filter(|nth| *nth != 4).take(second - 5).collect(),
+            };
+            assert_eq!(gone, expected, "{second}");
+            assert!(slots.taken() <= 6);
+        }
     }
 
     /// When all places are taken, the one that has been silent for longest goes, first of those that never spoke; whoever handles a

@@ -61,7 +61,7 @@ enum Mode {
 /// A connection that waits for a request. Those that never made one come first when places are short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Silence {
-    has_spoken: bool,
+    pub(super) has_spoken: bool,
     since: Instant,
 }
 

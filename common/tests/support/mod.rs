@@ -140,15 +140,25 @@ impl Lab {
         if let Some(instance) = instance {
             config.set("group.instance.id", format!("{}-{instance}", self.group));
         }
-        let consumer: BaseConsumer = config.create().expect("a consumer");
-        consumer.subscribe(&[self.topic]).expect("subscribed");
-        eventually("it has partitions", || async {
+        let join = || {
+            let consumer: BaseConsumer = config.create().expect("a consumer");
+            consumer.subscribe(&[self.topic]).expect("subscribed");
+            consumer
+        };
+        let (mut consumer, until) = (join(), tokio::time::Instant::now() + PATIENCE);
+        loop {
             // It doesn't matter what it reads: it never commits.
             let _ = consumer.poll(Duration::from_millis(100));
-            consumer.assignment().is_ok_and(|list| list.count() > 0)
-        })
-        .await;
-        consumer
+            if consumer.assignment().is_ok_and(|list| list.count() > 0) {
+                return consumer;
+            }
+            assert!(tokio::time::Instant::now() < until, "it never gets partitions");
+            // Whose place it took may have come back and taken it again before it had partitions: that ends a client.
+            if consumer.client().fatal_error().is_some() {
+                consumer = join();
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// How many records of the topic the group has committed.

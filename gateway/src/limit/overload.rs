@@ -1,8 +1,8 @@
 //! Refuses at once what would only wait: requests beyond what a service can do are told to come back before anything is done for them,
 //! so that those that are let in are answered soon, and refusing costs so little that most of the work goes on.
 //!
-//! How many requests may be in progress is found out as it changes, for each service, reads and writes apart: each success in time
-//! allows one more, an answer that took too long allows a fifth fewer (additive increase, multiplicative decrease, as in TCP). Only
+//! How many requests may be in progress is found out as it changes, for each service, reads and writes apart: as many successes in
+//! time as there may be requests allow one more, an answer that took too long allows a fifth fewer (additive increase, multiplicative decrease, as in TCP). Only
 //! while so many are in progress that they may be the cause: a service that hangs for another reason is the circuit breaker's business.
 
 use std::{
@@ -25,13 +25,13 @@ use crate::{
 };
 
 /// Requests in progress that are let in at the start, at least, and at most.
-const IN_PROGRESS_FIRST: f64 = 256.0;
+const IN_PROGRESS_FIRST: f64 = 128.0;
 const IN_PROGRESS_MIN: f64 = 32.0;
 const IN_PROGRESS_MAX: f64 = 1_024.0;
-/// An answer that takes longer says that there are too many: as long as a call may wait in line in a service, which refuses it then.
-const TIME_MAX: Duration = Duration::from_millis(250);
+/// An answer that takes longer says that there are too many: sooner than a service refuses what waits in its line (250 ms).
+const TIME_MAX: Duration = Duration::from_millis(150);
 /// Those that were let in before may be late too, and say nothing new.
-const LOWERED_EVERY_MIN: Duration = Duration::from_millis(250);
+const LOWERED_EVERY_MIN: Duration = Duration::from_millis(150);
 
 /// The gates of all services; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -122,7 +122,7 @@ impl Drop for Place<'_> {
             state.most = (state.most * 0.8).max(IN_PROGRESS_MIN);
             state.lowered = Some(now);
         } else if !is_late && self.status.is_some_and(|status| status.is_success()) {
-            state.most = (state.most + 1.0).min(IN_PROGRESS_MAX);
+            state.most = (state.most + 1.0 / state.most).min(IN_PROGRESS_MAX);
         }
     }
 }
@@ -160,13 +160,15 @@ mod tests {
             advance(Duration::from_millis(300)).await;
             answer(&mut places, StatusCode::OK);
         }
-        assert_eq!(most[..4], [256, 204, 163, 131]);
+        assert_eq!(most[..4], [128, 102, 81, 65]);
         assert_eq!(most[19], 32);
-        let mut places = enter(&gate, 10_000);
-        assert!(gate.enter().is_none());
-        advance(Duration::from_millis(100)).await;
-        answer(&mut places, StatusCode::OK);
-        assert!(enter(&gate, 10_000).len() > 40);
+        for _ in 0..10 {
+            let mut places = enter(&gate, 10_000);
+            assert!(gate.enter().is_none());
+            advance(Duration::from_millis(100)).await;
+            answer(&mut places, StatusCode::OK);
+        }
+        assert!((36..=42).contains(&enter(&gate, 10_000).len()));
     }
 
     /// A few slow requests say nothing about load; failures that come at once let nobody in.
@@ -177,8 +179,8 @@ mod tests {
         advance(Duration::from_secs(3)).await;
         answer(&mut places, StatusCode::GATEWAY_TIMEOUT);
         let mut places = enter(&gate, 10_000);
-        assert_eq!(places.len(), 256);
+        assert_eq!(places.len(), 128);
         answer(&mut places, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(enter(&gate, 10_000).len(), 256);
+        assert_eq!(enter(&gate, 10_000).len(), 128);
     }
 }
