@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build up health test-create-order logs down clean test bench chaos certs-rotate compose-up compose-down compose-test
+.PHONY: help deps build up health test-create-order logs down clean test bench chaos certs-rotate compose-up compose-down compose-test kubernetes-check
 
 # rustup's default place, for shells that were open before it was installed.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -57,3 +57,6 @@ compose-down: ## Stop the containers; ARGS=--volumes deletes their data
 
 compose-test: ## Really run compose.yml: kills, pauses, cuts off and restarts containers under load
 	@deploy/compose/test.sh
+
+kubernetes-check: ## Check deploy/kubernetes without a cluster; ARGS=--accept takes new snapshots
+	@scripts/kubernetes.sh $(ARGS)
