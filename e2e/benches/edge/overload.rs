@@ -29,7 +29,7 @@ const USERS: usize = 1_000;
 /// Fewer than the gateway has places; more requests than that wait, and their waiting counts.
 const CONNECTIONS_MAX: usize = 1_800;
 /// What is slower is not sustained.
-const SUSTAINED_P99_MS: f64 = 250.0;
+const SUSTAINED_TIME_MAX_MS: f64 = 250.0;
 const REFUSED_MS_MAX: f64 = 50.0;
 
 /// One answer.
@@ -211,8 +211,8 @@ async fn sustainable(load: &Arc<Load>) -> (f64, Outcome) {
     // Twice as much until it is too much, then smaller steps from the last one that was not.
     while step > 1.1 {
         let tried = outcome(&load.open_loop(rate, time).await, time);
-        let is_sustained =
-            count(tried.done.count) >= count(tried.sent) * 0.995 && tried.done.p99_ms <= SUSTAINED_P99_MS;
+        let is_sustained = count(tried.done.count) >= count(tried.sent) * 0.995
+            && tried.done.p99_ms <= SUSTAINED_TIME_MAX_MS;
         eprintln!(
             "{rate:.0}/s: {:.0}/s done, p99 {:.1} ms, {} refused, {} lost",
             tried.done_per_second, tried.done.p99_ms, tried.refused.count, tried.lost
