@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -62,6 +62,8 @@ pub(crate) async fn serve(
 
 /// How long a process may take to say whether it is ready.
 const ASK_TIME_MAX: Duration = Duration::from_secs(2);
+/// Far more than it says.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// Asks the process that listens on this address whether it is ready. An error says what it said instead.
 pub(crate) fn ask_ready(listen: SocketAddr) -> Result<(), BoxError> {
@@ -71,17 +73,28 @@ pub(crate) fn ask_ready(listen: SocketAddr) -> Result<(), BoxError> {
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    let mut connection = TcpStream::connect_timeout(&address, ASK_TIME_MAX)?;
-    connection.set_read_timeout(Some(ASK_TIME_MAX))?;
-    connection.set_write_timeout(Some(ASK_TIME_MAX))?;
-    write!(connection, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
+    let answer = ask(address).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            format!("{address} does not answer within {} s", ASK_TIME_MAX.as_secs())
+        }
+        _ => format!("cannot ask {address}: {error}"),
+    })?;
     if answer.starts_with("HTTP/1.1 200 ") {
         return Ok(());
     }
     let body = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body);
     Err(format!("not ready: {body}").into())
+}
+
+/// What the process at this address says, head and body.
+fn ask(address: SocketAddr) -> io::Result<String> {
+    let mut connection = TcpStream::connect_timeout(&address, ASK_TIME_MAX)?;
+    connection.set_read_timeout(Some(ASK_TIME_MAX))?;
+    connection.set_write_timeout(Some(ASK_TIME_MAX))?;
+    write!(connection, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    connection.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {
@@ -163,5 +176,33 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         stop.cancel();
         server.await.expect("ended in order");
+    }
+
+    /// Whoever asks a process learns whether it is ready, and otherwise why not in words that name the address.
+    #[tokio::test]
+    async fn a_process_says_whether_it_is_ready() {
+        let ask = async |address: SocketAddr| {
+            let asked =
+                tokio::task::spawn_blocking(move || ask_ready(address).map_err(|error| error.to_string()));
+            asked.await.expect("no panic")
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let (health, stop) = (Health::default(), CancellationToken::new());
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let server = tokio::spawn(serve(listener, health.clone(), metrics, stop.clone()));
+        let database = health.required("database");
+        database.ready();
+        assert_eq!(ask(address).await, Ok(()));
+        database.waiting("it is away");
+        let refused = ask(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))).await;
+        assert!(refused.expect_err("not ready").contains("it is away"));
+        stop.cancel();
+        server.await.expect("ended in order");
+        assert!(ask(address).await.expect_err("nobody").contains(&address.to_string()));
+
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = silent.local_addr().expect("bound");
+        assert_eq!(ask(address).await, Err(format!("{address} does not answer within 2 s")));
     }
 }

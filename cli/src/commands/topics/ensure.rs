@@ -41,7 +41,10 @@ impl Ensure {
         let replication =
             Replication { factor: self.replication_factor, in_sync_min: self.min_insync_replicas };
         if replication.in_sync_min > replication.factor {
-            eprintln!("{} of {} brokers can't be in sync", replication.in_sync_min, replication.factor);
+            eprintln!(
+                "--min-insync-replicas {} is more than --replication-factor {}",
+                replication.in_sync_min, replication.factor
+            );
             return Ok(Outcome::Usage);
         }
         ensure_on(&self.brokers, replication, self.wait).await?;
