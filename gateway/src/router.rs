@@ -1,7 +1,14 @@
 //! The routes of all resources, and the layers that every request goes through. This is the top of the crate: only its
 //! `start` imports it.
 
-use axum::{Router, middleware};
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+    response::Response,
+};
 
 use crate::{
     api::{accounts, orders, probes},
@@ -12,7 +19,7 @@ use crate::{
         headers::{self, Transport},
     },
     limit::{
-        self, Limits, hold_back,
+        self, Limits,
         overload::{self, Gates},
     },
     openapi,
@@ -35,28 +42,71 @@ fn api() -> Router<Gateway> {
 
 /// What every request goes through, whatever its path.
 fn layered(routes: Router, limits: Limits, config: &GatewayConfig) -> Router {
-    let deadline = config.deadline;
-    let bodies = Bodies::new(config.sockets.bodies_bytes_max, config.sockets.body_bytes_per_second_min);
-    let transport = if config.tls.is_some() { Transport::Tls } else { Transport::Plain };
-    let gates = limits.are_enabled().then(Gates::default);
-    let router = routes
-        // Authentication is not a layer but the `Allowed` parameter of each handler (crate::auth), so that a handler
-        // without it is easy to see. The limits per subject are applied there too.
-        //
+    let passage = Arc::new(Passage {
+        deadline: config.deadline,
+        transport: if config.tls.is_some() { Transport::Tls } else { Transport::Plain },
+        bodies: Bodies::new(config.sockets.bodies_bytes_max, config.sockets.body_bytes_per_second_min),
+        gates: limits.are_enabled().then(Gates::default),
+        limits,
+    });
+    let outside = passage.clone();
+    match config.cors_origins.as_slice() {
+        [] => routes.layer(from_fn(move |request, next: Next| {
+            let passage = passage.clone();
+            async move {
+                passage.outside(request, |request| passage.inside(request, |request| next.run(request))).await
+            }
+        })),
+        // The answer to a preflight request has our headers, and a page of these origins may read every refusal.
+        origins => routes
+            .layer(from_fn(move |request, next: Next| {
+                let passage = passage.clone();
+                async move { passage.inside(request, |request| next.run(request)).await }
+            }))
+            .layer(headers::cors(origins))
+            .layer(from_fn(move |request, next: Next| {
+                let passage = outside.clone();
+                async move { passage.outside(request, |request| next.run(request)).await }
+            })),
+    }
+}
+
+/// What the steps on the way to a handler need. They are one layer together: each layer of a router costs every request a clone of all
+/// layers within it.
+#[derive(Debug)]
+struct Passage {
+    deadline: Duration,
+    transport: Transport,
+    bodies: Bodies,
+    limits: Limits,
+    gates: Option<Gates>,
+}
+
+impl Passage {
+    /// The outermost steps. In both functions the last step comes first on the way in, and last on the way out.
+    async fn outside<F: Future<Output = Response>>(
+        &self,
+        request: Request,
+        next: impl FnOnce(Request) -> F,
+    ) -> Response {
+        let next = |request| headers::add(self.transport, request, next);
+        context::enter(self.deadline, request, next).await
+    }
+
+    /// The steps next to the handler. Authentication is not one of them but the `Allowed` parameter of each handler
+    /// ([`crate::auth`]), so that a handler without it is easy to see. The limits per subject are applied there too.
+    async fn inside<F: Future<Output = Response>>(
+        &self,
+        request: Request,
+        next: impl FnOnce(Request) -> F,
+    ) -> Response {
         // After the limits per address: what they refuse is no load.
-        .layer(middleware::from_fn(move |request, next| overload::shed(gates.clone(), request, next)))
-        // Within the layer that drains bodies: a 429 would get lost if the connection were reset for an unread body.
-        .layer(middleware::from_fn_with_state(limits, limit::limit))
-        .layer(middleware::from_fn(hold_back::hold_back))
-        .layer(middleware::from_fn(move |request, next| body::limit(bodies.clone(), request, next)))
-        .layer(middleware::from_fn(head::refuse));
-    let router = match config.cors_origins.as_slice() {
-        [] => router,
-        origins => router.layer(headers::cors(origins)),
-    };
-    router
-        .layer(middleware::from_fn(move |request, next| headers::add(transport, request, next)))
-        .layer(middleware::from_fn(move |request, next| context::enter(deadline, request, next)))
+        let next = |request| overload::shed(self.gates.as_ref(), request, next);
+        // Within the step that drains bodies: a 429 would get lost if the connection were reset for an unread body.
+        let next = |request| limit::limit(&self.limits, request, next);
+        let next = |request| body::limit(&self.bodies, request, next);
+        head::refuse(request, next).await
+    }
 }
 
 async fn no_such_path() -> Problem {

@@ -36,7 +36,10 @@ use super::{
     socket::Socket,
     watch::{Overdue, Watch},
 };
-use crate::{error::chain, identity, metric};
+use crate::{
+    error::{causes, chain},
+    identity, metric,
+};
 
 /// Streams of a connection at a time.
 const STREAMS_MAX: u32 = 100;
@@ -67,7 +70,8 @@ const READ_BUFFER_BYTES_MAX: usize = 2 * head::HEAD_BYTES_MAX;
 /// Serves a connection until it ends, one of its limits is passed, it is evicted, or the process stops.
 pub(super) async fn serve(session: Session, tcp: TcpStream) {
     // Answers are small; waiting to fill a segment would add a delayed acknowledgement to each.
-    if let Err(error) = identity::tune(&tcp).and_then(|()| bound_unsent(&tcp)) {
+    if let Err(error) = identity::tune(&tcp).and_then(|()| bound_unsent(&tcp, session.port.limits.stall_time))
+    {
         tracing::debug!(error = chain(&error), "connection is already gone");
         return;
     }
@@ -86,10 +90,15 @@ pub(super) async fn serve(session: Session, tcp: TcpStream) {
 }
 
 /// What a client has not taken in yet waits in our answer, not in the kernel, which would store megabytes for each client that asks a
-/// lot and reads nothing, and make us answer all of it.
-fn bound_unsent(tcp: &TcpStream) -> io::Result<()> {
+/// lot and reads nothing, and make us answer all of it. What the kernel stores all the same, a client must take in too: answers that
+/// are few or small never fill its buffers.
+fn bound_unsent(tcp: &TcpStream, stall_time: Duration) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    {
+        let socket = socket2::SockRef::from(tcp);
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+        socket.set_tcp_user_timeout(Some(stall_time))?;
+    }
     Ok(())
 }
 
@@ -184,6 +193,9 @@ impl Session {
             Poll::Ready(Err(error)) => {
                 // The client's doing: it left, or did not speak HTTP.
                 tracing::debug!(error = chain(error.as_ref()), "connection ended early");
+                if is_timeout(error.as_ref()) {
+                    return Poll::Ready(End::Overdue(Overdue::Stalled));
+                }
                 Poll::Ready(End::Closed)
             }
             Poll::Pending => poll_overdue(&self.watch, alarm.as_mut(), cx).map(End::Overdue),
@@ -232,6 +244,13 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether the kernel has given up: the client has taken in nothing for [`super::Limits::stall_time`].
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    causes(error).any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    })
 }
 
 /// Ready when a limit of time has passed. Limits move while the connection works, so it must be polled after each of its steps.

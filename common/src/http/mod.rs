@@ -34,7 +34,7 @@ mod messages;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -45,7 +45,7 @@ use axum::{
 use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -62,10 +62,14 @@ pub use self::{
     slots::network_of,
     tls::{Tls, TlsConfig},
 };
-use crate::{error::chain, metric};
+use crate::{error::chain, metric, stop::sleep_unless_stopped};
 
-/// So many connections at a time are told that there is no place; more are closed without an answer.
+/// So many connections at a time are told that there is no place; more are closed without an answer, later.
 const TURNED_AWAY_MAX: usize = 64;
+/// A connection that is closed without an answer is held so long: who is closed at once comes again at once.
+const HELD_BACK_TIME: Duration = Duration::from_secs(2);
+/// So many are held at a time, if there are descriptors for them.
+const HELD_BACK_MAX: usize = 2_048;
 /// A failure to accept is logged at most this often: it repeats for as long as its cause lasts.
 const FAILURE_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// After the process was told to stop: when no connection has come for this long, none waits in the kernel any more.
@@ -111,19 +115,33 @@ struct Port {
     stop: CancellationToken,
 }
 
+/// Connections without a place, each with a permit.
+#[derive(Debug)]
+struct TurnedAway {
+    /// Those that are told so.
+    told: Arc<Semaphore>,
+    /// Those that are closed without an answer.
+    held_back: Arc<Semaphore>,
+}
+
 impl Server {
     /// Serves `router` until `stop`, then finishes the requests that are in progress. Each request carries the address of its
     /// client, as `ConnectInfo<SocketAddr>`.
     pub async fn serve(self, listener: TcpListener, router: Router, stop: CancellationToken) {
         let Self { name, mut limits, tls, proxies } = self;
         let wanted = limits.connections_max;
-        limits.connections_max = descriptors::affordable(wanted, descriptors::limit());
+        let descriptors = descriptors::limit();
+        limits.connections_max = descriptors::affordable(wanted, descriptors);
+        let spare = descriptors::affordable(wanted + HELD_BACK_MAX, descriptors) - limits.connections_max;
         if limits.connections_max < wanted {
             let allowed = limits.connections_max;
             tracing::warn!(port = name, wanted, allowed, "too few file descriptors for all connections");
         }
         let slots = Slots::new(&limits);
-        let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
+        let turned_away = TurnedAway {
+            told: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
+            held_back: Arc::new(Semaphore::new(spare)),
+        };
         let port = Arc::new(Port { name, limits, tls, proxies, router, stop: stop.clone() });
         let connections = TaskTracker::new();
         let mut failures = Failures::default();
@@ -167,7 +185,7 @@ impl Port {
         mut tcp: TcpStream,
         client: SocketAddr,
         slots: &Slots,
-        turned_away: &Arc<Semaphore>,
+        turned_away: &TurnedAway,
         connections: &TaskTracker,
     ) {
         let watch = Arc::new(Watch::new(self.limits.clone(), Instant::now()));
@@ -193,14 +211,19 @@ impl Port {
             }
             Err(full) => {
                 self.count_refusal(full);
-                let place: Result<OwnedSemaphorePermit, _> = turned_away.clone().try_acquire_owned();
-                if let Ok(place) = place {
+                if let Ok(place) = turned_away.told.clone().try_acquire_owned() {
                     let mut session = session(Entry::TurnedAway, CancellationToken::new());
                     connections.spawn(async move {
                         if !is_proxy || session.introduce(&mut tcp, None).await.is_continue() {
                             connection::serve(session, tcp).await;
                         }
                         drop(place);
+                    });
+                } else if let Ok(place) = turned_away.held_back.clone().try_acquire_owned() {
+                    let stop = self.stop.clone();
+                    connections.spawn(async move {
+                        let _: ControlFlow<()> = sleep_unless_stopped(&stop, HELD_BACK_TIME).await;
+                        drop((tcp, place));
                     });
                 }
             }

@@ -1,11 +1,12 @@
 //! Who may have a connection: caps per address and in all. When all places are taken, those go first that wait for a request.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -13,12 +14,17 @@ use super::{
     watch::{Silence, Watch},
 };
 
+/// How many connections of others an address may have closed for its own: so many at once, then one in each interval. A flood of
+/// sockets that are opened again as soon as they are closed would otherwise evict itself as fast as the processor can.
+const EVICTIONS_BURST: u32 = 16;
+const EVICTION_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
     /// The address has all that it may have.
     Address,
-    /// All are taken, and each handles a request.
+    /// All are taken, and each handles a request, or too many were closed for this address already.
     All,
 }
 
@@ -40,10 +46,29 @@ struct Place {
     evicted: CancellationToken,
 }
 
+/// What an address has.
+#[derive(Debug)]
+struct Share {
+    connections: usize,
+    /// When all that it has evicted is forgotten.
+    evictions_until: Instant,
+}
+
+impl Share {
+    fn may_evict(&mut self, now: Instant) -> bool {
+        let until = self.evictions_until.max(now);
+        let is_allowed = until - now < EVICTION_INTERVAL * EVICTIONS_BURST;
+        if is_allowed {
+            self.evictions_until = until + EVICTION_INTERVAL;
+        }
+        is_allowed
+    }
+}
+
 #[derive(Debug, Default)]
 struct Places {
     taken: HashMap<u64, Place>,
-    per_address: HashMap<IpAddr, usize>,
+    per_address: HashMap<IpAddr, Share>,
     next_id: u64,
     /// Those that never made a request, as the last look at all places found them, the one that should go first at the end: a flood
     /// of silent connections must not cost a look each.
@@ -54,18 +79,28 @@ impl Places {
     fn remove(&mut self, id: u64) -> Option<Place> {
         let place = self.taken.remove(&id)?;
         if let Some(address) = place.address
-            && let Some(count) = self.per_address.get_mut(&address)
+            && let Entry::Occupied(mut share) = self.per_address.entry(address)
         {
-            *count -= 1;
-            if *count == 0 {
-                self.per_address.remove(&address);
+            share.get_mut().connections -= 1;
+            if share.get().connections == 0 {
+                share.remove();
             }
         }
         Some(place)
     }
 
     fn of_address(&self, address: IpAddr) -> usize {
-        self.per_address.get(&address).copied().unwrap_or_default()
+        self.per_address.get(&address).map_or(0, |share| share.connections)
+    }
+
+    fn add(&mut self, address: IpAddr) {
+        let none = || Share { connections: 0, evictions_until: Instant::now() };
+        self.per_address.entry(address).or_insert_with(none).connections += 1;
+    }
+
+    /// Whether another connection may be closed for one of this address. An address without connections has evicted nobody.
+    fn may_evict_for(&mut self, address: IpAddr) -> bool {
+        self.per_address.get_mut(&address).is_none_or(|share| share.may_evict(Instant::now()))
     }
 
     /// The one that should go first, if one waits for a request.
@@ -137,6 +172,9 @@ impl Slots {
         }
         let mut evicted = None;
         if places.taken.len() >= self.connections_max {
+            if address.is_some_and(|address| !places.may_evict_for(address)) {
+                return Err(Full::All);
+            }
             let id = places.most_silent().ok_or(Full::All)?;
             let silent = places.remove(id).ok_or(Full::All)?;
             silent.evicted.cancel();
@@ -145,7 +183,7 @@ impl Slots {
         let id = places.next_id;
         places.next_id += 1;
         if let Some(address) = address {
-            *places.per_address.entry(address).or_default() += 1;
+            places.add(address);
         }
         let place = Place { address, watch, evicted: CancellationToken::new() };
         let slot = Slot { id, places: self.places.clone(), evicted: place.evicted.clone() };
@@ -163,7 +201,7 @@ impl Slots {
         // It may have been evicted since.
         if let Some(place) = places.taken.get_mut(&slot.id) {
             place.address = Some(address);
-            *places.per_address.entry(address).or_default() += 1;
+            places.add(address);
         }
         Ok(())
     }
@@ -249,6 +287,28 @@ mod tests {
             assert_eq!(gone, expected, "{second}");
             assert!(slots.taken() <= 6);
         }
+    }
+
+    /// Sockets that are opened again as soon as they are closed evict a few a second, not each other without end; an address that
+    /// has done nothing of the kind gets its place at once.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_evicts_a_few_a_second() {
+        let slots = slots(100, 60);
+        let mut flood = std::collections::VecDeque::new();
+        let mut evicted = 0;
+        for millisecond in 0..2_000 {
+            // Two addresses have more sockets than there are places.
+            let address = if millisecond % 2 == 0 { "10.0.0.1" } else { "10.0.0.2" };
+            if let Ok((slot, gone)) = slots.take(Some(client(address)), watch(Instant::now())) {
+                flood.push_back(slot);
+                evicted += usize::from(gone.is_some());
+            }
+            flood.retain(|slot| !slot.evicted.is_cancelled());
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!((2 * 40..=2 * (16 + 40)).contains(&evicted), "{evicted}");
+        let honest = slots.take(Some(client("10.0.0.3")), watch(Instant::now())).expect("a silent one goes");
+        assert_eq!(honest.1, Some(Evicted));
     }
 
     /// When all places are taken, the one that has been silent for longest goes, first of those that never spoke; whoever handles a

@@ -413,6 +413,32 @@ async fn a_client_that_reads_nothing_is_soon_answered_no_more() {
     assert!(answers.len() < 512 * 1024, "{} bytes were stored", answers.len());
 }
 
+/// A client that reads nothing is let go although its answers are so few that the kernel stores all of them: after the time that it has,
+/// not for another reason.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_client_that_reads_nothing_of_a_few_answers_is_let_go() {
+    async fn let_go_after(stall_time: Duration) {
+        let (address, _stop, _server) = port(Limits { stall_time, ..Limits::default() }, None).await;
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(2_048).expect("set");
+        let mut client = socket.connect(address).await.expect("connected");
+        client.write_all(&GET.repeat(200)).await.expect("sent");
+        // A blank line before a request is nothing.
+        while client.write_all(b"\r\n").await.is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let first = async {
+        tokio::select! {
+            () = let_go_after(Duration::from_secs(1)) => "the impatient port",
+            () = let_go_after(Duration::from_secs(600)) => "the patient port",
+        }
+    };
+    let first = timeout(Duration::from_secs(60), first).await.expect("it is closed");
+    assert_eq!(first, "the impatient port");
+}
+
 /// Over HTTP/2 a client is told before its idle connection is closed.
 #[tokio::test(start_paused = true)]
 async fn http2_is_told_before_an_idle_close() {

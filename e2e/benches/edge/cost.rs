@@ -16,7 +16,8 @@ use crate::{
     row::phase,
 };
 
-const CONNECTIONS: u8 = 32;
+/// As many as one user may have requests in progress.
+const CONNECTIONS: usize = 16;
 const ROUNDS: usize = 4;
 
 /// The bare handler: the answer has as many bytes as an order.
@@ -74,11 +75,11 @@ pub(crate) async fn measure(edge: &Edge) -> Result<()> {
     let write = http::post("/api/orders", &user.token, &sample_order("1 Quay Street", 1).to_string());
     let health = http::get("/healthz", "");
     let rows = [
-        ("bare handler, GET", &bare, &read, usize::from(CONNECTIONS)),
-        ("gateway, GET of a finished order", &gateway, &read, 16),
-        ("gateway, /healthz", &gateway, &health, usize::from(CONNECTIONS)),
-        ("bare handler, POST", &bare, &write, usize::from(CONNECTIONS)),
-        ("gateway, POST", &gateway, &write, 16),
+        ("bare handler, GET", &bare, &read, CONNECTIONS),
+        ("gateway, GET of a finished order", &gateway, &read, CONNECTIONS),
+        ("gateway, /healthz", &gateway, &health, CONNECTIONS),
+        ("bare handler, POST", &bare, &write, CONNECTIONS),
+        ("gateway, POST", &gateway, &write, CONNECTIONS),
     ];
     let mut costs = [Cost::default(); 5];
     for (_, server, request, connections) in rows {

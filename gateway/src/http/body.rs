@@ -16,7 +16,6 @@ use axum::{
     body::{Body, Bytes},
     extract::Request,
     http::{HeaderValue, Version, header},
-    middleware::Next,
     response::Response,
 };
 use holdfast_common::{
@@ -89,7 +88,15 @@ impl Bodies {
 }
 
 /// Limits the body of every request, whoever reads it, and drains it before the response is sent.
-pub(crate) async fn limit(bodies: Bodies, request: Request, next: Next) -> Response {
+pub(crate) async fn limit<F: Future<Output = Response>>(
+    bodies: &Bodies,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    if request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        // Most requests have none.
+        return next(request).await;
+    }
     let declared = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -103,12 +110,12 @@ pub(crate) async fn limit(bodies: Bodies, request: Request, next: Next) -> Respo
     let (parts, body) = request.into_parts();
     let shared = Shared(Arc::new(Mutex::new(Paced::new(body, bodies.bytes_per_second_min, end))));
     // Held until there is a response: by then nobody needs the bytes.
-    let charge = Charge::new(bodies.budget);
+    let charge = Charge::new(bodies.budget.clone());
     let mut response = if declared.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         Refused::response(Problem::too_large())
     } else {
         let body = Limited::new(Charged { body: shared.clone(), charge: charge.clone() }, BODY_BYTES_MAX);
-        next.run(Request::from_parts(parts, Body::new(body))).await
+        next(Request::from_parts(parts, Body::new(body))).await
     };
     if charge.lock().is_refused {
         response.extensions_mut().insert(Refused);
@@ -194,7 +201,8 @@ impl Charge {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let bytes = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(permit) = &self.permit else { return };
+        let bytes = permit.num_permits();
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         metrics::gauge!(HTTP_BODY_BYTES).decrement(bytes as f64);
     }

@@ -1,22 +1,47 @@
 //! What every request gets on its way in (trace id, deadline) and every response on its way out (request id, body of a problem,
 //! metrics).
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{LazyLock, PoisonError, RwLock},
+    time::Duration,
+};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
-    http::{HeaderName, HeaderValue, request::Parts},
-    middleware::Next,
+    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
 use holdfast_common::{
     deadline::{Deadline, DeadlinePassed},
     subject::Subject,
 };
+use metrics::Histogram;
 use tonic::metadata::MetadataValue;
 
 use super::head::Refused;
 use crate::problem::{self, Problem, ProblemType};
+
+/// The histograms of request times that were used: finding one by its labels each time costs more than all else that is done here.
+/// As many as there are routes and statuses of each.
+#[derive(Debug, Default)]
+struct Times(RwLock<HashMap<String, HashMap<StatusCode, Histogram>>>);
+
+impl Times {
+    fn record(&self, route: &str, status: StatusCode, seconds: f64) {
+        let times = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(histogram) = times.get(route).and_then(|statuses| statuses.get(&status)) {
+            return histogram.record(seconds);
+        }
+        drop(times);
+        let labels = [("route", route.to_owned()), ("status", status.as_str().to_owned())];
+        let histogram = metrics::histogram!(holdfast_common::metric::HTTP_REQUEST_SECONDS, &labels);
+        histogram.record(seconds);
+        let mut times = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        times.entry(route.to_owned()).or_default().insert(status, histogram);
+    }
+}
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is accepted from a client.
@@ -25,11 +50,22 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Calls end this much before the deadline, so that there is time left to report their failure.
 pub(crate) const ANSWER_TIME: Duration = Duration::from_millis(100);
 
+/// 32 hexadecimal digits: the `instance` of a problem, and part of the events that the request causes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TraceId(u128);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:032x}", self.0)
+    }
+}
+
+static TIMES: LazyLock<Times> = LazyLock::new(Times::default);
+
 /// The context of one request.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
-    /// 32 hexadecimal digits: the `instance` of a problem, and part of the events that the request causes.
-    pub(crate) trace_id: String,
+    pub(crate) trace_id: TraceId,
     /// When a response is no longer of use.
     pub(crate) deadline: Deadline,
     /// For whom it is, once that is known.
@@ -39,8 +75,7 @@ pub(crate) struct Call {
 impl Call {
     /// The context of what begins now: a request, or work that no request waits for.
     pub(crate) fn new(deadline: Duration) -> Self {
-        let trace_id = format!("{:032x}", fastrand::u128(1..));
-        Self { trace_id, deadline: Deadline::after(deadline), subject: None }
+        Self { trace_id: TraceId(fastrand::u128(1..)), deadline: Deadline::after(deadline), subject: None }
     }
 
     /// The same for this subject.
@@ -73,11 +108,11 @@ impl<S: Sync> FromRequestParts<S> for Call {
 
 /// Gives a request its context, ends it at its deadline, counts and logs it, and puts its id on the response. The deadline is
 /// that of the response's head: what a stream sends after it takes the time that it takes.
-pub(crate) async fn enter(
+pub(crate) async fn enter<F: Future<Output = Response>>(
     deadline: Duration,
     mut request: Request,
-    next: Next,
-) -> Result<Response, Infallible> {
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     let started = std::time::Instant::now();
     let call = Call::new(deadline);
     let request_id = request
@@ -86,29 +121,28 @@ pub(crate) async fn enter(
         .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.to_str().is_ok())
         .cloned();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     request.extensions_mut().insert(call.clone());
 
-    let answered = tokio::time::timeout(call.deadline.remaining(), next.run(request)).await;
+    let answered = tokio::time::timeout(call.deadline.remaining(), next(request)).await;
     let mut response = answered.unwrap_or_else(|_| Problem::deadline().into_response());
     problem::render(&mut response, &call.trace_id);
 
     let status = response.status();
     // The route, never the path: the ids in a path are private, and would create one series per order.
-    let route = route.unwrap_or_else(|| "none".to_owned());
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let seconds = started.elapsed().as_secs_f64();
-    let labels = [("route", route.clone()), ("status", status.as_str().to_owned())];
-    metrics::histogram!(holdfast_common::metric::HTTP_REQUEST_SECONDS, &labels).record(seconds);
+    TIMES.record(route, status, seconds);
     if status.is_server_error() && response.extensions().get::<Refused>().is_none() {
-        tracing::warn!(trace_id = call.trace_id, %method, route, status = status.as_u16(), seconds, "request failed");
+        tracing::warn!(trace_id = %call.trace_id, %method, route, status = status.as_u16(), seconds, "request failed");
     } else {
-        tracing::debug!(trace_id = call.trace_id, %method, route, status = status.as_u16(), seconds, "request answered");
+        tracing::debug!(trace_id = %call.trace_id, %method, route, status = status.as_u16(), seconds, "request answered");
     }
-    let id = request_id.or_else(|| HeaderValue::from_str(&call.trace_id).ok());
+    let id = request_id.or_else(|| HeaderValue::try_from(call.trace_id.to_string()).ok());
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    Ok(response)
+    response
 }
 
 impl From<DeadlinePassed> for Problem {

@@ -3,7 +3,6 @@
 use axum::{
     extract::Request,
     http::{HeaderValue, StatusCode, Version, header},
-    middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use holdfast_common::http::Refusal;
@@ -25,11 +24,14 @@ impl Refused {
 }
 
 /// Answers what [`holdfast_common::http`] has refused in the bytes of HTTP/1, and refuses the same in HTTP/2.
-pub(crate) async fn refuse(request: Request, next: Next) -> Response {
+pub(crate) async fn refuse<F: Future<Output = Response>>(
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     let refusal = request.extensions().get::<Refusal>().copied().or_else(|| hostless(&request));
     match refusal {
         Some(refusal) => Refused::response(refusal.into()),
-        None => next.run(request).await,
+        None => next(request).await,
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::{
     extract::Request,
     http::{HeaderName, HeaderValue, Method, header},
-    middleware::Next,
     response::Response,
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -24,8 +23,12 @@ pub(crate) enum Transport {
 }
 
 /// Adds the headers. What a handler has said about caching stays.
-pub(crate) async fn add(transport: Transport, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+pub(crate) async fn add<F: Future<Output = Response>>(
+    transport: Transport,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    let mut response = next(request).await;
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -29,7 +29,7 @@ impl InFlight {
             return None;
         }
         *count += 1;
-        Some(Place { key, counts: self.counts.clone() })
+        Some(Place { key, number: *count, counts: self.counts.clone() })
     }
 }
 
@@ -37,7 +37,15 @@ impl InFlight {
 #[derive(Debug)]
 pub(crate) struct Place {
     key: u64,
+    number: usize,
     counts: Arc<Mutex<HashMap<u64, usize>>>,
+}
+
+impl Place {
+    /// How many there were of its key with it, when it was taken.
+    pub(super) const fn number(&self) -> usize {
+        self.number
+    }
 }
 
 impl Drop for Place {

@@ -5,7 +5,7 @@
 mod address;
 mod bucket;
 mod headers;
-pub(crate) mod hold_back;
+mod hold_back;
 mod in_flight;
 pub(crate) mod overload;
 mod quota;
@@ -13,15 +13,14 @@ mod shared;
 mod store;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, Method, request::Parts},
-    middleware::Next,
+    extract::{ConnectInfo, Request},
+    http::{HeaderMap, Method, StatusCode, request::Parts},
     response::{IntoResponse as _, Response},
 };
 use holdfast_common::{health::PeriodicTask, http::network_of, metric, stop::sleep_unless_stopped};
@@ -30,7 +29,7 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::in_flight::Place;
-use self::{bucket::Standing, in_flight::InFlight, quota::Quota};
+use self::{bucket::Standing, hold_back::HoldBack, in_flight::InFlight, quota::Quota};
 use crate::{
     config::{LimitsConfig, ProxyConfig},
     problem::{Problem, ProblemType},
@@ -55,6 +54,7 @@ struct Inner {
     writes: Quota,
     address_in_flight: InFlight,
     subject_in_flight: InFlight,
+    hold_back: HoldBack,
 }
 
 /// How a request's subject stands, once that is known: written where the token is checked, read where the response leaves.
@@ -73,6 +73,7 @@ impl Limits {
             writes: Quota::new("writes", config.writes, redis),
             address_in_flight: InFlight::new(config.in_flight_per_address.get()),
             subject_in_flight: InFlight::new(config.in_flight_per_subject.get()),
+            hold_back: HoldBack::default(),
         }))
     }
 
@@ -102,16 +103,17 @@ impl Limits {
         Ok(Some(place.ok_or(Refused::InFlight("subject-in-flight"))?))
     }
 
-    /// Counts a request of this address and refuses it if the address is over its limits.
-    async fn enter_address(&self, client: SocketAddr, headers: &HeaderMap) -> Result<Option<Place>, Refused> {
+    /// What a request's address is counted as; `None` if it has no limits.
+    fn network(&self, client: SocketAddr, headers: &HeaderMap) -> Option<IpAddr> {
         let address = address::client_of(client, headers, &self.0.proxies);
-        if self.0.exempt.iter().any(|network| network.contains(&address)) {
-            return Ok(None);
-        }
-        let network = network_of(address);
+        let is_exempt = self.0.exempt.iter().any(|network| network.contains(&address));
+        (!is_exempt).then(|| network_of(address))
+    }
+
+    /// Counts a request of this address and refuses it if the address is over its limits.
+    async fn enter_address(&self, network: IpAddr) -> Result<Place, Refused> {
         self.0.address.take(network).await.map_err(Refused::Rate)?;
-        let place = self.0.address_in_flight.enter(network);
-        place.map(Some).ok_or(Refused::InFlight("address-in-flight"))
+        self.0.address_in_flight.enter(network).ok_or(Refused::InFlight("address-in-flight"))
     }
 
     /// Returns the memory of clients that have gone, until `stop`.
@@ -126,27 +128,48 @@ impl Limits {
     }
 }
 
-/// The layer around everything: refuses an address that is over its limits, and tells clients how they stand.
-pub(crate) async fn limit(State(limits): State<Limits>, mut request: Request, next: Next) -> Response {
+/// Refuses an address that is over its limits, tells clients how they stand, and answers those who are over a limit a moment later.
+pub(crate) async fn limit<F: Future<Output = Response>>(
+    limits: &Limits,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     if !limits.0.enabled {
-        return next.run(request).await;
+        return next(request).await;
     }
     let Some(&ConnectInfo(client)) = request.extensions().get() else {
         return Problem::internal().into_response();
     };
-    let _place = match limits.enter_address(client, request.headers()).await {
-        Ok(place) => place,
-        Err(refused) => {
-            let mut response = Problem::from(refused).into_response();
-            if let Refused::Rate(standing) = refused {
-                headers::write(response.headers_mut(), &standing);
+    let network = limits.network(client, request.headers());
+    let response = answer(limits, network, request, next).await;
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        limits.0.hold_back.hold(network).await;
+    }
+    response
+}
+
+async fn answer<F: Future<Output = Response>>(
+    limits: &Limits,
+    network: Option<IpAddr>,
+    mut request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    let _place = match network {
+        None => None,
+        Some(network) => match limits.enter_address(network).await {
+            Ok(place) => Some(place),
+            Err(refused) => {
+                let mut response = Problem::from(refused).into_response();
+                if let Refused::Rate(standing) = refused {
+                    headers::write(response.headers_mut(), &standing);
+                }
+                return response;
             }
-            return response;
-        }
+        },
     };
     let subject = SubjectStanding::default();
     request.extensions_mut().insert(subject.clone());
-    let mut response = next.run(request).await;
+    let mut response = next(request).await;
     if let Some(standing) = subject.0.get() {
         headers::write(response.headers_mut(), standing);
     }
@@ -193,7 +216,12 @@ mod tests {
         num::{NonZeroU32, NonZeroUsize},
     };
 
-    use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
+    use axum::{
+        Router,
+        body::Body,
+        middleware::{Next, from_fn},
+        routing::get,
+    };
     use holdfast_common::http::{Limits as ConnectionLimits, Server};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -211,7 +239,11 @@ mod tests {
         let address = QuotaConfig { per_second: number(1), burst: number(BURST) };
         let in_flight_per_address = NonZeroUsize::new(2).expect("not 0");
         let config = LimitsConfig { address, in_flight_per_address, proxies, ..LimitsConfig::default() };
-        Router::new().route("/", handler).layer(from_fn_with_state(Limits::new(&config, None), limit))
+        let limits = Limits::new(&config, None);
+        Router::new().route("/", handler).layer(from_fn(move |request, next: Next| {
+            let limits = limits.clone();
+            async move { limit(&limits, request, |request| next.run(request)).await }
+        }))
     }
 
     async fn get_from(router: &Router, client: [u8; 4], forwarded: &str) -> Response {

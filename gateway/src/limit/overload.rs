@@ -13,7 +13,6 @@ use std::{
 use axum::{
     extract::{MatchedPath, Request},
     http::{Method, StatusCode},
-    middleware::Next,
     response::Response,
 };
 use holdfast_common::metric;
@@ -52,9 +51,13 @@ impl Gates {
 }
 
 /// The layer: lets a request in, or refuses it. Without gates it lets in all.
-pub(crate) async fn shed(gates: Option<Gates>, request: Request, next: Next) -> Response {
-    let Some(gate) = gates.as_ref().and_then(|gates| gates.of(&request)) else {
-        return next.run(request).await;
+pub(crate) async fn shed<F: Future<Output = Response>>(
+    gates: Option<&Gates>,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    let Some(gate) = gates.and_then(|gates| gates.of(&request)) else {
+        return next(request).await;
     };
     let Some(mut place) = gate.enter() else {
         metrics::counter!(metric::REQUESTS_LIMITED_TOTAL, "limit" => "overload").increment(1);
@@ -62,7 +65,7 @@ pub(crate) async fn shed(gates: Option<Gates>, request: Request, next: Next) -> 
             Problem::new(ProblemType::Unavailable, "there are more requests than can be answered in time");
         return Refused::response(problem.retry_after(1));
     };
-    let response = next.run(request).await;
+    let response = next(request).await;
     place.status = Some(response.status());
     response
 }

@@ -32,7 +32,7 @@ impl Quota {
         let own = self.own.take(&key)?;
         match &self.shared {
             None => Ok(own),
-            Some(shared) => shared.take(&key.to_string()).await.unwrap_or(Ok(own)),
+            Some(shared) => Box::pin(shared.take(&key.to_string())).await.unwrap_or(Ok(own)),
         }
     }
 

@@ -44,7 +44,7 @@ impl IntoResponse for Problem {
 }
 
 /// Writes the body of a response that is a problem. What a library refused on its own becomes a problem here too.
-pub(crate) fn render(response: &mut Response, trace_id: &str) {
+pub(crate) fn render(response: &mut Response, trace_id: &impl ToString) {
     let Some(problem) = response.extensions_mut().remove::<Problem>().or_else(|| of_library(response)) else {
         return;
     };
@@ -53,7 +53,7 @@ pub(crate) fn render(response: &mut Response, trace_id: &str) {
         title: problem.kind.title(),
         status: response.status().as_u16(),
         detail: &problem.detail,
-        instance: trace_id,
+        instance: &trace_id.to_string(),
         errors: &problem.errors,
     };
     // This can't fail: there are only texts and a number to write.
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     async fn rendered(mut response: Response) -> (Response, Value) {
-        render(&mut response, "0af7");
+        render(&mut response, &"0af7");
         let body = std::mem::take(response.body_mut()).collect().await.expect("in memory").to_bytes();
         (response, serde_json::from_slice(&body).expect("JSON"))
     }
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn a_success_stays_as_it_is() {
         let mut response = "pong".into_response();
-        render(&mut response, "0af7");
+        render(&mut response, &"0af7");
         assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
     }
 }

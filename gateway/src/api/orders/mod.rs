@@ -20,7 +20,7 @@ use utoipa::OpenApi;
 
 use super::model;
 use crate::{
-    cache::{Look, OrderCache, OrderSnapshot},
+    cache::{Look, OrderCache, OrderSnapshot, Reading},
     http::{Call, json},
     problem::Problem,
     state::Gateway,
@@ -83,10 +83,20 @@ impl Orders {
         order_id: OrderId,
         seen: i64,
     ) -> Result<Found, Problem> {
-        let reading = match self.cache.look(order_id, user_id, seen).await {
-            Look::Known(order) => return Ok(Found { order, stale: None }),
-            Look::Read(reading) => reading,
-        };
+        match self.cache.look(order_id, user_id, seen).await {
+            Look::Known(order) => Ok(Found { order, stale: None }),
+            // On the heap: what most requests do not need should not make their state large.
+            Look::Read(reading) => Box::pin(self.read(user_id, call, order_id, reading)).await,
+        }
+    }
+
+    async fn read(
+        &self,
+        user_id: &UserId,
+        call: &Call,
+        order_id: OrderId,
+        reading: Reading,
+    ) -> Result<Found, Problem> {
         let message = order::GetOrderRequest { order_id: order_id.to_string(), user_id: user_id.to_string() };
         match self.upstream.orders().get_order(call.request(message)?).await {
             Ok(answer) => {
