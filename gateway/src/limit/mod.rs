@@ -57,9 +57,24 @@ struct Inner {
     hold_back: HoldBack,
 }
 
-/// How a request's subject stands, once that is known: written where the token is checked, read where the response leaves.
+/// What is known of a request's subject: written where the token is checked, read where the response leaves.
 #[derive(Debug, Clone, Default)]
-struct SubjectStanding(Arc<OnceLock<Standing>>);
+struct Subject(Arc<SubjectStanding>);
+
+#[derive(Debug, Default)]
+struct SubjectStanding {
+    /// How it stands.
+    standing: OnceLock<Standing>,
+    /// Who it is, if it is over a limit.
+    refused: OnceLock<UserId>,
+}
+
+/// Who is limited.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Client {
+    Address(IpAddr),
+    Subject(UserId),
+}
 
 impl Limits {
     /// With `redis`, all gateways share the limits; while it is away, each has its own.
@@ -91,16 +106,29 @@ impl Limits {
         if !self.0.enabled {
             return Ok(None);
         }
-        let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
+        let subject = parts.extensions.get::<Subject>().map(|subject| &*subject.0);
+        let place = self.count_subject(user_id, &parts.method, subject).await;
+        if let (Err(_), Some(subject)) = (&place, subject) {
+            // Set once, like its standing: each request has one subject.
+            let _ = subject.refused.set(user_id.clone());
+        }
+        Ok(Some(place?))
+    }
+
+    async fn count_subject(
+        &self,
+        user_id: &UserId,
+        method: &Method,
+        subject: Option<&SubjectStanding>,
+    ) -> Result<Place, Refused> {
+        let is_read = method == Method::GET || method == Method::HEAD;
         let quota = if is_read { &self.0.reads } else { &self.0.writes };
         let standing = quota.take(user_id).await;
-        if let Some(subject) = parts.extensions.get::<SubjectStanding>() {
-            // Set once: each request has one subject.
-            let _ = subject.0.set(standing.unwrap_or_else(|refused| refused));
+        if let Some(subject) = subject {
+            let _ = subject.standing.set(standing.unwrap_or_else(|refused| refused));
         }
         standing.map_err(Refused::Rate)?;
-        let place = self.0.subject_in_flight.enter(user_id);
-        Ok(Some(place.ok_or(Refused::InFlight("subject-in-flight"))?))
+        self.0.subject_in_flight.enter(user_id).ok_or(Refused::InFlight("subject-in-flight"))
     }
 
     /// What a request's address is counted as; `None` if it has no limits.
@@ -141,9 +169,11 @@ pub(crate) async fn limit<F: Future<Output = Response>>(
         return Problem::internal().into_response();
     };
     let network = limits.network(client, request.headers());
-    let response = answer(limits, network, request, next).await;
+    let subject = Subject::default();
+    let response = answer(limits, network, &subject, request, next).await;
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        limits.0.hold_back.hold(network).await;
+        let refused = subject.0.refused.get().cloned().map(Client::Subject);
+        limits.0.hold_back.hold(refused.or(network.map(Client::Address))).await;
     }
     response
 }
@@ -151,6 +181,7 @@ pub(crate) async fn limit<F: Future<Output = Response>>(
 async fn answer<F: Future<Output = Response>>(
     limits: &Limits,
     network: Option<IpAddr>,
+    subject: &Subject,
     mut request: Request,
     next: impl FnOnce(Request) -> F,
 ) -> Response {
@@ -167,10 +198,9 @@ async fn answer<F: Future<Output = Response>>(
             }
         },
     };
-    let subject = SubjectStanding::default();
     request.extensions_mut().insert(subject.clone());
     let mut response = next(request).await;
-    if let Some(standing) = subject.0.get() {
+    if let Some(standing) = subject.0.standing.get() {
         headers::write(response.headers_mut(), standing);
     }
     response

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::attacker;
+use super::{attacker, turn};
 use crate::{
     gateway::Server,
     honest::summary,
@@ -38,6 +38,7 @@ pub(crate) async fn trickling(
             let head = format!(
                 "POST /api/orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{authorization}Content-Length: 60000\r\n\r\n{{"
             );
+            turn(socket).await;
             let mut times = Vec::new();
             while !stop.is_set() {
                 let Ok(mut slow) = server.connect(attacker(socket)).await else { continue };
@@ -52,7 +53,10 @@ pub(crate) async fn trickling(
                 };
                 times.push(begin.elapsed());
                 all.fetch_add(1, Ordering::Relaxed);
-                let is_expected = answer[..length].starts_with(format!("HTTP/1.1 {expected} ").as_bytes());
+                // So many of one address may be over its quota too.
+                let is_expected = [expected, 429]
+                    .iter()
+                    .any(|status| answer[..length].starts_with(format!("HTTP/1.1 {status} ").as_bytes()));
                 right.fetch_add(usize::from(is_expected), Ordering::Relaxed);
             }
             times
@@ -62,7 +66,7 @@ pub(crate) async fn trickling(
     let seen = summary(&mut times, 0);
     let (all, right) = (all.load(Ordering::Relaxed), right.load(Ordering::Relaxed));
     let said = format!(
-        "{right} of {all} were {expected}, after {:.1} s (p50), {:.1} s at most",
+        "{right} of {all} were {expected} or 429, after {:.1} s (p50), {:.1} s at most",
         seen.p50_ms / 1e3,
         seen.max_ms / 1e3
     );

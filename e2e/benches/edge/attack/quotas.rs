@@ -6,7 +6,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::attacker;
+use super::{attacker, turn};
 use crate::{
     gateway::Server,
     http::exchange,
@@ -43,6 +43,7 @@ pub(crate) async fn hammer(
             From::EachItsOwn => attacker(connection * 20),
         };
         clients.spawn(async move {
+            turn(connection).await;
             let mut statuses = BTreeMap::new();
             let mut stream = None;
             while !stop.is_set() {

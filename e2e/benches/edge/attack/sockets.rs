@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::attacker;
+use super::{PACE, attacker, turn};
 use crate::{
     gateway::Server,
     http::{self, exchange},
@@ -37,8 +37,12 @@ pub(crate) async fn trickling_heads(server: Arc<Server>, stop: Stop, count: usiz
 async fn trickling_from(server: Arc<Server>, stop: Stop, first: usize, count: usize) -> Result<Finding> {
     let longest_ms = Arc::new(AtomicU64::new(0));
     let mut slow = JoinSet::new();
-    for socket in first..first + count {
-        slow.spawn(trickle(server.clone(), socket, stop.clone(), longest_ms.clone()));
+    for nth in 0..count {
+        let trickling = trickle(server.clone(), first + nth, stop.clone(), longest_ms.clone());
+        slow.spawn(async move {
+            turn(nth).await;
+            trickling.await;
+        });
     }
     slow.join_all().await;
     let longest = Duration::from_millis(longest_ms.load(Ordering::Relaxed)).as_secs_f64();
@@ -71,6 +75,7 @@ pub(crate) async fn silent(server: Arc<Server>, stop: Stop, count: usize) -> Res
     for socket in 0..count {
         let (server, stop, opened) = (server.clone(), stop.clone(), opened.clone());
         sockets.spawn(async move {
+            turn(socket).await;
             while !stop.is_set() {
                 let Ok(mut silent) = server.connect(attacker(socket)).await else { continue };
                 opened.fetch_add(1, Ordering::Relaxed);
@@ -98,6 +103,7 @@ pub(crate) async fn idle_and_trickling(
             exchange(&mut connection, CALL).await?;
         }
         sockets.push(connection);
+        sleep(PACE).await;
     }
     let opened = Instant::now();
     let trickling = trickling_from(server.clone(), stop.clone(), idle, slow);
@@ -111,6 +117,10 @@ pub(crate) async fn idle_and_trickling(
         memory
     };
     let (trickling, memory) = tokio::join!(trickling, memory);
+    for socket in sockets {
+        drop(socket);
+        sleep(PACE).await;
+    }
     let Finding { said, is_met } = trickling?;
     let more = memory.saturating_sub(before);
     Ok(Finding { said: format!("{said}; +{more} MB (at most 128)"), is_met: is_met && more <= 128 })
@@ -119,9 +129,10 @@ pub(crate) async fn idle_and_trickling(
 /// `count` sockets of one address, each of which asks whether it is served.
 pub(crate) async fn of_one_address(server: Arc<Server>, stop: Stop, count: usize) -> Result<Finding> {
     let mut asking = JoinSet::new();
-    for _ in 0..count {
+    for nth in 0..count {
         let server = server.clone();
         asking.spawn(async move {
+            turn(nth).await;
             let mut socket = server.connect(Ipv4Addr::new(127, 0, 9, 1)).await.ok()?;
             // Those without a place are told so, or closed; the rest wait.
             let answer = timeout(Duration::from_secs(4), http::read(&mut socket)).await;
@@ -142,6 +153,7 @@ pub(crate) async fn never_reading(server: Arc<Server>, stop: Stop, count: usize)
     for socket in 0..count {
         let (server, closed, longest_ms) = (server.clone(), closed.clone(), longest_ms.clone());
         greedy.spawn(async move {
+            turn(socket).await;
             let Ok(mut connection) = narrow(attacker(socket), server.address).await else { return };
             let begin = Instant::now();
             // Ends when the connection is reset: it is never read.
@@ -151,7 +163,8 @@ pub(crate) async fn never_reading(server: Arc<Server>, stop: Stop, count: usize)
         });
     }
     let begin = Instant::now();
-    while (!stop.is_set() || begin.elapsed() < Duration::from_secs(20)) && !greedy.is_empty() {
+    // Refusals of an address are paced, so some of its sockets get their first ones late.
+    while (!stop.is_set() || begin.elapsed() < Duration::from_secs(40)) && !greedy.is_empty() {
         let _ = timeout(LOOK_EVERY, greedy.join_next()).await;
     }
     let (closed, longest_ms) = (closed.load(Ordering::Relaxed), longest_ms.load(Ordering::Relaxed));
@@ -166,6 +179,8 @@ pub(crate) async fn never_reading(server: Arc<Server>, stop: Stop, count: usize)
 async fn narrow(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_recv_buffer_size(2_048)?;
+    // What waits here costs the attacker's machine, which is ours too.
+    socket.set_send_buffer_size(16 * 1_024)?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((from, 0)).into())?;
