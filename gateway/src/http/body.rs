@@ -59,9 +59,6 @@ pub(crate) enum BodyError {
     /// All bodies together take all the memory that they may take.
     #[error("too many bodies are being read")]
     Budget,
-    /// It is there, but by now nothing can be done for its request.
-    #[error("there are more requests than can be answered in time")]
-    Overload,
 }
 
 impl BodyError {
@@ -70,7 +67,6 @@ impl BodyError {
             Self::Slow => "slow-body",
             Self::Pieces => "body-pieces",
             Self::Budget => "body-budget",
-            Self::Overload => "overload",
         }
     }
 }
@@ -158,7 +154,7 @@ impl Problem {
                 return match error {
                     BodyError::Slow => Self::new(ProblemType::SlowBody, error.to_string()),
                     BodyError::Pieces => Self::malformed(error.to_string()),
-                    BodyError::Budget | BodyError::Overload => {
+                    BodyError::Budget => {
                         Self::new(ProblemType::Unavailable, error.to_string()).retry_after(1)
                     }
                 };

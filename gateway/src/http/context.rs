@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{LazyLock, PoisonError, RwLock},
+    sync::{Arc, LazyLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -62,6 +62,22 @@ impl fmt::Display for TraceId {
 
 static TIMES: LazyLock<Times> = LazyLock::new(Times::default);
 
+/// Why a call is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotSent {
+    #[error(transparent)]
+    Late(#[from] DeadlinePassed),
+    #[error("there are more requests than can be answered in time")]
+    Overload,
+}
+
+/// Asked before the calls of a request, so that one that still receives its body, waits for its turn, or needs no call takes no place
+/// of those that do.
+pub(crate) trait Admission: fmt::Debug + Send + Sync {
+    /// Lets the request make calls, from the first one on.
+    fn enter(&self) -> Result<(), NotSent>;
+}
+
 /// The context of one request.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
@@ -70,12 +86,19 @@ pub(crate) struct Call {
     pub(crate) deadline: Deadline,
     /// For whom it is, once that is known.
     pub(crate) subject: Option<Subject>,
+    /// `None` if it may call whenever it likes.
+    pub(crate) admission: Option<Arc<dyn Admission>>,
 }
 
 impl Call {
     /// The context of what begins now: a request, or work that no request waits for.
     pub(crate) fn new(deadline: Duration) -> Self {
-        Self { trace_id: TraceId(fastrand::u128(1..)), deadline: Deadline::after(deadline), subject: None }
+        Self {
+            trace_id: TraceId(fastrand::u128(1..)),
+            deadline: Deadline::after(deadline),
+            subject: None,
+            admission: None,
+        }
     }
 
     /// The same for this subject.
@@ -83,8 +106,11 @@ impl Call {
         Self { subject, ..self }
     }
 
-    /// Returns a gRPC request with the rest of the deadline, the trace context and the subject.
-    pub(crate) fn request<M>(&self, message: M) -> Result<tonic::Request<M>, DeadlinePassed> {
+    /// Returns a gRPC request with the rest of the deadline, the trace context and the subject, if the request is admitted.
+    pub(crate) fn request<M>(&self, message: M) -> Result<tonic::Request<M>, NotSent> {
+        if let Some(admission) = &self.admission {
+            admission.enter()?;
+        }
         let mut request = self.deadline.earlier_by(ANSWER_TIME).request(message)?;
         let traceparent = format!("00-{}-{:016x}-01", self.trace_id, fastrand::u64(1..));
         // Hexadecimal digits and dashes are always a metadata value.
@@ -145,13 +171,21 @@ pub(crate) async fn enter<F: Future<Output = Response>>(
     response
 }
 
-impl From<DeadlinePassed> for Problem {
-    fn from(_: DeadlinePassed) -> Self {
-        Self::deadline()
+impl From<NotSent> for Problem {
+    fn from(cause: NotSent) -> Self {
+        match cause {
+            NotSent::Late(_) => Self::deadline(),
+            NotSent::Overload => Self::overload(),
+        }
     }
 }
 
 impl Problem {
+    /// A service has more to do than it can.
+    pub(crate) fn overload() -> Self {
+        Self::new(ProblemType::Unavailable, NotSent::Overload.to_string()).retry_after(1)
+    }
+
     /// The deadline has passed.
     pub(crate) fn deadline() -> Self {
         Self::new(ProblemType::Deadline, "the request could not be answered in time")

@@ -11,6 +11,7 @@ pub(crate) mod overload;
 mod quota;
 mod shared;
 mod store;
+mod turns;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,8 +29,8 @@ use holdfast_proto::UserId;
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::in_flight::Place;
-use self::{bucket::Standing, hold_back::HoldBack, in_flight::InFlight, quota::Quota};
+use self::{bucket::Standing, hold_back::HoldBack, in_flight::InFlight, quota::Quota, turns::Turns};
+pub(crate) use self::{in_flight::Place, turns::Turn};
 use crate::{
     config::{LimitsConfig, ProxyConfig},
     problem::{Problem, ProblemType},
@@ -55,6 +56,7 @@ struct Inner {
     address_in_flight: InFlight,
     subject_in_flight: InFlight,
     hold_back: HoldBack,
+    turns: Turns,
 }
 
 /// What is known of a request's subject: written where the token is checked, read where the response leaves.
@@ -89,6 +91,7 @@ impl Limits {
             address_in_flight: InFlight::new(config.in_flight_per_address.get()),
             subject_in_flight: InFlight::new(config.in_flight_per_subject.get()),
             hold_back: HoldBack::default(),
+            turns: Turns::default(),
         }))
     }
 
@@ -129,6 +132,11 @@ impl Limits {
         }
         standing.map_err(Refused::Rate)?;
         self.0.subject_in_flight.enter(user_id).ok_or(Refused::InFlight("subject-in-flight"))
+    }
+
+    /// Waits until a large answer may be made for this user; `None` if nothing is limited.
+    pub(crate) async fn turn(&self, user_id: &UserId) -> Option<Turn> {
+        if self.0.enabled { Some(self.0.turns.take(user_id).await) } else { None }
     }
 
     /// What a request's address is counted as; `None` if it has no limits.

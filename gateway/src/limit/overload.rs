@@ -6,26 +6,25 @@
 //! while so many are in progress that they may be the cause: a service that hangs for another reason is the circuit breaker's business.
 
 use std::{
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use axum::{
-    BoxError,
-    body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request},
     http::{Method, StatusCode},
     response::Response,
 };
 use holdfast_common::metric;
-use hyper::body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::{
-    http::{body::BodyError, head::Refused},
-    problem::{Problem, ProblemType},
+    http::{
+        Call,
+        context::{Admission, NotSent},
+        head::Refused,
+    },
+    problem::Problem,
 };
 
 /// Requests in progress that are let in at the start, at least, and at most.
@@ -37,13 +36,16 @@ const TIME_MAX: Duration = Duration::from_millis(150);
 /// Those that were let in before may be late too, and say nothing new.
 const LOWERED_EVERY_MIN: Duration = Duration::from_millis(150);
 
+const WRITES: usize = 0;
+const READS: usize = 1;
+
 /// The gates of all services; clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gates(Arc<[[Gate; 2]; 3]>);
 
 impl Gates {
     /// The way to what a request needs most; none if it needs no service.
-    fn of(&self, request: &Request) -> Option<Admission> {
+    fn of(&self, request: &Request) -> Option<Arc<Entrance>> {
         let route = request.extensions().get::<MatchedPath>()?.as_str();
         let service = match route.strip_prefix("/api/")? {
             route if route.starts_with("accounts") || route.ends_with("/payment") => 0,
@@ -51,11 +53,11 @@ impl Gates {
             _ => 2,
         };
         let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
-        Some(self.admission(service, usize::from(is_read)))
+        Some(self.entrance(service, if is_read { READS } else { WRITES }))
     }
 
-    fn admission(&self, service: usize, kind: usize) -> Admission {
-        Admission(Arc::new(Entrance { gates: self.clone(), service, kind, stage: Mutex::new(Stage::Before) }))
+    fn entrance(&self, service: usize, kind: usize) -> Arc<Entrance> {
+        Arc::new(Entrance { gates: self.clone(), service, kind, stage: Mutex::new(Stage::Before) })
     }
 }
 
@@ -72,33 +74,24 @@ pub(crate) async fn shed<F: Future<Output = Response>>(
 }
 
 async fn admit<F: Future<Output = Response>>(
-    admission: Admission,
-    request: Request,
+    admission: Arc<Entrance>,
+    mut request: Request,
     next: impl FnOnce(Request) -> F,
 ) -> Response {
-    let request = if request.body().is_end_stream() {
-        if admission.enter().is_err() {
-            return Refused::response(overloaded());
-        }
-        request
-    } else {
-        if admission.gate().state().is_full() {
-            return Refused::response(overloaded());
-        }
-        // A client that sends its body slowly needs nothing yet, and its slowness is not ours.
-        request.map(|body| Body::new(Awaited { body, admission: admission.clone() }))
-    };
+    if admission.is_write() && admission.gate().state().is_full() {
+        // Before its body is read. What a read needs may be known already.
+        count_refusal();
+        return Refused::response(Problem::overload());
+    }
+    if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+        call.admission = Some(admission.clone());
+    }
     let mut response = next(request).await;
     if admission.answered(response.status()) == Stage::Refused {
         count_refusal();
         response.extensions_mut().insert(Refused);
     }
     response
-}
-
-fn overloaded() -> Problem {
-    count_refusal();
-    Problem::new(ProblemType::Unavailable, BodyError::Overload.to_string()).retry_after(1)
 }
 
 fn count_refusal() {
@@ -108,7 +101,7 @@ fn count_refusal() {
 /// Where a request is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Its body is not there yet.
+    /// It has made no call yet.
     Before,
     /// It was let in.
     In {
@@ -119,9 +112,6 @@ enum Stage {
 }
 
 /// A request before its gate, and in it once it has entered.
-#[derive(Debug, Clone)]
-struct Admission(Arc<Entrance>);
-
 #[derive(Debug)]
 struct Entrance {
     gates: Gates,
@@ -130,19 +120,17 @@ struct Entrance {
     stage: Mutex<Stage>,
 }
 
-impl Admission {
+impl Entrance {
     fn gate(&self) -> &Gate {
-        &self.0.gates.0[self.0.service][self.0.kind]
+        &self.gates.0[self.service][self.kind]
+    }
+
+    const fn is_write(&self) -> bool {
+        self.kind == WRITES
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.0.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self) -> Result<(), BodyError> {
-        let began = self.gate().enter();
-        *self.stage() = began.map_or(Stage::Refused, |began| Stage::In { began });
-        began.map(|_| ()).ok_or(BodyError::Overload)
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There is an answer. Returns how far the request had come.
@@ -155,41 +143,24 @@ impl Admission {
     }
 }
 
+impl Admission for Entrance {
+    fn enter(&self) -> Result<(), NotSent> {
+        let mut stage = self.stage();
+        if matches!(*stage, Stage::In { .. }) {
+            return Ok(());
+        }
+        let began = self.gate().enter();
+        *stage = began.map_or(Stage::Refused, |began| Stage::In { began });
+        began.map(|_| ()).ok_or(NotSent::Overload)
+    }
+}
+
 impl Drop for Entrance {
     /// Nobody waits for the answer any more.
     fn drop(&mut self) {
         if let Stage::In { began } = *self.stage.get_mut().unwrap_or_else(PoisonError::into_inner) {
             self.gates.0[self.service][self.kind].leave(began, None);
         }
-    }
-}
-
-/// A body at whose end the request enters its gate.
-struct Awaited {
-    body: Body,
-    admission: Admission,
-}
-
-impl HttpBody for Awaited {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            None => {
-                let stage = *self.admission.stage();
-                let entered = if stage == Stage::Before { self.admission.enter() } else { Ok(()) };
-                Poll::Ready(entered.err().map(|overload| Err(overload.into())))
-            }
-            Some(frame) => Poll::Ready(Some(frame.map_err(Into::into))),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -258,9 +229,9 @@ fn count(requests: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use axum::response::IntoResponse as _;
-    use futures_util::{StreamExt as _, stream};
-    use tokio::time::{advance, timeout};
+    use axum::{body::Body, response::IntoResponse as _};
+    use futures_util::{StreamExt as _, stream::FuturesUnordered};
+    use tokio::time::{advance, sleep};
 
     use super::*;
 
@@ -308,39 +279,34 @@ mod tests {
         answer(&gate, places, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(enter(&gate, 10_000).len(), 128);
     }
-    /// Those who send their bodies slowly take no place, whatever their number: others are let in, and what they wait for their own
-    /// bodies is not taken for load. Whose body ends while there are too many is refused then.
+    /// Those who only wait, for their own body or for their turn, take no place, whatever their number: others are let in, and that time
+    /// is not taken for load. Who makes a call when there are too many is refused then.
     #[tokio::test(start_paused = true)]
-    async fn slow_bodies_take_no_place() {
+    async fn who_makes_no_call_takes_no_place() {
         let gates = Gates::default();
-        let gate = &gates.0[2][0];
-        let post = |body| {
-            admit(gates.admission(2, 0), Request::new(body), async |request| {
-                match axum::body::to_bytes(request.into_body(), usize::MAX).await {
-                    Ok(_) => StatusCode::CREATED.into_response(),
-                    Err(error) => Problem::unreadable(&error).into_response(),
+        let gate = &gates.0[2][READS];
+        let get = |wait: Duration| {
+            let mut request = Request::new(Body::empty());
+            request.extensions_mut().insert(Call::new(Duration::from_secs(60)));
+            admit(gates.entrance(2, READS), request, async move |request| {
+                sleep(wait).await;
+                let call: &Call = request.extensions().get().expect("it has one");
+                match call.request(()).and_then(|_| call.request(())) {
+                    Ok(_) => StatusCode::OK.into_response(),
+                    Err(cause) => Problem::from(cause).into_response(),
                 }
             })
         };
-        for _ in 0..1_000 {
-            let slow = Body::from_stream(stream::pending::<Result<Bytes, BoxError>>());
-            assert!(timeout(Duration::from_secs(2), post(slow)).await.is_err());
-        }
+        let waiting: FuturesUnordered<_> = (0..1_000).map(|_| get(Duration::from_secs(5))).collect();
+        let answered = waiting.map(|response| response.status()).collect::<Vec<_>>();
+        assert!(answered.await.into_iter().all(|status| status == StatusCode::OK));
         let places = enter(gate, 10_000);
-        assert_eq!(places.len(), 128);
-        assert_eq!(post(Body::from("{}")).await.status(), StatusCode::SERVICE_UNAVAILABLE);
-        gate.leave(places[0], None);
-        let others = gates.clone();
-        let body = stream::once(async move {
-            // Somebody else takes the place meanwhile.
-            assert_eq!(enter(&others.0[2][0], 1).len(), 1);
-            Ok::<_, BoxError>(Bytes::from_static(b"{}"))
-        });
-        let refused = post(Body::from_stream(body.boxed())).await;
+        assert!(places.len() >= 128, "{}", places.len());
+        let refused = get(Duration::ZERO).await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(refused.extensions().get::<Refused>().is_some(), "it is no failure of ours");
-        gate.leave(places[1], None);
-        assert_eq!(post(Body::from("{}")).await.status(), StatusCode::CREATED);
-        assert_eq!(gate.state().in_progress, 127);
+        gate.leave(places[0], None);
+        assert_eq!(get(Duration::ZERO).await.status(), StatusCode::OK);
+        assert_eq!(gate.state().in_progress, places.len() - 1);
     }
 }

@@ -3,26 +3,21 @@
 use axum::{extract::State, http::StatusCode, response::Response};
 use bytes::Bytes;
 use holdfast_proto::{limits::PAGE_BYTES_MAX, order::v1::ListOrdersRequest};
-use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::{Orders, to_json};
 use crate::{
-    api::{
-        model::{self, incomplete},
-        params::Page,
-        schema,
-    },
+    api::{model, params::Page, schema},
     auth::{Allowed, scope},
     http::{Call, json},
+    limit::Limits,
     problem::{Problem, ProblemType},
 };
 
-/// A part of a listing. Its orders are JSON already, because how many there are depends on how long they are.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-struct OrderPage<'a> {
-    #[schema(value_type = Vec<model::Order>)]
-    orders: Vec<&'a RawValue>,
+/// A part of a listing.
+#[derive(Debug, utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what `write` writes")]
+struct OrderPage {
+    orders: Vec<model::Order>,
     /// Null on the last page.
     #[schema(required, value_type = Option<schema::OrderId>)]
     next_cursor: Option<String>,
@@ -56,10 +51,12 @@ const FRAME_BYTES: usize = 96;
 )]
 pub(crate) async fn list(
     State(orders): State<Orders>,
+    State(limits): State<Limits>,
     caller: Allowed<scope::OrdersRead>,
     call: Call,
     page: Page,
 ) -> Result<Response, Problem> {
+    let _turn = limits.turn(&caller.user_id).await;
     let message = ListOrdersRequest {
         user_id: caller.user_id.to_string(),
         page_size: page.limit,
@@ -68,11 +65,27 @@ pub(crate) async fn list(
     let (found, next) = orders.list(call.request(message)?).await?;
     let bodies = found.iter().map(|order| to_json(order)).collect::<Result<Vec<Bytes>, _>>()?;
     let fits = entries_that_fit(bodies.iter().map(Bytes::len)).min(found.len());
-    let next_cursor =
+    let next =
         if fits < found.len() { found.get(fits - 1).map(|last| last.order_id.to_string()) } else { next };
-    let orders = bodies[..fits].iter().map(|body| serde_json::from_slice(body)).collect::<Result<_, _>>();
-    let orders = orders.map_err(|_not_json| incomplete())?;
-    Ok(json::response(StatusCode::OK, &OrderPage { orders, next_cursor }))
+    Ok(json::response_of(StatusCode::OK, write(&bodies[..fits], next.as_deref())?))
+}
+
+/// A page of orders that are JSON already, because how many there are depends on how long they are.
+fn write(orders: &[Bytes], next_cursor: Option<&str>) -> Result<Bytes, Problem> {
+    let next_cursor = json::bytes(&next_cursor)?;
+    let length = orders.iter().map(|order| order.len() + SEPARATOR_BYTES).sum::<usize>() + FRAME_BYTES;
+    let mut page = Vec::with_capacity(length);
+    page.extend_from_slice(b"{\"orders\":[");
+    for (index, order) in orders.iter().enumerate() {
+        if index > 0 {
+            page.push(b',');
+        }
+        page.extend_from_slice(order);
+    }
+    page.extend_from_slice(b"],\"next_cursor\":");
+    page.extend_from_slice(&next_cursor);
+    page.push(b'}');
+    Ok(page.into())
 }
 
 /// How many entries of these lengths go into a page; the first one always does.
@@ -87,6 +100,8 @@ fn entries_that_fit(lengths: impl IntoIterator<Item = usize>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// A page is bounded in bytes, but is never empty because its first order is long.
@@ -96,10 +111,23 @@ mod tests {
         assert_eq!(entries_that_fit(vec![PAGE_BYTES_MAX / 20; 100]), 19, "with the frame 20 are too long");
         assert_eq!(entries_that_fit([PAGE_BYTES_MAX, 1]), 1);
         let longest = PAGE_BYTES_MAX - FRAME_BYTES - SEPARATOR_BYTES;
-        let page = OrderPage { orders: Vec::new(), next_cursor: Some("x".repeat(36)) };
-        let frame = serde_json::to_vec(&page).expect("JSON").len();
+        let frame = write(&[], Some(&"x".repeat(36))).expect("JSON").len();
         assert!(frame <= FRAME_BYTES, "{frame}");
         assert_eq!(entries_that_fit([longest / 2, longest / 2]), 2);
         assert_eq!(entries_that_fit([longest / 2, longest / 2 + 2]), 1);
+    }
+
+    /// What is written is the page that the document describes.
+    #[test]
+    fn a_page_is_json() {
+        let orders = [r#"{"order_id":"a"}"#, r#"{"order_id":"b"}"#].map(Bytes::from);
+        for (count, next, expected) in [
+            (0, None, json!({"orders": [], "next_cursor": null})),
+            (1, Some("b"), json!({"orders": [{"order_id": "a"}], "next_cursor": "b"})),
+            (2, None, json!({"orders": [{"order_id": "a"}, {"order_id": "b"}], "next_cursor": null})),
+        ] {
+            let page = write(&orders[..count], next).expect("JSON");
+            assert_eq!(serde_json::from_slice::<serde_json::Value>(&page).expect("JSON"), expected);
+        }
     }
 }
