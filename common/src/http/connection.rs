@@ -20,7 +20,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
@@ -31,7 +31,9 @@ use super::{
     LongLived, Port, Refusal,
     exchange::{Exchange, Watched},
     guard::{Entry, Guard, Verdicts},
-    head, proxy,
+    head,
+    line::Line,
+    proxy,
     slots::{Slot, Slots},
     socket::Socket,
     watch::{Overdue, Watch},
@@ -180,13 +182,27 @@ impl Session {
     pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, socket: S) {
         let verdicts = Verdicts::default();
         let guard = Guard::new(socket, self.port.limits.head_time, self.entry, verdicts.clone());
-        let builder = builder();
+        let (line, mut library) = (Line::new(guard), builder());
+        while self.serve(&line, &library, &verdicts).await.is_continue()
+            && self.rest(&line).await.is_continue()
+        {
+            library = builder().http1_only();
+        }
+    }
+
+    /// Serves a connection until it ends, or makes a pause.
+    pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        line: &Line<S>,
+        library: &auto::Builder<TokioExecutor>,
+        verdicts: &Verdicts,
+    ) -> ControlFlow<()> {
         let service = {
-            let (port, watch) = (self.port.clone(), self.watch.clone());
+            let (port, watch, verdicts) = (self.port.clone(), self.watch.clone(), verdicts.clone());
             let (client, entry) = (self.client, self.entry);
             service_fn(move |request| answer(&port, client, entry, watch.clone(), &verdicts, request))
         };
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(guard), service));
+        let mut connection = pin!(library.serve_connection(TokioIo::new(line.clone()), service));
         let mut alarm = pin!(sleep_until(self.watch.due(Instant::now()).0));
         let mut served = poll_fn(|cx| match connection.as_mut().poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(End::Closed),
@@ -206,14 +222,34 @@ impl Session {
                 Entry::TurnedAway => tokio::time::sleep(TURNED_AWAY_TIME).await,
             }
         };
-        let end = tokio::select! {
-            end = &mut served => end,
-            () = self.evicted.cancelled() => End::Evicted,
-            () = self.port.stop.cancelled() => End::Stopped,
-            () = turned_away => End::Closed,
+        let mut turned_away = pin!(turned_away);
+        let end = loop {
+            let end = tokio::select! {
+                end = &mut served => end,
+                () = self.evicted.cancelled() => End::Evicted,
+                () = self.port.stop.cancelled() => End::Stopped,
+                () = &mut turned_away => End::Closed,
+            };
+            if let End::Overdue(Overdue::Quiet) = end {
+                // Until its next exchange.
+                self.watch.may_rest(false);
+                if !line.lock().try_rest() {
+                    continue;
+                }
+            }
+            break end;
         };
         match end {
             End::Closed => {}
+            End::Overdue(Overdue::Quiet) => {
+                // The library has nothing to do, and ends at once.
+                connection.as_mut().graceful_shutdown();
+                let ended = tokio::time::timeout(GOODBYE_TIME, connection).await;
+                line.lock().resume();
+                if let Ok(Ok(())) = ended {
+                    return ControlFlow::Continue(());
+                }
+            }
             End::Overdue(Overdue::Idle) => {
                 self.port.count_end(Overdue::Idle.reason());
                 // Over HTTP/2 the client is told; over HTTP/1 there is no answer left to tell it in.
@@ -228,9 +264,13 @@ impl Session {
             End::Stopped => {
                 // A request that is on its way is still answered, and told that it is the last: if the connection were closed at
                 // once, its client would see a reset.
+                self.watch.may_rest(false);
                 match tokio::time::timeout(LAST_REQUEST_TIME, &mut served).await {
-                    Ok(End::Overdue(overdue)) => return self.port.count_end(overdue.reason()),
-                    Ok(_) => return,
+                    Ok(End::Overdue(overdue)) => {
+                        self.port.count_end(overdue.reason());
+                        return ControlFlow::Break(());
+                    }
+                    Ok(_) => return ControlFlow::Break(()),
                     Err(_) => self.watch.stop(Instant::now()),
                 }
                 connection.as_mut().graceful_shutdown();
@@ -243,6 +283,25 @@ impl Session {
                 }
             }
         }
+        ControlFlow::Break(())
+    }
+
+    /// Waits for the next request of a connection that nobody serves meanwhile.
+    async fn rest<S: AsyncRead + AsyncWrite + Unpin>(&self, line: &Line<S>) -> ControlFlow<()> {
+        let stopped = async {
+            self.port.stop.cancelled().await;
+            tokio::time::sleep(LAST_REQUEST_TIME).await;
+        };
+        tokio::select! {
+            is_readable = line.is_readable() => {
+                return if is_readable { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+            }
+            () = sleep_until(self.watch.due(Instant::now()).0) => self.port.count_end(Overdue::Idle.reason()),
+            () = self.evicted.cancelled() => {}
+            () = stopped => {}
+        }
+        let _ = tokio::time::timeout(GOODBYE_TIME, line.clone().shutdown()).await;
+        ControlFlow::Break(())
     }
 }
 
@@ -269,7 +328,7 @@ fn poll_overdue(watch: &Watch, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>)
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+pub(super) fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -319,6 +378,7 @@ fn answer(
         request.extensions_mut().insert(refusal);
     }
     request.extensions_mut().insert(ConnectInfo(client));
+    watch.may_rest(request.version() != Version::HTTP_2);
     let exchange = Exchange::begin(watch, began);
     let stop = port.stop.clone();
     let router = TowerToHyperService::new(port.router.clone());

@@ -88,6 +88,8 @@ pub(super) struct Guard<S> {
     head: Option<(Instant, Pin<Box<Sleep>>)>,
     verdicts: Verdicts,
     linger: Linger,
+    /// The library is done with the connection, and the connection goes on.
+    rests: bool,
 }
 
 /// What is discarded before a connection is closed.
@@ -116,7 +118,20 @@ impl<S> Guard<S> {
             head,
             verdicts,
             linger: Linger::Undecided,
+            rests: false,
         }
+    }
+
+    /// Lets the library end without ending the connection, if it is between two requests.
+    pub(super) fn try_rest(&mut self) -> bool {
+        let is_between = !self.scanner.is_in_message() && self.waiting.is_empty() && self.head.is_none();
+        self.rests = self.entry == Entry::Admitted && self.mode == Mode::Open && is_between;
+        self.rests
+    }
+
+    /// The library goes on with it, or the connection ends.
+    pub(super) const fn resume(&mut self) {
+        self.rests = false;
     }
 
     /// Replaces what is waiting by a head of ours that carries the refusal.
@@ -173,6 +188,14 @@ impl<S: AsyncRead + Unpin> Guard<S> {
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
         self.waiting.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Ready when there are bytes to serve, or, with `false`, when there will be none.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if !self.waiting.is_empty() {
+            return Poll::Ready(true);
+        }
+        self.poll_more(cx).map(|read| matches!(read, Ok(1..)))
     }
 
     /// Discards what a client still sends, within limits. Only where it is still sending: otherwise there is nothing to lose.
@@ -262,6 +285,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.rests {
+            return Poll::Ready(Ok(()));
+        }
         ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
         ready!(self.poll_linger(cx));
         Poll::Ready(Ok(()))

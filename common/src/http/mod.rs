@@ -8,6 +8,7 @@
 //! - [`socket`]: notes whether a client takes in what is written to it;
 //! - [`tls`]: certificates that reload;
 //! - [`guard`]: lets only heads pass that were checked ([`head`] says which, [`scanner`] where they are);
+//! - [`line`]: the same bytes, when a connection rests between two requests;
 //! - [`exchange`]: one request and its answer;
 //! - [`watch`]: what a connection is doing and since when, from which its limits of time follow;
 //! - [`connection`]: one connection from its first byte to its last.
@@ -22,6 +23,7 @@ mod exchange;
 mod guard;
 mod head;
 mod limits;
+mod line;
 mod proxy;
 mod scanner;
 mod slots;

@@ -16,7 +16,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{socket::Socket, *};
+use super::{
+    connection::builder,
+    guard::{Guard, Verdicts},
+    line::Line,
+    socket::Socket,
+    *,
+};
 
 mod fuzz;
 
@@ -135,6 +141,70 @@ async fn an_idle_connection_lives_for_75_seconds() {
     assert_eq!(pipe.answer().await.0, 200);
     assert_eq!(seconds(pipe.rest()).await, (75, String::new()));
     pipe.server.await.expect("ended in order");
+}
+
+/// A connection that makes a pause gives back what serving it takes, and goes on with its next request, in however many pieces that
+/// comes; in HTTP/1 only, and not in the middle of a head.
+#[tokio::test(start_paused = true)]
+async fn a_connection_rests_between_two_requests() {
+    let (mut client, served) = duplex(PIPE_BYTES);
+    let watch = Arc::new(Watch::new(Limits::default(), Instant::now()));
+    let session = Pipe::session(watch.clone(), CancellationToken::new());
+    let verdicts = Verdicts::default();
+    let guard = Guard::new(Socket::new(served, watch), Limits::HEAD_TIME, Entry::Admitted, verdicts.clone());
+    let (line, library) = (Line::new(guard), builder());
+    client.write_all(GET).await.expect("sent");
+    let (waited, step) = seconds(session.serve(&line, &library, &verdicts)).await;
+    assert!(step.is_continue(), "it is not over");
+    assert_eq!(waited, 2);
+
+    let mut pipe = Pipe::new();
+    for _ in 0..2 {
+        for piece in GET.chunks(5) {
+            pipe.send(piece).await;
+            sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(pipe.answer().await.0, 200);
+        sleep(Duration::from_secs(10)).await;
+    }
+    // A head that begins before the pause is long enough is not lost.
+    pipe.send(GET).await;
+    assert_eq!(pipe.answer().await.0, 200);
+    sleep(Duration::from_secs(1)).await;
+    pipe.send("GET / HTTP/1.1\r\n").await;
+    sleep(Duration::from_secs(3)).await;
+    pipe.send("Host: a\r\n\r\n").await;
+    assert_eq!(pipe.answer().await.0, 200);
+    sleep(Duration::from_secs(10)).await;
+    pipe.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    assert_eq!(pipe.answer().await.0, 400);
+    assert_eq!(pipe.rest().await, "");
+}
+
+/// A connection that rests ends like every other: when it is evicted, when the client goes, and when the process stops, after a request
+/// that is on its way then.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_rests_can_end() {
+    let resting = async || {
+        let mut pipe = Pipe::new();
+        pipe.send(GET).await;
+        assert_eq!(pipe.answer().await.0, 200);
+        sleep(Duration::from_secs(10)).await;
+        pipe
+    };
+    let Pipe { io, server, .. } = resting().await;
+    drop(io);
+    assert_eq!(seconds(server).await.0, 0);
+    let mut pipe = resting().await;
+    pipe.stop.cancel();
+    let (waited, rest) = seconds(pipe.rest()).await;
+    assert_eq!((waited, rest.as_str()), (0, ""));
+    let mut pipe = resting().await;
+    pipe.stop.cancel();
+    pipe.send(GET).await;
+    let (status, text) = pipe.answer().await;
+    assert!(status == 200 && text.contains("connection: close"), "{text}");
+    pipe.server.await.expect("no panic");
 }
 
 /// A head has 5 s from its first byte, however busily it trickles; then it is 408 and the connection ends (pitfalls P34).

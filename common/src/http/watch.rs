@@ -10,9 +10,14 @@ use super::Limits;
 /// While the process stops, a client that takes in nothing, or does not say goodbye, is waited for only this long.
 const PATIENCE_STOPPING: Duration = Duration::from_secs(2);
 
-/// Why a connection is ended.
+/// After a pause of so long a connection gives back what serving it takes.
+const REST_AFTER: Duration = Duration::from_secs(2);
+
+/// Why a connection is ended, or rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overdue {
+    /// No request for a moment.
+    Quiet,
     /// No request for a long time.
     Idle,
     /// The client takes in nothing of what is written to it.
@@ -27,6 +32,7 @@ impl Overdue {
     /// The label of the metric.
     pub(super) const fn reason(self) -> &'static str {
         match self {
+            Self::Quiet => "quiet",
             Self::Idle => "idle",
             Self::Stalled => "stalled",
             Self::Exchange => "exchange-time",
@@ -71,6 +77,8 @@ struct State {
     /// When it was accepted, or its last exchange ended.
     waits_since: Instant,
     has_spoken: bool,
+    /// It speaks HTTP/1, and is served.
+    may_rest: bool,
     /// Since when the socket takes nothing more.
     blocked_since: Option<Instant>,
     /// When the oldest exchange began whose answer is complete, but not yet written to its end.
@@ -93,6 +101,7 @@ impl Watch {
             mode: Mode::Serving,
             waits_since: now,
             has_spoken: false,
+            may_rest: false,
             blocked_since: None,
             unwritten: None,
             exchanges: Vec::new(),
@@ -167,6 +176,11 @@ impl Watch {
         state.waits_since = now;
     }
 
+    /// Whether it may rest when it makes a pause: HTTP/1 is between two requests then.
+    pub(super) fn may_rest(&self, may_rest: bool) {
+        self.state().may_rest = may_rest;
+    }
+
     /// From now on only honest exchanges are waited for.
     pub(super) fn stop(&self, now: Instant) {
         self.state().mode = Mode::Stopping { since: now };
@@ -191,6 +205,8 @@ impl Watch {
         };
         let waits = state.exchanges.is_empty() && state.unwritten.is_none();
         let idle = waits.then_some((idle_end, Overdue::Idle));
+        let rests = waits && state.may_rest && state.mode == Mode::Serving;
+        let quiet = rests.then_some((state.waits_since + REST_AFTER, Overdue::Quiet));
         let unwritten = state.unwritten.map(|began| (began + limits.exchange_time, Overdue::Exchange));
         let stalled = state
             .exchanges
@@ -206,6 +222,7 @@ impl Watch {
         // Nothing is due while an answer without end is read; it must be asked about again before it can stall.
         let nothing = (now + limits.stall_time, Overdue::Stalled);
         idle.into_iter()
+            .chain(quiet)
             .chain(unwritten)
             .chain(stalled)
             .chain(ends)
