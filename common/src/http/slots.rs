@@ -103,18 +103,29 @@ impl Places {
         self.per_address.get_mut(&address).is_none_or(|share| share.may_evict(Instant::now()))
     }
 
-    /// The one that should go first, if one waits for a request.
-    fn most_silent(&mut self) -> Option<u64> {
+    /// Whether a place of this address may be taken for somebody who has `connections` already: who has many does not take those of
+    /// others who have fewer.
+    fn may_go(&self, address: Option<IpAddr>, connections: usize) -> bool {
+        address.is_none_or(|address| self.of_address(address) >= connections)
+    }
+
+    /// The one that should go first for somebody who has `connections` already, if one waits for a request.
+    fn most_silent(&mut self, connections: usize) -> Option<u64> {
         // Whoever came since has been silent for less time, and nobody can become one that never spoke.
         while let Some((silence, id)) = self.never_spoke.pop() {
-            if self.taken.get(&id).is_some_and(|place| place.watch.silence() == Some(silence)) {
+            if self.taken.get(&id).is_some_and(|place| {
+                place.watch.silence() == Some(silence) && self.may_go(place.address, connections)
+            }) {
                 return Some(id);
             }
         }
         let silences = self.taken.iter().filter_map(|(id, place)| Some((place.watch.silence()?, *id)));
         let mut silences: Vec<_> = silences.collect();
         silences.sort_unstable_by(|a, b| b.cmp(a));
-        let (_, first) = silences.pop()?;
+        let may_go =
+            |id: &u64| self.taken.get(id).is_some_and(|place| self.may_go(place.address, connections));
+        let index = silences.iter().rposition(|(_, id)| may_go(id))?;
+        let (_, first) = silences.remove(index);
         silences.retain(|(silence, _)| !silence.has_spoken);
         self.never_spoke = silences;
         Some(first)
@@ -175,7 +186,8 @@ impl Slots {
             if address.is_some_and(|address| !places.may_evict_for(address)) {
                 return Err(Full::All);
             }
-            let id = places.most_silent().ok_or(Full::All)?;
+            let connections = address.map_or(0, |address| places.of_address(address));
+            let id = places.most_silent(connections).ok_or(Full::All)?;
             let silent = places.remove(id).ok_or(Full::All)?;
             silent.evicted.cancel();
             evicted = Some(Evicted);
@@ -335,6 +347,26 @@ mod tests {
         busy.begin(after(4));
         let _fifth = slots.take(Some(client("10.0.0.5")), busy).expect("a silent one goes");
         assert!(younger.evicted.is_cancelled() && !spoke_slot.evicted.is_cancelled());
+    }
+
+    /// Who has many connections does not take the places of those who have fewer, however silent they are; who has none takes one.
+    #[test]
+    fn who_has_many_takes_nothing_from_those_who_have_few() {
+        let (slots, t0) = (slots(6, 10), Instant::now());
+        let after = |seconds| watch(t0 + Duration::from_secs(seconds));
+        let (honest, _) = slots.take(Some(client("10.0.0.1")), after(0)).expect("free");
+        let busy = |seconds| {
+            let watch = after(seconds);
+            watch.begin(t0);
+            slots.take(Some(client("10.0.0.2")), watch)
+        };
+        let mut many: Vec<_> = (1..=5).map(|seconds| busy(seconds).expect("free").0).collect();
+        assert_eq!(busy(6).expect_err("only the honest one is silent"), Full::All);
+        assert!(!honest.evicted.is_cancelled());
+        many.pop();
+        let _silent = slots.take(Some(client("10.0.0.2")), after(7)).expect("free again");
+        let (_new, evicted) = slots.take(Some(client("10.0.0.3")), after(8)).expect("a silent one goes");
+        assert_eq!(evicted, Some(Evicted));
     }
 
     /// A proxy has as many connections as there are, and each of its clients no more than its share.

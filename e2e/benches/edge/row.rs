@@ -28,6 +28,10 @@ pub(crate) fn phase() -> Duration {
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -70,7 +74,7 @@ pub(crate) async fn measure<A: Future<Output = Result<Finding>>>(
     let (finding, memory) = tokio::join!(attack(server.clone(), stop.clone()), async {
         sleep(phase()).await;
         let memory = server.megabytes();
-        stop.0.store(true, Ordering::Relaxed);
+        stop.set();
         memory
     });
     let (finding, ended) = (finding?, Instant::now());

@@ -106,14 +106,19 @@ pub(crate) async fn idle_and_trickling(
         sleep(PACE).await;
     }
     let opened = Instant::now();
-    let trickling = trickling_from(server.clone(), stop.clone(), idle, slow);
+    let enough = Stop::default();
+    let trickling = trickling_from(server.clone(), enough.clone(), idle, slow);
     let memory = async {
         sleep(Duration::from_secs(6)).await;
         let memory = server.megabytes();
         // The idle ones would be closed for their silence after 75 s.
-        while !stop.is_set() && opened.elapsed() < Duration::from_secs(60) {
+        // Opening them may have taken the whole phase.
+        while (!stop.is_set() || opened.elapsed() < Duration::from_secs(30))
+            && opened.elapsed() < Duration::from_secs(60)
+        {
             sleep(LOOK_EVERY).await;
         }
+        enough.set();
         memory
     };
     let (trickling, memory) = tokio::join!(trickling, memory);
