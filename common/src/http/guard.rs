@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     future::Future as _,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -183,8 +184,8 @@ impl<S> Guard<S> {
 impl<S: AsyncRead + Unpin> Guard<S> {
     /// Reads once from the socket; `Ready(0)` at its end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut bytes = [0; READ_BYTES_MAX];
-        let mut buffer = ReadBuf::new(&mut bytes);
+        let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
+        let mut buffer = ReadBuf::uninit(&mut bytes);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
         self.waiting.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))

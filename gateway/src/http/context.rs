@@ -54,9 +54,16 @@ pub(crate) const ANSWER_TIME: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TraceId(u128);
 
+impl TraceId {
+    fn digits(self) -> [u8; 32] {
+        std::array::from_fn(|digit| b"0123456789abcdef"[(self.0 >> (4 * (31 - digit)) & 0xf) as usize])
+    }
+}
+
 impl fmt::Display for TraceId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:032x}", self.0)
+        // They are digits.
+        formatter.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -164,7 +171,7 @@ pub(crate) async fn enter<F: Future<Output = Response>>(
     } else {
         tracing::debug!(trace_id = %call.trace_id, %method, route, status = status.as_u16(), seconds, "request answered");
     }
-    let id = request_id.or_else(|| HeaderValue::try_from(call.trace_id.to_string()).ok());
+    let id = request_id.or_else(|| HeaderValue::from_bytes(&call.trace_id.digits()).ok());
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -189,5 +196,17 @@ impl Problem {
     /// The deadline has passed.
     pub(crate) fn deadline() -> Self {
         Self::new(ProblemType::Deadline, "the request could not be answered in time")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_is_32_digits() {
+        for id in [1, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, u128::MAX] {
+            assert_eq!(TraceId(id).to_string(), format!("{id:032x}"));
+        }
     }
 }

@@ -63,8 +63,13 @@ impl Terms {
         self.quota.replenish_interval()
     }
 
+    /// The time in which an empty bucket fills.
+    pub(super) fn window(&self) -> Duration {
+        self.interval() * self.burst()
+    }
+
     pub(super) fn standing(&self, remaining: u32, reset: Duration) -> Standing {
-        let window = self.interval() * self.burst();
+        let window = self.window();
         Standing { policy: self.policy, burst: self.burst(), window, remaining, reset }
     }
 }

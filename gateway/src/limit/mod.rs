@@ -152,6 +152,14 @@ impl Limits {
         self.0.address_in_flight.enter(network).ok_or(Refused::InFlight("address-in-flight"))
     }
 
+    /// Tells a client how it stands.
+    fn write(&self, headers: &mut HeaderMap, standing: &Standing) {
+        let quotas = [&self.0.reads, &self.0.writes, &self.0.address];
+        if let Some(quota) = quotas.into_iter().find(|quota| quota.policy() == standing.policy) {
+            headers::write(headers, quota.header.clone(), standing);
+        }
+    }
+
     /// Returns the memory of clients that have gone, until `stop`.
     pub(crate) async fn sweep(self, task: PeriodicTask, stop: CancellationToken) {
         while sleep_unless_stopped(&stop, SWEEP_EVERY).await.is_continue() {
@@ -200,7 +208,7 @@ async fn answer<F: Future<Output = Response>>(
             Err(refused) => {
                 let mut response = Problem::from(refused).into_response();
                 if let Refused::Rate(standing) = refused {
-                    headers::write(response.headers_mut(), &standing);
+                    limits.write(response.headers_mut(), &standing);
                 }
                 return response;
             }
@@ -209,7 +217,7 @@ async fn answer<F: Future<Output = Response>>(
     request.extensions_mut().insert(subject.clone());
     let mut response = next(request).await;
     if let Some(standing) = subject.0.standing.get() {
-        headers::write(response.headers_mut(), standing);
+        limits.write(response.headers_mut(), standing);
     }
     response
 }

@@ -2,8 +2,11 @@
 
 use std::hash::Hash;
 
+use axum::http::HeaderValue;
+
 use super::{
     bucket::{Buckets, Standing, Terms},
+    headers,
     shared::SharedBuckets,
 };
 use crate::{config::QuotaConfig, redis::Redis};
@@ -15,6 +18,8 @@ const KEYS_MAX: usize = 262_144;
 #[derive(Debug)]
 pub(super) struct Quota {
     own: Buckets,
+    /// What answers say of it.
+    pub(super) header: HeaderValue,
     shared: Option<SharedBuckets>,
 }
 
@@ -22,7 +27,8 @@ impl Quota {
     pub(super) fn new(policy: &'static str, config: QuotaConfig, redis: Option<&Redis>) -> Self {
         let terms = Terms::new(policy, config);
         let shared = redis.map(|redis| SharedBuckets::new(terms, redis.clone()));
-        Self { own: Buckets::new(terms, KEYS_MAX), shared }
+        let header = headers::policy(policy, terms.burst(), terms.window());
+        Self { own: Buckets::new(terms, KEYS_MAX), header, shared }
     }
 
     /// Takes one request's worth from the key's bucket, or refuses.
