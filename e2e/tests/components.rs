@@ -8,7 +8,7 @@ use std::{
 
 use holdfast_native::layout::PARTICIPANTS;
 use holdfast_testkit::{PATIENCE, stack::infrastructure};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -43,13 +43,12 @@ async fn ask_for_encryption_again_and_again(port: u16) {
 /// Packets before a login end nobody's session but their own (CVE-2026-6479).
 #[tokio::test(flavor = "multi_thread")]
 async fn packets_before_a_login_do_not_end_the_server() {
-    let stack = infrastructure();
-    let participant = &PARTICIPANTS[0];
-    let url = stack.layout.database_url(participant).expect("a password");
+    let url = infrastructure().database_url(PARTICIPANTS[0].name);
+    let options: PgConnectOptions = url.parse().expect("a URL");
     let started = "select pg_postmaster_start_time()::text || (select pid from pg_stat_activity where backend_type = 'checkpointer')";
-    let mut session = PgConnection::connect(&url).await.expect("a session");
+    let mut session = PgConnection::connect_with(&options).await.expect("a session");
     let before: String = sqlx::query_scalar(started).fetch_one(&mut session).await.expect("answered");
-    ask_for_encryption_again_and_again(stack.layout.database_port(participant)).await;
+    ask_for_encryption_again_and_again(options.get_port()).await;
     let after: String =
         sqlx::query_scalar(started).fetch_one(&mut session).await.expect("the session goes on");
     assert_eq!(before, after, "no process ended that all depend on");
