@@ -14,6 +14,9 @@ cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 step "dependencies"
 scripts/deny.sh
 
+step "components"
+scripts/components.sh
+
 step "planted bugs"
 # First: the build behind it links the normal programs again.
 scripts/planted.sh

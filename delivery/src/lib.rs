@@ -12,6 +12,8 @@ mod grpc;
 mod progress;
 mod store;
 
+use std::sync::LazyLock;
+
 use holdfast_common::{
     database::Database,
     error::BoxError,
@@ -25,7 +27,7 @@ use tonic::service::Routes;
 
 pub use crate::config::Config;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+static MIGRATIONS: LazyLock<Migrator> = holdfast_common::migrations!["1001_deliveries.sql"];
 
 /// Starts the service.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {

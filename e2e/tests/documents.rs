@@ -132,3 +132,20 @@ fn what_documents_point_at_is_there() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// Every migration is one of those that its program names; a file that nobody names would never run.
+#[test]
+fn every_migration_is_named() {
+    let mut migrations = Vec::new();
+    files(&root(), &["sql"], &mut migrations);
+    migrations.retain(|path| path.parent().is_some_and(|folder| folder.ends_with("migrations")));
+    assert!(migrations.len() > 10, "{migrations:?}");
+    for path in migrations {
+        let mut code = Vec::new();
+        let folder = path.ancestors().nth(2).expect("of a crate");
+        files(&folder.join("src"), &["rs"], &mut code);
+        let name = format!("\"{}\"", path.file_name().and_then(|name| name.to_str()).expect("text"));
+        let names = |path: &PathBuf| fs::read_to_string(path).expect("text").contains(&name);
+        assert!(code.iter().any(names), "nothing names {}", path.display());
+    }
+}

@@ -15,6 +15,8 @@ mod page;
 mod store;
 mod watchdog;
 
+use std::sync::LazyLock;
+
 use holdfast_common::{
     database::Database,
     error::BoxError,
@@ -28,7 +30,8 @@ use tonic::service::Routes;
 
 pub use crate::{changes::Changes, config::Config};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+static MIGRATIONS: LazyLock<Migrator> =
+    holdfast_common::migrations!["1001_orders.sql", "1002_change_positions.sql", "1003_key_age.sql"];
 
 /// Starts the service.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {

@@ -13,6 +13,8 @@ mod grpc;
 mod opening;
 mod store;
 
+use std::sync::LazyLock;
+
 use holdfast_common::{
     database::Database,
     error::BoxError,
@@ -26,7 +28,8 @@ use tonic::service::Routes;
 
 pub use crate::config::Config;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+static MIGRATIONS: LazyLock<Migrator> =
+    holdfast_common::migrations!["1001_payments.sql", "1002_payment_address.sql", "1003_key_age.sql"];
 
 /// Starts the service.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {

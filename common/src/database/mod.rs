@@ -10,8 +10,13 @@
 
 mod after;
 mod error;
+pub mod migrations;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret as _;
@@ -38,7 +43,17 @@ use crate::{
 };
 
 /// The tables of this library; a service's own migrations begin at version 1001.
-static COMMON_MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+static COMMON_MIGRATIONS: LazyLock<Migrator> = crate::migrations![
+    "0001_outbox.sql",
+    "0002_inbox.sql",
+    "0003_dead_letters.sql",
+    "0004_dead_letter_operations.sql",
+    "0005_consumer_stops.sql",
+    "0006_dead_letter_edits.sql",
+    "0007_positions.sql",
+    "0010_outbox_held.sql",
+    "0011_reemitted_events.sql"
+];
 
 /// First version of a service's own migrations.
 const OWN_VERSION_MIN: i64 = 1001;

@@ -1,18 +1,26 @@
-//! Kafka and PostgreSQL as pinned artifacts, fetched once by Maven into a cache outside of the work tree.
+//! Kafka and PostgreSQL as pinned artifacts, fetched once by Maven into a cache outside of the work tree. Nothing of them is unpacked or
+//! run unless its checksum is the one that this version was tested with.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use aws_lc_rs::digest::{SHA256, digest};
+use nix::fcntl::{Flock, FlockArg};
 
 /// What to fetch, with the versions.
 const POM: &str = include_str!("../pom.xml");
+/// What must come, in the format of `sha256sum`; `checksums.sh` writes it.
+const CHECKSUMS: &str = include_str!("../artifacts.sha256");
+const POSTGRES: &str = "embedded-postgres-binaries-";
 
 /// Where the components are on this machine.
 #[derive(Debug, Clone)]
@@ -28,27 +36,44 @@ impl Artifacts {
     pub(crate) fn ensure() -> Result<Self> {
         let root = cache_dir()?;
         let artifacts = Self { jars: root.join("jars"), postgres_bin: root.join("postgres").join("bin") };
-        // Written last, so that a fetch that was cut off is repeated.
-        let complete = root.join("complete");
-        if complete.exists() {
+        if root.exists() {
+            return Ok(artifacts);
+        }
+        if let Some(base) = root.parent() {
+            fs::create_dir_all(base).with_context(|| format!("cannot create {}", base.display()))?;
+        }
+        // Several stacks may be the first at once: one fetches, the others wait for it.
+        let _lock = lock(&root.with_extension("lock"))?;
+        if root.exists() {
             return Ok(artifacts);
         }
         eprintln!("fetching Apache Kafka and PostgreSQL (once, about 60 MB)");
-        let _ = fs::remove_dir_all(&root);
-        fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
-        let pom = root.join("pom.xml");
+        // Only what is complete gets the name that is looked for.
+        let draft = root.with_extension("draft");
+        let _ = fs::remove_dir_all(&draft);
+        fs::create_dir_all(&draft).with_context(|| format!("cannot create {}", draft.display()))?;
+        let pom = draft.join("pom.xml");
         fs::write(&pom, POM).with_context(|| format!("cannot write {}", pom.display()))?;
-        fetch(&pom, &artifacts.jars)?;
-        unpack_postgres(&root, &artifacts.jars)?;
-        fs::write(&complete, "").with_context(|| format!("cannot write {}", complete.display()))?;
+        let (jars, platform) = (draft.join("jars"), platform()?);
+        fetch(&pom, &jars, platform)?;
+        verify(&jars, &expected(platform)?)?;
+        unpack_postgres(&draft, &jars)?;
+        fs::rename(&draft, &root).with_context(|| format!("cannot create {}", root.display()))?;
         Ok(artifacts)
     }
 }
 
-/// One folder per content of the pom, so that a new version never finds files of an old one.
+fn lock(path: &Path) -> Result<Flock<File>> {
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| io::Error::from(error))
+        .with_context(|| format!("cannot lock {}", path.display()))
+}
+
+/// One folder per content of the pom and of the checksums, so that a new version never finds files of an old one.
 fn cache_dir() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (POM, env::consts::ARCH).hash(&mut hasher);
+    (POM, CHECKSUMS, env::consts::ARCH).hash(&mut hasher);
     let base = if nix::unistd::geteuid().is_root() {
         // Then PostgreSQL runs as another user, who can't read root's home.
         PathBuf::from("/var/cache")
@@ -61,14 +86,19 @@ fn cache_dir() -> Result<PathBuf> {
     Ok(base.join("holdfast").join(format!("native-{:016x}", hasher.finish())))
 }
 
-fn fetch(pom: &Path, jars: &Path) -> Result<()> {
-    let platform = match env::consts::ARCH {
-        "x86_64" => "linux-amd64",
-        "aarch64" => "linux-arm64v8",
+/// The processor's name in the artifacts of PostgreSQL.
+fn platform() -> Result<&'static str> {
+    match env::consts::ARCH {
+        "x86_64" => Ok("linux-amd64"),
+        "aarch64" => Ok("linux-arm64v8"),
         other => bail!("there is no PostgreSQL artifact for the processor {other}"),
-    };
+    }
+}
+
+fn fetch(pom: &Path, jars: &Path, platform: &str) -> Result<()> {
+    // Strict: also what Maven fetches for itself must have the registry's checksums.
     run(Command::new("mvn")
-        .args(["-B", "-q", "-f"])
+        .args(["-B", "-q", "-C", "-f"])
         .arg(pom)
         .arg("dependency:copy-dependencies")
         .arg("-DincludeScope=runtime")
@@ -77,16 +107,58 @@ fn fetch(pom: &Path, jars: &Path) -> Result<()> {
     .context("Maven could not fetch Kafka and PostgreSQL; is the network there? `make deps` installs Maven")
 }
 
+/// The checksums of what this platform needs, by file.
+fn expected(platform: &str) -> Result<BTreeMap<&'static str, &'static str>> {
+    let lines = CHECKSUMS.lines().filter(|line| !line.starts_with('#'));
+    let all = lines.map(|line| match line.split_once("  ") {
+        Some((checksum, file)) => Ok((file, checksum)),
+        None => bail!("artifacts.sha256 has a line that is none of `sha256sum`: {line}"),
+    });
+    let wanted = |file: &str| file.strip_prefix(POSTGRES).is_none_or(|rest| rest.starts_with(platform));
+    all.filter(|pair| pair.as_ref().map_or(true, |(file, _)| wanted(file))).collect()
+}
+
+/// Refuses a folder that has anything but the expected files. They all become part of Kafka's class path, or of PostgreSQL.
+fn verify(jars: &Path, expected: &BTreeMap<&str, &str>) -> Result<()> {
+    const HELP: &str = "Nothing of it was used. If the version in deploy/native/pom.xml was changed on purpose, deploy/native/checksums.sh \
+         takes down the new checksums";
+    let mut missing = expected.clone();
+    for entry in fs::read_dir(jars).with_context(|| format!("Maven brought nothing to {}", jars.display()))? {
+        let path = entry?.path();
+        let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
+        let Some(checksum) = missing.remove(file.as_str()) else {
+            bail!("Maven brought {file}, of which deploy/native/artifacts.sha256 knows nothing. {HELP}");
+        };
+        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let found = hex(digest(&SHA256, &content).as_ref());
+        ensure!(
+            found == checksum,
+            "{file} is not the file that is expected: its SHA-256 is {found}, and deploy/native/artifacts.sha256 says {checksum}. \
+             Either Maven's own copy is damaged (delete {file} from its repository, usually ~/.m2/repository, and try again), or \
+             somebody has replaced it. {HELP}"
+        );
+    }
+    if let Some(file) = missing.into_keys().next() {
+        bail!("Maven did not bring {file}, which is in deploy/native/artifacts.sha256. {HELP}");
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// The jar contains one `.txz`, which contains `bin`, `lib` and `share`.
 fn unpack_postgres(root: &Path, jars: &Path) -> Result<()> {
     let jar = fs::read_dir(jars)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
-        .find(|path| {
-            path.file_name()
-                .and_then(OsStr::to_str)
-                .is_some_and(|name| name.starts_with("embedded-postgres-binaries"))
-        })
+        .find(|path| path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(POSTGRES)))
         .context("Maven brought no PostgreSQL")?;
     let (unzipped, target) = (root.join("unzipped"), root.join("postgres"));
     fs::create_dir_all(&target)?;
@@ -114,4 +186,97 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     bail!("{name} failed ({}): {} {}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with two files, and what is expected of it.
+    struct Fetched(PathBuf);
+
+    impl Fetched {
+        fn new(name: &str) -> Self {
+            let folder = env::temp_dir().join(format!("holdfast-artifacts-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).expect("created");
+            let fetched = Self(folder);
+            fetched.write("a.jar", "abc");
+            fetched.write("b.jar", "");
+            fetched
+        }
+
+        fn write(&self, file: &str, content: &str) {
+            fs::write(self.0.join(file), content).expect("written");
+        }
+
+        fn refusal(&self) -> String {
+            let refused = verify(&self.0, &published()).expect_err("refused").to_string();
+            assert!(refused.contains("checksums.sh"), "says how to go on: {refused}");
+            refused
+        }
+    }
+
+    impl Drop for Fetched {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// The checksums that are published as examples of SHA-256: of `abc`, and of nothing.
+    fn published() -> BTreeMap<&'static str, &'static str> {
+        BTreeMap::from([
+            ("a.jar", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            ("b.jar", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        ])
+    }
+
+    /// What has its checksum is taken.
+    #[test]
+    fn what_is_expected_is_taken() {
+        let fetched = Fetched::new("taken");
+        verify(&fetched.0, &published()).expect("as expected");
+    }
+
+    /// A file that was changed is refused by its name, with both checksums and the way out.
+    #[test]
+    fn a_changed_file_is_refused() {
+        let fetched = Fetched::new("changed");
+        fetched.write("a.jar", "abd");
+        let refused = fetched.refusal();
+        for part in [
+            "a.jar",
+            published()["a.jar"],
+            "a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9",
+            ".m2",
+        ] {
+            assert!(refused.contains(part), "{part} in {refused}");
+        }
+    }
+
+    /// A file more, which would be on Kafka's class path, or a file less is refused.
+    #[test]
+    fn a_file_more_or_less_is_refused() {
+        let fetched = Fetched::new("more");
+        fetched.write("c.jar", "");
+        assert!(fetched.refusal().contains("c.jar"));
+        fs::remove_file(fetched.0.join("c.jar")).expect("removed");
+        fs::remove_file(fetched.0.join("b.jar")).expect("removed");
+        assert!(fetched.refusal().contains("did not bring b.jar"));
+    }
+
+    /// Every platform has the same files, but for its own PostgreSQL, in the version of the pom; and all have checksums.
+    #[test]
+    fn every_platform_has_its_checksums() {
+        for platform in ["linux-amd64", "linux-arm64v8"] {
+            let files = expected(platform).expect("read");
+            assert!(files.values().all(|checksum| checksum.len() == 64), "{files:?}");
+            assert!(files.len() > 40, "{files:?}");
+            let postgres: Vec<_> = files.keys().filter(|file| file.starts_with(POSTGRES)).collect();
+            let [postgres] = postgres[..] else { panic!("{postgres:?}") };
+            let version = postgres.rsplit_once('-').and_then(|(_, version)| version.strip_suffix(".jar"));
+            let version = version.expect("a version");
+            assert!(POM.contains(&format!("<postgres.version>{version}<")), "{postgres}");
+        }
+    }
 }
