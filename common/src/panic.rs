@@ -6,7 +6,7 @@ use std::{
     process,
 };
 
-use tracing::{dispatcher, subscriber::NoSubscriber};
+use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
 
 /// The exit code of a Rust program that panicked.
 const EXIT_PANICKED: i32 = 101;
@@ -23,7 +23,7 @@ pub(crate) fn end_the_process() {
         if TOLERATED.get() {
             return;
         }
-        if dispatcher::get_default(|log| log.is::<NoSubscriber>()) {
+        if dispatcher::get_default(Dispatch::is::<NoSubscriber>) {
             say(panic);
         } else {
             let message = panic.payload_as_str().unwrap_or("a panic without a message");
