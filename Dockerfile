@@ -6,6 +6,8 @@
 #
 #   docker build --target gateway --build-arg BINARIES=prebuilt -t holdfast-gateway .
 #
+# VERSION and REVISION are labels of the image, for whoever finds it: --build-arg REVISION=$(git rev-parse HEAD)
+#
 # The runtime images have the program, the libraries that it is linked against, and nothing else: no shell, no package manager. They run as
 # user 65532 with a read-only root.
 
@@ -25,13 +27,15 @@ done
 END
 
 FROM debian:bookworm-slim AS prebuilt
-COPY target/release/holdfast target/release/holdfast-gateway target/release/holdfast-order target/release/holdfast-payment \
-    target/release/holdfast-delivery /out/
+ARG PREBUILT=target/release
+COPY ${PREBUILT}/holdfast ${PREBUILT}/holdfast-gateway ${PREBUILT}/holdfast-order ${PREBUILT}/holdfast-payment \
+    ${PREBUILT}/holdfast-delivery /out/
 
 FROM ${BINARIES} AS binaries
 
 # What the programs need beside themselves, in a tree of its own. All of them are linked against the same few libraries.
 FROM debian:bookworm-slim AS root
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 COPY --from=binaries /out /out
 RUN <<'END'
 set -eu
@@ -52,30 +56,34 @@ done
 END
 
 FROM scratch AS runtime
+ARG VERSION=unknown
+ARG REVISION=unknown
 COPY --from=root /root-of-image/ /
 USER 65532:65532
 LABEL org.opencontainers.image.title="Holdfast" \
     org.opencontainers.image.description="Event-driven order, payment and delivery services that keep every promise" \
-    org.opencontainers.image.licenses="Apache-2.0 OR MIT"
+    org.opencontainers.image.licenses="Apache-2.0 OR MIT" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 
 FROM runtime AS gateway
 COPY --from=binaries /out/holdfast-gateway /holdfast-gateway
-HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=500ms CMD ["/holdfast-gateway", "--ready"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=0.5s CMD ["/holdfast-gateway", "--ready"]
 ENTRYPOINT ["/holdfast-gateway"]
 
 FROM runtime AS order
 COPY --from=binaries /out/holdfast-order /holdfast-order
-HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=500ms CMD ["/holdfast-order", "--ready"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=0.5s CMD ["/holdfast-order", "--ready"]
 ENTRYPOINT ["/holdfast-order"]
 
 FROM runtime AS payment
 COPY --from=binaries /out/holdfast-payment /holdfast-payment
-HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=500ms CMD ["/holdfast-payment", "--ready"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=0.5s CMD ["/holdfast-payment", "--ready"]
 ENTRYPOINT ["/holdfast-payment"]
 
 FROM runtime AS delivery
 COPY --from=binaries /out/holdfast-delivery /holdfast-delivery
-HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=500ms CMD ["/holdfast-delivery", "--ready"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=0.5s CMD ["/holdfast-delivery", "--ready"]
 ENTRYPOINT ["/holdfast-delivery"]
 
 FROM runtime AS cli

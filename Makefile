@@ -50,7 +50,7 @@ bench: build ## Measure a running stack (starts one if there is none)
 
 compose-up: ## Start the same system in containers (docker with compose 2) and wait until it is ready
 	docker compose up --detach --build --wait
-	@echo 'The API is at http://127.0.0.1:8080. A token: docker compose run --rm cli token --dir /pki --user alice'
+	@echo 'The API is at http://127.0.0.1:8080. A token: docker compose run --rm cli token --user alice'
 
 compose-down: ## Stop the containers; ARGS=--volumes deletes their data
 	docker compose down $(ARGS)

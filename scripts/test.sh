@@ -36,6 +36,12 @@ for service in gateway order payment delivery; do
     fi
 done
 
+step "kubernetes"
+scripts/kubernetes.sh
+
+step "containers"
+scripts/containers.sh
+
 step "tests"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -8,12 +8,16 @@ mod options;
 mod output;
 mod runtime;
 mod services;
+mod target;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::commands::Command;
+use crate::{
+    commands::Command,
+    output::{Outcome, UsageError},
+};
 
 /// Runs and operates Holdfast.
 #[derive(Debug, Parser)]
@@ -29,7 +33,8 @@ fn main() -> ExitCode {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
             eprintln!("holdfast: {error:#}");
-            ExitCode::from(1)
+            let outcome = if error.is::<UsageError>() { Outcome::Usage } else { Outcome::Failed };
+            outcome.exit_code()
         }
     }
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::output::data;
 
 /// Which stack.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct At {
     /// Folder of the stack's data
     #[arg(long, env = "HOLDFAST_DATA_DIR", default_value = ".holdfast", value_name = "DIR")]

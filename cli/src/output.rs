@@ -61,6 +61,18 @@ impl Outcome {
     }
 }
 
+/// The request can't have been meant that way, which showed only after the command line was read: exit code 2.
+#[derive(Debug)]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
 /// Prints a line of data.
 pub(crate) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {

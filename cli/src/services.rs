@@ -1,15 +1,13 @@
-//! The services of a stack, called as the operator.
+//! The services, called as the operator.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use holdfast_common::{
     client::{self, CallsConfig, Destination, DestinationConfig},
-    config::IdentityConfig,
     deadline::Deadline,
-    identity::Identity,
 };
-use holdfast_native::layout::{OPERATOR, participant_names, service_of};
+use holdfast_native::layout::participant_names;
 use holdfast_proto::ops::v1::{
     self as pb, dead_letter_service_client::DeadLetterServiceClient,
     outbox_service_client::OutboxServiceClient, reconcile_service_client::ReconcileServiceClient,
@@ -17,7 +15,7 @@ use holdfast_proto::ops::v1::{
 use tonic::{Code, Request};
 use uuid::Uuid;
 
-use crate::options::At;
+use crate::target::Target;
 
 /// An operator waits longer than an API client.
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -62,25 +60,17 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Those of the running stack, or the one that is named.
-    pub(crate) fn connect(at: &At, only: Option<&str>) -> Result<Self> {
-        let (layout, report) = at.running()?;
-        let folder = layout.pki_dir().join(OPERATOR);
-        let identity = Identity::load(IdentityConfig::in_folder(&folder))
-            .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
-        let mut addresses: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for component in &report.components {
-            let Some(service) = service_of(&component.name) else { continue };
-            addresses.entry(service).or_default().push(format!("127.0.0.1:{}", component.port));
-        }
+    /// Those of the target, or the one that is named.
+    pub(crate) fn connect(target: &Target, only: Option<&str>) -> Result<Self> {
+        let (addresses, identity) = target.find(only)?;
         let mut all = Vec::new();
         for name in participant_names() {
-            let Some(addresses) = addresses.get(name) else { continue };
+            let Some(address) = addresses.get(name) else { continue };
             if only.is_some_and(|only| only != name) {
                 continue;
             }
             let calls = CallsConfig { attempt_timeout: ATTEMPT_TIME_MAX, ..CallsConfig::default() };
-            let config = DestinationConfig { address: addresses.join(","), name: name.to_owned(), calls };
+            let config = DestinationConfig { address: address.clone(), name: name.to_owned(), calls };
             let destination = client::destination(&config, &identity, holdfast_proto::is_idempotent);
             let destination = destination.map_err(|error| anyhow::anyhow!("{error}"))?;
             all.push(Service { name, destination });

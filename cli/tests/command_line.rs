@@ -70,6 +70,75 @@ fn exit_codes_are_as_documented() {
     }
 }
 
+/// Services that are named by address need no folder; what is missing or contradicts itself is a usage error, in one sentence.
+#[test]
+fn addresses_need_no_folder() {
+    let folder = folder();
+    let pki = folder.path().join("pki");
+    let (status, _, stderr) = run(folder.path(), &["certs", "init"]);
+    assert_eq!(status, Some(0), "{stderr}");
+    // Nobody listens there.
+    let (address, identity) = ("127.0.0.1:9", pki.join("operator"));
+    let identity = identity.to_str().expect("text");
+    let by_variables = |arguments: &[&str], variables: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(arguments).env_clear().current_dir(folder.path());
+        for variable in variables {
+            let value = if *variable == "HOLDFAST_IDENTITY_DIR" { identity } else { address };
+            command.env(variable, value);
+        }
+        finished(&mut command)
+    };
+    let all = [
+        "HOLDFAST_ORDER_ADDRESS",
+        "HOLDFAST_PAYMENT_ADDRESS",
+        "HOLDFAST_DELIVERY_ADDRESS",
+        "HOLDFAST_IDENTITY_DIR",
+    ];
+    for (arguments, variables, code, expected) in [
+        (&["dlq", "list"][..], &all[..3], 2, "give --identity-dir"),
+        (&["dlq", "list"], &all[3..], 2, "no address says whom"),
+        (&["positions"], &all[2..], 2, "the address of order and payment is missing"),
+        (&["outbox", "list", "--service", "payment"], &all[2..], 2, "give --payment-address"),
+        (&["dlq", "list", "--order-address", "order"], &all[..], 2, "must be host:port"),
+        // The command line goes before the environment.
+        (&["dlq", "list", "--data-dir", "."], &all[..], 1, "no stack runs in"),
+        (&["dlq", "list", "--data-dir", ".", "--order-address", address], &all[..], 2, "give one of them"),
+        (
+            &["reconcile", "--identity-dir", "/no/such"],
+            &all[..],
+            1,
+            "the certificate in /no/such cannot be used",
+        ),
+        (&["dlq", "list"], &all[..], 1, "order"),
+        (&["status", "--order-admin-address", "x"], &[][..], 2, "must be host:port"),
+        (&["status", "--order-admin-address", address, "--data-dir", "."], &[][..], 2, "give one of them"),
+    ] {
+        let (status, stdout, stderr) = by_variables(arguments, variables);
+        assert_eq!(status, Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(expected), "{expected} in {stderr}");
+        assert_eq!(stdout, "", "{arguments:?}");
+    }
+    // Who does not answer is down, and its name that is none is said.
+    let asked = [
+        "status",
+        "-o",
+        "json",
+        "--order-admin-address",
+        "localhost:9",
+        "--payment-admin-address",
+        "no.invalid:1",
+    ];
+    let (status, stdout, _) = by_variables(&asked, &[]);
+    assert_eq!(status, Some(1));
+    let document: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    for component in document["components"].as_array().expect("a list") {
+        assert_eq!(component["state"], "down", "{component}");
+        let expected = if component["name"] == "order" { "does not answer" } else { "cannot be resolved" };
+        assert!(component["detail"].as_str().expect("text").contains(expected), "{component}");
+    }
+}
+
 /// An empty or unknown value of anything that selects is a usage error, and nothing is done: no folder is created, no
 /// token signed, no certificate renewed or revoked.
 #[test]
@@ -338,7 +407,16 @@ fn service(name: &str) -> Command {
     command
 }
 
-/// A service with a broken configuration stops before it binds anything, says what is wrong, and exits with 2.
+/// The line of the log by which a process says why it ended: there is nothing else, neither on stdout nor on stderr.
+fn last_words(stdout: &str, stderr: &str) -> String {
+    assert_eq!(stderr, "", "{stdout}");
+    let line = stdout.lines().next_back().expect("a line");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!((&line["level"], &line["message"]), (&"ERROR".into(), &"stopped by a failure".into()));
+    line["error"].as_str().expect("why").to_owned()
+}
+
+/// A service with a broken configuration stops before it binds anything, says in its log what is wrong, and exits with 2.
 #[test]
 fn a_broken_configuration_is_reported() {
     let folder = folder();
@@ -354,16 +432,35 @@ fn a_broken_configuration_is_reported() {
         for name in service_names() {
             let (status, stdout, stderr) = finished(service(name).arg("--config").arg(&file));
             assert_eq!(status, Some(2), "{name}: {stderr}");
-            assert!(stderr.contains(expected), "{expected} in {stderr}");
-            assert_eq!(stdout, "");
+            let error = last_words(&stdout, &stderr);
+            assert!(error.contains(expected), "{expected} in {error}");
+            assert_eq!(stdout.lines().count(), 1, "{stdout}");
         }
     }
-    let (status, _, stderr) = finished(service("order").args(["--config", "/no/such/file"]));
+    let (status, stdout, stderr) = finished(service("order").args(["--config", "/no/such/file"]));
     assert_eq!(status, Some(2));
-    assert!(stderr.contains("/no/such/file"), "{stderr}");
+    assert!(last_words(&stdout, &stderr).contains("/no/such/file"), "{stdout}");
+    // Whoever types a command is answered in words, as is whoever asks for readiness.
     let (status, _, stderr) = finished(service("order").arg("--verbose"));
     assert_eq!(status, Some(2));
     assert!(stderr.contains("usage"), "{stderr}");
+}
+
+/// What ends a process while it starts, or while it runs, is the last line of its log, once and in the same form.
+#[test]
+fn an_error_that_ends_the_process_is_one_line_of_the_log() {
+    let (_folder, admin, mut command) = lonely_order();
+    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, admin)).expect("free");
+    let (status, stdout, stderr) = finished(&mut command);
+    assert_eq!(status, Some(1), "{stderr}");
+    let error = last_words(&stdout, &stderr);
+    assert!(error.contains(&format!("cannot listen on 127.0.0.1:{admin}")), "{error}");
+    assert_eq!(stdout.matches("cannot listen").count(), 1, "{stdout}");
+
+    let (_folder, _, mut command) = lonely_order();
+    let (status, stdout, stderr) = finished(command.env("HOLDFAST__SERVICE__LOG", "a=b=c"));
+    assert_eq!(status, Some(2), "{stderr}");
+    assert!(last_words(&stdout, &stderr).contains("service.log is not a log filter"), "{stdout}");
 }
 
 /// The status and the body of a GET on loopback; 0 while nobody answers.
@@ -474,4 +571,13 @@ fn a_service_waits_for_what_is_absent() {
     assert!(stopping.elapsed() < Duration::from_secs(10), "within the time that supervisors give");
     let log = fs::read_to_string(folder.path().join("log")).expect("there");
     assert!(!log.contains("hush"), "no secret in the log: {log}");
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let fields = line.as_object().expect("an object").iter();
+        for (field, text) in fields.filter_map(|(field, value)| Some((field, value.as_str()?))) {
+            for mark in ["Some(", "Err(", " { ", "\\\""] {
+                assert!(!text.contains(mark), "{field} is for programmers: {text}");
+            }
+        }
+    }
 }

@@ -58,8 +58,17 @@ fn load_from<C: DeserializeOwned>(
 }
 
 /// Like [`load`], with the content of the file and the environment as parameters.
-fn load_text<C: DeserializeOwned>(text: &str, variables: HashMap<String, String>) -> Result<C, ConfigError> {
-    Config::builder()
+fn load_text<C: DeserializeOwned>(
+    text: &str,
+    mut variables: HashMap<String, String>,
+) -> Result<C, ConfigError> {
+    let mut lists = Config::builder();
+    for (variable, key) in LISTS {
+        let Some(value) = variables.remove(variable) else { continue };
+        let items: Vec<&str> = value.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+        lists = lists.set_override(key, items).map_err(|error| ConfigError::Invalid(Box::new(error)))?;
+    }
+    lists
         .add_source(File::from_str(text, FileFormat::Toml))
         .add_source(
             Environment::with_prefix(ENVIRONMENT_PREFIX)
@@ -72,12 +81,21 @@ fn load_text<C: DeserializeOwned>(text: &str, variables: HashMap<String, String>
         .map_err(|error| ConfigError::Invalid(Box::new(error)))
 }
 
+/// Settings that are lists: in the environment their items are separated by commas. They are named, because guessing would turn a
+/// password of digits into a number.
+const LISTS: [(&str, &str); 3] = [
+    ("HOLDFAST__GATEWAY__CORS_ORIGINS", "gateway.cors_origins"),
+    ("HOLDFAST__LIMITS__EXEMPT", "limits.exempt"),
+    ("HOLDFAST__LIMITS__PROXIES__TRUSTED", "limits.proxies.trusted"),
+];
+
 /// Keys of the sections that services share, without a default, or whose default is "none".
 const SHARED_KEYS: [&str; 8] =
     ["admin_listen", "certificate", "key", "trust_bundle", "deny_list", "listen", "brokers", "instance_id"];
 
-/// For a test of each service: its sample has every setting with its default value. It is read as it is, and once more
-/// with only the keys that have no default (`own` are the service's); both must give the same configuration.
+/// For a test of each service: its sample has every setting with its default value. It is read as it is, once more with only
+/// the keys that have no default (`own` are the service's), and once from the environment alone; all must give the same
+/// configuration.
 ///
 /// # Panics
 ///
@@ -85,20 +103,23 @@ const SHARED_KEYS: [&str; 8] =
 #[expect(clippy::panic, reason = "for tests")]
 pub fn check_sample<C: DeserializeOwned + fmt::Debug>(sample: &str, own: &[&str]) {
     let key_of = |line: &str| line.split(" =").next().unwrap_or_default().to_owned();
-    let parsed = |text: &str| {
-        let url = ("HOLDFAST__DATABASE__URL".to_owned(), "postgres://u@h/d".to_owned());
-        let variables = Some(url).filter(|_| sample.contains("[database]")).into_iter().collect();
+    let read = |text: &str, mut variables: HashMap<String, String>| {
+        if sample.contains("[database]") {
+            variables.insert("HOLDFAST__DATABASE__URL".to_owned(), "postgres://u@h/d".to_owned());
+        }
         match load_text::<C>(text, variables) {
             Ok(config) => format!("{config:#?}"),
             Err(error) => panic!("{}", crate::error::chain(&error)),
         }
     };
+    let parsed = |text: &str| read(text, HashMap::new());
     let is_kept = |line: &&str| {
         let key = key_of(line);
         line.starts_with('[') || SHARED_KEYS.contains(&key.as_str()) || own.contains(&key.as_str())
     };
     let all = parsed(sample);
     assert_eq!(all, parsed(&sample.lines().filter(is_kept).collect::<Vec<_>>().join("\n")));
+    assert_eq!(all, read("", variables_of(sample)), "from the environment alone");
     // The fields by their names, sections included. The URL is a secret: environment only.
     for field in all.lines().filter_map(|line| line.trim().split_once(": ")).map(|(field, _)| field) {
         let is_there = |line: &str| {
@@ -109,6 +130,21 @@ pub fn check_sample<C: DeserializeOwned + fmt::Debug>(sample: &str, own: &[&str]
         };
         assert!(field == "url" || sample.lines().any(is_there), "the sample says nothing of {field}");
     }
+}
+
+/// The settings of a sample as variables.
+fn variables_of(sample: &str) -> HashMap<String, String> {
+    let mut section = String::new();
+    let mut variables = HashMap::new();
+    for line in sample.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').replace('.', "__");
+        } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            let value = value.trim_matches(['[', ']']).replace('"', "");
+            variables.insert(format!("{ENVIRONMENT_PREFIX}__{section}__{key}").to_uppercase(), value);
+        }
+    }
+    variables
 }
 
 /// Settings that can be in a file of their own. No other variable that ends in `_FILE` means a file with the value: there are
@@ -217,8 +253,9 @@ pub struct KafkaConfig {
     /// Comma-separated `host:port` of bootstrap brokers.
     pub brokers: String,
     /// Static group membership: a replica that restarts under the same id within the session timeout (10 s) keeps its
-    /// partitions. One id per replica. Default: none, each start is a new member.
-    #[serde(default)]
+    /// partitions. One id per replica; `@host` is the name of the host, which each container and each pod has of its own.
+    /// Default: none, each start is a new member.
+    #[serde(default, deserialize_with = "instance_id")]
     pub instance_id: Option<String>,
     /// Most events in one transaction. Default 100.
     #[serde(default = "default_batch")]
@@ -232,6 +269,22 @@ pub struct KafkaConfig {
     /// How long it stops before it tries a record; grows up to eightfold. Default 10 s.
     #[serde(default = "default_dead_letter_pause", deserialize_with = "duration")]
     pub dead_letter_pause: Duration,
+}
+
+/// Where Linux says the name of the host; a container has one of its own.
+const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
+
+fn instance_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let id = String::deserialize(deserializer)?;
+    let id = if id == "@host" {
+        let name = fs::read_to_string(HOST_NAME_FILE);
+        let refuse = |error| serde::de::Error::custom(format!("cannot read {HOST_NAME_FILE}: {error}"));
+        name.map_err(refuse)?.trim().to_owned()
+    } else {
+        id
+    };
+    // Replicas that all have no id would share it, and fence each other without end.
+    if id.is_empty() { Err(serde::de::Error::custom("the instance id is empty")) } else { Ok(Some(id)) }
 }
 
 const fn default_dead_letters_in_a_row() -> u32 {
@@ -367,6 +420,46 @@ mod tests {
         let sample = read(FILE, &[("HOLDFAST__DATABASE__URL_FILE", &path)]).expect("valid");
         assert_eq!(sample.database.url.expose_secret(), "postgres://u:hush@h/d");
         assert!(!format!("{sample:?}").contains("hush"));
+    }
+
+    /// A list is written with commas, and a text of digits stays a text.
+    #[test]
+    fn lists_have_commas() {
+        #[derive(Debug, Deserialize)]
+        struct Sample {
+            limits: Limits,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Limits {
+            exempt: Vec<String>,
+            name: String,
+        }
+        let read = |exempt: &str| {
+            let variables = [("HOLDFAST__LIMITS__EXEMPT", exempt), ("HOLDFAST__LIMITS__NAME", "0123")];
+            let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            load_text::<Sample>("[limits]\nexempt = [\"::1/128\"]", variables).expect("valid").limits
+        };
+        assert_eq!(read("10.0.0.0/8, 127.0.0.0/8").exempt, ["10.0.0.0/8", "127.0.0.0/8"]);
+        assert_eq!(read("").exempt, [""; 0], "an empty list, not the file's");
+        assert_eq!(read("").name, "0123");
+    }
+
+    /// The id of a replica is what is set, or the name of its host; none is none, and an empty one is a mistake.
+    #[test]
+    fn a_replica_has_an_id_of_its_own() {
+        #[derive(Debug, Deserialize)]
+        struct Sample {
+            kafka: KafkaConfig,
+        }
+        let read = |id: &str| {
+            let text = format!("[kafka]\nbrokers = \"b:1\"\n{id}");
+            load_text::<Sample>(&text, HashMap::new()).map(|sample| sample.kafka.instance_id)
+        };
+        let host = fs::read_to_string(HOST_NAME_FILE).expect("Linux has it").trim().to_owned();
+        assert_eq!(read("instance_id = \"@host\"").expect("valid"), Some(host));
+        assert_eq!(read("instance_id = \"0\"").expect("valid").as_deref(), Some("0"));
+        assert_eq!(read("").expect("valid"), None);
+        assert!(read("instance_id = \"\"").is_err());
     }
 
     /// Durations have a unit.

@@ -6,6 +6,8 @@ use std::{
     process,
 };
 
+use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
+
 /// The exit code of a Rust program that panicked.
 const EXIT_PANICKED: i32 = 101;
 
@@ -13,14 +15,21 @@ thread_local! {
     static TOLERATED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has every panic that is not [`tolerated`] end the process, after the usual message on standard error.
+/// Has every panic that is not [`tolerated`] end the process, with a line in the log like any other error that does. Where
+/// there is no log, or it is the log that panicked, the usual message goes to standard error.
 pub(crate) fn end_the_process() {
     let say = take_hook();
     set_hook(Box::new(move |panic| {
         if TOLERATED.get() {
             return;
         }
-        say(panic);
+        if dispatcher::get_default(Dispatch::is::<NoSubscriber>) {
+            say(panic);
+        } else {
+            let message = panic.payload_as_str().unwrap_or("a panic without a message");
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(error = message, place, "stopped by a panic");
+        }
         process::exit(EXIT_PANICKED);
     }));
 }
@@ -48,10 +57,14 @@ mod tests {
     async fn a_process_that_panics() {
         let Ok(how) = std::env::var(HOW) else { return };
         end_the_process();
+        if how == "log" {
+            crate::telemetry::install_log(tracing_subscriber::EnvFilter::new("error"));
+        }
         match how.as_str() {
             // Nobody waits for it, so on its own tokio would hide the panic.
             "task" => drop(tokio::spawn(async { panic!("planted in a task") })),
             "thread" => drop(std::thread::spawn(|| panic!("planted in a thread"))),
+            "log" => drop(tokio::spawn(async { panic!("planted {}", "where there is a log") })),
             "blocking" => drop(tokio::task::spawn_blocking(|| panic!("planted in blocking work"))),
             _ => {
                 assert_eq!(tolerated(|| -> u8 { panic!("planted, and tolerated") }), None);
@@ -62,12 +75,13 @@ mod tests {
         process::exit(EXIT_LIVED);
     }
 
-    fn outcome(how: &str) -> (Option<i32>, String) {
+    fn outcome(how: &str) -> (Option<i32>, String, String) {
         let own = std::env::current_exe().expect("there");
         let mut command = Command::new(own);
         command.args(["--exact", "panic::tests::a_process_that_panics", "--nocapture"]).env(HOW, how);
         let output = command.stdin(Stdio::null()).output().expect("it runs");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
     }
 
     /// A panic anywhere ends the process and is printed, even where nobody waits for the task; one that is expected
@@ -75,11 +89,20 @@ mod tests {
     #[test]
     fn a_panic_ends_the_process() {
         for how in ["task", "thread", "blocking"] {
-            let (code, stderr) = outcome(how);
+            let (code, _, stderr) = outcome(how);
             assert_eq!(code, Some(EXIT_PANICKED), "{how}: {stderr}");
             assert!(stderr.contains("planted in"), "{stderr}");
         }
-        let (code, stderr) = outcome("tolerated");
+        let (code, stdout, stderr) = outcome("log");
+        assert_eq!(code, Some(EXIT_PANICKED), "{stderr}");
+        let line = stdout.lines().find(|line| line.starts_with('{')).expect("a line of the log");
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(line["error"], "planted where there is a log");
+        assert_eq!((&line["level"], &line["message"]), (&"ERROR".into(), &"stopped by a panic".into()));
+        assert!(line["place"].as_str().expect("where").contains("panic.rs"), "{line}");
+        assert!(!stderr.contains("planted"), "once: {stderr}");
+
+        let (code, _, stderr) = outcome("tolerated");
         assert_eq!(code, Some(EXIT_LIVED), "{stderr}");
         assert!(!stderr.contains("planted"), "{stderr}");
     }

@@ -20,6 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     admin, config,
@@ -74,7 +75,7 @@ where
     let config: C = match command_line(name) {
         Ok(Command::Run(file)) => match config::load(file.as_deref()) {
             Ok(config) => config,
-            Err(error) => return complain(name, &error, EXIT_USAGE),
+            Err(error) => return end_with_a_log(name, &error, EXIT_USAGE),
         },
         Ok(Command::Ready(file)) => return ready::<C>(name, file.as_deref()),
         Ok(Command::Help) => {
@@ -85,12 +86,12 @@ where
     };
     let metrics = match telemetry::install(&config.service().log) {
         Ok(metrics) => metrics,
-        Err(error) => return complain(name, &error, EXIT_USAGE),
+        Err(error) => return end_with_a_log(name, &error, EXIT_USAGE),
     };
     panic::end_the_process();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(name, &error, EXIT_FAILED),
+        Err(error) => return end(name, &error, EXIT_FAILED),
     };
     let drain = config.service().drain;
     let outcome = runtime.block_on(async move {
@@ -118,11 +119,20 @@ where
     runtime.shutdown_timeout(Duration::from_millis(500));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(service = name, error = chain(error.as_ref()), "stopped by a failure");
-            ExitCode::from(EXIT_FAILED)
-        }
+        Err(error) => end(name, error.as_ref(), EXIT_FAILED),
     }
+}
+
+/// The one form of an error that ends the process: a line of the log.
+fn end(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
+    tracing::error!(service = name, error = chain(error), "stopped by a failure");
+    ExitCode::from(code)
+}
+
+/// The same before the log is set up as it is configured: whoever collects logs reads JSON lines only.
+fn end_with_a_log(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
+    telemetry::install_log(EnvFilter::new("error"));
+    end(name, error, code)
 }
 
 /// Waits for a signal or the end of a task, then drains within `drain`.
@@ -215,6 +225,7 @@ fn say(text: &str) {
     println!("{text}");
 }
 
+/// For whoever has typed a command, and for a health check: not part of the log.
 fn complain(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
     // `eprintln!` would panic on a full disk.
     let _ = writeln!(std::io::stderr(), "holdfast-{name}: {}", chain(error));

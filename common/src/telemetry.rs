@@ -25,19 +25,25 @@ const SECONDS_BUCKETS: [f64; 14] =
 /// Installs the process-wide log subscriber and metrics recorder.
 pub(crate) fn install(filter: &str) -> Result<PrometheusHandle, TelemetryError> {
     let filter = EnvFilter::try_new(filter)?;
-    tracing_subscriber::fmt()
+    install_log(filter);
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .install_recorder()?;
+    metric::describe();
+    Ok(handle)
+}
+
+/// Does nothing if there is one already.
+pub(crate) fn install_log(filter: EnvFilter) {
+    // The only error is that there is one.
+    let _ = tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
         .with_current_span(false)
         .with_env_filter(filter)
         // A line that can't be written is lost: reporting the failure would panic on a full disk.
         .log_internal_errors(false)
-        .init();
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
-        .install_recorder()?;
-    metric::describe();
-    Ok(handle)
+        .try_init();
 }
 
 /// Folds histograms regularly, as the exporter asks; without it they grow until the next scrape.

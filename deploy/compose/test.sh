@@ -1,20 +1,38 @@
 #!/usr/bin/env bash
 # Really runs compose.yml: orders are placed while containers are killed, paused and cut off from their network, and while each service is
 # restarted with two replicas. Every order that was accepted must be delivered, be charged once, and no request may fail during
-# the restarts. Ends what it started; KEEP=1 keeps it. Needs docker with compose 2.
+# the restarts.
 #
-# CURL: how to reach the published ports, if that is not `curl` on this machine. CRASH: a command that kills the process of a container
-# from outside of the engine, if there is one.
+#   deploy/compose/test.sh                  all of this, and the operator's commands from the container `cli`
+#   deploy/compose/test.sh quick            one container is killed; the operator's commands
+#   deploy/compose/test.sh three-brokers    three brokers, of which one after the other is killed
+#   deploy/compose/test.sh observability    Prometheus sees every replica, has our alerts, and one sees an absent database
+#
+# CURL: how to reach the published port, if not by `curl` on this machine. CRASH: a command that kills the process of a container
+# from outside of the engine, if there is one. KEEP=1 leaves everything running.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+mode=${1:-everything}
+case $mode in
+everything | quick) ;;
+three-brokers) export COMPOSE_ENV_FILES=deploy/compose/three-brokers.env ;;
+observability) export COMPOSE_PROFILES=observability ;;
+*)
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
+
 export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-holdfast-test}
 export DELIVERY_STEP=200ms
+export USER=tester
 read -r -a curl <<<"${CURL:-curl}"
 port=${GATEWAY_PORT:-127.0.0.1:8080}
 url=http://127.0.0.1:${port##*:}
 orders=$(mktemp)
 failures=$(mktemp)
+talk=$(mktemp)
 load_pid=
 
 say() { printf '%6s s  %s\n' "$SECONDS" "$*"; }
@@ -25,9 +43,10 @@ finish() {
     if [ "$status" -ne 0 ]; then
         docker compose ps --all
         docker compose logs --no-color --tail 20
+        tail -n 40 "$talk"
     fi
     [ -n "${KEEP:-}" ] || docker compose down --volumes --timeout 15 >/dev/null 2>&1
-    rm -f "$orders" "$failures"
+    rm -f "$orders" "$failures" "$talk"
 }
 trap finish EXIT
 
@@ -37,6 +56,11 @@ call() { # method, path, more arguments of curl
 field() { # name of a text field of the JSON on stdin
     sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"
 }
+place() { # idempotency key; the answer and its status
+    call POST /api/orders -H "Idempotency-Key: $1" -H 'Content-Type: application/json' \
+        -d '{"delivery_address":"1 Quay Street","items":[{"product_id":"tea","quantity":1,"price":0.01}]}' \
+        --write-out ' %{http_code}' 2>&1
+}
 
 # Places one order after the other. What is answered by anything but 201 is noted.
 load() {
@@ -44,9 +68,7 @@ load() {
     while true; do
         number=$((number + 1))
         local answer status
-        answer=$(call POST /api/orders -H "Idempotency-Key: load-$number" -H 'Content-Type: application/json' \
-            -d '{"delivery_address":"1 Quay Street","items":[{"product_id":"tea","quantity":1,"price":0.01}]}' \
-            --write-out ' %{http_code}' 2>&1) || true
+        answer=$(place "load-$number") || true
         status=${answer##* }
         if [ "$status" = 201 ]; then
             field order_id <<<"$answer" >>"$orders"
@@ -78,94 +100,223 @@ goes_on() {
 }
 container() { docker compose ps --quiet "$1" | head -1; }
 
-say "starting"
-docker compose up --detach --wait 2>/dev/null
-token=$(docker compose run --rm cli token --dir /pki --user alice --ttl 1h 2>/dev/null | tr -d '\r\n')
-say "ready"
-
-load &
-load_pid=$!
-goes_on
-
-for service in payment delivery order payment-db order-db kafka redis gateway certificates; do
-    # `docker kill` counts as stopped by hand: the restart policy does nothing then. A crash from outside is one that it mends.
+# `docker kill` counts as stopped by hand: the restart policy does nothing then. A crash from outside is one that it mends.
+kill_container() {
     if [ -n "${CRASH:-}" ]; then
         read -r -a crash <<<"$CRASH"
-        "${crash[@]}" "$(container "$service")" >/dev/null
+        "${crash[@]}" "$(container "$1")" >/dev/null
     else
-        docker compose kill "$service" >/dev/null 2>&1
+        docker compose kill "$1" >/dev/null 2>&1
         sleep 2
-        docker compose start "$service" >/dev/null 2>&1
+        docker compose start "$1" >/dev/null 2>&1
     fi
-    goes_on
-    say "$service was killed; $(accepted) orders"
-done
+}
 
-for service in payment kafka order-db redis; do
-    docker compose pause "$service" >/dev/null 2>&1
-    sleep 5
-    docker compose unpause "$service" >/dev/null 2>&1
-    goes_on
-    say "$service was paused; $(accepted) orders"
-done
-
-network=${COMPOSE_PROJECT_NAME}_default
-for service in payment kafka; do
-    cut_off=$(container "$service")
-    docker network disconnect "$network" "$cut_off"
-    sleep 5
-    docker network connect --alias "$service" "$network" "$cut_off"
-    goes_on
-    say "$service was cut off; $(accepted) orders"
-done
-
-say "two replicas of each service"
-docker compose up --detach --wait --no-recreate --scale order=2 --scale payment=2 --scale delivery=2 2>/dev/null
-wait_for "the gateway is well" bash -c "${curl[*]} --silent $url/readyz | grep -q '\"degraded\":false'"
-sleep 6 # names are resolved again each 5 s
-: >"$failures"
-for service in order payment delivery; do
-    for replica in $(docker compose ps --quiet "$service"); do
-        docker restart --time 12 "$replica" >/dev/null
-        wait_for "$service is healthy" \
-            bash -c "[ \"\$(docker inspect --format '{{.State.Health.Status}}' $replica)\" = healthy ]"
-        sleep 6
-    done
-    goes_on
-    say "$service was restarted, replica by replica"
-done
-if [ -s "$failures" ]; then
-    say "requests failed during the restarts:"
-    cat "$failures"
-    exit 1
-fi
-
-kill "$load_pid"
-wait "$load_pid" 2>/dev/null || true
-load_pid=
-say "$(accepted) orders were accepted; waiting for the last"
-
+# A new order is placed and its id noted; `placed` is the id.
+place_one() {
+    placed=
+    one_is_placed() {
+        local answer
+        answer=$(place "$1") && [ "${answer##* }" = 201 ] && placed=$(field order_id <<<"$answer") && [ -n "$placed" ]
+    }
+    wait_for "an order is accepted" one_is_placed "$1"
+    echo "$placed" >>"$orders"
+}
+has_status() { # order, status
+    [ "$(call GET "/api/orders/$1" | field status)" = "$2" ]
+}
 delivered() {
     [ "$(call GET "/api/orders/$1" | field delivery_status)" = DELIVERED ]
 }
-while read -r id; do
-    wait_for "order $id is delivered" delivered "$id"
-done <"$orders"
-if [ "$(sort "$orders" | uniq -d | wc -l)" -ne 0 ]; then
-    say "an order was accepted twice"
-    exit 1
-fi
-# Alice had 1,000.00, and each order costs a cent. What was accepted although its answer was lost is an order too.
-for service in order payment; do
-    database=${service}s
-    docker compose exec --no-TTY "$service-db" psql --username holdfast --dbname "$database" --tuples-only --no-align --command "
-        select count(*) from ${service}s where user_id = 'alice'"
-done | {
-    read -r placed
-    read -r paid
-    balance=$(call GET /api/accounts/alice | sed -n 's/.*"balance":\([0-9.]*\).*/\1/p')
-    expected=$(awk -v paid="$paid" 'BEGIN { printf "%.2f", 1000 - paid / 100 }')
-    say "$placed orders, $paid payments, balance $balance"
-    [ "$placed" -ge "$(accepted)" ] && [ "$paid" -eq "$placed" ] && [ "$balance" = "$expected" ]
+
+# The operator's command, where it is told nothing about where things are.
+cli() { docker compose run --rm --no-TTY cli "$@" </dev/null 2>>"$talk"; }
+all_ready() { [ "$(cli status | grep -c ' ready ')" = "$1" ]; }
+sql() { docker compose exec --no-TTY "$1-db" psql --username holdfast --dbname "$1s" --quiet --command "$2"; }
+
+# Every accepted order is delivered and charged once.
+settle() {
+    if [ -n "$load_pid" ]; then
+        kill "$load_pid"
+        wait "$load_pid" 2>/dev/null || true
+        load_pid=
+    fi
+    say "$(accepted) orders were accepted; waiting for the last"
+    while read -r id; do
+        wait_for "order $id is delivered" delivered "$id"
+    done <"$orders"
+    if [ "$(sort "$orders" | uniq -d | wc -l)" -ne 0 ]; then
+        say "an order was accepted twice"
+        return 1
+    fi
+    # Alice had 1,000.00, and each order costs a cent. What was accepted although its answer was lost is an order too.
+    for service in order payment; do
+        docker compose exec --no-TTY "$service-db" psql --username holdfast --dbname "${service}s" --tuples-only --no-align --command "
+            select count(*) from ${service}s where user_id = 'alice'"
+    done | {
+        read -r placed
+        read -r paid
+        balance=$(call GET /api/accounts/alice | sed -n 's/.*"balance":\([0-9.]*\).*/\1/p')
+        expected=$(awk -v paid="$paid" 'BEGIN { printf "%.2f", 1000 - paid / 100 }')
+        say "$placed orders, $paid payments, balance $balance"
+        [ "$placed" -ge "$(accepted)" ] && [ "$paid" -eq "$placed" ] && [ "$balance" = "$expected" ]
+    }
+    say "every order was delivered and charged once"
 }
-say "every order was delivered and charged once"
+
+# A record that can't be handled becomes a letter, is listed, and is redriven or given up: all from the container `cli`.
+operate() {
+    say "the operator's commands"
+    wait_for "all that runs is ready" all_ready "$(docker compose ps --quiet gateway order payment delivery | wc -l)"
+    [ "$(cli dlq list >/dev/null; echo "$?")" = 3 ] # nothing yet
+
+    sql payment "create function refuse() returns trigger language plpgsql as
+        \$\$ begin raise exception 'refused' using errcode = '23514'; end \$\$;
+        create trigger refuse before insert on payments for each row when (new.user_id = 'bob') execute function refuse()"
+    local alices=$token
+    token=$(cli token --user bob)
+    place_one "refused-payment"
+    local refused=$placed
+    sed -i "/^$refused\$/d" "$orders" # not alice's
+    wait_for "the letter is listed" cli dlq list --key "$refused"
+    sql payment "drop trigger refuse on payments"
+    cli dlq redrive --key "$refused" --execute | grep redriven
+    wait_for "the order is delivered" delivered "$refused"
+    token=$alices
+    say "a refused order was parked, listed, redriven and delivered"
+
+    docker compose exec --no-TTY kafka /opt/kafka/bin/kafka-console-producer.sh --bootstrap-server kafka:9092 \
+        --topic order.created <<<"no event" >/dev/null 2>&1
+    wait_for "the letter is listed" cli dlq list --service payment --class schema-violation
+    local letter
+    letter=$(cli dlq list --service payment --class schema-violation --output json | sed -n 's/.*"id": "\([^"]*\)".*/\1/p')
+    cli dlq discard "$letter" --reason "no event" --yes >/dev/null
+    cli dlq audit "$letter" | grep tester
+    cli positions | grep -c order.created | grep -qx 4
+    cli reconcile --service order >/dev/null || [ "$?" = 3 ]
+    say "a record that is no event was parked, listed and given up"
+}
+
+everything() {
+    load &
+    load_pid=$!
+    goes_on
+
+    for service in payment delivery order payment-db order-db kafka redis gateway certificates; do
+        kill_container "$service"
+        local killed_ms=$(($(date +%s%N) / 1000000))
+        goes_on
+        if [ "$service" = payment ]; then
+            place_one "after-payment"
+            wait_for "it is paid" has_status "$placed" PAID
+            say "it was paid $(($(date +%s%N) / 1000000 - killed_ms)) ms after the kill"
+        fi
+        say "$service was killed; $(accepted) orders"
+    done
+
+    for service in payment kafka order-db redis; do
+        docker compose pause "$service" >/dev/null 2>&1
+        sleep 5
+        docker compose unpause "$service" >/dev/null 2>&1
+        goes_on
+        say "$service was paused; $(accepted) orders"
+    done
+
+    network=${COMPOSE_PROJECT_NAME}_default
+    for service in payment kafka; do
+        cut_off=$(container "$service")
+        docker network disconnect "$network" "$cut_off"
+        sleep 5
+        docker network connect --alias "$service" "$network" "$cut_off"
+        goes_on
+        say "$service was cut off; $(accepted) orders"
+    done
+
+    say "two replicas of each service"
+    docker compose up --detach --wait --no-recreate --scale order=2 --scale payment=2 --scale delivery=2 2>/dev/null
+    wait_for "the gateway is well" bash -c "${curl[*]} --silent $url/readyz | grep -q '\"degraded\":false'"
+    sleep 6 # names are resolved again each 5 s
+    : >"$failures"
+    for service in order payment delivery; do
+        for replica in $(docker compose ps --quiet "$service"); do
+            docker restart --time 12 "$replica" >/dev/null
+            wait_for "$service is healthy" \
+                bash -c "[ \"\$(docker inspect --format '{{.State.Health.Status}}' $replica)\" = healthy ]"
+            sleep 6
+        done
+        goes_on
+        say "$service was restarted, replica by replica"
+    done
+    if [ -s "$failures" ]; then
+        say "requests failed during the restarts:"
+        cat "$failures"
+        return 1
+    fi
+    settle
+    operate
+}
+
+quick() {
+    place_one "before"
+    wait_for "it is delivered" delivered "$placed"
+    say "an order was delivered"
+    load &
+    load_pid=$!
+    goes_on
+    kill_container payment
+    local killed_ms=$(($(date +%s%N) / 1000000))
+    place_one "after"
+    wait_for "it is paid" has_status "$placed" PAID
+    say "payment was killed; an order was paid $(($(date +%s%N) / 1000000 - killed_ms)) ms after that"
+    settle
+    operate
+}
+
+three_brokers() {
+    load &
+    load_pid=$!
+    goes_on
+    for broker in kafka kafka-2 kafka-3; do
+        docker compose kill "$broker" >/dev/null 2>&1
+        # Not only accepted: what needs the brokers goes on while one is away.
+        local killed_ms=$(($(date +%s%N) / 1000000))
+        place_one "without-$broker"
+        wait_for "an order is delivered without $broker" delivered "$placed"
+        say "$broker was killed; an order was delivered $(($(date +%s%N) / 1000000 - killed_ms)) ms after that, without it"
+        docker compose start "$broker" >/dev/null 2>&1
+        wait_for "every partition is in sync" bash -c "
+            under=\$(docker compose exec --no-TTY kafka /opt/kafka/bin/kafka-topics.sh --bootstrap-server \
+                kafka:9092,kafka-2:9092,kafka-3:9092 --describe --under-replicated-partitions 2>/dev/null) && [ -z \"\$under\" ]"
+    done
+    docker compose exec --no-TTY kafka /opt/kafka/bin/kafka-topics.sh --bootstrap-server kafka:9092 --describe --topic order.created \
+        2>/dev/null | grep -q 'ReplicationFactor: 3.*min.insync.replicas=2'
+    settle
+}
+
+observability() {
+    asked() { "${curl[@]}" --silent --max-time 10 "http://127.0.0.1:9090/api/v1/$1"; }
+    is_seen() { [ "$(asked targets | grep -o '"health":"up"' | wc -l)" = "$1" ]; }
+    fires() { asked alerts | grep -q "\"alertname\":\"$1\""; }
+    docker compose up --detach --wait --no-recreate --scale order=2 2>/dev/null
+    wait_for "every replica is seen" is_seen 5
+    local wanted has
+    wanted=$(grep -ch '^ *- alert:' deploy/prometheus/*.rules.yml | awk '{ sum += $1 } END { print sum }')
+    has=$(asked rules | grep -o '"type":"alerting"' | wc -l)
+    say "Prometheus sees 5 replicas and has $has of $wanted alerts"
+    [ "$has" = "$wanted" ]
+    place_one "observed"
+    wait_for "it is delivered" delivered "$placed"
+    wait_for "its metrics are there" \
+        bash -c "${curl[*]} --silent 'http://127.0.0.1:9090/api/v1/query?query=consumer_records_total' | grep -q '\"job\":\"payment\"'"
+    docker compose stop payment-db >/dev/null 2>&1
+    wait_for "the alert on payment is pending" fires CannotServe
+    docker compose start payment-db >/dev/null 2>&1
+    say "CannotServe saw that payment has no database"
+    settle
+}
+
+say "starting"
+docker compose up --detach --wait 2>/dev/null
+token=$(cli token --user alice --ttl 1h)
+say "ready"
+"${mode//-/_}"

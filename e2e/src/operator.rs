@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 
+use holdfast_native::layout::{OPERATOR, Replicas, service_names};
 use holdfast_testkit::stack::binary;
 use serde_json::Value;
 
@@ -12,6 +13,26 @@ impl World {
         let mut command = Command::new(binary());
         command.arg("dlq").args(arguments).arg("--data-dir").arg(&self.stack.layout.data_dir);
         command.env("USER", "tester");
+        command
+    }
+
+    /// A command for the services of this stack by their addresses, that has nothing else to find them by.
+    pub fn command_by_address(&self, arguments: &[&str]) -> Command {
+        let layout = &self.stack.layout;
+        let mut command = Command::new(binary());
+        command.args(arguments).env_clear().env("USER", "tester").current_dir("/");
+        if arguments.first() == Some(&"status") {
+            for name in service_names() {
+                let port = layout.component_admin_port(name).expect("a service has one");
+                command.arg(format!("--{name}-admin-address")).arg(format!("localhost:{port}"));
+            }
+            return command;
+        }
+        for replica in Replicas::default().all() {
+            let address = format!("https://localhost:{}", layout.grpc_port(replica));
+            command.arg(format!("--{}-address", replica.name())).arg(address);
+        }
+        command.arg("--identity-dir").arg(layout.pki_dir().join(OPERATOR));
         command
     }
 

@@ -123,6 +123,42 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     }
 }
 
+/// Services that are named by address are operated like those of a folder: a letter is listed, shown, redriven and audited.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_operated_by_their_addresses() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let session = world.user("by-address", "10.00").await;
+    let mut payments = world.connect("payment").await;
+    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("refusing");
+    let order_id = id(&world.create(&session, "1 Quay Street", 300).await);
+    let json = async |arguments: &[&str]| {
+        let mut command = world.command_by_address(&[arguments, &["-o", "json"]].concat());
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("runs");
+        let code = output.status.code().unwrap_or(-1);
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(), code)
+    };
+    eventually("the letter is listed", || async { json(&["dlq", "list", "--key", &order_id]).await.1 == 0 })
+        .await;
+    sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("accepting");
+    let (list, _) = json(&["dlq", "list", "--key", &order_id]).await;
+    let letter = list["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
+    let (shown, code) = json(&["dlq", "show", &letter]).await;
+    assert_eq!((&shown["key"], code), (&order_id.as_str().into(), 0), "{shown}");
+    let (done, code) = json(&["dlq", "redrive", &letter, "--execute"]).await;
+    assert_eq!((done["redriven"].as_u64(), code), (Some(1), 0), "{done}");
+    let (audit, _) = json(&["dlq", "audit", &letter]).await;
+    assert_eq!(audit["audit"][0]["actor"], "operator (tester)", "{audit}");
+
+    let (positions, code) = json(&["positions", "--service", "order"]).await;
+    assert!(code == 0 && positions["positions"][0]["service"] == "order", "{positions}");
+    let (status, code) = json(&["status"]).await;
+    let components = status["components"].as_array().expect("a list");
+    assert_eq!((components.len(), code), (4, 0), "{status}");
+    assert!(components.iter().all(|component| component["address"] != Value::Null), "{status}");
+}
+
 /// A record without key and headers is repaired by the command line like one with a broken value.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_record_is_repaired() {

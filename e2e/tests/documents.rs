@@ -149,3 +149,28 @@ fn every_migration_is_named() {
         assert!(code.iter().any(names), "nothing names {}", path.display());
     }
 }
+
+/// What is logged is for operators: no field is printed as Rust's own notation for programmers. A status code is a word in it, and
+/// allowed.
+#[test]
+fn logs_have_no_debug_strings() {
+    const MACROS: [&str; 5] =
+        ["tracing::error!(", "tracing::warn!(", "tracing::info!(", "tracing::debug!(", "tracing::trace!("];
+    let mut looked_at = 0;
+    for (path, text) in texts(&["rs"]) {
+        for name in MACROS {
+            for (at, _) in text.match_indices(name) {
+                let rest = &text[at + name.len()..];
+                let arguments = rest.split_once(");").map_or(rest, |(arguments, _)| arguments);
+                looked_at += 1;
+                let fields =
+                    arguments.split(',').map(|field| field.rsplit('=').next().unwrap_or(field).trim());
+                let debug: Vec<&str> = fields.filter(|field| field.starts_with('?')).collect();
+                let is_code = |field: &&str| *field == "?code" || field.ends_with(".code()");
+                assert!(debug.iter().all(is_code), "{}: {debug:?} in {arguments}", path.display());
+                assert!(!arguments.contains(":?}"), "{}: {arguments}", path.display());
+            }
+        }
+    }
+    assert!(looked_at > 30, "only {looked_at}");
+}

@@ -259,6 +259,9 @@ fn status(topic: &str, value: &[u8]) -> Option<String> {
     (name != "UNSPECIFIED").then(|| name.to_owned())
 }
 
+/// How a panic shows in a log: as a line of ours, or, where there is no log yet, as Rust's usual message.
+const PANIC_MARKS: [&str; 2] = ["stopped by a panic", "panicked at"];
+
 /// Searches the logs for panics and for secrets, and keeps a copy of them. `tokens` are those of the users.
 pub fn logs(stack: &Stack, tokens: &[&str], copies: &Path) -> Result<LogFindings> {
     fs::create_dir_all(copies).with_context(|| format!("cannot create {}", copies.display()))?;
@@ -282,7 +285,7 @@ pub fn logs(stack: &Stack, tokens: &[&str], copies: &Path) -> Result<LogFindings
             let line = line?;
             let line = String::from_utf8_lossy(&line);
             findings.lines += 1;
-            if line.contains("panicked at") {
+            if PANIC_MARKS.iter().any(|mark| line.contains(mark)) {
                 findings.panics.push(format!("{component}: {line}"));
             }
             for (kind, secret) in &secrets {

@@ -8,16 +8,17 @@ use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 
 use crate::{
-    options::{At, Output, service_names},
+    options::{Output, service_names},
     output::{Outcome, data, table},
     runtime::block_on,
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Positions {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Of this service
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: Option<String>,
@@ -94,7 +95,7 @@ impl Positions {
     }
 
     async fn show(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, self.service.as_deref())?;
+        let services = Services::connect(&self.target, self.service.as_deref())?;
         let mut positions = Vec::new();
         for service in &services.all {
             let request = service.request(pb::ListPositionsRequest {})?;

@@ -108,7 +108,8 @@ fn update<S>(
             kept.cloned().unwrap_or_else(|| Arc::new(make(*address)))
         })
         .collect();
-    tracing::info!(destination, endpoints = ?found, "endpoints changed");
+    let endpoints_now = found.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+    tracing::info!(destination, endpoints = endpoints_now, "endpoints changed");
     endpoints.set(after);
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
@@ -32,6 +33,10 @@ use crate::{
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// A longer log is renamed at the start.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+fn on_loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
 
 impl Kind {
     /// The signal that asks it to stop cleanly. PostgreSQL's SIGTERM would wait for all clients to leave.
@@ -170,8 +175,8 @@ impl Component {
     /// Asks the component itself. Changes nothing.
     pub(crate) async fn ask(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
         match self {
-            Self::Participant(replica) => probe::service(layout.admin_port(replica)).await,
-            Self::Gateway(gateway) => probe::service(layout.gateway_admin_port(gateway)).await,
+            Self::Participant(replica) => probe::service(on_loopback(layout.admin_port(replica))).await,
+            Self::Gateway(gateway) => probe::service(on_loopback(layout.gateway_admin_port(gateway))).await,
             Self::Database(participant) => match postgres::answers(layout, participant).await {
                 Ok(()) => Answer::ready(),
                 Err(error) => Answer::not_ready(format!("{error:#}")),

@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -340,6 +341,14 @@ pub async fn measure(
     let mut components = measured.join_all().await;
     components.sort_by_key(|(index, _)| *index);
     Ok(components.into_iter().map(|(_, report)| report).collect())
+}
+
+/// Asks a service that is not part of a native stack, on its admin port: its state, and what is wrong.
+pub async fn ask(admin: SocketAddr) -> (ComponentState, String) {
+    let answer = probe::service(admin).await;
+    // Nothing else says that it runs.
+    let state = if answer.life == Some(Life::Silent) { ComponentState::Down } else { answer.state };
+    (state, answer.detail)
 }
 
 /// How long the process of a component has run.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -79,8 +80,8 @@ struct Liveness {
 }
 
 /// Asks a service on its admin port whether it can serve, whether it makes progress, and what is wrong.
-pub(crate) async fn service(port: u16) -> Answer {
-    let (readiness, liveness) = tokio::join!(get(port, "/readyz"), get(port, "/healthz"));
+pub(crate) async fn service(address: SocketAddr) -> Answer {
+    let (readiness, liveness) = tokio::join!(get(address, "/readyz"), get(address, "/healthz"));
     answer(readiness.as_ref(), liveness.as_ref())
 }
 
@@ -164,9 +165,9 @@ impl Pulse {
     }
 }
 
-async fn get(port: u16, path: &str) -> Option<(u16, String)> {
+async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let ask = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.ok()?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await.ok()?;

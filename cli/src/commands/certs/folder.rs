@@ -15,7 +15,7 @@ pub(super) struct Folder {
     #[command(flatten)]
     pub(super) at: At,
     /// Folder of the certificates, if it is not the stack's own
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "HOLDFAST_PKI_DIR", value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
 }
 

@@ -14,15 +14,16 @@ use super::{
     letter::{PAGE_SIZE, time_text},
 };
 use crate::{
-    options::{At, Output},
+    options::Output,
     output::{Outcome, data, table},
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Of this dead letter
     #[arg(value_parser = parse_id)]
     id: Option<Uuid>,
@@ -67,7 +68,7 @@ struct Document {
 
 impl Audit {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, None)?;
+        let services = Services::connect(&self.target, None)?;
         let document = Document { audit: self.newest(&services).await? };
         let nothing = document.audit.is_empty();
         if nothing {

@@ -7,15 +7,16 @@ use uuid::Uuid;
 
 use super::filter::parse_id;
 use crate::{
-    options::{At, By, parse_reason},
+    options::{By, parse_reason},
     output::{Outcome, confirmed},
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Discard {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Their ids
     #[arg(required = true, num_args = 1..=1000, value_parser = parse_id)]
     ids: Vec<Uuid>,
@@ -31,7 +32,7 @@ pub(crate) struct Discard {
 
 impl Discard {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, None)?;
+        let services = Services::connect(&self.target, None)?;
         let ids: Vec<String> = self.ids.iter().map(Uuid::to_string).collect();
         eprintln!("{} dead letters are given up for good: {}", ids.len(), ids.join(" "));
         if !self.yes && !confirmed("discard them?")? {

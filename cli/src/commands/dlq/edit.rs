@@ -7,15 +7,16 @@ use uuid::Uuid;
 
 use super::{filter::parse_id, schema};
 use crate::{
-    options::{At, By, parse_reason},
+    options::{By, parse_reason},
     output::Outcome,
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Edit {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Its id
     #[arg(value_parser = parse_id)]
     id: Uuid,
@@ -43,7 +44,7 @@ fn parse_header(text: &str) -> Result<(String, String)> {
 
 impl Edit {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, None)?;
+        let services = Services::connect(&self.target, None)?;
         let Some((service, letter)) = services.find(self.id).await? else {
             eprintln!("no service has a dead letter {}", self.id);
             return Ok(Outcome::NothingMatched);

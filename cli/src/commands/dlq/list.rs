@@ -12,15 +12,16 @@ use super::{
     letter::{LetterLine, PAGE_SIZE},
 };
 use crate::{
-    options::{At, Output},
+    options::Output,
     output::{Outcome, data, table},
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
     #[command(flatten)]
-    at: At,
+    target: Target,
     #[command(flatten)]
     filter: Filter,
     /// In this state
@@ -60,7 +61,7 @@ struct Document {
 
 impl List {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, self.filter.service.as_deref())?;
+        let services = Services::connect(&self.target, self.filter.service.as_deref())?;
         let mut letters = self.letters(&services).await?;
         let most = self.limit as usize;
         if letters.len() > most {

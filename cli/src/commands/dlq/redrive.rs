@@ -15,9 +15,10 @@ use uuid::Uuid;
 
 use super::filter::{Filter, parse_id};
 use crate::{
-    options::{At, By, Output},
+    options::{By, Output},
     output::{Outcome, data, table},
     services::{Service, Services},
+    target::Target,
 };
 
 /// A service that dies in the middle is waited for: this many attempts without any progress, with this pause.
@@ -27,7 +28,7 @@ const INTERRUPTION_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Args)]
 pub(crate) struct Redrive {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// These letters; others that are parked for the same orders go with them
     #[arg(value_parser = parse_id)]
     ids: Vec<Uuid>,
@@ -104,7 +105,7 @@ impl Redrive {
         if self.ids.is_empty() && self.filter.is_empty() && !self.all {
             bail!("which? Name ids, a filter, or --all");
         }
-        let services = Services::connect(&self.at, self.filter.service.as_deref())?;
+        let services = Services::connect(&self.target, self.filter.service.as_deref())?;
         let bar = progress();
         let mut lines = Vec::new();
         for service in &services.all {

@@ -6,15 +6,16 @@ use holdfast_proto::ops::v1 as pb;
 use tonic::Code;
 
 use crate::{
-    options::{At, By, parse_reason, service_names},
+    options::{By, parse_reason, service_names},
     output::Outcome,
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Resume {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Of this service
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: String,
@@ -30,7 +31,7 @@ pub(crate) struct Resume {
 
 impl Resume {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, Some(&self.service))?;
+        let services = Services::connect(&self.target, Some(&self.service))?;
         for service in &services.all {
             let request = pb::ResumeConsumersRequest {
                 dead_letters_max: self.park,

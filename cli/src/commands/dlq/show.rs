@@ -11,15 +11,16 @@ use uuid::Uuid;
 
 use super::{audit::AuditLine, filter::parse_id, letter::LetterLine, schema};
 use crate::{
-    options::{At, Output},
+    options::Output,
     output::{Outcome, data, table},
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Its id
     #[arg(value_parser = parse_id)]
     id: Uuid,
@@ -96,7 +97,7 @@ impl Document {
 
 impl Show {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, None)?;
+        let services = Services::connect(&self.target, None)?;
         let Some((service, letter)) = services.find(self.id).await? else {
             eprintln!("no service has a dead letter {}", self.id);
             return Ok(Outcome::NothingMatched);

@@ -6,15 +6,16 @@ use holdfast_proto::{ops::v1 as pb, topic::EVENT_TOPICS};
 use tonic::Code;
 
 use crate::{
-    options::{At, By, parse_reason, service_names},
+    options::{By, parse_reason, service_names},
     output::{Outcome, confirmed, data},
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Skip {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Of this service
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: String,
@@ -42,7 +43,7 @@ pub(crate) struct Skip {
 
 impl Skip {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, Some(&self.service))?;
+        let services = Services::connect(&self.target, Some(&self.service))?;
         let last = self.offset.saturating_add(i64::from(self.records) - 1);
         eprintln!(
             "{} gives up {} record(s) of {}-{}, offsets {} to {last}: they are never handled",

@@ -10,15 +10,16 @@ use time::OffsetDateTime;
 
 use super::letter::time_text;
 use crate::{
-    options::{At, Output},
+    options::Output,
     output::{Outcome, data, table},
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Stats {
     #[command(flatten)]
-    at: At,
+    target: Target,
     #[command(flatten)]
     output: Output,
 }
@@ -62,7 +63,7 @@ struct Stop {
 
 impl Stats {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, None)?;
+        let services = Services::connect(&self.target, None)?;
         let now = OffsetDateTime::now_utc();
         let mut document = Document { stats: Vec::new(), stopped_consumers: Vec::new() };
         for service in &services.all {

@@ -5,15 +5,16 @@ use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 
 use crate::{
-    options::{At, By, parse_reason, service_names},
+    options::{By, parse_reason, service_names},
     output::{Outcome, confirmed},
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Drop {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// The service that the rows belong to
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: String,
@@ -32,7 +33,7 @@ pub(crate) struct Drop {
 
 impl Drop {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, Some(&self.service))?;
+        let services = Services::connect(&self.target, Some(&self.service))?;
         let question = format!("never publish {} rows of {}?", self.ids.len(), self.service);
         if !self.yes && !confirmed(&question)? {
             return Ok(Outcome::Failed);

@@ -9,9 +9,10 @@ use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
 use crate::{
-    options::{At, Output, service_names},
+    options::{Output, service_names},
     output::{Outcome, data, table},
     services::Services,
+    target::Target,
 };
 
 /// Rows of one page.
@@ -20,7 +21,7 @@ const PAGE_SIZE: u32 = 500;
 #[derive(Debug, Args)]
 pub(crate) struct List {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Of this service
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: Option<String>,
@@ -71,7 +72,7 @@ impl From<pb::HeldBackRow> for RowLine {
 
 impl List {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, self.service.as_deref())?;
+        let services = Services::connect(&self.target, self.service.as_deref())?;
         let mut rows: Vec<RowLine> = Vec::new();
         for service in &services.all {
             let mut page_token = String::new();

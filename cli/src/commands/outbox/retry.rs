@@ -5,15 +5,16 @@ use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 
 use crate::{
-    options::{At, By, service_names},
+    options::{By, service_names},
     output::Outcome,
     services::Services,
+    target::Target,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Retry {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// The service that the rows belong to
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: String,
@@ -29,7 +30,7 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, Some(&self.service))?;
+        let services = Services::connect(&self.target, Some(&self.service))?;
         let mut retried = 0;
         for service in &services.all {
             let request =

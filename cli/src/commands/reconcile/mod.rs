@@ -17,10 +17,11 @@ use self::{
     verdict::State,
 };
 use crate::{
-    options::{At, By, Output, parse_reason, service_names},
+    options::{By, Output, parse_reason, service_names},
     output::{Outcome, data, table},
     runtime::block_on,
     services::{Service, Services},
+    target::Target,
 };
 
 /// Events of one call.
@@ -29,7 +30,7 @@ const REEMITTED_MAX: usize = 100;
 #[derive(Debug, Args)]
 pub(crate) struct Reconcile {
     #[command(flatten)]
-    at: At,
+    target: Target,
     /// Only events that this service writes
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     service: Option<String>,
@@ -93,7 +94,7 @@ impl Reconcile {
     }
 
     async fn reconcile(&self) -> Result<Outcome> {
-        let services = Services::connect(&self.at, None)?;
+        let services = Services::connect(&self.target, None)?;
         let scope =
             Scope { orders: &self.orders, older_than: self.older_than, writer: self.service.as_deref() };
         let mut found = examine(&services, &scope).await?;

@@ -1,30 +1,136 @@
 //! `status`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
-use clap::Args;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use comfy_table::Table;
 use holdfast_native::{
     control::{self, Found, Watched},
     layout::{Kind, Layout},
     programs::Running,
-    state::ComponentReport,
+    state::{ComponentReport, ComponentState},
 };
 use serde::Serialize;
+use tokio::net::lookup_host;
 
 use super::roll::remarks;
 use crate::{
     options::{At, Output, say_nobody_watches},
     output::{Outcome, data, wide_table},
+    runtime::block_on,
+    target::{HEADING, Side, parse_address, side},
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
-    at: At,
+    asked: Asked,
     #[command(flatten)]
     output: Output,
+}
+
+/// Who is asked: the components of a native stack, or services by the addresses of their admin ports.
+#[derive(Debug, Clone)]
+enum Asked {
+    Stack(At),
+    Addresses(Vec<(&'static str, String)>),
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    #[command(flatten)]
+    at: At,
+    /// Where the gateway's admin port is, instead of --data-dir; each address of the name is asked
+    #[arg(
+        long,
+        env = "HOLDFAST_GATEWAY_ADMIN_ADDRESS",
+        value_name = "HOST:PORT",
+        value_parser = parse_address,
+        help_heading = HEADING
+    )]
+    gateway_admin_address: Option<String>,
+    /// Where order's admin port is
+    #[arg(
+        long,
+        env = "HOLDFAST_ORDER_ADMIN_ADDRESS",
+        value_name = "HOST:PORT",
+        value_parser = parse_address,
+        help_heading = HEADING
+    )]
+    order_admin_address: Option<String>,
+    /// Where payment's admin port is
+    #[arg(
+        long,
+        env = "HOLDFAST_PAYMENT_ADMIN_ADDRESS",
+        value_name = "HOST:PORT",
+        value_parser = parse_address,
+        help_heading = HEADING
+    )]
+    payment_admin_address: Option<String>,
+    /// Where delivery's admin port is
+    #[arg(
+        long,
+        env = "HOLDFAST_DELIVERY_ADMIN_ADDRESS",
+        value_name = "HOST:PORT",
+        value_parser = parse_address,
+        help_heading = HEADING
+    )]
+    delivery_admin_address: Option<String>,
+}
+
+const ADMIN_ADDRESSES: [(&str, &str); 4] = [
+    ("gateway_admin_address", "--gateway-admin-address"),
+    ("order_admin_address", "--order-admin-address"),
+    ("payment_admin_address", "--payment-admin-address"),
+    ("delivery_admin_address", "--delivery-admin-address"),
+];
+
+impl Args for Asked {
+    fn augment_args(command: Command) -> Command {
+        Options::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Options::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Asked {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let options = Options::from_arg_matches(matches)?;
+        if side(matches, &ADMIN_ADDRESSES)? == Side::Folder {
+            return Ok(Self::Stack(options.at));
+        }
+        let addresses = [
+            ("gateway", options.gateway_admin_address),
+            ("order", options.order_admin_address),
+            ("payment", options.payment_admin_address),
+            ("delivery", options.delivery_admin_address),
+        ];
+        let given =
+            addresses.into_iter().filter_map(|(name, address)| address.map(|address| (name, address)));
+        Ok(Self::Addresses(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct Answers {
+    components: Vec<AnswerLine>,
+}
+
+/// A service that was asked by its address, as `-o json` shows it.
+#[derive(Serialize)]
+struct AnswerLine {
+    name: &'static str,
+    address: String,
+    state: ComponentState,
+    detail: String,
 }
 
 #[derive(Serialize)]
@@ -58,7 +164,47 @@ fn programs_of(components: &[ComponentReport]) -> Vec<(String, Running)> {
 
 impl Status {
     pub(crate) fn run(&self) -> Result<Outcome> {
-        let data_dir = self.at.data_dir()?;
+        match &self.asked {
+            Asked::Stack(at) => self.of_stack(at),
+            Asked::Addresses(addresses) => block_on(self.of_addresses(addresses)),
+        }
+    }
+
+    /// Each address of each name: behind the name of a service are all its replicas.
+    async fn of_addresses(&self, services: &[(&'static str, String)]) -> Result<Outcome> {
+        let mut components = Vec::new();
+        for (name, address) in services {
+            let unknown =
+                |detail| AnswerLine { name, address: address.clone(), state: ComponentState::Down, detail };
+            let resolved = match lookup_host(address).await {
+                Ok(resolved) => resolved.collect::<BTreeSet<_>>(),
+                Err(error) => {
+                    components.push(unknown(format!("its name cannot be resolved: {error}")));
+                    continue;
+                }
+            };
+            if resolved.is_empty() {
+                components.push(unknown("its name has no address".to_owned()));
+            }
+            for address in resolved {
+                let (state, detail) = control::ask(address).await;
+                components.push(AnswerLine { name, address: address.to_string(), state, detail });
+            }
+        }
+        let all_serve = components.iter().all(|component| component.state.can_serve());
+        let document = Answers { components };
+        self.output.print(&document, || {
+            let mut table = wide_table(&["NAME", "ADDRESS", "STATE", "DETAIL"]);
+            for line in &document.components {
+                table.add_row([line.name, &line.address, &state_text(line.state), &line.detail]);
+            }
+            data!("{table}")
+        })?;
+        Ok(if all_serve { Outcome::Done } else { Outcome::Failed })
+    }
+
+    fn of_stack(&self, at: &At) -> Result<Outcome> {
+        let data_dir = at.data_dir()?;
         let (report, watched) = match control::find(&data_dir)? {
             Found::Running(report) => (report, Watched::BySupervisor),
             Found::Abandoned(report) => (report, Watched::ByNobody),
@@ -94,6 +240,10 @@ impl Status {
     }
 }
 
+fn state_text(state: ComponentState) -> String {
+    format!("{state:?}").to_lowercase()
+}
+
 fn component_table(layout: &Layout, components: &[ComponentReport]) -> Table {
     let mut table =
         wide_table(&["NAME", "KIND", "STATE", "PORT", "ADMIN", "PID", "AGE", "RESTARTS", "LOG", "DETAIL"]);
@@ -102,7 +252,7 @@ fn component_table(layout: &Layout, components: &[ComponentReport]) -> Table {
         table.add_row([
             component.name.clone(),
             format!("{:?}", component.kind).to_lowercase(),
-            format!("{:?}", component.state).to_lowercase(),
+            state_text(component.state),
             component.port.to_string(),
             or_none(layout.component_admin_port(&component.name).map(|port| port.to_string())),
             or_none(component.pid.map(|pid| pid.to_string())),

@@ -24,7 +24,7 @@ pub(crate) struct Token {
     #[command(flatten)]
     at: At,
     /// Folder of the keys, if it is not the stack's own
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "HOLDFAST_PKI_DIR", value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The user that the token is for
     #[arg(long, value_name = "USER", value_parser = parse_user)]

@@ -15,10 +15,22 @@ pub(crate) struct Ensure {
     #[arg(long, env = "KAFKA_BROKERS", value_name = "BROKERS", value_parser = parse_brokers)]
     brokers: String,
     /// Brokers that have each topic
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(
+        long,
+        env = "HOLDFAST_TOPICS_REPLICATION_FACTOR",
+        default_value_t = 1,
+        value_name = "N",
+        value_parser = clap::value_parser!(i32).range(1..)
+    )]
     replication_factor: i32,
     /// Brokers that must have a record before it is acknowledged
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(
+        long,
+        env = "HOLDFAST_TOPICS_MIN_INSYNC_REPLICAS",
+        default_value_t = 1,
+        value_name = "N",
+        value_parser = clap::value_parser!(i32).range(1..)
+    )]
     min_insync_replicas: i32,
     /// How long to wait for the brokers: 30s, 2m
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
