@@ -51,7 +51,7 @@ else
     [ "$status" -eq 0 ]
     eval "$("$engine" env)"
     export CURL="$engine exec curl" CRASH="$engine crash"
-    "$(dirname "$engine")/images.sh" build debian:bookworm-slim postgres:16 apache/kafka:4.1.1 redis:7
+    "$(dirname "$engine")/images.sh" build debian:bookworm-slim postgres:16 apache/kafka:4.3.1 redis:7
 fi
 
 step "compose.yml"

@@ -44,7 +44,6 @@ pub const fn version(name: &str) -> i64 {
     let bytes = name.as_bytes();
     let (mut version, mut index) = (0, 0);
     while bytes[index].is_ascii_digit() {
-        #[expect(clippy::cast_lossless, reason = "conversions by traits are not const")]
         let digit = (bytes[index] - b'0') as i64;
         version = version * 10 + digit;
         index += 1;
