@@ -273,7 +273,8 @@ async fn rotation_refuses_no_connection() {
     assert!((untrusted(&world).await - before).abs() < 0.5, "a connection was refused");
     for (participant, logged) in PARTICIPANTS.iter().zip(logged) {
         let log = log(participant);
-        for complaint in ["was not reloaded", "could not accept SSL connection", "contains errors"] {
+        // A handshake that a slow machine cuts off is no complaint about certificates.
+        for complaint in ["was not reloaded", "contains errors", "certificate verify failed", "alert"] {
             assert!(!log[logged..].contains(complaint), "{}: {complaint}", participant.server);
         }
     }
