@@ -44,7 +44,11 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 async fn world() -> World {
     static STACK: OnceCell<TestStack> = OnceCell::const_new();
     let start = || {
-        let environment = [("HOLDFAST__DELIVERY__STEP", "50ms"), ("HOLDFAST__GATEWAY__DEADLINE", "20s")];
+        let environment = [
+            ("HOLDFAST_DATABASE_TLS", "on"),
+            ("HOLDFAST__DELIVERY__STEP", "50ms"),
+            ("HOLDFAST__GATEWAY__DEADLINE", "20s"),
+        ];
         TestStack::start(Scope::Everything, &[], &environment)
     };
     let stack = STACK.get_or_init(|| async { tokio::task::spawn_blocking(start).await.expect("it starts") });

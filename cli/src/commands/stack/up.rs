@@ -41,9 +41,8 @@ pub(crate) struct Up {
     /// Start this as well; `redis` has all gateways share the limits of their clients
     #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
     with: Vec<Extra>,
-    /// Whether connections to the databases are encrypted, and both ends show certificates; `off` is for programs from before that
-    /// was there
-    #[arg(long, default_value = DatabaseTls::On.name(), value_name = "on|off", value_parser = str::parse::<DatabaseTls>)]
+    /// Whether connections to the databases are encrypted, and both ends show certificates
+    #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = DatabaseTls::Off.name(), value_name = "on|off", value_parser = str::parse::<DatabaseTls>)]
     database_tls: DatabaseTls,
     /// Run the services' programs of this folder, instead of those beside this command; `holdfast roll` changes that later
     #[arg(long, value_name = "DIR", value_parser = parse_programs, conflicts_with = "infrastructure_only")]
