@@ -1,11 +1,11 @@
 //! One certificate authority, and the leaves that it signs.
 
 use holdfast_proto::TRUST_DOMAIN;
-use std::{fs, path::Path};
+use std::{fs, net::IpAddr, path::Path};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -21,12 +21,14 @@ const BACKDATE: Duration = Duration::minutes(5);
 /// The content of a leaf. [`LeafRequest::service`] is what services get; tests change what they need.
 #[derive(Debug, Clone)]
 pub struct LeafRequest {
-    /// Common name; for people.
+    /// Common name: for people, and for PostgreSQL, where it must be the name of the role.
     pub name: String,
     /// URI names; services have exactly one, their SPIFFE id.
     pub uris: Vec<String>,
     /// DNS names.
     pub dns_names: Vec<String>,
+    /// Addresses, for servers that clients reach without a name; services have none.
+    pub addresses: Vec<IpAddr>,
     /// From now; negative is in the past.
     pub valid_from: Duration,
     /// From now.
@@ -63,6 +65,7 @@ impl LeafRequest {
             name: name.to_owned(),
             uris: vec![format!("spiffe://{TRUST_DOMAIN}/{name}")],
             dns_names: vec![name.to_owned(), "localhost".to_owned()],
+            addresses: Vec::new(),
             valid_from: -BACKDATE,
             valid_until: life,
             usages: vec![Usage::Server, Usage::Client],
@@ -114,6 +117,8 @@ impl Authority {
         for uri in &request.uris {
             parameters.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
         }
+        let addresses = request.addresses.iter().copied().map(SanType::IpAddress);
+        parameters.subject_alt_names.extend(addresses);
         parameters.distinguished_name.push(DnType::CommonName, request.name.as_str());
         let now = OffsetDateTime::now_utc();
         parameters.not_before = now + request.valid_from;
@@ -135,6 +140,27 @@ impl Authority {
         Ok(Leaf { certificate, key: key.serialize_pem() })
     }
 
+    /// Signs a list of serials (lower-case hexadecimal) that are refused, for servers that know no other deny list. It is
+    /// valid as long as the authority: a list that runs out would have everybody refused.
+    pub(crate) fn revocation_list(&self, serials: &[String]) -> Result<String, PkiError> {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |serial: &String| RevokedCertParams {
+            serial_number: SerialNumber::from(bytes(serial)),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now - BACKDATE,
+            next_update: now + AUTHORITY_LIFE,
+            crl_number: SerialNumber::from(now.unix_timestamp().unsigned_abs()),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.issuer)?.pem()?)
+    }
+
     /// Its certificate as PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {
@@ -145,6 +171,12 @@ impl Authority {
     pub(crate) fn key(&self) -> &str {
         &self.key
     }
+}
+
+/// Of hexadecimal digits, two for each; what is none is left out.
+fn bytes(digits: &str) -> Vec<u8> {
+    let pairs = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap_or_default());
+    pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
 }
 
 fn parameters(name: &str, life: Duration) -> CertificateParams {

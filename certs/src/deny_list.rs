@@ -48,6 +48,10 @@ impl DenyList {
         self.0.iter().any(|revoked| revoked.serial == serial)
     }
 
+    pub(crate) fn serials(&self) -> Vec<String> {
+        self.0.iter().map(|revoked| revoked.serial.clone()).collect()
+    }
+
     /// Adds an entry and drops those whose leaf has expired anyway.
     pub(crate) fn add(&mut self, revoked: Revoked) {
         let now = OffsetDateTime::now_utc();

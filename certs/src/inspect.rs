@@ -4,7 +4,7 @@ use holdfast_proto::hexadecimal;
 use std::path::Path;
 
 use time::OffsetDateTime;
-use x509_parser::{certificate::X509Certificate, pem::Pem};
+use x509_parser::{certificate::X509Certificate, pem::Pem, prelude::FromDer as _, x509::X509Name};
 
 use crate::PkiError;
 
@@ -35,15 +35,27 @@ pub(crate) fn certificates(path: &Path, pem: &str) -> Result<Vec<Summary>, PkiEr
 }
 
 fn summary(certificate: &X509Certificate<'_>) -> Option<Summary> {
-    let name = |name: &x509_parser::x509::X509Name<'_>| {
-        Some(name.iter_common_name().next()?.as_str().ok()?.to_owned())
-    };
+    let name = |name: &X509Name<'_>| Some(name.iter_common_name().next()?.as_str().ok()?.to_owned());
     Some(Summary {
         subject: name(certificate.subject())?,
         issuer: name(certificate.issuer())?,
         serial: hexadecimal(certificate.raw_serial()),
         not_after: OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()?,
     })
+}
+
+/// The serial of a certificate: lower-case hexadecimal.
+#[must_use]
+pub fn serial_of(der: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(hexadecimal(certificate.raw_serial()))
+}
+
+/// The name of an authority, as [`crate::LeafStatus`] has it, from its subject.
+#[must_use]
+pub fn authority_name(der: &[u8]) -> Option<String> {
+    let (_, name) = X509Name::from_der(der).ok()?;
+    Some(name.iter_common_name().next()?.as_str().ok()?.to_owned())
 }
 
 fn refuse(path: &Path) -> PkiError {

@@ -9,6 +9,8 @@
 //! revoked                              serials of leaves that are refused
 //! <name>/tls.crt tls.key               one identity: gateway, order, payment, delivery, operator
 //! <name>/ca.crt revoked                what this identity trusts, and what it refuses
+//! <name>/ca.crl                        what it refuses, signed, for servers such as PostgreSQL that know no other list
+//! <name>/addresses                     where a server answers, if its clients know it by an address
 //! jwks.json token.key token.kid        public keys for the gateway, private key of the development issuer
 //! gateway/jwks.json                    the public keys again, where the gateway sees nothing else
 //! ```
@@ -23,5 +25,6 @@ mod token;
 
 pub use authority::{AUTHORITY_LIFE, Authority, Kind, LEAF_LIFE_MAX, Leaf, LeafRequest, Usage};
 pub use error::PkiError;
+pub use inspect::{authority_name, serial_of};
 pub use pki::{LeafState, LeafStatus, Phase, Pki, check_name};
 pub use token::{Claims, TokenIssuer};

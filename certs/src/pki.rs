@@ -3,6 +3,7 @@
 use holdfast_proto::hexadecimal;
 use std::{
     fs::{self, File, OpenOptions},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -105,6 +106,17 @@ impl Pki {
         if fresh { Ok(()) } else { self.write_leaf(name, LEAF_LIFE_MAX) }
     }
 
+    /// Has every leaf of `name` that is issued from now on say that it answers at these addresses.
+    pub fn answers_at(&self, name: &str, addresses: &[IpAddr]) -> Result<(), PkiError> {
+        check_name(name)?;
+        let _lock = self.lock()?;
+        let folder = self.path(name);
+        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        let text: String = addresses.iter().map(|address| address.to_string() + "\n").collect();
+        let path = folder.join("addresses");
+        files::write(&path, &text, Access::Public).map_err(at(&path))
+    }
+
     /// Issues a leaf that lives for `life`, at most a day.
     pub fn issue(&self, name: &str, life: Duration) -> Result<(), PkiError> {
         let _lock = self.lock()?;
@@ -170,6 +182,12 @@ impl Pki {
         };
         let fingerprint = fingerprint([&certificate, &bundle, &revoked]);
         Ok(LeafStatus { name: name.to_owned(), serial, issuer, not_after, trusts, fingerprint, state })
+    }
+
+    /// What a leaf of `name` has in it.
+    pub fn request(&self, name: &str, life: Duration) -> Result<LeafRequest, PkiError> {
+        let addresses = addresses(&self.path(name))?;
+        Ok(LeafRequest { addresses, ..LeafRequest::service(name, life) })
     }
 
     /// The end of the authority that signs now.
@@ -275,7 +293,7 @@ impl Pki {
         if since <= OffsetDateTime::now_utc() {
             return Err(PkiError::AuthorityExpired { since });
         }
-        let leaf = self.authority()?.leaf(&LeafRequest::service(name, life))?;
+        let leaf = self.authority()?.leaf(&self.request(name, life)?)?;
         let folder = self.path(name);
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         self.write_trust(&folder)?;
@@ -299,15 +317,41 @@ impl Pki {
     }
 
     fn write_trust(&self, folder: &Path) -> Result<(), PkiError> {
-        let deny_list = DenyList::read(&self.path("revoked"))?.to_text();
-        for (file, content) in [("ca.crt", self.trust_bundle()?), ("revoked", deny_list)] {
+        let deny_list = DenyList::read(&self.path("revoked"))?;
+        let list = folder.join("ca.crl");
+        let mut changed = !list.exists();
+        for (file, content) in [("ca.crt", self.trust_bundle()?), ("revoked", deny_list.to_text())] {
             let path = folder.join(file);
             if fs::read_to_string(&path).is_ok_and(|before| before == content) {
                 continue;
             }
             files::write(&path, &content, Access::Public).map_err(at(&path))?;
+            changed = true;
+        }
+        if changed {
+            let lists = self.revocation_lists(&deny_list.serials())?;
+            files::write(&list, &lists, Access::Public).map_err(at(&list))?;
         }
         Ok(())
+    }
+
+    /// A list of each authority that is trusted now: without one, PostgreSQL accepts no certificate of it.
+    fn revocation_lists(&self, serials: &[String]) -> Result<String, PkiError> {
+        let mut lists = self.load("ca")?.revocation_list(serials)?;
+        if self.phase()?.is_some() {
+            lists.push_str(&self.load("ca.next")?.revocation_list(serials)?);
+        }
+        Ok(lists)
+    }
+}
+
+/// What [`Pki::answers_at`] has written; none for most.
+fn addresses(folder: &Path) -> Result<Vec<IpAddr>, PkiError> {
+    let path = folder.join("addresses");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(at(&path)(error)),
     }
 }
 
@@ -464,7 +508,45 @@ mod tests {
             let list = fs::read_to_string(folder.path().join(name).join("revoked")).expect("there");
             assert!(DenyList::parse(&list).contains(&revoked.serial), "{name}");
             assert_eq!(pki.leaf_status(name).expect("there").state, LeafState::Valid);
+            assert_eq!(refused(&folder.path().join(name)), [vec![revoked.serial.clone()]], "{name}");
         }
+        pki.begin_rotation().expect("begun");
+        let by_both = vec![vec![revoked.serial.clone()]; 2];
+        assert_eq!(refused(&folder.path().join("order")), by_both, "both authorities refuse it");
         assert!(matches!(pki.revoke("nobody", "?"), Err(PkiError::NoLeaf { .. })));
+    }
+
+    /// The serials in the signed lists beside a leaf, list by list.
+    fn refused(identity: &Path) -> Vec<Vec<String>> {
+        use x509_parser::{pem::Pem, prelude::FromDer as _, revocation_list::CertificateRevocationList};
+        let text = fs::read(identity.join("ca.crl")).expect("there");
+        Pem::iter_from_buffer(&text)
+            .map(|pem| {
+                let pem = pem.expect("PEM");
+                let (_, list) = CertificateRevocationList::from_der(&pem.contents).expect("a list");
+                list.iter_revoked_certificates().map(|entry| hexadecimal(entry.raw_serial())).collect()
+            })
+            .collect()
+    }
+
+    /// A server's leaf has its addresses, whoever renews it.
+    #[test]
+    fn a_server_keeps_its_addresses() {
+        let folder = folder();
+        let pki = Pki::open_or_init(folder.path()).expect("created");
+        pki.answers_at("orders-db", &["127.0.0.1".parse().expect("an address")]).expect("written");
+        pki.ensure_leaf("orders-db").expect("issued");
+        let has_it = || {
+            let text = fs::read(folder.path().join("orders-db/tls.crt")).expect("there");
+            let (_, pem) = x509_parser::pem::parse_x509_pem(&text).expect("PEM");
+            let certificate = pem.parse_x509().expect("a certificate");
+            let names = certificate.subject_alternative_name().expect("readable").expect("there");
+            let address = x509_parser::extensions::GeneralName::IPAddress(&[127, 0, 0, 1]);
+            names.value.general_names.contains(&address)
+        };
+        assert!(has_it());
+        pki.begin_rotation().expect("begun");
+        pki.renew_all_by_next().expect("renewed");
+        assert!(has_it());
     }
 }

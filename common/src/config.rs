@@ -149,8 +149,12 @@ fn variables_of(sample: &str) -> HashMap<String, String> {
 
 /// Settings that can be in a file of their own. No other variable that ends in `_FILE` means a file with the value: there are
 /// settings whose own name ends so, such as `auth.jwks_file`.
-const SECRETS: [&str; 3] =
-    ["HOLDFAST__DATABASE__URL", "HOLDFAST__DATABASE__PASSWORD", "HOLDFAST__REDIS__PASSWORD"];
+const SECRETS: [&str; 4] = [
+    "HOLDFAST__DATABASE__URL",
+    "HOLDFAST__DATABASE__DIRECT_URL",
+    "HOLDFAST__DATABASE__PASSWORD",
+    "HOLDFAST__REDIS__PASSWORD",
+];
 
 /// Replaces each `HOLDFAST__…_FILE` of a secret by the content of the file that it names, without the final line break.
 fn secrets_from_files(variables: HashMap<String, String>) -> Result<HashMap<String, String>, ConfigError> {
@@ -236,10 +240,41 @@ pub struct DatabaseConfig {
     /// Instead of one in `url`. Secret: environment only. Default: none.
     #[serde(default)]
     pub password: Option<SecretString>,
+    /// The database itself, if `url` leads to a pooler that gives each transaction another connection: for locks that last as
+    /// long as their connection, and for migrations. With the same password. Secret: environment only. Default: `url`.
+    #[serde(default)]
+    pub direct_url: Option<SecretString>,
+    /// How connections are encrypted, and who is at their other end.
+    #[serde(default)]
+    pub tls: DatabaseTlsConfig,
     /// Largest number of connections of this process, not counting the relay's. Default 10; a caller waits up to 2 s
     /// for one.
     #[serde(default = "default_connections")]
     pub connections_max: u32,
+}
+
+/// TLS to PostgreSQL. The client's certificate is that of the section `identity`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseTlsConfig {
+    /// Default `off`.
+    #[serde(default)]
+    pub mode: DatabaseTlsMode,
+    /// Certificates of the authorities that may have signed the server's. Default: those of the section `identity`.
+    #[serde(default)]
+    pub trust_bundle: Option<PathBuf>,
+}
+
+/// Whether connections to PostgreSQL are encrypted. There is nothing in between: what is not verified protects against
+/// nobody who can stand in the middle.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatabaseTlsMode {
+    /// As the URL says (`sslmode` and so on); not at all if it says nothing.
+    #[default]
+    Off,
+    /// The server's certificate must be of a trusted authority and for the host of the URL, and we show ours.
+    VerifyFull,
 }
 
 const fn default_connections() -> u32 {

@@ -44,6 +44,7 @@ metrics! {
     counter DATABASE_CONNECTIONS_CUT_OFF_TOTAL = "database_connections_cut_off_total", "connections closed because a deadline passed or a caller went away in the middle";
     gauge DATABASE_OLDEST_TRANSACTION_SECONDS = "database_oldest_transaction_seconds", "age of the oldest open transaction of the database";
     counter DATABASE_STALE_PLANS_TOTAL = "database_stale_plans_total", "statements whose prepared plan could never run again";
+    counter DATABASE_UNTRUSTED_TOTAL = "database_untrusted_total", "connections to the database that failed because one side refused the other's certificate, or the server has no TLS";
     gauge DEAD_LETTERS_OLDEST_AGE_SECONDS = "dead_letters_oldest_age_seconds", "age of the oldest parked letter";
     gauge DEAD_LETTERS_PARKED = "dead_letters_parked", "letters that are parked: topic, class";
     counter DEAD_LETTERS_REDRIVEN_TOTAL = "dead_letters_redriven_total", "letters that were redriven: outcome";

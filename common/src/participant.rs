@@ -67,6 +67,11 @@ impl Participant<'_> {
         let listener = bind(self.grpc.listen).await?;
         let (health, stop) = (context.health.clone(), context.stop.clone());
 
+        let (tls, swaps) = (&self.database.tls, identity.swaps());
+        // Before anything connects.
+        database.identify(tls, &identity);
+        let task = database.clone().identify_on_swap(tls.clone(), identity.clone(), swaps, stop.clone());
+        context.spawn("database identity", finished(task));
         let task =
             database.clone().migrate_and_probe(self.migrations, health.required("database"), stop.clone());
         context.spawn("database", finished(task));

@@ -78,7 +78,10 @@ async fn advance_due(database: &Database, step: Duration) -> Result<u64, Databas
 
 #[cfg(test)]
 mod tests {
-    use holdfast_common::{config::DatabaseConfig, health::Health};
+    use holdfast_common::{
+        config::{DatabaseConfig, DatabaseTlsConfig},
+        health::Health,
+    };
 
     use super::*;
 
@@ -88,6 +91,8 @@ mod tests {
         let config = DatabaseConfig {
             url: "postgres://nobody@127.0.0.1:1/none".into(),
             password: None,
+            direct_url: None,
+            tls: DatabaseTlsConfig::default(),
             connections_max: 1,
         };
         let health = Health::default();

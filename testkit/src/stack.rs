@@ -18,7 +18,7 @@ use std::{
 
 use holdfast_native::{
     control::{self, Found, NotReady},
-    layout::{Layout, PARTICIPANTS, PORT_OFFSET_MAX, Scope},
+    layout::{Layout, PARTICIPANTS, PORT_OFFSET_MAX, Participant, Scope},
     link::Link,
     prepare::PORT_TAKEN_EXIT_CODE,
     state::StackReport,
@@ -99,6 +99,20 @@ impl TestStack {
             Self::launch(&Setup { base: &base, scope, replicas, environment, flags: &["--with", "redis"] });
         stack.wait_until_ready();
         stack
+    }
+
+    /// Starts a whole stack with the services' programs of `folder`, and returns at once: do what they need, and then wait
+    /// ([`TestStack::wait_until_ready`]).
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started, with the supervisor's own words.
+    #[must_use]
+    pub fn start_with_programs(folder: &Path, environment: &[(&str, &str)]) -> Self {
+        let base = std::env::temp_dir();
+        let scope = Scope::Everything;
+        let flags = ["--programs", folder.to_str().unwrap_or_default()];
+        Self::launch(&Setup { base: &base, scope, replicas: &[], environment, flags: &flags })
     }
 
     /// Starts a whole stack with links and returns at once: run a proxy for each of [`TestStack::links`], and then wait
@@ -220,10 +234,25 @@ impl TestStack {
     /// If there is no such service.
     #[must_use]
     pub fn database_url(&self, service: &str) -> String {
-        let participant = PARTICIPANTS.iter().find(|participant| participant.name == service);
-        let participant = participant.unwrap_or_else(|| panic!("there is no service {service}"));
+        let participant = participant(service);
         self.layout.database_url(participant).unwrap_or_else(|error| panic!("no password: {error}"))
     }
+
+    /// The same for another database of its server.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such service.
+    #[must_use]
+    pub fn database_url_of(&self, service: &str, database: &str) -> String {
+        let url = self.layout.database_url_of(participant(service), database);
+        url.unwrap_or_else(|error| panic!("no password: {error}"))
+    }
+}
+
+fn participant(service: &str) -> &'static Participant {
+    let participant = PARTICIPANTS.iter().find(|participant| participant.name == service);
+    participant.unwrap_or_else(|| panic!("there is no service {service}"))
 }
 
 impl Setup<'_> {

@@ -265,14 +265,14 @@ const PANIC_MARKS: [&str; 2] = ["stopped by a panic", "panicked at"];
 /// Searches the logs for panics and for secrets, and keeps a copy of them. `tokens` are those of the users.
 pub fn logs(stack: &Stack, tokens: &[&str], copies: &Path) -> Result<LogFindings> {
     fs::create_dir_all(copies).with_context(|| format!("cannot create {}", copies.display()))?;
-    let password =
-        PARTICIPANTS.first().map(|participant| stack.layout.database_url(participant)).transpose()?;
-    let password = password.as_deref().and_then(|url| url.split([':', '@']).nth(2)).map(str::to_owned);
+    let passwords = PARTICIPANTS.iter().flat_map(|participant| stack.layout.password_files(participant));
+    let passwords = passwords.map(fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
     let mut secrets: Vec<(&str, String)> = vec![
         ("an address or a key of a user", SENTINEL.to_owned()),
         ("a private key", "PRIVATE KEY-----".to_owned()),
     ];
-    secrets.extend(password.map(|password| ("the database password", password)));
+    let passwords = passwords.iter().map(|password| ("a password of a database", password.trim().to_owned()));
+    secrets.extend(passwords);
     // The signature: head and claims of two tokens may be alike.
     let signatures = tokens.iter().filter_map(|token| token.rsplit('.').next());
     secrets.extend(signatures.map(|signature| ("a token", signature.to_owned())));

@@ -65,7 +65,7 @@ impl Flawed {
         let ours = Pki::open(pki)?;
         // Only one that is there: what has a flaw is issued anew.
         ours.leaf_status(identity)?;
-        let request = LeafRequest::service(identity, LEAF_LIFE_MAX);
+        let request = ours.request(identity, LEAF_LIFE_MAX)?;
         let (leaf, trusted) = match flaw {
             Flaw::Expires => {
                 let request = LeafRequest { valid_until: EXPIRES_AFTER, ..request };

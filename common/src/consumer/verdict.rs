@@ -153,6 +153,7 @@ pub(crate) const fn is_in_the_data(error: &DatabaseError) -> bool {
     match error {
         DatabaseError::Data(_) | DatabaseError::Defect(_) | DatabaseError::Corrupt(_) => true,
         DatabaseError::Unavailable(_)
+        | DatabaseError::Untrusted(_)
         | DatabaseError::Conflict(_)
         | DatabaseError::CommitUnknown(_)
         | DatabaseError::Schema(_) => false,

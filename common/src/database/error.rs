@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::AlertDescription;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::error::chain;
@@ -16,6 +17,11 @@ pub enum DatabaseError {
     /// The database is away, full, read-only or too busy: try again later. Nothing was done.
     #[error("database is not available")]
     Unavailable(#[source] sqlx::Error),
+    /// The database and this service do not trust each other: a certificate has expired, is revoked, or is of another
+    /// authority or for another host, or the server has no TLS. Once it is put right, new connections work. Nothing was
+    /// done.
+    #[error("database and service do not trust each other")]
+    Untrusted(#[source] sqlx::Error),
     /// Lost against another transaction: run the whole transaction again. Nothing was done.
     #[error("transaction lost against another one")]
     Conflict(#[source] sqlx::Error),
@@ -40,6 +46,9 @@ pub enum DatabaseError {
 impl From<sqlx::Error> for DatabaseError {
     /// Classifies by SQLSTATE (PostgreSQL documentation, appendix A).
     fn from(error: sqlx::Error) -> Self {
+        if is_untrusted(&error) {
+            return Self::untrusted(error);
+        }
         let code = match &error {
             sqlx::Error::Database(database) => database.code(),
             sqlx::Error::Io(_)
@@ -47,7 +56,6 @@ impl From<sqlx::Error> for DatabaseError {
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
             | sqlx::Error::Protocol(_)
-            | sqlx::Error::Tls(_)
             | sqlx::Error::BeginFailed => return Self::Unavailable(error),
             _ => return Self::Defect(error),
         };
@@ -67,6 +75,42 @@ impl From<sqlx::Error> for DatabaseError {
             Some(code) if ["22", "23"].contains(&&code[..2]) => Self::Data(error),
             _ => Self::Defect(error),
         }
+    }
+}
+
+impl DatabaseError {
+    /// Of a new connection: whatever a server answers to one is about the server, not about the statement.
+    pub(super) fn of_connecting(error: sqlx::Error) -> Self {
+        if is_untrusted(&error) { Self::untrusted(error) } else { Self::Unavailable(error) }
+    }
+
+    fn untrusted(error: sqlx::Error) -> Self {
+        metrics::counter!(crate::metric::DATABASE_UNTRUSTED_TOTAL).increment(1);
+        Self::Untrusted(error)
+    }
+}
+
+/// A failure of TLS: what is wrong with the server's certificate, or what the server says of ours.
+fn is_untrusted(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        // The library says so in the error of the socket. What breaks or falsifies a connection has other errors.
+        sqlx::Error::Io(error) => match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(_)) => true,
+            Some(rustls::Error::AlertReceived(alert)) => matches!(
+                alert,
+                AlertDescription::BadCertificate
+                    | AlertDescription::UnsupportedCertificate
+                    | AlertDescription::CertificateRevoked
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::CertificateRequired
+                    | AlertDescription::UnknownCA
+                    | AlertDescription::AccessDenied
+            ),
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -118,7 +162,10 @@ impl From<DatabaseError> for tonic::Status {
     /// Unknown outcomes are `UNAVAILABLE`: every write carries a key, so the caller may send it again to find out.
     fn from(error: DatabaseError) -> Self {
         match error {
-            DatabaseError::Unavailable(_) | DatabaseError::Conflict(_) | DatabaseError::CommitUnknown(_) => {
+            DatabaseError::Unavailable(_)
+            | DatabaseError::Untrusted(_)
+            | DatabaseError::Conflict(_)
+            | DatabaseError::CommitUnknown(_) => {
                 tracing::warn!(error = chain(&error), "database call failed");
                 Self::unavailable("database is not available")
             }
@@ -149,5 +196,29 @@ mod tests {
         assert!(!error.is_conflict());
         assert_eq!(tonic::Status::from(error).code(), tonic::Code::Unavailable);
         assert!(matches!(DatabaseError::from(broken()), DatabaseError::Unavailable(_)));
+    }
+
+    /// A certificate that one side refuses has an error of its own, which callers may try again after; a network that falsifies
+    /// what is sent is something else.
+    #[test]
+    fn a_refused_certificate_has_its_own_error() {
+        let tls = |cause: rustls::Error| {
+            DatabaseError::of_connecting(sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, cause)))
+        };
+        for refusal in [
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Expired),
+            rustls::Error::AlertReceived(AlertDescription::UnknownCA),
+        ] {
+            let error = tls(refusal);
+            assert!(matches!(error, DatabaseError::Untrusted(_)), "{error:?}");
+            assert_eq!(tonic::Status::from(error).code(), tonic::Code::Unavailable);
+        }
+        for fault in
+            [rustls::Error::DecryptError, rustls::Error::AlertReceived(AlertDescription::BadRecordMac)]
+        {
+            assert!(matches!(tls(fault), DatabaseError::Unavailable(_)));
+        }
+        let without = sqlx::Error::Tls("server does not support TLS".into());
+        assert!(matches!(DatabaseError::from(without), DatabaseError::Untrusted(_)));
     }
 }

@@ -11,6 +11,7 @@
 mod after;
 mod error;
 pub mod migrations;
+mod tls;
 
 use std::{
     fmt,
@@ -18,8 +19,9 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres,
     migrate::{MigrateError, Migrator},
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     after::with_effects,
     error::{commit_error, may_have_stale_plans},
+    tls::Renewed,
 };
 pub use self::{
     after::{Fate, after_commit},
@@ -101,6 +104,25 @@ pub struct Database {
     /// Woken after each commit; the relay sleeps on it.
     committed: Arc<Notify>,
     hook: Option<TransactionHook>,
+    /// When the identity that connections show was last renewed.
+    renewed: Renewed,
+    /// Where the database itself is, if the pool leads to a pooler.
+    direct: Option<Arc<ArcSwap<PgConnectOptions>>>,
+}
+
+/// Settings of connections to `url`.
+fn options_of(url: &SecretString, config: &DatabaseConfig) -> Result<PgConnectOptions, sqlx::Error> {
+    let options: PgConnectOptions = url.expose_secret().parse()?;
+    let options = match &config.password {
+        Some(password) => options.password(password.expose_secret()),
+        None => options,
+    };
+    let options = options.options([
+        ("statement_timeout", STATEMENT_TIME_MAX),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIME_MAX),
+        ("client_connection_check_interval", CLIENT_CHECK_EVERY),
+    ]);
+    Ok(tls::only_what_is_asked_for(options))
 }
 
 impl fmt::Debug for Database {
@@ -112,16 +134,10 @@ impl fmt::Debug for Database {
 impl Database {
     /// Prepares a pool. Nothing is connected yet, so services can start in any order.
     pub fn new(config: &DatabaseConfig) -> Result<Self, sqlx::Error> {
-        let options: PgConnectOptions = config.url.expose_secret().parse()?;
-        let options = match &config.password {
-            Some(password) => options.password(password.expose_secret()),
-            None => options,
-        };
-        let options = options.options([
-            ("statement_timeout", STATEMENT_TIME_MAX),
-            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIME_MAX),
-            ("client_connection_check_interval", CLIENT_CHECK_EVERY),
-        ]);
+        let options = options_of(&config.url, config)?;
+        let direct = config.direct_url.as_ref().map(|url| options_of(url, config)).transpose()?;
+        let renewed = Renewed::default();
+        let since = renewed.clone();
         let pool = PgPoolOptions::new()
             .max_connections(config.connections_max)
             .acquire_timeout(ACQUIRE_TIME_MAX)
@@ -129,9 +145,11 @@ impl Database {
             // Connections of a server that was restarted are dead (pitfalls P13). One that was used a moment ago is not
             // worth a round trip to test; if it has died since, the transaction fails as unavailable.
             .test_before_acquire(false)
-            .before_acquire(|connection, metadata| {
+            .before_acquire(move |connection, metadata| {
+                let is_out_of_date =
+                    may_have_stale_plans(metadata.age) || since.is_younger_than(metadata.age);
                 Box::pin(async move {
-                    if may_have_stale_plans(metadata.age) {
+                    if is_out_of_date {
                         return Ok(false);
                     }
                     Ok(metadata.idle_for < TEST_AFTER_IDLE || connection.ping().await.is_ok())
@@ -143,7 +161,25 @@ impl Database {
             migrated: Arc::new(watch::Sender::new(false)),
             committed: Arc::default(),
             hook: None,
+            renewed,
+            direct: direct.map(|options| Arc::new(ArcSwap::from_pointee(options))),
         })
+    }
+
+    /// For what needs the same connection for more than a transaction.
+    fn direct_pool(&self) -> PgPool {
+        let Some(direct) = &self.direct else { return self.pool.clone() };
+        let options = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIME_MAX);
+        options.connect_lazy_with((**direct.load()).clone())
+    }
+
+    /// A connection of its own, to the database itself: for a lock that ends with its connection.
+    pub(crate) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
+        let options = match &self.direct {
+            Some(direct) => direct.load_full(),
+            None => self.pool.connect_options(),
+        };
+        bounded_by(DatabaseError::of_connecting, PgConnection::connect_with(&options)).await
     }
 
     /// For background statements that have no caller, and for tests. Calls use [`Database::read`].
@@ -186,42 +222,12 @@ impl Database {
     pub async fn migrate(&self, own: &Migrator) -> Result<(), MigrateError> {
         let all = COMMON_MIGRATIONS.iter().chain(own.iter()).cloned().collect();
         let mut migrator = Migrator::with_migrations(all);
-        self.refuse_missing(&migrator).await?;
+        let pool = self.direct_pool();
+        refuse_missing(&pool, &migrator).await?;
         migrator.set_ignore_missing(true);
         // Replicas that start together take turns: the migrator holds an advisory lock.
-        migrator.run(&self.pool).await?;
+        migrator.run(&pool).await?;
         self.migrated.send_replace(true);
-        Ok(())
-    }
-
-    /// A newer program may have migrated this database: what it added does no harm, because schemas are changed by
-    /// expanding them first (`docs/runbook.md`). An unknown version that is older than the newest one that this program
-    /// knows of the same part (library or service) is an error; one that was changed is found by the migrator's
-    /// checksums.
-    async fn refuse_missing(&self, known: &Migrator) -> Result<(), MigrateError> {
-        let there = sqlx::query_scalar(
-            "-- database.has_migrations\nselect to_regclass('_sqlx_migrations') is not null",
-        );
-        if !there.fetch_one(&self.pool).await? {
-            return Ok(());
-        }
-        let applied: Vec<i64> = sqlx::query_scalar(
-            "-- database.migrations\nselect version from _sqlx_migrations order by version",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        for version in applied {
-            let part = version >= OWN_VERSION_MIN;
-            let newest =
-                known.iter().map(|one| one.version).filter(|one| (*one >= OWN_VERSION_MIN) == part).max();
-            if known.version_exists(version) {
-                continue;
-            }
-            if newest.is_none_or(|newest| version < newest) {
-                return Err(MigrateError::VersionMissing(version));
-            }
-            tracing::warn!(version, "the schema is newer than this program, which continues with it");
-        }
         Ok(())
     }
 
@@ -374,9 +380,37 @@ impl Database {
             return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed));
         }
         let connection = tokio::time::timeout_at(deadline.instant(), self.pool.acquire()).await;
-        // Whatever a server answers to a new connection is about the server, not about the statement.
-        connection.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(DatabaseError::Unavailable)
+        connection.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(DatabaseError::of_connecting)
     }
+}
+
+/// A newer program may have migrated this database: what it added does no harm, because schemas are changed by
+/// expanding them first (`docs/runbook.md`). An unknown version that is older than the newest one that this program
+/// knows of the same part (library or service) is an error; one that was changed is found by the migrator's
+/// checksums.
+async fn refuse_missing(pool: &PgPool, known: &Migrator) -> Result<(), MigrateError> {
+    let there =
+        sqlx::query_scalar("-- database.has_migrations\nselect to_regclass('_sqlx_migrations') is not null");
+    if !there.fetch_one(pool).await? {
+        return Ok(());
+    }
+    let applied: Vec<i64> =
+        sqlx::query_scalar("-- database.migrations\nselect version from _sqlx_migrations order by version")
+            .fetch_all(pool)
+            .await?;
+    for version in applied {
+        let part = version >= OWN_VERSION_MIN;
+        let newest =
+            known.iter().map(|one| one.version).filter(|one| (*one >= OWN_VERSION_MIN) == part).max();
+        if known.version_exists(version) {
+            continue;
+        }
+        if newest.is_none_or(|newest| version < newest) {
+            return Err(MigrateError::VersionMissing(version));
+        }
+        tracing::warn!(version, "the schema is newer than this program, which continues with it");
+    }
+    Ok(())
 }
 
 /// A connection in use. One that was cut off in the middle must not go back to the pool: a statement may run on it, and
@@ -408,8 +442,15 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(4);
 pub(crate) async fn bounded<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, DatabaseError> {
-    match tokio::time::timeout(ANSWER_TIME_MAX, statement).await {
-        Ok(answer) => Ok(answer?),
+    bounded_by(DatabaseError::from, statement).await
+}
+
+async fn bounded_by<T>(
+    meaning: impl FnOnce(sqlx::Error) -> DatabaseError,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, DatabaseError> {
+    match tokio::time::timeout(ANSWER_TIME_MAX, work).await {
+        Ok(answer) => answer.map_err(meaning),
         Err(_) => Err(DatabaseError::Unavailable(sqlx::Error::PoolTimedOut)),
     }
 }

@@ -150,8 +150,7 @@ impl<H: Handler> Redriver<H> {
 
     /// Takes the lock of this group.
     pub async fn begin(&self) -> Result<RedriveLock, RedriveError> {
-        let options = self.group.database.pool().connect_options();
-        let mut connection = bounded(PgConnection::connect_with(&options)).await?;
+        let mut connection = self.group.database.connect().await?;
         let query = sqlx::query(
             "-- dead_letter.begin_redrive
             select pg_try_advisory_lock(hashtextextended('holdfast redrive ' || $1, 0)) as locked",

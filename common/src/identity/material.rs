@@ -1,7 +1,7 @@
 //! Turns certificate files into rustls configurations. All or nothing: files that don't fit together are refused here,
 //! so the rest of the code never sees a half-written rotation.
 
-use std::{collections::HashSet, fs, path::Path, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, fmt, fs, path::Path, path::PathBuf, sync::Arc};
 
 use aws_lc_rs::digest::{self, SHA256};
 use holdfast_proto::hexadecimal;
@@ -101,11 +101,27 @@ impl Files {
     }
 }
 
+/// A consistent set of files as PEM, for clients that can't be given a configuration of rustls.
+#[derive(Clone)]
+pub(crate) struct Pem {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) trust_bundle: Vec<u8>,
+}
+
+impl fmt::Debug for Pem {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pem").finish_non_exhaustive()
+    }
+}
+
 /// One consistent set of files.
 #[derive(Debug)]
 pub(super) struct Material {
     pub(super) server: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
+    pub(super) pem: Arc<Pem>,
     /// Serials that are refused.
     pub(super) denied: HashSet<String>,
     pub(super) digest: Vec<u8>,
@@ -151,6 +167,11 @@ impl Material {
         Ok(Self {
             server: Arc::new(server),
             client: Arc::new(client),
+            pem: Arc::new(Pem {
+                certificate: files.certificate.clone(),
+                key: files.key.clone(),
+                trust_bundle: files.trust_bundle.clone(),
+            }),
             denied,
             digest: files.digest(),
             fingerprint: files.fingerprint(),

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::material::{Files, Material};
@@ -26,7 +27,7 @@ pub use self::{
     peer::{Peer, PeerError, SpiffeId},
 };
 pub(crate) use self::{
-    material::{certificates, provider, read},
+    material::{Pem, certificates, provider, read},
     socket::tune,
 };
 pub use crate::reload::Reload;
@@ -37,6 +38,7 @@ use crate::{config::IdentityConfig, health::PeriodicTask, metric, reload};
 pub struct Identity {
     config: Arc<IdentityConfig>,
     current: Arc<ArcSwap<Material>>,
+    swapped: Arc<watch::Sender<()>>,
 }
 
 impl Identity {
@@ -44,7 +46,11 @@ impl Identity {
     pub fn load(config: IdentityConfig) -> Result<Self, IdentityError> {
         let material = Material::load(&config, &Files::read(&config)?)?;
         material.publish(None);
-        Ok(Self { config: Arc::new(config), current: Arc::new(ArcSwap::from_pointee(material)) })
+        Ok(Self {
+            config: Arc::new(config),
+            current: Arc::new(ArcSwap::from_pointee(material)),
+            swapped: Arc::default(),
+        })
     }
 
     /// Whether a certificate is on the deny list.
@@ -64,6 +70,16 @@ impl Identity {
         self.current.load().client.clone()
     }
 
+    /// The files that are in use.
+    pub(crate) fn pem(&self) -> Arc<Pem> {
+        self.current.load().pem.clone()
+    }
+
+    /// Changes whenever other files are in use.
+    pub(crate) fn swaps(&self) -> watch::Receiver<()> {
+        self.swapped.subscribe()
+    }
+
     /// Reads the files again if they have changed. Files that don't fit together are refused, and the old ones stay in
     /// use.
     pub fn reload(&self) -> Result<Reload, IdentityError> {
@@ -75,6 +91,7 @@ impl Identity {
         let material = Material::load(&self.config, &files)?;
         material.publish(Some(&current));
         self.current.store(Arc::new(material));
+        self.swapped.send_replace(());
         Ok(Reload::Swapped)
     }
 

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::PgConnection;
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    database::{Database, DatabaseError, bounded},
+    database::{Database, DatabaseError},
     error::chain,
     health::{Component, Heartbeat},
     planted::{Bug, crash_point, planted},
@@ -151,8 +151,7 @@ impl Relay {
     async fn lead(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
         // A connection of its own rather than one of the pool: the lock must end with the relay, not go back with a
         // connection.
-        let options = self.database.pool().connect_options();
-        let mut connection = bounded(PgConnection::connect_with(&options)).await?;
+        let mut connection = self.database.connect().await?;
         while !store::try_lock(&mut connection).await? {
             self.component.ready();
             self.progress();

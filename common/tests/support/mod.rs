@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use holdfast_common::{
-    config::{DatabaseConfig, KafkaConfig},
+    config::{DatabaseConfig, DatabaseTlsConfig, KafkaConfig},
     consumer::{
         Accepted, Answer, Class, Handler, Poison,
         batch::Processor,
@@ -88,10 +88,11 @@ impl Lab {
             .execute(&mut admin)
             .await
             .expect("a database of one's own");
-        let (server, _) = url.rsplit_once('/').expect("a URL with a database");
         let config = DatabaseConfig {
-            url: format!("{server}/{database_name}").into(),
+            url: stack.database_url_of("order", &database_name).into(),
             password: None,
+            direct_url: None,
+            tls: DatabaseTlsConfig::default(),
             connections_max: 5,
         };
         let database = Database::new(&config).expect("a URL");

@@ -17,6 +17,7 @@ use nix::{
 use tokio::{net::TcpStream, process::Child};
 
 use crate::{
+    certificates,
     kafka::{self, Broker},
     layout::{
         Extra, Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, REDIS, Replica, Scope,
@@ -200,9 +201,12 @@ impl Component {
     /// its database.
     pub(crate) async fn tend(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
         let Self::Database(participant) = self else { return self.ask(layout, broker).await };
-        match postgres::ensure_ready(layout, participant).await {
-            Ok(()) => Answer::ready(),
-            Err(error) => Answer::not_ready(format!("{error:#}")),
+        // First: a server whose certificate has expired answers nobody.
+        let certificates = certificates::follow(layout, participant);
+        match (postgres::ensure_ready(layout, participant).await, certificates) {
+            (Ok(()), Ok(())) => Answer::ready(),
+            (Ok(()), Err(error)) => Answer::degraded(format!("keeps an old certificate: {error:#}")),
+            (Err(error), _) => Answer::not_ready(format!("{error:#}")),
         }
     }
 

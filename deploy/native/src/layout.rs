@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::unix::ffi::OsStrExt as _,
     path::{Component, Path, PathBuf},
     str::FromStr,
 };
@@ -75,6 +76,13 @@ pub struct Participant {
 }
 
 impl Participant {
+    /// The role of the service in its database. It owns it and may do nothing else; the certificate that goes with it has this
+    /// name.
+    #[must_use]
+    pub const fn role(&self) -> &'static str {
+        self.name
+    }
+
     /// What its server has in the folder of its stack's servers.
     pub(crate) fn server_files(&self, folder: &Path) -> [PathBuf; 2] {
         let cluster = folder.join(self.server);
@@ -262,8 +270,45 @@ const KAFKA_CONTROLLER_PORT: u16 = 9093;
 /// The highest port is 50133, so this keeps all below 65536.
 pub const PORT_OFFSET_MAX: u16 = 15_000;
 
-/// Name of the PostgreSQL role that owns each database.
-pub(crate) const DATABASE_USER: &str = "holdfast";
+/// Name of the superuser of each database server: for the supervisor and the operator's tools.
+pub(crate) const DATABASE_ADMINISTRATOR: &str = "holdfast";
+
+/// Whether connections to the databases are encrypted, and both ends show certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseTls {
+    /// Only so.
+    On,
+    /// Not at all.
+    Off,
+}
+
+/// Why a word for [`DatabaseTls`] is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be `on` or `off`")]
+pub struct DatabaseTlsError;
+
+impl FromStr for DatabaseTls {
+    type Err = DatabaseTlsError;
+
+    fn from_str(text: &str) -> Result<Self, DatabaseTlsError> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(DatabaseTlsError),
+        }
+    }
+}
+
+impl DatabaseTls {
+    /// As it is asked for.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
 
 /// Returns the canonical name of a folder, which need not exist yet: absolute, without `..` and symbolic links. What is kept
 /// elsewhere for a stack is kept under this name, so one folder must not have two names, nor two folders one.
@@ -345,7 +390,9 @@ impl Layout {
         self.port(replica.participant.admin_port + REPLICA_PORT_STEP * replica.number)
     }
 
-    pub(crate) fn database_port(&self, participant: &Participant) -> u16 {
+    /// Where a database answers.
+    #[must_use]
+    pub fn database_port(&self, participant: &Participant) -> u16 {
         self.port(participant.database_port)
     }
 
@@ -370,16 +417,44 @@ impl Layout {
         format!("127.0.0.1:{}", self.kafka_port())
     }
 
-    /// Connection URL of a participant's database, password included.
+    /// Connection URL of a participant's database for the operator's tools, password included.
     pub fn database_url(&self, participant: &Participant) -> io::Result<String> {
-        self.database_url_by(participant, self.database_port(participant))
+        self.database_url_of(participant, participant.database)
     }
 
-    /// The same by another port that leads there.
-    pub(crate) fn database_url_by(&self, participant: &Participant, port: u16) -> io::Result<String> {
-        let password = std::fs::read_to_string(self.password_file())?;
-        let database = participant.database;
-        Ok(format!("postgres://{DATABASE_USER}:{}@127.0.0.1:{port}/{database}", password.trim()))
+    /// The same for another database of its server.
+    pub fn database_url_of(&self, participant: &Participant, database: &str) -> io::Result<String> {
+        let password = std::fs::read_to_string(self.administrator_password_file(participant))?;
+        let port = self.database_port(participant);
+        let url =
+            format!("postgres://{DATABASE_ADMINISTRATOR}:{}@127.0.0.1:{port}/{database}", password.trim());
+        Ok(match self.database_tls() {
+            DatabaseTls::Off => url,
+            DatabaseTls::On => format!("{url}?{}", self.tls_parameters(OPERATOR)),
+        })
+    }
+
+    /// Connection URL of a participant's database for the service itself, by `port`, password included. Its certificate is not in
+    /// it: it is a setting.
+    pub(crate) fn service_database_url(&self, participant: &Participant, port: u16) -> io::Result<String> {
+        let password = std::fs::read_to_string(self.role_password_file(participant))?;
+        let (role, database) = (participant.role(), participant.database);
+        Ok(format!("postgres://{role}:{}@127.0.0.1:{port}/{database}", password.trim()))
+    }
+
+    /// What a URL says of TLS and of the certificate of `identity`, for libpq and whoever reads URLs as it does.
+    #[must_use]
+    pub fn tls_parameters(&self, identity: &str) -> String {
+        let folder = self.pki_dir().join(identity);
+        let file = |name: &str| percent_encoded(&folder.join(name));
+        let (root, certificate, key) = (file("ca.crt"), file("tls.crt"), file("tls.key"));
+        format!("sslmode=verify-full&sslrootcert={root}&sslcert={certificate}&sslkey={key}")
+    }
+
+    /// Whether this stack's databases have TLS: a start writes it down.
+    #[must_use]
+    pub fn database_tls(&self) -> DatabaseTls {
+        if self.database_tls_file().exists() { DatabaseTls::On } else { DatabaseTls::Off }
     }
 
     /// Connection URL of Redis, password included.
@@ -414,8 +489,30 @@ impl Layout {
         self.program_file(component).with_extension("program.draft")
     }
 
-    pub(crate) fn password_file(&self) -> PathBuf {
+    /// The password of all servers of a stack from before each had its own.
+    pub(crate) fn common_password_file(&self) -> PathBuf {
         self.data_dir.join("config").join("database-password")
+    }
+
+    /// Each holds a password of a participant's database: that of the operator's tools, and that of the service.
+    #[must_use]
+    pub fn password_files(&self, participant: &Participant) -> [PathBuf; 2] {
+        [self.administrator_password_file(participant), self.role_password_file(participant)]
+    }
+
+    /// The password of a server's superuser.
+    pub(crate) fn administrator_password_file(&self, participant: &Participant) -> PathBuf {
+        self.data_dir.join("config").join(format!("{}.password", participant.server))
+    }
+
+    /// The password of the role of a service.
+    pub(crate) fn role_password_file(&self, participant: &Participant) -> PathBuf {
+        self.data_dir.join("config").join(format!("{}.password", participant.name))
+    }
+
+    /// There if the databases have TLS.
+    pub(crate) fn database_tls_file(&self) -> PathBuf {
+        self.data_dir.join("config").join("database-tls")
     }
 
     pub(crate) fn redis_password_file(&self) -> PathBuf {
@@ -559,6 +656,15 @@ pub enum Scope {
     Infrastructure,
 }
 
+/// Of a path, for the value of a parameter in a URL.
+fn percent_encoded(path: &Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let bytes = path.as_os_str().as_bytes().iter();
+    bytes
+        .map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
 /// The first folder from `path` upwards that another user can't enter.
 pub(crate) fn closed_to_others(path: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
@@ -582,6 +688,13 @@ mod tests {
         let ports = layout.ports(Scope::Everything, LARGEST, &[Extra::Redis], &layout.links(LARGEST));
         let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
+    }
+
+    /// What a URL says of files is read back as their paths, whatever is in them.
+    #[test]
+    fn paths_survive_in_a_url() {
+        assert_eq!(percent_encoded(Path::new("/a-b/c_d/.x")), "/a-b/c_d/.x");
+        assert_eq!(percent_encoded(Path::new("/a b&c=d#e%f+\u{e4}")), "/a%20b%26c%3Dd%23e%25f%2B%C3%A4");
     }
 
     /// A replica belongs to its service; a database, a broker and an unknown name belong to none.

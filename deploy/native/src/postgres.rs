@@ -2,11 +2,11 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
-    io::{self, ErrorKind},
+    fs::{self, OpenOptions},
+    io::{self, ErrorKind, Write as _},
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
-        fs::{PermissionsExt as _, chown},
+        fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
         process::CommandExt as _,
     },
     path::{Component, Path, PathBuf},
@@ -20,7 +20,11 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     artifacts::{Artifacts, run},
-    layout::{DATABASE_USER, Layout, PARTICIPANTS, Participant, closed_to_others},
+    certificates,
+    layout::{
+        DATABASE_ADMINISTRATOR, DatabaseTls, Layout, OPERATOR, PARTICIPANTS, Participant, closed_to_others,
+    },
+    prepare::write_password,
     removal,
 };
 
@@ -113,7 +117,7 @@ fn create_passable(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `initdb` for those servers that have no files yet.
+/// Runs `initdb` for those servers that have no files yet, and writes who may log in.
 pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
     let unprivileged = unprivileged()?;
     let reachable = reachable_dir(&layout.data_dir);
@@ -122,15 +126,77 @@ pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
     }
     // In parallel: initdb mostly waits for the disk.
     std::thread::scope(|scope| {
-        let started: Vec<_> = PARTICIPANTS
-            .iter()
-            .map(|participant| scope.spawn(move || init(layout, artifacts, participant, unprivileged)))
-            .collect();
+        let set_up = move |participant| {
+            write_passwords(layout, participant)?;
+            init(layout, artifacts, participant, unprivileged)?;
+            write_access(layout, participant)
+        };
+        let started: Vec<_> =
+            PARTICIPANTS.iter().map(|participant| scope.spawn(move || set_up(participant))).collect();
         started.into_iter().try_for_each(|thread| match thread.join() {
             Ok(outcome) => outcome,
             Err(panic) => std::panic::resume_unwind(panic),
         })
     })
+}
+
+/// Of the server's superuser and of the service's role. Servers of older stacks keep the one password that they all have.
+fn write_passwords(layout: &Layout, participant: &Participant) -> Result<()> {
+    let (own, common) = (layout.administrator_password_file(participant), layout.common_password_file());
+    if !own.exists() && common.exists() && cluster_dir(layout, participant).join("PG_VERSION").exists() {
+        // Private, as the other one is.
+        fs::copy(&common, &own).with_context(|| format!("cannot write {}", own.display()))?;
+    }
+    write_password(&own)?;
+    write_password(&layout.role_password_file(participant))
+}
+
+/// Who may log in, and how: the service to its own database, the operator's tools to all. With TLS a certificate must go with it:
+/// that of the service beside its password, that of the operator instead of one. Everybody else, and whoever comes without TLS then,
+/// finds no line.
+fn access(participant: &Participant, tls: DatabaseTls) -> String {
+    let (database, role) = (participant.database, participant.role());
+    match tls {
+        DatabaseTls::Off => format!(
+            "host {database} {role} 127.0.0.1/32 scram-sha-256\n\
+             host all {DATABASE_ADMINISTRATOR} 127.0.0.1/32 scram-sha-256\n"
+        ),
+        DatabaseTls::On => format!(
+            "hostssl {database} {role} 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n\
+             hostssl all {DATABASE_ADMINISTRATOR} 127.0.0.1/32 cert map=operator\n"
+        ),
+    }
+}
+
+fn write_access(layout: &Layout, participant: &Participant) -> Result<()> {
+    let cluster = cluster_dir(layout, participant);
+    let written = "# Written at each start of the native stack.\n";
+    let access = format!("{written}{}", access(participant, layout.database_tls()));
+    let names = format!("{written}operator {OPERATOR} {DATABASE_ADMINISTRATOR}\n");
+    // Settings are on the command line. Those that initdb has written contradict them, and each reload would complain of that.
+    let settings = format!("{written}lc_messages = 'C'\n");
+    write_for_server(&cluster.join("postgresql.conf"), settings.as_bytes())?;
+    write_for_server(&cluster.join("pg_hba.conf"), access.as_bytes())?;
+    write_for_server(&cluster.join("pg_ident.conf"), names.as_bytes())
+}
+
+/// Writes a file that only the server can read: completely or not at all.
+pub(crate) fn write_for_server(path: &Path, content: &[u8]) -> Result<()> {
+    let write = || {
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".draft");
+        let draft = PathBuf::from(draft);
+        let _ = fs::remove_file(&draft);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        if let Some((uid, gid)) = unprivileged()? {
+            chown(&draft, Some(uid), Some(gid))?;
+        }
+        fs::rename(draft, path)?;
+        Ok::<_, anyhow::Error>(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn init(
@@ -149,7 +215,7 @@ fn init(
     fs::set_permissions(&cluster, fs::Permissions::from_mode(0o700))?;
     // initdb needs an empty folder, so the password file is beside it, readable only by the server's user.
     let password_file = cluster.with_extension("password");
-    fs::copy(layout.password_file(), &password_file)?;
+    fs::copy(layout.administrator_password_file(participant), &password_file)?;
     fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600))?;
     if let Some((uid, gid)) = unprivileged {
         chown(&cluster, Some(uid), Some(gid))?;
@@ -158,7 +224,7 @@ fn init(
     let mut command = Command::new(artifacts.postgres_bin.join("initdb"));
     command
         .args(["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"])
-        .arg(format!("--username={DATABASE_USER}"))
+        .arg(format!("--username={DATABASE_ADMINISTRATOR}"))
         .arg(format!("--pwfile={}", password_file.display()))
         .arg(format!("--pgdata={}", cluster.display()))
         .current_dir("/");
@@ -177,6 +243,15 @@ fn init(
 pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Participant) -> Result<Command> {
     let mut command = Command::new(artifacts.postgres_bin.join("postgres"));
     command.arg("-D").arg(cluster_dir(layout, participant)).current_dir("/");
+    if layout.database_tls() == DatabaseTls::On {
+        // It ends at once if its files don't fit together, and reads them all at its start.
+        certificates::copy(layout, participant)?;
+        for setting in
+            ["ssl=on", "ssl_ca_file=root.crt", "ssl_crl_file=root.crl", "ssl_min_protocol_version=TLSv1.3"]
+        {
+            command.arg("-c").arg(setting);
+        }
+    }
     for setting in [
         format!("port={}", layout.database_port(participant)),
         "listen_addresses=127.0.0.1".to_owned(),
@@ -215,27 +290,77 @@ pub(crate) async fn answers(layout: &Layout, participant: &Participant) -> Resul
     .await
 }
 
-/// Like [`answers`], but creates the participant's database if it doesn't exist.
+/// Like [`answers`], but creates what the service needs if it doesn't exist: its role, and its database, which the role owns; and
+/// ends connections of revoked certificates.
 pub(crate) async fn ensure_ready(layout: &Layout, participant: &Participant) -> Result<()> {
-    if answers(layout, participant).await.is_ok() {
+    if in_time(is_set_up(layout, participant)).await.unwrap_or(false) {
         return Ok(());
     }
-    in_time(create_database(layout, participant)).await
+    in_time(set_up(layout, participant)).await
 }
 
-async fn in_time(work: impl Future<Output = Result<()>>) -> Result<()> {
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let bound = tokio::time::timeout(PROBE_TIME_MAX, work).await;
     bound.map_err(|_| anyhow::anyhow!("does not answer within {} s", PROBE_TIME_MAX.as_secs()))?
 }
 
-async fn create_database(layout: &Layout, participant: &Participant) -> Result<()> {
-    let url = layout.database_url(participant)?;
-    let maintenance = url.replace(&format!("/{}", participant.database), "/postgres");
-    let mut connection = PgConnection::connect(&maintenance).await?;
-    // The name is a constant of ours, not input.
-    let statement = format!("create database {}", participant.database);
-    sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
+async fn is_set_up(layout: &Layout, participant: &Participant) -> Result<bool> {
+    let mut connection = PgConnection::connect(&layout.database_url(participant)?).await?;
+    let owner: String = sqlx::query_scalar(
+        "select pg_get_userbyid(datdba)::text from pg_database where datname = current_database()",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    if layout.database_tls() == DatabaseTls::On {
+        certificates::end_revoked(&mut connection, layout, participant).await?;
+    }
     connection.close().await?;
+    Ok(owner == participant.role())
+}
+
+/// The service's role is no superuser, unlike that of older stacks, whose tables it is given. The database itself is last: it says
+/// that all is done.
+async fn set_up(layout: &Layout, participant: &Participant) -> Result<()> {
+    let (role, database) = (participant.role(), participant.database);
+    let password = fs::read_to_string(layout.role_password_file(participant))?;
+    let password = password.trim();
+    if !password.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        bail!("{} does not hold a password", layout.role_password_file(participant).display());
+    }
+    let mut maintenance = PgConnection::connect(&layout.database_url_of(participant, "postgres")?).await?;
+    // A statement with a password must not be in the log if it fails.
+    run_sql(&mut maintenance, "set log_min_error_statement = panic".to_owned()).await?;
+    let exists = |what: &'static str, name: &'static str| sqlx::query_scalar::<_, bool>(what).bind(name);
+    let has_role = exists("select exists (select from pg_roles where rolname = $1)", role);
+    let change = if has_role.fetch_one(&mut maintenance).await? { "alter" } else { "create" };
+    run_sql(&mut maintenance, format!("{change} role \"{role}\" login password '{password}'")).await?;
+    // For the age of the oldest transaction, whoever has it.
+    run_sql(&mut maintenance, format!("grant pg_read_all_stats to \"{role}\"")).await?;
+    let has_database = exists("select exists (select from pg_database where datname = $1)", database);
+    if has_database.fetch_one(&mut maintenance).await? {
+        let mut connection = PgConnection::connect(&layout.database_url(participant)?).await?;
+        run_sql(&mut connection, give_tables(role)).await?;
+        connection.close().await?;
+        run_sql(&mut maintenance, format!("alter database \"{database}\" owner to \"{role}\"")).await?;
+    } else {
+        run_sql(&mut maintenance, format!("create database \"{database}\" owner \"{role}\"")).await?;
+    }
+    Ok(maintenance.close().await?)
+}
+
+/// Sequences of columns follow their tables.
+fn give_tables(role: &str) -> String {
+    format!(
+        "do $$ declare relation regclass; begin
+            for relation in select oid from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
+            loop execute format('alter table %s owner to %I', relation, '{role}'); end loop;
+        end $$"
+    )
+}
+
+/// Names and passwords in `statement` are our own, not input.
+async fn run_sql(connection: &mut PgConnection, statement: String) -> Result<()> {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(connection).await?;
     Ok(())
 }
 
@@ -308,5 +433,24 @@ mod tests {
         fs::write(folder.join(OWNER), "").expect("written");
         assert_eq!(owner(&folder).expect("read"), None);
         fs::remove_dir_all(base).expect("gone");
+    }
+
+    /// Each service logs in to its own database only; with TLS nobody logs in without a certificate.
+    #[test]
+    fn every_line_of_access_asks_for_what_it_should() {
+        for participant in PARTICIPANTS {
+            let with = access(participant, DatabaseTls::On);
+            assert_eq!(with.lines().count(), 2);
+            for line in with.lines() {
+                assert!(line.starts_with("hostssl "), "{line}");
+                assert!(line.contains("clientcert=verify-full") || line.contains(" cert map="), "{line}");
+            }
+            let without = access(participant, DatabaseTls::Off);
+            assert!(without.lines().all(|line| line.ends_with(" scram-sha-256")), "{without}");
+            for text in [with, without] {
+                let service = format!(" {} {} ", participant.database, participant.role());
+                assert!(text.contains(&service), "{text}");
+            }
+        }
     }
 }

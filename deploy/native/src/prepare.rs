@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 use crate::{
     artifacts::Artifacts,
     kafka,
-    layout::{Extra, Layout, Replicas, Scope, identities},
+    layout::{DatabaseTls, Extra, Layout, PARTICIPANTS, Replicas, Scope, identities},
     link::Link,
     postgres, programs, redis,
     removal::{Content, Folder},
@@ -71,6 +71,7 @@ pub fn prepare(
     extras: Vec<Extra>,
     links: Vec<Link>,
     programs: Option<&Path>,
+    database_tls: DatabaseTls,
 ) -> Result<Prepared> {
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
@@ -90,7 +91,8 @@ pub fn prepare(
         let folder = layout.data_dir.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    write_password(&layout.password_file())?;
+    write_down(&layout, database_tls)?;
+    renew_certificates(&layout, scope)?;
     postgres::prepare(&layout, &artifacts)?;
     kafka::prepare(&layout, &artifacts, &links)?;
     for extra in &extras {
@@ -99,7 +101,6 @@ pub fn prepare(
         }
     }
     if scope == Scope::Everything {
-        renew_certificates(&layout)?;
         TokenIssuer::load_or_create(&layout.pki_dir())?;
         services::prepare(&layout, replicas, &extras, &links)?;
         programs::prepare(&layout, replicas, programs)?;
@@ -108,12 +109,36 @@ pub fn prepare(
 }
 
 /// Makes sure that every identity has a certificate with time left.
-pub(crate) fn renew_certificates(layout: &Layout) -> Result<()> {
+pub(crate) fn renew_certificates(layout: &Layout, scope: Scope) -> Result<()> {
+    let has_tls = layout.database_tls() == DatabaseTls::On;
+    if scope == Scope::Infrastructure && !has_tls {
+        return Ok(());
+    }
     let pki = Pki::open_or_init(&layout.pki_dir())?;
     for identity in identities() {
         pki.ensure_leaf(identity)?;
     }
+    if has_tls {
+        for participant in PARTICIPANTS {
+            // Clients have nothing but the address; no service's certificate says that it answers there.
+            pki.answers_at(participant.server, &[Ipv4Addr::LOCALHOST.into()])?;
+            pki.ensure_leaf(participant.server)?;
+        }
+    }
     Ok(())
+}
+
+/// For all who look for the databases of this stack.
+fn write_down(layout: &Layout, database_tls: DatabaseTls) -> Result<()> {
+    let path = layout.database_tls_file();
+    let done = match database_tls {
+        DatabaseTls::On => fs::write(&path, "Connections to the databases are by TLS only.\n"),
+        DatabaseTls::Off => match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        },
+    };
+    done.with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn check_space(folder: &Path) -> Result<()> {

@@ -38,6 +38,10 @@ impl Answer {
         Self { state: ComponentState::Starting, detail: detail.into(), life: None }
     }
 
+    pub(crate) fn degraded(detail: impl Into<String>) -> Self {
+        Self { state: ComponentState::Degraded, detail: detail.into(), life: None }
+    }
+
     pub(crate) fn down() -> Self {
         Self { state: ComponentState::Down, detail: "does not run".to_owned(), life: None }
     }

@@ -29,7 +29,8 @@ const PKI_FILES: [&str; 10] = [
     "token.kid",
 ];
 /// Files of one identity.
-const IDENTITY_FILES: [&str; 5] = ["ca.crt", "jwks.json", "revoked", "tls.crt", "tls.key"];
+const IDENTITY_FILES: [&str; 7] =
+    ["addresses", "ca.crl", "ca.crt", "jwks.json", "revoked", "tls.crt", "tls.key"];
 
 /// Whether a start has marked the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +63,10 @@ impl Content {
         let config: BTreeSet<String> = names
             .iter()
             .flat_map(|name| {
-                ["toml", "program", "program.draft"].map(|extension| format!("{name}.{extension}"))
+                ["toml", "program", "program.draft", "password"]
+                    .map(|extension| format!("{name}.{extension}"))
             })
-            .chain(["database-password", "redis-password", "redis.conf"].map(str::to_owned))
+            .chain(["database-password", "database-tls", "redis-password", "redis.conf"].map(str::to_owned))
             .collect();
         let logs: BTreeSet<String> =
             names.iter().flat_map(|name| [format!("{name}.log"), format!("{name}.log.old")]).collect();
@@ -211,6 +213,9 @@ mod tests {
             "config/order-2.program",
             "config/order-2.program.draft",
             "config/database-password",
+            "config/database-tls",
+            "config/order.password",
+            "config/orders-db.password",
             "config/redis-password",
             "config/redis.conf",
             "logs/orders-db.log",

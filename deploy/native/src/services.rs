@@ -6,7 +6,9 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    layout::{Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names},
+    layout::{
+        DatabaseTls, Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names,
+    },
     link::{Link, port_between},
     programs,
 };
@@ -45,6 +47,16 @@ struct Kafka {
 }
 
 #[derive(Serialize)]
+struct Database {
+    tls: Tls,
+}
+
+#[derive(Serialize)]
+struct Tls {
+    mode: &'static str,
+}
+
+#[derive(Serialize)]
 struct Payment {
     opening_balances: BTreeMap<&'static str, &'static str>,
 }
@@ -61,6 +73,9 @@ struct ParticipantFile {
     identity: Identity,
     grpc: Listen,
     kafka: Kafka,
+    // Only where it is asked for: programs from before it refuse the section.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<Database>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payment: Option<Payment>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,6 +146,8 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], lin
             identity: identity(layout, participant.name),
             grpc: Listen { listen: loopback(layout.grpc_port(replica)) },
             kafka: Kafka { brokers, instance_id: replica.number.to_string() },
+            database: (layout.database_tls() == DatabaseTls::On)
+                .then_some(Database { tls: Tls { mode: "verify-full" } }),
             payment: (participant.name == "payment")
                 .then(|| Payment { opening_balances: DEMO_ACCOUNTS.into_iter().collect() }),
             delivery: (participant.name == "delivery")
@@ -186,7 +203,7 @@ pub(crate) fn participant_command(layout: &Layout, replica: Replica, links: &[Li
     let (name, participant) = (replica.name(), replica.participant);
     let mut command = service_command(layout, participant.name, &name)?;
     let port = port_between(links, &name, participant.server, layout.database_port(participant));
-    let url = layout.database_url_by(participant, port).context("cannot read the database password")?;
+    let url = layout.service_database_url(participant, port).context("cannot read the database password")?;
     command.env("HOLDFAST__DATABASE__URL", url);
     Ok(command)
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     component::{Component, Ending},
     kafka::Broker,
-    layout::{Kind, Scope},
+    layout::Kind,
     prepare::{Prepared, renew_certificates},
     probe::Pulse,
     state::{self, ComponentState, Reporter},
@@ -145,16 +145,13 @@ impl Supervisor {
         }
     }
 
-    /// Keeps certificates fresh; services notice the new files on their own.
+    /// Keeps certificates fresh; services notice the new files on their own, and database servers are told.
     async fn renew_forever(&self) {
         let mut tick = tokio::time::interval(RENEW_EVERY);
         loop {
             tick.tick().await;
-            if self.prepared.scope == Scope::Infrastructure {
-                continue;
-            }
-            let layout = self.prepared.layout.clone();
-            match tokio::task::spawn_blocking(move || renew_certificates(&layout)).await {
+            let (layout, scope) = (self.prepared.layout.clone(), self.prepared.scope);
+            match tokio::task::spawn_blocking(move || renew_certificates(&layout, scope)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => say!("cannot renew certificates: {error:#}"),
                 // A panic in the renewal is no reason to stop the stack.

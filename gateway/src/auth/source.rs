@@ -101,7 +101,8 @@ impl Fetcher {
             return Err(refused());
         }
         let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
+            // The database client brings version 1.2 into the library.
+            .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots(trust_bundle)?)
             .with_no_client_auth();
         let connector =

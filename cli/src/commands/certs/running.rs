@@ -1,13 +1,14 @@
-//! The services that use the certificates, and which ones they use.
+//! The services and database servers that use the certificates, and which ones they use.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use holdfast_certs::Pki;
+use holdfast_certs::{LeafStatus, Pki};
 use holdfast_native::{
+    certificates,
     control::{self, Found},
-    layout::{Layout, service_of},
+    layout::{DatabaseTls, Layout, PARTICIPANTS, Participant, service_of},
 };
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -17,7 +18,7 @@ use super::folder::Folder;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// The services of the stack that uses these certificates, if one runs.
+/// The components of the stack that uses these certificates, if one runs.
 #[derive(Debug, Default)]
 pub(super) struct Running(Vec<User>);
 
@@ -25,7 +26,27 @@ pub(super) struct Running(Vec<User>);
 struct User {
     identity: &'static str,
     component: String,
-    admin_url: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Says so on its admin port.
+    Service { admin_url: String },
+    /// Shows it to whoever connects.
+    Database { layout: Layout, participant: &'static Participant },
+}
+
+impl User {
+    /// Whether it uses the files of this leaf.
+    async fn uses(&self, leaf: &LeafStatus) -> Result<bool> {
+        match &self.kind {
+            Kind::Service { admin_url } => {
+                Ok(in_use(admin_url).await?.is_some_and(|fingerprint| fingerprint == leaf.fingerprint))
+            }
+            Kind::Database { layout, participant } => certificates::are_used(layout, participant, leaf).await,
+        }
+    }
 }
 
 impl Running {
@@ -43,24 +64,31 @@ impl Running {
         if !control::anything_runs(&layout, &report) {
             return Ok(Self::default());
         }
-        let users = report.components.into_iter().filter_map(|component| {
+        let has_tls = layout.database_tls() == DatabaseTls::On;
+        let databases = PARTICIPANTS.iter().filter(|_| has_tls).map(|participant| User {
+            identity: participant.server,
+            component: participant.server.to_owned(),
+            kind: Kind::Database { layout: layout.clone(), participant },
+        });
+        let services = report.components.into_iter().filter_map(|component| {
             Some(User {
                 identity: service_of(&component.name)?,
-                admin_url: layout.admin_url(&component.name),
+                kind: Kind::Service { admin_url: layout.admin_url(&component.name) },
                 component: component.name,
             })
         });
-        Ok(Self(users.collect()))
+        Ok(Self(databases.chain(services).collect()))
     }
 
-    /// Returns when every running service uses the files that are there now.
+    /// Returns when every running component uses the files that are there now.
     pub(super) async fn wait_until_used(&self, pki: &Pki, wait: Duration) -> Result<()> {
         let until = Instant::now() + wait;
-        for User { identity, component, admin_url } in &self.0 {
+        for user in &self.0 {
+            let component = &user.component;
             loop {
-                let wanted = pki.leaf_status(identity)?.fingerprint;
-                match in_use(admin_url).await {
-                    Ok(Some(fingerprint)) if fingerprint == wanted => break,
+                let wanted = pki.leaf_status(user.identity)?;
+                match user.uses(&wanted).await {
+                    Ok(true) => break,
                     _ if Instant::now() < until => tokio::time::sleep(LOOK_EVERY).await,
                     Ok(_) => bail!(
                         "{component} does not use its new certificate after {} s: its log says why; this command can \
@@ -78,12 +106,11 @@ impl Running {
         Ok(())
     }
 
-    /// Components of an identity that use the certificate with this fingerprint, and those that use another.
-    pub(super) async fn users(&self, identity: &str, fingerprint: &str) -> (Vec<String>, Vec<String>) {
+    /// Components of an identity that use the files of its leaf, and those that use others.
+    pub(super) async fn users(&self, leaf: &LeafStatus) -> (Vec<String>, Vec<String>) {
         let (mut these, mut others) = (Vec::new(), Vec::new());
-        for user in self.0.iter().filter(|user| user.identity == identity) {
-            let used = in_use(&user.admin_url).await.ok().flatten();
-            let side = if used.is_some_and(|used| used == fingerprint) { &mut these } else { &mut others };
+        for user in self.0.iter().filter(|user| user.identity == leaf.name) {
+            let side = if user.uses(leaf).await.unwrap_or(false) { &mut these } else { &mut others };
             side.push(user.component.clone());
         }
         (these, others)

@@ -50,7 +50,7 @@ impl Status {
         let mut certificates = Vec::new();
         for name in pki.identities()? {
             let leaf = pki.leaf_status(&name)?;
-            let (used_by, not_yet_used_by) = running.users(&name, &leaf.fingerprint).await;
+            let (used_by, not_yet_used_by) = running.users(&leaf).await;
             certificates.push(Line {
                 state: state_text(leaf.state),
                 name,

@@ -23,7 +23,7 @@ impl Env {
         data!("export HOLDFAST_URL={}", layout.gateway_url())?;
         for participant in PARTICIPANTS {
             let url = layout.database_url(participant).context("cannot read the database password")?;
-            data!("export {}_DATABASE_URL={url}", participant.name.to_uppercase())?;
+            data!("export {}_DATABASE_URL={}", participant.name.to_uppercase(), quoted_text(&url))?;
         }
         data!("export KAFKA_BROKERS={}", layout.kafka_brokers())?;
         if report.components.iter().any(|component| component.kind == Kind::Redis) {
@@ -44,5 +44,9 @@ impl Env {
 
 /// For a POSIX shell.
 fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+    quoted_text(&path.display().to_string())
+}
+
+fn quoted_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }

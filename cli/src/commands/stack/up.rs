@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_native::{
     control::{self, Found, Stopped},
-    layout::{Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope},
+    layout::{DatabaseTls, Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope},
     prepare::{PortTaken, Prepared, prepare},
     state::StackReport,
     supervisor::{self, Lifetime, Restart},
@@ -41,6 +41,9 @@ pub(crate) struct Up {
     /// Start this as well; `redis` has all gateways share the limits of their clients
     #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
     with: Vec<Extra>,
+    /// Whether connections to the databases are encrypted, and both ends show certificates
+    #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = DatabaseTls::Off.name(), value_name = "on|off", value_parser = str::parse::<DatabaseTls>)]
+    database_tls: DatabaseTls,
     /// Run the services' programs of this folder, instead of those beside this command; `holdfast roll` changes that later
     #[arg(long, value_name = "DIR", value_parser = parse_programs, conflicts_with = "infrastructure_only")]
     programs: Option<PathBuf>,
@@ -90,15 +93,22 @@ impl Up {
         let scope = if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
         let layout = Layout::new(data_dir.clone(), self.port_offset);
         let links = if self.links { layout.links(replicas) } else { Vec::new() };
-        let prepared =
-            match prepare(layout.clone(), scope, replicas, self.extras(), links, self.programs.as_deref()) {
-                // Only tests start a stack that ends with its parent, and they try other ports.
-                Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
-                    eprintln!("holdfast: {error:#}");
-                    return Ok(Outcome::PortTaken);
-                }
-                other => other?,
-            };
+        let prepared = match prepare(
+            layout.clone(),
+            scope,
+            replicas,
+            self.extras(),
+            links,
+            self.programs.as_deref(),
+            self.database_tls,
+        ) {
+            // Only tests start a stack that ends with its parent, and they try other ports.
+            Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
+                eprintln!("holdfast: {error:#}");
+                return Ok(Outcome::PortTaken);
+            }
+            other => other?,
+        };
         if self.foreground {
             return self.supervise(prepared);
         }
@@ -114,6 +124,10 @@ impl Up {
         }
         if self.links && report.links.is_empty() {
             bail!("it runs without --links: stop it with `holdfast down` first");
+        }
+        let tls = Layout::new(data_dir.to_owned(), report.port_offset).database_tls();
+        if tls != self.database_tls {
+            bail!("it runs with --database-tls {}: stop it with `holdfast down` first", tls.name());
         }
         for extra in self.extras() {
             if !report.components.iter().any(|component| component.name == extra.name()) {
@@ -154,6 +168,7 @@ impl Up {
         arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".to_owned(), replicas]));
         arguments
             .extend(self.extras().into_iter().flat_map(|extra| ["--with", extra.name()].map(str::to_owned)));
+        arguments.extend(["--database-tls".into(), self.database_tls.name().into()]);
         if let Some(programs) = &self.programs {
             arguments.extend(["--programs".into(), programs.display().to_string()]);
         }
