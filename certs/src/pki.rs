@@ -171,7 +171,8 @@ impl Pki {
             .into_iter()
             .map(|authority| authority.subject)
             .collect();
-        let state = if not_after <= OffsetDateTime::now_utc() {
+        // The last second belongs to it, as those see it who check it (RFC 5280, 4.1.2.5).
+        let state = if not_after.unix_timestamp() < OffsetDateTime::now_utc().unix_timestamp() {
             LeafState::Expired
         } else if DenyList::parse(&revoked).contains(&serial) {
             LeafState::Revoked
