@@ -148,13 +148,9 @@ fn variables_of(sample: &str) -> HashMap<String, String> {
 }
 
 /// Settings that can be in a file of their own. No other variable that ends in `_FILE` means a file with the value: there are
-/// settings whose own name ends so, such as `auth.jwks_file`.
-const SECRETS: [&str; 4] = [
-    "HOLDFAST__DATABASE__URL",
-    "HOLDFAST__DATABASE__DIRECT_URL",
-    "HOLDFAST__DATABASE__PASSWORD",
-    "HOLDFAST__REDIS__PASSWORD",
-];
+/// settings whose own name ends so, such as `auth.jwks_file` and `database.password_file`, which are followed when they change.
+const SECRETS: [&str; 3] =
+    ["HOLDFAST__DATABASE__URL", "HOLDFAST__DATABASE__DIRECT_URL", "HOLDFAST__REDIS__PASSWORD"];
 
 /// Replaces each `HOLDFAST__…_FILE` of a secret by the content of the file that it names, without the final line break.
 fn secrets_from_files(variables: HashMap<String, String>) -> Result<HashMap<String, String>, ConfigError> {
@@ -240,6 +236,9 @@ pub struct DatabaseConfig {
     /// Instead of one in `url`. Secret: environment only. Default: none.
     #[serde(default)]
     pub password: Option<SecretString>,
+    /// The file that has it, instead of `password`. It may change while the service runs. Default: none.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
     /// The database itself, if `url` leads to a pooler that gives each transaction another connection: for locks that last as
     /// long as their connection, and for migrations. With the same password. Secret: environment only. Default: `url`.
     #[serde(default)]

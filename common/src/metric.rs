@@ -22,6 +22,7 @@ macro_rules! metrics {
 
 metrics! {
     counter CERTIFICATE_RELOAD_FAILURES_TOTAL = "certificate_reload_failures_total", "certificate files were refused; the old ones stay in use";
+    counter DATABASE_PASSWORD_RELOAD_FAILURES_TOTAL = "database_password_reload_failures_total", "the file of the database's password can't be used; the old one stays in use";
     gauge CERT_INFO = "cert_info", "1 for the certificate in use: serial, and a fingerprint over certificate, trust bundle and deny list";
     gauge CERT_NOT_AFTER = "cert_not_after", "when the certificate in use expires, in seconds since 1970";
     counter CIRCUIT_BREAKER_REJECTED_TOTAL = "circuit_breaker_rejected_total", "calls that a breaker refused: destination, endpoint";

@@ -17,6 +17,7 @@ use crate::{
     grpc::{self, Permissions},
     identity::Identity,
     janitor::{self, Expiring},
+    metric,
     outbox::{
         probe,
         publisher::Publisher,
@@ -24,7 +25,7 @@ use crate::{
         service::Outbox,
     },
     reconcile::{Facts, service::Reconcile},
-    reload,
+    reload::{self, reload_on_change},
     service::{Context, bind},
 };
 
@@ -72,6 +73,13 @@ impl Participant<'_> {
         database.identify(tls, &identity);
         let task = database.clone().identify_on_swap(tls.clone(), identity.clone(), swaps, stop.clone());
         context.spawn("database identity", finished(task));
+        if database.has_password_file() {
+            let task = health.periodic("database-password-reload", reload::SUCCESS_EVERY_MAX);
+            let (following, failures) = (database.clone(), metric::DATABASE_PASSWORD_RELOAD_FAILURES_TOTAL);
+            let follow = move || following.follow_password();
+            let task = reload_on_change("database password", failures, follow, task, stop.clone());
+            context.spawn("database password", finished(task));
+        }
         let task =
             database.clone().migrate_and_probe(self.migrations, health.required("database"), stop.clone());
         context.spawn("database", finished(task));

@@ -91,6 +91,7 @@ mod tests {
         let config = DatabaseConfig {
             url: "postgres://nobody@127.0.0.1:1/none".into(),
             password: None,
+            password_file: None,
             direct_url: None,
             tls: DatabaseTlsConfig::default(),
             connections_max: 1,

@@ -11,11 +11,12 @@
 mod after;
 mod error;
 pub mod migrations;
+mod password;
 mod tls;
 
 use std::{
     fmt,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -34,11 +35,13 @@ use tokio_util::sync::CancellationToken;
 use self::{
     after::with_effects,
     error::{commit_error, may_have_stale_plans},
+    password::PasswordFile,
     tls::Renewed,
 };
 pub use self::{
     after::{Fate, after_commit},
     error::{Conflicting, DatabaseError},
+    password::PasswordError,
 };
 use crate::{
     backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, health::Component,
@@ -108,12 +111,15 @@ pub struct Database {
     renewed: Renewed,
     /// Where the database itself is, if the pool leads to a pooler.
     direct: Option<Arc<ArcSwap<PgConnectOptions>>>,
+    password_file: Option<PasswordFile>,
+    /// Options are read, changed and stored by one at a time.
+    changing: Arc<Mutex<()>>,
 }
 
 /// Settings of connections to `url`.
-fn options_of(url: &SecretString, config: &DatabaseConfig) -> Result<PgConnectOptions, sqlx::Error> {
+fn options_of(url: &SecretString, password: Option<&SecretString>) -> Result<PgConnectOptions, sqlx::Error> {
     let options: PgConnectOptions = url.expose_secret().parse()?;
-    let options = match &config.password {
+    let options = match password {
         Some(password) => options.password(password.expose_secret()),
         None => options,
     };
@@ -134,8 +140,14 @@ impl fmt::Debug for Database {
 impl Database {
     /// Prepares a pool. Nothing is connected yet, so services can start in any order.
     pub fn new(config: &DatabaseConfig) -> Result<Self, sqlx::Error> {
-        let options = options_of(&config.url, config)?;
-        let direct = config.direct_url.as_ref().map(|url| options_of(url, config)).transpose()?;
+        if config.password.is_some() && config.password_file.is_some() {
+            return Err(sqlx::Error::Configuration("password and password_file are both set".into()));
+        }
+        let password_file = config.password_file.as_deref().map(PasswordFile::open).transpose();
+        let password_file = password_file.map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        let password = password_file.as_ref().map(PasswordFile::password).or_else(|| config.password.clone());
+        let options = options_of(&config.url, password.as_ref())?;
+        let direct = config.direct_url.as_ref().map(|url| options_of(url, password.as_ref())).transpose()?;
         let renewed = Renewed::default();
         let since = renewed.clone();
         let pool = PgPoolOptions::new()
@@ -163,7 +175,18 @@ impl Database {
             hook: None,
             renewed,
             direct: direct.map(|options| Arc::new(ArcSwap::from_pointee(options))),
+            password_file,
+            changing: Arc::default(),
         })
+    }
+
+    /// Changes how connections are made from now on.
+    fn change_options(&self, change: impl Fn(PgConnectOptions) -> PgConnectOptions) {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pool.set_connect_options(change((*self.pool.connect_options()).clone()));
+        if let Some(direct) = &self.direct {
+            direct.store(Arc::new(change((**direct.load()).clone())));
+        }
     }
 
     /// For what needs the same connection for more than a transaction.

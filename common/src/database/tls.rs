@@ -55,10 +55,7 @@ impl Database {
         if config.mode == DatabaseTlsMode::Off {
             return;
         }
-        self.pool.set_connect_options(identified(&self.pool.connect_options(), config, identity));
-        if let Some(direct) = &self.direct {
-            direct.store(Arc::new(identified(&direct.load(), config, identity)));
-        }
+        self.change_options(|options| identified(options, config, identity));
     }
 
     /// [`Database::identify`] whenever `identity` uses other files, until `stop`. Open connections are replaced when they are used next,
@@ -100,13 +97,12 @@ impl Database {
 }
 
 fn identified(
-    options: &PgConnectOptions,
+    options: PgConnectOptions,
     config: &DatabaseTlsConfig,
     identity: &Identity,
 ) -> PgConnectOptions {
     let pem = identity.pem();
     let options = options
-        .clone()
         .ssl_mode(PgSslMode::VerifyFull)
         .ssl_client_cert_from_pem(&pem.certificate)
         .ssl_client_key_from_pem(&pem.key);

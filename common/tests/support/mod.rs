@@ -91,6 +91,7 @@ impl Lab {
         let config = DatabaseConfig {
             url: stack.database_url_of("order", &database_name).into(),
             password: None,
+            password_file: None,
             direct_url: None,
             tls: DatabaseTlsConfig::default(),
             connections_max: 5,
