@@ -196,7 +196,7 @@ const fn default_drain() -> Duration {
 pub struct IdentityConfig {
     /// Certificate chain, leaf first.
     pub certificate: PathBuf,
-    /// Private key of the leaf.
+    /// Private key of the leaf; may be in the same file.
     pub key: PathBuf,
     /// Certificates of the authorities that peers are checked against.
     pub trust_bundle: PathBuf,

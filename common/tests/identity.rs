@@ -532,3 +532,27 @@ async fn grpc_health_says_whether_it_can_serve() {
     database.waiting("connection refused");
     says(ServingStatus::NotServing).await;
 }
+
+/// Certificate and key may be in one file, in either order, as some that issue them write it: it is replaced in one step.
+#[tokio::test]
+async fn certificate_and_key_may_be_one_file() {
+    let lab = Lab::new();
+    lab.identity("order");
+    let separate = config(lab.folder.path(), "order");
+    let one = lab.folder.path().join("one.pem");
+    let bundle = |files: [&Path; 2]| {
+        let draft = lab.folder.path().join("draft");
+        let content = files.map(|file| fs::read_to_string(file).expect("read")).concat();
+        fs::write(&draft, content).expect("written");
+        fs::rename(&draft, &one).expect("replaced");
+    };
+    bundle([&separate.certificate, &separate.key]);
+    let together = IdentityConfig { certificate: one.clone(), key: one.clone(), ..separate.clone() };
+    let identity = Identity::load(together).expect("loaded");
+    assert_eq!(identity.reload().expect("read"), Reload::Unchanged);
+    lab.pki.issue("order", LEAF_LIFE_MAX).expect("issued");
+    bundle([&separate.key, &separate.certificate]);
+    assert_eq!(identity.reload().expect("read"), Reload::Swapped);
+    let address = lab.serve(identity).await;
+    check(destination(address, "order", &lab.identity("gateway"))).await.expect("served");
+}
