@@ -14,6 +14,9 @@ use super::{
     watch::{Silence, Watch},
 };
 
+/// Who has so many connections is a crowd: if nobody is silent, one of the largest crowd's goes for an address that has none.
+const CROWD: usize = 64;
+
 /// How many connections of others an address may have closed for its own: so many at once, then one in each interval. A flood of
 /// sockets that are opened again as soon as they are closed would otherwise evict itself as fast as the processor can.
 const EVICTIONS_BURST: u32 = 16;
@@ -24,7 +27,8 @@ const EVICTION_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) enum Full {
     /// The address has all that it may have.
     Address,
-    /// All are taken, and each handles a request, or too many were closed for this address already.
+    /// All are taken, and each handles a request, or too many were closed for this address already. (An address that has none gets one of
+    /// a crowd's.)
     All,
 }
 
@@ -96,6 +100,17 @@ impl Places {
     fn add(&mut self, address: IpAddr) {
         let none = || Share { connections: 0, evictions_until: Instant::now() };
         self.per_address.entry(address).or_insert_with(none).connections += 1;
+    }
+
+    /// The one that has been busy for longest of the address that has the most, if those are a crowd: clients that ask and never read
+    /// would otherwise take all places until they are closed.
+    fn of_the_largest_crowd(&self) -> Option<u64> {
+        let (address, share) = self.per_address.iter().max_by_key(|(_, share)| share.connections)?;
+        if share.connections < CROWD {
+            return None;
+        }
+        let places = self.taken.iter().filter(|(_, place)| place.address == Some(*address));
+        places.min_by_key(|(_, place)| place.watch.busy_since()).map(|(id, _)| *id)
     }
 
     /// Whether another connection may be closed for one of this address. An address without connections has evicted nobody.
@@ -187,7 +202,12 @@ impl Slots {
                 return Err(Full::All);
             }
             let connections = address.map_or(0, |address| places.of_address(address));
-            let id = places.most_silent(connections).ok_or(Full::All)?;
+            let silent = places.most_silent(connections);
+            let id = match silent {
+                None if address.is_some() && connections == 0 => places.of_the_largest_crowd(),
+                silent => silent,
+            };
+            let id = id.ok_or(Full::All)?;
             let silent = places.remove(id).ok_or(Full::All)?;
             silent.evicted.cancel();
             evicted = Some(Evicted);
@@ -347,6 +367,29 @@ mod tests {
         busy.begin(after(4));
         let _fifth = slots.take(Some(client("10.0.0.5")), busy).expect("a silent one goes");
         assert!(younger.evicted.is_cancelled() && !spoke_slot.evicted.is_cancelled());
+    }
+
+    /// When nobody is silent, an address without connections gets a place of the one that has the most, if those are many: the one that
+    /// has been busy for longest.
+    #[test]
+    fn the_largest_crowd_makes_room() {
+        let (slots, t0) = (slots(CROWD + 10, CROWD), Instant::now());
+        let busy = |address, seconds| {
+            let watch = watch(t0);
+            watch.begin(t0 + Duration::from_secs(seconds));
+            slots.take(Some(client(address)), watch)
+        };
+        let few: Vec<_> = (0..10).map(|seconds| busy("10.0.0.1", seconds).expect("free").0).collect();
+        let mut many: Vec<_> =
+            (0..64).map(|seconds| busy("10.0.0.2", 200 - seconds).expect("free").0).collect();
+        assert_eq!(busy("10.0.0.1", 300).expect_err("it has some"), Full::All);
+        let (_new, evicted) = busy("10.0.0.3", 300).expect("one of the crowd goes");
+        assert_eq!(evicted, Some(Evicted));
+        assert!(few.iter().all(|slot| !slot.evicted.is_cancelled()));
+        let gone: Vec<usize> = (0..many.len()).filter(|nth| many[*nth].evicted.is_cancelled()).collect();
+        assert_eq!(gone, [63]);
+        drop(many.pop());
+        assert_eq!(busy("10.0.0.4", 300).expect_err("it is no crowd any more"), Full::All);
     }
 
     /// Who has many connections does not take the places of those who have fewer, however silent they are; who has none takes one.

@@ -193,6 +193,11 @@ impl Watch {
         state.exchanges.is_empty().then_some(Silence { has_spoken, since })
     }
 
+    /// Since when it handles its oldest request.
+    pub(super) fn busy_since(&self) -> Option<Instant> {
+        self.state().exchanges.iter().map(|exchange| exchange.began).min()
+    }
+
     /// The next limit, and when it is due. It may be due later by then: ask again.
     pub(super) fn due(&self, now: Instant) -> (Instant, Overdue) {
         let state = self.state();
