@@ -7,20 +7,65 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{ArgMatches, Args, Command, FromArgMatches, error::ErrorKind, parser::ValueSource};
+use clap::{
+    Arg, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind, parser::ValueSource, value_parser,
+};
 use holdfast_common::{config::IdentityConfig, identity::Identity};
 use holdfast_native::layout::{OPERATOR, participant_names, service_of};
 
 use crate::{options::At, output::UsageError};
 
-/// What decides between folder and addresses, with its name in messages.
+/// The option that names a folder: its id, and its name in messages.
 const FOLDER: (&str, &str) = ("data_dir", "--data-dir");
-/// Of the addresses of gRPC, in the order of [`participant_names`], and of who calls them.
-const ADDRESSES: [(&str, &str); 4] = [
-    ("order_address", "--order-address"),
-    ("payment_address", "--payment-address"),
-    ("delivery_address", "--delivery-address"),
-    ("identity_dir", "--identity-dir"),
+/// The option of who calls.
+const IDENTITY_DIR: &str = "identity-dir";
+
+/// An option that says where a service is, without its dashes; it can be a variable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AddressOption {
+    pub(crate) service: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) variable: &'static str,
+    pub(crate) help: &'static str,
+}
+
+impl AddressOption {
+    pub(crate) fn arg(
+        self,
+        value_name: &'static str,
+        parser: fn(&str) -> Result<String, AddressError>,
+    ) -> Arg {
+        let Self { name, variable, help, .. } = self;
+        let arg = Arg::new(name).long(name).env(variable).help(help);
+        arg.value_name(value_name).value_parser(parser).help_heading(HEADING)
+    }
+
+    /// The service and its address, if that was given.
+    pub(crate) fn given(self, matches: &ArgMatches) -> Option<(&'static str, String)> {
+        Some((self.service, matches.get_one::<String>(self.name)?.clone()))
+    }
+}
+
+/// Of the ports of gRPC.
+const ADDRESSES: [AddressOption; 3] = [
+    AddressOption {
+        service: "order",
+        name: "order-address",
+        variable: "HOLDFAST_ORDER_ADDRESS",
+        help: "Where order answers, instead of --data-dir: host:port, or several separated by commas",
+    },
+    AddressOption {
+        service: "payment",
+        name: "payment-address",
+        variable: "HOLDFAST_PAYMENT_ADDRESS",
+        help: "Where payment answers",
+    },
+    AddressOption {
+        service: "delivery",
+        name: "delivery-address",
+        variable: "HOLDFAST_DELIVERY_ADDRESS",
+        help: "Where delivery answers",
+    },
 ];
 
 /// The services that a command calls.
@@ -37,44 +82,7 @@ pub(crate) enum Target {
     },
 }
 
-/// The options; each can be a variable.
-#[derive(Debug, Args)]
-struct Options {
-    #[command(flatten)]
-    at: At,
-    /// Where order answers, instead of --data-dir: host:port, or several separated by commas
-    #[arg(
-        long,
-        env = "HOLDFAST_ORDER_ADDRESS",
-        value_name = "ADDRESS",
-        value_parser = parse_service_address,
-        help_heading = HEADING
-    )]
-    order_address: Option<String>,
-    /// Where payment answers
-    #[arg(
-        long,
-        env = "HOLDFAST_PAYMENT_ADDRESS",
-        value_name = "ADDRESS",
-        value_parser = parse_service_address,
-        help_heading = HEADING
-    )]
-    payment_address: Option<String>,
-    /// Where delivery answers
-    #[arg(
-        long,
-        env = "HOLDFAST_DELIVERY_ADDRESS",
-        value_name = "ADDRESS",
-        value_parser = parse_service_address,
-        help_heading = HEADING
-    )]
-    delivery_address: Option<String>,
-    /// Folder of the operator's certificate: tls.crt, tls.key, ca.crt, and revoked if there is a list
-    #[arg(long, env = "HOLDFAST_IDENTITY_DIR", value_name = "DIR", help_heading = HEADING)]
-    identity_dir: Option<PathBuf>,
-}
-
-pub(crate) const HEADING: &str = "Services that are not a native stack's";
+const HEADING: &str = "Services that are not a native stack's";
 
 impl Target {
     /// Where the services are, and who calls them: only one service, or all.
@@ -128,26 +136,30 @@ fn missing(services: &BTreeMap<&'static str, String>, only: Option<&str>) -> Vec
 
 impl Args for Target {
     fn augment_args(command: Command) -> Command {
-        Options::augment_args(command)
+        let identity_dir = Arg::new(IDENTITY_DIR)
+            .long(IDENTITY_DIR)
+            .env("HOLDFAST_IDENTITY_DIR")
+            .help("Folder of the operator's certificate: tls.crt, tls.key, ca.crt, and revoked if there is a list")
+            .value_name("DIR")
+            .value_parser(value_parser!(PathBuf))
+            .help_heading(HEADING);
+        let addresses = ADDRESSES.map(|option| option.arg("ADDRESS", parse_service_address));
+        At::augment_args(command).args(addresses).arg(identity_dir)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
-        Options::augment_args_for_update(command)
+        Self::augment_args(command)
     }
 }
 
 impl FromArgMatches for Target {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let options = Options::from_arg_matches(matches)?;
-        if side(matches, &ADDRESSES)? == Side::Folder {
-            return Ok(Self::Stack(options.at));
+        let names = ADDRESSES.iter().map(|option| option.name).chain([IDENTITY_DIR]);
+        if side(matches, names)? == Side::Folder {
+            return Ok(Self::Stack(At::from_arg_matches(matches)?));
         }
-        let addresses = [options.order_address, options.payment_address, options.delivery_address];
-        let services: BTreeMap<&'static str, String> = participant_names()
-            .zip(addresses)
-            .filter_map(|(name, address)| address.map(|address| (name, address)))
-            .collect();
-        match options.identity_dir {
+        let services: BTreeMap<_, _> = ADDRESSES.iter().filter_map(|option| option.given(matches)).collect();
+        match matches.get_one::<PathBuf>(IDENTITY_DIR).cloned() {
             Some(_) if services.is_empty() => Err(refused(
                 ErrorKind::MissingRequiredArgument,
                 "--identity-dir says who calls, but no address says whom: give --order-address, --payment-address and \
@@ -182,21 +194,24 @@ enum Given {
     ByArgument,
 }
 
-/// Decides by what was given; `options` are those of addresses, by id and name.
-pub(crate) fn side(matches: &ArgMatches, options: &[(&str, &str)]) -> Result<Side, clap::Error> {
-    let given = |(id, _): &(&str, &str)| match matches.value_source(id) {
+/// Decides by what was given; `options` are the names of those of addresses.
+pub(crate) fn side(
+    matches: &ArgMatches,
+    options: impl Iterator<Item = &'static str> + Clone,
+) -> Result<Side, clap::Error> {
+    let given = |id: &str| match matches.value_source(id) {
         Some(ValueSource::CommandLine) => Given::ByArgument,
         Some(ValueSource::EnvVariable) => Given::ByEnvironment,
         _ => Given::No,
     };
-    let addresses = options.iter().map(given).max().unwrap_or(Given::No);
-    let folder = given(&FOLDER);
+    let addresses = options.clone().map(given).max().unwrap_or(Given::No);
+    let folder = given(FOLDER.0);
     if addresses == Given::No {
         return Ok(Side::Folder);
     }
     if addresses == folder {
-        let named: Vec<&str> =
-            options.iter().filter(|option| given(option) == folder).map(|(_, name)| *name).collect();
+        let named: Vec<String> =
+            options.filter(|option| given(option) == folder).map(|option| format!("--{option}")).collect();
         let by = if folder == Given::ByEnvironment { " (by their variables)" } else { "" };
         return Err(refused(
             ErrorKind::ArgumentConflict,

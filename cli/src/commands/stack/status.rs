@@ -19,7 +19,7 @@ use crate::{
     options::{At, Output, say_nobody_watches},
     output::{Outcome, data, wide_table},
     runtime::block_on,
-    target::{HEADING, Side, parse_address, side},
+    target::{AddressOption, Side, parse_address, side},
 };
 
 #[derive(Debug, Args)]
@@ -37,80 +37,49 @@ enum Asked {
     Addresses(Vec<(&'static str, String)>),
 }
 
-#[derive(Debug, Args)]
-struct Options {
-    #[command(flatten)]
-    at: At,
-    /// Where the gateway's admin port is, instead of --data-dir; each address of the name is asked
-    #[arg(
-        long,
-        env = "HOLDFAST_GATEWAY_ADMIN_ADDRESS",
-        value_name = "HOST:PORT",
-        value_parser = parse_address,
-        help_heading = HEADING
-    )]
-    gateway_admin_address: Option<String>,
-    /// Where order's admin port is
-    #[arg(
-        long,
-        env = "HOLDFAST_ORDER_ADMIN_ADDRESS",
-        value_name = "HOST:PORT",
-        value_parser = parse_address,
-        help_heading = HEADING
-    )]
-    order_admin_address: Option<String>,
-    /// Where payment's admin port is
-    #[arg(
-        long,
-        env = "HOLDFAST_PAYMENT_ADMIN_ADDRESS",
-        value_name = "HOST:PORT",
-        value_parser = parse_address,
-        help_heading = HEADING
-    )]
-    payment_admin_address: Option<String>,
-    /// Where delivery's admin port is
-    #[arg(
-        long,
-        env = "HOLDFAST_DELIVERY_ADMIN_ADDRESS",
-        value_name = "HOST:PORT",
-        value_parser = parse_address,
-        help_heading = HEADING
-    )]
-    delivery_admin_address: Option<String>,
-}
-
-const ADMIN_ADDRESSES: [(&str, &str); 4] = [
-    ("gateway_admin_address", "--gateway-admin-address"),
-    ("order_admin_address", "--order-admin-address"),
-    ("payment_admin_address", "--payment-admin-address"),
-    ("delivery_admin_address", "--delivery-admin-address"),
+const ADMIN_ADDRESSES: [AddressOption; 4] = [
+    AddressOption {
+        service: "gateway",
+        name: "gateway-admin-address",
+        variable: "HOLDFAST_GATEWAY_ADMIN_ADDRESS",
+        help: "Where the gateway's admin port is, instead of --data-dir; each address of the name is asked",
+    },
+    AddressOption {
+        service: "order",
+        name: "order-admin-address",
+        variable: "HOLDFAST_ORDER_ADMIN_ADDRESS",
+        help: "Where order's admin port is",
+    },
+    AddressOption {
+        service: "payment",
+        name: "payment-admin-address",
+        variable: "HOLDFAST_PAYMENT_ADMIN_ADDRESS",
+        help: "Where payment's admin port is",
+    },
+    AddressOption {
+        service: "delivery",
+        name: "delivery-admin-address",
+        variable: "HOLDFAST_DELIVERY_ADMIN_ADDRESS",
+        help: "Where delivery's admin port is",
+    },
 ];
 
 impl Args for Asked {
     fn augment_args(command: Command) -> Command {
-        Options::augment_args(command)
+        At::augment_args(command).args(ADMIN_ADDRESSES.map(|option| option.arg("HOST:PORT", parse_address)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
-        Options::augment_args_for_update(command)
+        Self::augment_args(command)
     }
 }
 
 impl FromArgMatches for Asked {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let options = Options::from_arg_matches(matches)?;
-        if side(matches, &ADMIN_ADDRESSES)? == Side::Folder {
-            return Ok(Self::Stack(options.at));
+        if side(matches, ADMIN_ADDRESSES.iter().map(|option| option.name))? == Side::Folder {
+            return Ok(Self::Stack(At::from_arg_matches(matches)?));
         }
-        let addresses = [
-            ("gateway", options.gateway_admin_address),
-            ("order", options.order_admin_address),
-            ("payment", options.payment_admin_address),
-            ("delivery", options.delivery_admin_address),
-        ];
-        let given =
-            addresses.into_iter().filter_map(|(name, address)| address.map(|address| (name, address)));
-        Ok(Self::Addresses(given.collect()))
+        Ok(Self::Addresses(ADMIN_ADDRESSES.iter().filter_map(|option| option.given(matches)).collect()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
