@@ -35,10 +35,9 @@ pub(crate) fn certificates(path: &Path, pem: &str) -> Result<Vec<Summary>, PkiEr
 }
 
 fn summary(certificate: &X509Certificate<'_>) -> Option<Summary> {
-    let name = |name: &X509Name<'_>| Some(name.iter_common_name().next()?.as_str().ok()?.to_owned());
     Some(Summary {
-        subject: name(certificate.subject())?,
-        issuer: name(certificate.issuer())?,
+        subject: common_name(certificate.subject())?,
+        issuer: common_name(certificate.issuer())?,
         serial: hexadecimal(certificate.raw_serial()),
         not_after: OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()?,
     })
@@ -55,9 +54,49 @@ pub fn serial_of(der: &[u8]) -> Option<String> {
 #[must_use]
 pub fn authority_name(der: &[u8]) -> Option<String> {
     let (_, name) = X509Name::from_der(der).ok()?;
+    common_name(&name)
+}
+
+fn common_name(name: &X509Name<'_>) -> Option<String> {
     Some(name.iter_common_name().next()?.as_str().ok()?.to_owned())
+}
+
+/// A serial of hexadecimal digits in decimal ones, as PostgreSQL writes it; `None` if a digit is none.
+#[must_use]
+pub fn decimal_serial(hexadecimal: &str) -> Option<String> {
+    let mut digits = vec![0_u32];
+    for nibble in hexadecimal.chars() {
+        let mut carry = nibble.to_digit(16)?;
+        for digit in &mut digits {
+            let value = *digit * 16 + carry;
+            (*digit, carry) = (value % 10, value / 10);
+        }
+        while carry > 0 {
+            digits.push(carry % 10);
+            carry /= 10;
+        }
+    }
+    digits.iter().rev().map(|digit| char::from_digit(*digit, 10)).collect()
 }
 
 fn refuse(path: &Path) -> PkiError {
     PkiError::Parse { path: path.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A serial is found as PostgreSQL writes it.
+    #[test]
+    fn serials_are_written_in_decimal() {
+        for (hexadecimal, expected) in [
+            ("0", "0"),
+            ("00ff", "255"),
+            ("428a2bb329132b8139494fe516e9f14c0ca36201", "379874700505207262980779098141507669760441278977"),
+        ] {
+            assert_eq!(decimal_serial(hexadecimal).as_deref(), Some(expected));
+        }
+        assert_eq!(decimal_serial("no serial"), None);
+    }
 }

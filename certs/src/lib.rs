@@ -25,6 +25,6 @@ mod token;
 
 pub use authority::{AUTHORITY_LIFE, Authority, Kind, LEAF_LIFE_MAX, Leaf, LeafRequest, Usage};
 pub use error::PkiError;
-pub use inspect::{authority_name, serial_of};
+pub use inspect::{authority_name, decimal_serial, serial_of};
 pub use pki::{LeafState, LeafStatus, Phase, Pki, check_name};
 pub use token::{Claims, TokenIssuer};

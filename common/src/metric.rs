@@ -22,7 +22,6 @@ macro_rules! metrics {
 
 metrics! {
     counter CERTIFICATE_RELOAD_FAILURES_TOTAL = "certificate_reload_failures_total", "certificate files were refused; the old ones stay in use";
-    counter DATABASE_PASSWORD_RELOAD_FAILURES_TOTAL = "database_password_reload_failures_total", "the file of the database's password can't be used; the old one stays in use";
     gauge CERT_INFO = "cert_info", "1 for the certificate in use: serial, and a fingerprint over certificate, trust bundle and deny list";
     gauge CERT_NOT_AFTER = "cert_not_after", "when the certificate in use expires, in seconds since 1970";
     counter CIRCUIT_BREAKER_REJECTED_TOTAL = "circuit_breaker_rejected_total", "calls that a breaker refused: destination, endpoint";
@@ -45,6 +44,7 @@ metrics! {
     counter DATABASE_CONNECTIONS_CUT_OFF_TOTAL = "database_connections_cut_off_total", "connections closed because a deadline passed or a caller went away in the middle";
     gauge DATABASE_OLDEST_TRANSACTION_SECONDS = "database_oldest_transaction_seconds", "age of the oldest open transaction of the database";
     counter DATABASE_STALE_PLANS_TOTAL = "database_stale_plans_total", "statements whose prepared plan could never run again";
+    counter DATABASE_PASSWORD_RELOAD_FAILURES_TOTAL = "database_password_reload_failures_total", "the file of the database's password can't be used; the old one stays in use";
     counter DATABASE_UNTRUSTED_TOTAL = "database_untrusted_total", "connections to the database that failed because one side refused the other's certificate, or the server has no TLS";
     gauge DEAD_LETTERS_OLDEST_AGE_SECONDS = "dead_letters_oldest_age_seconds", "age of the oldest parked letter";
     gauge DEAD_LETTERS_PARKED = "dead_letters_parked", "letters that are parked: topic, class";

@@ -294,26 +294,9 @@ async fn rotation_refuses_no_connection() {
             where usename = 'order'",
         );
         let rows = rows.fetch_all(&mut connection).await.expect("read");
-        rows.iter().any(|row| decimal(&wanted) == row.get::<String, _>("serial"))
+        rows.iter().any(|row| holdfast_certs::decimal_serial(&wanted) == Some(row.get("serial")))
     })
     .await;
-}
-
-/// As PostgreSQL writes a serial.
-fn decimal(hexadecimal: &str) -> String {
-    let mut digits = vec![0];
-    for nibble in hexadecimal.chars() {
-        let mut carry = nibble.to_digit(16).expect("hexadecimal");
-        for digit in &mut digits {
-            let value = *digit * 16 + carry;
-            (*digit, carry) = (value % 10, value / 10);
-        }
-        while carry > 0 {
-            digits.push(carry % 10);
-            carry /= 10;
-        }
-    }
-    digits.iter().rev().map(u32::to_string).collect()
 }
 
 /// A certificate expires, on either side: new connections are refused and the service says why; a renewed one is used by itself, and

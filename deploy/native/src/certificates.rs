@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use holdfast_certs::{LeafStatus, authority_name, serial_of};
+use holdfast_certs::{LeafStatus, authority_name, decimal_serial, serial_of};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -94,7 +94,7 @@ pub(crate) async fn end_revoked(
 ) -> Result<()> {
     let list = fs::read_to_string(layout.pki_dir().join(participant.server).join("revoked"))?;
     let serials = list.lines().filter_map(|line| line.split_whitespace().next());
-    let serials: Vec<String> = serials.filter_map(decimal).collect();
+    let serials: Vec<String> = serials.filter_map(decimal_serial).collect();
     if serials.is_empty() {
         return Ok(());
     }
@@ -103,23 +103,6 @@ pub(crate) async fn end_revoked(
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// A number of any length in hexadecimal digits, as PostgreSQL writes a serial.
-fn decimal(hexadecimal: &str) -> Option<String> {
-    let mut digits = vec![0_u32];
-    for nibble in hexadecimal.chars() {
-        let mut carry = nibble.to_digit(16)?;
-        for digit in &mut digits {
-            let value = *digit * 16 + carry;
-            (*digit, carry) = (value % 10, value / 10);
-        }
-        while carry > 0 {
-            digits.push(carry % 10);
-            carry /= 10;
-        }
-    }
-    digits.iter().rev().map(|digit| char::from_digit(*digit, 10)).collect()
 }
 
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -211,23 +194,5 @@ impl ResolvesClientCert for Asked {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A serial is found as PostgreSQL writes it.
-    #[test]
-    fn serials_are_written_in_decimal() {
-        for (hexadecimal, expected) in [
-            ("0", "0"),
-            ("00ff", "255"),
-            ("428a2bb329132b8139494fe516e9f14c0ca36201", "379874700505207262980779098141507669760441278977"),
-        ] {
-            assert_eq!(decimal(hexadecimal).as_deref(), Some(expected));
-        }
-        assert_eq!(decimal("no serial"), None);
     }
 }

@@ -279,6 +279,7 @@ mod tests {
         answer(&gate, places, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(enter(&gate, 10_000).len(), 128);
     }
+
     /// Those who only wait, for their own body or for their turn, take no place, whatever their number: others are let in, and that time
     /// is not taken for load. Who makes a call when there are too many is refused then.
     #[tokio::test(start_paused = true)]
