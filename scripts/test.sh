@@ -5,6 +5,18 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$1"; }
 
+step "disk"
+# What a build from nothing and the stacks of the tests take; an existing build counts. Said first, because a compiler or a container
+# engine that finds the disk full says so in many odd ways, after minutes.
+needed=16
+free=$(df --output=avail -B1G . | tail -n 1 | tr -d ' ')
+built=$(du -s -BG "${CARGO_TARGET_DIR:-target}" 2>/dev/null | cut -dG -f1 || true)
+echo "$free GB are free, and ${built:-0} GB are built"
+if [ $((free + ${built:-0})) -lt "$needed" ] || [ "$free" -lt 4 ]; then
+    echo "the tests need $needed GB with what they build, and 4 GB free at any time; \`cargo clean\` deletes what older builds left" >&2
+    exit 1
+fi
+
 step "format"
 cargo fmt --all --check
 
