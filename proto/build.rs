@@ -12,11 +12,15 @@ use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=holdfast");
+    println!("cargo:rerun-if-changed=opentelemetry");
     let descriptors = protox::compile(proto_files("holdfast".as_ref())?, ["."])?;
     // The compatibility check (tests/compatibility.rs) compares this with the committed lock file.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"), descriptors.encode_to_vec())?;
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("idempotent.rs"), idempotent_methods(&descriptors))?;
     tonic_prost_build::configure().include_file("packages.rs").compile_fds(descriptors)?;
+    // Not part of the contract: how spans are exported.
+    let otlp = protox::compile(proto_files("opentelemetry".as_ref())?, ["."])?;
+    tonic_prost_build::configure().include_file("otlp.rs").compile_fds(otlp)?;
     Ok(())
 }
 

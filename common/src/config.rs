@@ -180,6 +180,28 @@ pub struct ServiceConfig {
     /// Time to finish what is in progress after SIGTERM. Default 8 s; a supervisor kills after 10 s.
     #[serde(default = "default_drain", deserialize_with = "duration")]
     pub drain: Duration,
+    /// Where spans go.
+    #[serde(default)]
+    pub traces: TracesConfig,
+}
+
+/// The export of traces (OTLP over gRPC).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TracesConfig {
+    /// `http://HOST:PORT` or `https://HOST:PORT` of a collector. Default: none, nothing is recorded.
+    pub endpoint: Option<String>,
+    /// The share of traces that are recorded, of those that begin in this process; others were decided where they began.
+    /// Default 1.
+    pub sample_ratio: f64,
+    /// Certificates of the authorities that may have signed the collector's. Default: none, needed for `https`.
+    pub trust_bundle: Option<PathBuf>,
+}
+
+impl Default for TracesConfig {
+    fn default() -> Self {
+        Self { endpoint: None, sample_ratio: 1.0, trust_bundle: None }
+    }
 }
 
 fn default_log() -> String {

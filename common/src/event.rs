@@ -171,6 +171,12 @@ impl Metadata {
         Ok(Self { id, kind: kind.to_owned(), version, subject: subject.to_owned(), time, trace })
     }
 
+    /// The trace context of a record, even if its other headers are broken.
+    #[must_use]
+    pub fn trace_of(record: &Record) -> Option<TraceContext> {
+        optional(&record.headers, TRACEPARENT).ok().flatten().and_then(TraceContext::parse)
+    }
+
     /// The aggregate that a record names, even if its other headers are broken. One that is too long for an event
     /// ([`SUBJECT_BYTES_MAX`]) does not count: it goes into indexes, which refuse it.
     #[must_use]

@@ -96,6 +96,7 @@ metrics! {
     counter TLS_HANDSHAKE_FAILURES_TOTAL = "tls_handshake_failures_total", "connections refused in the handshake";
     counter TLS_HANDSHAKES_DROPPED_TOTAL = "tls_handshakes_dropped_total", "handshakes dropped because too many were silent";
     counter TOKENS_REFUSED_TOTAL = "tokens_refused_total", "access tokens refused: cause";
+    counter TRACES_SPANS_TOTAL = "traces_spans_total", "spans by what became of them: outcome";
     counter TRANSACTION_CONFLICTS_TOTAL = "transaction_conflicts_total", "transactions run again because they lost against another: name";
 }
 

@@ -29,6 +29,7 @@ use crate::{
     health::Health,
     http::descriptors,
     panic, telemetry,
+    trace::export,
 };
 
 /// What the runner needs from a service's configuration.
@@ -63,6 +64,8 @@ impl Context {
 /// Connections that the kernel queues until they are accepted; when the queue is full it drops new ones, and their
 /// clients try again.
 const BACKLOG: u32 = 1024;
+/// Time for the last spans, after the drain. A supervisor kills 2 s after it.
+const LAST_SPANS_TIME_MAX: Duration = Duration::from_secs(1);
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
@@ -94,13 +97,17 @@ where
         Err(error) => return end(name, &error, EXIT_FAILED),
     };
     let drain = config.service().drain;
+    let health = Health::default();
+    let installed = {
+        let _entered = runtime.enter();
+        export::install(&config.service().traces, name, &health)
+    };
+    let exporter = match installed {
+        Ok(exporter) => exporter,
+        Err(error) => return end(name, &error, EXIT_USAGE),
+    };
     let outcome = runtime.block_on(async move {
-        let mut context = Context {
-            name,
-            health: Health::default(),
-            stop: CancellationToken::new(),
-            tasks: JoinSet::new(),
-        };
+        let mut context = Context { name, health, stop: CancellationToken::new(), tasks: JoinSet::new() };
         descriptors::raise_limit();
         tracing::info!(service = name, version = env!("CARGO_PKG_VERSION"), "starting");
         let admin_listener = bind(config.service().admin_listen).await?;
@@ -113,8 +120,16 @@ where
             }
         });
         tokio::spawn(telemetry::upkeep(metrics));
+        let exported = CancellationToken::new();
+        let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(exported.clone())));
         start(&mut context, config).await?;
-        supervise(context, drain).await
+        let outcome = supervise(context, drain).await;
+        exported.cancel();
+        if let Some(exporting) = exporting {
+            // What can't be delivered by then is lost, as it would be if the process had been killed.
+            let _ = tokio::time::timeout(LAST_SPANS_TIME_MAX, exporting).await;
+        }
+        outcome
     });
     runtime.shutdown_timeout(Duration::from_millis(500));
     match outcome {

@@ -31,6 +31,7 @@ fn all(mode: Mode) -> Redrive {
         letters_max: None,
         exhausted: Exhausted::Refuse,
         actor: "operator (test)".to_owned(),
+        trace: None,
     }
 }
 

@@ -129,8 +129,9 @@ pub fn decide(
         }
         let user_id = event.user_id.clone();
         let id = Uuid::now_v7();
-        let delivery = Delivery::create(id, event.order_id, user_id, address.clone(), plan, now);
-        let new_event = event::status_updated(&delivery, metadata.trace.clone());
+        let delivery = Delivery::create(id, event.order_id, user_id, address.clone(), plan, now)
+            .caused_by(metadata.trace);
+        let new_event = event::status_updated(&delivery, delivery.trace);
         decided.outbox.push(OutboxRecord::from_event(new_event, "delivery"));
         decided.new.push(delivery.clone());
         deliveries.insert(event.order_id, delivery);

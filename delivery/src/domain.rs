@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_common::trace::TraceContext;
 use holdfast_proto::{OrderId, UserId};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -72,6 +73,8 @@ pub struct Delivery {
     pub created_at: OffsetDateTime,
     /// When it moved last.
     pub updated_at: OffsetDateTime,
+    /// What it was created by: its steps belong to that trace, too.
+    pub trace: Option<TraceContext>,
 }
 
 impl Delivery {
@@ -95,7 +98,14 @@ impl Delivery {
             due_at: Some(now + plan.step),
             created_at: now,
             updated_at: now,
+            trace: None,
         }
+    }
+
+    /// With the trace of its cause.
+    #[must_use]
+    pub fn caused_by(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
     }
 
     /// Moves one step on if it is due. Returns whether it moved.

@@ -28,7 +28,7 @@ impl Facts for DeliveryFacts {
                 updated_at: *at,
                 ..delivery.clone()
             });
-            then.map(|delivery| Fact::Event(status_updated(&delivery, None)))
+            then.map(|delivery| Fact::Event(status_updated(&delivery, delivery.trace)))
         });
         Ok(written.collect())
     }

@@ -27,7 +27,8 @@ use tonic::service::Routes;
 
 pub use crate::config::Config;
 
-static MIGRATIONS: LazyLock<Migrator> = holdfast_common::migrations!["1001_deliveries.sql"];
+static MIGRATIONS: LazyLock<Migrator> =
+    holdfast_common::migrations!["1001_deliveries.sql", "1002_delivery_trace.sql"];
 
 /// Starts the service.
 pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {

@@ -66,7 +66,7 @@ async fn advance_due(database: &Database, step: Duration) -> Result<u64, Databas
                 let mut due = store::lock_due(connection, now, BATCH_MAX).await?;
                 due.retain_mut(|delivery| delivery.advance(step, now));
                 store::update_deliveries(connection, &due).await?;
-                let events = due.iter().map(|delivery| event::status_updated(delivery, None));
+                let events = due.iter().map(|delivery| event::status_updated(delivery, delivery.trace));
                 let records = events.map(|event| OutboxRecord::from_event(event, "delivery")).collect();
                 outbox::append(connection, records).await?;
                 Ok(due.len() as u64)

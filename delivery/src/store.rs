@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use holdfast_common::database::DatabaseError;
+use holdfast_common::{database::DatabaseError, trace::TraceContext};
 use holdfast_proto::{OrderId, UserId};
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
@@ -18,7 +18,7 @@ macro_rules! select_with_steps {
     ($rest:literal) => {
         concat!(
             "select d.delivery_id, d.order_id, d.user_id, d.delivery_address, d.status, d.will_fail, d.due_at,
-                d.created_at, d.updated_at, s.statuses, s.times
+                d.created_at, d.updated_at, d.traceparent, s.statuses, s.times
             from deliveries as d
             cross join lateral (
                 select array_agg(status order by position) as statuses, array_agg(at order by position) as times
@@ -73,7 +73,8 @@ pub(crate) async fn deliveries_of_orders(
     let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
     let rows = sqlx::query(
         "-- delivery.deliveries_of_orders
-        select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at
+        select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at,
+            traceparent
         from deliveries where order_id = any($1)",
     )
     .bind(ids)
@@ -97,7 +98,7 @@ pub(crate) async fn insert_deliveries(
     }
     let (mut ids, mut orders, mut users) = (Vec::new(), Vec::new(), Vec::new());
     let (mut addresses, mut statuses, mut fails) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut dues, mut created) = (Vec::new(), Vec::new());
+    let (mut dues, mut created, mut traces) = (Vec::new(), Vec::new(), Vec::new());
     for delivery in deliveries {
         ids.push(delivery.delivery_id);
         orders.push(delivery.order_id.as_uuid());
@@ -107,16 +108,17 @@ pub(crate) async fn insert_deliveries(
         fails.push(delivery.will_fail);
         dues.push(delivery.due_at);
         created.push(delivery.created_at);
+        traces.push(delivery.trace.map(|trace| trace.to_string()));
     }
     sqlx::query(
         "-- delivery.insert_deliveries
         with inserted as (
             insert into deliveries (delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at,
-                created_at, updated_at)
+                created_at, traceparent, updated_at)
             select d.*, d.created_at
             from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::boolean[],
-                $7::timestamptz[], $8::timestamptz[])
-                as d (delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at)
+                $7::timestamptz[], $8::timestamptz[], $9::text[])
+                as d (delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, traceparent)
             returning delivery_id, status, created_at
         )
         insert into delivery_steps (delivery_id, position, status, at)
@@ -130,6 +132,7 @@ pub(crate) async fn insert_deliveries(
     .bind(fails)
     .bind(dues)
     .bind(created)
+    .bind(traces)
     .execute(connection)
     .await?;
     Ok(())
@@ -144,7 +147,8 @@ pub(crate) async fn lock_due(
     // Skipping locked rows can't reorder the events of one delivery: its next step needs the lock of this one.
     let rows = sqlx::query(
         "-- delivery.lock_due
-        select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at
+        select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at,
+            traceparent
         from deliveries where due_at <= $1 order by due_at limit $2 for update skip locked",
     )
     .bind(now)
@@ -216,6 +220,7 @@ fn delivery_from_row(row: &PgRow) -> Result<Delivery, DatabaseError> {
         due_at: row.try_get("due_at")?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
+        trace: row.try_get::<Option<&str>, _>("traceparent")?.and_then(TraceContext::parse),
     })
 }
 

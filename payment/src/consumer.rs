@@ -197,7 +197,7 @@ impl Batch {
 
     /// Queues an event for the outbox.
     fn emit(&mut self, event: NewEvent, cause: &Metadata) {
-        self.outbox.push(OutboxRecord::from_event(event.caused_by(cause.trace.clone()), "payment"));
+        self.outbox.push(OutboxRecord::from_event(event.caused_by(cause.trace), "payment"));
     }
 
     async fn save(self, connection: &mut PgConnection) -> Result<(), DatabaseError> {

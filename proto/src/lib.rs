@@ -33,6 +33,22 @@ mod generated {
 
 pub use generated::holdfast::*;
 
+/// The OpenTelemetry protocol (OTLP 1.9, traces only), from the unchanged files in `proto/opentelemetry`.
+pub mod otlp {
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        clippy::pedantic,
+        reason = "generated, like our own packages"
+    )]
+    mod generated {
+        include!(concat!(env!("OUT_DIR"), "/otlp.rs"));
+    }
+    pub use generated::opentelemetry::proto::*;
+}
+
 /// All message types as an encoded `FileDescriptorSet`; tools decode events by it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

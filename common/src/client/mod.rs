@@ -1,6 +1,7 @@
 //! The client column of every call, outermost first:
 //!
 //! ```text
+//! trace            a span for the whole call                             trace.rs
 //! deadline         the whole call ends here                              total.rs
 //! replay           reads the message once, so that it can be sent again  replay.rs
 //! retry            idempotent calls, UNAVAILABLE, within a budget        retry.rs
@@ -25,6 +26,7 @@ mod replicas;
 mod resolve;
 mod retry;
 mod total;
+mod trace;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,6 +42,7 @@ use self::{
     replay::ReplayLayer,
     retry::{RetryLimits, RetryPolicy},
     total::DeadlineLayer,
+    trace::TraceLayer,
 };
 pub use self::{balance::Unguarded, replay::IsIdempotent, replicas::Replicas};
 use crate::{
@@ -153,6 +156,7 @@ where
         budget_per_second: calls.retry_budget_per_second,
     };
     let stack = ServiceBuilder::new()
+        .layer(TraceLayer { destination: name.to_owned() })
         .layer(DeadlineLayer)
         .layer(ReplayLayer { is_idempotent })
         .layer(RetryLayer::new(RetryPolicy::new(limits, name)))

@@ -25,14 +25,16 @@ use super::{
     park,
     search::{Attempt, Search, refused},
     sort::{NewLetter, Seen, Verdicts, compare, place_of, sort},
+    trace,
     verdict::Poison,
 };
 use crate::{
-    database::{BACKGROUND_TIME_MAX, Conflicting, DatabaseError},
+    database::{BACKGROUND_TIME_MAX, Conflicting, DatabaseError, after_commit},
     deadline::Deadline,
     event::Metadata,
     planted::{Bug, planted},
     record::Record,
+    trace::Span,
 };
 
 /// Handles the records of one consumer group in its database.
@@ -165,7 +167,8 @@ impl<H: Handler> Processor<H> {
             HashMap::new()
         };
         let check = |record: &Record| self.group.check(record);
-        let sorted = sort(records, &seen, positions.by_place, blockers, verdicts, check);
+        let mut sorted = sort(records, &seen, positions.by_place, blockers, verdicts, check);
+        let spans = trace::of_batch(records, &mut sorted, group);
         if !sorted.events.is_empty() {
             let answers = self.group.handler.handle(connection, &sorted.events).await?;
             let accepted: Vec<&Record> = sorted.accepted.iter().map(|index| &records[*index]).collect();
@@ -176,6 +179,9 @@ impl<H: Handler> Processor<H> {
         }
         park::park(connection, group, records, &sorted.letters).await?;
         inbox::advance(connection, group, &sorted.counts, &sorted.positions).await?;
+        if !spans.is_empty() {
+            after_commit(move |_| spans.into_iter().for_each(Span::end));
+        }
         Ok((sorted.counts.into_values().sum(), sorted.letters))
     }
 

@@ -21,6 +21,7 @@ pub mod runtime;
 mod search;
 mod sort;
 pub mod stops;
+pub(crate) mod trace;
 mod verdict;
 mod watch;
 

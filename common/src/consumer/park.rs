@@ -50,12 +50,12 @@ fn copy(letter: &NewLetter, record: &Record, group: &str) -> OutboxRecord {
     if let Some(blocked_by) = verdict.blocked_by {
         add("dlq-blocked-by", blocked_by.to_string());
     }
-    OutboxRecord {
-        topic: topic::dead_letters_of(&record.topic, group),
-        key: record.key.as_ref().map(|key| key.to_vec()),
-        value: record.value.as_ref().map(|value| value.to_vec()),
+    OutboxRecord::copy(
+        topic::dead_letters_of(&record.topic, group),
+        record.key.as_ref().map(|key| key.to_vec()),
+        record.value.as_ref().map(|value| value.to_vec()),
         headers,
-    }
+    )
 }
 
 /// The oldest parked letter of each of these aggregates, locked against a redrive until the end of the transaction.

@@ -23,14 +23,28 @@ tokio::task_local! {
 /// For the work of a transaction: runs `effect` after the commit, whether or not the caller is still there. It is dropped
 /// if the transaction is rolled back. It must be quick and must not fail.
 ///
-/// An effect survives the rollback of a savepoint, so leave it only when what it stands for can't be undone any more but
-/// by the whole transaction.
+/// An effect survives the rollback of a savepoint, unless it is undone with it ([`undo_since`]).
 ///
 /// # Panics
 ///
 /// Outside of [`super::Database::transaction`], where it would never run.
 pub fn after_commit(effect: impl FnOnce(Fate) + Send + 'static) {
     EFFECTS.with(|effects| effects.borrow_mut().push(Box::new(effect)));
+}
+
+/// What effects there are, for [`undo_since`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark(usize);
+
+/// Before a savepoint; outside of a transaction there are none.
+pub(crate) fn mark() -> Mark {
+    Mark(EFFECTS.try_with(|effects| effects.borrow().len()).unwrap_or_default())
+}
+
+/// After its rollback: what was left since then stands for what never happened.
+pub(crate) fn undo_since(mark: Mark) {
+    // Outside of a transaction there is nothing to undo.
+    let _ = EFFECTS.try_with(|effects| effects.borrow_mut().truncate(mark.0));
 }
 
 /// Runs one attempt of a transaction, and then its effects. `attempt` says how far it came.
@@ -53,6 +67,27 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    /// What was left in a savepoint is undone with it, and nothing else.
+    #[tokio::test]
+    async fn effects_are_undone_with_a_savepoint() {
+        let (sender, told) = mpsc::channel();
+        let leave = |effect| {
+            let sender = sender.clone();
+            after_commit(move |_| sender.send(effect).expect("received"));
+        };
+        with_effects(async {
+            leave(1);
+            let before = mark();
+            leave(2);
+            leave(3);
+            undo_since(before);
+            leave(4);
+            (Some(Fate::Committed), ())
+        })
+        .await;
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 4]);
+    }
 
     /// Effects run after a commit, in order, and learn of an unknown one; those of a rollback never run.
     #[tokio::test]

@@ -32,6 +32,7 @@ use sqlx::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::after::{mark, undo_since};
 use self::{
     after::with_effects,
     error::{commit_error, may_have_stale_plans},

@@ -24,10 +24,12 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    consumer::{Answer, Class, Handler, Poison, group::Group, is_in_the_data},
-    database::{BACKGROUND_TIME_MAX, DatabaseError, bounded},
+    consumer::{Answer, Class, Handler, Poison, group::Group, is_in_the_data, trace},
+    database::{BACKGROUND_TIME_MAX, DatabaseError, after_commit, bounded, mark, undo_since},
     deadline::Deadline,
     error::chain,
+    event::Metadata,
+    trace::{Span, TraceContext},
 };
 
 /// Letters per transaction; an aggregate with more is redriven in several, in order.
@@ -68,6 +70,8 @@ pub struct Redrive {
     pub exhausted: Exhausted,
     /// For the audit.
     pub actor: String,
+    /// The operator's call: what is handled again belongs to its trace, and links to the one that the letter comes from.
+    pub trace: Option<TraceContext>,
 }
 
 /// What happened to a letter.
@@ -293,7 +297,7 @@ impl<H: Handler> Redriver<H> {
         for letter in letters {
             let outcome = match line.stopped_at(&letter) {
                 Some(outcome) => outcome,
-                None => line.passed(self.handle_again(connection, &letter).await?),
+                None => line.passed(self.handle_in_a_span(connection, &letter, request.trace).await?),
             };
             match &outcome {
                 Outcome::Redriven => {
@@ -315,17 +319,46 @@ impl<H: Handler> Redriver<H> {
         Ok(outcomes)
     }
 
+    /// Handles a letter again, below the operator's call.
+    async fn handle_in_a_span(
+        &self,
+        connection: &mut PgConnection,
+        letter: &Letter,
+        operator: Option<TraceContext>,
+    ) -> Result<Result<(), Poison>, DatabaseError> {
+        let mut span = trace::process(operator, &letter.record, self.group.name);
+        let origins = [Metadata::trace_of(&letter.record), trace::of_parking(&letter.record, letter.id)];
+        for origin in origins.into_iter().flatten() {
+            span.link(origin);
+        }
+        span.set("holdfast.dead_letter.id", || letter.id.to_string());
+        let before = mark();
+        let handled = self.handle_again(connection, letter, span.context()).await?;
+        if let Err(poison) = &handled {
+            undo_since(before);
+            span.fail(poison.class.as_str());
+        }
+        if span.is_recorded() {
+            after_commit(move |_| Span::end(span));
+        }
+        Ok(handled)
+    }
+
     /// Form, then effects, in a savepoint: a letter that fails leaves nothing, and those before it stay.
     async fn handle_again(
         &self,
         connection: &mut PgConnection,
         letter: &Letter,
+        cause: Option<TraceContext>,
     ) -> Result<Result<(), Poison>, DatabaseError> {
         let record = letter.effective_record();
-        let accepted = match self.group.check(&record) {
+        let mut accepted = match self.group.check(&record) {
             Ok(accepted) => accepted,
             Err(poison) => return Ok(Err(poison)),
         };
+        if cause.is_some() {
+            accepted.metadata.trace = cause;
+        }
         let mut savepoint = connection.begin().await?;
         // It was parked under an id derived from its place, because its own could not be read or was taken; it enters
         // the inbox under its own now, if that is free.

@@ -28,6 +28,7 @@ use crate::{
     deadline::Deadline,
     error::chain,
     event::Metadata,
+    trace::TraceContext,
 };
 
 /// Steps that are buffered for a slow operator; beyond that the redrive waits.
@@ -117,7 +118,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         &self,
         request: Request<pb::RedriveDeadLettersRequest>,
     ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
-        let peer = peer_of(&request)?;
+        let (peer, trace) = (peer_of(&request)?, TraceContext::of(request.metadata()));
         let request = request.into_inner();
         if !(request.rate_per_second.is_finite() && request.rate_per_second >= 0.0) {
             return Err(Status::invalid_argument("rate_per_second must be 0 or more"));
@@ -132,6 +133,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             exhausted: if request.force { Exhausted::RedriveToo } else { Exhausted::Refuse },
             actor: actor(&peer, &request.author)?,
             filter: parse_filter(request.filter.unwrap_or_default())?,
+            trace,
         };
         let redriver = Redriver::new(self.group.clone());
         // A dry run changes nothing, so it may run beside a redrive.

@@ -4,6 +4,7 @@
 //! mutual TLS       who calls                            identity::acceptor
 //! HTTP/2 limits    streams, heads, resets, age          here
 //! permission       who may call what                    permission.rs
+//! trace            a span for each call                 trace.rs
 //! deadline         work ends when its caller is gone    deadline.rs
 //! load shedding    calls waiting and running            shed.rs
 //! handlers         the service's own
@@ -12,14 +13,15 @@
 mod deadline;
 mod permission;
 pub(crate) mod shed;
+mod trace;
 
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{service::Routes, transport::Server};
+use tonic::{Code, service::Routes, transport::Server};
 
-use self::{deadline::DeadlineLayer, permission::PermissionLayer, shed::ShedLayer};
+use self::{deadline::DeadlineLayer, permission::PermissionLayer, shed::ShedLayer, trace::TraceLayer};
 use crate::{
     error::BoxError,
     health::Health,
@@ -84,6 +86,7 @@ pub async fn serve(
         .max_connection_age(CONNECTION_AGE_MAX)
         .max_connection_age_grace(CONNECTION_AGE_GRACE)
         .layer(PermissionLayer { permissions })
+        .layer(TraceLayer)
         .layer(DeadlineLayer)
         .layer(ShedLayer::new(places))
         .add_routes(routes)
@@ -91,6 +94,29 @@ pub async fn serve(
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
     Ok(())
+}
+
+/// Its name in the specification of gRPC.
+pub(crate) const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// `holdfast.order.v1.OrderService` of `/holdfast.order.v1.OrderService/CreateOrder`.

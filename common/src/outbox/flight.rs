@@ -15,12 +15,15 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedHeaders,
-    producer::FutureRecord,
+    producer::{DeliveryFuture, FutureRecord},
 };
 use tokio::time::Instant;
 
-use super::publisher::Client;
-use crate::record::{HeaderCodecError, decode_headers};
+use super::{publisher::Client, trace};
+use crate::{
+    record::{HeaderCodecError, decode_headers},
+    trace::TraceContext,
+};
 
 /// A topic and a key, as a hash: a key may have a megabyte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,7 +110,9 @@ pub(super) struct Sent {
     pub(super) lane: Lane,
     pub(super) topic: String,
     pub(super) place: Place,
-    at: Instant,
+    /// That of the event's creation.
+    pub(super) trace: Option<TraceContext>,
+    pub(super) at: Instant,
 }
 
 /// A row that was answered.
@@ -161,16 +166,18 @@ impl Flight {
 
     /// Gives `row` to the producer.
     pub(super) fn send(&mut self, client: &Client, row: &Row) -> Offer {
-        let sent = Sent {
+        let mut sent = Sent {
             id: row.id,
             lane: row.lane(),
             topic: row.topic.clone(),
             place: row.place,
+            trace: None,
             at: Instant::now(),
         };
         let mut offer = Offer::Taken;
         let answer = match enqueue(client, row) {
-            Ok(delivery) => {
+            Ok((delivery, trace)) => {
+                sent.trace = trace;
                 let sent = sent.clone();
                 async move {
                     let outcome = match delivery.await {
@@ -240,7 +247,8 @@ impl Flight {
     }
 }
 
-fn enqueue(client: &Client, row: &Row) -> Result<rdkafka::producer::DeliveryFuture, Failure> {
+/// Returns the answer to come, and the trace context of the record.
+fn enqueue(client: &Client, row: &Row) -> Result<(DeliveryFuture, Option<TraceContext>), Failure> {
     let headers = decode_headers(&row.headers)?;
     let mut native = OwnedHeaders::new_with_capacity(headers.len());
     for header in &headers {
@@ -259,5 +267,6 @@ fn enqueue(client: &Client, row: &Row) -> Result<rdkafka::producer::DeliveryFutu
     let mut record = FutureRecord::<[u8], [u8]>::to(&row.topic).headers(native);
     record.key = row.key.as_deref();
     record.payload = row.value.as_deref();
-    client.send_result(record).map_err(|(error, _)| Failure::of(error))
+    let delivery = client.send_result(record).map_err(|(error, _)| Failure::of(error))?;
+    Ok((delivery, trace::of(&headers)))
 }

@@ -23,6 +23,7 @@ use super::{
     flight::{Answer, Failure, Flight, Lane, Offer, Place, Row},
     publisher::{Client, DEAF_AFTER, Publisher, Replaced, Witness},
     store::{self, CLAIM_ROWS_MAX, Measure, Refused},
+    trace,
 };
 use crate::{
     backoff::Backoff,
@@ -362,7 +363,7 @@ impl Leader<'_> {
         let (mut acknowledged, mut refused, mut ended) = (Vec::new(), Vec::new(), false);
         for Answer { sent, outcome } in answers {
             match outcome {
-                Ok(()) => acknowledged.push((sent.id, sent.place, sent.lane)),
+                Ok(()) => acknowledged.push(sent),
                 Err(Failure::Ended) => ended = true,
                 // Whatever error a dead producer reports for a row, the row is not to blame.
                 Err(Failure::Refused(_)) if dead => ended = true,
@@ -382,7 +383,9 @@ impl Leader<'_> {
         }
         if !acknowledged.is_empty() {
             self.relay.step(Step::Acknowledged);
-            store::delete(&mut self.connection, &acknowledged).await?;
+            trace::report(&acknowledged);
+            let rows: Vec<_> = acknowledged.iter().map(|sent| (sent.id, sent.place, sent.lane)).collect();
+            store::delete(&mut self.connection, &rows).await?;
             metrics::counter!(crate::metric::OUTBOX_PUBLISHED_TOTAL).increment(acknowledged.len() as u64);
             self.relay.step(Step::Deleted);
             self.relay.progress();

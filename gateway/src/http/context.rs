@@ -10,15 +10,15 @@ use std::{
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
-    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
+    http::{HeaderName, HeaderValue, Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
 use holdfast_common::{
     deadline::{Deadline, DeadlinePassed},
     subject::Subject,
+    trace::{self, Kind, Span, SpanUntilDropped, TraceContext},
 };
 use metrics::Histogram;
-use tonic::metadata::MetadataValue;
 
 use super::head::Refused;
 use crate::problem::{self, Problem, ProblemType};
@@ -88,7 +88,8 @@ pub(crate) trait Admission: fmt::Debug + Send + Sync {
 /// The context of one request.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
-    pub(crate) trace_id: TraceId,
+    /// A client's own is not taken over: it would decide what we record, and put its ids beside ours.
+    trace: TraceContext,
     /// When a response is no longer of use.
     pub(crate) deadline: Deadline,
     /// For whom it is, once that is known.
@@ -98,14 +99,18 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The context of what begins now: a request, or work that no request waits for.
+    /// The context of a request that begins now.
     pub(crate) fn new(deadline: Duration) -> Self {
-        Self {
-            trace_id: TraceId(fastrand::u128(1..)),
-            deadline: Deadline::after(deadline),
-            subject: None,
-            admission: None,
-        }
+        Self { trace: trace::begin(), deadline: Deadline::after(deadline), subject: None, admission: None }
+    }
+
+    /// The context of work that no request waits for. It is not part of any trace.
+    pub(crate) fn in_background(deadline: Duration) -> Self {
+        Self { trace: TraceContext::begin(false), ..Self::new(deadline) }
+    }
+
+    fn trace_id(&self) -> TraceId {
+        TraceId(self.trace.trace_id())
     }
 
     /// The same for this subject.
@@ -119,11 +124,7 @@ impl Call {
             admission.enter()?;
         }
         let mut request = self.deadline.earlier_by(ANSWER_TIME).request(message)?;
-        let traceparent = format!("00-{}-{:016x}-01", self.trace_id, fastrand::u64(1..));
-        // Hexadecimal digits and dashes are always a metadata value.
-        if let Ok(value) = MetadataValue::try_from(traceparent) {
-            request.metadata_mut().insert("traceparent", value);
-        }
+        self.trace.write(request.metadata_mut().as_mut());
         if let Some(subject) = &self.subject {
             subject.write(request.metadata_mut());
         }
@@ -156,26 +157,46 @@ pub(crate) async fn enter<F: Future<Output = Response>>(
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     request.extensions_mut().insert(call.clone());
+    let span = SpanUntilDropped::new(server_span(call.trace, &method, route.as_ref()));
 
     let answered = tokio::time::timeout(call.deadline.remaining(), next(request)).await;
     let mut response = answered.unwrap_or_else(|_| Problem::deadline().into_response());
-    problem::render(&mut response, &call.trace_id);
+    let trace_id = call.trace_id();
+    problem::render(&mut response, &trace_id);
 
     let status = response.status();
+    span.finish(|span| {
+        span.set("http.response.status_code", || i64::from(status.as_u16()));
+        if status.is_server_error() {
+            span.fail("5xx");
+        }
+    });
     // The route, never the path: the ids in a path are private, and would create one series per order.
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let seconds = started.elapsed().as_secs_f64();
     TIMES.record(route, status, seconds);
     if status.is_server_error() && response.extensions().get::<Refused>().is_none() {
-        tracing::warn!(trace_id = %call.trace_id, %method, route, status = status.as_u16(), seconds, "request failed");
+        tracing::warn!(%trace_id, %method, route, status = status.as_u16(), seconds, "request failed");
     } else {
-        tracing::debug!(trace_id = %call.trace_id, %method, route, status = status.as_u16(), seconds, "request answered");
+        tracing::debug!(%trace_id, %method, route, status = status.as_u16(), seconds, "request answered");
     }
-    let id = request_id.or_else(|| HeaderValue::from_bytes(&call.trace_id.digits()).ok());
+    let id = request_id.or_else(|| HeaderValue::from_bytes(&trace_id.digits()).ok());
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// By the route, never by the path.
+fn server_span(trace: TraceContext, method: &Method, route: Option<&MatchedPath>) -> Span {
+    let mut span = Span::root(trace, Kind::Server, "");
+    if span.is_recorded() {
+        let route = route.map_or("", MatchedPath::as_str);
+        span.rename(format!("{method} {route}").trim_end().to_owned());
+        span.set("http.request.method", || method.to_string());
+        span.set("http.route", || route.to_owned());
+    }
+    span
 }
 
 impl From<NotSent> for Problem {

@@ -110,7 +110,7 @@ impl Live {
         let (live, source, subject) = (self.clone(), source.clone(), call.subject.clone());
         Arc::new(move |since| {
             let (live, source) = (live.clone(), source.clone());
-            let call = Call::new(READ_TIME_MAX).on_behalf_of(subject.clone());
+            let call = Call::in_background(READ_TIME_MAX).on_behalf_of(subject.clone());
             async move { live.read(&source, since, &call).await }.boxed()
         })
     }

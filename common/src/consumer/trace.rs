@@ -1,0 +1,60 @@
+//! A span for each event that is handled, below the one that has created it.
+
+use uuid::Uuid;
+
+use super::{handler::Accepted, sort::Sorted};
+use crate::{
+    event::Metadata,
+    record::Record,
+    trace::{Kind, Span, TraceContext},
+};
+
+/// The context of the span in which a record was parked. It is derived, so that it need not be kept: whoever redrives the letter,
+/// days later, finds it again.
+pub(crate) fn of_parking(record: &Record, letter: Uuid) -> Option<TraceContext> {
+    // The second half of a `UUIDv7` is random.
+    let (_, random) = letter.as_u64_pair();
+    Some(Metadata::trace_of(record)?.with_span(random))
+}
+
+/// The span of handling `record` for `group`.
+pub(crate) fn process(parent: Option<TraceContext>, record: &Record, group: &str) -> Span {
+    let mut span = Span::below(parent, Kind::Consumer, "");
+    if span.is_recorded() {
+        span.rename(format!("process {}", record.topic));
+        span.set("messaging.system", || "kafka");
+        span.set("messaging.operation.name", || "process");
+        span.set("messaging.operation.type", || "process");
+        span.set("messaging.destination.name", || record.topic.clone());
+        span.set("messaging.destination.partition.id", || record.partition.to_string());
+        span.set("messaging.kafka.offset", || record.offset);
+        span.set("messaging.consumer.group.name", || group.to_owned());
+        span.set("messaging.message.id", || Metadata::inbox_id(record).to_string());
+        if let Some(subject) = Metadata::subject_of(record) {
+            span.set("holdfast.subject", || subject.to_owned());
+        }
+    }
+    span
+}
+
+/// Spans of a sorted batch, to be ended after its commit. What an event causes gets the context of its span.
+pub(super) fn of_batch<E>(records: &[Record], sorted: &mut Sorted<E>, group: &str) -> Vec<Span> {
+    let mut spans = Vec::new();
+    for (Accepted { metadata, .. }, index) in sorted.events.iter_mut().zip(&sorted.accepted) {
+        let span = process(metadata.trace, &records[*index], group);
+        metadata.trace = span.context();
+        spans.push(span);
+    }
+    for letter in &sorted.letters {
+        let record = &records[letter.index];
+        let mut span = process(Metadata::trace_of(record), record, group);
+        if let Some(context) = of_parking(record, letter.id) {
+            span = span.with_id(context.span_id());
+        }
+        span.set("holdfast.dead_letter.id", || letter.id.to_string());
+        span.fail(letter.verdict.poison.class.as_str());
+        spans.push(span);
+    }
+    spans.retain(Span::is_recorded);
+    spans
+}

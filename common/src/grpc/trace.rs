@@ -1,0 +1,110 @@
+//! A span for each call that is handled, below the caller's. The handler finds its context where the caller's was.
+//!
+//! A call without a trace begins one only if it is an operator's: what a redrive causes belongs to a trace of its own, days after
+//! the one that its letters come from. Everything else that has none, such as health checks, is nobody's trace.
+
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use super::code_name;
+use crate::{
+    identity::Peer,
+    trace::{self, Kind, Span, SpanUntilDropped, TraceContext},
+};
+
+/// The identity whose calls begin traces.
+const OPERATOR: &str = "operator";
+
+/// See the module.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TraceLayer;
+
+impl<S> Layer<S> for TraceLayer {
+    type Service = Traced<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Traced { inner }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Traced<S> {
+    inner: S,
+}
+
+fn begin<B>(request: &Request<B>) -> Span {
+    if let Some(caller) = TraceContext::of_headers(request.headers()) {
+        return Span::below(Some(caller), Kind::Server, "");
+    }
+    let peer = request.extensions().get::<Peer>();
+    if peer.is_some_and(|peer| peer.id.name() == OPERATOR) {
+        Span::root(trace::begin(), Kind::Server, "")
+    } else {
+        Span::below(None, Kind::Server, "")
+    }
+}
+
+impl<S, B> Service<Request<B>> for Traced<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let mut span = begin(&request);
+        if !span.is_recorded() {
+            return Box::pin(self.inner.call(request));
+        }
+        let method = request.uri().path().trim_start_matches('/').to_owned();
+        span.rename(method.clone());
+        span.set("rpc.system.name", || "grpc");
+        span.set("rpc.method", || method);
+        if let Some(context) = span.context() {
+            context.write(request.headers_mut());
+        }
+        let span = SpanUntilDropped::new(span);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            let code = answer.as_ref().map_or(Code::Internal, code_of);
+            span.finish(|span| {
+                span.set("rpc.response.status_code", || code_name(code));
+                if is_our_fault(code) {
+                    span.fail(code_name(code));
+                }
+            });
+            answer
+        })
+    }
+}
+
+/// The code of an answer without a message; whoever sends one has succeeded so far.
+fn code_of(answer: &Response<Body>) -> Code {
+    Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
+}
+
+/// As the conventions say for the side that handles a call: the other codes are answers to what the caller has asked for.
+const fn is_our_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
