@@ -29,6 +29,9 @@ scripts/deny.sh
 step "components"
 scripts/components.sh
 
+step "alerts"
+scripts/alerts.sh
+
 step "planted bugs"
 # First: the build behind it links the normal programs again.
 scripts/planted.sh

@@ -74,6 +74,7 @@ metrics! {
     gauge ORDER_CACHE_BYTES = "order_cache_bytes", "memory that the last known states of orders take, about";
     counter ORDER_CACHE_READS_TOTAL = "order_cache_reads_total", "orders that clients asked for: outcome (known; shared: known to another gateway; read from order; stale: the last known state, because order is away)";
     counter ORDERS_CREATED_TOTAL = "orders_created_total", "orders created, replays not counted";
+    histogram ORDER_PAYMENT_SECONDS = "order_payment_seconds", "from the creation of an order to the decision about its payment";
     gauge ORDERS_STUCK = "orders_stuck", "orders that are unfinished for too long";
     gauge OUTBOX_DEAD_ROWS = "outbox_dead_rows", "deleted outbox rows that vacuum has not removed, as PostgreSQL estimates";
     gauge OUTBOX_HELD_BACK_KEYS = "outbox_held_back_keys", "keys whose oldest row can't be published";

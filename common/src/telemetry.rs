@@ -22,12 +22,16 @@ pub enum TelemetryError {
 const SECONDS_BUCKETS: [f64; 14] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// For what may take as long as an outage.
+const SAGA_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0];
+
 /// Installs the process-wide log subscriber and metrics recorder.
 pub(crate) fn install(filter: &str) -> Result<PrometheusHandle, TelemetryError> {
     let filter = EnvFilter::try_new(filter)?;
     install_log(filter);
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(metric::ORDER_PAYMENT_SECONDS.to_owned()), &SAGA_BUCKETS)?
         .install_recorder()?;
     metric::describe();
     Ok(handle)

@@ -61,15 +61,43 @@ fn every_pitfall_has_its_row() {
     }
 }
 
+/// Every alert has its section in the page that its annotation names, and a test; every section has its alert.
+#[test]
+fn every_alert_is_explained_and_tested() {
+    let names = |text: &str, prefix: &str| -> BTreeSet<String> {
+        text.lines().filter_map(|line| line.trim().strip_prefix(prefix)).map(str::to_owned).collect()
+    };
+    let (mut alerts, mut tested) = (BTreeSet::new(), BTreeSet::new());
+    for (path, text) in texts(&["yml"]) {
+        if path.to_string_lossy().ends_with(".rules.yml") {
+            let found = names(&text, "- alert: ");
+            for alert in &found {
+                let section = format!("runbook: docs/alerts.md#{}", alert.to_lowercase());
+                assert!(text.contains(&section), "{alert} names its section");
+            }
+            alerts.extend(found);
+        } else if path.to_string_lossy().ends_with(".test.yml") {
+            tested.extend(names(&text, "alertname: "));
+        }
+    }
+    assert!(alerts.len() > 20, "{alerts:?}");
+    assert_eq!(tested, alerts);
+    let page = fs::read_to_string(root().join("docs/alerts.md")).expect("there");
+    assert_eq!(names(&page, "## "), alerts);
+}
+
 /// Every metric in an alert exists in the code.
 #[test]
 fn every_alert_asks_for_a_metric_that_exists() {
     let code: String = texts(&["rs"]).into_iter().map(|(_, text)| text).collect();
     let mut found = 0;
     for (path, text) in texts(&["yml"]) {
+        let recorded: BTreeSet<&str> =
+            text.lines().filter_map(|line| line.trim().strip_prefix("- record: ")).collect();
         for expression in text.lines().filter_map(|line| line.trim().strip_prefix("expr:")) {
-            let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-            for metric in words.filter(|word| word.contains('_')) {
+            let words = expression
+                .split(|letter: char| !letter.is_ascii_alphanumeric() && !matches!(letter, '_' | ':'));
+            for metric in words.filter(|word| word.contains('_') && !recorded.contains(word)) {
                 let name =
                     metric.trim_end_matches("_bucket").trim_end_matches("_count").trim_end_matches("_sum");
                 assert!(code.contains(&format!("\"{name}\"")), "{}: {metric}", path.display());

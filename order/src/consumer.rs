@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use holdfast_common::{
     clock,
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
-    database::DatabaseError,
+    database::{DatabaseError, after_commit},
     event::Metadata,
+    metric::ORDER_PAYMENT_SECONDS,
     record::Record,
 };
 use holdfast_proto::{Money, OrderId, UserId, delivery::v1 as delivery, payment::v1 as payment, topic};
@@ -101,7 +102,12 @@ impl Handler for OrderEvents {
         let ids: Vec<OrderId> = events.iter().map(|accepted| accepted.event.order_id).collect();
         let mut orders = store::lock_orders(connection, &ids).await?;
         let before = orders.iter().map(|(id, order)| (*id, order.version)).collect();
-        let (answers, changed) = decide(&mut orders, events, clock::now());
+        let undecided: BTreeSet<OrderId> =
+            orders.values().filter(|order| order.is_undecided()).map(|order| order.order_id).collect();
+        let now = clock::now();
+        let (answers, changed) = decide(&mut orders, events, now);
+        let decided = undecided.iter().filter_map(|id| orders.get(id)).filter(|order| !order.is_undecided());
+        report_after_commit(decided.map(|order| now - order.created_at).collect());
         let changed: Vec<_> = changed.iter().filter_map(|id| orders.get(id)).collect();
         let changed = store::update_orders(connection, &changed, &before).await?;
         // After a refusal all of this is rolled back, perhaps by a savepoint only.
@@ -139,6 +145,18 @@ pub fn decide(
         }
     }
     (answers, changed)
+}
+
+/// How long payments took from the orders' creation, once that is true.
+fn report_after_commit(times: Vec<time::Duration>) {
+    if times.is_empty() {
+        return;
+    }
+    after_commit(move |_| {
+        for time in times {
+            metrics::histogram!(ORDER_PAYMENT_SECONDS).record(time.as_seconds_f64().max(0.0));
+        }
+    });
 }
 
 fn refuse(reason: &str) -> Answer {

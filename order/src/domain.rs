@@ -213,6 +213,12 @@ pub enum Change {
 }
 
 impl Order {
+    /// Whether its payment is still to be decided.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        matches!(self.status, Status::Pending)
+    }
+
     /// A new order.
     #[must_use]
     pub fn create(order_id: OrderId, draft: Draft, now: OffsetDateTime) -> Self {
