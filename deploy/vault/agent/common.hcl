@@ -2,6 +2,9 @@
 
 auto_auth {
   method "approle" {
+    # After an outage, instead of 5 min.
+    max_backoff = "30s"
+
     config = {
       role_id_file_path                   = "/approle/role-id"
       secret_id_file_path                 = "/approle/secret-id"
