@@ -30,7 +30,7 @@ engines() {
         "$bao" secrets enable -path=holdfast-pki pki
         "$bao" secrets tune -max-lease-ttl=87600h holdfast-pki
     fi
-    [ -n "$(issuers)" ] || new_authority root/generate/internal >/dev/null
+    [ -n "$(issuers)" ] || new_authority
 
     for name in $identities; do
         # One name and one URI, for both ends of a connection. A day at most, five minutes for clocks that differ. Nothing is kept of a
@@ -69,10 +69,11 @@ default_issuer() {
     "$bao" read -field=default holdfast-pki/config/issuers
 }
 
-new_authority() { # path
+# The first one signs at once.
+new_authority() {
     # Signs leaves only.
-    "$bao" write "holdfast-pki/$1" common_name="Holdfast $(date -u +%Y-%m-%dT%H:%M:%SZ)" \
-        key_type=ec key_bits=256 ttl=87600h max_path_length=0
+    "$bao" write holdfast-pki/issuers/generate/root/internal common_name="Holdfast $(date -u +%Y-%m-%dT%H:%M:%SZ)" \
+        key_type=ec key_bits=256 ttl=87600h max_path_length=0 >/dev/null
 }
 
 # All authorities of the engine are trusted.
@@ -123,10 +124,8 @@ revoke() { # serial, with or without colons
 authority() { # step
     case "$1 $(issuers | grep -c .)" in
     "next 1")
-        signs=$(default_issuer)
-        new_authority root/rotate/internal >/dev/null
-        # It must not sign before everybody trusts it.
-        [ "$(default_issuer)" = "$signs" ] || "$bao" write holdfast-pki/config/issuers default="$signs" >/dev/null
+        # It does not sign yet: that would be before everybody trusts it.
+        new_authority
         trust
         ;;
     "use 2")
