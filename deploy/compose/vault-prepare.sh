@@ -9,7 +9,7 @@ while status=0; bao status >/dev/null 2>&1 || status=$?; [ "$status" -eq 1 ]; do
     [ "$(date +%s)" -lt "$until_s" ] || { echo "no server at $BAO_ADDR within a minute" >&2; exit 1; }
     sleep 1
 done
-# The file comes first: a token that was not written down is lost.
+# What it says is said once: who loses it begins anew, with an empty volume.
 if [ ! -s /vault/data/init.json ]; then
     bao operator init -format=json -recovery-shares=1 -recovery-threshold=1 >/vault/data/init.json
 fi

@@ -30,7 +30,13 @@ engines() {
         "$bao" secrets enable -path=holdfast-pki pki
         "$bao" secrets tune -max-lease-ttl=87600h holdfast-pki
     fi
-    [ -n "$(issuers)" ] || new_authority
+    known=$(issuers)
+    [ -n "$known" ] || new_authority
+    signs=$(default_issuer)
+    if [ -z "$signs" ]; then
+        known=$(issuers)
+        use "$(echo "$known" | head -n 1)"
+    fi
 
     for name in $identities; do
         # One name and one URI, for both ends of a connection. A day at most, five minutes for clocks that differ. Nothing is kept of a
@@ -61,27 +67,37 @@ random() {
     head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'
 }
 
+# Their ids. That there is none is a failure to the command, whose answer tells it from others.
 issuers() {
-    "$bao" list -format=json holdfast-pki/issuers 2>/dev/null | tr -d '[]", \n' | sed 's/.\{36\}/&\n/g'
+    answer=$("$bao" list -format=json holdfast-pki/issuers) || [ "$answer" = "{}" ]
+    echo "$answer" | sed -n 's/^ *"\([0-9a-f-]\{36\}\)",\{0,1\}$/\1/p'
 }
 
 default_issuer() {
     "$bao" read -field=default holdfast-pki/config/issuers
 }
 
-# The first one signs at once.
+use() { # issuer: it signs from now on
+    "$bao" write holdfast-pki/config/issuers default="$1" >/dev/null
+}
+
 new_authority() {
     # Signs leaves only.
     "$bao" write holdfast-pki/issuers/generate/root/internal common_name="Holdfast $(date -u +%Y-%m-%dT%H:%M:%SZ)" \
         key_type=ec key_bits=256 ttl=87600h max_path_length=0 >/dev/null
 }
 
-# All authorities of the engine are trusted.
+# All authorities of the engine are trusted. Nothing is written unless all of them were read.
 trust() {
-    for issuer in $(issuers); do
-        "$bao" read -field=certificate "holdfast-pki/issuer/$issuer"
-        echo
-    done | sed '/^$/d' | "$bao" kv patch -mount=holdfast trust ca.crt=- >/dev/null
+    known=$(issuers)
+    bundle=
+    for issuer in $known; do
+        certificate=$("$bao" read -field=certificate "holdfast-pki/issuer/$issuer")
+        bundle="$bundle$certificate
+"
+    done
+    [ -n "$bundle" ] || { echo "no authority was found" >&2 && exit 1; }
+    printf '%s' "$bundle" | "$bao" kv patch -mount=holdfast trust ca.crt=- >/dev/null
 }
 
 kubernetes() {
@@ -117,26 +133,28 @@ revoke() { # serial, with or without colons
     *[!0-9a-f]* | '') echo "$1 is not a serial" >&2 && exit 2 ;;
     [89a-f]*) serial=00$serial ;;
     esac
-    { "$bao" kv get -mount=holdfast -field=revoked trust && echo && echo "$serial"; } | sed '/^$/d' | sort -u \
-        | "$bao" kv patch -mount=holdfast trust revoked=- >/dev/null
+    refused=$("$bao" kv get -mount=holdfast -field=revoked trust)
+    printf '%s\n%s\n' "$refused" "$serial" | sed '/^$/d' | sort -u | "$bao" kv patch -mount=holdfast trust revoked=- >/dev/null
 }
 
 authority() { # step
-    case "$1 $(issuers | grep -c .)" in
-    "next 1")
+    known=$(issuers)
+    signs=$(default_issuer)
+    others=$(echo "$known" | grep -vxF "$signs" || true)
+    case "$1 $(echo "$others" | grep -c .)" in
+    "next 0")
         # It does not sign yet: that would be before everybody trusts it.
         new_authority
         trust
         ;;
-    "use 2")
-        "$bao" write holdfast-pki/config/issuers default="$(issuers | grep -v "$(default_issuer)")" >/dev/null
-        ;;
-    "drop 2")
-        "$bao" delete "holdfast-pki/issuer/$(issuers | grep -v "$(default_issuer)")" >/dev/null
+    "use 1") use "$others" ;;
+    "drop 1")
+        "$bao" delete "holdfast-pki/issuer/$others" >/dev/null
         trust
         ;;
     *)
-        echo "there are $(issuers | grep -c .) authorities: next needs one, use and drop two" >&2
+        echo "next needs one authority, use and drop two; there are:" >&2
+        echo "$known" >&2
         exit 1
         ;;
     esac
