@@ -59,8 +59,10 @@ for profile in "" tools observability console; do
     COMPOSE_PROFILES=$profile docker compose config --quiet
     echo "ok     ${profile:-without a profile}"
 done
-COMPOSE_ENV_FILES=deploy/compose/three-brokers.env docker compose config --quiet
-echo "ok     three-brokers"
+for file in three-brokers vault; do
+    COMPOSE_ENV_FILES=deploy/compose/$file.env docker compose config --quiet
+    echo "ok     $file"
+done
 
 step "compose.yml, really run"
 target=${CARGO_TARGET_DIR:-target}

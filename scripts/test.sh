@@ -54,6 +54,9 @@ done
 step "kubernetes"
 scripts/kubernetes.sh
 
+step "secrets of OpenBao"
+scripts/vault.sh
+
 step "containers"
 scripts/containers.sh
 

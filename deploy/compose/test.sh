@@ -7,6 +7,7 @@
 #   deploy/compose/test.sh quick            one container is killed; the operator's commands
 #   deploy/compose/test.sh three-brokers    three brokers, of which one after the other is killed
 #   deploy/compose/test.sh observability    Prometheus sees every replica, has our alerts, and one sees an absent database
+#   deploy/compose/test.sh vault            secrets of OpenBao, which is killed, and changes a password and all certificates under load
 #
 # CURL: how to reach the published port, if not by `curl` on this machine. CRASH: a command that kills the process of a container
 # from outside of the engine, if there is one. KEEP=1 leaves everything running.
@@ -18,8 +19,9 @@ case $mode in
 everything | quick) ;;
 three-brokers) export COMPOSE_ENV_FILES=deploy/compose/three-brokers.env ;;
 observability) export COMPOSE_PROFILES=observability ;;
+vault) export COMPOSE_ENV_FILES=deploy/compose/vault.env ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -313,6 +315,43 @@ observability() {
     docker compose start payment-db >/dev/null 2>&1
     say "CannotServe saw that payment has no database"
     settle
+}
+
+vault() {
+    vault_admin() { docker compose run --rm --no-TTY vault-admin "$@" </dev/null 2>>"$talk"; }
+    # The serial of the certificate that an agent has written.
+    written() { docker compose exec --no-TTY agent-order sed '/PRIVATE KEY/,$d' /pki/identity.pem | openssl x509 -noout -serial; }
+    differs() { [ "$(written)" != "$1" ]; }
+    logged() { docker compose logs --no-color --no-log-prefix "$1" 2>/dev/null | grep '"reloaded"' | grep -q "\"$2\""; }
+
+    load &
+    load_pid=$!
+    goes_on
+    kill_container vault
+    goes_on
+    say "the server was killed; $(accepted) orders"
+
+    local before
+    before=$(written)
+    for identity in gateway order payment delivery operator; do
+        docker compose restart "agent-$identity" >/dev/null 2>&1
+    done
+    wait_for "another certificate is written" differs "$before"
+    for service in gateway order payment delivery; do
+        wait_for "$service takes another certificate" logged "$service" certificate
+    done
+    goes_on
+    say "every certificate was renewed; $(accepted) orders"
+
+    # The service first: its open connections stay.
+    vault_admin bao kv put -mount=holdfast order password=changed >/dev/null
+    wait_for "order takes another password" logged order "database password"
+    sql order "alter role holdfast password 'changed'"
+    sql order "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and usename = 'holdfast'" >/dev/null
+    goes_on
+    say "the password of a database was changed; $(accepted) orders"
+    settle
+    operate
 }
 
 say "starting"

@@ -1,0 +1,16 @@
+# What the delivery service may do: read its own secrets, and be itself. Nothing else, and nothing of the others.
+
+# The password of its database.
+path "holdfast/data/delivery" {
+  capabilities = ["read"]
+}
+
+# Whom to trust: authorities and the deny list.
+path "holdfast/data/trust" {
+  capabilities = ["read"]
+}
+
+# The role allows no other name.
+path "holdfast-pki/issue/delivery" {
+  capabilities = ["update"]
+}
