@@ -12,6 +12,7 @@ use holdfast_certs::TokenIssuer;
 use holdfast_native::{
     control::{self, Found},
     layout::{GATEWAY, Layout, PARTICIPANTS, service_of},
+    log,
     prepare::PORT_TAKEN_EXIT_CODE,
     state::{ComponentReport, StackReport},
 };
@@ -264,11 +265,13 @@ impl Stack {
         pages
     }
 
-    /// The logs of its components.
+    /// The logs of its components, and those that were set aside because they were long.
     pub fn logs(&self) -> Result<Vec<(String, PathBuf)>> {
-        let names = self.layout.component_names();
-        let logs = names.into_iter().map(|name| (self.layout.log_file(&name), name));
-        Ok(logs.filter(|(path, _)| path.exists()).map(|(path, name)| (name, path)).collect())
+        let logs = self.layout.component_names().into_iter().flat_map(|name| {
+            let log = self.layout.log_file(&name);
+            [(format!("{name}.old"), log::before(&log)), (name, log)]
+        });
+        Ok(logs.filter(|(_, path)| path.exists()).collect())
     }
 
     /// Ends a stack of its own, and waits until its data is gone; leaves another one alone.

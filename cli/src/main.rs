@@ -16,7 +16,7 @@ use clap::Parser;
 
 use crate::{
     commands::Command,
-    output::{Outcome, UsageError},
+    output::{Outcome, UsageError, say},
 };
 
 /// Runs and operates Holdfast.
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command.run() {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
-            eprintln!("holdfast: {error:#}");
+            say!("holdfast: {error:#}");
             let outcome = if error.is::<UsageError>() { Outcome::Usage } else { Outcome::Failed };
             outcome.exit_code()
         }

@@ -1,5 +1,8 @@
 //! Data on stdout. A reader that closes the pipe early (`holdfast status | head -1`) ends the command quietly; a full
 //! disk fails it. Also questions on the terminal, and how a command ends.
+//!
+//! Ids, subjects, headers, reasons and errors are text of others: whatever is printed here is escaped, so that nothing of it acts
+//! on the operator's terminal. The escapes are those of JSON, so `-o json` means the same with them.
 
 use std::{
     fmt,
@@ -7,8 +10,9 @@ use std::{
     process::ExitCode,
 };
 
-use comfy_table::{ContentArrangement, Table, presets::NOTHING};
+use comfy_table::{ContentArrangement, presets::NOTHING};
 use holdfast_native::prepare::PORT_TAKEN_EXIT_CODE;
+use holdfast_proto::text::{on_its_lines, on_one_line};
 
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +77,13 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// Prints a line of data.
+/// Prints data, on one line or several.
 pub(crate) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
+    exact_line(&on_its_lines(&text.to_string()))
+}
+
+/// Prints a line without escapes: for what a shell reads, made of the operator's own names.
+pub(crate) fn exact_line(text: &str) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other,
@@ -87,18 +96,50 @@ macro_rules! data {
 }
 pub(crate) use data;
 
+/// Says something in which there is text of others. A terminal that is gone is no reason to fail.
+pub(crate) fn talk(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{}", on_its_lines(&text.to_string()));
+}
+
+/// `eprintln!` for text of others.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::output::talk(format_args!($($words)*)) };
+}
+pub(crate) use say;
+
+/// A table, each row on a line of its own whatever its cells hold.
+pub(crate) struct Table(comfy_table::Table);
+
+impl Table {
+    pub(crate) fn add_row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        let cells: Vec<String> =
+            cells.into_iter().map(|cell| on_one_line(cell.as_ref()).into_owned()).collect();
+        self.0.add_row(cells);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A table that is as wide as its content.
 pub(crate) fn wide_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
+    let mut table = comfy_table::Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());
-    table
+    Table(table)
 }
 
 /// A table that fits the terminal; elsewhere as wide as its content.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = wide_table(header);
     if io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.0.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table
 }
@@ -117,4 +158,23 @@ pub(crate) fn confirmed(question: &str) -> anyhow::Result<bool> {
         eprintln!("nothing was done");
     }
     Ok(confirmed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What strangers have written stays in its cell, and acts on no terminal.
+    #[test]
+    fn a_cell_stays_a_cell() {
+        let mut table = wide_table(&["ID", "KEY"]);
+        table.add_row(["1", "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}1;1H\r\nSTATE  redriven \u{202e}"]);
+        let shown = table.to_string();
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(!shown.chars().any(|c| c != '\n' && c.is_control()), "{shown:?}");
+        assert!(
+            shown.contains(r"\u001b]0;owned\u0007\u001b[2J\u009b1;1H\r\nSTATE  redriven \u202e"),
+            "{shown}"
+        );
+    }
 }

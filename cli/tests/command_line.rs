@@ -206,6 +206,45 @@ fn an_empty_or_unknown_value_is_a_usage_error() {
     assert_eq!(inside.len(), 1, "{inside:?}");
 }
 
+/// A time that nothing can wait for, or that no calendar has, is a usage error in every command that takes one, never a panic.
+#[test]
+fn times_beyond_all_limits_are_usage_errors() {
+    let folder = folder();
+    for time in [
+        "199999999h",
+        "99999999999h",
+        "18446744073709551615",
+        "18446744073709551615ms",
+        "3661d",
+        "-1s",
+        "1.5h",
+    ] {
+        for command in [
+            &["dlq", "list", "--since"][..],
+            &["dlq", "list", "--until"],
+            &["dlq", "redrive", "--since"],
+            &["dlq", "audit", "--since"],
+            &["up", "--wait"],
+            &["roll", "--wait"],
+            &["reconcile", "--older-than"],
+            &["token", "--user", "alice", "--ttl"],
+            &["topics", "ensure", "--brokers", "localhost:1", "--wait"],
+            &["certs", "issue", "order", "--ttl"],
+            &["certs", "rotate", "--wait"],
+            &["certs", "revoke", "order", "--reason", "x", "--wait"],
+            &["certs", "keep", "--every"],
+            &["chaos", "run", "--duration"],
+            &["bench", "--phase"],
+        ] {
+            let (status, stdout, stderr) = run(folder.path(), &[command, &[time]].concat());
+            assert_eq!((status, stdout.as_str()), (Some(2), ""), "{command:?} {time}: {stderr}");
+            assert!(!stderr.contains("panicked"), "{command:?} {time}: {stderr}");
+        }
+    }
+    let inside: Vec<_> = fs::read_dir(folder.path()).expect("there").collect();
+    assert!(inside.is_empty(), "{inside:?}");
+}
+
 /// A port in use is an error that names the port, its component and the way out.
 #[test]
 fn a_port_in_use_is_named() {

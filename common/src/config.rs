@@ -359,38 +359,10 @@ const fn default_batch() -> usize {
     100
 }
 
-/// Reads `500ms`, `2s`, `5m` or `1h`.
+/// Reads a time, as [`crate::duration`] says.
 pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_duration(&text).map_err(serde::de::Error::custom)
-}
-
-/// A text that is not a duration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DurationError(String);
-
-impl fmt::Display for DurationError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not a duration such as 500ms, 2s, 5m or 1h", self.0)
-    }
-}
-
-impl std::error::Error for DurationError {}
-
-/// Like [`duration`], for command lines.
-pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    let refuse = || DurationError(text.to_owned());
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| refuse())?;
-    let unit_ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(refuse()),
-    };
-    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(refuse)
+    crate::duration::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -516,15 +488,5 @@ mod tests {
         assert_eq!(read("instance_id = \"0\"").expect("valid").as_deref(), Some("0"));
         assert_eq!(read("").expect("valid"), None);
         assert!(read("instance_id = \"\"").is_err());
-    }
-
-    /// Durations have a unit.
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
-        for bad in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -12,7 +12,7 @@
 //! - [`participant`] puts these together for a service with a database and events;
 //! - the edge: [`mod@http`] (connections of clients that may be slow, silent or hostile);
 //! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`telemetry`], [`trace`], [`service`];
-//! - the ground floor: [`error`], [`clock`], [`deadline`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
+//! - the ground floor: [`error`], [`clock`], [`deadline`], [`duration`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
 
 pub mod admin;
 pub mod backoff;
@@ -23,6 +23,7 @@ pub mod consumer;
 pub mod database;
 pub mod dead_letter;
 pub mod deadline;
+pub mod duration;
 pub mod error;
 pub mod event;
 pub mod grpc;
@@ -40,6 +41,7 @@ pub mod planted;
 pub mod reconcile;
 pub mod record;
 pub mod reload;
+mod sampler;
 pub mod service;
 pub mod stop;
 pub mod subject;

@@ -97,11 +97,11 @@ impl Participant<'_> {
         let processor = Processor::new(consumers.clone());
         let consumer = Runtime::new(self.kafka, self.topics, processor, &health);
         let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(consumers, consumer.view()))
-            .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
         let outbox = OutboxServiceServer::new(Outbox::new(database.clone(), group))
-            .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
         let reconcile = ReconcileServiceServer::new(Reconcile::new(database.clone(), group, facts))
-            .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
         let routes = routes.add_service(dead_letters).add_service(outbox).add_service(reconcile);
         let (migrated, stopped) = (database.clone(), stop.clone());
         context.spawn("consumer", async move {

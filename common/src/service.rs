@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use holdfast_proto::text::on_one_line;
 use serde::de::DeserializeOwned;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -174,6 +175,7 @@ async fn supervise(mut context: Context, drain: Duration) -> Result<(), BoxError
     if tokio::time::timeout(drain, finish).await.is_err() {
         tracing::warn!(service = context.name, left = context.tasks.len() - 1, "drain time has run out");
     }
+    telemetry::report_left_out();
     tracing::info!(service = context.name, "stopped");
     outcome
 }
@@ -243,6 +245,6 @@ fn say(text: &str) {
 /// For whoever has typed a command, and for a health check: not part of the log.
 fn complain(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
     // `eprintln!` would panic on a full disk.
-    let _ = writeln!(std::io::stderr(), "holdfast-{name}: {}", chain(error));
+    let _ = writeln!(std::io::stderr(), "holdfast-{name}: {}", on_one_line(&chain(error)));
     ExitCode::from(code)
 }

@@ -21,7 +21,8 @@ use holdfast_common::{
 };
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    server::WebPkiClientVerifier,
     version::TLS13,
 };
 use tokio::{
@@ -139,6 +140,32 @@ async fn is_served(address: SocketAddr, config: impl Into<Arc<ClientConfig>>) ->
     matches!(tokio::time::timeout(Duration::from_secs(10), exchange).await, Ok(Ok(true)))
 }
 
+/// A good certificate that an authority has signed which ours has signed, and both of them: the library alone takes it.
+fn by_intermediate(intermediate: &Leaf, trusted: &str) -> Leaf {
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "gateway");
+    let key = rcgen::KeyPair::from_pem(&intermediate.key).expect("a key");
+    let issuer = rcgen::Issuer::new(parameters, key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut parameters = rcgen::CertificateParams::new(vec!["gateway".to_owned()]).expect("a name");
+    let uri = "spiffe://holdfast.internal/gateway".try_into().expect("a URI");
+    parameters.subject_alt_names.push(rcgen::SanType::URI(uri));
+    parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = parameters.signed_by(&key, &issuer).expect("signed").pem();
+
+    let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(der(trusted)).expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+        .build()
+        .expect("a verifier")
+        .verify_client_cert(&der(&certificate), &[der(&intermediate.certificate)], UnixTime::now())
+        .expect("the library takes it");
+    Leaf { certificate: certificate + &intermediate.certificate, key: key.serialize_pem() }
+}
+
 /// Everything that is wrong with a client's certificate is refused by the server; the same client with a good
 /// certificate is served.
 #[tokio::test(flavor = "multi_thread")]
@@ -166,12 +193,14 @@ async fn every_wrong_client_certificate_is_refused() {
         Leaf { certificate, key: key.serialize_pem() }
     };
     let ca_key = fs::read_to_string(lab.folder.path().join("ca.key")).expect("there");
+    let by_intermediate = by_intermediate(&make(&|leaf| leaf.kind = Kind::Authority), &ours);
     let wrong = [
         ("none", None),
         ("expired", Some(make(&|leaf| leaf.valid_until = time::Duration::seconds(-60)))),
         ("not yet valid", Some(make(&|leaf| leaf.valid_from = time::Duration::minutes(30)))),
         ("of another authority", Some(foreign)),
         ("self-signed", Some(self_signed)),
+        ("of an intermediate authority", Some(by_intermediate)),
         ("the authority's own", Some(Leaf { certificate: ours.clone(), key: ca_key })),
         ("an authority's as a leaf", Some(make(&|leaf| leaf.kind = Kind::Authority))),
         ("without a URI name", Some(make(&|leaf| leaf.uris.clear()))),

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::future::join_all;
 use holdfast_common::{
+    consumer::PARKED_BYTES_MAX,
     database::TransactionStep,
     dead_letter::{
         Filter, State,
@@ -511,4 +512,38 @@ async fn a_crash_at_any_step_of_a_redrive_repeats_nothing() {
         redrive(&lab, all(Mode::Execute)).await;
         assert_eq!(effects_of(&lab, "order").await, ["1", "2", "3", "4", "5"], "{step:?}");
     }
+}
+
+/// Letters of megabytes are redriven completely and in order, a few at a time: what is in memory at once is bounded by bytes too.
+/// What was kept can be edited, and shown with its edit; a longer result is refused in words.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_letters_are_edited_shown_and_redriven() {
+    const BYTES: usize = 1_800_000;
+    let lab = Lab::new("large").await;
+    let large = |name: char| format!("{name}{}", "x".repeat(BYTES));
+    park(&lab, vec![lab.record(0, lab.event("order", &format!("poison{}", large('a'))))]).await;
+    for (offset, name) in (1..).zip('b'..='k') {
+        park(&lab, vec![lab.record(offset, lab.event("order", &large(name)))]).await;
+    }
+    let parked = letters(&lab).await;
+    assert_eq!(parked.len(), 11);
+    assert!(parked.iter().all(|letter| letter.value.is_none() && letter.headers.is_empty()));
+
+    let too_long = edit(&lab, &parked[0].id, &"x".repeat(PARKED_BYTES_MAX)).await.expect_err("refused");
+    assert_eq!(too_long.code(), Code::InvalidArgument);
+    assert!(too_long.message().contains(&format!("at most {PARKED_BYTES_MAX} are kept")), "{too_long}");
+    edit(&lab, &parked[0].id, &large('a')).await.expect("edited");
+    let request = pb::GetDeadLetterRequest { id: parked[0].id.clone() };
+    let shown = service(&lab).get_dead_letter(as_operator(request)).await.expect("there").into_inner();
+    let shown = shown.dead_letter.expect("a letter");
+    let lengths = [shown.value, shown.edited_value].map(|value| value.map_or(0, |value| value.len()));
+    assert_eq!(lengths, [BYTES + 7, BYTES + 1]);
+
+    let planned = redrive(&lab, all(Mode::DryRun)).await;
+    assert!(planned.iter().all(|(_, outcome)| *outcome == Outcome::Planned) && planned.len() == 11);
+    let outcomes = redrive(&lab, all(Mode::Execute)).await;
+    assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven), "{outcomes:?}");
+    assert_eq!(outcomes.len(), 11);
+    let names: String = effects_of(&lab, "order").await.iter().map(|effect| &effect[..1]).collect();
+    assert_eq!(names, "abcdefghijk");
 }

@@ -23,11 +23,14 @@ use holdfast_common::{
 };
 use holdfast_e2e::{World, eventually, id};
 use holdfast_native::layout::{GATEWAY, Kind, OPERATOR, Replicas, identities};
-use holdfast_proto::{UserId, delivery::v1 as delivery, order::v1 as order, payment::v1 as payment, scope};
+use holdfast_proto::{
+    UserId, delivery::v1 as delivery, order::v1 as order, payment::v1 as payment, scope, r#type::v1 as value,
+};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::{sync::Mutex, time::Instant};
 use tonic::{Code, Request};
+use uuid::Uuid;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
@@ -272,6 +275,44 @@ async fn a_call_for_somebody_else_is_refused() {
         refused!(
             deliveries.get_delivery(delivery::GetDeliveryRequest { user_id: alice(), order_id: order_id() })
         );
+    }
+}
+
+/// Money in a currency in which nobody has an account is refused by the service that would take it first: an order would never be
+/// paid, an account opened in it could pay nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn money_of_another_currency_is_refused() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = World::with_two_order_replicas();
+    settled(&world).await;
+    let to = |name: &str| {
+        let mut replicas = Replicas::default().all();
+        let replica = replicas.find(|replica| replica.participant.name == name).expect("it runs");
+        destination(&world, GATEWAY, name, world.stack.layout.grpc_port(replica))
+    };
+    let mut orders = order::order_service_client::OrderServiceClient::new(to("order"));
+    let mut payments = payment::payment_service_client::PaymentServiceClient::new(to("payment"));
+    let user = format!("currency-{}", Uuid::now_v7().simple());
+    for (currency, expected) in [("USD", Code::InvalidArgument), ("EUR", Code::Ok)] {
+        let money = Some(value::Money { minor_units: 100, currency: currency.to_owned() });
+        let key = Uuid::now_v7().to_string();
+        let credit = payment::CreditAccountRequest {
+            user_id: user.clone(),
+            amount: money.clone(),
+            requested_by: user.clone(),
+            idempotency_key: key.clone(),
+        };
+        let credited =
+            payments.credit_account(credit).await.map_or_else(|status| status.code(), |_| Code::Ok);
+        let item = order::OrderItem { product_id: "tea".to_owned(), quantity: 1, price: money };
+        let create = order::CreateOrderRequest {
+            user_id: user.clone(),
+            idempotency_key: key,
+            delivery_address: "1 Quay Street".to_owned(),
+            items: vec![item],
+        };
+        let created = orders.create_order(create).await.map_or_else(|status| status.code(), |_| Code::Ok);
+        assert_eq!((credited, created), (expected, expected), "{currency}");
     }
 }
 

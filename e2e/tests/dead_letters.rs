@@ -12,9 +12,13 @@ use holdfast_e2e::{
     eventually, id, reaches,
 };
 use holdfast_native::layout::Scope;
+use holdfast_proto::order::v1 as order;
 use holdfast_testkit::stack::TestStack;
 use prost::Message as _;
-use rdkafka::producer::FutureRecord;
+use rdkafka::{
+    message::{Header, OwnedHeaders},
+    producer::FutureRecord,
+};
 use serde_json::Value;
 use sqlx::{PgConnection, Row as _};
 use tokio::sync::Mutex;
@@ -121,6 +125,103 @@ async fn an_operator_repairs_and_redrives_a_letter() {
         let talk = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{nothing:?}: {talk}");
     }
+}
+
+/// What a stranger has written into a record acts on no terminal of an operator, whichever command shows it, as text and as JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_strangers_write_acts_on_no_terminal() {
+    const HOSTILE: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}1;1H\r\n\u{7f}\u{202e}owned";
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let subject = format!("{HOSTILE}{}", Uuid::now_v7());
+    let event_id = Uuid::now_v7().to_string();
+    let headers = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", &event_id),
+        ("ce_type", HOSTILE),
+        ("ce_subject", &subject),
+        (HOSTILE, HOSTILE),
+    ];
+    let headers = headers.into_iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+        headers.insert(Header { key, value: Some(value) })
+    });
+    let event = created(HOSTILE, HOSTILE, 300).encode_to_vec();
+    let record = FutureRecord::to("order.created").key(HOSTILE).payload(&event).headers(headers);
+    world.producer().send(record, PATIENCE).await.expect("acknowledged");
+    eventually("it is parked", || async { parked_of(&world, &subject).await == 1 }).await;
+
+    let (list, _) = world.dlq_json(&["list", "--service", "payment"]).await;
+    let letters = list["dead_letters"].as_array().expect("a list");
+    let letter =
+        letters.iter().find(|letter| letter["key"] == subject.as_str()).expect("the same text in JSON");
+    let letter = letter["id"].as_str().expect("an id");
+    let edit = ["edit", letter, "--header", &format!("ce_type={HOSTILE}"), "--reason", HOSTILE];
+    let discard = ["discard", letter, "--yes", "--reason", HOSTILE];
+    for command in [
+        &["list"][..],
+        &["show", letter],
+        &["redrive", letter],
+        &["redrive", letter, "--execute"],
+        &edit,
+        &discard,
+        &["audit", letter],
+    ] {
+        for format in [&["-o", "table"][..], &["-o", "json"]] {
+            let format = if ["edit", "discard"].contains(&command[0]) { &[][..] } else { format };
+            let output = world.dlq(&[command, format].concat()).await;
+            let shown = [output.stdout, output.stderr].concat();
+            let shown = String::from_utf8(shown).expect("text");
+            let acts = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+            assert!(!shown.chars().any(acts), "{command:?} {format:?}: {shown:?}");
+            let says = shown.contains(r"\u001b]0;owned\u0007") || ["edit", "discard"].contains(&command[0]);
+            assert!(says, "{command:?} {format:?}: {shown}");
+        }
+    }
+    assert_eq!(parked_of(&world, &subject).await, 0, "discarded");
+}
+
+/// A letter that is larger than any event of ours is edited like every other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_letter_is_edited() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("large", "10.00").await.user;
+    let order_id = Uuid::now_v7().to_string();
+    let address = "1 Long Road, ".repeat(25_000);
+    let event = order::OrderCreated { delivery_address: address.clone(), ..created(&user, &order_id, 300) };
+    let headers = OwnedHeaders::new().insert(Header { key: "ce_subject", value: Some(&order_id) });
+    let value = event.encode_to_vec();
+    let record = FutureRecord::to("order.created").key(&user).payload(&value).headers(headers);
+    world.producer().send(record, PATIENCE).await.expect("acknowledged");
+    eventually("it is parked", || async { parked_of(&world, &order_id).await == 1 }).await;
+
+    let (list, _) = world.dlq_json(&["list", "--key", &order_id]).await;
+    let letter = list["dead_letters"][0]["id"].as_str().expect("an id");
+    let event = serde_json::json!({
+        "orderId": order_id, "userId": user, "deliveryAddress": address,
+        "total": {"currency": "EUR", "minorUnits": "300"}, "createdAt": "2026-01-31T12:00:00Z",
+    });
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), event.to_string()).expect("written");
+    let event_id = format!("ce_id={}", Uuid::now_v7());
+    let mut edit =
+        vec!["edit", letter, "--value", file.path().to_str().expect("a path"), "--reason", "repaired"];
+    for header in [
+        "ce_specversion=1.0",
+        &event_id,
+        "ce_source=/holdfast/order",
+        "ce_type=holdfast.order.created.v1",
+        "ce_time=2026-01-31T12:00:00Z",
+        "content-type=application/protobuf",
+    ] {
+        edit.extend(["--header", header]);
+    }
+    let edited = world.dlq(&edit).await;
+    assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
+    let (shown, _) = world.dlq_json(&["show", letter]).await;
+    assert_eq!(shown["edited_value"]["deliveryAddress"], address.as_str());
+    let (done, code) = world.dlq_json(&["redrive", letter, "--service", "payment", "--execute"]).await;
+    assert_eq!((done["redriven"].as_u64(), code), (Some(1), 0), "{done}");
 }
 
 /// Services that are named by address are operated like those of a folder: a letter is listed, shown, redriven and audited.

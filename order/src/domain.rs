@@ -5,7 +5,7 @@
 //! one (a delivery proves the payment) brings its effect along.
 
 use holdfast_proto::{
-    Money, MoneyError, OrderId, UserId,
+    Currency, Money, MoneyError, OrderId, UserId,
     limits::{
         ADDRESS_CHARS_MAX, AMOUNT_MINOR_MAX, ITEMS_MAX, PRODUCT_ID_CHARS_MAX, QUANTITY_MAX, is_address,
         is_product_id,
@@ -91,6 +91,9 @@ pub enum DraftError {
     /// A price breaks its limits.
     #[error("items[{0}].price must be 0.01 to 1000000.00")]
     Price(usize),
+    /// A price in a currency in which nobody has an account: it could never be paid.
+    #[error("items[{0}].price must be in {currency}", currency = Currency::EUR)]
+    Currency(usize),
     /// The lines can't be summed.
     #[error("the total {0}")]
     Total(#[source] MoneyError),
@@ -117,6 +120,9 @@ impl Draft {
             }
             if !(1..=QUANTITY_MAX).contains(&item.quantity) {
                 return Err(DraftError::Quantity(index));
+            }
+            if item.price.currency != Currency::EUR {
+                return Err(DraftError::Currency(index));
             }
             if !(1..=AMOUNT_MINOR_MAX).contains(&item.price.minor_units) {
                 return Err(DraftError::Price(index));

@@ -141,6 +141,16 @@ fn canonical_bytes_are_unambiguous() {
     assert_eq!(of("ab", "c"), of("ab", "c"));
 }
 
+/// A price in another currency is refused, because it could never be paid.
+#[test]
+fn prices_are_in_the_currency_of_accounts() {
+    let price = Money::new(100, Currency::parse("USD").expect("a code"));
+    let in_dollars = Item { price, ..item(1, 100) };
+    let refused = draft(vec![item(1, 100), in_dollars]).expect_err("nobody has an account in it");
+    assert_eq!(refused, DraftError::Currency(1));
+    assert_eq!(refused.to_string(), "items[1].price must be in EUR");
+}
+
 /// An address has something to read in it and nothing that changes how it is displayed.
 #[test]
 fn addresses_are_readable() {
@@ -149,7 +159,9 @@ fn addresses_are_readable() {
     };
     assert_eq!(try_address("12 Żółta, 00-001 Warszawa, שדרות"), Ok(()));
     assert_eq!(try_address(&"ü".repeat(500)), Ok(()));
-    for bad in ["", "   ", "a\0b", "a\nb", "a\u{202e}b", "a\u{2066}b", &"a".repeat(501)] {
+    let unreadable = ["", "   ", "\u{a0}\u{3000}", "\u{200b}\u{feff}", "\u{ad}", "\u{2800}\u{3164}"];
+    let misleading = ["a\0b", "a\nb", "a\u{202e}b", "a\u{2066}b", "a\u{2028}b", &"a".repeat(501)];
+    for bad in unreadable.into_iter().chain(misleading) {
         assert_eq!(try_address(bad), Err(DraftError::Address), "{bad:?}");
     }
 }

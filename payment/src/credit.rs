@@ -7,7 +7,7 @@ use holdfast_common::{
     deadline::Deadline,
     idempotency::{self, WriteError},
 };
-use holdfast_proto::{IdempotencyKey, Money, UserId};
+use holdfast_proto::{Currency, IdempotencyKey, Money, UserId};
 use sqlx::PgConnection;
 
 use crate::{
@@ -60,7 +60,8 @@ async fn write(
             Err(WriteError::KeyReused)
         };
     }
-    store::insert_account(connection, &user_id, amount.currency).await?;
+    // Not in the amount's currency: that would be an account from which nothing can be paid.
+    store::insert_account(connection, &user_id, Currency::EUR).await?;
     let mut accounts = store::lock_accounts(connection, &[&user_id]).await?;
     let account =
         accounts.get_mut(&user_id).ok_or(DatabaseError::Corrupt("account that was just made".into()))?;

@@ -9,6 +9,7 @@ mod identity;
 pub mod limits;
 mod money;
 pub mod scope;
+pub mod text;
 mod timestamp;
 pub mod topic;
 

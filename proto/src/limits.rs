@@ -1,6 +1,8 @@
 //! Limits of the contract that both the edge and the services keep: the edge to name everything that is wrong at once,
 //! the services because they don't trust the edge.
 
+use crate::text::{is_invisible, reorders, separates_lines};
+
 /// Most lines of an order.
 pub const ITEMS_MAX: usize = 100;
 /// Most pieces of one line.
@@ -26,13 +28,7 @@ pub fn is_product_id(text: &str) -> bool {
 /// Whether a text can be an address: it has something readable, and nothing that changes how it is displayed.
 #[must_use]
 pub fn is_address(text: &str) -> bool {
-    // Directional overrides and isolates let a label show a different address than the text contains.
-    let reorders = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    // They are no control characters, but begin a new line all the same.
-    let separates = |c: char| matches!(c, '\u{2028}' | '\u{2029}');
-    let is_invisible =
-        |c: char| c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}');
     (1..=ADDRESS_CHARS_MAX).contains(&text.chars().count())
         && !text.chars().all(is_invisible)
-        && !text.chars().any(|c| c.is_control() || reorders(c) || separates(c))
+        && !text.chars().any(|c| c.is_control() || reorders(c) || separates_lines(c))
 }

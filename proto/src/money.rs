@@ -83,14 +83,14 @@ impl Money {
             None => (false, text),
         };
         let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-            Some((mantissa, exponent)) => {
-                (mantissa, exponent.parse::<i32>().map_err(|_| MoneyError::Overflow)?)
-            }
-            None => (unsigned, 0),
+            Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+            None => (unsigned, None),
         };
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
         let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if !all_digits(whole) || !all_digits(fraction) {
+        // Before the exponent is read: `true` and `null` have an `e` or none, and are no numbers either way.
+        let is_exponent = |text: &str| all_digits(text.strip_prefix(['+', '-']).unwrap_or(text));
+        if !all_digits(whole) || !all_digits(fraction) || !exponent.is_none_or(is_exponent) {
             return Err(MoneyError::NotANumber);
         }
         let whole = whole.trim_start_matches('0');
@@ -98,6 +98,12 @@ impl Money {
         if whole.is_empty() && fraction.is_empty() {
             return Ok(Self::new(0, currency));
         }
+        // One that does not fit is beyond all amounts, or below all cents.
+        let exponent = exponent.map_or(Ok(0), |text| {
+            let is_negative = text.starts_with('-');
+            text.parse::<i32>()
+                .map_err(|_| if is_negative { MoneyError::Decimals } else { MoneyError::Overflow })
+        })?;
         if whole.len() + fraction.len() > DIGITS_MAX {
             return Err(if whole.len() > 17 { MoneyError::Overflow } else { MoneyError::Decimals });
         }
@@ -193,6 +199,17 @@ mod tests {
             ("1e-400", Err(MoneyError::Decimals)),
             ("1e400", Err(MoneyError::Overflow)),
             ("1e99999999999", Err(MoneyError::Overflow)),
+            ("1e-99999999999", Err(MoneyError::Decimals)),
+            ("0e99999999999", Ok(0)),
+            ("1e+2", Ok(10_000)),
+            ("true", Err(MoneyError::NotANumber)),
+            ("false", Err(MoneyError::NotANumber)),
+            ("null", Err(MoneyError::NotANumber)),
+            ("\"1e2\"", Err(MoneyError::NotANumber)),
+            ("1e", Err(MoneyError::NotANumber)),
+            ("1e+-2", Err(MoneyError::NotANumber)),
+            ("1e2e2", Err(MoneyError::NotANumber)),
+            ("1e1.5", Err(MoneyError::NotANumber)),
             ("9223372036854775808", Err(MoneyError::Overflow)),
             ("NaN", Err(MoneyError::NotANumber)),
             ("", Err(MoneyError::NotANumber)),

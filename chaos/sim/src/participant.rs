@@ -329,7 +329,7 @@ impl<T: Tables> Participant<T> {
                 if this.bug == Some(Bug::RedriveSkipsFailures) {
                     line = Line::new(exhausted);
                 }
-                let outcome = match line.stopped_at(&letter) {
+                let outcome = match line.stopped_at(letter.redrive_count) {
                     Some(outcome) => outcome,
                     None => line.passed(this.handle_again(&letter, &mut outbox, now)),
                 };

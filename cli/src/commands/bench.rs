@@ -10,7 +10,7 @@ use holdfast_chaos::{
     process::Process,
     rest::Rest,
 };
-use holdfast_common::config::parse_duration;
+use holdfast_common::duration::parse_duration;
 use holdfast_native::layout::Kind;
 
 use crate::{

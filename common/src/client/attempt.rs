@@ -24,8 +24,8 @@ use crate::{
 
 /// An attempt that has less time than this before the deadline is no evidence against its endpoint.
 const FAIR_TIME_MIN: Duration = Duration::from_millis(100);
-/// Largest answer to a unary call.
-const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest answer to a unary call: a dead letter with its record, an edited one and its history.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// See the module.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use tonic::{Request, Status};
 use uuid::Uuid;
 
 use super::{
-    AuditEntry, Edited, Filter, Letter, State,
+    AuditEntry, Edited, Filter, State, Summary,
     redrive::{Outcome, Step},
     skip::{SKIPPED_RECORDS_MAX, Skip},
 };
@@ -182,7 +182,7 @@ pub(super) fn next_page<T>(items: &mut Vec<T>, limit: i64, id: impl Fn(&T) -> Uu
     items.last().map(|item| id(item).to_string()).unwrap_or_default()
 }
 
-pub(super) fn letter_to_proto(letter: &Letter, group: &str) -> pb::DeadLetter {
+pub(super) fn summary_to_proto(letter: &Summary, group: &str) -> pb::DeadLetter {
     pb::DeadLetter {
         id: letter.id.to_string(),
         // A group is named after its service.
@@ -197,10 +197,10 @@ pub(super) fn letter_to_proto(letter: &Letter, group: &str) -> pb::DeadLetter {
             State::SetAside => pb::DeadLetterState::SetAside,
         }
         .into(),
-        topic: letter.record.topic.clone(),
-        partition: letter.record.partition,
-        offset: letter.record.offset,
-        record_timestamp_ms: letter.record.timestamp_ms,
+        topic: letter.topic.clone(),
+        partition: letter.partition,
+        offset: letter.offset,
+        record_timestamp_ms: letter.timestamp_ms,
         subject: letter.subject.clone().unwrap_or_default(),
         blocked_by: letter.blocked_by.map(|id| id.to_string()).unwrap_or_default(),
         attempts: letter.attempts,
@@ -242,7 +242,7 @@ pub(super) fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
             };
             Proto::Outcome(pb::RedriveOutcome {
                 dead_letter_id: letter.id.to_string(),
-                topic: letter.record.topic,
+                topic: letter.topic,
                 subject: letter.subject.unwrap_or_default(),
                 result: match outcome {
                     Outcome::Planned => pb::RedriveResult::Planned,

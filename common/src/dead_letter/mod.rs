@@ -97,7 +97,61 @@ pub struct Edited {
     pub headers: Option<Vec<Header>>,
 }
 
+/// A letter without its record, which may have megabytes: what lists and plans show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// See [`Letter::id`].
+    pub id: Uuid,
+    /// See [`Letter::class`].
+    pub class: String,
+    /// See [`Letter::reason`].
+    pub reason: String,
+    /// See [`Letter::state`].
+    pub state: State,
+    /// Of the record.
+    pub topic: String,
+    /// Of the record.
+    pub partition: i32,
+    /// Of the record.
+    pub offset: i64,
+    /// Of the record, in milliseconds since 1970, if it has one.
+    pub timestamp_ms: Option<i64>,
+    /// See [`Letter::subject`].
+    pub subject: Option<String>,
+    /// See [`Letter::blocked_by`].
+    pub blocked_by: Option<Uuid>,
+    /// See [`Letter::attempts`].
+    pub attempts: i32,
+    /// See [`Letter::redrive_count`].
+    pub redrive_count: i32,
+    /// See [`Letter::first_failed_at`].
+    pub first_failed_at: OffsetDateTime,
+    /// See [`Letter::parked_at`].
+    pub parked_at: OffsetDateTime,
+}
+
 impl Letter {
+    /// The letter without its record.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        Summary {
+            id: self.id,
+            class: self.class.clone(),
+            reason: self.reason.clone(),
+            state: self.state,
+            topic: self.record.topic.clone(),
+            partition: self.record.partition,
+            offset: self.record.offset,
+            timestamp_ms: self.record.timestamp_ms,
+            subject: self.subject.clone(),
+            blocked_by: self.blocked_by,
+            attempts: self.attempts,
+            redrive_count: self.redrive_count,
+            first_failed_at: self.first_failed_at,
+            parked_at: self.parked_at,
+        }
+    }
+
     /// Replaces parts, whether edited before or not; each header replaces all headers of its name.
     pub fn edit(&mut self, parts: Edited) {
         self.edited.key = parts.key.or(self.edited.key.take());

@@ -19,7 +19,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Action, Filter, Letter, REDRIVES_MAX,
+    Action, Filter, Letter, REDRIVES_MAX, Summary,
     store::{self, RedriveGroup},
 };
 use crate::{
@@ -34,6 +34,8 @@ use crate::{
 
 /// Letters per transaction; an aggregate with more is redriven in several, in order.
 const LETTERS_PER_TRANSACTION_MAX: i64 = 100;
+/// Bytes of the letters of a transaction, which are in memory at the same time; the one that reaches it still belongs to it.
+const BYTES_PER_TRANSACTION_MAX: i64 = 8 * 1024 * 1024;
 /// Attempts of a transaction while the database is away; then the command fails, and the operator runs it again.
 const ATTEMPTS_MAX: u32 = 8;
 
@@ -102,7 +104,7 @@ pub enum Step {
     /// One for each letter.
     Letter {
         /// The letter as it was.
-        letter: Box<Letter>,
+        letter: Box<Summary>,
         /// What happened to it.
         outcome: Outcome,
     },
@@ -117,6 +119,14 @@ pub enum RedriveError {
     /// The database is away; what was redriven stays redriven.
     #[error("redrive was interrupted")]
     Database(#[from] DatabaseError),
+}
+
+/// What became of the first letters of a group.
+#[derive(Debug)]
+struct Done {
+    outcomes: Vec<(Summary, Outcome)>,
+    /// A limit was reached, so there may be further ones.
+    may_have_more: bool,
 }
 
 /// The right to redrive. The server releases it when the connection is gone, a moment after this is dropped;
@@ -195,7 +205,8 @@ impl<H: Handler> Redriver<H> {
                 let most = i64::try_from(left).unwrap_or(i64::MAX).min(LETTERS_PER_TRANSACTION_MAX);
                 // At a low rate, small steps keep it even.
                 let most = most.min(rate_limit.letters_at_once());
-                let outcomes = self.redrive_group_with_retries(&redrive_group, most, request).await?;
+                let Done { outcomes, may_have_more } =
+                    self.redrive_group_with_retries(&redrive_group, most, request).await?;
                 let all_redriven = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven);
                 let done = outcomes.len();
                 for (letter, outcome) in outcomes {
@@ -209,7 +220,7 @@ impl<H: Handler> Redriver<H> {
                     () = rate_limit.wait_for(done) => {}
                     () = steps.closed() => return Ok(()),
                 }
-                if done == 0 || !all_redriven || i64::try_from(done).is_ok_and(|done| done < most) {
+                if done == 0 || !all_redriven || !may_have_more {
                     break;
                 }
             }
@@ -223,7 +234,7 @@ impl<H: Handler> Redriver<H> {
         redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
-    ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
+    ) -> Result<Done, DatabaseError> {
         let mut backoff = Backoff::for_infrastructure();
         loop {
             let outcome = match request.mode {
@@ -245,22 +256,22 @@ impl<H: Handler> Redriver<H> {
         &self,
         redrive_group: &RedriveGroup,
         exhausted: Exhausted,
-    ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
+    ) -> Result<Done, DatabaseError> {
         let (group, redrive_group) = (self.group.name, redrive_group.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         let letters = self
             .group
             .database
             .read(deadline, move |connection| {
-                Box::pin(async move { store::parked(connection, group, &redrive_group, i64::MAX).await })
+                Box::pin(async move { store::parked(connection, group, &redrive_group).await })
             })
             .await?;
         let mut line = Line::new(exhausted);
         let planned = letters.into_iter().map(|letter| {
-            let outcome = line.stopped_at(&letter).unwrap_or(Outcome::Planned);
+            let outcome = line.stopped_at(letter.redrive_count).unwrap_or(Outcome::Planned);
             (letter, outcome)
         });
-        Ok(planned.collect())
+        Ok(Done { outcomes: planned.collect(), may_have_more: false })
     }
 
     /// One transaction: the first letters of a group, in order, up to the first that fails.
@@ -269,7 +280,7 @@ impl<H: Handler> Redriver<H> {
         redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
-    ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
+    ) -> Result<Done, DatabaseError> {
         let input = Arc::new((self.clone(), redrive_group.clone(), request.clone()));
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         self.group
@@ -290,12 +301,14 @@ impl<H: Handler> Redriver<H> {
         redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
-    ) -> Result<Vec<(Letter, Outcome)>, DatabaseError> {
-        let letters = store::lock_parked(connection, self.group.name, redrive_group, most).await?;
+    ) -> Result<Done, DatabaseError> {
+        let group = self.group.name;
+        let store::Locked { letters, may_have_more } =
+            store::lock_parked(connection, group, redrive_group, most, BYTES_PER_TRANSACTION_MAX).await?;
         let mut outcomes = Vec::with_capacity(letters.len());
         let mut line = Line::new(request.exhausted);
         for letter in letters {
-            let outcome = match line.stopped_at(&letter) {
+            let outcome = match line.stopped_at(letter.redrive_count) {
                 Some(outcome) => outcome,
                 None => line.passed(self.handle_in_a_span(connection, &letter, request.trace).await?),
             };
@@ -314,9 +327,9 @@ impl<H: Handler> Redriver<H> {
                 }
                 Outcome::Planned | Outcome::Refused | Outcome::Behind => {}
             }
-            outcomes.push((letter, outcome));
+            outcomes.push((letter.summary(), outcome));
         }
-        Ok(outcomes)
+        Ok(Done { outcomes, may_have_more })
     }
 
     /// Handles a letter again, below the operator's call.
@@ -413,12 +426,12 @@ impl Line {
         Self { exhausted, stopped: false }
     }
 
-    /// The outcome of the next letter if it is not to be handled again.
-    pub const fn stopped_at(&mut self, letter: &Letter) -> Option<Outcome> {
+    /// The outcome of the next letter, which was redriven so often, if it is not to be handled again.
+    pub const fn stopped_at(&mut self, redrive_count: i32) -> Option<Outcome> {
         if self.stopped {
             return Some(Outcome::Behind);
         }
-        if matches!(self.exhausted, Exhausted::Refuse) && letter.redrive_count >= REDRIVES_MAX {
+        if matches!(self.exhausted, Exhausted::Refuse) && redrive_count >= REDRIVES_MAX {
             self.stopped = true;
             return Some(Outcome::Refused);
         }

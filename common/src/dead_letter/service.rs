@@ -14,16 +14,16 @@ use uuid::Uuid;
 use super::{
     Action, Filter,
     messages::{
-        actor, entry_to_proto, header_to_proto, letter_to_proto, next_page, parse_edit, parse_filter,
-        parse_id, parse_ids, parse_page, parse_reason, parse_skip, parse_state, parse_time, peer_of,
-        positions_to_proto, step_to_proto,
+        actor, entry_to_proto, header_to_proto, next_page, parse_edit, parse_filter, parse_id, parse_ids,
+        parse_page, parse_reason, parse_skip, parse_state, parse_time, peer_of, positions_to_proto,
+        step_to_proto, summary_to_proto,
     },
     redrive::{Exhausted, Mode, Redrive, RedriveError, Redriver},
     skip::{self, SkipError},
     store,
 };
 use crate::{
-    consumer::{Handler, group::Group, observer::ViewReceiver, positions, stops},
+    consumer::{Handler, PARKED_BYTES_MAX, group::Group, observer::ViewReceiver, positions, stops},
     database::DatabaseError,
     deadline::Deadline,
     error::chain,
@@ -33,6 +33,9 @@ use crate::{
 
 /// Steps that are buffered for a slow operator; beyond that the redrive waits.
 const STEPS_MAX: usize = 64;
+
+/// Entries of the audit that are shown with a letter, the latest ones; `ListDeadLetterAudit` has the rest.
+const HISTORY_ENTRIES_MAX: i64 = 1_000;
 
 /// Serves the dead letters of one group.
 pub struct DeadLetters<H: Handler> {
@@ -76,7 +79,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             })
             .await?;
         let next = next_page(&mut letters, limit, |letter| letter.id);
-        let dead_letters = letters.iter().map(|letter| letter_to_proto(letter, group)).collect();
+        let dead_letters = letters.iter().map(|letter| summary_to_proto(letter, group)).collect();
         Ok(Response::new(pb::ListDeadLettersResponse { dead_letters, next_page_token: next }))
     }
 
@@ -94,14 +97,15 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                 async move {
                     let letter = store::get(connection, group, id).await?;
                     let history =
-                        store::audit_entries(connection, group, Some(id), None, None, i64::MAX).await?;
+                        store::audit_entries(connection, group, Some(id), None, None, HISTORY_ENTRIES_MAX)
+                            .await?;
                     Ok(letter.map(|letter| (letter, history)))
                 }
                 .boxed()
             })
             .await?;
         let (letter, history) = found.ok_or_else(|| Status::not_found("no such dead letter"))?;
-        let (record, mut message) = (&letter.record, letter_to_proto(&letter, group));
+        let (record, mut message) = (&letter.record, summary_to_proto(&letter.summary(), group));
         message.key = record.key.as_ref().map(|key| key.to_vec());
         message.value = record.value.as_ref().map(|value| value.to_vec());
         message.headers = record.headers.iter().map(header_to_proto).collect();
@@ -183,6 +187,13 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                             store::get(connection, group.name, id).await?.ok_or(EditError::Unknown)?;
                         letter.edit(edit);
                         let record = letter.effective_record();
+                        // It is kept, shown and handled like a record that was parked.
+                        if record.size_bytes() > PARKED_BYTES_MAX {
+                            let size = record.size_bytes();
+                            return Err(EditError::Refused(format!(
+                                "it would have {size} bytes, and at most {PARKED_BYTES_MAX} are kept"
+                            )));
+                        }
                         // What could not be handled is refused now, while the operator is looking.
                         group
                             .check(&record)

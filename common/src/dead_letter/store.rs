@@ -4,23 +4,37 @@ use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Action, AuditEntry, Edited, Filter, Letter, State, Stats};
+use super::{Action, AuditEntry, Edited, Filter, Letter, State, Stats, Summary};
 use crate::{
     consumer::park::lock_oldest,
     database::DatabaseError,
     record::{Header, Record, decode_headers, encode_headers},
 };
 
-/// The columns of a letter.
-macro_rules! select_letters {
-    ($rest:literal) => {
+/// The columns of a letter without its record.
+macro_rules! summary_columns {
+    () => {
+        "id, class, reason, state, topic, partition, record_offset, record_timestamp_ms, subject, blocked_by, attempts,
+            redrive_count, first_failed_at, parked_at"
+    };
+}
+
+/// All columns of a letter.
+macro_rules! letter_columns {
+    () => {
         concat!(
-            "select id, class, reason, state, topic, partition, record_offset, record_timestamp_ms, key, value, headers,
-                event_id, subject, blocked_by, attempts, redrive_count, first_failed_at, parked_at, edited_key,
-                edited_value, edited_headers
-            from dead_letters ",
-            $rest
+            summary_columns!(),
+            ", key, value, headers, event_id, edited_key, edited_value, edited_headers"
         )
+    };
+}
+
+/// What of a letter takes memory, in bytes; the database knows it without reading the values.
+macro_rules! letter_bytes {
+    () => {
+        "coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + octet_length(headers)
+            + coalesce(octet_length(edited_key), 0) + coalesce(octet_length(edited_value), 0)
+            + coalesce(octet_length(edited_headers), 0)"
     };
 }
 
@@ -31,22 +45,22 @@ pub(super) async fn list(
     filter: &Filter,
     after: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Letter>, DatabaseError> {
+) -> Result<Vec<Summary>, DatabaseError> {
     let ids = (!filter.ids.is_empty()).then_some(filter.ids.as_slice());
     let rows = sqlx::query(concat!(
-        "-- dead_letter.list\n",
-        select_letters!(
-            "where group_name = $1
-                and ($2::uuid[] is null or id = any($2))
-                and ($3::text is null or topic = $3)
-                and ($4::text is null or class = $4)
-                and ($5::text is null or subject = $5)
-                and ($6::text is null or state = $6)
-                and ($7::timestamptz is null or parked_at >= $7)
-                and ($8::timestamptz is null or parked_at < $8)
-                and ($9::uuid is null or id > $9)
-            order by id limit $10"
-        )
+        "-- dead_letter.list\nselect ",
+        summary_columns!(),
+        " from dead_letters
+        where group_name = $1
+            and ($2::uuid[] is null or id = any($2))
+            and ($3::text is null or topic = $3)
+            and ($4::text is null or class = $4)
+            and ($5::text is null or subject = $5)
+            and ($6::text is null or state = $6)
+            and ($7::timestamptz is null or parked_at >= $7)
+            and ($8::timestamptz is null or parked_at < $8)
+            and ($9::uuid is null or id > $9)
+        order by id limit $10"
     ))
     .bind(group)
     .bind(ids)
@@ -60,7 +74,7 @@ pub(super) async fn list(
     .bind(limit)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(letter).collect()
+    rows.iter().map(summary).collect()
 }
 
 /// One letter.
@@ -69,12 +83,15 @@ pub(super) async fn get(
     group: &str,
     id: Uuid,
 ) -> Result<Option<Letter>, DatabaseError> {
-    let row =
-        sqlx::query(concat!("-- dead_letter.get\n", select_letters!("where group_name = $1 and id = $2")))
-            .bind(group)
-            .bind(id)
-            .fetch_optional(connection)
-            .await?;
+    let row = sqlx::query(concat!(
+        "-- dead_letter.get\nselect ",
+        letter_columns!(),
+        " from dead_letters where group_name = $1 and id = $2"
+    ))
+    .bind(group)
+    .bind(id)
+    .fetch_optional(connection)
+    .await?;
     row.as_ref().map(letter).transpose()
 }
 
@@ -137,69 +154,97 @@ pub(super) async fn groups(
         .collect()
 }
 
-/// The first parked letters of a group, oldest first.
+impl RedriveGroup {
+    /// As parameters: the subject, or the id of a letter that has none.
+    fn parameters(&self) -> (Option<&str>, Option<Uuid>) {
+        match self {
+            Self::Aggregate(subject) => (Some(subject), None),
+            Self::Alone(id) => (None, Some(*id)),
+        }
+    }
+}
+
+/// The parked letters of a group, oldest first.
 pub(super) async fn parked(
     connection: &mut PgConnection,
     group: &str,
     redrive_group: &RedriveGroup,
-    limit: i64,
-) -> Result<Vec<Letter>, DatabaseError> {
-    parked_rows(
-        connection,
-        concat!(
-            "-- dead_letter.parked\n",
-            select_letters!(
-                "where group_name = $1 and state = 'parked' and (subject = $2 or (subject is null and id = $3))
-                order by id limit $4"
-            )
-        ),
-        group,
-        redrive_group,
-        limit,
-    )
-    .await
+) -> Result<Vec<Summary>, DatabaseError> {
+    let (subject, id) = redrive_group.parameters();
+    let rows = sqlx::query(concat!(
+        "-- dead_letter.parked\nselect ",
+        summary_columns!(),
+        " from dead_letters
+        where group_name = $1 and state = 'parked' and (subject = $2 or (subject is null and id = $3))
+        order by id"
+    ))
+    .bind(group)
+    .bind(subject)
+    .bind(id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(summary).collect()
 }
 
-/// The same, locked until the end of the transaction: another redrive waits, and finds them redriven.
+/// The first parked letters of a group.
+pub(super) struct Locked {
+    /// Oldest first.
+    pub(super) letters: Vec<Letter>,
+    /// A limit was reached, so there may be further ones.
+    pub(super) may_have_more: bool,
+}
+
+/// The first parked letters of a group, locked until the end of the transaction: another redrive waits, and finds them redriven.
+/// At most `limit`, and no further one once they have `bytes_max`.
 pub(super) async fn lock_parked(
     connection: &mut PgConnection,
     group: &str,
     redrive_group: &RedriveGroup,
     limit: i64,
-) -> Result<Vec<Letter>, DatabaseError> {
+    bytes_max: i64,
+) -> Result<Locked, DatabaseError> {
     if let RedriveGroup::Aggregate(subject) = redrive_group {
         // A statement of its own, so that the next one sees what a consumer that held the lock has parked meanwhile.
         lock_oldest(connection, group, subject).await?;
     }
-    parked_rows(
-        connection,
-        concat!(
-            "-- dead_letter.lock_parked\n",
-            select_letters!(
-                "where group_name = $1 and state = 'parked' and (subject = $2 or (subject is null and id = $3))
-                order by id limit $4 for update"
-            )
-        ),
-        group,
-        redrive_group,
-        limit,
-    )
-    .await
-}
-
-async fn parked_rows(
-    connection: &mut PgConnection,
-    sql: &'static str,
-    group: &str,
-    redrive_group: &RedriveGroup,
-    limit: i64,
-) -> Result<Vec<Letter>, DatabaseError> {
-    let (subject, id) = match redrive_group {
-        RedriveGroup::Aggregate(subject) => (Some(subject), None),
-        RedriveGroup::Alone(id) => (None, Some(*id)),
-    };
-    let query = sqlx::query(sql).bind(group).bind(subject).bind(id).bind(limit);
-    query.fetch_all(connection).await?.iter().map(letter).collect()
+    let (subject, id) = redrive_group.parameters();
+    let rows = sqlx::query(concat!(
+        "-- dead_letter.lock_parked\nselect ",
+        letter_columns!(),
+        ", (",
+        letter_bytes!(),
+        ")::bigint as bytes
+        from dead_letters
+        where state = 'parked' and id in (
+            select id from (
+                select id, sum(bytes) over (order by id) - bytes as bytes_before
+                from (
+                    select id, ",
+        letter_bytes!(),
+        " as bytes
+                    from dead_letters
+                    where group_name = $1 and state = 'parked' and (subject = $2 or (subject is null and id = $3))
+                    order by id limit $4
+                ) as first
+            ) as measured
+            where bytes_before < $5
+        )
+        order by id for update"
+    ))
+    .bind(group)
+    .bind(subject)
+    .bind(id)
+    .bind(limit)
+    .bind(bytes_max)
+    .fetch_all(connection)
+    .await?;
+    let mut bytes = 0;
+    for row in &rows {
+        bytes += row.try_get::<i64, _>("bytes")?;
+    }
+    let letters = rows.iter().map(letter).collect::<Result<Vec<_>, _>>()?;
+    let may_have_more = bytes >= bytes_max || i64::try_from(letters.len()).is_ok_and(|count| count >= limit);
+    Ok(Locked { letters, may_have_more })
 }
 
 /// A letter was handled after all.
@@ -366,32 +411,52 @@ pub(super) async fn stats(connection: &mut PgConnection, group: &str) -> Result<
         .collect()
 }
 
-fn letter(row: &PgRow) -> Result<Letter, DatabaseError> {
+fn summary(row: &PgRow) -> Result<Summary, DatabaseError> {
     let state: String = row.try_get("state")?;
-    let headers: Vec<u8> = row.try_get("headers")?;
-    let bytes = |column| -> Result<Option<Vec<u8>>, DatabaseError> { Ok(row.try_get(column)?) };
-    Ok(Letter {
+    Ok(Summary {
         id: row.try_get("id")?,
         class: row.try_get("class")?,
         reason: row.try_get("reason")?,
         state: State::parse(&state).ok_or(DatabaseError::Corrupt("state of a dead letter".into()))?,
-        record: Record {
-            topic: row.try_get("topic")?,
-            partition: row.try_get("partition")?,
-            offset: row.try_get("record_offset")?,
-            timestamp_ms: row.try_get("record_timestamp_ms")?,
-            key: bytes("key")?.map(Into::into),
-            value: bytes("value")?.map(Into::into),
-            headers: stored_headers(&headers)?,
-            headers_unreadable: false,
-        },
-        event_id: row.try_get("event_id")?,
+        topic: row.try_get("topic")?,
+        partition: row.try_get("partition")?,
+        offset: row.try_get("record_offset")?,
+        timestamp_ms: row.try_get("record_timestamp_ms")?,
         subject: row.try_get("subject")?,
         blocked_by: row.try_get("blocked_by")?,
         attempts: row.try_get("attempts")?,
         redrive_count: row.try_get("redrive_count")?,
         first_failed_at: row.try_get("first_failed_at")?,
         parked_at: row.try_get("parked_at")?,
+    })
+}
+
+fn letter(row: &PgRow) -> Result<Letter, DatabaseError> {
+    let summary = summary(row)?;
+    let headers: Vec<u8> = row.try_get("headers")?;
+    let bytes = |column| -> Result<Option<Vec<u8>>, DatabaseError> { Ok(row.try_get(column)?) };
+    Ok(Letter {
+        id: summary.id,
+        class: summary.class,
+        reason: summary.reason,
+        state: summary.state,
+        record: Record {
+            topic: summary.topic,
+            partition: summary.partition,
+            offset: summary.offset,
+            timestamp_ms: summary.timestamp_ms,
+            key: bytes("key")?.map(Into::into),
+            value: bytes("value")?.map(Into::into),
+            headers: stored_headers(&headers)?,
+            headers_unreadable: false,
+        },
+        event_id: row.try_get("event_id")?,
+        subject: summary.subject,
+        blocked_by: summary.blocked_by,
+        attempts: summary.attempts,
+        redrive_count: summary.redrive_count,
+        first_failed_at: summary.first_failed_at,
+        parked_at: summary.parked_at,
         edited: Edited {
             key: bytes("edited_key")?,
             value: bytes("edited_value")?,

@@ -3,6 +3,7 @@
 //! ```text
 //! mutual TLS       who calls                            identity::acceptor
 //! HTTP/2 limits    streams, heads, resets, age          here
+//! protocol         only gRPC                            protocol.rs
 //! permission       who may call what                    permission.rs
 //! trace            a span for each call                 trace.rs
 //! deadline         work ends when its caller is gone    deadline.rs
@@ -12,16 +13,21 @@
 
 mod deadline;
 mod permission;
+mod protocol;
 pub(crate) mod shed;
 mod trace;
 
 use std::time::Duration;
 
+use holdfast_proto::topic::RECORD_BYTES_MAX;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, service::Routes, transport::Server};
 
-use self::{deadline::DeadlineLayer, permission::PermissionLayer, shed::ShedLayer, trace::TraceLayer};
+use self::{
+    deadline::DeadlineLayer, permission::PermissionLayer, protocol::ProtocolLayer, shed::ShedLayer,
+    trace::TraceLayer,
+};
 use crate::{
     error::BoxError,
     health::Health,
@@ -44,6 +50,11 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Largest message that a service takes; the largest that the contract allows is below 64 KiB. For
 /// `max_decoding_message_size` of generated servers.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// The same for the services of operators: an edit may replace all that is kept of a record.
+pub(crate) const OPERATOR_MESSAGE_BYTES_MAX: usize = RECORD_BYTES_MAX + MESSAGE_BYTES_MAX;
+/// The package of the services that only operators may call.
+const OPERATOR_PACKAGE: &str = "holdfast.ops.v1.";
 
 /// Anyone with one of our certificates may ask for health, however busy a service is.
 const HEALTH_SERVICE: &str = "grpc.health.v1.Health";
@@ -85,6 +96,7 @@ pub async fn serve(
         .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
         .max_connection_age(CONNECTION_AGE_MAX)
         .max_connection_age_grace(CONNECTION_AGE_GRACE)
+        .layer(ProtocolLayer)
         .layer(PermissionLayer { permissions })
         .layer(TraceLayer)
         .layer(DeadlineLayer)

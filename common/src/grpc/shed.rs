@@ -20,7 +20,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Status, body::Body, metadata::MetadataValue};
 use tower::{Layer, Service, ServiceExt as _};
 
-use super::{HEALTH_SERVICE, MESSAGE_BYTES_MAX, service_of};
+use super::{HEALTH_SERVICE, MESSAGE_BYTES_MAX, OPERATOR_MESSAGE_BYTES_MAX, OPERATOR_PACKAGE, service_of};
 use crate::{client::PUSHBACK_MS, error::BoxError};
 
 /// Calls in line and being handled, over all connections; each holds its message in memory.
@@ -84,9 +84,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (inner, limits) = (self.inner.clone(), self.limits.clone());
         Box::pin(async move {
-            let is_health = service_of(request.uri().path()) == Some(HEALTH_SERVICE);
+            let called = service_of(request.uri().path());
+            let is_health = called == Some(HEALTH_SERVICE);
+            let is_for_operators = called.is_some_and(|service| service.starts_with(OPERATOR_PACKAGE));
+            let bytes_max = if is_for_operators { OPERATOR_MESSAGE_BYTES_MAX } else { MESSAGE_BYTES_MAX };
             let (parts, body) = request.into_parts();
-            let message = match receive(body).await {
+            let message = match receive(body, bytes_max).await {
                 Ok(message) => message,
                 Err(status) => return Ok(status.into_http()),
             };
@@ -107,16 +110,16 @@ where
 
 /// Reads the whole message of a call: all of ours have exactly one. A head without a message occupies its stream and
 /// nothing else, and not for long.
-async fn receive<B>(body: B) -> Result<Bytes, Status>
+async fn receive<B>(body: B, bytes_max: usize) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let message = Limited::new(body, PREFIX_BYTES + MESSAGE_BYTES_MAX).collect();
+    let message = Limited::new(body, PREFIX_BYTES + bytes_max).collect();
     match timeout(MESSAGE_TIME_MAX, message).await {
         Ok(Ok(message)) => Ok(message.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::out_of_range(format!("message is larger than {MESSAGE_BYTES_MAX} bytes")))
+            Err(Status::out_of_range(format!("message is larger than {bytes_max} bytes")))
         }
         Ok(Err(_)) => Err(Status::cancelled("message was cut off")),
         Err(_) => {
@@ -226,14 +229,17 @@ mod tests {
         assert!(begin.elapsed() <= MESSAGE_TIME_MAX);
     }
 
-    /// A message that is too large is refused as such.
+    /// A message that is too large is refused as such; operators may send a whole record.
     #[tokio::test]
     async fn a_large_message_is_refused() {
         let service = ShedLayer::new(3).layer(service_fn(answer));
-        for (bytes, expected) in [(0, Code::Ok), (1, Code::OutOfRange)] {
-            let message = Full::new(Bytes::from(vec![0; PREFIX_BYTES + MESSAGE_BYTES_MAX + bytes]));
-            let request = Request::get("/s/m").body(message).expect("a request");
-            assert_eq!(code(&service.clone().oneshot(request).await.expect("answered")), expected);
+        let edit = "/holdfast.ops.v1.DeadLetterService/EditDeadLetter";
+        for (path, most) in [("/s/m", MESSAGE_BYTES_MAX), (edit, OPERATOR_MESSAGE_BYTES_MAX)] {
+            for (bytes, expected) in [(0, Code::Ok), (1, Code::OutOfRange)] {
+                let message = Full::new(Bytes::from(vec![0; PREFIX_BYTES + most + bytes]));
+                let request = Request::get(path).body(message).expect("a request");
+                assert_eq!(code(&service.clone().oneshot(request).await.expect("answered")), expected);
+            }
         }
     }
 }

@@ -202,13 +202,11 @@ fn check_own(
     verifier: &dyn ClientCertVerifier,
     denied: &HashSet<String>,
 ) -> Result<Peer, IdentityError> {
-    let own = Peer::from_certificate(&chain[0])?;
+    let own = Peer::of_chain(chain)?;
     if denied.contains(own.serial.as_ref()) {
         return Err(IdentityError::Revoked);
     }
-    verifier
-        .verify_client_cert(&chain[0], &chain[1..], UnixTime::now())
-        .map_err(IdentityError::Unacceptable)?;
+    verifier.verify_client_cert(&chain[0], &[], UnixTime::now()).map_err(IdentityError::Unacceptable)?;
     Ok(own)
 }
 

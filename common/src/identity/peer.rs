@@ -21,6 +21,12 @@ pub enum PeerError {
     /// The URI is not `spiffe://holdfast.internal/<name>`.
     #[error("URI name is not an id of this trust domain")]
     TrustDomain,
+    /// Our authority signs leaves only, but the TLS library does not look at the length of paths that a trusted authority allows.
+    #[error("{found} certificates were sent instead of 1: intermediate authorities are not accepted")]
+    Chain {
+        /// How many.
+        found: usize,
+    },
     /// A CA certificate must not be used as a leaf.
     #[error("certificate is an authority's")]
     Authority,
@@ -72,9 +78,15 @@ pub struct Peer {
 impl Peer {
     /// The other end of a connection that shook hands.
     pub(super) fn of_session(session: &CommonState) -> io::Result<Self> {
-        let certificate = session.peer_certificates().and_then(|chain| chain.first());
-        let certificate = certificate.ok_or_else(|| io::Error::other("peer sent no certificate"))?;
-        Self::from_certificate(certificate).map_err(io::Error::other)
+        Self::of_chain(session.peer_certificates().unwrap_or_default()).map_err(io::Error::other)
+    }
+
+    /// Reads the identity of a chain that was verified before, which must be one certificate.
+    pub(super) fn of_chain(chain: &[CertificateDer<'_>]) -> Result<Self, PeerError> {
+        match chain {
+            [certificate] => Self::from_certificate(certificate),
+            _ => Err(PeerError::Chain { found: chain.len() }),
+        }
     }
 
     /// Reads the identity of a certificate whose chain was verified before.

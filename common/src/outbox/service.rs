@@ -17,6 +17,8 @@ use crate::{
 
 const PAGE_SIZE_MAX: u32 = 1_000;
 const IDS_MAX: usize = 1_000;
+/// Of a key, in a listing: a key of ours is far shorter, but one of a dead letter may be as long as its record.
+const KEY_BYTES_MAX: i32 = 256;
 
 /// Serves the rows of one outbox that are held back.
 #[derive(Debug, Clone)]
@@ -111,16 +113,17 @@ async fn list(
 ) -> Result<Vec<pb::HeldBackRow>, DatabaseError> {
     let rows = sqlx::query(
         "-- outbox.list_held_back
-        select h.id, h.topic, h.key, coalesce(length(h.value), 0)::bigint as value_bytes, h.created_at,
+        select h.id, h.topic, substring(h.key for $3) as key, coalesce(length(h.value), 0)::bigint as value_bytes, h.created_at,
             l.retry_at, l.attempts, l.last_error,
             (select count(*) from outbox_held as b where b.lane = l.lane) - 1 as waiting_behind
         from outbox_lanes as l,
-            lateral (select * from outbox_held where lane = l.lane order by id limit 1) as h
+            lateral (select id, topic, key, value, created_at from outbox_held where lane = l.lane order by id limit 1) as h
         where h.id > $1
         order by h.id limit $2",
     )
     .bind(after)
     .bind(limit)
+    .bind(KEY_BYTES_MAX)
     .fetch_all(connection)
     .await?;
     rows.iter()

@@ -1,9 +1,8 @@
 //! What a component is: its name and ports, how it is started, probed and stopped.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -22,7 +21,7 @@ use crate::{
     layout::{
         Extra, Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, REDIS, Replica, Scope,
     },
-    postgres,
+    log, postgres,
     prepare::Prepared,
     probe::{self, Answer},
     redis, services,
@@ -32,8 +31,6 @@ use crate::{
 
 /// How long a component may take to stop before it is killed.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
-/// A longer log is renamed at the start.
-const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 fn on_loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
@@ -160,7 +157,7 @@ impl Component {
             command.stdin(Stdio::null());
         }
         // Without a log the component still runs.
-        match open_log(&log_path) {
+        match log::open(&log_path) {
             Ok((out, err)) => command.stdout(out).stderr(err),
             Err(error) => {
                 say!("{}: has no log: cannot write {}: {error}", self.name(), log_path.display());
@@ -238,14 +235,6 @@ pub(crate) enum Ending {
     InOrder,
     /// Its data is deleted anyway.
     AtOnce,
-}
-
-fn open_log(path: &Path) -> std::io::Result<(File, File)> {
-    if fs::metadata(path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
-        fs::rename(path, path.with_extension("log.old"))?;
-    }
-    let log = OpenOptions::new().create(true).append(true).open(path)?;
-    Ok((log.try_clone()?, log))
 }
 
 /// Whether a process still is the one that was started for this stack: process ids are reused.

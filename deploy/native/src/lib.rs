@@ -9,6 +9,7 @@
 //! - [`programs`]: where the program of a service comes from;
 //! - [`probe`]: probes a component;
 //! - [`component`]: what a component is; starts, probes and stops one;
+//! - [`mod@log`]: the logs of components, which are kept short;
 //! - [`state`]: what the next two share on disk: the report, the lock, the deletion;
 //! - [`supervisor`]: starts, watches, restarts, stops;
 //! - [`control`]: the commands' side: whether a stack is running, how it is, stopping it;
@@ -22,6 +23,7 @@ pub mod control;
 mod kafka;
 pub mod layout;
 pub mod link;
+pub mod log;
 mod postgres;
 pub mod prepare;
 mod probe;

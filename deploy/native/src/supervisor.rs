@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     component::{Component, Ending},
     kafka::Broker,
-    layout::Kind,
+    layout::{Kind, Layout},
+    log,
     prepare::{Prepared, renew_certificates},
     probe::Pulse,
     state::{self, ComponentState, Reporter},
@@ -34,6 +35,7 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A component that has run this long is restarted without a pause.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(600);
+const LOOK_AT_LOGS_EVERY: Duration = Duration::from_secs(1);
 
 /// What to do with a component that dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
         let supervisor = supervisor.clone();
         async move { supervisor.reporter.write_forever().await }
     });
+    let log_task = tokio::spawn(keep_logs_short(layout.clone()));
     let lives = async {
         infrastructure.start(&supervisor);
         supervisor.infrastructure_is_ready().await;
@@ -92,6 +95,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     services.end().await;
     infrastructure.end().await;
     report_task.abort();
+    log_task.abort();
     if lifetime == Lifetime::UntilParentEnds {
         let _ = state::delete(&layout)?;
     }
@@ -238,6 +242,26 @@ impl Supervisor {
                 return reason;
             }
             tokio::time::sleep(if runs { PROBE_EVERY_READY } else { PROBE_EVERY_STARTING }).await;
+        }
+    }
+}
+
+/// Of all components and of the supervisor itself.
+async fn keep_logs_short(layout: Layout) {
+    let mut tick = tokio::time::interval(LOOK_AT_LOGS_EVERY);
+    loop {
+        tick.tick().await;
+        let layout = layout.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            for name in layout.component_names() {
+                let path = layout.log_file(&name);
+                if let Err(error) = log::keep_short(&path, log::LOG_BYTES_MAX) {
+                    say!("{name}: its log {} is not kept short: {error}", path.display());
+                }
+            }
+        });
+        if let Err(error) = looked.await {
+            say!("logs are not kept short: {error}");
         }
     }
 }

@@ -167,6 +167,8 @@ mod tests {
             ("cursor=x".to_owned(), Err("/cursor")),
             ("cursor=%ff".to_owned(), Err("/cursor")),
             ("page=2".to_owned(), Err("")),
+            ("unlimited=1".to_owned(), Err("")),
+            ("xlimit=1&limit=2".to_owned(), Err("")),
             ("limit=1&limit=1".to_owned(), Err("")),
         ] {
             assert_eq!(page(&query), expected.map_err(str::to_owned), "{query}");

@@ -17,9 +17,9 @@ use utoipa::{
 };
 
 /// What can't be in an address: control characters, and those that change how it is displayed. As the inside of a class.
-const NOT_IN_ADDRESS: &str = r"\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069";
-/// White space that is no control character.
-const SPACES: &str = r"\u0020\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000";
+const NOT_IN_ADDRESS: &str = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069";
+/// What nobody can read: white space that is no control character, and what displays ignore.
+const INVISIBLE: &str = r"\u0020\u00a0\u00ad\u034f\u061c\u115f-\u1160\u1680\u17b4-\u17b5\u180b-\u180f\u2000-\u200f\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb";
 const UUID: &str = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}";
 
 /// A type that only stands for its schema.
@@ -56,7 +56,7 @@ values! {
     /// Where an order is delivered to. Something readable, without control characters, and without those that change the direction
     /// of writing.
     Address = text(1, ADDRESS_CHARS_MAX)
-        .pattern(Some(format!("^[^{NOT_IN_ADDRESS}]*[^{NOT_IN_ADDRESS}{SPACES}][^{NOT_IN_ADDRESS}]*$")))
+        .pattern(Some(format!("^[^{NOT_IN_ADDRESS}]*[^{NOT_IN_ADDRESS}{INVISIBLE}][^{NOT_IN_ADDRESS}]*$")))
         .examples([json!("1 Quay Street")]);
     /// What is ordered.
     ProductId = text(1, PRODUCT_ID_CHARS_MAX)
@@ -158,4 +158,33 @@ fn header(name: &str, required: Required, description: &str, schema: ObjectBuild
 /// A parameter, for the types that stand for several or that the macros can't describe.
 pub(super) fn parameter(name: &str, place: ParameterIn, required: Required) -> ParameterBuilder {
     ParameterBuilder::new().name(name).parameter_in(place).required(required)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::limits::is_address;
+
+    use super::*;
+
+    /// Whether a character is in the inside of a class, as the constants above are written.
+    fn is_in(class: &str, c: char) -> bool {
+        let point =
+            |digits: &str| u32::from_str_radix(digits.trim_end_matches('-'), 16).expect("a code point");
+        let points: Vec<_> = class.split(r"\u").skip(1).collect();
+        points.iter().enumerate().any(|(index, digits)| {
+            let first = point(digits);
+            let last = if digits.ends_with('-') { point(points[index + 1]) } else { first };
+            (first..=last).contains(&u32::from(c))
+        })
+    }
+
+    /// The document describes the addresses that are taken: character by character, alone and beside one that can be read.
+    #[test]
+    fn addresses_are_those_that_are_taken() {
+        for c in '\0'..='\u{ffff}' {
+            assert_eq!(is_address(&format!("a{c}")), !is_in(NOT_IN_ADDRESS, c), "{c:?}");
+            let is_described = !is_in(NOT_IN_ADDRESS, c) && !is_in(INVISIBLE, c);
+            assert_eq!(is_address(&c.to_string()), is_described, "{c:?}");
+        }
+    }
 }

@@ -19,6 +19,9 @@ use serde_path_to_error::{Path, Segment};
 
 use crate::problem::{FieldError, Problem, ProblemType};
 
+/// Most characters of a client's own name for something that come back to it; ours are far shorter.
+const NAME_CHARS_MAX: usize = 64;
+
 /// The body of a request. 415 if it has another media type, 413 if it is too long, 400 if it is not JSON, 422 if it is not the
 /// object that the operation takes.
 #[derive(Debug)]
@@ -62,20 +65,60 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let pointer = pointer(error.path());
-        refuse(pointer, error.inner())
+        refuse(pointer, error.inner(), bytes)
     })?;
     // Nothing may follow the value.
-    deserializer.end().map_err(|error| refuse(String::new(), &error))?;
+    deserializer.end().map_err(|error| refuse(String::new(), &error, bytes))?;
     Ok(value)
 }
 
-fn refuse(pointer: String, error: &serde_json::Error) -> Problem {
+fn refuse(pointer: String, error: &serde_json::Error, bytes: &[u8]) -> Problem {
     match error.classify() {
-        Category::Data => Problem::invalid(vec![FieldError::new(pointer, error.to_string())]),
+        Category::Data => Problem::invalid(vec![FieldError::new(pointer, in_our_words(error))]),
+        // JSON has no largest number, so one that is beyond ours is JSON of the wrong content.
+        Category::Syntax if is_out_of_range(error) && serde_json::from_slice::<&RawValue>(bytes).is_ok() => {
+            Problem::invalid(vec![FieldError::new(pointer, "is out of range")])
+        }
         Category::Syntax | Category::Eof | Category::Io => {
             Problem::malformed(format!("the body is not JSON: {error}"))
         }
     }
+}
+
+/// The library has no code for it.
+fn is_out_of_range(error: &serde_json::Error) -> bool {
+    sentence(error).starts_with("number out of range")
+}
+
+/// What the library says, without where it was in the text: the pointer says that.
+fn sentence(error: &serde_json::Error) -> String {
+    let mut sentence = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    if sentence.ends_with(&place) {
+        sentence.truncate(sentence.len() - place.len());
+    }
+    sentence
+}
+
+/// Says what is expected, in words of JSON. What was sent, which may be long, and types of the language are left out.
+fn in_our_words(error: &serde_json::Error) -> String {
+    let sentence = sentence(error);
+    // Texts of the client come before what is expected, so the last comma is the library's.
+    let expected = |separator: &str| sentence.rsplit_once(separator).map(|(_, expected)| expected);
+    if sentence.starts_with("invalid type: ") || sentence.starts_with("invalid value: ") {
+        return match expected(", expected ") {
+            Some("a sequence") => "must be an array".to_owned(),
+            Some(expected) => format!("must be {expected}"),
+            None => "is not what is expected here".to_owned(),
+        };
+    }
+    if sentence.starts_with("unknown field ") {
+        return match expected("`, expected ") {
+            Some(known) => format!("is not known here; known: {}", known.trim_start_matches("one of ")),
+            None => "is not known here".to_owned(),
+        };
+    }
+    sentence
 }
 
 /// A JSON object. A derived struct alone would also accept an array of its fields, which clients must not come to rely on.
@@ -129,7 +172,7 @@ pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     deserializer.deserialize_u32(WholeNumber)
 }
 
-/// A path as a JSON pointer (RFC 6901).
+/// A path as a JSON pointer (RFC 6901). A name that is longer than all of ours is cut off.
 fn pointer(path: &Path) -> String {
     let mut pointer = String::new();
     for segment in path {
@@ -140,7 +183,11 @@ fn pointer(path: &Path) -> String {
             }
             Segment::Map { key } | Segment::Enum { variant: key } => {
                 pointer.push('/');
-                pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+                let name: String = key.chars().take(NAME_CHARS_MAX).collect();
+                pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+                if name.len() < key.len() {
+                    pointer.push('…');
+                }
             }
             Segment::Unknown => {}
         }
@@ -217,7 +264,11 @@ mod tests {
             (br#"{"items":[{"quantity":1.0,"price":1}]}"#, 200),
             (br#"{"items":[{"quantity":-1.0,"price":1}]}"#, 422),
             (br#"{"items":[{"quantity":4294967296.0,"price":1}]}"#, 422),
-            (br#"{"items":[{"quantity":1e400,"price":1}]}"#, 400),
+            (br#"{"items":[{"quantity":1e400,"price":1}]}"#, 422),
+            (br#"{"items":1e400}"#, 422),
+            (br#"{"items":1e400"#, 400),
+            (br#"{"items":[1e400}"#, 400),
+            (br#"{"\ud800":1}"#, 400),
             (br#"{"items":[{"quantity":"1","price":1}]}"#, 422),
             (br#"{"items":[{"quantity":-1,"price":1}]}"#, 422),
             (br#"{"items":[{"quantity":4294967296,"price":1}]}"#, 422),
@@ -230,6 +281,35 @@ mod tests {
             assert_eq!(status_of(body), expected, "{}", String::from_utf8_lossy(body));
         }
         assert!([400, 422].contains(&status_of(deep.as_bytes())));
+    }
+
+    /// What is wrong is said in words of JSON, and of what was sent only the beginning of a name comes back, once.
+    #[test]
+    fn what_is_wrong_is_said_in_our_words() {
+        let long = "k".repeat(60_000);
+        for (body, pointer, detail) in [
+            ("[]", "", "must be an object"),
+            ("null", "", "must be an object"),
+            ("{}", "", "missing field `items`"),
+            (r#"{"items": {}}"#, "/items", "must be an array"),
+            (r#"{"items": "a, expected b"}"#, "/items", "must be an array"),
+            (r#"{"items": [7]}"#, "/items/0", "must be an object"),
+            (r#"{"items": [{"quantity": -1}]}"#, "/items/0/quantity", "must be a whole number"),
+            (r#"{"items": [{"quantity": 1.5}]}"#, "/items/0/quantity", "must be a whole number"),
+            (r#"{"items": [{"quantity": 1e400}]}"#, "/items/0/quantity", "is out of range"),
+            (r#"{"items": [], "items": []}"#, "", "duplicate field `items`"),
+            (r#"{"a, expected b": 1}"#, "/a, expected b", "is not known here; known: `items`"),
+            (
+                &format!("{{\"{long}\": 1}}"),
+                &format!("/{}…", &long[..NAME_CHARS_MAX]),
+                "is not known here; known: `items`",
+            ),
+            (&format!("{{\"items\": \"{long}\"}}"), "/items", "must be an array"),
+        ] {
+            let mut response = parse::<Object<Outer>>(body.as_bytes()).expect_err("refused").into_response();
+            let problem = response.extensions_mut().remove::<Problem>().expect("a problem");
+            assert_eq!(problem, Problem::invalid(vec![FieldError::new(pointer, detail)]), "{body:.80}");
+        }
     }
 
     /// Amounts stay as they were written.

@@ -43,7 +43,7 @@ fn shortened(text: String) -> String {
 }
 
 /// A failure, as the client will see it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     kind: ProblemType,
     detail: String,

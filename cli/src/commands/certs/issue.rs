@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use holdfast_common::config::parse_duration;
+use holdfast_common::duration::parse_duration;
 
 use super::folder::{Folder, parse_identity, report};
 use crate::output::Outcome;

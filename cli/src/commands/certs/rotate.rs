@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use holdfast_certs::{LEAF_LIFE_MAX, LeafState, Phase, Pki};
-use holdfast_common::config::parse_duration;
+use holdfast_common::duration::parse_duration;
 use time::OffsetDateTime;
 
 use super::{

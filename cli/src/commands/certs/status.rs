@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use clap::Args;
-use comfy_table::Table;
 use holdfast_certs::{LeafState, Phase};
 use serde::Serialize;
 
@@ -12,7 +11,7 @@ use super::{
 };
 use crate::{
     options::Output,
-    output::{Outcome, data, wide_table},
+    output::{Outcome, Table, data, wide_table},
 };
 
 #[derive(Debug, Args)]

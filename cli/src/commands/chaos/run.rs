@@ -8,7 +8,7 @@ use holdfast_chaos::{
     run::{self, Options},
     scenario::Scenario,
 };
-use holdfast_common::config::parse_duration;
+use holdfast_common::duration::parse_duration;
 use holdfast_native::layout::{PORT_OFFSET_MAX, Replicas, ReplicasError, resolve};
 
 use super::show;

@@ -27,7 +27,7 @@ pub(crate) struct Audit {
     /// Of this dead letter
     #[arg(value_parser = parse_id)]
     id: Option<Uuid>,
-    /// Since: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    /// Since: 2026-01-31T12:00:00Z, 2026-01-31, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
     /// At most this many

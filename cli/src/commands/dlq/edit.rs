@@ -1,8 +1,13 @@
 //! `dlq edit`.
 
+use std::{
+    fs::File,
+    io::{self, Read as _},
+};
+
 use anyhow::{Context as _, Result};
 use clap::{Args, builder::NonEmptyStringValueParser};
-use holdfast_proto::ops::v1 as pb;
+use holdfast_proto::{ops::v1 as pb, topic::RECORD_BYTES_MAX};
 use uuid::Uuid;
 
 use super::{filter::parse_id, schema};
@@ -42,6 +47,18 @@ fn parse_header(text: &str) -> Result<(String, String)> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// An event as JSON. It takes more room than its bytes, at most six times as much.
+fn read_bounded(input: impl io::Read) -> io::Result<String> {
+    let most = 6 * RECORD_BYTES_MAX;
+    let mut text = String::new();
+    input.take(most as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > most {
+        let detail = format!("it has more than {most} bytes, and an event at most {RECORD_BYTES_MAX}");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, detail));
+    }
+    Ok(text)
+}
+
 impl Edit {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
@@ -51,10 +68,11 @@ impl Edit {
         };
         let value = match self.value.as_deref() {
             None => None,
-            Some("-") => {
-                Some(std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?)
+            Some("-") => Some(read_bounded(io::stdin()).context("cannot read standard input")?),
+            Some(path) => {
+                let read = File::open(path).and_then(read_bounded);
+                Some(read.with_context(|| format!("cannot read {path}"))?)
             }
-            Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?),
         };
         let header = |(name, value): &(String, String)| pb::RecordHeader {
             name: name.clone(),
@@ -85,5 +103,13 @@ mod tests {
         let header = parse_header("ce_type=a=b").expect("a header");
         assert_eq!(header, ("ce_type".to_owned(), "a=b".to_owned()));
         assert!(parse_header("ce_type").is_err() && parse_header("=x").is_err());
+    }
+
+    /// What is read for an event has an end, whatever is read.
+    #[test]
+    fn what_is_read_has_an_end() {
+        assert_eq!(read_bounded("{}".as_bytes()).expect("read"), "{}");
+        let refused = read_bounded(io::repeat(b' ')).expect_err("too long");
+        assert!(refused.to_string().contains("more than 12582912 bytes"), "{refused}");
     }
 }

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::{
     options::{By, parse_reason, service_names},
-    output::Outcome,
+    output::{Outcome, say},
     services::Services,
     target::Target,
 };
@@ -43,7 +43,7 @@ impl Resume {
                     eprintln!("{}: resumed {} consumers", service.name, answer.into_inner().resumed);
                 }
                 Err(status) if status.code() == Code::FailedPrecondition => {
-                    eprintln!("{}: {}", service.name, status.message());
+                    say!("{}: {}", service.name, status.message());
                     return Ok(Outcome::NothingMatched);
                 }
                 Err(status) => return Err(status).with_context(|| service.failed()),

@@ -149,6 +149,7 @@ fn print(document: &Document) -> io::Result<()> {
         data!("EDITED VALUE\n{}\n", serde_json::to_string_pretty(edited)?)?;
     }
     if !document.history.is_empty() {
+        // In the order of time; what is older than these is left to the audit.
         let mut history = table(&["AT", "ACTOR", "ACTION", "DETAIL"]);
         for line in &document.history {
             history.add_row([&line.at, &line.actor, &line.action, &line.detail]);

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::{
     options::{By, parse_reason, service_names},
-    output::{Outcome, confirmed, data},
+    output::{Outcome, confirmed, data, say},
     services::Services,
     target::Target,
 };
@@ -68,7 +68,7 @@ impl Skip {
                     data!("{}", answer.dead_letter_id)?;
                 }
                 Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {
-                    eprintln!("{}: {}; see `holdfast positions`", service.name, status.message());
+                    say!("{}: {}; see `holdfast positions`", service.name, status.message());
                     return Ok(Outcome::NothingMatched);
                 }
                 Err(status) => return Err(status).with_context(|| service.failed()),

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::letter::time_text;
 use crate::{
     options::Output,
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     services::Services,
     target::Target,
 };
@@ -78,9 +78,7 @@ impl Stats {
             document.stats.extend(answer.stats.into_iter().map(|stats| Line::of(stats, service.name, now)));
         }
         for Stop { service, reason, stopped_at } in &document.stopped_consumers {
-            eprintln!(
-                "{service}: a consumer stopped at {stopped_at}: {reason}. See `holdfast dlq resume --help`"
-            );
+            say!("{service}: a consumer stopped at {stopped_at}: {reason}. See `holdfast dlq resume --help`");
         }
         self.output.print(&document, || print(&document.stats))?;
         Ok(Outcome::Done)

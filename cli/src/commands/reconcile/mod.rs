@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use holdfast_common::config::parse_duration;
+use holdfast_common::duration::parse_duration;
 use holdfast_proto::{OrderId, ops::v1 as pb};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;

@@ -8,7 +8,7 @@ use holdfast_native::layout::{Kind, OPERATOR, PARTICIPANTS};
 
 use crate::{
     options::At,
-    output::{Outcome, data},
+    output::{Outcome, exact_line},
 };
 
 #[derive(Debug, Args)]
@@ -20,21 +20,25 @@ pub(crate) struct Env {
 impl Env {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let (layout, report) = self.at.running()?;
-        data!("export HOLDFAST_URL={}", layout.gateway_url())?;
+        exact_line(&format!("export HOLDFAST_URL={}", layout.gateway_url()))?;
         for participant in PARTICIPANTS {
             let url = layout.database_url(participant).context("cannot read the database password")?;
-            data!("export {}_DATABASE_URL={}", participant.name.to_uppercase(), quoted_text(&url))?;
+            exact_line(&format!(
+                "export {}_DATABASE_URL={}",
+                participant.name.to_uppercase(),
+                quoted_text(&url)
+            ))?;
         }
-        data!("export KAFKA_BROKERS={}", layout.kafka_brokers())?;
+        exact_line(&format!("export KAFKA_BROKERS={}", layout.kafka_brokers()))?;
         if report.components.iter().any(|component| component.kind == Kind::Redis) {
             let url = layout.redis_url().context("cannot read the password of Redis")?;
-            data!("export REDIS_URL={url}")?;
+            exact_line(&format!("export REDIS_URL={url}"))?;
         }
         let pki = layout.pki_dir();
         let operator = pki.join(OPERATOR);
-        data!("export HOLDFAST_CA={}", quoted(&pki.join("ca.crt")))?;
-        data!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&operator.join("tls.crt")))?;
-        data!("export HOLDFAST_OPERATOR_KEY={}", quoted(&operator.join("tls.key")))?;
+        exact_line(&format!("export HOLDFAST_CA={}", quoted(&pki.join("ca.crt"))))?;
+        exact_line(&format!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&operator.join("tls.crt"))))?;
+        exact_line(&format!("export HOLDFAST_OPERATOR_KEY={}", quoted(&operator.join("tls.key"))))?;
         if std::io::stdout().is_terminal() {
             eprintln!("# use it with: eval \"$(holdfast env)\"");
         }

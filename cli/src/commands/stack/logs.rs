@@ -1,8 +1,9 @@
 //! `logs`.
 
 use std::{
-    fs::File,
-    io::{self, BufRead as _, BufReader, Write as _},
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     time::Duration,
 };
@@ -10,10 +11,13 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use holdfast_native::layout::{Layout, every_component_name};
+use holdfast_proto::text::on_one_line;
 
 use crate::{options::At, output::Outcome};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A longer line is shown as several.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
@@ -37,19 +41,34 @@ fn parse_component(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// A log that is being read.
+/// A log that is being read. It is followed through rotations: a log that became shorter, or another file, is read from its
+/// beginning.
 struct Tail {
     /// Printed before each line where several logs are shown.
     prefix: String,
     path: PathBuf,
     reader: Option<BufReader<File>>,
     /// The part of an incomplete line that was read so far.
-    partial: String,
+    partial: Vec<u8>,
 }
 
 impl Tail {
+    fn new(prefix: String, path: PathBuf) -> Self {
+        Self { prefix, path, reader: None, partial: Vec::new() }
+    }
+
     /// Prints what is new. Returns whether there was anything.
     fn print(&mut self, out: &mut impl io::Write) -> io::Result<bool> {
+        let any = self.print_rest(out)?;
+        // Only a file that was read to its end is left for another one.
+        if self.is_begun_anew()? {
+            (self.reader, self.partial) = (None, Vec::new());
+            return Ok(self.print_rest(out)? || any);
+        }
+        Ok(any)
+    }
+
+    fn print_rest(&mut self, out: &mut impl io::Write) -> io::Result<bool> {
         if self.reader.is_none() {
             match File::open(&self.path) {
                 Ok(file) => self.reader = Some(BufReader::new(file)),
@@ -60,18 +79,32 @@ impl Tail {
         let Some(reader) = &mut self.reader else { return Ok(false) };
         let mut any = false;
         loop {
-            let mut bytes = Vec::new();
-            if reader.read_until(b'\n', &mut bytes)? == 0 {
+            let room = (LINE_BYTES_MAX - self.partial.len()) as u64;
+            if reader.take(room).read_until(b'\n', &mut self.partial)? == 0 {
                 return Ok(any);
             }
-            // A component may log bytes that are not text.
-            self.partial.push_str(&String::from_utf8_lossy(&bytes));
-            if self.partial.ends_with('\n') {
-                write!(out, "{}{}", self.prefix, self.partial)?;
+            let is_whole = self.partial.ends_with(b"\n");
+            if is_whole || self.partial.len() >= LINE_BYTES_MAX {
+                // A component may log bytes that are not text, and text of strangers.
+                let line = String::from_utf8_lossy(self.partial.strip_suffix(b"\n").unwrap_or(&self.partial));
+                writeln!(out, "{}{}", self.prefix, on_one_line(&line))?;
                 self.partial.clear();
                 any = true;
             }
         }
+    }
+
+    /// Whether the file of this name is another one by now, or was cut.
+    fn is_begun_anew(&mut self) -> io::Result<bool> {
+        let Some(reader) = &mut self.reader else { return Ok(false) };
+        let now = match fs::metadata(&self.path) {
+            Ok(now) => now,
+            // It is between two names.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let read = reader.get_ref().metadata()?;
+        Ok((now.dev(), now.ino()) != (read.dev(), read.ino()) || now.len() < reader.stream_position()?)
     }
 }
 
@@ -91,11 +124,9 @@ impl Logs {
         let width = wanted.iter().map(|name| name.len()).max().unwrap_or(0);
         let mut tails: Vec<Tail> = wanted
             .iter()
-            .map(|name| Tail {
-                prefix: if wanted.len() > 1 { format!("{name:width$} | ") } else { String::new() },
-                path: layout.log_file(name),
-                reader: None,
-                partial: String::new(),
+            .map(|name| {
+                let prefix = if wanted.len() > 1 { format!("{name:width$} | ") } else { String::new() };
+                Tail::new(prefix, layout.log_file(name))
             })
             .collect();
         if !self.follow && tails.iter().all(|tail| !tail.path.exists()) {
@@ -136,5 +167,36 @@ mod tests {
             assert!(parse_component(wrong).is_err(), "{wrong:?}");
         }
         assert!(parse_component("order-9").is_ok());
+    }
+
+    /// A log is followed through rotations of both kinds, and what strangers have written in it acts on no terminal.
+    #[test]
+    fn a_log_is_followed_through_rotations() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("order.log");
+        let mut tail = Tail::new("order | ".to_owned(), path.clone());
+        let mut shown = || {
+            let mut out = Vec::new();
+            tail.print(&mut out).expect("read");
+            String::from_utf8(out).expect("text")
+        };
+        assert_eq!(shown(), "");
+        fs::write(&path, "first\nsec").expect("written");
+        assert_eq!(shown(), "order | first\n");
+        let append = |text: &str| {
+            let mut log = File::options().append(true).open(&path).expect("there");
+            log.write_all(text.as_bytes()).expect("written");
+        };
+        append("ond \u{1b}]0;owned\u{7}\u{9b}2J\r\n");
+        assert_eq!(shown(), "order | second \\u001b]0;owned\\u0007\\u009b2J\\r\n");
+        // It is copied and cut while its component writes.
+        File::options().write(true).open(&path).expect("there").set_len(0).expect("cut");
+        append("third\n");
+        assert_eq!(shown(), "order | third\n");
+        // It is renamed while its component is down.
+        append("fourth\n");
+        fs::rename(&path, folder.path().join("order.log.old")).expect("renamed");
+        fs::write(&path, "fifth\n").expect("written");
+        assert_eq!(shown(), "order | fourth\norder | fifth\n");
     }
 }

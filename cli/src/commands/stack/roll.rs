@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use holdfast_common::duration::parse_duration;
 use holdfast_native::{
     control::{self, Found},
     layout::{Kind, Layout, service_names, service_of},
@@ -29,9 +30,9 @@ pub(crate) struct Roll {
     /// The folder of the new programs; by default that of this command
     #[arg(long, value_name = "DIR", value_parser = parse_programs)]
     programs: Option<PathBuf>,
-    /// Seconds that each may take until it serves
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    wait: u64,
+    /// How long each may take until it serves
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
+    wait: Duration,
 }
 
 fn parse_component(text: &str) -> Result<String> {
@@ -61,7 +62,7 @@ impl Roll {
         let components = self.select(&report)?;
         for (index, component) in components.iter().enumerate() {
             let folder = self.folder_for(component)?;
-            control::roll(&layout, component, &folder, Duration::from_secs(self.wait))
+            control::roll(&layout, component, &folder, self.wait)
                 .with_context(|| stopped_at(component, &components[index + 1..]))?;
             data!("{component} runs the program in {}", folder.display())?;
         }

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use comfy_table::Table;
 use holdfast_native::{
     control::{self, Found, Watched},
     layout::{Kind, Layout},
@@ -17,7 +16,7 @@ use tokio::net::lookup_host;
 use super::roll::remarks;
 use crate::{
     options::{At, Output, say_nobody_watches},
-    output::{Outcome, data, wide_table},
+    output::{Outcome, Table, data, wide_table},
     runtime::block_on,
     target::{AddressOption, Side, parse_address, side},
 };

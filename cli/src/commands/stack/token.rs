@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_certs::{Claims, TokenIssuer};
-use holdfast_common::config::parse_duration;
+use holdfast_common::duration::parse_duration;
 use holdfast_native::layout::Layout;
 
 use crate::{

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
+use holdfast_common::duration::parse_duration;
 use holdfast_native::{
     control::{self, Found, Stopped},
     layout::{DatabaseTls, Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope},
@@ -18,7 +19,7 @@ use holdfast_native::{
 use super::{down::STOP_TIME_MAX, roll::parse_programs, token};
 use crate::{
     options::At,
-    output::{Outcome, data},
+    output::{Outcome, data, say},
 };
 
 /// How long the printed token is valid.
@@ -50,9 +51,9 @@ pub(crate) struct Up {
     /// Leave a component down when it dies, instead of starting it again
     #[arg(long)]
     no_restart: bool,
-    /// Seconds to wait until everything is ready
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
-    wait: u64,
+    /// How long to wait until everything is ready
+    #[arg(long, default_value = "120s", value_name = "TIME", value_parser = parse_duration)]
+    wait: Duration,
     /// Databases and broker only
     #[arg(long, hide = true)]
     infrastructure_only: bool,
@@ -104,7 +105,7 @@ impl Up {
         ) {
             // Only tests start a stack that ends with its parent, and they try other ports.
             Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
-                eprintln!("holdfast: {error:#}");
+                say!("holdfast: {error:#}");
                 return Ok(Outcome::PortTaken);
             }
             other => other?,
@@ -183,10 +184,10 @@ impl Up {
 
     /// Prints what a new user needs next.
     fn greet_when_ready(&self, data_dir: &Path) -> Result<Outcome> {
-        let report = control::wait_ready(data_dir, Duration::from_secs(self.wait))?;
+        let report = control::wait_ready(data_dir, self.wait)?;
         let layout = Layout::new(data_dir.to_owned(), report.port_offset);
         for component in report.components.iter().filter(|component| !component.detail.is_empty()) {
-            eprintln!("{} is degraded: {}", component.name, component.detail);
+            say!("{} is degraded: {}", component.name, component.detail);
         }
         let url = layout.gateway_url();
         let token = token::sign(data_dir, "user-123", token::SCOPES, TOKEN_LIFE)?;

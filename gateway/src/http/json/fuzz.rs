@@ -24,7 +24,7 @@ struct Inner {
 fn value() -> impl Strategy<Value = String> {
     let text = prop_oneof![any::<String>(), Just("x".repeat(70_000))];
     let text = text.prop_map(|text| serde_json::to_string(&text).expect("a text"));
-    let number = "-?(0|[1-9][0-9]{0,11})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,2})?";
+    let number = "-?(0|[1-9][0-9]{0,11})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,4})?";
     let leaf = prop_oneof![3 => number, 2 => text, 1 => select(vec!["null", "true", "{}", "[]"]).prop_map(str::to_owned)];
     leaf.prop_recursive(4, 40, 4, |inner| {
         let key = select(vec!["name", "items", "count", "price", "Items", "", "a~/b", "\\u0069tems", "…"]);
@@ -51,8 +51,7 @@ fn outcome(body: &[u8]) -> Result<Outer, (u16, Problem)> {
 }
 
 proptest! {
-    /// What is no JSON is 400 or, if that shows first, 422. JSON is never 400, unless a text in it is none (a surrogate alone) or a
-    /// number is beyond all numbers.
+    /// What is no JSON is 400 or, if that shows first, 422. JSON is never 400, unless a text in it is none (a surrogate alone).
     #[test]
     fn only_json_is_taken(body in prop_oneof![value(), fitting()], cut in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = body.clone().into_bytes();
@@ -65,7 +64,7 @@ proptest! {
             let is_json = serde_json::from_slice::<&RawValue>(changed).is_ok();
             match outcome(changed) {
                 Ok(_) => prop_assert!(is_json),
-                Err((status, _)) => prop_assert!(status == 422 || status == 400 && (!is_json || changed.iter().any(|byte| b"\\eE".contains(byte))), "{status}"),
+                Err((status, _)) => prop_assert!(status == 422 || status == 400 && (!is_json || changed.contains(&b'\\')), "{status}"),
             }
         }
     }
