@@ -41,7 +41,6 @@ pub mod planted;
 pub mod reconcile;
 pub mod record;
 pub mod reload;
-mod sampler;
 pub mod service;
 pub mod stop;
 pub mod subject;

@@ -58,7 +58,7 @@ mod tests {
         let Ok(how) = std::env::var(HOW) else { return };
         end_the_process();
         if how == "log" {
-            crate::telemetry::install_log(tracing_subscriber::EnvFilter::new("error"));
+            crate::telemetry::install_log("test", tracing_subscriber::EnvFilter::new("error"));
         }
         match how.as_str() {
             // Nobody waits for it, so on its own tokio would hide the panic.

@@ -88,7 +88,7 @@ where
         }
         Err(error) => return complain(name, error.as_ref(), EXIT_USAGE),
     };
-    let metrics = match telemetry::install(&config.service().log) {
+    let metrics = match telemetry::install(name, &config.service().log) {
         Ok(metrics) => metrics,
         Err(error) => return end_with_a_log(name, &error, EXIT_USAGE),
     };
@@ -146,8 +146,8 @@ fn end(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
 }
 
 /// The same before the log is set up as it is configured: whoever collects logs reads JSON lines only.
-fn end_with_a_log(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
-    telemetry::install_log(EnvFilter::new("error"));
+fn end_with_a_log(name: &'static str, error: &(dyn StdError + 'static), code: u8) -> ExitCode {
+    telemetry::install_log(name, EnvFilter::new("error"));
     end(name, error, code)
 }
 

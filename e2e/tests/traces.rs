@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs,
     sync::OnceLock,
 };
 
@@ -14,6 +15,7 @@ use holdfast_e2e::{
 };
 use holdfast_native::layout::{Scope, service_names};
 use holdfast_testkit::stack::TestStack;
+use serde_json::Value;
 use tokio::sync::Mutex;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -199,6 +201,14 @@ async fn a_redrive_is_a_trace_of_its_own() {
     assert!(parking.is_failed(), "{parking:?}");
     assert_eq!(parking.attribute("error.type").as_deref(), Some("attempts-exhausted"));
     let letter = parking.attribute("holdfast.dead_letter.id").expect("it is named");
+
+    let log = fs::read_to_string(world.stack.layout.log_file("payment")).expect("a log");
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = only(lines.filter(|line| line["dlq.id"] == letter.as_str()));
+    let hexadecimal = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(line["trace_id"], hexadecimal(&first), "{line}");
+    assert_eq!(line["span_id"], hexadecimal(&parking.span.span_id), "{line}");
+    assert_eq!((&line["order_id"], &line["service.name"]), (&order_id.as_str().into(), &"payment".into()));
 
     let (done, code) = world.dlq_json(&["redrive", &letter, "--execute"]).await;
     assert_eq!((done["redriven"].as_u64(), code), (Some(1), 0), "{done}");

@@ -95,7 +95,9 @@ impl<H: Handler> Processor<H> {
                     total += counts;
                     // Only after the commit: a transaction that was not committed has parked nothing.
                     for letter in letters {
-                        park::report(&letter, &records[range.start + letter.index]);
+                        let record = &records[range.start + letter.index];
+                        let context = trace::of_parking(record, letter.id);
+                        crate::trace::during(context, || park::report(&letter, record));
                     }
                     Attempt::Done
                 }

@@ -185,7 +185,7 @@ pub(super) fn report(letter: &NewLetter, record: &Record) {
             metrics::counter!(crate::metric::RECORDS_SET_ASIDE_TOTAL, "topic" => topic.clone(), "class" => class)
                 .increment(1);
             tracing::error!(
-                dlq.id = %letter.id, class, reason, topic, partition, offset,
+                dlq.id = %letter.id, class, reason, topic, partition, offset, order_id = Metadata::subject_of(record),
                 "record set aside: it could not be kept, only its place was"
             );
         }
@@ -193,7 +193,7 @@ pub(super) fn report(letter: &NewLetter, record: &Record) {
             metrics::counter!(crate::metric::DEAD_LETTERS_TOTAL, "topic" => topic.clone(), "class" => class)
                 .increment(1);
             tracing::warn!(
-                dlq.id = %letter.id, class, reason, topic, partition, offset,
+                dlq.id = %letter.id, class, reason, topic, partition, offset, order_id = Metadata::subject_of(record),
                 "record parked as a dead letter"
             );
         }

@@ -46,7 +46,7 @@ pub use self::{
 };
 use crate::{
     backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, health::Component,
-    planted::crash_point, stop::sleep_unless_stopped,
+    planted::crash_point, stop::sleep_unless_stopped, trace,
 };
 
 /// The tables of this library; a service's own migrations begin at version 1001.
@@ -311,7 +311,7 @@ impl Database {
         W: for<'c> Fn(&'c mut PgConnection, I) -> BoxFuture<'c, Result<T, E>> + Send + Sync + 'static,
     {
         let database = self.clone();
-        let task = tokio::spawn(async move {
+        let attempts = async move {
             let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
             loop {
                 let outcome = with_effects(database.attempt(name, deadline, &input, &work)).await;
@@ -324,7 +324,8 @@ impl Database {
                 }
                 return outcome;
             }
-        });
+        };
+        let task = tokio::spawn(trace::within(trace::current(), attempts));
         match task.await {
             Ok(outcome) => outcome,
             Err(error) => match error.try_into_panic() {

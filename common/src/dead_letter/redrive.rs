@@ -29,7 +29,7 @@ use crate::{
     deadline::Deadline,
     error::chain,
     event::Metadata,
-    trace::{Span, TraceContext},
+    trace::{Span, TraceContext, within},
 };
 
 /// Letters per transaction; an aggregate with more is redriven in several, in order.
@@ -346,7 +346,7 @@ impl<H: Handler> Redriver<H> {
         }
         span.set("holdfast.dead_letter.id", || letter.id.to_string());
         let before = mark();
-        let handled = self.handle_again(connection, letter, span.context()).await?;
+        let handled = within(span.context(), self.handle_again(connection, letter, span.context())).await?;
         if let Err(poison) = &handled {
             undo_since(before);
             span.fail(poison.class.as_str());

@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 use super::code_name;
 use crate::{
     identity::Peer,
-    trace::{self, Kind, Span, SpanUntilDropped, TraceContext},
+    trace::{self, Kind, Span, SpanUntilDropped, TraceContext, within},
 };
 
 /// The identity whose calls begin traces.
@@ -66,7 +66,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut span = begin(&request);
         if !span.is_recorded() {
-            return Box::pin(self.inner.call(request));
+            return Box::pin(within(span.context(), self.inner.call(request)));
         }
         let method = request.uri().path().trim_start_matches('/').to_owned();
         span.rename(method.clone());
@@ -75,8 +75,9 @@ where
         if let Some(context) = span.context() {
             context.write(request.headers_mut());
         }
+        let context = span.context();
         let span = SpanUntilDropped::new(span);
-        let answer = self.inner.call(request);
+        let answer = within(context, self.inner.call(request));
         Box::pin(async move {
             let answer = answer.await;
             let code = answer.as_ref().map_or(Code::Internal, code_of);

@@ -8,11 +8,13 @@
 //! spans go to it in batches by OTLP over gRPC ([`export`]); why not by OpenTelemetry's own SDK is in `docs/adr/0015-traces.md`.
 
 mod context;
+mod current;
 pub(crate) mod export;
 mod span;
 
 pub use self::{
     context::{TRACEPARENT, TraceContext},
+    current::{current, during, within},
     export::{TracesError, begin, is_on},
     span::{Kind, Span, SpanUntilDropped, Value},
 };

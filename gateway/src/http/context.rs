@@ -159,7 +159,8 @@ pub(crate) async fn enter<F: Future<Output = Response>>(
     request.extensions_mut().insert(call.clone());
     let span = SpanUntilDropped::new(server_span(call.trace, &method, route.as_ref()));
 
-    let answered = tokio::time::timeout(call.deadline.remaining(), next(request)).await;
+    let answered =
+        tokio::time::timeout(call.deadline.remaining(), trace::within(Some(call.trace), next(request))).await;
     let mut response = answered.unwrap_or_else(|_| Problem::deadline().into_response());
     let trace_id = call.trace_id();
     problem::render(&mut response, &trace_id);

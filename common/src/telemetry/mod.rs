@@ -1,12 +1,16 @@
 //! Logs (JSON lines on stdout) and metrics (Prometheus text on the admin port).
 
+mod line;
+mod sampler;
+
 use std::{io, sync::LazyLock, time::Duration};
 
 use holdfast_proto::text::on_its_lines;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use crate::{metric, sampler::Sampler};
+use self::{line::Line, sampler::Sampler};
+use crate::metric;
 
 /// Why telemetry can't start.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +31,9 @@ const SECONDS_BUCKETS: [f64; 14] =
 const SAGA_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0];
 
 /// Installs the process-wide log subscriber and metrics recorder.
-pub(crate) fn install(filter: &str) -> Result<PrometheusHandle, TelemetryError> {
+pub(crate) fn install(service: &'static str, filter: &str) -> Result<PrometheusHandle, TelemetryError> {
     let filter = EnvFilter::try_new(filter)?;
-    install_log(filter);
+    install_log(service, filter);
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(metric::ORDER_PAYMENT_SECONDS.to_owned()), &SAGA_BUCKETS)?
@@ -41,11 +45,9 @@ pub(crate) fn install(filter: &str) -> Result<PrometheusHandle, TelemetryError> 
 static SAMPLER: LazyLock<Sampler> = LazyLock::new(Sampler::default);
 
 /// Does nothing if there is one already.
-pub(crate) fn install_log(filter: EnvFilter) {
+pub(crate) fn install_log(service: &'static str, filter: EnvFilter) {
     let lines = tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
+        .event_format(Line { service })
         // A line that can't be written is lost: reporting the failure would panic on a full disk.
         .log_internal_errors(false)
         .with_writer(|| Escaped(io::stdout()));

@@ -23,7 +23,7 @@ use tracing_subscriber::layer::{Context, Layer};
 const LINES_MAX: u32 = 50;
 const WINDOW: Duration = Duration::from_secs(10);
 /// The target of the report itself, which is never left out.
-const REPORT: &str = "holdfast_common::sampler::report";
+const REPORT: &str = "holdfast_common::telemetry::sampler::report";
 
 /// What was written by each place in the code.
 #[derive(Debug, Default)]
