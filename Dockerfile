@@ -46,11 +46,12 @@ done | sort -u | xargs cp --dereference --parents --target-directory=/root-of-im
 echo 'holdfast:x:65532:65532::/nonexistent:/sbin/nologin' > /root-of-image/etc/passwd
 echo 'holdfast:x:65532:' > /root-of-image/etc/group
 # An empty volume takes owner and mode of the folder that it covers.
-for folder in pki pki/gateway pki/order pki/payment pki/delivery pki/operator; do
+for folder in pki pki/gateway pki/order pki/payment pki/delivery pki/operator pki/order-db pki/payment-db pki/delivery-db; do
     install -d -o 65532 -g 65532 -m 0700 "/volumes/$folder"
 done
 # PostgreSQL and Redis read their password as users of their own.
-for folder in secrets secrets/order-db secrets/payment-db secrets/delivery-db secrets/redis; do
+for folder in secrets secrets/order secrets/payment secrets/delivery secrets/order-db secrets/payment-db secrets/delivery-db \
+    secrets/redis; do
     install -d -o 65532 -g 65532 -m 0755 "/volumes/$folder"
 done
 END

@@ -5,6 +5,8 @@ mod support;
 use std::fs;
 
 use holdfast_common::{config::DatabaseConfig, database::Database, identity::Reload};
+use holdfast_native::layout::DatabaseTls;
+use holdfast_testkit::stack::infrastructure;
 use secrecy::ExposeSecret as _;
 use sqlx::{AssertSqlSafe, Connection as _, postgres::PgConnectOptions};
 use support::Lab;
@@ -24,7 +26,12 @@ async fn a_password_in_a_file_is_followed() {
     let write = |password: &str| fs::write(file.path(), password).expect("written");
     write("one\n");
     let server: PgConnectOptions = lab.database_config.url.expose_secret().parse().expect("a URL");
-    let url = format!("postgres://order@127.0.0.1:{}/orders", server.get_port());
+    let layout = &infrastructure().layout;
+    let tls = match layout.database_tls() {
+        DatabaseTls::On => layout.tls_parameters("order"),
+        DatabaseTls::Off => String::new(),
+    };
+    let url = format!("postgres://order@127.0.0.1:{}/orders?{tls}", server.get_port());
     let config = DatabaseConfig {
         url: url.into(),
         password_file: Some(file.path().to_owned()),

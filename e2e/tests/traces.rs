@@ -14,6 +14,7 @@ use holdfast_e2e::{
     eventually, id,
 };
 use holdfast_native::layout::{Scope, service_names};
+use holdfast_proto::hexadecimal;
 use holdfast_testkit::stack::TestStack;
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -205,7 +206,6 @@ async fn a_redrive_is_a_trace_of_its_own() {
     let log = fs::read_to_string(world.stack.layout.log_file("payment")).expect("a log");
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let line = only(lines.filter(|line| line["dlq.id"] == letter.as_str()));
-    let hexadecimal = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert_eq!(line["trace_id"], hexadecimal(&first), "{line}");
     assert_eq!(line["span_id"], hexadecimal(&parking.span.span_id), "{line}");
     assert_eq!((&line["order_id"], &line["service.name"]), (&order_id.as_str().into(), &"payment".into()));

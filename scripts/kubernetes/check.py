@@ -578,8 +578,9 @@ def names_lead_somewhere(overlay):
 
 def certificates_are_identities(overlay):
     domain = re.search(r'TRUST_DOMAIN: &str = "([^"]+)"', (ROOT / "proto/src/identity.rs").read_text()).group(1)
-    identities = [item for item in overlay.of("Certificate") if not item["spec"].get("isCA")]
-    if overlay.of("Certificate") and {item["metadata"]["name"] for item in identities} != {*SERVICES, "operator"}:
+    identities = [item for item in overlay.of("Certificate") if "holdfast.internal/identity" in item["metadata"].get("labels", {})]
+    # None where they come from elsewhere; that what is mounted is there is another rule.
+    if {item["metadata"]["name"] for item in identities} not in (set(), {*SERVICES, "operator"}):
         yield "the certificates are not those of the identities"
     for item in identities:
         name, spec = item["metadata"]["name"], item["spec"]
@@ -593,6 +594,39 @@ def certificates_are_identities(overlay):
     for service in PARTICIPANTS:
         if gateway.get(f"HOLDFAST__UPSTREAM__{service.upper()}__NAME") != service:
             yield f"the gateway does not expect {service} in the certificate of {service}"
+
+
+def databases_admit_their_service_only(overlay):
+    """By TLS, with its certificate and its password; the server shows one of the same authority, for the name that the service asks for."""
+    certificates = {item["spec"]["secretName"]: item for item in overlay.of("Certificate")}
+    for item in overlay.of("Cluster"):
+        name, spec = item["metadata"]["name"], item["spec"]
+        service, database = name.removesuffix("-db"), spec["bootstrap"]["initdb"]["database"]
+        if spec["postgresql"].get("pg_hba") != [
+            f"hostssl {database} {service} all scram-sha-256 clientcert=verify-full",
+            "host all all all reject",
+        ]:
+            yield f"{called(item)} admits somebody else than {service}"
+        files = spec.get("certificates", {})
+        server, replica = (certificates.get(files.get(key)) for key in ("serverTLSSecret", "replicationTLSSecret"))
+        if files.get("serverCASecret") != files.get("serverTLSSecret") or files.get("clientCASecret") != files.get("replicationTLSSecret"):
+            yield f"{called(item)} has authorities that are not those of its certificates"
+        if not server or f"{name}-rw" not in server["spec"].get("dnsNames", []) or "server auth" not in server["spec"]["usages"]:
+            yield f"{called(item)} shows no certificate for {name}-rw"
+        if not replica or replica["spec"].get("commonName") != "streaming_replica" or replica["spec"]["usages"][-1] != "client auth":
+            yield f"{called(item)} has standbys that can't log in"
+        shown = overlay.get("Certificate", service)
+        for certificate in (server, replica):
+            if certificate and (certificate["spec"].get("uris") or certificate["spec"]["commonName"] in SERVICES):
+                yield f"{called(certificate)} is taken for an identity"
+            if certificate and shown and certificate["spec"]["issuerRef"] != shown["spec"]["issuerRef"]:
+                yield f"{called(certificate)} is not of the authority of {service}"
+            if certificate and "cnpg.io/reload" not in certificate["spec"].get("secretTemplate", {}).get("labels", {}):
+                yield f"{called(certificate)} is not read when it is renewed"
+        if shown and shown["spec"]["commonName"] != service:
+            yield f"{called(shown)} is not for the role {service}"
+        if environment(overlay.get("Deployment", service)["spec"]["template"]).get("HOLDFAST__DATABASE__TLS__MODE") != "verify-full":
+            yield f"{service} does not verify its database"
 
 
 CHECKS = [
@@ -614,6 +648,7 @@ CHECKS = [
     what_is_mounted_is_there,
     names_lead_somewhere,
     certificates_are_identities,
+    databases_admit_their_service_only,
 ]
 
 
@@ -673,7 +708,7 @@ PLANTED = [
     (topics_are_those_of_the_code, lambda o: o.get("KafkaTopic", "payment.refunded")["spec"].update(replicas=2)),
     (settings_are_known, lambda o: variable(o, "order", "HOLDFAST__GRPC__LISTENS", "0.0.0.0:1")),
     (settings_are_known, lambda o: variable(o, "order", "HOLDFAST__KAFKA__INSTANCE_ID", "0")),
-    (programs_take_their_settings, lambda o: variable(o, "order", "HOLDFAST__SERVICE__DRAIN", "8")),
+    (programs_take_their_settings, lambda o: variable(o, "order", "HOLDFAST__SERVICE__DRAIN", "8 parsecs")),
     (secrets_are_files, lambda o: variable(o, "order", "HOLDFAST__DATABASE__PASSWORD", "x")),
     (secrets_are_files, lambda o: variable(o, "order", "HOLDFAST__DATABASE__URL", "postgres://u:x@h/d")),
     (secrets_are_files, lambda o: o.get("ConfigMap", "revoked")["data"].update(x="-----BEGIN PRIVATE KEY-----")),
@@ -683,6 +718,11 @@ PLANTED = [
     (names_lead_somewhere, lambda o: o.get("HTTPRoute", "gateway")["spec"]["rules"][0]["backendRefs"][0].update(port=80)),
     (names_lead_somewhere, lambda o: o.get("Cluster", "order-db")["spec"]["bootstrap"]["initdb"].update(database="order")),
     (certificates_are_identities, lambda o: o.get("Certificate", "order")["spec"]["uris"].append("spiffe://x/y")),
+    (databases_admit_their_service_only, lambda o: o.get("Cluster", "order-db")["spec"]["postgresql"]["pg_hba"].pop()),
+    (databases_admit_their_service_only, lambda o: o.get("Certificate", "order-db")["spec"].update(dnsNames=["order-db"])),
+    (databases_admit_their_service_only, lambda o: o.get("Certificate", "order-db")["spec"].update(commonName="order")),
+    (databases_admit_their_service_only, lambda o: without(o, "Certificate", "payment-db-replication")),
+    (databases_admit_their_service_only, lambda o: variable(o, "order", "HOLDFAST__DATABASE__TLS__MODE", "off")),
 ]
 
 

@@ -3,6 +3,7 @@
 mod bench;
 mod certs;
 mod chaos;
+mod databases;
 mod dlq;
 mod outbox;
 mod positions;
@@ -18,6 +19,7 @@ use self::{
     bench::Bench,
     certs::Certs,
     chaos::Chaos,
+    databases::Databases,
     dlq::Dlq,
     outbox::Outbox,
     positions::Positions,
@@ -61,6 +63,9 @@ pub(crate) enum Command {
     /// Create the topics on brokers that are not the native stack's
     #[command(subcommand)]
     Topics(Topics),
+    /// Create roles and databases in servers that are not the native stack's
+    #[command(subcommand)]
+    Databases(Databases),
     /// Find events that were lost between two services, and have them re-emitted
     Reconcile(Reconcile),
     /// Kill components under load, and judge what held
@@ -86,6 +91,7 @@ impl Command {
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),
             Self::Topics(topics) => topics.run(),
+            Self::Databases(databases) => databases.run(),
             Self::Reconcile(reconcile) => reconcile.run(),
             Self::Chaos(chaos) => chaos.run(),
             Self::Bench(bench) => bench.run(),

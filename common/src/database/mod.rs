@@ -59,7 +59,8 @@ static COMMON_MIGRATIONS: LazyLock<Migrator> = crate::migrations![
     "0006_dead_letter_edits.sql",
     "0007_positions.sql",
     "0010_outbox_held.sql",
-    "0011_reemitted_events.sql"
+    "0011_reemitted_events.sql",
+    "0012_audit_insert_only.sql"
 ];
 
 /// First version of a service's own migrations.
@@ -190,20 +191,17 @@ impl Database {
         }
     }
 
-    /// For what needs the same connection for more than a transaction.
-    fn direct_pool(&self) -> PgPool {
-        let Some(direct) = &self.direct else { return self.pool.clone() };
-        let options = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIME_MAX);
-        options.connect_lazy_with((**direct.load()).clone())
+    /// Settings of connections to the database itself.
+    fn direct_options(&self) -> Arc<PgConnectOptions> {
+        match &self.direct {
+            Some(direct) => direct.load_full(),
+            None => self.pool.connect_options(),
+        }
     }
 
     /// A connection of its own, to the database itself: for a lock that ends with its connection.
     pub(crate) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
-        let options = match &self.direct {
-            Some(direct) => direct.load_full(),
-            None => self.pool.connect_options(),
-        };
-        bounded_by(DatabaseError::of_connecting, PgConnection::connect_with(&options)).await
+        bounded_by(DatabaseError::of_connecting, PgConnection::connect_with(&self.direct_options())).await
     }
 
     /// For background statements that have no caller, and for tests. Calls use [`Database::read`].
@@ -246,11 +244,16 @@ impl Database {
     pub async fn migrate(&self, own: &Migrator) -> Result<(), MigrateError> {
         let all = COMMON_MIGRATIONS.iter().chain(own.iter()).cloned().collect();
         let mut migrator = Migrator::with_migrations(all);
-        let pool = self.direct_pool();
-        refuse_missing(&pool, &migrator).await?;
+        // Of its own, to the database itself: a pooler may give each statement another one, and a pool would keep to itself why it
+        // can't connect.
+        let options = self.direct_options();
+        let connected = tokio::time::timeout(ANSWER_TIME_MAX, PgConnection::connect_with(&options)).await;
+        let mut connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        refuse_missing(&mut connection, &migrator).await?;
         migrator.set_ignore_missing(true);
         // Replicas that start together take turns: the migrator holds an advisory lock.
-        migrator.run(&pool).await?;
+        migrator.run_direct(None, &mut connection, false).await?;
+        connection.close().await?;
         self.migrated.send_replace(true);
         Ok(())
     }
@@ -287,8 +290,16 @@ impl Database {
         }
     }
 
+    /// A pool keeps to itself why it can't connect: somebody refuses connections, or the name is not known. A connection of its own
+    /// finds out, so that readiness says it.
     async fn probe(&self) -> Result<(), DatabaseError> {
-        bounded(sqlx::query("-- database.probe\nselect 1").execute(&self.pool)).await.map(drop)
+        let probed = bounded(sqlx::query("-- database.probe\nselect 1").execute(&self.pool)).await;
+        if let Err(DatabaseError::Unavailable(sqlx::Error::PoolTimedOut)) = probed {
+            let options = self.pool.connect_options();
+            let connecting = PgConnection::connect_with(&options);
+            bounded_by(DatabaseError::of_connecting, connecting).await?.close().await?;
+        }
+        probed.map(drop)
     }
 
     /// Runs `work` in one transaction and commits it if it returns `Ok`. Transactions that lose against another one are
@@ -413,15 +424,15 @@ impl Database {
 /// expanding them first (`docs/runbook.md`). An unknown version that is older than the newest one that this program
 /// knows of the same part (library or service) is an error; one that was changed is found by the migrator's
 /// checksums.
-async fn refuse_missing(pool: &PgPool, known: &Migrator) -> Result<(), MigrateError> {
+async fn refuse_missing(connection: &mut PgConnection, known: &Migrator) -> Result<(), MigrateError> {
     let there =
         sqlx::query_scalar("-- database.has_migrations\nselect to_regclass('_sqlx_migrations') is not null");
-    if !there.fetch_one(pool).await? {
+    if !there.fetch_one(&mut *connection).await? {
         return Ok(());
     }
     let applied: Vec<i64> =
         sqlx::query_scalar("-- database.migrations\nselect version from _sqlx_migrations order by version")
-            .fetch_all(pool)
+            .fetch_all(connection)
             .await?;
     for version in applied {
         let part = version >= OWN_VERSION_MIN;

@@ -300,6 +300,9 @@ impl FromStr for DatabaseTls {
 }
 
 impl DatabaseTls {
+    /// Of a stack that is not asked for either.
+    pub const DEFAULT: Self = Self::Off;
+
     /// As it is asked for.
     #[must_use]
     pub const fn name(self) -> &'static str {

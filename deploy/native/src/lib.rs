@@ -5,6 +5,7 @@
 //! - [`link`]: ports between components, for faults of the network;
 //! - [`prepare`]: everything that must be true before anything is started; each failure says what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`redis`], [`services`]: how each component is fetched, set up and started;
+//! - [`roles`]: what a service has in the server of its database, also for other servers;
 //! - [`topics`]: the topics and their settings, also for other brokers;
 //! - [`programs`]: where the program of a service comes from;
 //! - [`probe`]: probes a component;
@@ -30,6 +31,7 @@ mod probe;
 pub mod programs;
 mod redis;
 mod removal;
+pub mod roles;
 mod services;
 pub mod state;
 pub mod supervisor;

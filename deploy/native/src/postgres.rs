@@ -25,7 +25,7 @@ use crate::{
         DATABASE_ADMINISTRATOR, DatabaseTls, Layout, OPERATOR, PARTICIPANTS, Participant, closed_to_others,
     },
     prepare::write_password,
-    removal,
+    removal, roles,
 };
 
 /// The folder for databases of stacks whose own folder can't be accessed by the user that the servers run as.
@@ -306,11 +306,7 @@ async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 
 async fn is_set_up(layout: &Layout, participant: &Participant) -> Result<bool> {
     let mut connection = PgConnection::connect(&layout.database_url(participant)?).await?;
-    let owner: String = sqlx::query_scalar(
-        "select pg_get_userbyid(datdba)::text from pg_database where datname = current_database()",
-    )
-    .fetch_one(&mut connection)
-    .await?;
+    let owner = roles::owner(&mut connection).await?;
     if layout.database_tls() == DatabaseTls::On {
         certificates::end_revoked(&mut connection, layout, participant).await?;
     }
@@ -318,50 +314,9 @@ async fn is_set_up(layout: &Layout, participant: &Participant) -> Result<bool> {
     Ok(owner == participant.role())
 }
 
-/// The service's role is no superuser, unlike that of older stacks, whose tables it is given. The database itself is last: it says
-/// that all is done.
 async fn set_up(layout: &Layout, participant: &Participant) -> Result<()> {
-    let (role, database) = (participant.role(), participant.database);
     let password = fs::read_to_string(layout.role_password_file(participant))?;
-    let password = password.trim();
-    if !password.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        bail!("{} does not hold a password", layout.role_password_file(participant).display());
-    }
-    let mut maintenance = PgConnection::connect(&layout.database_url_of(participant, "postgres")?).await?;
-    // A statement with a password must not be in the log if it fails.
-    run_sql(&mut maintenance, "set log_min_error_statement = panic".to_owned()).await?;
-    let exists = |what: &'static str, name: &'static str| sqlx::query_scalar::<_, bool>(what).bind(name);
-    let has_role = exists("select exists (select from pg_roles where rolname = $1)", role);
-    let change = if has_role.fetch_one(&mut maintenance).await? { "alter" } else { "create" };
-    run_sql(&mut maintenance, format!("{change} role \"{role}\" login password '{password}'")).await?;
-    // For the age of the oldest transaction, whoever has it.
-    run_sql(&mut maintenance, format!("grant pg_read_all_stats to \"{role}\"")).await?;
-    let has_database = exists("select exists (select from pg_database where datname = $1)", database);
-    if has_database.fetch_one(&mut maintenance).await? {
-        let mut connection = PgConnection::connect(&layout.database_url(participant)?).await?;
-        run_sql(&mut connection, give_tables(role)).await?;
-        connection.close().await?;
-        run_sql(&mut maintenance, format!("alter database \"{database}\" owner to \"{role}\"")).await?;
-    } else {
-        run_sql(&mut maintenance, format!("create database \"{database}\" owner \"{role}\"")).await?;
-    }
-    Ok(maintenance.close().await?)
-}
-
-/// Sequences of columns follow their tables.
-fn give_tables(role: &str) -> String {
-    format!(
-        "do $$ declare relation regclass; begin
-            for relation in select oid from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
-            loop execute format('alter table %s owner to %I', relation, '{role}'); end loop;
-        end $$"
-    )
-}
-
-/// Names and passwords in `statement` are our own, not input.
-async fn run_sql(connection: &mut PgConnection, statement: String) -> Result<()> {
-    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(connection).await?;
-    Ok(())
+    roles::ensure(&layout.database_url(participant)?.parse()?, participant, password.trim()).await
 }
 
 /// Checks that the stack may delete the databases that are kept for it elsewhere, before anything is deleted.

@@ -5,29 +5,32 @@ use clap::Args;
 use holdfast_certs::{Pki, TokenIssuer};
 use holdfast_native::layout::{GATEWAY, identities};
 
-use super::folder::{Folder, report};
+use super::folder::{Folder, parse_identity, report};
 use crate::output::Outcome;
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     #[command(flatten)]
     folder: Folder,
+    /// For these too, such as the servers of databases: the names by which they are reached
+    #[arg(value_parser = parse_identity, value_name = "NAME")]
+    names: Vec<String>,
 }
 
 impl Init {
     pub(super) fn run(&self) -> Result<Outcome> {
-        create_missing(&self.folder)?;
+        create_missing(&self.folder, &self.names)?;
         Ok(Outcome::Done)
     }
 }
 
-/// Creates what is missing, and renews what has less than half of its life left.
-pub(super) fn create_missing(folder: &Folder) -> Result<Pki> {
+/// Creates what is missing, for `more` beside our own identities, and renews what has less than half of its life left.
+pub(super) fn create_missing(folder: &Folder, more: &[String]) -> Result<Pki> {
     let path = folder.path()?;
     let pki = Pki::open_or_init(&path)?;
-    for name in identities() {
-        pki.ensure_leaf(name)?;
-        report(&pki.leaf_status(name)?);
+    for name in identities().map(str::to_owned).chain(more.iter().cloned()) {
+        pki.ensure_leaf(&name)?;
+        report(&pki.leaf_status(&name)?);
     }
     TokenIssuer::load_or_create(&path)?;
     TokenIssuer::publish_keys(&path, &path.join(GATEWAY))?;

@@ -7,7 +7,10 @@ use clap::Args;
 use holdfast_common::duration::parse_duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{folder::Folder, init::create_missing};
+use super::{
+    folder::{Folder, parse_identity},
+    init::create_missing,
+};
 use crate::output::Outcome;
 
 #[derive(Debug, Args)]
@@ -17,6 +20,9 @@ pub(crate) struct Keep {
     /// How often to look; a certificate is renewed when less than half of its life, which is a day, is left
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_duration)]
     every: Duration,
+    /// For these too, such as the servers of databases: the names by which they are reached
+    #[arg(value_parser = parse_identity, value_name = "NAME")]
+    names: Vec<String>,
 }
 
 impl Keep {
@@ -25,7 +31,7 @@ impl Keep {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         loop {
-            create_missing(&self.folder)?;
+            create_missing(&self.folder, &self.names)?;
             tokio::select! {
                 () = tokio::time::sleep(self.every.max(Duration::from_secs(1))) => {}
                 _ = terminate.recv() => return Ok(Outcome::Done),

@@ -43,7 +43,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
     with: Vec<Extra>,
     /// Whether connections to the databases are encrypted, and both ends show certificates
-    #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = DatabaseTls::Off.name(), value_name = "on|off", value_parser = str::parse::<DatabaseTls>)]
+    #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = DatabaseTls::DEFAULT.name(), value_name = "on|off", value_parser = str::parse::<DatabaseTls>)]
     database_tls: DatabaseTls,
     /// Run the services' programs of this folder, instead of those beside this command; `holdfast roll` changes that later
     #[arg(long, value_name = "DIR", value_parser = parse_programs, conflicts_with = "infrastructure_only")]

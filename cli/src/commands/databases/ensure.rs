@@ -1,0 +1,91 @@
+//! `databases ensure`.
+
+use std::{fs, path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::{Context as _, Error, Result, anyhow};
+use clap::Args;
+use holdfast_common::duration::parse_duration;
+use holdfast_native::{
+    layout::{PARTICIPANTS, Participant},
+    roles::{self, ensure_on},
+};
+
+use crate::{output::Outcome, target::parse_address};
+
+#[derive(Debug, Args)]
+pub(crate) struct Ensure {
+    /// Folder of the certificate that the servers take for their superuser's: `tls.crt`, `tls.key`, and `ca.crt`, the servers' authority
+    #[arg(long, env = "HOLDFAST_IDENTITY_DIR", value_name = "DIR")]
+    identity_dir: PathBuf,
+    /// Name of the superuser
+    #[arg(long, default_value = "holdfast", value_name = "NAME")]
+    superuser: String,
+    /// Folder of the services' passwords: DIR/SERVICE/password
+    #[arg(long, value_name = "DIR")]
+    secrets_dir: PathBuf,
+    /// How long to wait for the servers: 30s, 2m
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
+    wait: Duration,
+    /// Which services, and where the server of each is
+    #[arg(required = true, value_name = "SERVICE=HOST:PORT")]
+    servers: Vec<Server>,
+}
+
+/// A service's server.
+#[derive(Debug, Clone)]
+struct Server {
+    participant: &'static Participant,
+    host: String,
+    port: u16,
+}
+
+impl FromStr for Server {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (service, address) = text.split_once('=').context("must be SERVICE=HOST:PORT")?;
+        let participant = PARTICIPANTS.iter().find(|participant| participant.name == service);
+        let participant =
+            participant.ok_or_else(|| anyhow!("there is no service {service:?} with a database"))?;
+        let address = parse_address(address)?;
+        let (host, port) = address.rsplit_once(':').context("must be SERVICE=HOST:PORT")?;
+        Ok(Self { participant, host: host.to_owned(), port: port.parse()? })
+    }
+}
+
+impl Ensure {
+    pub(super) async fn run(&self) -> Result<Outcome> {
+        for server in &self.servers {
+            let file = self.secrets_dir.join(server.participant.name).join("password");
+            let password =
+                fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let there = roles::Server {
+                host: &server.host,
+                port: server.port,
+                superuser: &self.superuser,
+                identity_dir: &self.identity_dir,
+            };
+            ensure_on(&there, server.participant, password.trim(), self.wait).await?;
+        }
+        eprintln!("roles and databases are there");
+        Ok(Outcome::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What names no service, or no server, is refused before anything is asked.
+    #[test]
+    fn an_empty_value_selects_nothing() {
+        for wrong in ["", "order", "order=", "order=db", "gateway=db:5432", "=db:5432", "order=db:0"] {
+            assert!(wrong.parse::<Server>().is_err(), "{wrong:?}");
+        }
+        let server: Server = "order=order-db:5432".parse().expect("right");
+        assert_eq!(
+            (server.host.as_str(), server.port, server.participant.database),
+            ("order-db", 5432, "orders")
+        );
+    }
+}
