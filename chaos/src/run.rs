@@ -16,6 +16,7 @@ use holdfast_native::{
     layout::{PORT_OFFSET_MAX, service_names},
     programs,
 };
+use holdfast_proto::text::on_one_line;
 use serde::Deserialize;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -223,7 +224,7 @@ async fn run_on(
         info.stuck = Some(format!("{error:#}"));
     }
     if let Some(stuck) = &info.stuck {
-        eprintln!("stuck: {stuck}");
+        eprintln!("stuck: {}", on_one_line(stuck));
         dump(stack, folder).await;
     }
     gather(stack, &workload, watch, &mut info, folder).await?;

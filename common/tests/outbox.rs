@@ -40,14 +40,18 @@ async fn drop_row(lab: &Lab, id: i64) -> Vec<i64> {
 async fn a_dropped_row_lets_those_behind_it_go() {
     let lab = Lab::new("outbox-drop").await;
     let huge = "x".repeat(3 * 1024 * 1024);
-    lab.write(vec![lab.event("bad", &huge), lab.event("bad", "01"), lab.event("bad", "02")]).await;
+    // Longer than what a listing shows of a key.
+    let key = "bad".repeat(1_000);
+    let event = |payload: &str| NewEvent { key: key.clone(), ..lab.event("bad", payload) };
+    lab.write(vec![event(&huge), event("01"), event("02")]).await;
     let relay = lab.start_relay();
     eventually("all are held back", || async { lab.count("select count(*) from outbox_held").await == 3 })
         .await;
     let rows = held_back(&lab).await;
     assert_eq!(rows.len(), 1, "the oldest of the key: {rows:?}");
     let row = &rows[0];
-    assert_eq!((row.topic.as_str(), row.key.as_slice(), row.waiting_behind), (lab.topic, &b"bad"[..], 2));
+    assert_eq!((row.topic.as_str(), row.waiting_behind), (lab.topic, 2));
+    assert_eq!(row.key, &key.as_bytes()[..256]);
     assert!(row.attempts > 0 && !row.last_error.is_empty(), "{row:?}");
     assert_eq!(drop_row(&lab, row.id).await, [row.id]);
     assert!(drop_row(&lab, row.id).await.is_empty(), "twice is once");
