@@ -350,9 +350,13 @@ observability() {
 
 vault() {
     vault_admin() { docker compose run --rm --no-TTY vault-admin "$@" </dev/null 2>>"$talk"; }
-    # The serial of the certificate that an agent has written.
-    written() { docker compose exec --no-TTY agent-order sed '/PRIVATE KEY/,$d' /pki/identity.pem | openssl x509 -noout -serial; }
-    differs() { [ "$(written)" != "$1" ]; }
+    # What an agent has written: `in_files order ca.crt`.
+    in_files() { docker compose exec --no-TTY "agent-$1" cat "$([ "$1" = operator ] && echo /operator || echo /pki)/$2"; }
+    written() { in_files "$1" "$([ "$1" = operator ] && echo tls.crt || echo identity.pem)" | sed '/PRIVATE KEY/,$d'; }
+    knows() { [ "$(in_files "$1" ca.crt | grep -c BEGIN)" = "$2" ]; }
+    differs() { [ "$(written order)" != "$1" ]; }
+    # That of order has changed by then.
+    signed_by_the_new_one() { [ "$(written "$1" | openssl x509 -noout -issuer)" = "$(written order | openssl x509 -noout -issuer)" ]; }
     logged() { docker compose logs --no-color --no-log-prefix "$1" 2>/dev/null | grep '"reloaded"' | grep -q "\"$2\""; }
 
     load &
@@ -362,17 +366,35 @@ vault() {
     goes_on
     say "the server was killed; $(accepted) orders"
 
-    local before
-    before=$(written)
-    for identity in gateway order payment delivery operator; do
+    local identities="gateway order payment delivery operator" identity before
+    : >"$failures"
+    vault_admin setup.sh authority next >/dev/null
+    for identity in $identities; do
+        wait_for "both authorities are known to $identity" knows "$identity" 2
+    done
+    sleep 3 # files are compared each 2 s
+    vault_admin setup.sh authority use >/dev/null
+    before=$(written order)
+    for identity in $identities; do
         docker compose restart "agent-$identity" >/dev/null 2>&1
     done
     wait_for "another certificate is written" differs "$before"
-    for service in gateway order payment delivery; do
-        wait_for "$service takes another certificate" logged "$service" certificate
+    for identity in $identities; do
+        wait_for "the new authority signs for $identity" signed_by_the_new_one "$identity"
     done
+    sleep 3
+    vault_admin setup.sh authority drop >/dev/null
+    for identity in $identities; do
+        wait_for "the new authority alone is known to $identity" knows "$identity" 1
+    done
+    sleep 3
     goes_on
-    say "every certificate was renewed; $(accepted) orders"
+    if [ -s "$failures" ]; then
+        say "requests failed while the authority was replaced:"
+        cat "$failures"
+        return 1
+    fi
+    say "the authority and every certificate were replaced, and no request failed; $(accepted) orders"
 
     # The service first: its open connections stay.
     vault_admin bao kv put -mount=holdfast order password=changed >/dev/null

@@ -81,7 +81,7 @@ class Vault:
                     self.copy(path, target / path.relative_to(source))
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = re.sub(r'(?<![\w./}])/(vault|token|approle|pki|secrets)(?=[/\s":])', rf"{self.folder}/\1", source.read_text())
+        text = re.sub(r'(?<![\w./}])/(vault|token|approle|pki|operator|secrets)(?=[/\s":])', rf"{self.folder}/\1", source.read_text())
         text = text.replace("0.0.0.0:8200", f"127.0.0.1:{self.port}").replace('file:///vault', f"file://{self.folder}/vault")
         # As soon as a test can wait for it.
         target.write_text(text.replace('static_secret_render_interval = "15s"', 'static_secret_render_interval = "1s"'))
@@ -129,7 +129,9 @@ class Vault:
         for name in IDENTITIES:
             own = common.replace(f"{self.folder}/approle/", f"{self.folder}/approle/{name}/")
             files = (agents / f"{name}.hcl").read_text()
-            if name != "operator":
+            if name == "operator":
+                files = files.replace(f"{self.folder}/operator/", f"{self.folder}/pki/operator/")
+            else:
                 files = files.replace(f"{self.folder}/pki/", f"{self.folder}/pki/{name}/")
                 files = files.replace(f"{self.folder}/secrets/", f"{self.folder}/secrets/{name}/")
             (agents / f"{name}-here.hcl").write_text(own + files)

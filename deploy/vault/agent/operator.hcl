@@ -2,7 +2,7 @@
 # certificate's life.
 
 template {
-  destination          = "/pki/operator/tls.crt"
+  destination          = "/operator/tls.crt"
   perms                = "0400"
   backup               = false
   error_on_missing_key = true
@@ -13,7 +13,7 @@ END
 
 # Of the same answer: equal questions are asked once.
 template {
-  destination          = "/pki/operator/tls.key"
+  destination          = "/operator/tls.key"
   perms                = "0400"
   backup               = false
   error_on_missing_key = true
@@ -23,7 +23,7 @@ END
 }
 
 template {
-  destination          = "/pki/operator/ca.crt"
+  destination          = "/operator/ca.crt"
   perms                = "0444"
   backup               = false
   error_on_missing_key = true
@@ -33,7 +33,7 @@ END
 }
 
 template {
-  destination          = "/pki/operator/revoked"
+  destination          = "/operator/revoked"
   perms                = "0444"
   backup               = false
   error_on_missing_key = true
