@@ -62,6 +62,8 @@ pub(super) struct Limit {
 
 impl Limit {
     pub(super) fn new(config: LimitConfig) -> Self {
+        // There from the start: a board must not confuse "never stopped" with "does not say".
+        metrics::gauge!(crate::metric::CONSUMER_STOPPED_BY_DEAD_LETTERS).set(0.0);
         Self {
             config,
             state: State::Running,

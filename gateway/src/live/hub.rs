@@ -86,6 +86,8 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(super) fn new(config: &StreamsConfig, cache: OrderCache) -> Self {
+        // There from the start, not from the first stream on.
+        metrics::gauge!(metric::EVENT_STREAMS_OPEN).set(0.0);
         Self {
             open_max: config.open_max,
             open_per_user_max: config.open_per_user_max,
