@@ -43,5 +43,5 @@ else
         skip "services that follow what agents write: they are not built"
         programs=
     fi
-    timeout 600 python3 scripts/vault/really.py "$bao" ${programs:+"$programs"}
+    timeout 900 python3 scripts/vault/really.py "$bao" ${programs:+"$programs"}
 fi

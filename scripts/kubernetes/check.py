@@ -708,7 +708,7 @@ PLANTED = [
     (topics_are_those_of_the_code, lambda o: o.get("KafkaTopic", "payment.refunded")["spec"].update(replicas=2)),
     (settings_are_known, lambda o: variable(o, "order", "HOLDFAST__GRPC__LISTENS", "0.0.0.0:1")),
     (settings_are_known, lambda o: variable(o, "order", "HOLDFAST__KAFKA__INSTANCE_ID", "0")),
-    (programs_take_their_settings, lambda o: variable(o, "order", "HOLDFAST__SERVICE__DRAIN", "8 parsecs")),
+    (programs_take_their_settings, lambda o: variable(o, "order", "HOLDFAST__SERVICE__DRAIN", "soon")),
     (secrets_are_files, lambda o: variable(o, "order", "HOLDFAST__DATABASE__PASSWORD", "x")),
     (secrets_are_files, lambda o: variable(o, "order", "HOLDFAST__DATABASE__URL", "postgres://u:x@h/d")),
     (secrets_are_files, lambda o: o.get("ConfigMap", "revoked")["data"].update(x="-----BEGIN PRIVATE KEY-----")),

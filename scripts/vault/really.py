@@ -218,6 +218,27 @@ def no_certificate_says_anything_else(vault):
         assert answer["data"]["expiration"] - time.time() <= 24 * 3600, f"{life}: {answer['data']['expiration']}"
 
 
+def clusters_are_admitted_and_get_bundles(vault):
+    vault.as_root(str(vault.folder / "vault/setup.sh"), "kubernetes")
+    root = vault.as_root("printenv", "BAO_TOKEN").strip()
+    for name in EVERYBODY:
+        _, answer = vault.ask("GET", f"auth/kubernetes/role/holdfast-{name}", root)
+        role = answer["data"]
+        assert (role["bound_service_account_names"], role["bound_service_account_namespaces"]) == ([name], ["holdfast"]), role
+        assert role["audience"] == "openbao" and role["token_no_default_policy"] and role["token_max_ttl"] == 12 * 3600, role
+        assert sorted(role["token_policies"]) == ["holdfast-agent", f"holdfast-{name}"], role
+    # What the CSI driver asks for: everything in one text.
+    own = {"common_name": "order", "uri_sans": "spiffe://holdfast.internal/order", "ttl": "24h"}
+    bundle_form = {"format": "pem_bundle", "private_key_format": "pkcs8"}
+    token = vault.token_of("order")["client_token"]
+    status, answer = vault.ask("PUT", "holdfast-pki/issue/order", token, {**own, **bundle_form})
+    assert status == 200, answer
+    text = answer["data"]["certificate"]
+    # The first certificate is ours, and fits the key.
+    assert "DNS:order, URI:spiffe://holdfast.internal/order" in openssl("x509", "-noout", "-ext", "subjectAltName", text=text), text
+    assert openssl("x509", "-noout", "-pubkey", text=text) == openssl("pkey", "-pubout", text=text)
+
+
 def bundle(vault, name):
     """Certificate and key of a file, which must fit together."""
     path = vault.folder / "pki" / ("operator" if name == "operator" else name)
@@ -365,6 +386,8 @@ def main():
             step("each reads its own secrets and is itself, and nothing else")
             no_certificate_says_anything_else(vault)
             step("no certificate has another name, or lives for more than a day")
+            clusters_are_admitted_and_get_bundles(vault)
+            step("roles of a cluster bind each to its ServiceAccount; a bundle begins with its own certificate")
             agents_write_what_services_read(vault)
             step("agents write the files, with their modes; certificates are those of the identities")
 
