@@ -4,6 +4,7 @@
 //! codes: 0 done, 1 failed, 2 usage, 3 nothing matched, 4 partly done.
 
 mod commands;
+mod examine;
 mod options;
 mod output;
 mod runtime;

@@ -13,6 +13,7 @@ use holdfast_native::{
     layout::{Layout, participant_names, resolve},
     state::StackReport,
 };
+use holdfast_proto::OrderId;
 use serde::Serialize;
 
 use crate::output::data;
@@ -109,6 +110,11 @@ impl By {
 /// The values of `--service`: those that have dead letters, outbox rows and positions.
 pub(crate) fn service_names() -> PossibleValuesParser {
     PossibleValuesParser::new(participant_names())
+}
+
+/// The id of an order.
+pub(crate) fn parse_order(text: &str) -> Result<OrderId> {
+    OrderId::parse(text).ok().context("must be an id such as 01a21184-8763-7214-acea-bb1c3b689082")
 }
 
 /// The value of `--reason`.

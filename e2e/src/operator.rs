@@ -50,6 +50,15 @@ impl World {
         json_of(&output.await.expect("no panic").expect("holdfast runs"), arguments)
     }
 
+    /// What `holdfast orders` prints as JSON, and its exit code.
+    pub async fn orders(&self, arguments: &[&str]) -> (Value, i32) {
+        let mut command = Command::new(binary());
+        command.arg("orders").args(arguments).args(["-o", "json", "--data-dir"]);
+        command.arg(&self.stack.layout.data_dir);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        json_of(&output.await.expect("no panic").expect("holdfast runs"), arguments)
+    }
+
     /// The JSON that a command prints, and its exit code.
     pub async fn dlq_json(&self, arguments: &[&str]) -> (Value, i32) {
         let output = self.dlq(&[arguments, &["-o", "json"]].concat()).await;

@@ -260,6 +260,61 @@ async fn services_are_operated_by_their_addresses() {
     assert!(components.iter().all(|component| component["address"] != Value::Null), "{status}");
 }
 
+/// `orders show` tells an order's story over the services, and `orders stuck` what it waits for and where that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_tells_where_it_is() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let session = world.user("where", "10.00").await;
+    let mut payments = world.connect("payment").await;
+    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("refusing");
+    let order_id = id(&world.create(&session, "1 Where Street", 300).await);
+    eventually("it is parked", || async { parked_of(&world, &order_id).await == 1 }).await;
+    sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("accepting");
+
+    let (shown, code) = world.orders(&["show", &order_id]).await;
+    let events = shown["events"].as_array().expect("a list");
+    assert_eq!((events.len(), code), (1, 0), "{shown}");
+    assert_eq!((&events[0]["topic"], &events[0]["writer"]), (&"order.created".into(), &"order".into()));
+    assert_eq!(events[0]["missing_at"], serde_json::json!(["payment"]));
+    let (letters, _) = world.dlq_json(&["list", "--key", &order_id]).await;
+    let letter = letters["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(events[0]["waits"], format!("payment: parked as dead letter {letter} (attempts-exhausted)"));
+    let (stuck, code) = world.orders(&["stuck", "--older-than", "0s"]).await;
+    let of_order = |stuck: &Value| {
+        let orders = stuck["orders"].as_array().cloned().unwrap_or_default();
+        orders.into_iter().find(|order| order["order_id"] == order_id.as_str())
+    };
+    let line = of_order(&stuck).expect("it is stuck");
+    assert_eq!(
+        (&line["waits_for"], &line["dead_letter_id"], code),
+        (&"order.created".into(), &letter.as_str().into(), 0)
+    );
+
+    let (done, code) = world.dlq_json(&["redrive", &letter, "--execute"]).await;
+    assert_eq!((done["redriven"].as_u64(), code), (Some(1), 0), "{done}");
+    // The creation, the payment, and four steps of the delivery.
+    let is_told = async || {
+        let (shown, _) = world.orders(&["show", &order_id]).await;
+        let events = shown["events"].as_array().cloned().unwrap_or_default();
+        events.len() == 6 && events.iter().all(|event| event["waits"] == Value::Null)
+    };
+    eventually("all of it was handled", is_told).await;
+    let (shown, _) = world.orders(&["show", &order_id]).await;
+    let story: Vec<_> = shown["events"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|event| (event["topic"].as_str().expect("text"), event["writer"].as_str().expect("text")))
+        .collect();
+    let step = ("delivery.status.updated", "delivery");
+    assert_eq!(story, [("order.created", "order"), ("payment.completed", "payment"), step, step, step, step]);
+    let (stuck, _) = world.orders(&["stuck", "--older-than", "0s"]).await;
+    assert!(of_order(&stuck).is_none(), "{stuck}");
+    let (_, code) = world.orders(&["show", &Uuid::now_v7().to_string()]).await;
+    assert_eq!(code, 3, "nobody knows it");
+}
+
 /// A record without key and headers is repaired by the command line like one with a broken value.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_record_is_repaired() {

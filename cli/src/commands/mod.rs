@@ -5,6 +5,7 @@ mod certs;
 mod chaos;
 mod databases;
 mod dlq;
+mod orders;
 mod outbox;
 mod positions;
 mod reconcile;
@@ -21,6 +22,7 @@ use self::{
     chaos::Chaos,
     databases::Databases,
     dlq::Dlq,
+    orders::Orders,
     outbox::Outbox,
     positions::Positions,
     reconcile::Reconcile,
@@ -55,6 +57,9 @@ pub(crate) enum Command {
     /// Look at dead letters, redrive, edit or discard them
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Look at orders over all services: what has happened to one, and which are stuck
+    #[command(subcommand)]
+    Orders(Orders),
     /// Look at events that can't be published, try them again or give them up
     #[command(subcommand)]
     Outbox(Outbox),
@@ -88,6 +93,7 @@ impl Command {
             Self::Certs(certs) => certs.run(),
             Self::Secrets(secrets) => secrets.run(),
             Self::Dlq(dlq) => dlq.run(),
+            Self::Orders(orders) => orders.run(),
             Self::Outbox(outbox) => outbox.run(),
             Self::Positions(positions) => positions.run(),
             Self::Topics(topics) => topics.run(),

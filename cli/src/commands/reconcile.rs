@@ -1,23 +1,17 @@
 //! `reconcile`: finds events that were lost between two services, and has them re-emitted.
 
-mod examine;
-mod verdict;
-
 use std::{collections::BTreeMap, io, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_proto::{OrderId, ops::v1 as pb};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
-use self::{
-    examine::{Examination, Missing, Scope, examine},
-    verdict::State,
-};
 use crate::{
-    options::{By, Output, parse_reason, service_names},
+    examine::{Examination, Missing, Scope, State, examine},
+    options::{By, Output, parse_order, parse_reason, service_names},
     output::{Outcome, data, table},
     runtime::block_on,
     services::{Service, Services},
@@ -53,10 +47,6 @@ pub(crate) struct Reconcile {
     by: By,
     #[command(flatten)]
     output: Output,
-}
-
-fn parse_order(text: &str) -> Result<OrderId> {
-    OrderId::parse(text).ok().context("must be an id such as 01a21184-8763-7214-acea-bb1c3b689082")
 }
 
 #[derive(Serialize)]
@@ -216,7 +206,7 @@ fn document(found: Examination) -> Document {
         service,
         dead_letter_id: parked.dead_letter_id,
     });
-    Document { orders: found.orders, events: events.collect(), blocked: blocked.collect() }
+    Document { orders: found.orders.len(), events: events.collect(), blocked: blocked.collect() }
 }
 
 fn print(document: &Document) -> io::Result<()> {

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 /// What is known of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum State {
+pub(crate) enum State {
     /// Acknowledged by the broker, and the readers that lack it have read their logs to the end.
     Lost,
     /// In the outbox of its writer.
@@ -28,7 +28,7 @@ pub(super) enum State {
 }
 
 impl State {
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Lost => "lost",
             Self::Waiting => "waiting",

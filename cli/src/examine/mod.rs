@@ -4,6 +4,8 @@
 //! then; a reader that is at the end of the log *after* that has read whatever the log still had; only then its inbox is asked. An
 //! event that is not in it was lost. A mistake would be harmless: a reader ignores an id that it has handled.
 
+mod verdict;
+
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
@@ -14,7 +16,8 @@ use holdfast_proto::{OrderId, from_timestamp, ops::v1 as pb, to_timestamp, topic
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::verdict::{Progress, State, judge, progress};
+pub(crate) use self::verdict::State;
+use self::verdict::{Progress, judge, progress};
 use crate::services::{Service, Services};
 
 /// Orders of one page.
@@ -28,41 +31,51 @@ const VIEW_TIME_MAX: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Which orders, and whose events.
-pub(super) struct Scope<'a> {
+pub(crate) struct Scope<'a> {
     /// Empty: those that have not ended.
-    pub(super) orders: &'a [OrderId],
+    pub(crate) orders: &'a [OrderId],
     /// Of those that have not ended.
-    pub(super) older_than: Duration,
-    pub(super) writer: Option<&'a str>,
+    pub(crate) older_than: Duration,
+    pub(crate) writer: Option<&'a str>,
 }
 
 /// An event that a reader has not handled.
-pub(super) struct Missing {
-    pub(super) order_id: String,
-    pub(super) topic: String,
-    pub(super) event_id: Option<String>,
-    pub(super) time: Option<OffsetDateTime>,
-    pub(super) writer: &'static str,
+pub(crate) struct Missing {
+    pub(crate) order_id: String,
+    pub(crate) topic: String,
+    pub(crate) event_id: Option<String>,
+    pub(crate) time: Option<OffsetDateTime>,
+    pub(crate) writer: &'static str,
     /// Who has not handled it.
-    pub(super) readers: Vec<&'static str>,
-    pub(super) state: State,
-    pub(super) detail: String,
+    pub(crate) readers: Vec<&'static str>,
+    pub(crate) state: State,
+    pub(crate) detail: String,
+}
+
+/// An event that has arrived at all its readers, each of which has handled or parked it.
+pub(crate) struct Handled {
+    pub(crate) topic: String,
+    pub(crate) event_id: String,
+    pub(crate) time: Option<OffsetDateTime>,
+    pub(crate) writer: &'static str,
+    pub(crate) readers: Vec<&'static str>,
 }
 
 /// What was found.
-pub(super) struct Examination {
-    /// Orders that were looked at.
-    pub(super) orders: usize,
-    pub(super) missing: Vec<Missing>,
+pub(crate) struct Examination {
+    /// Those that were looked at.
+    pub(crate) orders: Vec<String>,
+    pub(crate) handled: Vec<Handled>,
+    pub(crate) missing: Vec<Missing>,
     /// Orders that wait behind a dead letter, each with the service whose letter it is.
-    pub(super) blocked: Vec<(&'static str, pb::ParkedAggregate)>,
+    pub(crate) blocked: Vec<(&'static str, pb::ParkedAggregate)>,
 }
 
-pub(super) async fn examine(services: &Services, scope: &Scope<'_>) -> Result<Examination> {
+pub(crate) async fn examine(services: &Services, scope: &Scope<'_>) -> Result<Examination> {
     let orders = orders(services, scope).await?;
     let written = written(services, scope, &orders).await?;
     let asked = OffsetDateTime::now_utc();
-    let mut missing = Vec::new();
+    let (mut handled, mut missing) = (Vec::new(), Vec::new());
     let mut blocked = Vec::new();
     let mut answers = HashMap::new();
     for service in &services.all {
@@ -88,10 +101,18 @@ pub(super) async fn examine(services: &Services, scope: &Scope<'_>) -> Result<Ex
                 is_missing.then_some((*reader, progress))
             })
             .collect();
+        let time = from_timestamp(event.time.as_ref());
         if lacking.is_empty() {
+            let readers = topic::READINGS.iter().filter(|(topic, _)| *topic == event.topic);
+            handled.push(Handled {
+                event_id: event.event_id,
+                time,
+                writer,
+                readers: readers.map(|(_, reader)| *reader).collect(),
+                topic: event.topic,
+            });
             continue;
         }
-        let time = from_timestamp(event.time.as_ref());
         let (state, detail) = judge(&event, time, &lacking, asked);
         missing.push(Missing {
             order_id: event.subject,
@@ -106,7 +127,7 @@ pub(super) async fn examine(services: &Services, scope: &Scope<'_>) -> Result<Ex
     }
     // An order's events together, oldest first.
     missing.sort_by(|a, b| (&a.order_id, a.time).cmp(&(&b.order_id, b.time)));
-    Ok(Examination { orders: orders.len(), missing, blocked })
+    Ok(Examination { orders, handled, missing, blocked })
 }
 
 /// The orders to look at.

@@ -1,0 +1,142 @@
+//! `orders show`: the events of an order in the order of their times, each with who has handled it or where it is.
+
+use std::{io, time::Duration};
+
+use anyhow::Result;
+use clap::Args;
+use holdfast_proto::OrderId;
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    letters::{self, Letter},
+    place_of,
+};
+use crate::{
+    examine::{Examination, Scope, examine},
+    options::{Output, parse_order},
+    output::{Outcome, data, say, table},
+    runtime::block_on,
+    services::Services,
+    target::Target,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    target: Target,
+    /// The order's id
+    #[arg(value_name = "ORDER_ID", value_parser = parse_order)]
+    order: OrderId,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Document {
+    order_id: String,
+    events: Vec<EventLine>,
+}
+
+/// An event, as `-o json` shows it.
+#[derive(Serialize)]
+struct EventLine {
+    time: String,
+    /// Seconds since the first event.
+    after_seconds: f64,
+    writer: &'static str,
+    topic: String,
+    event_id: Option<String>,
+    /// Empty: nobody reads it, or not all of its readers have handled it.
+    handled_by: Vec<&'static str>,
+    missing_at: Vec<&'static str>,
+    /// Where it is, if a reader has not handled it.
+    waits: Option<String>,
+}
+
+impl Show {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        block_on(self.show())
+    }
+
+    async fn show(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.target, None)?;
+        let scope =
+            Scope { orders: std::slice::from_ref(&self.order), older_than: Duration::ZERO, writer: None };
+        let found = examine(&services, &scope).await?;
+        let order_id = self.order.to_string();
+        let letters = letters::of_order(&services, &found, &order_id).await?;
+        let document = Document { order_id, events: lines(&found, &letters) };
+        let nothing = document.events.is_empty();
+        self.output.print(&document, || if nothing { Ok(()) } else { print(&document) })?;
+        if nothing {
+            eprintln!("no service has written an event about this order");
+            return Ok(Outcome::NothingMatched);
+        }
+        match document.events.iter().find_map(|event| event.waits.as_ref().map(|waits| (event, waits))) {
+            Some((event, waits)) => {
+                say!("waits for {} at {}: {waits}", event.topic, event.missing_at.join(", "));
+            }
+            None => eprintln!("every event was handled"),
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn lines(found: &Examination, letters: &[Letter]) -> Vec<EventLine> {
+    type At = Option<OffsetDateTime>;
+    let handled = found.handled.iter().map(|event| -> (At, EventLine) {
+        let of_event = || letters.iter().filter(|letter| letter.event_id.as_ref() == Some(&event.event_id));
+        let missing_at: Vec<_> = of_event().map(|letter| letter.service).collect();
+        let line = EventLine {
+            time: text_of(event.time),
+            after_seconds: 0.0,
+            writer: event.writer,
+            topic: event.topic.clone(),
+            event_id: Some(event.event_id.clone()),
+            handled_by: event.readers.iter().copied().filter(|reader| !missing_at.contains(reader)).collect(),
+            missing_at,
+            waits: of_event().next().map(Letter::place),
+        };
+        (event.time, line)
+    });
+    let missing = found.missing.iter().map(|event| -> (At, EventLine) {
+        let line = EventLine {
+            time: text_of(event.time),
+            after_seconds: 0.0,
+            writer: event.writer,
+            topic: event.topic.clone(),
+            event_id: event.event_id.clone(),
+            handled_by: Vec::new(),
+            missing_at: event.readers.clone(),
+            waits: Some(place_of(event)),
+        };
+        (event.time, line)
+    });
+    let mut all: Vec<(At, EventLine)> = handled.chain(missing).collect();
+    all.sort_by_key(|(time, _)| *time);
+    let first = all.iter().find_map(|(time, _)| *time);
+    for (time, line) in &mut all {
+        line.after_seconds = time.zip(first).map_or(0.0, |(time, first)| (time - first).as_seconds_f64());
+    }
+    all.into_iter().map(|(_, line)| line).collect()
+}
+
+fn text_of(time: Option<OffsetDateTime>) -> String {
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+fn print(document: &Document) -> io::Result<()> {
+    let mut table = table(&["TIME", "AFTER", "WRITER", "EVENT", "HANDLED BY", "WAITS"]);
+    for event in &document.events {
+        table.add_row([
+            event.time.as_str(),
+            &format!("{:.3} s", event.after_seconds),
+            event.writer,
+            &event.topic,
+            &event.handled_by.join(", "),
+            event.waits.as_deref().unwrap_or_default(),
+        ]);
+    }
+    data!("{table}")
+}

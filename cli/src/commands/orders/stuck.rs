@@ -1,0 +1,130 @@
+//! `orders stuck`: what unfinished orders wait for.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::Args;
+use holdfast_common::duration::parse_duration;
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    letters::{self, Letter},
+    place_of,
+};
+use crate::{
+    examine::{Examination, Missing, Scope, examine},
+    options::Output,
+    output::{Outcome, data, table},
+    runtime::block_on,
+    services::Services,
+    target::Target,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Stuck {
+    #[command(flatten)]
+    target: Target,
+    /// Orders that are unfinished for longer than this: 90s, 5m, 1h
+    #[arg(long, default_value = "1m", value_name = "TIME", value_parser = parse_duration)]
+    older_than: Duration,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Document {
+    orders: Vec<OrderLine>,
+}
+
+/// An order, as `-o json` shows it.
+#[derive(Serialize)]
+struct OrderLine {
+    order_id: String,
+    /// The topic of the oldest event that a reader has not handled; `null` if there is none: the order is on its way.
+    waits_for: Option<String>,
+    missing_at: Vec<&'static str>,
+    /// When that event was written.
+    since: Option<String>,
+    dead_letter_id: Option<String>,
+    place: String,
+}
+
+impl Stuck {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        block_on(self.stuck())
+    }
+
+    async fn stuck(&self) -> Result<Outcome> {
+        let services = Services::connect(&self.target, None)?;
+        let scope = Scope { orders: &[], older_than: self.older_than, writer: None };
+        let found = examine(&services, &scope).await?;
+        let letters = letters::oldest(&services, &found).await?;
+        let document = Document { orders: lines(&found, &letters) };
+        let nothing = document.orders.is_empty();
+        self.output.print(&document, || if nothing { Ok(()) } else { print(&document) })?;
+        if nothing {
+            eprintln!("no order is unfinished for that long");
+            return Ok(Outcome::NothingMatched);
+        }
+        eprintln!("{} orders", document.orders.len());
+        Ok(Outcome::Done)
+    }
+}
+
+/// One for each order: the letter that it waits behind, or else its oldest missing event, if there is any.
+fn lines(found: &Examination, letters: &HashMap<String, Letter>) -> Vec<OrderLine> {
+    let mut oldest: BTreeMap<&str, &Missing> = BTreeMap::new();
+    for missing in &found.missing {
+        let known = oldest.entry(&missing.order_id).or_insert(missing);
+        if missing.time < known.time {
+            *known = missing;
+        }
+    }
+    let line = |order_id: &String| {
+        let nothing = OrderLine {
+            order_id: order_id.clone(),
+            waits_for: None,
+            missing_at: Vec::new(),
+            since: None,
+            dead_letter_id: None,
+            place: "every event was handled: its delivery is on its way".to_owned(),
+        };
+        if let Some(letter) = letters.get(order_id) {
+            return OrderLine {
+                waits_for: Some(letter.topic.clone()),
+                missing_at: vec![letter.service],
+                dead_letter_id: Some(letter.id.clone()),
+                place: letter.place(),
+                ..nothing
+            };
+        }
+        let Some(missing) = oldest.get(order_id.as_str()) else { return nothing };
+        OrderLine {
+            waits_for: Some(missing.topic.clone()),
+            missing_at: missing.readers.clone(),
+            since: missing.time.and_then(|time: OffsetDateTime| time.format(&Rfc3339).ok()),
+            place: place_of(missing),
+            ..nothing
+        }
+    };
+    found.orders.iter().map(line).collect()
+}
+
+fn print(document: &Document) -> io::Result<()> {
+    let mut table = table(&["ORDER", "WAITS FOR", "SINCE", "AT", "WHERE"]);
+    for order in &document.orders {
+        table.add_row([
+            order.order_id.as_str(),
+            order.waits_for.as_deref().unwrap_or("-"),
+            order.since.as_deref().unwrap_or("-"),
+            &order.missing_at.join(", "),
+            &order.place,
+        ]);
+    }
+    data!("{table}")
+}
