@@ -244,7 +244,13 @@ class Loader(yaml.SafeLoader):
     """With the tags by which one file of compose changes another one."""
 
 
-Loader.add_constructor("!override", lambda loader, node: loader.construct_mapping(node, deep=True))
+
+def override(loader, node):
+    is_list = isinstance(node, yaml.SequenceNode)
+    return loader.construct_sequence(node, deep=True) if is_list else loader.construct_mapping(node, deep=True)
+
+
+Loader.add_constructor("!override", override)
 Loader.add_constructor("!reset", lambda _, __: "reset")
 
 
@@ -253,7 +259,7 @@ def compose():
     services = yaml.load((ROOT / "compose.yml").read_text(), Loader)["services"]
     for name, change in yaml.load((ROOT / "deploy/compose/vault.yml").read_text(), Loader)["services"].items():
         if change == "reset":
-            del services[name]
+            services.pop(name, None)
             continue
         before = services.setdefault(name, {})
         environment = {**before.get("environment", {}), **change.get("environment", {})}
