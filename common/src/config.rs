@@ -265,6 +265,10 @@ pub struct DatabaseConfig {
     /// long as their connection, and for migrations. With the same password. Secret: environment only. Default: `url`.
     #[serde(default)]
     pub direct_url: Option<SecretString>,
+    /// The login that owns the tables, at the database itself, for migrations only: the one of `url` is then granted its rows and needs
+    /// nothing else. Secret: environment only. Default: `url` owns them.
+    #[serde(default)]
+    pub owner_url: Option<SecretString>,
     /// How connections are encrypted, and who is at their other end.
     #[serde(default)]
     pub tls: DatabaseTlsConfig,

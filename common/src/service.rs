@@ -233,7 +233,8 @@ fn command_line(name: &'static str) -> Result<Command, BoxError> {
 
 fn usage(name: &str) -> String {
     format!(
-        "usage: holdfast-{name} [--config FILE] [--ready]\n\n--ready asks the running process whether it is ready: 0 if so, 1 if not"
+        "usage: holdfast-{name} [--config FILE] [--ready]\n\n--ready asks the running process whether it is ready: 0 if so, 1 if not\n\n\
+         Settings are in FILE or in variables, secrets in variables only, such as HOLDFAST__DATABASE__OWNER_URL"
     )
 }
 

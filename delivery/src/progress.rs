@@ -93,6 +93,7 @@ mod tests {
             password: None,
             password_file: None,
             direct_url: None,
+            owner_url: None,
             tls: DatabaseTlsConfig::default(),
             connections_max: 1,
         };

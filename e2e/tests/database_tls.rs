@@ -125,6 +125,13 @@ async fn a_certificate_opens_its_own_database_only() {
                 .database(owner.database);
             assert_refused(&format!("{service} at {}", owner.server), &visitor).await;
         }
+        let password =
+            fs::read_to_string(world.stack.layout.owner_password_file(owner)).expect("written at the start");
+        let migrations = login(&world, owner).username(&owner.owner_role()).password(password.trim());
+        assert_refused("the owner of the tables without a certificate", &migrations).await;
+        let guessed = showing(migrations.clone(), &pki.join(owner.name)).password("guessed");
+        assert_refused("the owner of the tables with a wrong password", &guessed).await;
+        gets_in(&showing(migrations, &pki.join(owner.name))).await.expect("migrations get in");
         // The superuser's login is the operator's, by certificate alone.
         for other in service_names() {
             let raised = showing(login(&world, owner), &pki.join(other)).username("holdfast");

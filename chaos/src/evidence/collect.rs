@@ -265,7 +265,10 @@ const PANIC_MARKS: [&str; 2] = ["stopped by a panic", "panicked at"];
 /// Searches the logs for panics and for secrets, and keeps a copy of them. `tokens` are those of the users.
 pub fn logs(stack: &Stack, tokens: &[&str], copies: &Path) -> Result<LogFindings> {
     fs::create_dir_all(copies).with_context(|| format!("cannot create {}", copies.display()))?;
-    let passwords = PARTICIPANTS.iter().flat_map(|participant| stack.layout.password_files(participant));
+    let passwords = PARTICIPANTS.iter().flat_map(|participant| {
+        let owner = stack.layout.owner_password_file(participant);
+        stack.layout.password_files(participant).into_iter().chain([owner])
+    });
     let passwords = passwords.map(fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
     let mut secrets: Vec<(&str, String)> = vec![
         ("an address or a key of a user", SENTINEL.to_owned()),

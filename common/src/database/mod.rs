@@ -10,6 +10,7 @@
 
 mod after;
 mod error;
+mod grants;
 pub mod migrations;
 mod password;
 mod tls;
@@ -113,6 +114,8 @@ pub struct Database {
     renewed: Renewed,
     /// Where the database itself is, if the pool leads to a pooler.
     direct: Option<Arc<ArcSwap<PgConnectOptions>>>,
+    /// Who owns the tables, if that is not the pool's role.
+    owner: Option<Arc<ArcSwap<PgConnectOptions>>>,
     password_file: Option<PasswordFile>,
     /// Options are read, changed and stored by one at a time.
     changing: Arc<Mutex<()>>,
@@ -150,6 +153,8 @@ impl Database {
         let password = password_file.as_ref().map(PasswordFile::password).or_else(|| config.password.clone());
         let options = options_of(&config.url, password.as_ref())?;
         let direct = config.direct_url.as_ref().map(|url| options_of(url, password.as_ref())).transpose()?;
+        // With the password that is in it: the other one is that of another role.
+        let owner = config.owner_url.as_ref().map(|url| options_of(url, None)).transpose()?;
         let renewed = Renewed::default();
         let since = renewed.clone();
         let pool = PgPoolOptions::new()
@@ -177,17 +182,26 @@ impl Database {
             hook: None,
             renewed,
             direct: direct.map(|options| Arc::new(ArcSwap::from_pointee(options))),
+            owner: owner.map(|options| Arc::new(ArcSwap::from_pointee(options))),
             password_file,
             changing: Arc::default(),
         })
     }
 
-    /// Changes how connections are made from now on.
+    /// Changes how connections of the service's own role are made from now on.
     fn change_options(&self, change: impl Fn(PgConnectOptions) -> PgConnectOptions) {
         let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.pool.set_connect_options(change((*self.pool.connect_options()).clone()));
         if let Some(direct) = &self.direct {
             direct.store(Arc::new(change((**direct.load()).clone())));
+        }
+    }
+
+    /// The same for every role.
+    fn change_options_of_all(&self, change: impl Fn(PgConnectOptions) -> PgConnectOptions) {
+        self.change_options(&change);
+        if let Some(owner) = &self.owner {
+            owner.store(Arc::new(change((**owner.load()).clone())));
         }
     }
 
@@ -246,13 +260,16 @@ impl Database {
         let mut migrator = Migrator::with_migrations(all);
         // Of its own, to the database itself: a pooler may give each statement another one, and a pool would keep to itself why it
         // can't connect.
-        let options = self.direct_options();
+        let options = self.owner.as_ref().map_or_else(|| self.direct_options(), |owner| owner.load_full());
         let connected = tokio::time::timeout(ANSWER_TIME_MAX, PgConnection::connect_with(&options)).await;
         let mut connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         refuse_missing(&mut connection, &migrator).await?;
         migrator.set_ignore_missing(true);
         // Replicas that start together take turns: the migrator holds an advisory lock.
         migrator.run_direct(None, &mut connection, false).await?;
+        if self.owner.is_some() {
+            grants::rows_to(&mut connection, self.pool.connect_options().get_username()).await?;
+        }
         connection.close().await?;
         self.migrated.send_replace(true);
         Ok(())

@@ -55,7 +55,7 @@ impl Database {
         if config.mode == DatabaseTlsMode::Off {
             return;
         }
-        self.change_options(|options| identified(options, config, identity));
+        self.change_options_of_all(|options| identified(options, config, identity));
     }
 
     /// [`Database::identify`] whenever `identity` uses other files, until `stop`. Open connections are replaced when they are used next,

@@ -93,6 +93,7 @@ impl Lab {
             password: None,
             password_file: None,
             direct_url: None,
+            owner_url: None,
             tls: DatabaseTlsConfig::default(),
             connections_max: 5,
         };

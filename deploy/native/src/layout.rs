@@ -76,11 +76,16 @@ pub struct Participant {
 }
 
 impl Participant {
-    /// The role of the service in its database. It owns it and may do nothing else; the certificate that goes with it has this
-    /// name.
+    /// The role of the service in its database, where it has its rows; the certificate that goes with it has this name.
     #[must_use]
     pub const fn role(&self) -> &'static str {
         self.name
+    }
+
+    /// The role that owns the database and its tables, for migrations.
+    #[must_use]
+    pub fn owner_role(&self) -> String {
+        format!("{}-owner", self.name)
     }
 
     /// What its server has in the folder of its stack's servers.
@@ -445,6 +450,13 @@ impl Layout {
         Ok(format!("postgres://{role}:{}@127.0.0.1:{port}/{database}", password.trim()))
     }
 
+    /// The same for its migrations.
+    pub(crate) fn owner_database_url(&self, participant: &Participant, port: u16) -> io::Result<String> {
+        let password = std::fs::read_to_string(self.owner_password_file(participant))?;
+        let (role, database) = (participant.owner_role(), participant.database);
+        Ok(format!("postgres://{role}:{}@127.0.0.1:{port}/{database}", password.trim()))
+    }
+
     /// What a URL says of TLS and of the certificate of `identity`, for libpq and whoever reads URLs as it does.
     #[must_use]
     pub fn tls_parameters(&self, identity: &str) -> String {
@@ -511,6 +523,12 @@ impl Layout {
     /// The password of the role of a service.
     pub(crate) fn role_password_file(&self, participant: &Participant) -> PathBuf {
         self.data_dir.join("config").join(format!("{}.password", participant.name))
+    }
+
+    /// The password of the role that owns a service's tables.
+    #[must_use]
+    pub fn owner_password_file(&self, participant: &Participant) -> PathBuf {
+        self.data_dir.join("config").join(format!("{}.password", participant.owner_role()))
     }
 
     /// There if the databases have TLS.

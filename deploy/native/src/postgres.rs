@@ -25,7 +25,8 @@ use crate::{
         DATABASE_ADMINISTRATOR, DatabaseTls, Layout, OPERATOR, PARTICIPANTS, Participant, closed_to_others,
     },
     prepare::write_password,
-    removal, roles,
+    removal,
+    roles::{self, Passwords},
 };
 
 /// The folder for databases of stacks whose own folder can't be accessed by the user that the servers run as.
@@ -140,7 +141,7 @@ pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
     })
 }
 
-/// Of the server's superuser and of the service's role. Servers of older stacks keep the one password that they all have.
+/// Of the server's superuser, of the owner's role and of the service's. Servers of older stacks keep the one password that they all have.
 fn write_passwords(layout: &Layout, participant: &Participant) -> Result<()> {
     let (own, common) = (layout.administrator_password_file(participant), layout.common_password_file());
     if !own.exists() && common.exists() && cluster_dir(layout, participant).join("PG_VERSION").exists() {
@@ -148,21 +149,23 @@ fn write_passwords(layout: &Layout, participant: &Participant) -> Result<()> {
         fs::copy(&common, &own).with_context(|| format!("cannot write {}", own.display()))?;
     }
     write_password(&own)?;
+    write_password(&layout.owner_password_file(participant))?;
     write_password(&layout.role_password_file(participant))
 }
 
-/// Who may log in, and how: the service to its own database, the operator's tools to all. With TLS a certificate must go with it:
-/// that of the service beside its password, that of the operator instead of one. Everybody else, and whoever comes without TLS then,
-/// finds no line.
+/// Who may log in, and how: the service and the owner of its tables to its own database, the operator's tools to all. With TLS a certificate
+/// must go with it: that of the service beside its password, any of ours beside the owner's, that of the operator instead of a password.
+/// Everybody else, and whoever comes without TLS then, finds no line.
 fn access(participant: &Participant, tls: DatabaseTls) -> String {
-    let (database, role) = (participant.database, participant.role());
+    let (database, role, owner) = (participant.database, participant.role(), participant.owner_role());
     match tls {
         DatabaseTls::Off => format!(
-            "host {database} {role} 127.0.0.1/32 scram-sha-256\n\
+            "host {database} {role},{owner} 127.0.0.1/32 scram-sha-256\n\
              host all {DATABASE_ADMINISTRATOR} 127.0.0.1/32 scram-sha-256\n"
         ),
         DatabaseTls::On => format!(
             "hostssl {database} {role} 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n\
+             hostssl {database} {owner} 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n\
              hostssl all {DATABASE_ADMINISTRATOR} 127.0.0.1/32 cert map=operator\n"
         ),
     }
@@ -290,7 +293,7 @@ pub(crate) async fn answers(layout: &Layout, participant: &Participant) -> Resul
     .await
 }
 
-/// Like [`answers`], but creates what the service needs if it doesn't exist: its role, and its database, which the role owns; and
+/// Like [`answers`], but creates what the service needs if it doesn't exist: its roles, and its database, which one of them owns; and
 /// ends connections of revoked certificates.
 pub(crate) async fn ensure_ready(layout: &Layout, participant: &Participant) -> Result<()> {
     if in_time(is_set_up(layout, participant)).await.unwrap_or(false) {
@@ -311,12 +314,14 @@ async fn is_set_up(layout: &Layout, participant: &Participant) -> Result<bool> {
         certificates::end_revoked(&mut connection, layout, participant).await?;
     }
     connection.close().await?;
-    Ok(owner == participant.role())
+    Ok(owner == participant.owner_role())
 }
 
 async fn set_up(layout: &Layout, participant: &Participant) -> Result<()> {
     let password = fs::read_to_string(layout.role_password_file(participant))?;
-    roles::ensure(&layout.database_url(participant)?.parse()?, participant, password.trim()).await
+    let owner = fs::read_to_string(layout.owner_password_file(participant))?;
+    let passwords = Passwords { service: password.trim(), owner: Some(owner.trim()) };
+    roles::ensure(&layout.database_url(participant)?.parse()?, participant, passwords).await
 }
 
 /// Checks that the stack may delete the databases that are kept for it elsewhere, before anything is deleted.
@@ -395,15 +400,19 @@ mod tests {
     fn every_line_of_access_asks_for_what_it_should() {
         for participant in PARTICIPANTS {
             let with = access(participant, DatabaseTls::On);
-            assert_eq!(with.lines().count(), 2);
+            assert_eq!(with.lines().count(), 3);
             for line in with.lines() {
                 assert!(line.starts_with("hostssl "), "{line}");
-                assert!(line.contains("clientcert=verify-full") || line.contains(" cert map="), "{line}");
+                assert!(line.contains(" clientcert=verify-") || line.contains(" cert map="), "{line}");
             }
+            assert!(with.contains(&format!(
+                " {} 127.0.0.1/32 scram-sha-256 clientcert=verify-full",
+                participant.role()
+            )));
             let without = access(participant, DatabaseTls::Off);
             assert!(without.lines().all(|line| line.ends_with(" scram-sha-256")), "{without}");
             for text in [with, without] {
-                let service = format!(" {} {} ", participant.database, participant.role());
+                let service = format!(" {} {}", participant.database, participant.role());
                 assert!(text.contains(&service), "{text}");
             }
         }

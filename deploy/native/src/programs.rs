@@ -6,11 +6,13 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
-    io::ErrorKind,
+    io::{ErrorKind, Read as _},
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -88,6 +90,39 @@ pub(crate) fn chosen(layout: &Layout, component: &str, service: &str) -> Result<
     }
 }
 
+/// A program that has not shown its help by then does not know it.
+const HELP_TIME_MAX: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Whether a program names this setting in its help: a program of another version may refuse it. That which was built with this one
+/// is not asked.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the supervisor starts one component after the other, and this takes milliseconds"
+)]
+pub(crate) fn says_in_its_help(program: &Path, setting: &str) -> Result<bool> {
+    let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let service = name.strip_prefix("holdfast-").unwrap_or_default();
+    if own_folder(service).is_ok_and(|folder| folder.join(name) == program) {
+        return Ok(true);
+    }
+    let mut asked = Command::new(program);
+    asked.arg("--help").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut process = asked.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    let until = Instant::now() + HELP_TIME_MAX;
+    while process.try_wait()?.is_none() {
+        if Instant::now() >= until {
+            process.kill()?;
+            process.wait()?;
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let mut help = String::new();
+    process.stdout.take().context("its output was asked for")?.read_to_string(&mut help)?;
+    Ok(help.contains(setting))
+}
+
 /// What the kernel appends to the name of a program whose file was deleted or replaced (proc(5)).
 const DELETED: &str = " (deleted)";
 
@@ -117,7 +152,27 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    /// A program of another version is asked what it knows; one that does not answer knows nothing.
+    #[test]
+    fn a_program_is_asked_what_it_knows() {
+        let folder = env::temp_dir().join(format!("holdfast-help-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("created");
+        for (script, knows) in [
+            ("[ \"$1\" = --help ] && echo 'settings: NEW_ONE'", true),
+            ("echo usage >&2; exit 2", false),
+            ("exec sleep 60", false),
+        ] {
+            let program = folder.join("holdfast-order");
+            fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("allowed");
+            assert_eq!(says_in_its_help(&program, "NEW_ONE").expect("asked"), knows, "{script}");
+        }
+        fs::remove_dir_all(folder).expect("gone");
+    }
 
     /// A choice is kept for its component only, and only what has the program can be chosen.
     #[test]

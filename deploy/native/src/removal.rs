@@ -66,6 +66,7 @@ impl Content {
                 ["toml", "program", "program.draft", "password"]
                     .map(|extension| format!("{name}.{extension}"))
             })
+            .chain(PARTICIPANTS.iter().map(|participant| format!("{}.password", participant.owner_role())))
             .chain(["database-password", "database-tls", "redis-password", "redis.conf"].map(str::to_owned))
             .collect();
         let logs: BTreeSet<String> =
@@ -215,6 +216,7 @@ mod tests {
             "config/database-password",
             "config/database-tls",
             "config/order.password",
+            "config/order-owner.password",
             "config/orders-db.password",
             "config/redis-password",
             "config/redis.conf",

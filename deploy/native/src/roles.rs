@@ -1,4 +1,4 @@
-//! What a service has in the server of its database: a role that is no superuser, and the database, which the role owns.
+//! What a service has in the server of its database: a role that is no superuser, and the database, which that role owns, or another one.
 
 use std::{path::Path, time::Duration};
 
@@ -26,12 +26,21 @@ pub struct Server<'a> {
     pub identity_dir: &'a Path,
 }
 
-/// Creates what is missing, with this password, and gives the role what a superuser of an older version owns. Waits for the server if
+/// Passwords of the roles, letters and digits only.
+#[derive(Debug, Clone, Copy)]
+pub struct Passwords<'a> {
+    /// Of the service's role.
+    pub service: &'a str,
+    /// Of the role that owns the tables; `None` if that is the service's own.
+    pub owner: Option<&'a str>,
+}
+
+/// Creates what is missing, with these passwords, and gives the owner what a superuser, or the service, owns. Waits for the server if
 /// that does not answer yet.
 pub async fn ensure_on(
     server: &Server<'_>,
     participant: &Participant,
-    password: &str,
+    passwords: Passwords<'_>,
     wait: Duration,
 ) -> Result<()> {
     let administrator = PgConnectOptions::new_without_pgpass()
@@ -44,7 +53,7 @@ pub async fn ensure_on(
         .ssl_client_key(server.identity_dir.join("tls.key"));
     let until = Instant::now() + wait;
     loop {
-        match tokio::time::timeout_at(until, ensure(&administrator, participant, password)).await {
+        match tokio::time::timeout_at(until, ensure(&administrator, participant, passwords)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) if Instant::now() + TRY_AGAIN_AFTER >= until => {
                 return Err(error)
@@ -60,31 +69,42 @@ pub async fn ensure_on(
 pub(crate) async fn ensure(
     administrator: &PgConnectOptions,
     participant: &Participant,
-    password: &str,
+    passwords: Passwords<'_>,
 ) -> Result<()> {
-    let (role, database) = (participant.role(), participant.database);
-    if password.is_empty() || !password.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        bail!("what is to be the password of {role} is none: letters and digits only");
+    let database = participant.database;
+    let mut roles = vec![(participant.role().to_owned(), passwords.service)];
+    roles.extend(passwords.owner.map(|password| (participant.owner_role(), password)));
+    for (role, password) in &roles {
+        if password.is_empty() || !password.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            bail!("what is to be the password of {role} is none: letters and digits only");
+        }
     }
+    let owned_by =
+        if passwords.owner.is_some() { participant.owner_role() } else { participant.role().to_owned() };
     let mut maintenance = PgConnection::connect_with(&administrator.clone().database("postgres")).await?;
     // A statement with a password must not be in the log if it fails.
     run_sql(&mut maintenance, "set log_min_error_statement = panic".to_owned()).await?;
-    let exists = |what: &'static str, name: &'static str| sqlx::query_scalar::<_, bool>(what).bind(name);
-    let has_role = exists("select exists (select from pg_roles where rolname = $1)", role);
-    let change = if has_role.fetch_one(&mut maintenance).await? { "alter" } else { "create" };
-    run_sql(&mut maintenance, format!("{change} role \"{role}\" login password '{password}'")).await?;
-    // For the age of the oldest transaction, whoever has it.
-    run_sql(&mut maintenance, format!("grant pg_read_all_stats to \"{role}\"")).await?;
-    let has_database = exists("select exists (select from pg_database where datname = $1)", database);
+    for (role, password) in &roles {
+        let has_role =
+            sqlx::query_scalar("select exists (select from pg_roles where rolname = $1)").bind(role);
+        let change = if has_role.fetch_one(&mut maintenance).await? { "alter" } else { "create" };
+        run_sql(&mut maintenance, format!("{change} role \"{role}\" login password '{password}'")).await?;
+        // For the age of the oldest transaction, whoever has it.
+        run_sql(&mut maintenance, format!("grant pg_read_all_stats to \"{role}\"")).await?;
+    }
+    let has_database =
+        sqlx::query_scalar::<_, bool>("select exists (select from pg_database where datname = $1)")
+            .bind(database);
     if has_database.fetch_one(&mut maintenance).await? {
         let mut connection = PgConnection::connect_with(&administrator.clone().database(database)).await?;
-        run_sql(&mut connection, give_tables(role)).await?;
-        if owner(&mut connection).await? != role {
-            run_sql(&mut maintenance, format!("alter database \"{database}\" owner to \"{role}\"")).await?;
+        run_sql(&mut connection, give_tables(&owned_by)).await?;
+        if owner(&mut connection).await? != owned_by {
+            run_sql(&mut maintenance, format!("alter database \"{database}\" owner to \"{owned_by}\""))
+                .await?;
         }
         connection.close().await?;
     } else {
-        run_sql(&mut maintenance, format!("create database \"{database}\" owner \"{role}\"")).await?;
+        run_sql(&mut maintenance, format!("create database \"{database}\" owner \"{owned_by}\"")).await?;
     }
     Ok(maintenance.close().await?)
 }

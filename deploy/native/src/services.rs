@@ -1,6 +1,11 @@
 //! The services: their configuration files and how they are started.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -12,6 +17,9 @@ use crate::{
     link::{Link, port_between},
     programs,
 };
+
+/// The setting of a service that separates the owner of its tables from itself.
+const OWNER_URL: &str = "HOLDFAST__DATABASE__OWNER_URL";
 
 /// Accounts that exist from the first start, with their balances.
 const DEMO_ACCOUNTS: [(&str, &str); 4] =
@@ -204,7 +212,14 @@ pub(crate) fn participant_command(layout: &Layout, replica: Replica, links: &[Li
     let mut command = service_command(layout, participant.name, &name)?;
     let port = port_between(links, &name, participant.server, layout.database_port(participant));
     let url = layout.service_database_url(participant, port).context("cannot read the database password")?;
-    command.env("HOLDFAST__DATABASE__URL", url);
+    let owner =
+        layout.owner_database_url(participant, port).context("cannot read the password of the owner")?;
+    if programs::says_in_its_help(Path::new(command.get_program()), OWNER_URL)? {
+        command.env("HOLDFAST__DATABASE__URL", url).env(OWNER_URL, owner);
+    } else {
+        // From before owners: it can only do everything as one role.
+        command.env("HOLDFAST__DATABASE__URL", owner);
+    }
     Ok(command)
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_native::{
     layout::{PARTICIPANTS, Participant},
-    roles::{self, ensure_on},
+    roles::{self, Passwords, ensure_on},
 };
 
 use crate::{output::Outcome, target::parse_address};
@@ -65,7 +65,8 @@ impl Ensure {
                 superuser: &self.superuser,
                 identity_dir: &self.identity_dir,
             };
-            ensure_on(&there, server.participant, password.trim(), self.wait).await?;
+            let passwords = Passwords { service: password.trim(), owner: None };
+            ensure_on(&there, server.participant, passwords, self.wait).await?;
         }
         eprintln!("roles and databases are there");
         Ok(Outcome::Done)
