@@ -82,4 +82,4 @@ if ! docker run --rm "$HOLDFAST_CLI_IMAGE" --version; then
     skip "programs that were built here don't run in the images: is the C library of this machine newer than theirs?"
     exit 0
 fi
-timeout 180 deploy/compose/test.sh quick
+timeout 300 deploy/compose/test.sh quick
