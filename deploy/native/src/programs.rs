@@ -7,15 +7,28 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs::{self, File},
     io::ErrorKind,
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            fs::PermissionsExt as _,
+            process::CommandExt as _,
+        },
+    },
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::unistd::geteuid;
 
-use crate::layout::{Gateway, Layout, Replica, Replicas, service_of};
+use crate::{
+    environment,
+    files::{self, Owner},
+    layout::{Gateway, Layout, Replica, Replicas, closed_to_others, service_names, service_of},
+};
 
 /// The file name of a service's program.
 fn file_name(service: &str) -> String {
@@ -60,10 +73,7 @@ pub(crate) fn choose(layout: &Layout, component: &str, folder: &Path) -> Result<
     let service = service_of(component).with_context(|| format!("{component} has no program of ours"))?;
     let program = program_in(folder, service)?;
     let path = layout.program_file(component);
-    let draft = layout.program_draft_file(component);
-    fs::write(&draft, program.as_os_str().as_bytes())
-        .and_then(|()| fs::rename(&draft, &path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    files::write(&path, program.as_os_str().as_bytes(), Owner::Supervisor)
 }
 
 fn forget(layout: &Layout, component: &str) -> Result<()> {
@@ -86,6 +96,51 @@ pub(crate) fn chosen(layout: &Layout, component: &str, service: &str) -> Result<
         }
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
+}
+
+/// A program, and a way to run it. The user of the components may not get through the folders above it: for them it is opened here,
+/// and run as an open file. It must live until the process is started.
+#[derive(Debug)]
+pub(crate) struct Program {
+    path: PathBuf,
+    opened: Option<File>,
+}
+
+impl Program {
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        let is_closed = geteuid().is_root() && path.parent().and_then(closed_to_others).is_some();
+        let opened = is_closed.then(|| File::open(&path)).transpose();
+        let opened = opened.with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { path, opened })
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let Some(file) = &self.opened else { return environment::command(&self.path) };
+        let mut command = environment::command(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        command.arg0(&self.path);
+        command
+    }
+}
+
+/// Checks that every service has a program that the user of the components may run.
+pub(crate) fn check(folder: Option<&Path>) -> Result<()> {
+    for service in service_names() {
+        let program = match folder {
+            Some(folder) => program_in(folder, service)?,
+            None => own_folder(service)?.join(file_name(service)),
+        };
+        let mode = fs::metadata(&program)
+            .with_context(|| format!("cannot look at {}", program.display()))?
+            .permissions()
+            .mode();
+        if geteuid().is_root() && mode & 0o005 != 0o005 {
+            bail!(
+                "{} is closed to others, and components do not run as root: open it with `chmod o+rx`",
+                program.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What the kernel appends to the name of a program whose file was deleted or replaced (proc(5)).
