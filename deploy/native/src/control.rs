@@ -51,10 +51,10 @@ pub enum Found {
 /// Looks into a stack's folder. The report has the port offset that the stack was started with.
 pub fn find(data_dir: &Path) -> Result<Found> {
     let layout = Layout::new(data_dir.to_owned(), 0);
-    // First: what holds it may end, but not write a report, before that is read.
+    // Asked first: whoever ends after that has left his report, and was there.
     let is_locked = is_locked(&layout)?;
     let report = match state::read(&layout) {
-        // Half a report, after the machine went down: what it named can't be found by it, and nothing runs by itself.
+        // Half a report, after the machine went down: it names nobody.
         Err(error) if !is_locked && error.is::<serde_json::Error>() => return Ok(Found::Nothing),
         report => report?,
     };
