@@ -14,8 +14,9 @@ help: ## This list
 deps: ## Install what is missing on this machine (compiler, Java, Maven)
 	@deploy/native/install.sh
 
+# Started by root, the programs run as another user, who must be able to read them whatever the umask is.
 build: deps ## Build everything that runs, optimised
-	cargo build --release --workspace --exclude holdfast-e2e --exclude holdfast-simulation --exclude holdfast-testkit --locked
+	umask 022 && cargo build --release --workspace --exclude holdfast-e2e --exclude holdfast-simulation --exclude holdfast-testkit --locked
 
 up: build ## Start everything and wait until it is ready
 	$(HOLDFAST) up

@@ -63,7 +63,7 @@ impl LeafRequest {
     pub fn service(name: &str, life: Duration) -> Self {
         Self {
             name: name.to_owned(),
-            uris: vec![format!("spiffe://{TRUST_DOMAIN}/{name}")],
+            uris: vec![service_uri(name)],
             dns_names: vec![name.to_owned(), "localhost".to_owned()],
             addresses: Vec::new(),
             valid_from: -BACKDATE,
@@ -72,6 +72,11 @@ impl LeafRequest {
             kind: Kind::Leaf,
         }
     }
+}
+
+/// The SPIFFE id of a service.
+pub(crate) fn service_uri(name: &str) -> String {
+    format!("spiffe://{TRUST_DOMAIN}/{name}")
 }
 
 /// A certificate and its private key, as PEM.

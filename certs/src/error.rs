@@ -32,6 +32,23 @@ pub enum PkiError {
         /// The folder.
         path: PathBuf,
     },
+    /// An authority whose key was lost can't sign; what it has signed is still good.
+    #[error(
+        "the key of the certificate authority ({path}) is missing: restore it, or replace the authority with \
+         `holdfast certs rotate --ca`"
+    )]
+    NoAuthorityKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The certificate of the authority was lost, and not what it has signed.
+    #[error(
+        "the certificate of the authority ({path}) is missing: restore it; each identity's `ca.crt` beside it has it too"
+    )]
+    NoAuthorityCertificate {
+        /// The file.
+        path: PathBuf,
+    },
     /// Anything that the authority signed now would be invalid.
     #[error("the certificate authority expired on {since}: replace it with `holdfast certs rotate --ca`")]
     AuthorityExpired {

@@ -3,6 +3,7 @@
 use holdfast_proto::hexadecimal;
 use std::{
     fs::{self, File, OpenOptions},
+    io::ErrorKind,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -13,7 +14,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{
     PkiError,
-    authority::{AUTHORITY_LIFE, Authority, LEAF_LIFE_MAX, LeafRequest},
+    authority::{AUTHORITY_LIFE, Authority, LEAF_LIFE_MAX, LeafRequest, service_uri},
     deny_list::{DenyList, Revoked},
     error::at,
     files::{self, Access},
@@ -41,8 +42,16 @@ pub enum LeafState {
     Expired,
     /// On the deny list.
     Revoked,
-    /// Its issuer is not in the trust bundle beside it.
+    /// No authority of the trust bundle beside it has signed it.
     Untrusted,
+    /// It is another identity's.
+    ForeignName,
+    /// There is no key beside it.
+    NoKey,
+    /// The key beside it is another certificate's.
+    ForeignKey,
+    /// It trusts, or refuses, others than the installation does.
+    StaleTrust,
 }
 
 /// The state of one identity, from its files.
@@ -71,22 +80,29 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Opens the folder; creates an authority if there is none.
+    /// Opens the folder; creates an authority if there is none. One that has lost its key or its certificate is never replaced: that
+    /// would have all that it has signed refused.
     pub fn open_or_init(directory: &Path) -> Result<Self, PkiError> {
         fs::create_dir_all(directory).map_err(at(directory))?;
         let pki = Self { directory: directory.to_owned() };
         let _lock = pki.lock()?;
-        if !pki.path("ca.crt").exists() || !pki.path("ca.key").exists() {
+        if !pki.path("ca.crt").exists() {
+            // Without anything that it has signed, the key is that of an interrupted start: it is written first.
+            if !pki.identities()?.is_empty() {
+                return Err(PkiError::NoAuthorityCertificate { path: pki.path("ca.crt") });
+            }
             pki.write_authority("ca", &Authority::generate(AUTHORITY_LIFE)?)?;
         }
         Ok(pki)
     }
 
-    /// Opens the folder of an existing installation.
+    /// Opens the folder of an existing installation. The authority's key need not be there: only what signs needs it.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
         let pki = Self { directory: directory.to_owned() };
-        if pki.path("ca.crt").exists() && pki.path("ca.key").exists() {
+        if pki.path("ca.crt").exists() {
             Ok(pki)
+        } else if directory.is_dir() && !pki.identities()?.is_empty() {
+            Err(PkiError::NoAuthorityCertificate { path: pki.path("ca.crt") })
         } else {
             Err(PkiError::NoAuthority { path: directory.to_owned() })
         }
@@ -94,7 +110,12 @@ impl Pki {
 
     /// The authority that signs now.
     pub fn authority(&self) -> Result<Authority, PkiError> {
-        self.load(if self.phase()? == Some(Phase::Leaves) { "ca.next" } else { "ca" })
+        self.load(self.signer()?)
+    }
+
+    /// The name of the files of the authority that signs now.
+    fn signer(&self) -> Result<&'static str, PkiError> {
+        Ok(if self.phase()? == Some(Phase::Leaves) { "ca.next" } else { "ca" })
     }
 
     /// Makes sure that `name` has a leaf with more than half of its life left.
@@ -129,7 +150,7 @@ impl Pki {
         let _lock = self.lock()?;
         let leaf = self.leaf_status(name)?;
         self.write_leaf(name, LEAF_LIFE_MAX)?;
-        let mut list = DenyList::read(&self.path("revoked"))?;
+        let mut list = self.deny_list()?;
         list.add(Revoked {
             serial: leaf.serial.clone(),
             not_after: leaf.not_after,
@@ -140,14 +161,15 @@ impl Pki {
         Ok(leaf)
     }
 
-    /// The identities that have a leaf, by name.
+    /// The identities that have files, by name: also those of which some were lost.
     pub fn identities(&self) -> Result<Vec<String>, PkiError> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(at(&self.directory))? {
             let entry = entry.map_err(at(&self.directory))?;
-            if entry.path().join("tls.crt").exists() {
-                names.extend(entry.file_name().to_str().map(str::to_owned));
-            }
+            let has_files =
+                ["tls.crt", "tls.key", "ca.crt"].iter().any(|file| entry.path().join(file).exists());
+            let name = entry.file_name().to_str().map(str::to_owned);
+            names.extend(name.filter(|name| has_files && check_name(name).is_ok()));
         }
         names.sort();
         Ok(names)
@@ -165,22 +187,25 @@ impl Pki {
             fs::read_to_string(&path).map_err(at(&path))
         };
         let (certificate, bundle, revoked) = (read("tls.crt")?, read("ca.crt")?, read("revoked")?);
-        let Summary { serial, issuer, not_after, .. } =
-            inspect::certificate(&folder.join("tls.crt"), &certificate)?;
-        let trusts: Vec<String> = inspect::certificates(&folder.join("ca.crt"), &bundle)?
-            .into_iter()
-            .map(|authority| authority.subject)
-            .collect();
+        let leaf = inspect::certificate(&folder.join("tls.crt"), &certificate)?;
+        let authorities = inspect::certificates(&folder.join("ca.crt"), &bundle)?;
+        let list = DenyList::parse(&revoked);
         // The last second belongs to it, as those see it who check it (RFC 5280, 4.1.2.5).
-        let state = if not_after.unix_timestamp() < OffsetDateTime::now_utc().unix_timestamp() {
+        let state = if leaf.not_after.unix_timestamp() < OffsetDateTime::now_utc().unix_timestamp() {
             LeafState::Expired
-        } else if DenyList::parse(&revoked).contains(&serial) {
+        } else if list.contains(&leaf.serial) || self.deny_list()?.contains(&leaf.serial) {
             LeafState::Revoked
-        } else if trusts.contains(&issuer) {
-            LeafState::Valid
-        } else {
+        } else if leaf.uris != [service_uri(name)] {
+            LeafState::ForeignName
+        } else if !authorities.iter().any(|authority| leaf.is_signed_by(authority)) {
             LeafState::Untrusted
+        } else if bundle != self.trust_bundle()? || list.serials() != self.deny_list()?.serials() {
+            LeafState::StaleTrust
+        } else {
+            key_state(&folder.join("tls.key"), &leaf)?
         };
+        let trusts = authorities.into_iter().map(|authority| authority.subject).collect();
+        let Summary { serial, issuer, not_after, .. } = leaf;
         let fingerprint = fingerprint([&certificate, &bundle, &revoked]);
         Ok(LeafStatus { name: name.to_owned(), serial, issuer, not_after, trusts, fingerprint, state })
     }
@@ -193,8 +218,8 @@ impl Pki {
 
     /// The end of the authority that signs now.
     pub fn authority_not_after(&self) -> Result<OffsetDateTime, PkiError> {
-        let authority = self.authority()?;
-        Ok(inspect::certificate(&self.path("ca.crt"), authority.certificate())?.not_after)
+        let path = self.path(&format!("{}.crt", self.signer()?));
+        Ok(inspect::certificate(&path, &fs::read_to_string(&path).map_err(at(&path))?)?.not_after)
     }
 
     /// How far a rotation of the authority is; `None` if there is none.
@@ -204,7 +229,7 @@ impl Pki {
             Ok(text) if text.trim() == "overlap" => Ok(Some(Phase::Overlap)),
             Ok(text) if text.trim() == "leaves" => Ok(Some(Phase::Leaves)),
             Ok(_) => Err(PkiError::NotDue),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at(&path)(error)),
         }
     }
@@ -262,7 +287,11 @@ impl Pki {
     }
 
     fn load(&self, name: &str) -> Result<Authority, PkiError> {
-        Authority::load(&self.path(&format!("{name}.crt")), &self.path(&format!("{name}.key")))
+        let key = self.path(&format!("{name}.key"));
+        if !key.exists() {
+            return Err(PkiError::NoAuthorityKey { path: key });
+        }
+        Authority::load(&self.path(&format!("{name}.crt")), &key)
     }
 
     fn write_authority(&self, name: &str, authority: &Authority) -> Result<(), PkiError> {
@@ -278,11 +307,21 @@ impl Pki {
 
     /// The authorities that peers are checked against now.
     fn trust_bundle(&self) -> Result<String, PkiError> {
-        let mut bundle = self.load("ca")?.certificate().to_owned();
+        let certificate = |name: &str| {
+            let path = self.path(name);
+            let text = fs::read_to_string(&path).map_err(at(&path))?;
+            inspect::certificate(&path, &text)?;
+            Ok::<_, PkiError>(text)
+        };
+        let mut bundle = certificate("ca.crt")?;
         if self.phase()?.is_some() {
-            bundle.push_str(self.load("ca.next")?.certificate());
+            bundle.push_str(&certificate("ca.next.crt")?);
         }
         Ok(bundle)
+    }
+
+    fn deny_list(&self) -> Result<DenyList, PkiError> {
+        DenyList::read(&self.path("revoked"))
     }
 
     fn write_leaf(&self, name: &str, life: Duration) -> Result<(), PkiError> {
@@ -318,7 +357,7 @@ impl Pki {
     }
 
     fn write_trust(&self, folder: &Path) -> Result<(), PkiError> {
-        let deny_list = DenyList::read(&self.path("revoked"))?;
+        let deny_list = self.deny_list()?;
         let list = folder.join("ca.crl");
         let mut changed = !list.exists();
         for (file, content) in [("ca.crt", self.trust_bundle()?), ("revoked", deny_list.to_text())] {
@@ -330,19 +369,42 @@ impl Pki {
             changed = true;
         }
         if changed {
-            let lists = self.revocation_lists(&deny_list.serials())?;
+            let lists = self.revocation_lists(&deny_list.serials(), &list)?;
             files::write(&list, &lists, Access::Public).map_err(at(&list))?;
         }
         Ok(())
     }
 
     /// A list of each authority that is trusted now: without one, PostgreSQL accepts no certificate of it.
-    fn revocation_lists(&self, serials: &[String]) -> Result<String, PkiError> {
-        let mut lists = self.load("ca")?.revocation_list(serials)?;
+    /// One that has lost its key, and is being replaced, signs no new one: then its list in the file of before stays.
+    fn revocation_lists(&self, serials: &[String], before: &Path) -> Result<String, PkiError> {
+        let mut lists = match self.load("ca") {
+            Ok(authority) => authority.revocation_list(serials)?,
+            Err(PkiError::NoAuthorityKey { .. }) if self.phase()?.is_some() => {
+                let path = self.path("ca.crt");
+                let certificate = fs::read_to_string(&path).map_err(at(&path))?;
+                inspect::list_of(&inspect::certificate(&path, &certificate)?.subject, before)?
+            }
+            Err(error) => return Err(error),
+        };
         if self.phase()?.is_some() {
             lists.push_str(&self.load("ca.next")?.revocation_list(serials)?);
         }
         Ok(lists)
+    }
+}
+
+/// Whether the key in a file is that of a certificate.
+fn key_state(path: &Path, leaf: &Summary) -> Result<LeafState, PkiError> {
+    match fs::read_to_string(path) {
+        Ok(key) if inspect::public_key_of(&key).is_some_and(|key| key == leaf.public_key) => {
+            Ok(LeafState::Valid)
+        }
+        Ok(_) => Ok(LeafState::ForeignKey),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(LeafState::NoKey),
+        // Not UTF-8.
+        Err(error) if error.kind() == ErrorKind::InvalidData => Ok(LeafState::ForeignKey),
+        Err(error) => Err(at(path)(error)),
     }
 }
 
@@ -351,7 +413,7 @@ fn addresses(folder: &Path) -> Result<Vec<IpAddr>, PkiError> {
     let path = folder.join("addresses");
     match fs::read_to_string(&path) {
         Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(at(&path)(error)),
     }
 }
@@ -479,6 +541,112 @@ mod tests {
         assert!(!after[0].trusts.contains(&before[0].issuer), "the old one is gone");
         pki.issue("order", LEAF_LIFE_MAX).expect("the new one signs");
         trusted(&after, &statuses());
+    }
+
+    /// An authority that has lost its key is still the one whose leaves are good: they are seen as valid, it is never replaced in
+    /// silence, what would be signed says what is missing, and a rotation replaces it step by step.
+    #[test]
+    fn a_lost_key_is_said_and_replaced_only_by_a_rotation() {
+        let folder = folder();
+        let pki = Pki::open_or_init(folder.path()).expect("created");
+        for name in ["order", "gateway"] {
+            pki.issue(name, LEAF_LIFE_MAX).expect("issued");
+        }
+        let revoked = pki.revoke("gateway", "stolen laptop").expect("revoked");
+        let certificate = || fs::read(folder.path().join("ca.crt")).expect("there");
+        let before = certificate();
+        fs::remove_file(folder.path().join("ca.key")).expect("lost");
+        let states =
+            |pki: &Pki| ["order", "gateway"].map(|name| pki.leaf_status(name).expect("readable").state);
+        for pki in [Pki::open(folder.path()), Pki::open_or_init(folder.path())] {
+            let pki = pki.expect("opened");
+            assert_eq!(states(&pki), [LeafState::Valid; 2]);
+            assert!(pki.authority_not_after().is_ok());
+            pki.ensure_leaf("order").expect("fresh");
+            let refused = pki.issue("order", LEAF_LIFE_MAX).expect_err("nothing signs").to_string();
+            assert!(refused.contains("ca.key") && refused.contains("rotate --ca"), "{refused}");
+        }
+        assert_eq!(certificate(), before);
+
+        pki.begin_rotation().expect("begun");
+        assert_eq!(states(&pki), [LeafState::Valid; 2]);
+        // PostgreSQL accepts nothing of an authority of which it has no list.
+        let order = folder.path().join("order");
+        assert_eq!(refused(&order), vec![vec![revoked.serial]; 2], "the old list stays");
+        pki.renew_all_by_next().expect("renewed");
+        pki.finish_rotation().expect("finished");
+        assert_eq!(states(&pki), [LeafState::Valid; 2]);
+        assert_eq!(refused(&order).len(), 1);
+        assert_ne!(certificate(), before);
+
+        fs::remove_file(folder.path().join("ca.crt")).expect("lost");
+        for opened in [Pki::open(folder.path()), Pki::open_or_init(folder.path())] {
+            let refused = opened.expect_err("lost").to_string();
+            assert!(refused.contains("ca.crt"), "{refused}");
+        }
+    }
+
+    /// A start that was interrupted before its authority was whole begins again.
+    #[test]
+    fn half_an_authority_is_made_anew() {
+        let folder = folder();
+        fs::write(folder.path().join("ca.key"), "half").expect("written");
+        Pki::open_or_init(folder.path()).expect("made anew").issue("order", LEAF_LIFE_MAX).expect("it signs");
+    }
+
+    fn copy(from: &Path, to: &Path, files: &[&str]) {
+        for file in files {
+            fs::copy(from.join(file), to.join(file)).expect("copied");
+        }
+    }
+
+    /// Whatever keeps a leaf from being used is a state of its own, and is mended by renewing it.
+    #[test]
+    fn whatever_makes_a_leaf_useless_is_seen() {
+        type Damage = fn(&Path);
+        let damages: [(Damage, Option<LeafState>); 8] = [
+            (|order| fs::remove_file(order.join("tls.key")).expect("removed"), Some(LeafState::NoKey)),
+            (|order| fs::write(order.join("tls.key"), "x").expect("written"), Some(LeafState::ForeignKey)),
+            (|order| copy(&order.join("../payment"), order, &["tls.key"]), Some(LeafState::ForeignKey)),
+            (
+                |order| fs::write(order.join("revoked"), "0a 9999999999 x\n").expect("written"),
+                Some(LeafState::StaleTrust),
+            ),
+            (|order| fs::write(order.join("ca.crt"), "").expect("written"), Some(LeafState::Untrusted)),
+            (|order| fs::write(order.join("tls.crt"), "x").expect("written"), None),
+            (|order| fs::write(order.join("tls.crt"), [0xff]).expect("written"), None),
+            (|order| fs::remove_file(order.join("tls.crt")).expect("removed"), None),
+        ];
+        let folder = folder();
+        let pki = Pki::open_or_init(folder.path()).expect("created");
+        let other = tempfile::tempdir().expect("a folder");
+        Pki::open_or_init(other.path()).expect("created").issue("order", LEAF_LIFE_MAX).expect("issued");
+        let (order, payment) = (folder.path().join("order"), folder.path().join("payment"));
+        for name in ["order", "payment"] {
+            pki.issue(name, LEAF_LIFE_MAX).expect("issued");
+        }
+        let state = || pki.leaf_status("order").map(|leaf| leaf.state).ok();
+        let mended = || {
+            assert!(pki.identities().expect("listed").contains(&"order".to_owned()), "it does not vanish");
+            pki.ensure_leaf("order").expect("renewed");
+            assert_eq!(state(), Some(LeafState::Valid));
+        };
+        mended();
+        for (number, (damage, expected)) in damages.into_iter().enumerate() {
+            damage(&order);
+            assert_eq!(state(), expected, "{number}");
+            mended();
+        }
+        copy(&payment, &order, &["tls.crt", "tls.key"]);
+        assert_eq!(state(), Some(LeafState::ForeignName));
+        mended();
+        copy(&other.path().join("order"), &order, &["tls.crt", "tls.key"]);
+        assert_eq!(state(), Some(LeafState::Untrusted));
+        mended();
+        // Of another installation as a whole: it trusts itself, and nobody here.
+        copy(&other.path().join("order"), &order, &["tls.crt", "tls.key", "ca.crt"]);
+        assert_eq!(state(), Some(LeafState::StaleTrust));
+        mended();
     }
 
     /// An expired authority signs nothing, but can still be replaced.

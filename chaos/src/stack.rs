@@ -93,7 +93,7 @@ impl Stack {
                 "the stack in {} has lost its supervisor: what is killed would stay dead",
                 data_dir.display()
             ),
-            Found::Nothing => bail!("no stack runs in {}", data_dir.display()),
+            Found::Starting | Found::Nothing => bail!("no stack runs in {}", data_dir.display()),
         }
     }
 
@@ -185,7 +185,7 @@ impl Stack {
     fn report(&self) -> Result<StackReport> {
         match control::find(&self.layout.data_dir)? {
             Found::Running(report) => Ok(report),
-            Found::Abandoned(_) | Found::Nothing => bail!("the stack's supervisor is gone"),
+            Found::Starting | Found::Abandoned(_) | Found::Nothing => bail!("the stack's supervisor is gone"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Carries out the faults of a plan, one after another, and says of each how it was seen to land.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use holdfast_certs::Pki;
@@ -233,6 +233,8 @@ async fn crash(stack: &Stack, target: &str) -> Result<Applied> {
     let folder =
         std::env::var_os("HOLDFAST_CRASH_POINTS").context("HOLDFAST_CRASH_POINTS names no folder")?;
     let folder = Path::new(&folder);
+    // The service takes the order away, and may be another user.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
     let pid = process_of(stack, target).await?;
     let order = folder.join(target);
     fs::write(&order, "").with_context(|| format!("cannot write {}", order.display()))?;

@@ -4,6 +4,7 @@
 //! codes: 0 done, 1 failed, 2 usage, 3 nothing matched, 4 partly done.
 
 mod commands;
+mod environment;
 mod examine;
 mod options;
 mod output;
@@ -29,6 +30,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = environment::without_foreign() {
+        eprintln!("holdfast: cannot leave behind variables of other programs: {error}");
+        return Outcome::Failed.exit_code();
+    }
     // clap ends the process with 2 on a wrong command line.
     match Arguments::parse().command.run() {
         Ok(outcome) => outcome.exit_code(),

@@ -3,7 +3,10 @@
 //! An empty or unknown value is refused while the command line is read, before anything is looked at: `--user "$UNSET"`
 //! is a mistake, and never means everybody.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
@@ -22,7 +25,7 @@ use crate::output::data;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct At {
     /// Folder of the stack's data
-    #[arg(long, env = "HOLDFAST_DATA_DIR", default_value = ".holdfast", value_name = "DIR")]
+    #[arg(long, env = "HOLDFAST_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
     data_dir: PathBuf,
 }
 
@@ -41,24 +44,72 @@ impl At {
             Found::Abandoned(report) => {
                 let layout = Layout::new(data_dir, report.port_offset);
                 if !control::anything_runs(&layout, &report) {
-                    bail!("no stack runs in {}: start one with `make up`", layout.data_dir.display());
+                    bail!(
+                        "no stack runs in {}: start one with `{}`",
+                        layout.data_dir.display(),
+                        make_hint(&layout.data_dir, "up")
+                    );
                 }
                 say_nobody_watches(&layout, &report);
                 Ok((layout, report))
             }
-            Found::Nothing => bail!("no stack runs in {}: start one with `make up`", data_dir.display()),
+            Found::Starting => bail!("a stack is being started or deleted in {}", data_dir.display()),
+            Found::Nothing => bail!(
+                "no stack runs in {}: start one with `{}`",
+                data_dir.display(),
+                make_hint(&data_dir, "up")
+            ),
         }
     }
 }
 
 pub(crate) fn say_nobody_watches(layout: &Layout, report: &StackReport) {
+    let offset = match report.port_offset {
+        0 => String::new(),
+        offset => format!(" --port-offset {offset}"),
+    };
     eprintln!(
-        "the supervisor (process {}) is gone: what runs is not started again when it dies; `holdfast up --data-dir {} \
-         --port-offset {}` restarts everything",
+        "the supervisor (process {}) is gone: what runs is not started again when it dies; `{}` restarts everything",
         report.supervisor_pid,
-        layout.data_dir.display(),
-        report.port_offset
+        hint(&layout.data_dir, &format!("up{offset}"))
     );
+}
+
+/// The folder of a stack for which none is named.
+const DATA_DIR: &str = ".holdfast";
+
+/// A command to type for the stack in `data_dir`: it names the folder unless it would be that of a command without.
+pub(crate) fn hint(data_dir: &Path, command: &str) -> String {
+    format!("holdfast {command}{}", folder_option(data_dir))
+}
+
+/// The same of a target of `make`.
+pub(crate) fn make_hint(data_dir: &Path, target: &str) -> String {
+    if is_default(data_dir) {
+        return format!("make {target}");
+    }
+    format!("HOLDFAST_DATA_DIR={} make {target}", quoted(&data_dir.to_string_lossy()))
+}
+
+/// ` --data-dir DIR`, or nothing.
+pub(crate) fn folder_option(data_dir: &Path) -> String {
+    if is_default(data_dir) {
+        return String::new();
+    }
+    format!(" --data-dir {}", quoted(&data_dir.to_string_lossy()))
+}
+
+fn is_default(data_dir: &Path) -> bool {
+    resolve(Path::new(DATA_DIR)).is_ok_and(|default| default == data_dir)
+}
+
+/// A word of a shell's command line.
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "/-._".contains(character);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// How data is printed.
@@ -127,6 +178,17 @@ pub(crate) fn parse_reason(text: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A hint is a command for the stack that it is about, whatever its folder is called.
+    #[test]
+    fn a_hint_names_its_stack() {
+        let default = resolve(Path::new(DATA_DIR)).expect("resolved");
+        assert_eq!(hint(&default, "down"), "holdfast down");
+        assert_eq!(make_hint(&default, "up"), "make up");
+        assert_eq!(hint(Path::new("/x/y"), "down"), "holdfast down --data-dir /x/y");
+        assert_eq!(hint(Path::new("/x y/o'z"), "down"), "holdfast down --data-dir '/x y/o'\\''z'");
+        assert_eq!(make_hint(Path::new("/x y"), "up"), "HOLDFAST_DATA_DIR='/x y' make up");
+    }
 
     /// A reason says something, and fits where it is kept.
     #[test]

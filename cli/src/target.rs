@@ -13,7 +13,10 @@ use clap::{
 use holdfast_common::{config::IdentityConfig, identity::Identity};
 use holdfast_native::layout::{OPERATOR, participant_names, service_of};
 
-use crate::{options::At, output::UsageError};
+use crate::{
+    options::{At, hint},
+    output::UsageError,
+};
 
 /// The option that names a folder: its id, and its name in messages.
 const FOLDER: (&str, &str) = ("data_dir", "--data-dir");
@@ -85,13 +88,26 @@ pub(crate) enum Target {
 const HEADING: &str = "Services that are not a native stack's";
 
 impl Target {
+    /// A command to type for the same services.
+    pub(crate) fn hint(&self, command: &str) -> Result<String> {
+        Ok(match self {
+            Self::Stack(at) => format!("`{}`", hint(&at.data_dir()?, command)),
+            Self::Addresses { .. } => format!("`holdfast {command}` with the same addresses"),
+        })
+    }
+
     /// Where the services are, and who calls them: only one service, or all.
     pub(crate) fn find(&self, only: Option<&str>) -> Result<(BTreeMap<&'static str, String>, Identity)> {
         match self {
             Self::Stack(at) => {
                 let (layout, report) = at.running()?;
                 let identity = Identity::load(IdentityConfig::in_folder(&layout.pki_dir().join(OPERATOR)))
-                    .context("the operator's certificate cannot be used: see `holdfast certs status`")?;
+                    .with_context(|| {
+                        format!(
+                            "the operator's certificate cannot be used: see `{}`",
+                            hint(&layout.data_dir, "certs status")
+                        )
+                    })?;
                 let mut addresses: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
                 for component in &report.components {
                     let Some(service) = service_of(&component.name) else { continue };

@@ -367,6 +367,137 @@ fn a_project_does_not_become_a_stack() {
     assert_eq!(fs::read_to_string(file).expect("there"), "precious");
 }
 
+/// What is refused before a start leaves no trace: a name that can't be handed on, a limit that is too low, a missing program.
+#[test]
+fn what_is_refused_leaves_no_trace() {
+    use std::os::unix::{ffi::OsStrExt as _, process::CommandExt as _};
+
+    let folder = folder();
+    let line_feed = folder.path().join("a\nb");
+    let not_text = folder.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+    let long =
+        folder.path().join("x".repeat(200)).join("y".repeat(200)).join("z".repeat(200)).join("a".repeat(200));
+    for (data_dir, expected) in
+        [(line_feed, "control characters"), (not_text, "not UTF-8"), (long, "bytes long")]
+    {
+        let (status, _, stderr) = run(&data_dir, &["up", "--port-offset", PORT_OFFSET]);
+        assert_eq!(status, Some(1), "{stderr}");
+        assert!(stderr.contains(expected) && stderr.lines().count() == 1, "{stderr}");
+    }
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 128; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_holdfast"), "up"]);
+    let (status, _, stderr) = finished(limited.arg("--data-dir").arg(folder.path().join("new/stack")));
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.contains("only 128 files") && stderr.contains("ulimit"), "{stderr}");
+    if is_root() {
+        // An id that no user has, as in a container that is started with one.
+        let mut nameless = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        nameless.arg("up").uid(54_321).gid(54_321).env("HOME", "/");
+        let (status, _, stderr) = finished(nameless.arg("--data-dir").arg(folder.path().join("new/stack")));
+        assert_eq!(status, Some(1), "{stderr}");
+        assert!(stderr.contains("54321 has no name"), "{stderr}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0);
+}
+
+/// Whoever does not confirm that a stack is deleted keeps it as it is, and it keeps running.
+#[test]
+fn who_does_not_confirm_keeps_a_running_stack() {
+    let folder = folder();
+    for (file, content) in [("holdfast-stack", ""), ("state.json", "")] {
+        fs::write(folder.path().join(file), content).expect("written");
+    }
+    // Its supervisor: would be asked to end, and has the lock.
+    let lock = fs::File::create(folder.path().join("supervisor.lock")).expect("created");
+    lock.lock().expect("free");
+    let mut supervisor = Command::new("sleep");
+    let mut supervisor = Running(supervisor.arg("600").stdin(lock).spawn().expect("it runs"));
+    let pid = supervisor.0.id();
+    let report = format!("{{\"supervisor_pid\": {pid}, \"port_offset\": 0, \"components\": []}}");
+    fs::write(folder.path().join("state.json"), &report).expect("written");
+    let (status, _, stderr) = run(folder.path(), &["down", "--delete-data"]);
+    assert_eq!(status, Some(1));
+    assert!(
+        stderr.contains("pass --yes") && stderr.contains(folder.path().to_str().expect("text")),
+        "{stderr}"
+    );
+    assert!(supervisor.0.try_wait().expect("asked").is_none(), "it runs");
+    assert_eq!(fs::read_to_string(folder.path().join("state.json")).expect("there"), report);
+}
+
+/// `certs status` names whatever keeps a certificate from being used, and fails; `rotate` mends it, the other commands work.
+#[test]
+fn damaged_certificates_are_seen_and_mended() {
+    let folder = folder();
+    let certs = |arguments: &[&str]| run(folder.path(), &[&["certs"], arguments].concat());
+    let pki = folder.path().join("pki");
+    assert_eq!(certs(&["init"]).0, Some(0));
+    assert_eq!(certs(&["status"]).0, Some(0));
+    let state_of = |name: &str| {
+        let (status, stdout, stderr) = certs(&["status", "-o", "json"]);
+        assert_eq!(status, Some(1), "{name}: {stdout}{stderr}");
+        let document: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+        let lines = document["certificates"].as_array().expect("a list").iter();
+        let mut lines = lines.filter(|line| line["name"] == name);
+        lines.next().map(|line| line["state"].as_str().expect("text").to_owned())
+    };
+    fs::write(pki.join("delivery/tls.crt"), "x").expect("written");
+    fs::remove_file(pki.join("order/tls.key")).expect("removed");
+    fs::remove_file(pki.join("operator/tls.crt")).expect("removed");
+    fs::remove_dir_all(pki.join("payment")).expect("removed");
+    for (name, state) in
+        [("delivery", "unreadable"), ("order", "no-key"), ("operator", "missing"), ("payment", "missing")]
+    {
+        assert_eq!(state_of(name).as_deref(), Some(state), "{name}");
+    }
+    let (status, _, stderr) = certs(&["rotate", "delivery"]);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert_eq!(state_of("delivery").as_deref(), Some("valid"));
+    assert_eq!(certs(&["rotate"]).0, Some(0));
+    assert_eq!(certs(&["init"]).0, Some(0), "and what is missing is created");
+    assert_eq!(certs(&["status"]).0, Some(0));
+
+    // Without its key the authority stays the one that it is, whatever is asked for.
+    let authority = || fs::read(pki.join("ca.crt")).expect("there");
+    let before = authority();
+    fs::remove_file(pki.join("ca.key")).expect("removed");
+    assert_eq!(certs(&["status"]).0, Some(0), "nothing is wrong with what it has signed");
+    assert_eq!(certs(&["init"]).0, Some(0));
+    let (status, _, stderr) = certs(&["rotate"]);
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("ca.key") && stderr.contains("rotate --ca"), "{stderr}");
+    assert_eq!(authority(), before);
+    let (status, _, stderr) = certs(&["rotate", "--ca"]);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert_ne!(authority(), before);
+    assert_eq!(certs(&["status"]).0, Some(0));
+}
+
+/// What an operator has exported for `psql` is not there any more when a command opens a connection.
+#[test]
+fn variables_of_libpq_reach_no_connection() {
+    let folder = folder();
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).expect("created");
+    let java = bin.join("java");
+    // The environment of the command itself, as the kernel shows it.
+    let seen = folder.path().join("seen");
+    fs::write(&java, format!("#!/bin/sh\n/bin/cat /proc/$PPID/environ > '{}'\n", seen.display()))
+        .expect("written");
+    fs::set_permissions(&java, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("allowed");
+    let mut command = holdfast(&folder.path().join("stack"), &["up", "--port-offset", PORT_OFFSET]);
+    command.env("PATH", &bin).env("PGOPTIONS", "-c synchronous_commit=off").env("PGSSLMODE", "verify-full");
+    let (status, _, stderr) = finished(&mut command);
+    assert_eq!(status, Some(1), "{stderr}");
+    let seen = fs::read(seen).expect("it was asked");
+    let names: Vec<String> = seen
+        .split(|byte| *byte == 0)
+        .map(|pair| String::from_utf8_lossy(pair).split('=').next().unwrap_or_default().to_owned())
+        .collect();
+    assert!(names.contains(&"PATH".to_owned()), "{names:?}");
+    assert!(!names.iter().any(|name| name.starts_with("PG")), "{names:?}");
+}
+
 /// Two folders below a closed home, whose databases are kept elsewhere: deleting one, by whatever name, deletes its own
 /// databases and never the other's. This only happens for root, so the test needs root too.
 #[test]

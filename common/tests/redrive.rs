@@ -4,7 +4,7 @@ mod support;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use holdfast_common::{
     consumer::PARKED_BYTES_MAX,
     database::TransactionStep,
@@ -185,6 +185,49 @@ async fn what_fails_again_stays_and_is_refused_the_fourth_time() {
     assert!(matches!(redrive(&lab, insisted).await[0].1, Outcome::Failed(_)));
     let actions = audit(&lab).await;
     assert_eq!(actions.iter().filter(|(action, _)| action == "redrive-failed").count(), 4);
+}
+
+/// What was refused because it had failed too often is redriven once it is repaired: that was never tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repaired_letter_is_not_refused() {
+    let lab = Lab::new("anew").await;
+    park(&lab, vec![lab.record(0, lab.event("order", "poison"))]).await;
+    for _ in 0..3 {
+        assert!(matches!(redrive(&lab, all(Mode::Execute)).await[0].1, Outcome::Failed(_)));
+    }
+    assert_eq!(redrive(&lab, all(Mode::Execute)).await[0].1, Outcome::Refused);
+    let id = letters(&lab).await[0].id.clone();
+    edit(&lab, &id, "repaired").await.expect("edited");
+    assert_eq!(letters(&lab).await[0].redrive_count, 0, "of this content");
+    assert_eq!(redrive(&lab, all(Mode::Execute)).await[0].1, Outcome::Redriven);
+    assert_eq!(effects_of(&lab, "order").await, ["repaired"]);
+}
+
+/// Two operators edit a letter at once, one its value and one a header: both edits are in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_at_once_are_both_kept() {
+    let lab = Lab::new("edits").await;
+    park(&lab, vec![lab.record(0, lab.event("order", "poison"))]).await;
+    let id = letters(&lab).await[0].id.clone();
+    // Holds both up until both have begun.
+    let mut other = lab.connect().await;
+    let mut holder = other.begin().await.expect("begun");
+    sqlx::query("select from dead_letters for update").execute(&mut *holder).await.expect("locked");
+    let edits = join_all([
+        edit_parts(&lab, &id, Some("repaired"), &[]).boxed(),
+        edit_parts(&lab, &id, None, &[("note", "by another")]).boxed(),
+    ]);
+    let released = async {
+        support::eventually("both wait", || async { lab.count(WAITING).await == 2 }).await;
+        holder.commit().await.expect("released");
+    };
+    let (edits, ()) = tokio::join!(edits, released);
+    assert!(edits.iter().all(Result::is_ok), "{edits:?}");
+    let request = pb::GetDeadLetterRequest { id };
+    let answer = service(&lab).get_dead_letter(as_operator(request)).await.expect("there");
+    let letter = answer.into_inner().dead_letter.expect("there");
+    assert_eq!(letter.edited_value.as_deref(), Some(&b"repaired"[..]));
+    assert!(letter.edited_headers.iter().any(|header| header.name == "note"), "{letter:?}");
 }
 
 /// Sessions of this database that wait for a lock.

@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -113,6 +113,11 @@ fn write(folder: &Path, name: &str, content: &str, mode: u32) -> Result<()> {
     let mut draft = tempfile::NamedTempFile::new_in(folder)?;
     draft.write_all(content.as_bytes())?;
     draft.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    // The folder is its reader's, which is another user if this one is root.
+    let (reader, us) = (fs::metadata(folder)?, draft.as_file().metadata()?);
+    if (reader.uid(), reader.gid()) != (us.uid(), us.gid()) {
+        fchown(draft.as_file(), Some(reader.uid()), Some(reader.gid()))?;
+    }
     draft.persist(folder.join(name)).with_context(|| format!("cannot write {name}"))?;
     Ok(())
 }

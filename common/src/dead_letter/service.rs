@@ -184,7 +184,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                 move |connection, (group, edit, reason, actor)| {
                     async move {
                         let mut letter =
-                            store::get(connection, group.name, id).await?.ok_or(EditError::Unknown)?;
+                            store::lock(connection, group.name, id).await?.ok_or(EditError::Unknown)?;
                         letter.edit(edit);
                         let record = letter.effective_record();
                         // It is kept, shown and handled like a record that was parked.

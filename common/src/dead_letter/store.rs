@@ -95,6 +95,24 @@ pub(super) async fn get(
     row.as_ref().map(letter).transpose()
 }
 
+/// One letter, locked until the end of the transaction: of two edits at once the second begins with what the first has made of it.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    group: &str,
+    id: Uuid,
+) -> Result<Option<Letter>, DatabaseError> {
+    let row = sqlx::query(concat!(
+        "-- dead_letter.lock\nselect ",
+        letter_columns!(),
+        " from dead_letters where group_name = $1 and id = $2 for update"
+    ))
+    .bind(group)
+    .bind(id)
+    .fetch_optional(connection)
+    .await?;
+    row.as_ref().map(letter).transpose()
+}
+
 /// Letters that are redriven together: those of one aggregate, or one that names none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum RedriveGroup {
@@ -280,8 +298,8 @@ pub(super) async fn mark_failed(
     Ok(())
 }
 
-/// Replaces the edited parts of a parked letter, which then belongs to the aggregate that it names. False: it is not
-/// parked.
+/// Replaces the edited parts of a parked letter, which then belongs to the aggregate that it names. Its redrives are counted anew:
+/// those before have tried something else. False: it is not parked.
 pub(super) async fn edit(
     connection: &mut PgConnection,
     group: &str,
@@ -291,7 +309,8 @@ pub(super) async fn edit(
 ) -> Result<bool, DatabaseError> {
     let done = sqlx::query(
         "-- dead_letter.edit
-        update dead_letters set edited_key = $3, edited_value = $4, edited_headers = $5, subject = $6
+        update dead_letters
+        set edited_key = $3, edited_value = $4, edited_headers = $5, subject = $6, redrive_count = 0
         where group_name = $1 and id = $2 and state = 'parked'",
     )
     .bind(group)

@@ -7,14 +7,17 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    io,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
-use nix::fcntl::{Flock, FlockArg};
+
+use crate::{
+    environment::{self, unprivileged},
+    files, removal,
+};
 
 /// What to fetch, with the versions.
 const POM: &str = include_str!("../pom.xml");
@@ -37,37 +40,54 @@ impl Artifacts {
         let root = cache_dir()?;
         let artifacts = Self { jars: root.join("jars"), postgres_bin: root.join("postgres").join("bin") };
         if root.exists() {
-            return Ok(artifacts);
+            return open_to_components(&root).map(|()| artifacts);
         }
         if let Some(base) = root.parent() {
             fs::create_dir_all(base).with_context(|| format!("cannot create {}", base.display()))?;
         }
         // Several stacks may be the first at once: one fetches, the others wait for it.
-        let _lock = lock(&root.with_extension("lock"))?;
+        let lock = lock(&root.with_extension("lock"))?;
         if root.exists() {
-            return Ok(artifacts);
+            return open_to_components(&root).map(|()| artifacts);
         }
         eprintln!("fetching Apache Kafka and PostgreSQL (once, about 60 MB)");
         // Only what is complete gets the name that is looked for.
         let draft = root.with_extension("draft");
-        let _ = fs::remove_dir_all(&draft);
+        removal::remove(&draft)?;
         fs::create_dir_all(&draft).with_context(|| format!("cannot create {}", draft.display()))?;
         let pom = draft.join("pom.xml");
         fs::write(&pom, POM).with_context(|| format!("cannot write {}", pom.display()))?;
         let (jars, platform) = (draft.join("jars"), platform()?);
-        fetch(&pom, &jars, platform)?;
+        fetch(&pom, &jars, platform, &lock)?;
         verify(&jars, &expected(platform)?)?;
-        unpack_postgres(&draft, &jars)?;
+        unpack_postgres(&draft, &jars, &lock)?;
+        open_to_components(&draft)?;
         fs::rename(&draft, &root).with_context(|| format!("cannot create {}", root.display()))?;
         Ok(artifacts)
     }
 }
 
-fn lock(path: &Path) -> Result<Flock<File>> {
+fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| io::Error::from(error))
-        .with_context(|| format!("cannot lock {}", path.display()))
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
+/// The lock as the standard input of a child, which holds it as long as it runs: a child that survives this process, killed with
+/// -9, must not write into what the next one makes.
+fn held_by_child(lock: &File) -> Result<Stdio> {
+    Ok(Stdio::from(lock.try_clone().context("cannot copy the lock of the cache")?))
+}
+
+/// Whatever the umask is, or was when an older version fetched them.
+fn open_to_components(root: &Path) -> Result<()> {
+    if unprivileged()?.is_none() {
+        return Ok(());
+    }
+    let base = root.parent().unwrap_or(root);
+    files::create_passable(base, base)
+        .and_then(|()| files::publish(root))
+        .with_context(|| format!("cannot open {} to the components", root.display()))
 }
 
 /// One folder per content of the pom and of the checksums, so that a new version never finds files of an old one.
@@ -77,12 +97,18 @@ fn cache_dir() -> Result<PathBuf> {
     let base = if nix::unistd::geteuid().is_root() {
         // Then PostgreSQL runs as another user, who can't read root's home.
         PathBuf::from("/var/cache")
-    } else if let Some(cache) = env::var_os("XDG_CACHE_HOME") {
-        PathBuf::from(cache)
     } else {
-        let home = env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?;
-        PathBuf::from(home).join(".cache")
+        // A relative one is to be ignored (XDG Base Directory Specification).
+        let folder = |name| env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+        let home = || Some(folder("HOME")?.join(".cache"));
+        folder("XDG_CACHE_HOME").or_else(home).context("neither XDG_CACHE_HOME nor HOME names a folder")?
     };
+    // It would separate two entries of the class path of Java.
+    ensure!(
+        !base.as_os_str().as_encoded_bytes().contains(&b':'),
+        "{} has a colon: name another folder with XDG_CACHE_HOME",
+        base.display()
+    );
     Ok(base.join("holdfast").join(format!("native-{:016x}", hasher.finish())))
 }
 
@@ -95,9 +121,11 @@ fn platform() -> Result<&'static str> {
     }
 }
 
-fn fetch(pom: &Path, jars: &Path, platform: &str) -> Result<()> {
+fn fetch(pom: &Path, jars: &Path, platform: &str, lock: &File) -> Result<()> {
     // Strict: also what Maven fetches for itself must have the registry's checksums.
+    // In the caller's environment: proxies and Maven's own settings are there.
     run(Command::new("mvn")
+        .stdin(held_by_child(lock)?)
         .args(["-B", "-q", "-C", "-f"])
         .arg(pom)
         .arg("dependency:copy-dependencies")
@@ -154,7 +182,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The jar contains one `.txz`, which contains `bin`, `lib` and `share`.
-fn unpack_postgres(root: &Path, jars: &Path) -> Result<()> {
+fn unpack_postgres(root: &Path, jars: &Path, lock: &File) -> Result<()> {
     let jar = fs::read_dir(jars)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
@@ -162,15 +190,25 @@ fn unpack_postgres(root: &Path, jars: &Path) -> Result<()> {
         .context("Maven brought no PostgreSQL")?;
     let (unzipped, target) = (root.join("unzipped"), root.join("postgres"));
     fs::create_dir_all(&target)?;
-    run(Command::new("unzip").args(["-q", "-o"]).arg(&jar).arg("-d").arg(&unzipped))
-        .context("cannot unpack PostgreSQL; `make deps` installs unzip")?;
+    run(environment::command("unzip")
+        .stdin(held_by_child(lock)?)
+        .args(["-q", "-o"])
+        .arg(&jar)
+        .arg("-d")
+        .arg(&unzipped))
+    .context("cannot unpack PostgreSQL; `make deps` installs unzip")?;
     let archive = fs::read_dir(&unzipped)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .find(|path| path.extension() == Some(OsStr::new("txz")))
         .context("the PostgreSQL artifact holds no .txz")?;
-    run(Command::new("tar").arg("-xJf").arg(&archive).arg("-C").arg(&target))
-        .context("cannot unpack PostgreSQL; `make deps` installs tar and xz")?;
+    run(environment::command("tar")
+        .stdin(held_by_child(lock)?)
+        .arg("-xJf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(&target))
+    .context("cannot unpack PostgreSQL; `make deps` installs tar and xz")?;
     fs::remove_dir_all(&unzipped)?;
     // It would only get in the way on Kafka's class path.
     fs::remove_file(&jar)?;

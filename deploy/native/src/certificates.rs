@@ -30,8 +30,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    files::{self, Owner},
     layout::{DatabaseTls, Layout, Participant},
-    postgres::{cluster_dir, write_for_server},
+    postgres::{cluster_dir, serves},
 };
 
 /// What a server with TLS has in its folder, and where it comes from. PostgreSQL reads its key only if no one else can, and its user
@@ -72,10 +73,10 @@ pub(crate) fn copy(layout: &Layout, participant: &Participant) -> Result<bool> {
         }
     }
     if !changed.is_empty() {
-        write_for_server(&cluster.join(UNREAD), b"")?;
+        files::write(&cluster.join(UNREAD), b"", Owner::Components)?;
     }
     for (path, content) in &changed {
-        write_for_server(path, content)?;
+        files::write(path, content, Owner::Components)?;
     }
     Ok(!changed.is_empty())
 }
@@ -83,7 +84,10 @@ pub(crate) fn copy(layout: &Layout, participant: &Participant) -> Result<bool> {
 /// The process of a running server, which notes it down.
 fn postmaster(cluster: &Path) -> Option<Pid> {
     let note = fs::read_to_string(cluster.join("postmaster.pid")).ok()?;
-    note.lines().next()?.trim().parse().ok().map(Pid::from_raw)
+    let pid: u32 = note.lines().next()?.trim().parse().ok()?;
+    // It may be the note of a server that was killed, and the process somebody else's.
+    let pid = Some(pid).filter(|pid| serves(*pid, cluster))?;
+    i32::try_from(pid).ok().map(Pid::from_raw)
 }
 
 /// Ends open connections whose certificate is on the deny list: the server itself looks at it only when a connection begins.

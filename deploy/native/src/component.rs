@@ -19,11 +19,13 @@ use crate::{
     certificates,
     kafka::{self, Broker},
     layout::{
-        Extra, Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, REDIS, Replica, Scope,
+        Extra, GATEWAY, Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, REDIS, Replica,
+        Scope,
     },
     log, postgres,
     prepare::Prepared,
     probe::{self, Answer},
+    programs::{self, Program},
     redis, services,
     state::{ComponentReport, ComponentState},
     talk::say,
@@ -137,21 +139,32 @@ impl Component {
         }
     }
 
-    fn command(self, prepared: &Prepared) -> Result<Command> {
+    /// The command, and what must live until it is started.
+    fn command(self, prepared: &Prepared) -> Result<(Command, Option<Program>)> {
         let layout = &prepared.layout;
-        match self {
-            Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant),
-            Self::Kafka => Ok(kafka::command(layout, &prepared.artifacts)),
-            Self::Redis => redis::command(layout),
-            Self::Participant(replica) => services::participant_command(layout, replica, &prepared.links),
-            Self::Gateway(gateway) => services::gateway_command(layout, gateway, &prepared.extras),
-        }
+        let program = |service| Program::open(programs::chosen(layout, &self.name(), service)?);
+        let command = match self {
+            Self::Database(participant) => postgres::command(layout, &prepared.artifacts, participant)?,
+            Self::Kafka => kafka::command(layout, &prepared.artifacts)?,
+            Self::Redis => redis::command(layout)?,
+            Self::Participant(replica) => {
+                let program = program(replica.participant.name)?;
+                let command = services::participant_command(layout, replica, &program, &prepared.links)?;
+                return Ok((command, Some(program)));
+            }
+            Self::Gateway(gateway) => {
+                let program = program(GATEWAY)?;
+                let command = services::gateway_command(layout, gateway, &program, &prepared.extras)?;
+                return Ok((command, Some(program)));
+            }
+        };
+        Ok((command, None))
     }
 
     /// Starts its process, with its log behind its standard output and error.
     pub(crate) fn spawn(self, prepared: &Prepared) -> Result<Child> {
         let log_path = prepared.layout.log_file(&self.name());
-        let mut command = self.command(prepared)?;
+        let (mut command, _program) = self.command(prepared)?;
         // Redis reads its configuration there.
         if self.kind() != Kind::Redis {
             command.stdin(Stdio::null());

@@ -5,6 +5,7 @@
 )]
 
 use std::{
+    ffi::OsString,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -27,8 +28,8 @@ use crate::{
     kafka::Broker,
     layout::Layout,
     probe::{self, Answer, Life},
-    programs,
-    state::{self, ComponentReport, ComponentState, StackReport, lock},
+    programs, removal,
+    state::{self, ComponentReport, ComponentState, Lock, StackReport, is_locked},
 };
 
 /// The pause between two looks at another process.
@@ -39,6 +40,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub enum Found {
     /// A supervisor runs.
     Running(StackReport),
+    /// Somebody starts or deletes it: there is a lock, and no report of its holder.
+    Starting,
     /// A supervisor ended without stopping its components: killed, or the machine went down.
     Abandoned(StackReport),
     /// Nothing was started here.
@@ -48,29 +51,49 @@ pub enum Found {
 /// Looks into a stack's folder. The report has the port offset that the stack was started with.
 pub fn find(data_dir: &Path) -> Result<Found> {
     let layout = Layout::new(data_dir.to_owned(), 0);
-    let Some(mut report) = state::read(&layout)? else { return Ok(Found::Nothing) };
-    if lock(&layout)?.is_none() {
-        return Ok(Found::Running(report));
+    // Asked first: whoever ends after that has left his report, and was there.
+    let is_locked = is_locked(&layout)?;
+    let report = match state::read(&layout) {
+        // Half a report, after the machine went down: it names nobody.
+        Err(error) if !is_locked && error.is::<serde_json::Error>() => return Ok(Found::Nothing),
+        report => report?,
+    };
+    match report {
+        // The report of an earlier life may still be there.
+        Some(report) if is_locked && probe::is_running(report.supervisor_pid) => Ok(Found::Running(report)),
+        _ if is_locked => Ok(Found::Starting),
+        Some(mut report) => {
+            for component in &mut report.components {
+                component.state = ComponentState::Down;
+            }
+            Ok(Found::Abandoned(report))
+        }
+        None => Ok(Found::Nothing),
     }
-    for component in &mut report.components {
-        component.state = ComponentState::Down;
-    }
-    Ok(Found::Abandoned(report))
 }
 
-/// Starts a supervisor in the background: this program again, with `arguments`. Its output goes to a log file.
-pub fn detach(layout: &Layout, arguments: &[String]) -> Result<()> {
+/// A supervisor that was started in the background.
+#[derive(Debug)]
+pub struct Detached {
+    /// Where its words begin in its log, in bytes.
+    log_from: u64,
+}
+
+/// Starts a supervisor in the background: this program again, with `arguments`. Its output goes to a log file. It gets the lock as
+/// its standard input, so that there is no moment in which somebody else could take it.
+pub fn detach(layout: &Layout, lock: &Lock, arguments: &[OsString]) -> Result<Detached> {
     let log_path = layout.log_file("supervisor");
     let log = fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(&log_path)
         .with_context(|| format!("cannot write {}", log_path.display()))?;
+    let log_from = log.metadata()?.len();
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.args(arguments).stdin(lock.for_child()?).stdout(log.try_clone()?).stderr(log);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.spawn().context("cannot start the supervisor")?;
-    Ok(())
+    Ok(Detached { log_from })
 }
 
 /// The command that starts a stack which ends, and deletes its data, when its standard input closes: however its owner ends. It
@@ -110,6 +133,14 @@ pub enum NotReady {
         /// Its log file.
         log: String,
     },
+    /// Its supervisor has ended: it failed, or somebody stopped the stack.
+    #[error("the supervisor has ended: {words} (more in {log})")]
+    SupervisorEnded {
+        /// What it said last.
+        words: String,
+        /// Its log file.
+        log: String,
+    },
     /// The time to wait has passed.
     #[error("not ready after {seconds} s: {waiting}")]
     TimedOut {
@@ -120,8 +151,34 @@ pub enum NotReady {
     },
 }
 
-/// Waits until every component is ready, or until all can serve and some stay degraded.
+/// Waits until every component is ready, or until all can serve and some stay degraded. Also for a supervisor that is still to come.
 pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport, NotReady> {
+    wait(data_dir, time_max, || None)
+}
+
+/// The same of a stack that has a supervisor: not longer than that lives. `detached` is the one that this process has started.
+pub fn wait_ready_while_supervised(
+    data_dir: &Path,
+    time_max: Duration,
+    detached: Option<&Detached>,
+) -> Result<StackReport, NotReady> {
+    let layout = Layout::new(data_dir.to_owned(), 0);
+    let log = layout.log_file("supervisor");
+    wait(data_dir, time_max, || {
+        // An error is no proof that it has ended.
+        let has_ended = is_locked(&layout).is_ok_and(|locked| !locked);
+        has_ended.then(|| NotReady::SupervisorEnded {
+            words: detached.map_or_else(|| last_line(&log), |detached| words_from(&log, detached.log_from)),
+            log: log.display().to_string(),
+        })
+    })
+}
+
+fn wait(
+    data_dir: &Path,
+    time_max: Duration,
+    ended: impl Fn() -> Option<NotReady>,
+) -> Result<StackReport, NotReady> {
     let begin = Instant::now();
     let mut could_not_serve_at = begin;
     loop {
@@ -145,6 +202,9 @@ pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport, No
         } else {
             could_not_serve_at = Instant::now();
         }
+        if let Some(error) = ended() {
+            return Err(error);
+        }
         if begin.elapsed() > time_max {
             return Err(NotReady::TimedOut {
                 seconds: time_max.as_secs(),
@@ -161,12 +221,26 @@ fn keeps_ending(component: &ComponentReport) -> bool {
 
 /// The last line that a component logged.
 fn last_line(log: &Path) -> String {
+    words(&fs::read(log).unwrap_or_default(), 1)
+}
+
+/// So many lines of a supervisor say why it ended.
+const LAST_WORDS_LINES_MAX: usize = 10;
+
+/// The last lines that were logged after the first `from` bytes.
+fn words_from(log: &Path, from: u64) -> String {
     let text = fs::read(log).unwrap_or_default();
-    String::from_utf8_lossy(&text)
-        .lines()
-        .rfind(|line| !line.trim().is_empty())
-        .unwrap_or("its log is empty")
-        .to_owned()
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    words(text.get(from..).unwrap_or_default(), LAST_WORDS_LINES_MAX)
+}
+
+fn words(text: &[u8], lines_max: usize) -> String {
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    match lines.get(lines.len().saturating_sub(lines_max)..) {
+        Some(last) if !last.is_empty() => last.join("\n"),
+        _ => "its log is empty".to_owned(),
+    }
 }
 
 /// Has a service run its program in `folder` from now on: asks the process that runs to end, whereupon the supervisor starts
@@ -249,30 +323,64 @@ pub enum Stopped {
     Nothing,
 }
 
-/// Stops whatever runs in this folder.
+/// Stops whatever runs in this folder; what is being started, too.
 pub fn stop(data_dir: &Path, time_max: Duration) -> Result<Stopped> {
     let layout = Layout::new(data_dir.to_owned(), 0);
-    let stopped = match find(data_dir)? {
-        Found::Nothing => return Ok(Stopped::Nothing),
-        Found::Running(report) => stop_supervisor(&layout, &report, time_max)?,
-        Found::Abandoned(report) => kill_abandoned(&layout, &report, time_max)?,
-    };
-    fs::remove_file(layout.state_file())?;
-    Ok(stopped)
-}
-
-/// Returns when the supervisor, which stops its components first, has ended.
-fn stop_supervisor(layout: &Layout, report: &StackReport, time_max: Duration) -> Result<Stopped> {
-    let pid = i32::try_from(report.supervisor_pid)?;
-    kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot stop the supervisor")?;
     let until = Instant::now() + time_max;
-    while lock(layout)?.is_none() {
+    loop {
+        match find(data_dir)? {
+            Found::Nothing => return Ok(Stopped::Nothing),
+            Found::Running(report) => {
+                stop_supervisor(&layout, &report, until)?;
+                // Whoever has it now starts another stack here.
+                if let Some(lock) = Lock::take(&layout)? {
+                    forget(&layout, &lock)?;
+                }
+                return Ok(Stopped::Running);
+            }
+            Found::Abandoned(_) => {
+                if let Some(lock) = Lock::take(&layout)? {
+                    return stop_abandoned(&layout, &lock, time_max);
+                }
+            }
+            Found::Starting => {}
+        }
         if Instant::now() > until {
-            bail!("the supervisor (process {pid}) did not stop within {} s", time_max.as_secs());
+            bail!("a stack is being started in {}: try again when that has ended", data_dir.display());
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    Ok(Stopped::Running)
+}
+
+/// Kills components that have lost their supervisor, and forgets them. The holder of the lock may do so.
+pub fn stop_abandoned(layout: &Layout, lock: &Lock, time_max: Duration) -> Result<Stopped> {
+    // What can't be read names nobody.
+    let stopped = match state::read(layout) {
+        Ok(Some(report)) => kill_abandoned(layout, &report, time_max)?,
+        Ok(None) => Stopped::Nothing,
+        Err(error) if error.is::<serde_json::Error>() => Stopped::Nothing,
+        Err(error) => return Err(error),
+    };
+    forget(layout, lock)?;
+    Ok(stopped)
+}
+
+fn forget(layout: &Layout, _lock: &Lock) -> Result<()> {
+    [layout.state_file(), layout.state_draft_file()].iter().try_for_each(|file| removal::remove(file))
+}
+
+/// Returns when the supervisor, which stops its components first, has ended.
+fn stop_supervisor(layout: &Layout, report: &StackReport, until: Instant) -> Result<()> {
+    let pid = i32::try_from(report.supervisor_pid)?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot stop the supervisor")?;
+    // The lock may be another's by then.
+    while probe::is_running(report.supervisor_pid) && is_locked(layout)? {
+        if Instant::now() > until {
+            bail!("the supervisor (process {pid}) does not stop");
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
 }
 
 fn kill_abandoned(layout: &Layout, report: &StackReport, time_max: Duration) -> Result<Stopped> {
@@ -360,7 +468,7 @@ pub fn age(component: &ComponentReport) -> Option<Duration> {
 /// Deletes what a stack has written, and its folder if nothing else is in it. Returns what is left because somebody
 /// else put it there. Refused while a supervisor runs here.
 pub fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
-    let Some(_lock) = lock(layout)? else {
+    let Some(_lock) = Lock::take(layout)? else {
         bail!("a stack runs in {}: stop it first", layout.data_dir.display());
     };
     state::delete(layout)
@@ -390,9 +498,10 @@ mod tests {
                 detail: String::new(),
             };
             let report = StackReport {
-                supervisor_pid: 1,
+                supervisor_pid: std::process::id(),
                 port_offset: 0,
                 written_at: 0,
+                leaves_down: false,
                 components: vec![component],
                 links: Vec::new(),
             };
@@ -408,7 +517,7 @@ mod tests {
             "nobody holds the lock"
         );
 
-        let _lock = lock(&layout).expect("a lock").expect("free");
+        let _lock = Lock::take(&layout).expect("a lock").expect("free");
         assert_eq!(wait(ComponentState::Ready, 3), Ok(ComponentState::Ready));
         let log = folder.join("order.log").display().to_string();
         assert_eq!(wait(ComponentState::Starting, 2), waiting(format!("order (see {log})")));

@@ -89,9 +89,9 @@ impl Participant {
     }
 
     /// What its server has in the folder of its stack's servers.
-    pub(crate) fn server_files(&self, folder: &Path) -> [PathBuf; 2] {
+    pub(crate) fn server_files(&self, folder: &Path) -> [PathBuf; 3] {
         let cluster = folder.join(self.server);
-        [cluster.with_extension("password"), cluster]
+        [cluster.with_extension("password.draft"), cluster.with_extension("password"), cluster]
     }
 }
 
@@ -478,6 +478,16 @@ impl Layout {
         Ok(format!("redis://:{}@127.0.0.1:{}", password.trim(), self.redis_port()))
     }
 
+    /// How components call a file of the stack: if their user can't get through the folders above it, from the folder in which they
+    /// run, which is the stack's.
+    pub(crate) fn as_components_see(&self, path: PathBuf) -> PathBuf {
+        let is_closed = nix::unistd::geteuid().is_root() && closed_to_others(&self.data_dir).is_some();
+        match path.strip_prefix(&self.data_dir) {
+            Ok(inside) if is_closed => inside.to_owned(),
+            _ => path,
+        }
+    }
+
     /// Certificates and token keys.
     #[must_use]
     pub fn pki_dir(&self) -> PathBuf {
@@ -497,11 +507,6 @@ impl Layout {
     /// Names the program of a component, if that is not the one beside the supervisor's.
     pub(crate) fn program_file(&self, component: &str) -> PathBuf {
         self.data_dir.join("config").join(format!("{component}.program"))
-    }
-
-    /// The same while it is being written.
-    pub(crate) fn program_draft_file(&self, component: &str) -> PathBuf {
-        self.program_file(component).with_extension("program.draft")
     }
 
     /// The password of all servers of a stack from before each had its own.

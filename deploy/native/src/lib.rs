@@ -3,6 +3,7 @@
 //!
 //! - [`layout`]: ports, folders, names; what is where;
 //! - [`link`]: ports between components, for faults of the network;
+//! - [`environment`], [`files`]: with which variables, rights and modes; the caller's own reach no component;
 //! - [`prepare`]: everything that must be true before anything is started; each failure says what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`redis`], [`services`]: how each component is fetched, set up and started;
 //! - [`roles`]: what a service has in the server of its database, also for other servers;
@@ -21,6 +22,8 @@ mod artifacts;
 pub mod certificates;
 mod component;
 pub mod control;
+pub mod environment;
+mod files;
 mod kafka;
 pub mod layout;
 pub mod link;

@@ -2,11 +2,10 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, OpenOptions},
-    io::{self, ErrorKind, Write as _},
+    fs,
+    io::{self, ErrorKind},
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
-        fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
         process::CommandExt as _,
     },
     path::{Component, Path, PathBuf},
@@ -15,40 +14,40 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::unistd::{User, geteuid};
+use nix::unistd::geteuid;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     artifacts::{Artifacts, run},
-    certificates,
+    certificates, environment,
+    environment::unprivileged,
+    files::{self, Owner, Passage},
     layout::{
         DATABASE_ADMINISTRATOR, DatabaseTls, Layout, OPERATOR, PARTICIPANTS, Participant, closed_to_others,
     },
     prepare::write_password,
     removal,
     roles::{self, Passwords},
+    state::Lock,
 };
 
 /// The folder for databases of stacks whose own folder can't be accessed by the user that the servers run as.
 const REACHABLE: &str = "/var/lib/holdfast";
 
-/// User and group that a server runs as when the supervisor is root; Redis too.
-pub(crate) fn unprivileged() -> Result<Option<(u32, u32)>> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    let user = User::from_name("nobody")?
-        .context("PostgreSQL refuses to run as root, and there is no user `nobody` to run it as")?;
-    Ok(Some((user.uid.as_raw(), user.gid.as_raw())))
-}
-
-/// Returns the folder of a server's files. A server that runs as another user must be able to access it.
+/// Returns the folder of a server's files. A server that runs as another user must be able to access it. Where they are once they
+/// stay, whatever becomes of the folders above them.
 pub(crate) fn cluster_dir(layout: &Layout, participant: &Participant) -> PathBuf {
-    let base = layout.data_dir.join("postgres");
-    if geteuid().is_root() && closed_to_others(&layout.data_dir).is_some() {
-        return reachable_dir(&layout.data_dir).join(participant.server);
+    let own = layout.data_dir.join("postgres").join(participant.server);
+    if !geteuid().is_root() {
+        return own;
     }
-    base.join(participant.server)
+    let reachable = reachable_dir(&layout.data_dir);
+    let is_elsewhere = owner(&reachable).is_ok_and(|owner| owner.as_ref() == Some(&layout.data_dir));
+    let is_here = || own.join("PG_VERSION").exists();
+    if is_elsewhere || (!is_here() && closed_to_others(&layout.data_dir).is_some()) {
+        return reachable.join(participant.server);
+    }
+    own
 }
 
 /// Returns where the databases of a stack are kept if its own folder is closed to others. It is the same path below
@@ -89,7 +88,9 @@ fn owner(folder: &Path) -> io::Result<Option<PathBuf>> {
 
 /// Claims the folder for the stack, before anything is written into it; fails if it belongs to another stack.
 fn claim(folder: &Path, data_dir: &Path) -> Result<()> {
-    create_passable(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    // Those above it too: an older version created them as the umask said.
+    files::create_passable(folder, Path::new(REACHABLE))
+        .with_context(|| format!("cannot create {}", folder.display()))?;
     match owner(folder).with_context(|| format!("cannot read the owner of {}", folder.display()))? {
         Some(owner) if owner == data_dir => Ok(()),
         Some(owner) => {
@@ -105,31 +106,29 @@ fn claim(folder: &Path, data_dir: &Path) -> Result<()> {
     }
 }
 
-/// Creates a folder that another user can get through, whatever the umask is.
-fn create_passable(folder: &Path) -> io::Result<()> {
-    for folder in folder.ancestors().collect::<Vec<_>>().into_iter().rev() {
-        match fs::create_dir(folder) {
-            Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?,
-            // Another start may have created it meanwhile.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// Runs `initdb` for those servers that have no files yet, and writes who may log in.
-pub(crate) fn prepare(layout: &Layout, artifacts: &Artifacts) -> Result<()> {
+pub(crate) fn prepare(layout: &Layout, lock: &Lock, artifacts: &Artifacts) -> Result<()> {
     let unprivileged = unprivileged()?;
     let reachable = reachable_dir(&layout.data_dir);
-    if PARTICIPANTS.iter().any(|participant| cluster_dir(layout, participant).starts_with(&reachable)) {
-        claim(&reachable, &layout.data_dir)?;
+    for participant in PARTICIPANTS {
+        let cluster = cluster_dir(layout, participant);
+        if cluster.starts_with(&reachable) {
+            claim(&reachable, &layout.data_dir)?;
+        } else if let Some(closed) = closed_to_others(&layout.data_dir).filter(|_| unprivileged.is_some()) {
+            bail!(
+                "{} was closed to others since the databases in {} were created: open it to their user (`chmod o+x`)",
+                closed.display(),
+                cluster.display()
+            );
+        } else {
+            files::folder(&layout.data_dir.join("postgres"), Passage::Components)?;
+        }
     }
     // In parallel: initdb mostly waits for the disk.
     std::thread::scope(|scope| {
         let set_up = move |participant| {
             write_passwords(layout, participant)?;
-            init(layout, artifacts, participant, unprivileged)?;
+            init(layout, lock, artifacts, participant, unprivileged)?;
             write_access(layout, participant)
         };
         let started: Vec<_> =
@@ -148,9 +147,9 @@ fn write_passwords(layout: &Layout, participant: &Participant) -> Result<()> {
         // Private, as the other one is.
         fs::copy(&common, &own).with_context(|| format!("cannot write {}", own.display()))?;
     }
-    write_password(&own)?;
-    write_password(&layout.owner_password_file(participant))?;
-    write_password(&layout.role_password_file(participant))
+    write_password(&own, Owner::Supervisor)?;
+    write_password(&layout.owner_password_file(participant), Owner::Supervisor)?;
+    write_password(&layout.role_password_file(participant), Owner::Supervisor)
 }
 
 /// Who may log in, and how: the service and the owner of its tables to its own database, the operator's tools to all. With TLS a certificate
@@ -178,74 +177,103 @@ fn write_access(layout: &Layout, participant: &Participant) -> Result<()> {
     let names = format!("{written}operator {OPERATOR} {DATABASE_ADMINISTRATOR}\n");
     // Settings are on the command line. Those that initdb has written contradict them, and each reload would complain of that.
     let settings = format!("{written}lc_messages = 'C'\n");
-    write_for_server(&cluster.join("postgresql.conf"), settings.as_bytes())?;
-    write_for_server(&cluster.join("pg_hba.conf"), access.as_bytes())?;
-    write_for_server(&cluster.join("pg_ident.conf"), names.as_bytes())
+    files::write(&cluster.join("postgresql.conf"), settings.as_bytes(), Owner::Components)?;
+    files::write(&cluster.join("pg_hba.conf"), access.as_bytes(), Owner::Components)?;
+    files::write(&cluster.join("pg_ident.conf"), names.as_bytes(), Owner::Components)
 }
 
-/// Writes a file that only the server can read: completely or not at all.
-pub(crate) fn write_for_server(path: &Path, content: &[u8]) -> Result<()> {
-    let write = || {
-        let mut draft = path.as_os_str().to_owned();
-        draft.push(".draft");
-        let draft = PathBuf::from(draft);
-        let _ = fs::remove_file(&draft);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        if let Some((uid, gid)) = unprivileged()? {
-            chown(&draft, Some(uid), Some(gid))?;
-        }
-        fs::rename(draft, path)?;
-        Ok::<_, anyhow::Error>(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
-}
+/// In the folder of a server's files from when all of them are there.
+const INITIALISED: &str = "initialised";
+/// Written by every start of a server, but not by `initdb`.
+const STARTED: &str = "postmaster.opts";
 
 fn init(
     layout: &Layout,
+    lock: &Lock,
     artifacts: &Artifacts,
     participant: &Participant,
     unprivileged: Option<(u32, u32)>,
 ) -> Result<()> {
     let cluster = cluster_dir(layout, participant);
-    if cluster.join("PG_VERSION").exists() && !cluster.join("initialising").exists() {
+    if is_whole(&cluster)? {
         return Ok(());
     }
-    // Left behind by an interrupted start.
-    let _ = fs::remove_dir_all(&cluster);
-    fs::create_dir_all(&cluster).with_context(|| format!("cannot create {}", cluster.display()))?;
-    fs::set_permissions(&cluster, fs::Permissions::from_mode(0o700))?;
+    // Left behind by an interrupted start. The folder itself may be the root of a disk, and stay.
+    removal::remove(&cluster)?;
+    files::folder_of_components(&cluster)?;
     // initdb needs an empty folder, so the password file is beside it, readable only by the server's user.
     let password_file = cluster.with_extension("password");
-    fs::copy(layout.administrator_password_file(participant), &password_file)?;
-    fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600))?;
-    if let Some((uid, gid)) = unprivileged {
-        chown(&cluster, Some(uid), Some(gid))?;
-        chown(&password_file, Some(uid), Some(gid))?;
-    }
-    let mut command = Command::new(artifacts.postgres_bin.join("initdb"));
+    let password = fs::read(layout.administrator_password_file(participant))?;
+    files::write(&password_file, &password, Owner::Components)?;
+    let mut command = environment::command(artifacts.postgres_bin.join("initdb"));
     command
         .args(["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"])
         .arg(format!("--username={DATABASE_ADMINISTRATOR}"))
-        .arg(format!("--pwfile={}", password_file.display()))
-        .arg(format!("--pgdata={}", cluster.display()))
+        .arg("--pwfile")
+        .arg(&password_file)
+        .arg("--pgdata")
+        .arg(&cluster)
+        .stdin(lock.for_child()?)
         .current_dir("/");
     if let Some((uid, gid)) = unprivileged {
         command.uid(uid).gid(gid);
     }
-    let done = run(&mut command).with_context(|| format!("cannot initialise {}", participant.server));
-    let _ = fs::remove_file(&password_file);
-    if done.is_err() {
-        let _ = fs::remove_dir_all(&cluster);
+    run(&mut command).with_context(|| format!("cannot initialise {}", participant.server))?;
+    files::write(&cluster.join(INITIALISED), b"", Owner::Components)?;
+    removal::remove(&password_file)
+}
+
+/// Whether a folder has all files of a server. Half of them are no loss: nobody has ever used them. Where anybody may have, it is
+/// whole: a server has been started on it, or (if it was copied from elsewhere) it has a database of ours.
+fn is_whole(cluster: &Path) -> Result<bool> {
+    if [INITIALISED, STARTED].iter().any(|sign| cluster.join(sign).exists()) {
+        return Ok(true);
     }
-    done
+    let databases = removal::entries(&cluster.join("base"))?;
+    Ok(databases.iter().any(|folder| {
+        let number = folder.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<u32>().ok());
+        number.is_some_and(|number| number >= FIRST_OF_USERS)
+    }))
+}
+
+/// Databases with smaller numbers are made by `initdb` (`FirstNormalObjectId`).
+const FIRST_OF_USERS: u32 = 16_384;
+
+/// The file with which a server says that it runs.
+const RUNNING: &str = "postmaster.pid";
+
+/// What an earlier server has left behind may name a process that is somebody else's now, and would keep the next one from
+/// starting. It is not deleted: the rest of it leads the server to memory that processes of the earlier one may still use. Naming
+/// the parent of the new server, as PostgreSQL itself provides for, leaves it that check.
+fn see_through_an_earlier_life(cluster: &Path) -> Result<()> {
+    let path = cluster.join(RUNNING);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let pid: Option<u32> = first.trim().parse().ok();
+    // Of a process that is gone PostgreSQL takes no notice; of half a note it does.
+    if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists() || serves(pid, cluster)) {
+        return Ok(());
+    }
+    let parent = std::process::id();
+    files::write(&path, format!("{parent}\n{rest}").as_bytes(), Owner::Components)
+}
+
+/// Whether a process is a server with these files.
+pub(crate) fn serves(pid: u32, cluster: &Path) -> bool {
+    let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    command.split(|byte| *byte == 0).any(|argument| argument == cluster.as_os_str().as_bytes())
 }
 
 /// The command that starts a server in the foreground.
 pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Participant) -> Result<Command> {
-    let mut command = Command::new(artifacts.postgres_bin.join("postgres"));
-    command.arg("-D").arg(cluster_dir(layout, participant)).current_dir("/");
+    let cluster = cluster_dir(layout, participant);
+    see_through_an_earlier_life(&cluster)?;
+    let mut command = environment::command(artifacts.postgres_bin.join("postgres"));
+    command.arg("-D").arg(cluster).current_dir("/");
     if layout.database_tls() == DatabaseTls::On {
         // It ends at once if its files don't fit together, and reads them all at its start.
         certificates::copy(layout, participant)?;
@@ -350,6 +378,7 @@ pub(crate) fn remove_elsewhere(layout: &Layout) -> Result<()> {
             removal::remove(&path)?;
         }
     }
+    removal::remove(&folder.join("owner.draft"))?;
     removal::remove(&folder.join(OWNER))?;
     // The folders above may lead to another stack's databases.
     for parent in folder.ancestors().take_while(|parent| parent.starts_with(REACHABLE)) {
@@ -393,6 +422,62 @@ mod tests {
         fs::write(folder.join(OWNER), "").expect("written");
         assert_eq!(owner(&folder).expect("read"), None);
         fs::remove_dir_all(base).expect("gone");
+    }
+
+    /// Half of what `initdb` writes is made anew; what a server was started on, or has a database of ours, never is.
+    #[test]
+    fn what_may_hold_data_is_whole() {
+        let cluster = std::env::temp_dir().join(format!("holdfast-whole-{}", std::process::id()));
+        let is_whole = |files: &[&str]| {
+            for file in files {
+                let path = cluster.join(file);
+                fs::create_dir_all(path.parent().expect("in a folder")).expect("created");
+                fs::write(path, "").expect("written");
+            }
+            let is_whole = is_whole(&cluster).expect("read");
+            let _ = fs::remove_dir_all(&cluster);
+            is_whole
+        };
+        assert!(!is_whole(&[]));
+        assert!(!is_whole(&["PG_VERSION", "base/1/PG_VERSION", "base/5/PG_VERSION", "base/pgsql_tmp/x"]));
+        for sign in [INITIALISED, STARTED, "base/16384/PG_VERSION"] {
+            assert!(is_whole(&["PG_VERSION", "base/1/PG_VERSION", sign]), "{sign}");
+        }
+    }
+
+    /// A note that names a process which is no server of these files names the supervisor instead, and keeps the rest; that of a
+    /// server is left alone.
+    #[test]
+    fn a_note_of_an_earlier_life_is_seen_through() {
+        let cluster = std::env::temp_dir().join(format!("holdfast-note-{}", std::process::id()));
+        fs::create_dir_all(&cluster).expect("created");
+        see_through_an_earlier_life(&cluster).expect("there is none");
+        let note = cluster.join(RUNNING);
+        let seen_through = |pid: u32| {
+            fs::write(&note, format!("{pid}\n{}\n0\n5432\n", cluster.display())).expect("written");
+            see_through_an_earlier_life(&cluster).expect("done");
+            let text = fs::read_to_string(&note).expect("there");
+            assert_eq!(text.lines().count(), 4, "{text}");
+            text.lines().next().is_some_and(|first| first == std::process::id().to_string())
+        };
+        // Like a server it has its folder as an argument.
+        let start = |arguments: &[&OsStr]| {
+            let mut command = environment::command("sh");
+            command.args(["-c", "read line"]).args(arguments).stdin(std::process::Stdio::piped());
+            command.spawn().expect("it runs")
+        };
+        let (mut stranger, mut server) = (start(&[]), start(&[OsStr::new("-D"), cluster.as_os_str()]));
+        assert!(seen_through(stranger.id()));
+        assert!(!seen_through(server.id()));
+        assert!(!seen_through(u32::MAX), "nobody has this number");
+        fs::write(&note, "").expect("written");
+        see_through_an_earlier_life(&cluster).expect("done");
+        assert_eq!(fs::read_to_string(&note).expect("there"), format!("{}\n", std::process::id()));
+        for process in [&mut stranger, &mut server] {
+            drop(process.stdin.take());
+            process.wait().expect("it ends");
+        }
+        fs::remove_dir_all(cluster).expect("gone");
     }
 
     /// Each service logs in to its own database only; with TLS nobody logs in without a certificate.

@@ -1,12 +1,11 @@
 //! Everything that must be true before anything is started. Each failure says what to do about it.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
+    fs::{self, DirBuilder},
+    io,
     net::{Ipv4Addr, TcpListener},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -15,12 +14,15 @@ use nix::sys::statvfs::statvfs;
 
 use crate::{
     artifacts::Artifacts,
+    environment,
+    files::{self, Owner, Passage},
     kafka,
-    layout::{DatabaseTls, Extra, Layout, PARTICIPANTS, Replicas, Scope, identities},
+    layout::{DatabaseTls, Extra, Layout, PARTICIPANTS, Replicas, Scope, identities, service_names},
     link::Link,
     postgres, programs, redis,
-    removal::{Content, Folder},
+    removal::{self, Content, Folder},
     services,
+    state::Lock,
 };
 
 /// Free space that a start requires, in bytes: three clusters, a broker's log, and room to work.
@@ -61,40 +63,84 @@ pub struct Prepared {
     pub(crate) artifacts: Artifacts,
 }
 
-/// Checks the machine, and creates files, databases, certificates and configurations where they are missing. `links` are those
-/// of the layout, or empty: then clients reach servers by the servers' own ports. `programs` is the folder of the services'
-/// programs, if that is not where this one is.
-pub fn prepare(
-    layout: Layout,
-    scope: Scope,
-    replicas: Replicas,
-    extras: Vec<Extra>,
-    links: Vec<Link>,
-    programs: Option<&Path>,
-    database_tls: DatabaseTls,
-) -> Result<Prepared> {
-    fs::create_dir_all(&layout.data_dir)
-        .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
-    check_space(&layout.data_dir)?;
-    check_nothing_else(&layout)?;
-    fs::write(layout.marker_file(), MARKER)
-        .with_context(|| format!("cannot write {}", layout.marker_file().display()))?;
+/// What a stack is to be.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// How much of it.
+    pub scope: Scope,
+    /// How many of each service.
+    pub replicas: Replicas,
+    /// What it has only because it was asked for.
+    pub extras: Vec<Extra>,
+    /// Those of the layout, or none: then clients reach servers by the servers' own ports.
+    pub links: Vec<Link>,
+    /// The folder of the services' programs, if that is not where this one is.
+    pub programs: Option<&'a Path>,
+    /// Whether connections to the databases are encrypted.
+    pub database_tls: DatabaseTls,
+}
+
+/// Checks the machine and the folder. Nothing is written: what is refused here leaves no trace.
+pub fn check(layout: &Layout, wanted: &Wanted<'_>) -> Result<()> {
+    check_name(&layout.data_dir)?;
+    environment::check_user()?;
+    environment::raise_descriptors()?;
     check_java()?;
-    for extra in &extras {
+    for extra in &wanted.extras {
         match extra {
             Extra::Redis => redis::check()?,
         }
     }
+    let there = layout.data_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    check_space(there)?;
+    check_nothing_else(layout)?;
+    if wanted.scope == Scope::Everything {
+        programs::check(wanted.programs)?;
+    }
+    Ok(())
+}
+
+/// Makes the folder a stack's, and takes its lock: before anything else is made in it. `None` while another start or a supervisor
+/// has it.
+pub fn claim(layout: &Layout) -> Result<Option<Lock>> {
+    let folder = &layout.data_dir;
+    let mut parents = DirBuilder::new();
+    let created = match folder.parent() {
+        // As anybody else would create them.
+        Some(parent) => parents.recursive(true).mode(0o755).create(parent),
+        None => Ok(()),
+    };
+    created
+        .and_then(|()| match fs::create_dir(folder) {
+            Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        })
+        .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
+    environment::keep_private();
+    let Some(lock) = Lock::take(layout)? else { return Ok(None) };
+    fs::write(layout.marker_file(), MARKER)
+        .with_context(|| format!("cannot write {}", layout.marker_file().display()))?;
+    Ok(Some(lock))
+}
+
+/// Creates files, databases, certificates and configurations where they are missing; what an interrupted start has left behind is
+/// completed or made anew. The holder of the lock may do so when nothing of an earlier life runs any more. The stack's folder becomes
+/// the working folder of this process, and so that of components: through it they get to their files wherever it is.
+pub fn prepare(layout: Layout, lock: &Lock, wanted: Wanted<'_>) -> Result<Prepared> {
+    let Wanted { scope, replicas, extras, links, programs, database_tls } = wanted;
     check_ports(&layout.ports(scope, replicas, &extras, &links))?;
     let artifacts = Artifacts::ensure()?;
-    for folder in ["config", "logs"] {
-        let folder = layout.data_dir.join(folder);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
+    open_to_components(&layout.data_dir)?;
+    std::env::set_current_dir(&layout.data_dir)
+        .with_context(|| format!("cannot enter {}", layout.data_dir.display()))?;
+    files::folder(&layout.data_dir.join("config"), Passage::Components)?;
+    files::folder(&layout.data_dir.join("logs"), Passage::Closed)?;
     write_down(&layout, database_tls)?;
+    files::folder(&layout.pki_dir(), Passage::Components)?;
     renew_certificates(&layout, scope)?;
-    postgres::prepare(&layout, &artifacts)?;
-    kafka::prepare(&layout, &artifacts, &links)?;
+    postgres::prepare(&layout, lock, &artifacts)?;
+    kafka::prepare(&layout, lock, &artifacts, &links)?;
     for extra in &extras {
         match extra {
             Extra::Redis => redis::prepare(&layout)?,
@@ -102,10 +148,28 @@ pub fn prepare(
     }
     if scope == Scope::Everything {
         TokenIssuer::load_or_create(&layout.pki_dir())?;
+        // Older versions wrote it as the umask said.
+        let keys = layout.pki_dir().join("jwks.json");
+        files::publish(&keys).with_context(|| format!("cannot open {} to the gateways", keys.display()))?;
+        for name in service_names() {
+            files::folder_of_components(&layout.pki_dir().join(name))?;
+        }
         services::prepare(&layout, replicas, &extras, &links)?;
         programs::prepare(&layout, replicas, programs)?;
     }
     Ok(Prepared { layout, scope, replicas, extras, links, artifacts })
+}
+
+/// Components that run as another user get through the stack's folder, and can't list it.
+fn open_to_components(folder: &Path) -> Result<()> {
+    if environment::unprivileged()?.is_none() {
+        return Ok(());
+    }
+    let open = || {
+        let mode = fs::metadata(folder)?.permissions().mode();
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode | 0o011))
+    };
+    open().with_context(|| format!("cannot open {} to the components", folder.display()))
 }
 
 /// Makes sure that every identity has a certificate with time left.
@@ -131,14 +195,32 @@ pub(crate) fn renew_certificates(layout: &Layout, scope: Scope) -> Result<()> {
 /// For all who look for the databases of this stack.
 fn write_down(layout: &Layout, database_tls: DatabaseTls) -> Result<()> {
     let path = layout.database_tls_file();
-    let done = match database_tls {
-        DatabaseTls::On => fs::write(&path, "Connections to the databases are by TLS only.\n"),
-        DatabaseTls::Off => match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done,
-        },
+    match database_tls {
+        DatabaseTls::On => {
+            files::write(&path, b"Connections to the databases are by TLS only.\n", Owner::Supervisor)
+        }
+        DatabaseTls::Off => removal::remove(&path),
+    }
+}
+
+/// PostgreSQL's own names of files must fit behind it (`MAXPGPATH` is 1,024), also where databases are kept elsewhere.
+const NAME_BYTES_MAX: usize = 800;
+
+/// The name is part of configurations, command lines and messages, which are text.
+fn check_name(folder: &Path) -> Result<()> {
+    let Some(name) = folder.to_str() else {
+        bail!("the name of the data folder is not UTF-8: choose another one with --data-dir");
     };
-    done.with_context(|| format!("cannot write {}", path.display()))
+    if name.chars().any(char::is_control) {
+        bail!("the name of the data folder has control characters: choose another one with --data-dir");
+    }
+    if name.len() > NAME_BYTES_MAX {
+        bail!(
+            "the name of the data folder is {} bytes long, {NAME_BYTES_MAX} are possible: choose another one with --data-dir",
+            name.len()
+        );
+    }
+    Ok(())
 }
 
 fn check_space(folder: &Path) -> Result<()> {
@@ -183,7 +265,7 @@ fn check_nothing_else(layout: &Layout) -> Result<()> {
 fn check_java() -> Result<()> {
     const HELP: &str = "Apache Kafka needs Java 17 or newer: run `make deps`, or install a Java runtime (Debian: apt-get install \
          openjdk-17-jre-headless) so that `java` is on the PATH";
-    let Ok(output) = Command::new("java").arg("-version").output() else {
+    let Ok(output) = environment::command("java").arg("-version").output() else {
         bail!("no Java was found. {HELP}");
     };
     // openjdk version "17.0.15" 2025-04-15
@@ -210,19 +292,13 @@ fn check_ports(ports: &[(String, u16)]) -> Result<(), PortTaken> {
 }
 
 /// A password, created at the first start.
-pub(crate) fn write_password(path: &Path) -> Result<()> {
-    if path.exists() {
+pub(crate) fn write_password(path: &Path, owner: Owner) -> Result<()> {
+    // An empty one is what an older version left behind when it was interrupted.
+    if fs::metadata(path).is_ok_and(|file| file.len() > 0) {
         return Ok(());
     }
     let password = uuid::Uuid::new_v4().simple().to_string();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(file, "{password}")?;
-    Ok(())
+    files::write(path, format!("{password}\n").as_bytes(), owner)
 }
 
 #[cfg(test)]
@@ -238,6 +314,22 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(enough(FREE_BYTES_MIN, folder).is_ok());
+    }
+
+    /// A folder whose name can't be handed on is refused in one sentence; spaces and letters of any language are none of those.
+    #[test]
+    fn a_name_that_cannot_be_handed_on_is_refused() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
+        for (name, expected) in [
+            (&b"/x/\xff"[..], "not UTF-8"),
+            (b"/x/a\nb", "control characters"),
+            (&[b'a'; NAME_BYTES_MAX + 1], "bytes long"),
+        ] {
+            let refused = check_name(Path::new(OsStr::from_bytes(name))).expect_err("refused").to_string();
+            assert!(refused.contains(expected) && refused.contains("--data-dir"), "{refused}");
+        }
+        check_name(Path::new("/x/op st\u{e4}ck, $HOME 'a' %41:#")).expect("a name");
     }
 
     /// A port in use has an error type of its own, and a message with its number and component.

@@ -196,11 +196,16 @@ pub(crate) fn age(pid: u32) -> Option<Duration> {
 /// The unit that Linux reports to user space, whatever the kernel's own tick rate is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Whether a process runs. A zombie does not.
+/// Whether a process runs. A zombie does not; but one whose first thread has ended before the others still has its locks and files.
 pub(crate) fn is_running(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        stat.rsplit_once(')').is_some_and(|(_, fields)| !fields.trim_start().starts_with('Z'))
-    })
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !has_ended(&stat))
+}
+
+/// From the third field (proc(5)) on, behind the name: the state, and as the 20th the number of threads.
+fn has_ended(stat: &str) -> bool {
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let (state, threads) = (fields.next(), fields.nth(16).and_then(|number| number.parse::<u32>().ok()));
+    state == Some("Z") && threads.is_none_or(|threads| threads <= 1)
 }
 
 #[cfg(test)]
@@ -280,6 +285,13 @@ mod tests {
     fn a_process_runs_or_not() {
         assert!(is_running(std::process::id()));
         assert!(!is_running(u32::MAX));
+        let stat = |state: &str, threads: u32| {
+            format!("7 (a) b) {state} 1 7 7 0 -1 4194304 1 0 0 0 1 2 0 0 20 0 {threads} 0 99 0 0\n")
+        };
+        for (state, threads, expected) in [("S", 9, false), ("Z", 1, true), ("Z", 2, false), ("S", 1, false)]
+        {
+            assert_eq!(has_ended(&stat(state, threads)), expected, "{state} {threads}");
+        }
         assert!(age(std::process::id()).is_some_and(|age| age < Duration::from_secs(3600)));
         assert_eq!(age(u32::MAX), None);
     }

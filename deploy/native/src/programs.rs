@@ -7,17 +7,29 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    fs,
+    fs::{self, File},
     io::{ErrorKind, Read as _},
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            fs::PermissionsExt as _,
+            process::CommandExt as _,
+        },
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::unistd::geteuid;
 
-use crate::layout::{Gateway, Layout, Replica, Replicas, service_of};
+use crate::{
+    environment,
+    files::{self, Owner},
+    layout::{Gateway, Layout, Replica, Replicas, closed_to_others, service_names, service_of},
+};
 
 /// The file name of a service's program.
 fn file_name(service: &str) -> String {
@@ -62,10 +74,7 @@ pub(crate) fn choose(layout: &Layout, component: &str, folder: &Path) -> Result<
     let service = service_of(component).with_context(|| format!("{component} has no program of ours"))?;
     let program = program_in(folder, service)?;
     let path = layout.program_file(component);
-    let draft = layout.program_draft_file(component);
-    fs::write(&draft, program.as_os_str().as_bytes())
-        .and_then(|()| fs::rename(&draft, &path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    files::write(&path, program.as_os_str().as_bytes(), Owner::Supervisor)
 }
 
 fn forget(layout: &Layout, component: &str) -> Result<()> {
@@ -100,15 +109,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
     clippy::disallowed_methods,
     reason = "the supervisor starts one component after the other, and this takes milliseconds"
 )]
-pub(crate) fn says_in_its_help(program: &Path, setting: &str) -> Result<bool> {
-    let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
+pub(crate) fn says_in_its_help(program: &Program, setting: &str) -> Result<bool> {
+    let path = &program.path;
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let service = name.strip_prefix("holdfast-").unwrap_or_default();
-    if own_folder(service).is_ok_and(|folder| folder.join(name) == program) {
+    if own_folder(service).is_ok_and(|folder| folder.join(name) == *path) {
         return Ok(true);
     }
-    let mut asked = Command::new(program);
+    let mut asked = program.command();
     asked.arg("--help").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut process = asked.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    let mut process = asked.spawn().with_context(|| format!("cannot start {}", path.display()))?;
     let until = Instant::now() + HELP_TIME_MAX;
     while process.try_wait()?.is_none() {
         if Instant::now() >= until {
@@ -121,6 +131,51 @@ pub(crate) fn says_in_its_help(program: &Path, setting: &str) -> Result<bool> {
     let mut help = String::new();
     process.stdout.take().context("its output was asked for")?.read_to_string(&mut help)?;
     Ok(help.contains(setting))
+}
+
+/// A program, and a way to run it. The user of the components may not get through the folders above it: for them it is opened here,
+/// and run as an open file. It must live until the process is started.
+#[derive(Debug)]
+pub(crate) struct Program {
+    path: PathBuf,
+    opened: Option<File>,
+}
+
+impl Program {
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        let is_closed = geteuid().is_root() && path.parent().and_then(closed_to_others).is_some();
+        let opened = is_closed.then(|| File::open(&path)).transpose();
+        let opened = opened.with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { path, opened })
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let Some(file) = &self.opened else { return environment::command(&self.path) };
+        let mut command = environment::command(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        command.arg0(&self.path);
+        command
+    }
+}
+
+/// Checks that every service has a program that the user of the components may run.
+pub(crate) fn check(folder: Option<&Path>) -> Result<()> {
+    for service in service_names() {
+        let program = match folder {
+            Some(folder) => program_in(folder, service)?,
+            None => own_folder(service)?.join(file_name(service)),
+        };
+        let mode = fs::metadata(&program)
+            .with_context(|| format!("cannot look at {}", program.display()))?
+            .permissions()
+            .mode();
+        if geteuid().is_root() && mode & 0o005 != 0o005 {
+            bail!(
+                "{} is closed to others, and components do not run as root: open it with `chmod o+rx`",
+                program.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What the kernel appends to the name of a program whose file was deleted or replaced (proc(5)).
@@ -169,6 +224,7 @@ mod tests {
             let program = folder.join("holdfast-order");
             fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("allowed");
+            let program = Program::open(program).expect("it is there");
             assert_eq!(says_in_its_help(&program, "NEW_ONE").expect("asked"), knows, "{script}");
         }
         fs::remove_dir_all(folder).expect("gone");

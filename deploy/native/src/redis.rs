@@ -1,9 +1,8 @@
 //! Redis: what replicas of the gateway share, if a stack is asked to have it. It keeps nothing on disk.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::Write as _,
-    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    fs::{self, File},
+    os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -14,7 +13,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{layout::Layout, postgres};
+use crate::{
+    environment::{self, unprivileged},
+    files::{self, Owner},
+    layout::Layout,
+};
 
 const PROGRAM: &str = "redis-server";
 /// Older ones don't let a script both ask for the time and write.
@@ -25,15 +28,7 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
 pub(crate) fn prepare(layout: &Layout) -> Result<()> {
     let password = password(layout)?;
     let path = layout.redis_config_file();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    file.write_all(configuration(layout.redis_port(), &password).as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))
+    files::write(&path, configuration(layout.redis_port(), &password).as_bytes(), Owner::Supervisor)
 }
 
 fn configuration(port: u16, password: &str) -> String {
@@ -60,7 +55,7 @@ set-proc-title no
 pub(crate) fn check() -> Result<()> {
     const HELP: &str = "Redis 7 or newer was asked for (--with redis): run `make deps`, or install it (Debian: apt-get install \
          redis-server) so that `redis-server` is on the PATH";
-    let Ok(output) = Command::new(PROGRAM).arg("--version").output() else {
+    let Ok(output) = environment::command(PROGRAM).arg("--version").output() else {
         bail!("no redis-server was found. {HELP}");
     };
     // Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=…
@@ -80,7 +75,8 @@ pub(crate) fn check() -> Result<()> {
 /// Its password, which is created at the first start with Redis.
 fn password(layout: &Layout) -> Result<String> {
     let path = layout.redis_password_file();
-    crate::prepare::write_password(&path)?;
+    // The gateways read it.
+    crate::prepare::write_password(&path, Owner::Components)?;
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(text.trim().to_owned())
 }
@@ -89,7 +85,7 @@ fn password(layout: &Layout) -> Result<String> {
 pub(crate) fn command(layout: &Layout) -> Result<Command> {
     let path = layout.redis_config_file();
     let config = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut command = Command::new(PROGRAM);
+    let mut command = environment::command(PROGRAM);
     command
         // It is not used. It is there so that the process can be recognised as this stack's.
         .arg("--syslog-ident")
@@ -98,7 +94,7 @@ pub(crate) fn command(layout: &Layout) -> Result<Command> {
         .arg("-")
         .stdin(Stdio::from(config))
         .current_dir("/");
-    if let Some((uid, gid)) = postgres::unprivileged()? {
+    if let Some((uid, gid)) = unprivileged()? {
         command.uid(uid).gid(gid);
     }
     Ok(command)

@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::layout::{Layout, PARTICIPANTS, every_component_name};
+use crate::{
+    files::DRAFT,
+    layout::{Layout, PARTICIPANTS, every_component_name},
+};
 
 /// Files of an installation of certificates, without `.draft`.
 const PKI_FILES: [&str; 10] = [
@@ -62,17 +65,14 @@ impl Content {
         let names = every_component_name();
         let config: BTreeSet<String> = names
             .iter()
-            .flat_map(|name| {
-                ["toml", "program", "program.draft", "password"]
-                    .map(|extension| format!("{name}.{extension}"))
-            })
+            .flat_map(|name| ["toml", "program", "password"].map(|extension| format!("{name}.{extension}")))
             .chain(PARTICIPANTS.iter().map(|participant| format!("{}.password", participant.owner_role())))
             .chain(["database-password", "database-tls", "redis-password", "redis.conf"].map(str::to_owned))
             .collect();
         let logs: BTreeSet<String> =
             names.iter().flat_map(|name| [format!("{name}.log"), format!("{name}.log.old")]).collect();
         content.divide(&layout.data_dir.join("config"), |path| {
-            proven && is_file_named(path, |name| config.contains(name))
+            proven && is_file_named(path, |name| config.contains(name.strip_suffix(DRAFT).unwrap_or(name)))
         })?;
         content.divide(&layout.data_dir.join("logs"), |path| {
             proven && is_file_named(path, |name| logs.contains(name))
@@ -80,8 +80,10 @@ impl Content {
 
         let broker = layout.kafka_dir();
         content.divide(&broker, |path| {
-            let is_file = is_file_named(path, |name| ["log4j2.xml", "server.properties"].contains(&name));
-            let signs = ["meta.properties", "bootstrap.checkpoint"];
+            let is_file = is_file_named(path, |name| {
+                ["log4j2.xml", "server.properties"].contains(&name.strip_suffix(DRAFT).unwrap_or(name))
+            });
+            let signs = ["meta.properties", "meta.properties.tmp", "bootstrap.checkpoint"];
             proven && (is_file || (*path == broker.join("logs") && is_folder_with(path, &signs)))
         })?;
 
@@ -91,7 +93,8 @@ impl Content {
         content.divide(&servers, |path| {
             proven
                 && files.contains(path)
-                && (is_file_named(path, |_| true) || is_folder_with(path, &["PG_VERSION", "initialising"]))
+                && (is_file_named(path, |_| true)
+                    || is_folder_with(path, &["PG_VERSION", "initialising", "pg_wal"]))
         })?;
 
         let identities: Vec<PathBuf> = entries(&layout.pki_dir())?
@@ -213,6 +216,7 @@ mod tests {
             "config/order-2.toml",
             "config/order-2.program",
             "config/order-2.program.draft",
+            "config/order.toml.draft",
             "config/database-password",
             "config/database-tls",
             "config/order.password",
@@ -226,6 +230,7 @@ mod tests {
             "logs/redis.log",
             "kafka/server.properties",
             "kafka/log4j2.xml",
+            "kafka/server.properties.draft",
             "kafka/logs/meta.properties",
             "postgres/orders-db/PG_VERSION",
             "postgres/orders-db.password",

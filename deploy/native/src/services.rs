@@ -1,21 +1,20 @@
 //! The services: their configuration files and how they are started.
 
 use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
+    collections::BTreeMap, ffi::OsStr, os::unix::process::CommandExt as _, path::PathBuf, process::Command,
 };
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
+    environment::{self, unprivileged},
+    files::{self, Owner},
     layout::{
         DatabaseTls, Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names,
     },
     link::{Link, port_between},
-    programs,
+    programs::{Program, says_in_its_help},
 };
 
 /// The setting of a service that separates the owner of its tables from itself.
@@ -131,7 +130,7 @@ fn loopback(port: u16) -> String {
 }
 
 fn identity(layout: &Layout, name: &str) -> Identity {
-    let folder = layout.pki_dir().join(name);
+    let folder = layout.as_components_see(layout.pki_dir().join(name));
     Identity {
         certificate: folder.join("tls.crt"),
         key: folder.join("tls.key"),
@@ -169,7 +168,7 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], lin
             service: service(layout.gateway_admin_port(gateway)),
             identity: identity(layout, GATEWAY),
             gateway: Listen { listen: loopback(layout.gateway_port(gateway)) },
-            auth: Auth { jwks_file: layout.pki_dir().join("jwks.json") },
+            auth: Auth { jwks_file: layout.as_components_see(layout.pki_dir().join("jwks.json")) },
             redis: extras.contains(&Extra::Redis).then(|| Redis { address: loopback(layout.redis_port()) }),
             cache: (!alone).then_some(Cache { unfinished_time: "0s" }),
             upstream: upstream(layout, gateway, replicas, links),
@@ -203,18 +202,23 @@ fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
         "# Written at each start of the native stack; the environment takes precedence.\n{}",
         toml::to_string(file)?
     );
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    files::write(&path, text.as_bytes(), Owner::Components)
 }
 
 /// The command that starts a replica of a service in the foreground.
-pub(crate) fn participant_command(layout: &Layout, replica: Replica, links: &[Link]) -> Result<Command> {
+pub(crate) fn participant_command(
+    layout: &Layout,
+    replica: Replica,
+    program: &Program,
+    links: &[Link],
+) -> Result<Command> {
     let (name, participant) = (replica.name(), replica.participant);
-    let mut command = service_command(layout, participant.name, &name)?;
+    let mut command = service_command(layout, participant.name, &name, program)?;
     let port = port_between(links, &name, participant.server, layout.database_port(participant));
     let url = layout.service_database_url(participant, port).context("cannot read the database password")?;
     let owner =
         layout.owner_database_url(participant, port).context("cannot read the password of the owner")?;
-    if programs::says_in_its_help(Path::new(command.get_program()), OWNER_URL)? {
+    if says_in_its_help(program, OWNER_URL)? {
         command.env("HOLDFAST__DATABASE__URL", url).env(OWNER_URL, owner);
     } else {
         // From before owners: it can only do everything as one role.
@@ -224,35 +228,52 @@ pub(crate) fn participant_command(layout: &Layout, replica: Replica, links: &[Li
 }
 
 /// The command that starts a gateway in the foreground.
-pub(crate) fn gateway_command(layout: &Layout, gateway: Gateway, extras: &[Extra]) -> Result<Command> {
-    let mut command = service_command(layout, GATEWAY, &gateway.name())?;
+pub(crate) fn gateway_command(
+    layout: &Layout,
+    gateway: Gateway,
+    program: &Program,
+    extras: &[Extra],
+) -> Result<Command> {
+    let mut command = service_command(layout, GATEWAY, &gateway.name(), program)?;
     if extras.contains(&Extra::Redis) {
-        command.env("HOLDFAST__REDIS__PASSWORD_FILE", layout.redis_password_file());
+        let file = layout.as_components_see(layout.redis_password_file());
+        command.env("HOLDFAST__REDIS__PASSWORD_FILE", file);
     }
     Ok(command)
 }
 
-fn service_command(layout: &Layout, name: &str, component: &str) -> Result<Command> {
-    let mut command = Command::new(programs::chosen(layout, component, name)?);
-    command.arg("--config").arg(layout.config_file(component));
+fn service_command(layout: &Layout, name: &str, component: &str, program: &Program) -> Result<Command> {
+    let mut command = program.command();
+    let config = layout.as_components_see(layout.config_file(component));
+    if config.is_relative() {
+        // By its command the process is recognised as this stack's.
+        command.arg0(layout.data_dir.join(component));
+    }
+    command.arg("--config").arg(config);
     // A setting of one service is an unknown key for the others, which refuse it.
-    for (variable, _) in std::env::vars_os() {
-        let Some(section) = variable.to_str().and_then(|variable| variable.strip_prefix("HOLDFAST__")) else {
-            continue;
-        };
-        let section = section.split("__").next().unwrap_or_default().to_lowercase();
-        // A service's own section has its name.
-        let foreign = section != name && service_names().any(|service| service == section);
-        let sections_of_others = if name == GATEWAY { PARTICIPANT_SECTIONS } else { GATEWAY_SECTIONS };
-        if foreign || sections_of_others.contains(&section.as_str()) {
-            command.env_remove(variable);
-        }
+    command.envs(environment::ours().filter(|(variable, _)| is_for(name, variable)));
+    if let Some((uid, gid)) = unprivileged()? {
+        command.uid(uid).gid(gid);
     }
     Ok(command)
+}
+
+/// Whether a service knows a variable of ours.
+fn is_for(service: &str, variable: &OsStr) -> bool {
+    let Some(setting) = variable.to_str().and_then(|variable| variable.strip_prefix("HOLDFAST__")) else {
+        return true;
+    };
+    let section = setting.split("__").next().unwrap_or_default().to_lowercase();
+    // A service's own section has its name.
+    let foreign = section != service && service_names().any(|name| name == section);
+    let sections_of_others = if service == GATEWAY { PARTICIPANT_SECTIONS } else { GATEWAY_SECTIONS };
+    !foreign && !sections_of_others.contains(&section.as_str())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A stack without Redis says nothing of it: programs from before Redis can read its configuration.

@@ -1,9 +1,11 @@
 //! What the supervisor and the commands share on disk: the report, the lock, and what may be deleted.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::ErrorKind,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, ErrorKind},
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::PathBuf,
+    process::Stdio,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +14,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -84,6 +85,9 @@ pub struct StackReport {
     /// When this was written, in seconds since 1970.
     #[serde(default)]
     pub written_at: u64,
+    /// Whether components that die are left down.
+    #[serde(default)]
+    pub leaves_down: bool,
     /// Each component, in the order of their start.
     pub components: Vec<ComponentReport>,
     /// The links that need a proxy; empty if clients reach servers by the servers' own ports.
@@ -106,16 +110,16 @@ fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Reads the report of a stack; `None` where nothing was started.
+/// Reads the report of a stack; `None` where nothing was started. A [`serde_json::Error`] if it is not whole.
 pub(crate) fn read(layout: &Layout) -> Result<Option<StackReport>> {
     let path = layout.state_file();
-    if !path.exists() {
-        return Ok(None);
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .with_context(|| format!("{} is not a report of a stack", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let report = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a report of a stack", path.display()))?;
-    Ok(Some(report))
 }
 
 /// The supervisor's report, written to the file at each change. If it can't be written now, it is written later, and
@@ -128,11 +132,17 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// A report by this process.
-    pub(crate) fn new(layout: Layout, components: Vec<ComponentReport>, links: Vec<Link>) -> Self {
+    pub(crate) fn new(
+        layout: Layout,
+        leaves_down: bool,
+        components: Vec<ComponentReport>,
+        links: Vec<Link>,
+    ) -> Self {
         let report = StackReport {
             supervisor_pid: std::process::id(),
             port_offset: layout.port_offset,
             written_at: 0,
+            leaves_down,
             components,
             links,
         };
@@ -161,7 +171,7 @@ impl Reporter {
         report.written_at = unix_seconds();
         let (path, draft) = (self.layout.state_file(), self.layout.state_draft_file());
         let done = serde_json::to_vec_pretty(report)
-            .map_err(std::io::Error::from)
+            .map_err(io::Error::from)
             .and_then(|bytes| fs::write(&draft, bytes))
             .and_then(|()| fs::rename(draft, &path));
         let before = self.written.swap(done.is_ok(), Ordering::Relaxed);
@@ -191,20 +201,68 @@ impl Reporter {
     }
 }
 
-/// Takes the lock of a stack's folder; `None` while another process has it. Held as long as the value lives; released
-/// however the process ends.
-pub(crate) fn lock(layout: &Layout) -> Result<Option<Flock<File>>> {
+/// The lock of a stack's folder. Whoever has it may change what is in it, and nobody else. It is held until the last process that
+/// has a copy of it ends, however that ends.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// Takes it; `None` while another process has it, and while nobody can have it, because the folder is being deleted.
+    pub(crate) fn take(layout: &Layout) -> Result<Option<Self>> {
+        let path = layout.lock_file();
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        // Its last holder may have deleted it: then the next one locks another file of this name.
+        let identity = |of: &fs::Metadata| (of.dev(), of.ino());
+        let ours = identity(&file.metadata()?);
+        let is_current = fs::metadata(&path).is_ok_and(|there| identity(&there) == ours);
+        Ok(is_current.then_some(Self(file)))
+    }
+
+    /// The one that whoever started this process has handed over as its standard input.
+    pub fn inherited(layout: &Layout) -> Result<Self> {
+        let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let identity = |of: &fs::Metadata| (of.dev(), of.ino());
+        let there = fs::metadata(layout.lock_file()).context("there is no lock to inherit")?;
+        anyhow::ensure!(identity(&file.metadata()?) == identity(&there), "standard input is not the lock");
+        // No-op if it is held already; whoever gave another file away gets nothing.
+        file.try_lock().context("the lock that was handed over is not held")?;
+        Ok(Self(file))
+    }
+
+    /// A copy, as the standard input of a child: the lock is held as long as the child runs, too. A child that survives its
+    /// parent, killed with -9, must not write into what the next start makes.
+    pub(crate) fn for_child(&self) -> Result<Stdio> {
+        Ok(Stdio::from(self.0.try_clone().context("cannot copy the lock")?))
+    }
+}
+
+/// Whether somebody holds the lock of the folder. Takes nothing away from anybody who wants it.
+pub(crate) fn is_locked(layout: &Layout) -> Result<bool> {
     let path = layout.lock_file();
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot ask for the lock of {}", path.display()))
+        }
     }
 }
 
@@ -215,11 +273,12 @@ pub(crate) fn delete(layout: &Layout) -> Result<Vec<PathBuf>> {
     let content = Content::of(layout, Folder::Marked)?;
     postgres::remove_elsewhere(layout).context("cannot delete the databases")?;
     content.delete()?;
-    for file in [layout.state_file(), layout.state_draft_file(), layout.lock_file()] {
+    for file in [layout.state_file(), layout.state_draft_file()] {
         removal::remove(&file)?;
     }
-    // Deleted last, so that an interrupted deletion can be run again.
+    // Deleted last, so that an interrupted deletion can be run again; but for the lock, without which another start may begin.
     removal::remove(&layout.marker_file())?;
+    removal::remove(&layout.lock_file())?;
     match fs::remove_dir(&layout.data_dir) {
         Ok(()) => Ok(Vec::new()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -251,7 +310,7 @@ mod tests {
             log: String::new(),
             detail: String::new(),
         };
-        let reporter = Arc::new(Reporter::new(layout.clone(), vec![component], Vec::new()));
+        let reporter = Arc::new(Reporter::new(layout.clone(), false, vec![component], Vec::new()));
         let restarts = || {
             let report = read(&layout).expect("whole").expect("there");
             report.components[0].restarts

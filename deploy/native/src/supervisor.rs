@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -23,7 +23,7 @@ use crate::{
     log,
     prepare::{Prepared, renew_certificates},
     probe::Pulse,
-    state::{self, ComponentState, Reporter},
+    state::{self, ComponentState, Lock, Reporter},
     talk::say,
 };
 
@@ -56,18 +56,20 @@ pub enum Lifetime {
     UntilParentEnds,
 }
 
-/// Runs a prepared stack until its lifetime ends.
-pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Result<()> {
+/// Runs a prepared stack until its lifetime ends, which frees its lock.
+pub async fn run(prepared: Prepared, lock: Lock, restart: Restart, lifetime: Lifetime) -> Result<()> {
     let layout = prepared.layout.clone();
-    let Some(_lock) = state::lock(&layout)? else {
-        bail!("a stack runs in {} already", layout.data_dir.display());
-    };
     let mut infrastructure = Group::of(Component::infrastructure(&prepared.extras));
     let mut services = Group::of(Component::services(&prepared));
     let components = infrastructure.components.iter().chain(&services.components);
     let reports = components.map(|component| component.report(&layout));
     let supervisor = Arc::new(Supervisor {
-        reporter: Reporter::new(layout.clone(), reports.collect(), prepared.links.clone()),
+        reporter: Reporter::new(
+            layout.clone(),
+            restart == Restart::Never,
+            reports.collect(),
+            prepared.links.clone(),
+        ),
         broker: Arc::new(Broker::new(&layout)?),
         prepared,
         restart,
@@ -99,6 +101,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     if lifetime == Lifetime::UntilParentEnds {
         let _ = state::delete(&layout)?;
     }
+    drop(lock);
     Ok(())
 }
 

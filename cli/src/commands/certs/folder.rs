@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use holdfast_certs::{LeafStatus, Pki, PkiError, check_name};
-use holdfast_native::layout::Layout;
+use holdfast_native::layout::{DatabaseTls, Layout, PARTICIPANTS, identities};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::options::At;
@@ -25,6 +25,15 @@ impl Folder {
             Some(dir) => Ok(dir.clone()),
             None => Ok(Layout::new(self.at.data_dir()?, 0).pki_dir()),
         }
+    }
+
+    /// The identities that every installation has; in a stack with TLS to its databases, their servers too.
+    pub(super) fn expected(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = identities().map(str::to_owned).collect();
+        if self.dir.is_none() && Layout::new(self.at.data_dir()?, 0).database_tls() == DatabaseTls::On {
+            names.extend(PARTICIPANTS.iter().map(|participant| participant.server.to_owned()));
+        }
+        Ok(names)
     }
 
     pub(super) fn open(&self) -> Result<Pki> {

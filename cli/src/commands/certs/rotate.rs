@@ -54,7 +54,7 @@ impl Rotate {
     async fn replace_authority(&self, pki: &Pki, running: &Running) -> Result<()> {
         // Nobody can use what has expired, so there is nothing to keep working, and running services may have refused
         // files for hours: the steps follow each other without waiting.
-        let usable = pki.authority_not_after()? > OffsetDateTime::now_utc() && all_valid(pki)?;
+        let usable = pki.authority_not_after()? > OffsetDateTime::now_utc() && all_usable(pki)?;
         let nobody = Running::default();
         let between = if usable { running } else { &nobody };
         if !usable {
@@ -76,11 +76,9 @@ impl Rotate {
     }
 }
 
-fn all_valid(pki: &Pki) -> Result<bool> {
-    for name in pki.identities()? {
-        if pki.leaf_status(&name)?.state != LeafState::Valid {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// Whether services that have loaded these certificates can go on with them. A file that was damaged since is not in their way.
+fn all_usable(pki: &Pki) -> Result<bool> {
+    let over = [LeafState::Expired, LeafState::Revoked, LeafState::Untrusted];
+    let names = pki.identities()?.into_iter();
+    Ok(names.filter_map(|name| pki.leaf_status(&name).ok()).all(|leaf| !over.contains(&leaf.state)))
 }

@@ -106,6 +106,12 @@ impl Running {
         Ok(())
     }
 
+    /// Components of an identity.
+    pub(super) fn components_of(&self, identity: &str) -> Vec<String> {
+        let users = self.0.iter().filter(|user| user.identity == identity);
+        users.map(|user| user.component.clone()).collect()
+    }
+
     /// Components of an identity that use the files of its leaf, and those that use others.
     pub(super) async fn users(&self, leaf: &LeafStatus) -> (Vec<String>, Vec<String>) {
         let (mut these, mut others) = (Vec::new(), Vec::new());

@@ -1,8 +1,10 @@
 //! `certs status`.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use clap::Args;
-use holdfast_certs::{LeafState, Phase};
+use holdfast_certs::{LeafState, Phase, Pki, PkiError};
 use serde::Serialize;
 
 use super::{
@@ -47,19 +49,11 @@ impl Status {
         let pki = self.folder.open()?;
         let running = Running::of(&self.folder)?;
         let mut certificates = Vec::new();
-        for name in pki.identities()? {
-            let leaf = pki.leaf_status(&name)?;
-            let (used_by, not_yet_used_by) = running.users(&leaf).await;
-            certificates.push(Line {
-                state: state_text(leaf.state),
-                name,
-                serial: leaf.serial,
-                issuer: leaf.issuer,
-                not_after: time_text(leaf.not_after),
-                used_by,
-                not_yet_used_by,
-            });
+        let names: BTreeSet<String> = pki.identities()?.into_iter().chain(self.folder.expected()?).collect();
+        for name in names {
+            certificates.push(line(&pki, &running, name).await?);
         }
+        let all_used = certificates.iter().all(|line| line.not_yet_used_by.is_empty());
         let all_valid = certificates.iter().all(|line| line.state == state_text(LeafState::Valid));
         let document = Document {
             phase: match pki.phase()? {
@@ -75,8 +69,42 @@ impl Status {
             eprintln!("authority until {}, rotation: {}", document.authority_not_after, document.phase);
             Ok(())
         })?;
-        Ok(if all_valid { Outcome::Done } else { Outcome::Failed })
+        Ok(if all_valid && all_used { Outcome::Done } else { Outcome::Failed })
     }
+}
+
+/// Of one identity. Files that can't be used are a state, which is looked for here; one of them must not hide the others.
+async fn line(pki: &Pki, running: &Running, name: String) -> Result<Line> {
+    let state = match pki.leaf_status(&name) {
+        Ok(leaf) => {
+            let (used_by, not_yet_used_by) = running.users(&leaf).await;
+            return Ok(Line {
+                state: state_text(leaf.state),
+                name,
+                serial: leaf.serial,
+                issuer: leaf.issuer,
+                not_after: time_text(leaf.not_after),
+                used_by,
+                not_yet_used_by,
+            });
+        }
+        Err(PkiError::NoLeaf { .. }) => "missing",
+        Err(error @ (PkiError::Parse { .. } | PkiError::File { .. })) => {
+            eprintln!("{name}: {:#}", anyhow::Error::from(error));
+            "unreadable"
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let nothing = || "-".to_owned();
+    Ok(Line {
+        state,
+        not_yet_used_by: running.components_of(&name),
+        name,
+        serial: nothing(),
+        issuer: nothing(),
+        not_after: nothing(),
+        used_by: Vec::new(),
+    })
 }
 
 const fn state_text(state: LeafState) -> &'static str {
@@ -85,6 +113,10 @@ const fn state_text(state: LeafState) -> &'static str {
         LeafState::Expired => "expired",
         LeafState::Revoked => "revoked",
         LeafState::Untrusted => "untrusted",
+        LeafState::ForeignName => "foreign-name",
+        LeafState::NoKey => "no-key",
+        LeafState::ForeignKey => "foreign-key",
+        LeafState::StaleTrust => "stale-trust",
     }
 }
 

@@ -88,7 +88,8 @@ impl Edit {
         };
         let edited = service.dead_letters().edit_dead_letter(service.request(request)?).await;
         edited.with_context(|| service.failed())?;
-        eprintln!("edited; the original is kept. Next: holdfast dlq redrive {} --execute", self.id);
+        let next = self.target.hint(&format!("dlq redrive {} --execute", self.id))?;
+        eprintln!("edited; the original is kept. Next: {next}");
         Ok(Outcome::Done)
     }
 }

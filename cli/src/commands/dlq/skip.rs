@@ -68,7 +68,7 @@ impl Skip {
                     data!("{}", answer.dead_letter_id)?;
                 }
                 Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {
-                    say!("{}: {}; see `holdfast positions`", service.name, status.message());
+                    say!("{}: {}; see {}", service.name, status.message(), self.target.hint("positions")?);
                     return Ok(Outcome::NothingMatched);
                 }
                 Err(status) => return Err(status).with_context(|| service.failed()),

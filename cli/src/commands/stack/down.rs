@@ -32,43 +32,58 @@ pub(crate) struct Down {
 impl Down {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let data_dir = self.at.data_dir()?;
+        // Before anything is stopped: whoever says no has everything as it was.
+        if self.delete_data && !self.may_delete(&data_dir)? {
+            return Ok(Outcome::Failed);
+        }
         match control::stop(&data_dir, STOP_TIME_MAX)? {
             Stopped::Running => eprintln!("stopped"),
             Stopped::Abandoned => eprintln!("stopped components that had lost their supervisor"),
             Stopped::Nothing => eprintln!("nothing runs in {}", data_dir.display()),
         }
         if self.delete_data {
-            return self.delete(&data_dir);
+            return delete(&data_dir);
         }
         Ok(Outcome::Done)
     }
 
-    /// Deletes only in a stack's folder, and only what a stack writes: a mistake must not delete anything else.
-    fn delete(&self, data_dir: &Path) -> Result<Outcome> {
+    /// Says what is deleted, and where, and asks.
+    fn may_delete(&self, data_dir: &Path) -> Result<bool> {
         let layout = Layout::new(data_dir.to_owned(), 0);
         if !data_dir.exists() {
-            eprintln!("there is no {}", data_dir.display());
-            return Ok(Outcome::Done);
+            return Ok(true);
         }
         if !layout.marker_file().exists() {
             bail!("{} is not the folder of a stack, so it is left alone", data_dir.display());
         }
         eprintln!("the databases, events, certificates and logs in {} are deleted", data_dir.display());
-        if !self.yes && !confirmed("delete them?")? {
-            return Ok(Outcome::Failed);
-        }
-        let left = control::delete(&layout)?;
-        if left.is_empty() {
-            eprintln!("deleted {}", data_dir.display());
-        } else {
-            eprintln!(
-                "deleted what the stack wrote in {}; the rest is somebody else's and stays:",
-                data_dir.display()
-            );
-            for path in &left {
-                eprintln!("  {}", path.display());
+        for (component, folder) in layout.data_folders() {
+            if !folder.starts_with(data_dir) && folder.exists() {
+                eprintln!("  {component} is in {}", folder.display());
             }
         }
-        Ok(Outcome::Done)
+        Ok(self.yes || confirmed("stop the stack and delete them?")?)
     }
+}
+
+/// Deletes only in a stack's folder, and only what a stack writes: a mistake must not delete anything else.
+fn delete(data_dir: &Path) -> Result<Outcome> {
+    let layout = Layout::new(data_dir.to_owned(), 0);
+    if !data_dir.exists() {
+        eprintln!("there is no {}", data_dir.display());
+        return Ok(Outcome::Done);
+    }
+    let left = control::delete(&layout)?;
+    if left.is_empty() {
+        eprintln!("deleted {}", data_dir.display());
+    } else {
+        eprintln!(
+            "deleted what the stack wrote in {}; the rest is somebody else's and stays:",
+            data_dir.display()
+        );
+        for path in &left {
+            eprintln!("  {}", path.display());
+        }
+    }
+    Ok(Outcome::Done)
 }

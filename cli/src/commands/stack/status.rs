@@ -176,6 +176,10 @@ impl Status {
         let (report, watched) = match control::find(&data_dir)? {
             Found::Running(report) => (report, Watched::BySupervisor),
             Found::Abandoned(report) => (report, Watched::ByNobody),
+            Found::Starting => {
+                eprintln!("a stack is being started or deleted in {}", data_dir.display());
+                return Ok(Outcome::Failed);
+            }
             Found::Nothing => {
                 eprintln!("nothing was started in {}", data_dir.display());
                 return Ok(Outcome::NothingMatched);

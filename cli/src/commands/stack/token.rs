@@ -12,7 +12,7 @@ use holdfast_common::duration::parse_duration;
 use holdfast_native::layout::Layout;
 
 use crate::{
-    options::At,
+    options::{At, make_hint},
     output::{Outcome, data},
 };
 
@@ -56,7 +56,7 @@ impl Token {
 pub(super) fn sign(data_dir: &Path, user: &str, scope: &str, life: Duration) -> Result<String> {
     let layout = Layout::new(data_dir.to_owned(), 0);
     if !layout.pki_dir().exists() {
-        bail!("there is no stack in {}: start one with `make up`", data_dir.display());
+        bail!("there is no stack in {}: start one with `{}`", data_dir.display(), make_hint(data_dir, "up"));
     }
     sign_with(&layout.pki_dir(), user, scope, life)
 }

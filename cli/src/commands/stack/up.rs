@@ -1,27 +1,35 @@
 //! `up`.
 
+#![expect(clippy::disallowed_methods, reason = "waits before there is a runtime")]
+
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_native::{
-    control::{self, Found, Stopped},
-    layout::{DatabaseTls, Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope},
-    prepare::{PortTaken, Prepared, prepare},
-    state::StackReport,
+    control::{self, Detached, Found, Stopped},
+    layout::{
+        DatabaseTls, Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope, service_of,
+    },
+    prepare::{self, PortTaken, Prepared, Wanted, prepare},
+    state::{ComponentReport, Lock, StackReport},
     supervisor::{self, Lifetime, Restart},
 };
 
 use super::{down::STOP_TIME_MAX, roll::parse_programs, token};
 use crate::{
-    options::At,
+    options::{At, hint, make_hint},
     output::{Outcome, data, say},
 };
 
+/// The pause between two looks at another start.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the printed token is valid.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
@@ -62,9 +70,20 @@ pub(crate) struct Up {
     /// here
     #[arg(long, hide = true, conflicts_with = "infrastructure_only")]
     links: bool,
+    /// Standard input is the stack's lock, which is held
+    #[arg(long, hide = true, requires = "foreground", conflicts_with = "until_parent_ends")]
+    inherit_lock: bool,
     /// End when standard input closes, and delete the data
     #[arg(long, hide = true, requires = "foreground")]
     until_parent_ends: bool,
+}
+
+/// What a start finds when it comes to its turn.
+enum Turn {
+    /// Nobody else starts the stack, and nobody runs it.
+    Ours(Lock),
+    /// It runs.
+    Running(StackReport),
 }
 
 fn parse_replicas(text: &str) -> Result<String, ReplicasError> {
@@ -79,30 +98,30 @@ impl Up {
         for wanted in &self.replicas {
             replicas.set(wanted)?;
         }
-        match control::find(&data_dir)? {
-            Found::Running(report) => {
-                self.check_same(&data_dir, &report)?;
-                return self.greet_when_ready(&data_dir);
-            }
-            Found::Abandoned(_) => {
-                if control::stop(&data_dir, STOP_TIME_MAX)? == Stopped::Abandoned {
-                    eprintln!("stopped components that had lost their supervisor");
+        let layout = Layout::new(data_dir.clone(), self.port_offset);
+        let wanted = Wanted {
+            scope: if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything },
+            replicas,
+            extras: self.extras(),
+            links: if self.links { layout.links(replicas) } else { Vec::new() },
+            programs: self.programs.as_deref(),
+            database_tls: self.database_tls,
+        };
+        let lock = if self.inherit_lock {
+            Lock::inherited(&layout)?
+        } else {
+            match self.wait_for_turn(&layout, &wanted)? {
+                Turn::Ours(lock) => lock,
+                Turn::Running(report) => {
+                    self.check_same(&data_dir, &report)?;
+                    return self.greet_when_ready(&data_dir, None);
                 }
             }
-            Found::Nothing => {}
+        };
+        if control::stop_abandoned(&layout, &lock, STOP_TIME_MAX)? == Stopped::Abandoned {
+            eprintln!("stopped components that had lost their supervisor");
         }
-        let scope = if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything };
-        let layout = Layout::new(data_dir.clone(), self.port_offset);
-        let links = if self.links { layout.links(replicas) } else { Vec::new() };
-        let prepared = match prepare(
-            layout.clone(),
-            scope,
-            replicas,
-            self.extras(),
-            links,
-            self.programs.as_deref(),
-            self.database_tls,
-        ) {
+        let prepared = match prepare(layout.clone(), &lock, wanted) {
             // Only tests start a stack that ends with its parent, and they try other ports.
             Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
                 say!("holdfast: {error:#}");
@@ -111,37 +130,92 @@ impl Up {
             other => other?,
         };
         if self.foreground {
-            return self.supervise(prepared);
+            return self.supervise(prepared, lock);
         }
-        control::detach(&layout, &self.supervisor_arguments(&data_dir, replicas))?;
-        self.greet_when_ready(&data_dir)
+        let detached = control::detach(&layout, &lock, &self.supervisor_arguments(&data_dir, replicas))?;
+        // The supervisor alone has it now, so whoever asks sees when that ends.
+        drop(lock);
+        self.greet_when_ready(&data_dir, Some(&detached))
+    }
+
+    /// Of several starts at once in a folder the first has its lock; the others wait for what becomes of it.
+    fn wait_for_turn(&self, layout: &Layout, wanted: &Wanted<'_>) -> Result<Turn> {
+        let begin = Instant::now();
+        let mut has_said = false;
+        loop {
+            match control::find(&layout.data_dir)? {
+                Found::Running(report) => return Ok(Turn::Running(report)),
+                Found::Abandoned(_) | Found::Nothing => {
+                    prepare::check(layout, wanted)?;
+                    if let Some(lock) = prepare::claim(layout)? {
+                        return Ok(Turn::Ours(lock));
+                    }
+                }
+                Found::Starting => {
+                    if !has_said {
+                        eprintln!(
+                            "another command starts or deletes the stack in {}: waiting",
+                            layout.data_dir.display()
+                        );
+                        has_said = true;
+                    }
+                }
+            }
+            if begin.elapsed() > self.wait {
+                bail!("another command still starts or deletes the stack in {}", layout.data_dir.display());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// Fails if the running stack is not the one that was asked for.
     fn check_same(&self, data_dir: &Path, report: &StackReport) -> Result<()> {
         eprintln!("the stack in {} runs already", data_dir.display());
-        if report.port_offset != self.port_offset {
-            bail!("it runs with --port-offset {}: stop it with `holdfast down` first", report.port_offset);
-        }
-        if self.links && report.links.is_empty() {
-            bail!("it runs without --links: stop it with `holdfast down` first");
-        }
         let tls = Layout::new(data_dir.to_owned(), report.port_offset).database_tls();
-        if tls != self.database_tls {
-            bail!("it runs with --database-tls {}: stop it with `holdfast down` first", tls.name());
-        }
-        for extra in self.extras() {
-            if !report.components.iter().any(|component| component.name == extra.name()) {
-                bail!("it runs without --with {}: stop it with `holdfast down` first", extra.name());
-            }
+        let stop = hint(data_dir, "down");
+        if let Some(difference) = self.difference(report, tls) {
+            bail!("it runs {difference}: stop it with `{stop}` first");
         }
         if self.programs.is_some() {
-            bail!("`holdfast roll --programs DIR` changes the programs of a stack that runs");
+            let roll = hint(data_dir, "roll --programs DIR");
+            bail!("`{roll}` changes the programs of a stack that runs");
         }
         if self.foreground {
-            bail!("stop it with `holdfast down` to run it in the foreground");
+            bail!("stop it with `{stop}` to run it in the foreground");
         }
         Ok(())
+    }
+
+    /// How the stack that runs is other than what was asked for. Replicas are compared as far as they were.
+    fn difference(&self, report: &StackReport, tls: DatabaseTls) -> Option<String> {
+        if report.port_offset != self.port_offset {
+            return Some(format!("with --port-offset {}", report.port_offset));
+        }
+        if self.links && report.links.is_empty() {
+            return Some("without --links".to_owned());
+        }
+        if self.no_restart && !report.leaves_down {
+            return Some("without --no-restart".to_owned());
+        }
+        if tls != self.database_tls {
+            return Some(format!("with --database-tls {}", tls.name()));
+        }
+        let has = |name: &str| report.components.iter().any(|component| component.name == name);
+        if let Some(extra) = self.extras().iter().find(|extra| !has(extra.name())) {
+            return Some(format!("without --with {}", extra.name()));
+        }
+        if self.infrastructure_only == has(GATEWAY) {
+            let word = if self.infrastructure_only { "without" } else { "with" };
+            return Some(format!("{word} --infrastructure-only"));
+        }
+        // Of several for one service the last counts.
+        let wanted: BTreeMap<&str, &str> =
+            self.replicas.iter().filter_map(|text| text.split_once('=')).collect();
+        wanted.into_iter().find_map(|(service, number)| {
+            let of_service = |component: &&ComponentReport| service_of(&component.name) == Some(service);
+            let runs = report.components.iter().filter(of_service).count().to_string();
+            (runs != number).then(|| format!("with --replicas {service}={runs}"))
+        })
     }
 
     /// Each once, however often it was asked for.
@@ -151,27 +225,31 @@ impl Up {
         extras
     }
 
-    fn supervise(&self, prepared: Prepared) -> Result<Outcome> {
+    fn supervise(&self, prepared: Prepared, lock: Lock) -> Result<Outcome> {
         let restart = if self.no_restart { Restart::Never } else { Restart::Always };
         let lifetime =
             if self.until_parent_ends { Lifetime::UntilParentEnds } else { Lifetime::UntilStopped };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let outcome = runtime.block_on(supervisor::run(prepared, restart, lifetime));
+        let outcome = runtime.block_on(supervisor::run(prepared, lock, restart, lifetime));
         // A probe that hangs must not delay the end of the process.
         runtime.shutdown_background();
         outcome.map(|()| Outcome::Done)
     }
 
-    fn supervisor_arguments(&self, data_dir: &Path, replicas: Replicas) -> Vec<String> {
-        let mut arguments: Vec<String> = vec!["up".into(), "--foreground".into()];
-        arguments.extend(["--port-offset".into(), self.port_offset.to_string()]);
-        arguments.extend(["--data-dir".into(), data_dir.display().to_string()]);
-        arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".to_owned(), replicas]));
+    fn supervisor_arguments(&self, data_dir: &Path, replicas: Replicas) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> =
+            ["up", "--foreground", "--inherit-lock"].map(OsString::from).into();
+        arguments.extend(["--port-offset".into(), self.port_offset.to_string().into()]);
+        arguments.extend(["--data-dir".into(), data_dir.into()]);
+        arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".into(), replicas.into()]));
         arguments
-            .extend(self.extras().into_iter().flat_map(|extra| ["--with", extra.name()].map(str::to_owned)));
+            .extend(self.extras().into_iter().flat_map(|extra| ["--with", extra.name()].map(OsString::from)));
         arguments.extend(["--database-tls".into(), self.database_tls.name().into()]);
         if let Some(programs) = &self.programs {
-            arguments.extend(["--programs".into(), programs.display().to_string()]);
+            arguments.extend(["--programs".into(), programs.into()]);
+        }
+        if self.infrastructure_only {
+            arguments.push("--infrastructure-only".into());
         }
         if self.no_restart {
             arguments.push("--no-restart".into());
@@ -183,11 +261,15 @@ impl Up {
     }
 
     /// Prints what a new user needs next.
-    fn greet_when_ready(&self, data_dir: &Path) -> Result<Outcome> {
-        let report = control::wait_ready(data_dir, self.wait)?;
+    fn greet_when_ready(&self, data_dir: &Path, detached: Option<&Detached>) -> Result<Outcome> {
+        let report = control::wait_ready_while_supervised(data_dir, self.wait, detached)?;
         let layout = Layout::new(data_dir.to_owned(), report.port_offset);
         for component in report.components.iter().filter(|component| !component.detail.is_empty()) {
             say!("{} is degraded: {}", component.name, component.detail);
+        }
+        if !report.components.iter().any(|component| component.name == GATEWAY) {
+            data!("Kafka      {}", layout.kafka_brokers())?;
+            return Ok(Outcome::Done);
         }
         let url = layout.gateway_url();
         let token = token::sign(data_dir, "user-123", token::SCOPES, TOKEN_LIFE)?;
@@ -197,14 +279,71 @@ impl Up {
         data!("Kafka      {}", layout.kafka_brokers())?;
         data!("token      {token}")?;
         data!("")?;
-        data!("next: make test-create-order")?;
+        data!("next: {}", make_hint(data_dir, "test-create-order"))?;
         Ok(Outcome::Done)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use holdfast_native::{layout::Kind, state::ComponentState};
+
     use super::*;
+
+    fn up(arguments: &[&str]) -> Up {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            up: Up,
+        }
+        <Line as clap::Parser>::parse_from([&["up"], arguments].concat()).up
+    }
+
+    /// Whatever is asked for and is not so is said, in the words of the command line; what was not asked for stays as it is.
+    #[test]
+    fn what_runs_otherwise_is_said() {
+        let component = |name: &str| ComponentReport {
+            name: name.to_owned(),
+            kind: Kind::Service,
+            pid: None,
+            port: 1,
+            state: ComponentState::Ready,
+            restarts: 0,
+            log: String::new(),
+            detail: String::new(),
+        };
+        let mut report = StackReport {
+            supervisor_pid: 1,
+            port_offset: 100,
+            written_at: 0,
+            leaves_down: false,
+            components: ["kafka", "order", "order-2", "payment", "gateway"].map(component).into(),
+            links: Vec::new(),
+        };
+        let offset = ["--port-offset", "100"];
+        let difference = |report: &StackReport, arguments: &[&str]| {
+            up(&[&offset[..], arguments].concat()).difference(report, DatabaseTls::Off)
+        };
+        for (arguments, expected) in [
+            (&[][..], None),
+            (&["--replicas", "order=2"], None),
+            (&["--replicas", "order=1", "--replicas", "order=2"], None),
+            (&["--replicas", "order=3"], Some("with --replicas order=2")),
+            (&["--replicas", "order=2", "--replicas", "gateway=2"], Some("with --replicas gateway=1")),
+            (&["--no-restart"], Some("without --no-restart")),
+            (&["--with", "redis"], Some("without --with redis")),
+            (&["--database-tls", "on"], Some("with --database-tls off")),
+            (&["--infrastructure-only"], Some("without --infrastructure-only")),
+            (&["--links"], Some("without --links")),
+        ] {
+            assert_eq!(difference(&report, arguments).as_deref(), expected, "{arguments:?}");
+        }
+        assert_eq!(up(&[]).difference(&report, DatabaseTls::Off).as_deref(), Some("with --port-offset 100"));
+        report.leaves_down = true;
+        assert_eq!(difference(&report, &["--no-restart"]), None);
+        report.components.truncate(1);
+        assert_eq!(difference(&report, &[]).as_deref(), Some("with --infrastructure-only"));
+    }
 
     /// Replicas of nothing, or of what has none, are refused.
     #[test]
