@@ -150,7 +150,8 @@ async fn what_strangers_write_acts_on_no_terminal() {
     world.producer().send(record, PATIENCE).await.expect("acknowledged");
     eventually("it is parked", || async { parked_of(&world, &subject).await == 1 }).await;
 
-    let (list, _) = world.dlq_json(&["list", "--service", "payment"]).await;
+    // Those of other tests are in the list, too.
+    let (list, _) = world.dlq_json(&["list", "--service", "payment", "--limit", "1000"]).await;
     let letters = list["dead_letters"].as_array().expect("a list");
     let letter =
         letters.iter().find(|letter| letter["key"] == subject.as_str()).expect("the same text in JSON");
@@ -328,11 +329,9 @@ async fn a_bare_record_is_repaired() {
     let bare = "select count(*) from dead_letters where topic = $1 and subject is null";
     eventually("it is parked", || async { world.count("payment", bare, "order.created").await == 1 }).await;
     let (list, _) = world.dlq_json(&["list", "--service", "payment", "--class", "schema-violation"]).await;
-    let letter = &list["dead_letters"][0];
-    assert_eq!(
-        (&letter["key"], &letter["reason"]),
-        (&Value::Null, &"header ce_specversion is missing".into())
-    );
+    let letters = list["dead_letters"].as_array().expect("a list");
+    let letter = letters.iter().find(|letter| letter["key"] == Value::Null).expect("it is there");
+    assert_eq!(letter["reason"], "header ce_specversion is missing");
     let letter = letter["id"].as_str().expect("an id");
 
     let headers = [
