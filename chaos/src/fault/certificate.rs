@@ -139,7 +139,7 @@ mod tests {
         let before = pki.leaf_status("order").expect("there");
         let flawed = Flawed::install(folder.path(), "order", Flaw::Foreign).expect("installed");
         let foreign = pki.leaf_status("order").expect("there");
-        assert_eq!(foreign.state, LeafState::Valid, "it deceives its owner");
+        assert_eq!(foreign.state, LeafState::StaleTrust, "what it trusts is not what the others trust");
         assert!(!pki.leaf_status("gateway").expect("there").trusts.contains(&foreign.issuer));
         drop(flawed);
         let after = pki.leaf_status("order").expect("there");
