@@ -19,7 +19,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("idempotent.rs"), idempotent_methods(&descriptors))?;
     tonic_prost_build::configure().include_file("packages.rs").compile_fds(descriptors)?;
     // Not part of the contract: how spans are exported.
-    let otlp = protox::compile(proto_files("opentelemetry".as_ref())?, ["."])?;
+    let mut otlp = protox::compile(proto_files("opentelemetry".as_ref())?, ["."])?;
+    for file in &mut otlp.file {
+        // Its comments have examples that would be taken for Rust.
+        file.source_code_info = None;
+    }
     tonic_prost_build::configure().include_file("otlp.rs").compile_fds(otlp)?;
     Ok(())
 }

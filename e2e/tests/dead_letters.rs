@@ -151,7 +151,7 @@ async fn what_strangers_write_acts_on_no_terminal() {
     eventually("it is parked", || async { parked_of(&world, &subject).await == 1 }).await;
 
     // Those of other tests are in the list, too.
-    let (list, _) = world.dlq_json(&["list", "--service", "payment", "--limit", "1000"]).await;
+    let (list, _) = world.dlq_json(&["list", "--service", "payment", "--state", "parked"]).await;
     let letters = list["dead_letters"].as_array().expect("a list");
     let letter =
         letters.iter().find(|letter| letter["key"] == subject.as_str()).expect("the same text in JSON");
