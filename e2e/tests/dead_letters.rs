@@ -159,7 +159,7 @@ async fn what_strangers_write_acts_on_no_terminal() {
     let edit = ["edit", letter, "--header", &format!("ce_type={HOSTILE}"), "--reason", HOSTILE];
     let discard = ["discard", letter, "--yes", "--reason", HOSTILE];
     for command in [
-        &["list"][..],
+        &["list", "--state", "parked"][..],
         &["show", letter],
         &["redrive", letter],
         &["redrive", letter, "--execute"],
