@@ -171,10 +171,10 @@ impl Metadata {
         Ok(Self { id, kind: kind.to_owned(), version, subject: subject.to_owned(), time, trace })
     }
 
-    /// The trace context of a record, even if its other headers are broken.
+    /// The trace context in the headers of a record, even if others of them are broken.
     #[must_use]
-    pub fn trace_of(record: &Record) -> Option<TraceContext> {
-        optional(&record.headers, TRACEPARENT).ok().flatten().and_then(TraceContext::parse)
+    pub fn trace_in(headers: &[Header]) -> Option<TraceContext> {
+        optional(headers, TRACEPARENT).ok().flatten().and_then(TraceContext::parse)
     }
 
     /// The aggregate that a record names, even if its other headers are broken. One that is too long for an event

@@ -14,7 +14,7 @@ use crate::{
 pub(crate) fn of_parking(record: &Record, letter: Uuid) -> Option<TraceContext> {
     // The second half of a `UUIDv7` is random.
     let (_, random) = letter.as_u64_pair();
-    Some(Metadata::trace_of(record)?.with_span(random))
+    Some(Metadata::trace_in(&record.headers)?.with_span(random))
 }
 
 /// The span of handling `record` for `group`.
@@ -22,9 +22,7 @@ pub(crate) fn process(parent: Option<TraceContext>, record: &Record, group: &str
     let mut span = Span::below(parent, Kind::Consumer, "");
     if span.is_recorded() {
         span.rename(format!("process {}", record.topic));
-        span.set("messaging.system", || "kafka");
-        span.set("messaging.operation.name", || "process");
-        span.set("messaging.operation.type", || "process");
+        span.messaging("process");
         span.set("messaging.destination.name", || record.topic.clone());
         span.set("messaging.destination.partition.id", || record.partition.to_string());
         span.set("messaging.kafka.offset", || record.offset);
@@ -47,7 +45,7 @@ pub(super) fn of_batch<E>(records: &[Record], sorted: &mut Sorted<E>, group: &st
     }
     for letter in &sorted.letters {
         let record = &records[letter.index];
-        let mut span = process(Metadata::trace_of(record), record, group);
+        let mut span = process(Metadata::trace_in(&record.headers), record, group);
         if let Some(context) = of_parking(record, letter.id) {
             span = span.with_id(context.span_id());
         }

@@ -340,7 +340,8 @@ impl<H: Handler> Redriver<H> {
         operator: Option<TraceContext>,
     ) -> Result<Result<(), Poison>, DatabaseError> {
         let mut span = trace::process(operator, &letter.record, self.group.name);
-        let origins = [Metadata::trace_of(&letter.record), trace::of_parking(&letter.record, letter.id)];
+        let origins =
+            [Metadata::trace_in(&letter.record.headers), trace::of_parking(&letter.record, letter.id)];
         for origin in origins.into_iter().flatten() {
             span.link(origin);
         }

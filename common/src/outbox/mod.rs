@@ -41,9 +41,7 @@ impl OutboxRecord {
         let mut creation = Span::below(event.trace, Kind::Producer, "");
         if creation.is_recorded() {
             creation.rename(format!("create {}", event.topic));
-            creation.set("messaging.system", || "kafka");
-            creation.set("messaging.operation.name", || "create");
-            creation.set("messaging.operation.type", || "create");
+            creation.messaging("create");
             creation.set("messaging.destination.name", || event.topic);
             creation.set("messaging.message.id", || event.id.to_string());
             creation.set("holdfast.subject", || event.subject.clone());

@@ -5,17 +5,14 @@ use std::time::SystemTime;
 
 use super::flight::Sent;
 use crate::{
+    event::Metadata,
     record::Header,
-    trace::{self, Kind, Span, TRACEPARENT, TraceContext},
+    trace::{self, Kind, Span, TraceContext},
 };
 
 /// The trace context in the headers of a record, if there is any use for it.
 pub(super) fn of(headers: &[Header]) -> Option<TraceContext> {
-    if !trace::is_on() {
-        return None;
-    }
-    let header = headers.iter().find(|header| header.name == TRACEPARENT)?;
-    TraceContext::parse(std::str::from_utf8(header.value.as_deref()?).ok()?)
+    if trace::is_on() { Metadata::trace_in(headers) } else { None }
 }
 
 /// Reports what was acknowledged.
@@ -27,9 +24,7 @@ pub(super) fn report(acknowledged: &[Sent]) {
     let waited = acknowledged.iter().map(|sent| sent.at.elapsed()).max().unwrap_or_default();
     let begun = SystemTime::now().checked_sub(waited).unwrap_or_else(SystemTime::now);
     let mut span = Span::root(trace::begin(), Kind::Client, "send").since(begun);
-    span.set("messaging.system", || "kafka");
-    span.set("messaging.operation.name", || "send");
-    span.set("messaging.operation.type", || "send");
+    span.messaging("send");
     span.set("messaging.batch.message_count", || i64::try_from(acknowledged.len()).unwrap_or(i64::MAX));
     // The conventions want a destination only if all messages have the same.
     if let Some(first) = acknowledged.first()

@@ -153,6 +153,13 @@ impl Span {
         }
     }
 
+    /// Says what is done with messages of Kafka; for us name and type of an operation are the same.
+    pub fn messaging(&mut self, operation: &'static str) {
+        self.set("messaging.system", || "kafka");
+        self.set("messaging.operation.name", || operation);
+        self.set("messaging.operation.type", || operation);
+    }
+
     /// Marks it as failed; `kind` is a short word of a closed set (`error.type`).
     pub fn fail(&mut self, kind: &'static str) {
         if let Some(recording) = &mut self.recording {
