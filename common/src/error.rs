@@ -2,6 +2,10 @@
 
 use std::{error::Error, fmt::Write as _};
 
+use tonic::Status;
+
+use crate::grpc::code_name;
+
 /// An error that stops a process. The text is for the operator.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -21,13 +25,21 @@ pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(<dyn Error>::is::<E>)
 }
 
-/// The error with all its causes, on one line.
+/// The error with all its causes, on one line. A gRPC status is the last of them: its own text is for programmers, and its message
+/// says what its causes would.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    for cause in causes(error).skip(1) {
+    let mut text = String::new();
+    for cause in causes(error) {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
         // Writing to a String can't fail.
-        let _ = write!(text, ": {cause}");
+        if let Some(status) = cause.downcast_ref::<Status>() {
+            let _ = write!(text, "{}: {}", code_name(status.code()), status.message());
+            break;
+        }
+        let _ = write!(text, "{cause}");
     }
     text
 }
@@ -35,6 +47,14 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A status is its code and its message, without the words of a programming language.
+    #[test]
+    fn a_status_is_shown_for_people() {
+        let mut status = Status::unavailable("Connection refused");
+        status.set_source(std::sync::Arc::new(std::io::Error::other("Os { code: 111 }")));
+        assert_eq!(chain(&status), "UNAVAILABLE: Connection refused");
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot read the file")]
