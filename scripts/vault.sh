@@ -12,6 +12,16 @@ export PYTHONDONTWRITEBYTECODE=1
 step() { printf '\n-- %s\n' "$1"; }
 skip() { printf 'SKIPPED: %s\n' "$1"; }
 
+step "the agents' files"
+agents=$(mktemp -d)
+trap 'rm -rf "$agents"' EXIT
+cp deploy/vault/agent/common.hcl "$agents"
+scripts/vault/agents.py "$agents"
+if ! diff -r "$agents" deploy/vault/agent; then
+    echo "deploy/vault/agent is not what scripts/vault/agents.py writes" >&2
+    exit 1
+fi
+
 step "form, rights, files"
 file=scripts/vault/requirements.txt
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/holdfast/$(head -n 1 "$file")

@@ -27,16 +27,13 @@ pub enum PkiError {
         path: PathBuf,
     },
     /// There is no authority in this folder.
-    #[error("there is no certificate authority in {path}: create one with `holdfast certs init`")]
+    #[error("there is no certificate authority in {path}")]
     NoAuthority {
         /// The folder.
         path: PathBuf,
     },
     /// An authority whose key was lost can't sign; what it has signed is still good.
-    #[error(
-        "the key of the certificate authority ({path}) is missing: restore it, or replace the authority with \
-         `holdfast certs rotate --ca`"
-    )]
+    #[error("the key of the certificate authority ({path}) is missing: restore it, or replace the authority")]
     NoAuthorityKey {
         /// The file.
         path: PathBuf,
@@ -50,7 +47,7 @@ pub enum PkiError {
         path: PathBuf,
     },
     /// Anything that the authority signed now would be invalid.
-    #[error("the certificate authority expired on {since}: replace it with `holdfast certs rotate --ca`")]
+    #[error("the certificate authority expired on {since}: replace it")]
     AuthorityExpired {
         /// Its end.
         since: time::OffsetDateTime,
@@ -85,6 +82,18 @@ pub enum PkiError {
     /// A token can't be signed.
     #[error("cannot sign a token")]
     Sign(#[from] jsonwebtoken::errors::Error),
+}
+
+impl PkiError {
+    /// The arguments of `holdfast` that mend it, where a command does. Whose folder it is, the caller knows.
+    #[must_use]
+    pub const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::NoAuthority { .. } => Some("certs init"),
+            Self::NoAuthorityKey { .. } | Self::AuthorityExpired { .. } => Some("certs rotate --ca"),
+            _ => None,
+        }
+    }
 }
 
 /// Maps an I/O error to one that names the file.

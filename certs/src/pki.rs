@@ -563,8 +563,9 @@ mod tests {
             assert_eq!(states(&pki), [LeafState::Valid; 2]);
             assert!(pki.authority_not_after().is_ok());
             pki.ensure_leaf("order").expect("fresh");
-            let refused = pki.issue("order", LEAF_LIFE_MAX).expect_err("nothing signs").to_string();
-            assert!(refused.contains("ca.key") && refused.contains("rotate --ca"), "{refused}");
+            let error = pki.issue("order", LEAF_LIFE_MAX).expect_err("nothing signs");
+            let refused = error.to_string();
+            assert!(refused.contains("ca.key") && error.remedy() == Some("certs rotate --ca"), "{refused}");
         }
         assert_eq!(certificate(), before);
 

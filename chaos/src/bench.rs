@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use hdrhistogram::Histogram;
+use holdfast_native::say;
 use http::StatusCode;
 use serde::Serialize;
 use tokio::{
@@ -117,7 +118,7 @@ pub async fn run(
     options: Options,
     delivery_time: Duration,
 ) -> Result<Report> {
-    eprintln!("idle stack: 5 s");
+    say!("idle stack: 5 s");
     let before = process::usage(&processes)?;
     sleep(Duration::from_secs(5)).await;
     let after = process::usage(&processes)?;
@@ -133,12 +134,12 @@ pub async fn run(
     let streams = paid.follow(&sessions).await?;
     // The first requests pay for connections and prepared statements; users of a running system don't.
     latency(&sessions, &paid, 1, 20.0, Duration::from_secs(2)).await?;
-    eprintln!("1 client: {} s at {IDLE_RATE} orders/s", options.phase.as_secs());
+    say!("1 client: {} s at {IDLE_RATE} orders/s", options.phase.as_secs());
     let idle = latency(&sessions, &paid, 1, IDLE_RATE, options.phase).await?;
-    eprintln!("{CLIENTS} clients: {} s at {} orders/s", options.phase.as_secs(), options.rate);
+    say!("{CLIENTS} clients: {} s at {} orders/s", options.phase.as_secs(), options.rate);
     let loaded = latency(&sessions, &paid, CLIENTS, options.rate, options.phase).await?;
     drop(streams);
-    eprintln!("{CLIENTS} clients: {} orders as fast as it goes", options.orders);
+    say!("{CLIENTS} clients: {} orders as fast as it goes", options.orders);
     let throughput = throughput(&sessions, &processes, options.orders, delivery_time).await?;
 
     sampler.abort();

@@ -23,6 +23,8 @@
 //! - [`report`]: the verdicts for people and programs;
 //! - [`run`]: all of it, from the first account to the report.
 
+#![warn(clippy::print_stderr)]
+
 pub mod admin;
 pub mod bench;
 pub mod events;

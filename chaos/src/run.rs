@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use holdfast_native::{
     layout::{PORT_OFFSET_MAX, service_names},
-    programs,
+    programs, say,
 };
 use holdfast_proto::text::on_one_line;
 use serde::Deserialize;
@@ -100,7 +100,7 @@ async fn leave_out(options: &mut Options) -> Vec<String> {
         match unavailable_here(kind.action, options.running.is_some()).await {
             Some(reason) => {
                 let reason = format!("{}: not available here: {reason}", kind.action.name());
-                eprintln!("not tested: {reason}");
+                say!("not tested: {reason}");
                 unavailable.push(reason);
             }
             None => kept.push(kind),
@@ -143,7 +143,7 @@ async fn open_stack(options: &Options) -> Result<Stack> {
     if let Some(earlier) = &options.earlier {
         are_other_programs(earlier, &program)?;
     }
-    eprintln!("starting a stack of its own");
+    say!("starting a stack of its own");
     let setup = |port_offset| Setup {
         data_dir: stack::own_folder(&std::env::temp_dir(), port_offset),
         port_offset,
@@ -224,7 +224,7 @@ async fn run_on(
         info.stuck = Some(format!("{error:#}"));
     }
     if let Some(stuck) = &info.stuck {
-        eprintln!("stuck: {}", on_one_line(stuck));
+        say!("stuck: {}", on_one_line(stuck));
         dump(stack, folder).await;
     }
     gather(stack, &workload, watch, &mut info, folder).await?;
@@ -236,8 +236,8 @@ async fn run_on(
 }
 
 fn show(plan: &Plan) {
-    eprintln!("{}: {}", plan.name, plan.scenario.about);
-    eprintln!(
+    say!("{}: {}", plan.name, plan.scenario.about);
+    say!(
         "seed {}, {} orders/s for {} s, {} faults:",
         plan.seed,
         plan.scenario.orders_per_second,
@@ -246,7 +246,7 @@ fn show(plan: &Plan) {
     );
     for fault in &plan.faults {
         let length = if fault.length_ms > 0 { format!(" for {} ms", fault.length_ms) } else { String::new() };
-        eprintln!(
+        say!(
             "  {:>7.1} s  {} {}{length}",
             Duration::from_millis(fault.at_ms).as_secs_f64(),
             fault.action.name(),
@@ -319,7 +319,7 @@ async fn storm(
         let Some(record) = records.last_mut() else { return };
         storm::carry_out(stack, workload, fault, record).await;
         let what = record.landed.as_deref().or(record.error.as_deref()).unwrap_or_default();
-        eprintln!(
+        say!(
             "{:>3}/{} {} {}: {what}{}; {}",
             record.number,
             faults.len(),
@@ -383,7 +383,7 @@ async fn settle(
     faults: &[FaultRecord],
     info: &mut RunInfo,
 ) -> Result<()> {
-    eprintln!("the load has ended: {}", progress(workload, watch));
+    say!("the load has ended: {}", progress(workload, watch));
     info.resolved = workload.resolve().await?;
     if faults.iter().any(|fault| fault.action == Action::Poison) {
         info.discarded = repair(stack, faults).await?;
@@ -400,7 +400,7 @@ async fn settle(
                 return;
             }
             if said.elapsed() > SAY_EVERY {
-                eprintln!("settling: {}", progress(workload, watch));
+                say!("settling: {}", progress(workload, watch));
                 said = Instant::now();
             }
         }
@@ -432,12 +432,12 @@ async fn dump(stack: &Stack, folder: &Folder) {
             Err(error) => std::fs::write(folder.file(&format!("stuck-{name}.txt")), format!("{error:#}")),
         };
         if let Err(error) = written {
-            eprintln!("cannot write down the {name}: {error}");
+            say!("cannot write down the {name}: {error}");
         }
     }
     for (component, page, said) in stack.admin_pages().await {
         if let Err(error) = std::fs::write(folder.file(&format!("stuck-{component}-{page}.txt")), said) {
-            eprintln!("cannot write down the {page} of {component}: {error}");
+            say!("cannot write down the {page} of {component}: {error}");
         }
     }
 }
@@ -483,7 +483,7 @@ async fn repair(stack: &Stack, faults: &[FaultRecord]) -> Result<usize> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    eprintln!("{} letters of poison were discarded, and what waited behind them redriven", poison.len());
+    say!("{} letters of poison were discarded, and what waited behind them redriven", poison.len());
     Ok(poison.len())
 }
 
@@ -496,7 +496,7 @@ async fn reconcile(stack: &Stack, watch: &Watch) -> Result<usize> {
         let document = stack.operate_json(&arguments).await?;
         let events = document["events"].as_array().context("reconcile prints no events")?;
         if events.is_empty() {
-            eprintln!("{re_emitted} events that the broker had lost were re-emitted");
+            say!("{re_emitted} events that the broker had lost were re-emitted");
             return Ok(re_emitted);
         }
         re_emitted += events.iter().filter(|event| event["state"] == "re-emitted").count();
@@ -526,7 +526,7 @@ async fn gather(
     info: &mut RunInfo,
     folder: &Folder,
 ) -> Result<()> {
-    eprintln!("reading databases, topics and logs");
+    say!("reading databases, topics and logs");
     let state = collect::state(stack, &info.users).await?;
     let records = collect::records(stack, state.partitions.clone()).await?;
     let tokens: Vec<&str> = workload.tokens().collect();

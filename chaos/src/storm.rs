@@ -170,7 +170,7 @@ async fn apply(
         Action::Hold => hold(stack, &fault.target, length).await,
         Action::DiskFull => fill_disk(stack, &fault.target, length).await,
         Action::RotateCertificates => rotate(stack, workload, &["certs", "rotate"]).await,
-        Action::RotateAuthority => rotate(stack, workload, &["certs", "rotate", "--ca"]).await,
+        Action::RotateAuthority => rotate(stack, workload, &["certs", "rotate", "--ca", "--yes"]).await,
         Action::Poison => {
             let victim = workload.youngest_order().map(|(user, order)| Victim { user, order });
             let brokers = stack.layout.kafka_brokers();

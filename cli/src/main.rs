@@ -3,7 +3,10 @@
 //! Each command is a file in `commands` with its arguments and what it does. Data goes to stdout, talk to stderr. Exit
 //! codes: 0 done, 1 failed, 2 usage, 3 nothing matched, 4 partly done.
 
+#![warn(clippy::print_stderr)]
+
 mod commands;
+mod consent;
 mod environment;
 mod examine;
 mod options;
@@ -31,7 +34,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     if let Err(error) = environment::without_foreign() {
-        eprintln!("holdfast: cannot leave behind variables of other programs: {error}");
+        say!("holdfast: cannot leave behind variables of other programs: {error}");
         return Outcome::Failed.exit_code();
     }
     // clap ends the process with 2 on a wrong command line.

@@ -19,7 +19,7 @@ use holdfast_native::{
 use holdfast_proto::OrderId;
 use serde::Serialize;
 
-use crate::output::data;
+use crate::output::{data, say};
 
 /// Which stack.
 #[derive(Debug, Clone, Args)]
@@ -68,7 +68,7 @@ pub(crate) fn say_nobody_watches(layout: &Layout, report: &StackReport) {
         0 => String::new(),
         offset => format!(" --port-offset {offset}"),
     };
-    eprintln!(
+    say!(
         "the supervisor (process {}) is gone: what runs is not started again when it dies; `{}` restarts everything",
         report.supervisor_pid,
         hint(&layout.data_dir, &format!("up{offset}"))
@@ -104,7 +104,7 @@ fn is_default(data_dir: &Path) -> bool {
 }
 
 /// A word of a shell's command line.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "/-._".contains(character);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();

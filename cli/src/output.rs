@@ -1,5 +1,5 @@
 //! Data on stdout. A reader that closes the pipe early (`holdfast status | head -1`) ends the command quietly; a full
-//! disk fails it. Also questions on the terminal, and how a command ends.
+//! disk fails it. Also how a command ends.
 //!
 //! Ids, subjects, headers, reasons and errors are text of others: whatever is printed here is escaped, so that nothing of it acts
 //! on the operator's terminal. The escapes are those of JSON, so `-o json` means the same with them.
@@ -41,11 +41,11 @@ impl Outcome {
         }
         Ok(match done.len() {
             0 => {
-                eprintln!("none of them is {state}");
+                say!("none of them is {state}");
                 Self::NothingMatched
             }
             some if some < asked => {
-                eprintln!("{some} of {asked} were {state}");
+                say!("{some} of {asked} were {state}");
                 Self::Partly
             }
             _ => Self::Done,
@@ -96,16 +96,8 @@ macro_rules! data {
 }
 pub(crate) use data;
 
-/// Says something in which there is text of others. A terminal that is gone is no reason to fail.
-pub(crate) fn talk(text: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{}", on_its_lines(&text.to_string()));
-}
-
-/// `eprintln!` for text of others.
-macro_rules! say {
-    ($($words:tt)*) => { $crate::output::talk(format_args!($($words)*)) };
-}
-pub(crate) use say;
+/// Says something; a terminal that is gone is no reason to fail.
+pub(crate) use holdfast_native::say;
 
 /// A table, each row on a line of its own whatever its cells hold.
 pub(crate) struct Table(comfy_table::Table);
@@ -142,22 +134,6 @@ pub(crate) fn table(header: &[&str]) -> Table {
         table.0.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table
-}
-
-/// Asks on the terminal. Without one it is an error: nothing is destroyed because nobody was there to say no.
-pub(crate) fn confirmed(question: &str) -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() {
-        anyhow::bail!("not a terminal: pass --yes");
-    }
-    eprint!("{question} [y/N] ");
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    let confirmed = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
-    if !confirmed {
-        eprintln!("nothing was done");
-    }
-    Ok(confirmed)
 }
 
 #[cfg(test)]

@@ -330,7 +330,7 @@ fn only_a_stacks_folder_is_deleted() {
     let marker = folder.path().join("holdfast-stack");
     fs::write(&marker, "").expect("written");
     let (status, _, stderr) = run(folder.path(), &["down", "--delete-data"]);
-    assert_eq!(status, Some(1));
+    assert_eq!(status, Some(2));
     assert!(stderr.contains("pass --yes"), "{stderr}");
     assert!(written.iter().all(|written| written.exists()));
     // Including files beside the stack's own, in its own folders.
@@ -416,13 +416,68 @@ fn who_does_not_confirm_keeps_a_running_stack() {
     let report = format!("{{\"supervisor_pid\": {pid}, \"port_offset\": 0, \"components\": []}}");
     fs::write(folder.path().join("state.json"), &report).expect("written");
     let (status, _, stderr) = run(folder.path(), &["down", "--delete-data"]);
-    assert_eq!(status, Some(1));
+    assert_eq!(status, Some(2));
     assert!(
         stderr.contains("pass --yes") && stderr.contains(folder.path().to_str().expect("text")),
         "{stderr}"
     );
     assert!(supervisor.0.try_wait().expect("asked").is_none(), "it runs");
     assert_eq!(fs::read_to_string(folder.path().join("state.json")).expect("there"), report);
+}
+
+/// What replaces certificates or an authority for good says what it touches, and does nothing without consent.
+#[test]
+fn certificates_are_replaced_with_consent_only() {
+    let folder = folder();
+    let certs = |arguments: &[&str]| run(folder.path(), &[&["certs"], arguments].concat());
+    assert_eq!(certs(&["init"]).0, Some(0));
+    let content = |file: &str| fs::read(folder.path().join("pki").join(file)).expect("there");
+    let before = [content("ca.crt"), content("order/tls.crt"), content("payment/tls.crt")];
+    for (arguments, touched) in [
+        (
+            &["rotate", "--ca"][..],
+            "every certificate of delivery, gateway, operator, order, payment is issued anew",
+        ),
+        (&["revoke", "order", "--reason", "x"], "is refused everywhere from now on"),
+        (&["issue", "payment"], "payment has a certificate (serial "),
+    ] {
+        let (status, stdout, stderr) = certs(arguments);
+        assert_eq!((status, stdout.as_str()), (Some(2), ""), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(touched) && stderr.contains("pass --yes"), "{arguments:?}: {stderr}");
+        assert_eq!([content("ca.crt"), content("order/tls.crt"), content("payment/tls.crt")], before);
+        let (status, _, stderr) = certs(&[arguments, &["--yes"]].concat());
+        assert_eq!(status, Some(0), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(touched), "{stderr}");
+    }
+    // What is not there is not replaced.
+    assert_eq!(certs(&["issue", "reporting"]).0, Some(0));
+    let after = [content("ca.crt"), content("order/tls.crt"), content("payment/tls.crt")];
+    assert!(after.iter().zip(&before).all(|(after, before)| after != before), "all were");
+}
+
+/// An environment that is not text is no reason to fail, unless it is a setting.
+#[test]
+fn an_environment_that_is_not_text_is_survived() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
+    let folder = folder();
+    let not_text = OsStr::from_bytes(b"\xff");
+    let mut command = holdfast(folder.path(), &["status"]);
+    let (status, _, stderr) = finished(command.env(not_text, not_text).env("PGUSER", not_text));
+    assert_eq!(status, Some(3), "{stderr}");
+    let (status, stdout, stderr) =
+        finished(service("order").args(["--config", "/no/such/file"]).env(not_text, not_text));
+    assert_eq!(status, Some(2), "{stderr}");
+    assert!(last_words(&stdout, &stderr).contains("/no/such/file"), "{stdout}");
+    // A name of a file neither.
+    let (status, stdout, stderr) = finished(service("order").arg("--config").arg(not_text));
+    assert_eq!(status, Some(2), "{stderr}");
+    assert!(last_words(&stdout, &stderr).contains("cannot read configuration file"), "{stdout}");
+    let mut order = service("order");
+    let (status, stdout, stderr) =
+        finished(order.args(["--config", "/dev/null"]).env("HOLDFAST__SERVICE__LOG", not_text));
+    assert_eq!(status, Some(2), "{stderr}");
+    assert!(last_words(&stdout, &stderr).contains("HOLDFAST__SERVICE__LOG is not text"), "{stdout}");
 }
 
 /// `certs status` names whatever keeps a certificate from being used, and fails; `rotate` mends it, the other commands work.
@@ -467,7 +522,10 @@ fn damaged_certificates_are_seen_and_mended() {
     assert_eq!(status, Some(1));
     assert!(stderr.contains("ca.key") && stderr.contains("rotate --ca"), "{stderr}");
     assert_eq!(authority(), before);
-    let (status, _, stderr) = certs(&["rotate", "--ca"]);
+    // The command that is named is for this folder.
+    let named = format!("`holdfast certs rotate --ca --data-dir {}`", folder.path().display());
+    assert!(stderr.contains(&named), "{named} in {stderr}");
+    let (status, _, stderr) = certs(&["rotate", "--ca", "--yes"]);
     assert_eq!(status, Some(0), "{stderr}");
     assert_ne!(authority(), before);
     assert_eq!(certs(&["status"]).0, Some(0));

@@ -5,7 +5,15 @@
 //! one of them. Unknown keys
 //! are refused, because a misspelt limit is a limit that isn't there.
 
-use std::{collections::HashMap, env, fmt, fs, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    env,
+    ffi::{OsStr, OsString},
+    fmt, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use config::{Config, Environment, File, FileFormat};
 use secrecy::SecretString;
@@ -32,17 +40,38 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// A variable of ours is not UTF-8.
+    #[error("the variable {variable} is not text: it has bytes that are not UTF-8")]
+    NotText {
+        /// The environment variable.
+        variable: String,
+    },
     /// A key is unknown, missing, or has a bad value.
     #[error("configuration is not valid")]
     Invalid(#[source] Box<config::ConfigError>),
 }
 
 const ENVIRONMENT_PREFIX: &str = "HOLDFAST";
+/// With what the name of each setting begins.
+const OURS: &str = "HOLDFAST__";
 
 /// Reads the layers into `C`.
 pub fn load<C: DeserializeOwned>(file: Option<&Path>) -> Result<C, ConfigError> {
-    let variables = secrets_from_files(env::vars().collect())?;
+    let variables = secrets_from_files(ours(env::vars_os())?)?;
     load_from(file, variables)
+}
+
+/// Those of the variables that are ours. What is not text in others is nobody's business here.
+fn ours(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<HashMap<String, String>, ConfigError> {
+    let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(OURS.as_bytes());
+    let text = |(name, value): (OsString, OsString)| {
+        // Its value may be a secret, so only the name is shown.
+        let refused = ConfigError::NotText { variable: name.to_string_lossy().into_owned() };
+        name.into_string().ok().zip(value.into_string().ok()).ok_or(refused)
+    };
+    variables.filter(|(name, _)| is_ours(name)).map(text).collect()
 }
 
 /// Like [`load`], with the environment as a parameter, so that tests can set it.
@@ -161,7 +190,7 @@ fn secrets_from_files(variables: HashMap<String, String>) -> Result<HashMap<Stri
             let content = fs::read_to_string(&value)
                 .map_err(|source| ConfigError::SecretFile { variable: variable.clone(), source })?;
             resolved.insert(setting.to_owned(), content.trim_end_matches(['\r', '\n']).to_owned());
-        } else if variable.starts_with("HOLDFAST__") {
+        } else {
             resolved.entry(variable).or_insert(value);
         }
     }
@@ -382,6 +411,24 @@ mod tests {
     struct Sample {
         service: ServiceConfig,
         database: DatabaseConfig,
+    }
+
+    /// What is not text in somebody else's variable is nobody's business; in ours it is an error that names the variable and keeps
+    /// its value.
+    #[test]
+    fn only_our_variables_must_be_text() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let pair = |name: &[u8], value: &[u8]| {
+            (OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec()))
+        };
+        let foreign = [pair(b"LC_\xff", b"x"), pair(b"PWD", b"/\xe4"), pair(b"HOLDFAST_DATA_DIR", b"/\xe4")];
+        let own = pair(b"HOLDFAST__SERVICE__LOG", b"debug");
+        let read = ours(foreign.iter().cloned().chain([own])).expect("text");
+        assert_eq!(read, HashMap::from([("HOLDFAST__SERVICE__LOG".to_owned(), "debug".to_owned())]));
+        let refused =
+            ours([pair(b"HOLDFAST__DATABASE__URL", b"secret\xff")].into_iter()).expect_err("not text");
+        let refused = refused.to_string();
+        assert!(refused.contains("HOLDFAST__DATABASE__URL") && !refused.contains("secret"), "{refused}");
     }
 
     const FILE: &str = r#"

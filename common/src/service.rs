@@ -6,6 +6,7 @@
 use std::{
     env,
     error::Error as StdError,
+    ffi::OsString,
     fmt::Debug,
     io::Write as _,
     path::{Path, PathBuf},
@@ -218,15 +219,18 @@ enum Command {
 }
 
 fn command_line(name: &'static str) -> Result<Command, BoxError> {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    // A path need not be text.
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    // An option by its name, and any other word as it is.
+    let words = arguments.iter().map(|argument| (argument.to_str().unwrap_or_default(), argument));
+    match words.collect::<Vec<_>>().as_slice() {
         [] => Ok(Command::Run(None)),
-        ["--config", path] => Ok(Command::Run(Some(PathBuf::from(path)))),
-        ["--ready"] => Ok(Command::Ready(None)),
-        ["--ready", "--config", path] | ["--config", path, "--ready"] => {
+        [("--config", _), (_, path)] => Ok(Command::Run(Some(PathBuf::from(path)))),
+        [("--ready", _)] => Ok(Command::Ready(None)),
+        [("--ready", _), ("--config", _), (_, path)] | [("--config", _), (_, path), ("--ready", _)] => {
             Ok(Command::Ready(Some(PathBuf::from(path))))
         }
-        ["--help" | "-h"] => Ok(Command::Help),
+        [("--help" | "-h", _)] => Ok(Command::Help),
         _ => Err(usage(name).into()),
     }
 }

@@ -165,6 +165,23 @@ async fn a_repaired_event_and_those_behind_it_are_redriven_in_order() {
     assert_eq!(lab.tally().await, (6, 0, 4));
 }
 
+/// What a handler has left for after the commit is undone with an event that it refuses, in a batch and in a redrive, whose
+/// transaction is committed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_not_announced() {
+    let lab = Lab::new("announced").await;
+    five_with_a_poisoned_second(&lab).await;
+    let announced = || lab.announced().into_iter().filter(|payload| payload != "fine").collect::<Vec<_>>();
+    assert_eq!(announced(), ["1"]);
+    let parked = letters(&lab).await;
+    edit(&lab, &parked[0].id, "2").await.expect("edited");
+    edit(&lab, &parked[2].id, "poison too").await.expect("edited");
+    let outcomes = redrive(&lab, all(Mode::Execute)).await;
+    assert!(matches!(outcomes[2].1, Outcome::Failed(_)), "{outcomes:?}");
+    assert_eq!(effects_of(&lab, "order").await, ["1", "2", "3"], "the first two letters are committed");
+    assert_eq!(announced(), ["1", "2", "3"]);
+}
+
 /// What fails again stays parked with what waits behind it, counts, and is refused the fourth time unless the operator
 /// insists.
 #[tokio::test(flavor = "multi_thread")]

@@ -80,7 +80,7 @@ async fn rotation_under_load_fails_no_request() {
         let mut rotations = 0;
         while rotations < 2 || begin.elapsed() + Duration::from_secs(5) < time {
             let authority = rotations == 1;
-            let action: &[&str] = if authority { &["rotate", "--ca"] } else { &["rotate"] };
+            let action: &[&str] = if authority { &["rotate", "--ca", "--yes"] } else { &["rotate"] };
             certs_done(&world, action).await;
             rotations += 1;
             tokio::time::sleep(Duration::from_secs(5)).await;
@@ -162,7 +162,7 @@ async fn a_revoked_certificate_is_refused_within_a_minute() {
         ask(client).await.expect("served before");
     }
     let begin = Instant::now();
-    certs_done(&world, &["revoke", "operator", "--reason", "test"]).await;
+    certs_done(&world, &["revoke", "operator", "--reason", "test", "--yes"]).await;
     for client in &open {
         while ask(client).await.is_ok() {
             assert!(begin.elapsed() < Duration::from_secs(60), "still served");

@@ -267,7 +267,7 @@ async fn rotation_refuses_no_connection() {
     let logged: Vec<usize> = PARTICIPANTS.iter().map(|participant| log(participant).len()).collect();
     let rotations = async {
         certs_done(&world, &["rotate"]).await;
-        certs_done(&world, &["rotate", "--ca"]).await;
+        certs_done(&world, &["rotate", "--ca", "--yes"]).await;
         certs_done(&world, &["rotate", "orders-db", "order"]).await;
     };
     let ((), ids, failed) = orders_while(&user, rotations).await;
@@ -379,7 +379,7 @@ async fn a_revoked_certificate_is_thrown_out() {
     let order = participant("order");
     let thief = showing(login(&world, order), stolen.path());
     let mut connection = PgConnection::connect_with(&thief).await.expect("it works for the thief");
-    certs_done(&world, &["revoke", "order", "--reason", "stolen"]).await;
+    certs_done(&world, &["revoke", "order", "--reason", "stolen", "--yes"]).await;
     let asked = std::time::Instant::now();
     loop {
         if sqlx::query("select 1").execute(&mut connection).await.is_err() {

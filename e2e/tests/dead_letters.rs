@@ -394,7 +394,7 @@ fn wrong_commands<'a>(unknown: &'a str, upper: &'a str) -> Vec<(Vec<&'a str>, i3
         (vec!["show", unknown], 3, "no service has"),
         (vec!["list", "--service", "kafka"], 2, "--service"),
         (vec!["list", "--since", "yesterday"], 2, "--since"),
-        (vec!["discard", unknown, "--reason", "x"], 1, "pass --yes"),
+        (vec!["discard", unknown, "--reason", "x"], 2, "pass --yes"),
         (skip("", "0"), 2, "--topic"),
         (skip("order.created", "999999"), 3, "no such record"),
         (vec!["discard", unknown, "--reason", "x", "--yes"], 3, "none of them is parked"),

@@ -110,10 +110,8 @@ impl Handler for OrderEvents {
         report_after_commit(decided.map(|order| now - order.created_at).collect());
         let changed: Vec<_> = changed.iter().filter_map(|id| orders.get(id)).collect();
         let changed = store::update_orders(connection, &changed, &before).await?;
-        // After a refusal all of this is rolled back, perhaps by a savepoint only.
-        if answers.iter().all(|answer| *answer == Answer::Applied) {
-            self.changes.announce_after_commit(changed);
-        }
+        // After a refusal all of this is undone, with its effects.
+        self.changes.announce_after_commit(changed);
         Ok(answers)
     }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use holdfast_certs::{Authority, LEAF_LIFE_MAX, LeafRequest, Pki};
+use holdfast_native::say;
 use time::Duration;
 
 /// Longer than a service needs to begin to use it: it looks every 2 s.
@@ -103,7 +104,7 @@ impl Drop for Flawed {
         if !self.healed
             && let Err(error) = self.issue()
         {
-            eprintln!("{} has no right certificate: {error:#}", self.identity);
+            say!("{} has no right certificate: {error:#}", self.identity);
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     options::{Output, service_names},
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     runtime::block_on,
     services::Services,
     target::Target,
@@ -102,7 +102,7 @@ impl Positions {
             let answer = service.dead_letters().list_positions(request).await;
             let answer = answer.with_context(|| service.failed())?.into_inner();
             if answer.seen_at.is_none() {
-                eprintln!("{}: has not seen the broker since it started", service.name);
+                say!("{}: has not seen the broker since it started", service.name);
             }
             let lines = answer.positions.into_iter().map(|position| PositionLine::of(service.name, position));
             positions.extend(lines);

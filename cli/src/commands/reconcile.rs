@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::{
     examine::{Examination, Missing, Scope, State, examine},
     options::{By, Output, parse_order, parse_reason, service_names},
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     runtime::block_on,
     services::{Service, Services},
     target::Target,
@@ -178,14 +178,10 @@ impl Reconcile {
         }
         let counts: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
         let events = if counts.is_empty() { "no event is missing".to_owned() } else { counts.join(", ") };
-        eprintln!(
-            "{} orders, {} of them behind a dead letter: {events}",
-            document.orders,
-            document.blocked.len()
-        );
+        say!("{} orders, {} of them behind a dead letter: {events}", document.orders, document.blocked.len());
         let is_lost = |event: &EventLine| event.state == State::Lost;
         if !self.execute && document.events.iter().any(is_lost) {
-            eprintln!("a dry run, nothing was changed: --execute --reason TEXT re-emits what is lost");
+            say!("a dry run, nothing was changed: --execute --reason TEXT re-emits what is lost");
         }
     }
 }

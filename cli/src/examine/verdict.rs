@@ -82,7 +82,10 @@ pub(super) fn judge(
             return (State::Waiting, "in the outbox of its writer".to_owned());
         }
         pb::OutboxPlace::HeldBack => {
-            return (State::HeldBack, "in the outbox of its writer: see holdfast outbox list".to_owned());
+            return (
+                State::HeldBack,
+                "in the outbox of its writer, which cannot publish it: see outbox list".to_owned(),
+            );
         }
         pb::OutboxPlace::Absent | pb::OutboxPlace::Unspecified => {}
     }

@@ -4,7 +4,7 @@
 
 use std::{
     io::{Seek as _, SeekFrom, Write as _},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use holdfast_common::{
         group::Group,
         runtime::{PlantedFault, Runtime},
     },
-    database::{BACKGROUND_TIME_MAX, Database, DatabaseError, TransactionStep},
+    database::{BACKGROUND_TIME_MAX, Database, DatabaseError, TransactionStep, after_commit},
     dead_letter::redrive::Redriver,
     deadline::Deadline,
     error::BoxError,
@@ -450,7 +450,22 @@ pub fn business() -> Migrator {
     )])
 }
 
-/// Stores each event. Payloads that begin with `poison` are refused by the handler, those that contain `unstorable` by
+/// Topic and payload of each event that a handler has answered in a transaction that was committed.
+static ANNOUNCED: Mutex<Vec<(&'static str, String)>> = Mutex::new(Vec::new());
+
+impl Lab {
+    /// The payloads that were announced after a commit.
+    pub fn announced(&self) -> Vec<String> {
+        let announced = ANNOUNCED.lock().expect("no panic");
+        announced
+            .iter()
+            .filter(|(topic, _)| *topic == self.topic)
+            .map(|(_, payload)| payload.clone())
+            .collect()
+    }
+}
+
+/// Stores each event, and announces it after the commit. Payloads that begin with `poison` are refused by the handler, those that contain `unstorable` by
 /// the database, and `undecodable` can't be decoded.
 pub struct Ledger {
     topic: &'static str,
@@ -479,6 +494,9 @@ impl Handler for Ledger {
     ) -> Result<Vec<Answer>, DatabaseError> {
         let mut answers = Vec::new();
         for Accepted { metadata, event } in events {
+            // Before it may be refused: whoever rolls back undoes it.
+            let (topic, payload) = (self.topic, event.clone());
+            after_commit(move |_| ANNOUNCED.lock().expect("no panic").push((topic, payload)));
             if event.starts_with("poison") {
                 answers.push(Answer::DeadLetter(Poison::new(Class::BusinessInvariant, "as agreed")));
                 continue;

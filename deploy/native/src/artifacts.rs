@@ -16,7 +16,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::{
     environment::{self, unprivileged},
-    files, removal,
+    files, removal, say,
 };
 
 /// What to fetch, with the versions.
@@ -50,7 +50,7 @@ impl Artifacts {
         if root.exists() {
             return open_to_components(&root).map(|()| artifacts);
         }
-        eprintln!("fetching Apache Kafka and PostgreSQL (once, about 60 MB)");
+        say!("fetching Apache Kafka and PostgreSQL (once, about 60 MB)");
         // Only what is complete gets the name that is looked for.
         let draft = root.with_extension("draft");
         removal::remove(&draft)?;

@@ -26,9 +26,8 @@ use crate::{
     prepare::Prepared,
     probe::{self, Answer},
     programs::{self, Program},
-    redis, services,
+    redis, say, services,
     state::{ComponentReport, ComponentState},
-    talk::say,
 };
 
 /// How long a component may take to stop before it is killed.

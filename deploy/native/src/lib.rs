@@ -11,12 +11,15 @@
 //! - [`programs`]: where the program of a service comes from;
 //! - [`probe`]: probes a component;
 //! - [`component`]: what a component is; starts, probes and stops one;
+//! - [`talk`]: messages to whoever has typed the command;
 //! - [`mod@log`]: the logs of components, which are kept short;
 //! - [`state`]: what the next two share on disk: the report, the lock, the deletion;
 //! - [`supervisor`]: starts, watches, restarts, stops;
 //! - [`control`]: the commands' side: whether a stack is running, how it is, stopping it;
 //! - [`certificates`]: what database servers show, and how they get it;
 //! - [`removal`]: which files in a folder are a stack's, and may be deleted;
+
+#![warn(clippy::print_stderr)]
 
 mod artifacts;
 pub mod certificates;
@@ -38,5 +41,5 @@ pub mod roles;
 mod services;
 pub mod state;
 pub mod supervisor;
-mod talk;
+pub mod talk;
 pub mod topics;

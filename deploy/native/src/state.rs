@@ -21,7 +21,7 @@ use crate::{
     link::Link,
     postgres,
     removal::{self, Content, Folder},
-    talk::say,
+    say,
 };
 
 /// The report is written this often even if nothing has changed, so that an old one is known to be old; and this soon

@@ -23,8 +23,8 @@ use crate::{
     log,
     prepare::{Prepared, renew_certificates},
     probe::Pulse,
+    say,
     state::{self, ComponentState, Lock, Reporter},
-    talk::say,
 };
 
 const PROBE_EVERY_STARTING: Duration = Duration::from_millis(50);

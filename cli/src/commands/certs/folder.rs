@@ -8,7 +8,10 @@ use holdfast_certs::{LeafStatus, Pki, PkiError, check_name};
 use holdfast_native::layout::{DatabaseTls, Layout, PARTICIPANTS, identities};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::options::At;
+use crate::{
+    options::{At, hint, quoted},
+    output::say,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Folder {
@@ -36,9 +39,30 @@ impl Folder {
         Ok(names)
     }
 
+    /// A command to type for the same certificates.
+    fn hint(&self, command: &str) -> Result<String> {
+        Ok(match &self.dir {
+            Some(dir) => format!("holdfast {command} --dir {}", quoted(&dir.to_string_lossy())),
+            None => hint(&self.at.data_dir()?, command),
+        })
+    }
+
+    /// The error with the command that mends it, where one does.
+    pub(super) fn with_remedy(&self, error: anyhow::Error) -> anyhow::Error {
+        match remedy(&error).map(|command| self.hint(command)) {
+            Some(Ok(command)) => anyhow::anyhow!("{error:#}: `{command}`"),
+            _ => error,
+        }
+    }
+
     pub(super) fn open(&self) -> Result<Pki> {
         Ok(Pki::open(&self.path()?)?)
     }
+}
+
+/// The arguments of the command that mends what is wrong with certificates, if that is why something failed.
+pub(crate) fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| cause.downcast_ref::<PkiError>()?.remedy())
 }
 
 pub(super) fn parse_identity(text: &str) -> Result<String, PkiError> {
@@ -51,13 +75,13 @@ pub(super) fn all_known(pki: &Pki, names: &[String]) -> Result<bool> {
     let known = pki.identities()?;
     let unknown: Vec<&str> = names.iter().filter(|name| !known.contains(name)).map(String::as_str).collect();
     if !unknown.is_empty() {
-        eprintln!("there is no certificate of {}; there are {}", unknown.join(", "), known.join(", "));
+        say!("there is no certificate of {}; there are {}", unknown.join(", "), known.join(", "));
     }
     Ok(unknown.is_empty())
 }
 
 pub(super) fn report(leaf: &LeafStatus) {
-    eprintln!("{}: serial {}, until {}", leaf.name, leaf.serial, time_text(leaf.not_after));
+    say!("{}: serial {}, until {}", leaf.name, leaf.serial, time_text(leaf.not_after));
 }
 
 pub(super) fn time_text(at: OffsetDateTime) -> String {

@@ -6,12 +6,12 @@ use holdfast_certs::{Pki, TokenIssuer};
 use holdfast_native::layout::{GATEWAY, identities};
 
 use super::folder::{Folder, parse_identity, report};
-use crate::output::Outcome;
+use crate::output::{Outcome, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     #[command(flatten)]
-    folder: Folder,
+    pub(super) folder: Folder,
     /// For these too, such as the servers of databases: the names by which they are reached
     #[arg(value_parser = parse_identity, value_name = "NAME")]
     names: Vec<String>,
@@ -34,6 +34,6 @@ pub(super) fn create_missing(folder: &Folder, more: &[String]) -> Result<Pki> {
     }
     TokenIssuer::load_or_create(&path)?;
     TokenIssuer::publish_keys(&path, &path.join(GATEWAY))?;
-    eprintln!("certificates are in {}", path.display());
+    say!("certificates are in {}", path.display());
     Ok(pki)
 }

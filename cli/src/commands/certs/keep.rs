@@ -16,7 +16,7 @@ use crate::output::Outcome;
 #[derive(Debug, Args)]
 pub(crate) struct Keep {
     #[command(flatten)]
-    folder: Folder,
+    pub(super) folder: Folder,
     /// How often to look; a certificate is renewed when less than half of its life, which is a day, is left
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_duration)]
     every: Duration,

@@ -1,6 +1,6 @@
 //! `certs`: creates, issues, renews, replaces and revokes certificates, and waits until the running services use them.
 
-mod folder;
+pub(super) mod folder;
 mod init;
 mod issue;
 mod keep;
@@ -33,13 +33,14 @@ pub(crate) enum Certs {
 
 impl Certs {
     pub(crate) fn run(&self) -> Result<Outcome> {
-        match self {
-            Self::Init(init) => init.run(),
-            Self::Keep(keep) => block_on(keep.run()),
-            Self::Issue(issue) => issue.run(),
-            Self::Rotate(rotate) => block_on(rotate.run()),
-            Self::Revoke(revoke) => block_on(revoke.run()),
-            Self::Status(status) => block_on(status.run()),
-        }
+        let (folder, done) = match self {
+            Self::Init(init) => (&init.folder, init.run()),
+            Self::Keep(keep) => (&keep.folder, block_on(keep.run())),
+            Self::Issue(issue) => (&issue.folder, issue.run()),
+            Self::Rotate(rotate) => (&rotate.folder, block_on(rotate.run())),
+            Self::Revoke(revoke) => (&revoke.folder, block_on(revoke.run())),
+            Self::Status(status) => (&status.folder, block_on(status.run())),
+        };
+        done.map_err(|error| folder.with_remedy(error))
     }
 }

@@ -10,18 +10,24 @@ use super::{
     folder::{Folder, all_known, parse_identity},
     running::Running,
 };
-use crate::{options::parse_reason, output::Outcome};
+use crate::{
+    consent::Consent,
+    options::parse_reason,
+    output::{Outcome, say},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Revoke {
     #[command(flatten)]
-    folder: Folder,
+    pub(super) folder: Folder,
     /// The identity
     #[arg(value_parser = parse_identity)]
     name: String,
     /// Why; written into the deny list
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
+    #[command(flatten)]
+    consent: Consent,
     /// How long to wait until the running services use the list
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
     wait: Duration,
@@ -33,8 +39,16 @@ impl Revoke {
         if !all_known(&pki, std::slice::from_ref(&self.name))? {
             return Ok(Outcome::Usage);
         }
+        let touched = format!(
+            "the certificate of {} (serial {}) is refused everywhere from now on, and another one is issued",
+            self.name,
+            pki.leaf_status(&self.name)?.serial
+        );
+        if !self.consent.to(&touched, "revoke it?")? {
+            return Ok(Outcome::Failed);
+        }
         let leaf = pki.revoke(&self.name, &self.reason)?;
-        eprintln!("revoked serial {} of {}", leaf.serial, leaf.name);
+        say!("revoked serial {} of {}", leaf.serial, leaf.name);
         Running::of(&self.folder)?.wait_until_used(&pki, self.wait).await?;
         Ok(Outcome::Done)
     }

@@ -12,18 +12,23 @@ use super::{
     folder::{Folder, all_known, parse_identity, report},
     running::Running,
 };
-use crate::output::Outcome;
+use crate::{
+    consent::Consent,
+    output::{Outcome, say},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Rotate {
     #[command(flatten)]
-    folder: Folder,
+    pub(super) folder: Folder,
     /// Replace the authority too: trust both, renew every certificate, trust the new one only
     #[arg(long, conflicts_with = "names")]
     ca: bool,
     /// Only these identities
     #[arg(value_parser = parse_identity)]
     names: Vec<String>,
+    #[command(flatten)]
+    consent: Consent,
     /// How long to wait in each step until the running services use its files
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
     wait: Duration,
@@ -34,6 +39,15 @@ impl Rotate {
         let pki = self.folder.open()?;
         let running = Running::of(&self.folder)?;
         if self.ca {
+            let touched = format!(
+                "the authority in {} is replaced: nothing that it has signed is trusted any more, and every certificate of {} is \
+                 issued anew",
+                self.folder.path()?.display(),
+                pki.identities()?.join(", ")
+            );
+            if !self.consent.to(&touched, "replace it?")? {
+                return Ok(Outcome::Failed);
+            }
             self.replace_authority(&pki, &running).await?;
             return Ok(Outcome::Done);
         }
@@ -58,20 +72,18 @@ impl Rotate {
         let nobody = Running::default();
         let between = if usable { running } else { &nobody };
         if !usable {
-            eprintln!(
-                "the current certificates have expired or are refused: replacing them without an overlap"
-            );
+            say!("the current certificates have expired or are refused: replacing them without an overlap");
         }
         if pki.phase()? != Some(Phase::Leaves) {
             pki.begin_rotation()?;
-            eprintln!("1/3 the new authority is trusted beside the old one");
+            say!("1/3 the new authority is trusted beside the old one");
             between.wait_until_used(pki, self.wait).await?;
         }
         pki.renew_all_by_next()?;
-        eprintln!("2/3 every certificate is renewed by the new authority");
+        say!("2/3 every certificate is renewed by the new authority");
         between.wait_until_used(pki, self.wait).await?;
         pki.finish_rotation()?;
-        eprintln!("3/3 the old authority is not trusted any more");
+        say!("3/3 the old authority is not trusted any more");
         running.wait_until_used(pki, self.wait).await
     }
 }

@@ -15,6 +15,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::time::Instant;
 
 use super::folder::Folder;
+use crate::output::say;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -101,7 +102,7 @@ impl Running {
         }
         let names: Vec<&str> = self.0.iter().map(|user| user.component.as_str()).collect();
         if !names.is_empty() {
-            eprintln!("    used by {}", names.join(", "));
+            say!("    used by {}", names.join(", "));
         }
         Ok(())
     }

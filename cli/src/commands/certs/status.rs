@@ -13,13 +13,13 @@ use super::{
 };
 use crate::{
     options::Output,
-    output::{Outcome, Table, data, wide_table},
+    output::{Outcome, Table, data, say, wide_table},
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
-    folder: Folder,
+    pub(super) folder: Folder,
     #[command(flatten)]
     output: Output,
 }
@@ -66,7 +66,7 @@ impl Status {
         };
         self.output.print(&document, || {
             data!("{}", certificate_table(&document.certificates))?;
-            eprintln!("authority until {}, rotation: {}", document.authority_not_after, document.phase);
+            say!("authority until {}, rotation: {}", document.authority_not_after, document.phase);
             Ok(())
         })?;
         Ok(if all_valid && all_used { Outcome::Done } else { Outcome::Failed })
@@ -90,7 +90,7 @@ async fn line(pki: &Pki, running: &Running, name: String) -> Result<Line> {
         }
         Err(PkiError::NoLeaf { .. }) => "missing",
         Err(error @ (PkiError::Parse { .. } | PkiError::File { .. })) => {
-            eprintln!("{name}: {:#}", anyhow::Error::from(error));
+            say!("{name}: {:#}", anyhow::Error::from(error));
             "unreadable"
         }
         Err(error) => return Err(error.into()),

@@ -13,7 +13,7 @@ use holdfast_chaos::{judge, report::Report};
 use self::{check::Check, list::List, run::Run};
 use crate::{
     options::Output,
-    output::{Outcome, data},
+    output::{Outcome, data, say},
 };
 
 #[derive(Debug, Subcommand)]
@@ -39,7 +39,7 @@ impl Chaos {
 /// Prints a report, and says where the rest is. The verdict is the outcome.
 fn show(report: &Report, output: &Output, folder: &Path) -> Result<Outcome> {
     output.print(report, || data!("{}", report.text().trim_end()))?;
-    eprintln!("report: {}", folder.join("report.html").display());
+    say!("report: {}", folder.join("report.html").display());
     Ok(match report.judgement.outcome {
         judge::Outcome::Pass => Outcome::Done,
         judge::Outcome::Fail => Outcome::Failed,

@@ -12,7 +12,7 @@ use holdfast_common::duration::parse_duration;
 use holdfast_native::layout::{PORT_OFFSET_MAX, Replicas, ReplicasError, resolve};
 
 use super::show;
-use crate::{commands::stack::roll::parse_programs, options::Output, output::Outcome};
+use crate::{commands::stack::roll::parse_programs, consent::Consent, options::Output, output::Outcome};
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -45,6 +45,8 @@ pub(crate) struct Run {
         value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
     port_offset: Option<u16>,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     output: Output,
 }
 
@@ -56,6 +58,16 @@ fn parse_replicas(text: &str) -> Result<String, ReplicasError> {
 impl Run {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let options = self.options()?;
+        if let Some(running) = &options.running {
+            let touched = format!(
+                "components of the stack in {} are killed, stopped and cut off while they serve; what its broker has acknowledged may \
+                 be lost",
+                running.display()
+            );
+            if !self.consent.to(&touched, "do that to it?")? {
+                return Ok(Outcome::Failed);
+            }
+        }
         let folder = options.folder.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let report = runtime.block_on(run::run(options))?;

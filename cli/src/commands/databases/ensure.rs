@@ -10,7 +10,10 @@ use holdfast_native::{
     roles::{self, Passwords, ensure_on},
 };
 
-use crate::{output::Outcome, target::parse_address};
+use crate::{
+    output::{Outcome, say},
+    target::parse_address,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Ensure {
@@ -68,7 +71,7 @@ impl Ensure {
             let passwords = Passwords { service: password.trim(), owner: None };
             ensure_on(&there, server.participant, passwords, self.wait).await?;
         }
-        eprintln!("roles and databases are there");
+        say!("roles and databases are there");
         Ok(Outcome::Done)
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     options::Output,
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     services::Services,
     target::Target,
 };
@@ -72,7 +72,7 @@ impl Audit {
         let document = Document { audit: self.newest(&services).await? };
         let nothing = document.audit.is_empty();
         if nothing {
-            eprintln!("nothing was done to any dead letter that matches");
+            say!("nothing was done to any dead letter that matches");
         }
         self.output.print(&document, || if nothing { Ok(()) } else { print(&document.audit) })?;
         Ok(if nothing { Outcome::NothingMatched } else { Outcome::Done })

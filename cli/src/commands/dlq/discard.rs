@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::filter::parse_id;
 use crate::{
+    consent::Consent,
     options::{By, parse_reason},
-    output::{Outcome, confirmed},
+    output::Outcome,
     services::Services,
     target::Target,
 };
@@ -23,9 +24,8 @@ pub(crate) struct Discard {
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
-    /// Don't ask
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     by: By,
 }
@@ -34,8 +34,8 @@ impl Discard {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
         let ids: Vec<String> = self.ids.iter().map(Uuid::to_string).collect();
-        eprintln!("{} dead letters are given up for good: {}", ids.len(), ids.join(" "));
-        if !self.yes && !confirmed("discard them?")? {
+        let touched = format!("{} dead letters are given up for good: {}", ids.len(), ids.join(" "));
+        if !self.consent.to(&touched, "discard them?")? {
             return Ok(Outcome::Failed);
         }
         let mut discarded = Vec::new();

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{filter::parse_id, schema};
 use crate::{
     options::{By, parse_reason},
-    output::Outcome,
+    output::{Outcome, say},
     services::Services,
     target::Target,
 };
@@ -63,7 +63,7 @@ impl Edit {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
         let Some((service, letter)) = services.find(self.id).await? else {
-            eprintln!("no service has a dead letter {}", self.id);
+            say!("no service has a dead letter {}", self.id);
             return Ok(Outcome::NothingMatched);
         };
         let value = match self.value.as_deref() {
@@ -89,7 +89,7 @@ impl Edit {
         let edited = service.dead_letters().edit_dead_letter(service.request(request)?).await;
         edited.with_context(|| service.failed())?;
         let next = self.target.hint(&format!("dlq redrive {} --execute", self.id))?;
-        eprintln!("edited; the original is kept. Next: {next}");
+        say!("edited; the original is kept. Next: {next}");
         Ok(Outcome::Done)
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     options::Output,
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     services::Services,
     target::Target,
 };
@@ -66,11 +66,11 @@ impl List {
         let most = self.limit as usize;
         if letters.len() > most {
             letters.truncate(most);
-            eprintln!("only the first {most}: narrow the filter, or raise --limit");
+            say!("only the first {most}: narrow the filter, or raise --limit");
         }
         let nothing = letters.is_empty();
         if nothing {
-            eprintln!("no dead letter matches");
+            say!("no dead letter matches");
         }
         let document = Document { dead_letters: letters };
         self.output.print(&document, || if nothing { Ok(()) } else { print(&document.dead_letters) })?;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::filter::{Filter, parse_id};
 use crate::{
     options::{By, Output},
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     services::{Service, Services},
     target::Target,
 };
@@ -252,16 +252,16 @@ fn print(lines: &[Line]) -> io::Result<()> {
 fn conclude(document: &Document) -> Outcome {
     let Document { redriven, failed, refused, behind, planned, .. } = document;
     if document.dead_letters.is_empty() {
-        eprintln!("no parked dead letter matches");
+        say!("no parked dead letter matches");
         return Outcome::NothingMatched;
     }
     if !document.executed {
-        eprintln!(
+        say!(
             "dry run: {planned} would be redriven, {refused} refused, {behind} wait behind; do it with --execute"
         );
         return Outcome::Done;
     }
-    eprintln!(
+    say!(
         "{redriven} redriven, {failed} failed again, {refused} refused (3 redrives, see --force), {behind} wait behind"
     );
     match (redriven, failed + refused + behind) {

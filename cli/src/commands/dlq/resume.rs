@@ -40,7 +40,7 @@ impl Resume {
             };
             match service.dead_letters().resume_consumers(service.request(request)?).await {
                 Ok(answer) => {
-                    eprintln!("{}: resumed {} consumers", service.name, answer.into_inner().resumed);
+                    say!("{}: resumed {} consumers", service.name, answer.into_inner().resumed);
                 }
                 Err(status) if status.code() == Code::FailedPrecondition => {
                     say!("{}: {}", service.name, status.message());

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{audit::AuditLine, filter::parse_id, letter::LetterLine, schema};
 use crate::{
     options::Output,
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     services::Services,
     target::Target,
 };
@@ -99,7 +99,7 @@ impl Show {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
         let Some((service, letter)) = services.find(self.id).await? else {
-            eprintln!("no service has a dead letter {}", self.id);
+            say!("no service has a dead letter {}", self.id);
             return Ok(Outcome::NothingMatched);
         };
         let document = Document::of(&letter, service.name)?;

@@ -6,8 +6,9 @@ use holdfast_proto::{ops::v1 as pb, topic::EVENT_TOPICS};
 use tonic::Code;
 
 use crate::{
+    consent::Consent,
     options::{By, parse_reason, service_names},
-    output::{Outcome, confirmed, data, say},
+    output::{Outcome, data, say},
     services::Services,
     target::Target,
 };
@@ -34,9 +35,8 @@ pub(crate) struct Skip {
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
-    /// Don't ask
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     by: By,
 }
@@ -45,11 +45,11 @@ impl Skip {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, Some(&self.service))?;
         let last = self.offset.saturating_add(i64::from(self.records) - 1);
-        eprintln!(
+        let touched = format!(
             "{} gives up {} record(s) of {}-{}, offsets {} to {last}: they are never handled",
             self.service, self.records, self.topic, self.partition, self.offset
         );
-        if !self.yes && !confirmed("skip them?")? {
+        if !self.consent.to(&touched, "skip them?")? {
             return Ok(Outcome::Failed);
         }
         for service in &services.all {
@@ -64,7 +64,7 @@ impl Skip {
             match service.dead_letters().skip_records(service.request(request)?).await {
                 Ok(answer) => {
                     let answer = answer.into_inner();
-                    eprintln!("set aside; {} continues at offset {}", service.name, answer.position);
+                    say!("set aside; {} continues at offset {}", service.name, answer.position);
                     data!("{}", answer.dead_letter_id)?;
                 }
                 Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {

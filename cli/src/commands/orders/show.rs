@@ -70,14 +70,14 @@ impl Show {
         let nothing = document.events.is_empty();
         self.output.print(&document, || if nothing { Ok(()) } else { print(&document) })?;
         if nothing {
-            eprintln!("no service has written an event about this order");
+            say!("no service has written an event about this order");
             return Ok(Outcome::NothingMatched);
         }
         match document.events.iter().find_map(|event| event.waits.as_ref().map(|waits| (event, waits))) {
             Some((event, waits)) => {
                 say!("waits for {} at {}: {waits}", event.topic, event.missing_at.join(", "));
             }
-            None => eprintln!("every event was handled"),
+            None => say!("every event was handled"),
         }
         Ok(Outcome::Done)
     }

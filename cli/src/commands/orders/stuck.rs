@@ -19,7 +19,7 @@ use super::{
 use crate::{
     examine::{Examination, Missing, Scope, examine},
     options::Output,
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     runtime::block_on,
     services::Services,
     target::Target,
@@ -68,10 +68,10 @@ impl Stuck {
         let nothing = document.orders.is_empty();
         self.output.print(&document, || if nothing { Ok(()) } else { print(&document) })?;
         if nothing {
-            eprintln!("no order is unfinished for that long");
+            say!("no order is unfinished for that long");
             return Ok(Outcome::NothingMatched);
         }
-        eprintln!("{} orders", document.orders.len());
+        say!("{} orders", document.orders.len());
         Ok(Outcome::Done)
     }
 }

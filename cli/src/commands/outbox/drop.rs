@@ -5,8 +5,9 @@ use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 
 use crate::{
+    consent::Consent,
     options::{By, parse_reason, service_names},
-    output::{Outcome, confirmed},
+    output::Outcome,
     services::Services,
     target::Target,
 };
@@ -24,9 +25,8 @@ pub(crate) struct Drop {
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
-    /// Don't ask
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     by: By,
 }
@@ -34,8 +34,10 @@ pub(crate) struct Drop {
 impl Drop {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, Some(&self.service))?;
-        let question = format!("never publish {} rows of {}?", self.ids.len(), self.service);
-        if !self.yes && !confirmed(&question)? {
+        let ids: Vec<String> = self.ids.iter().map(i64::to_string).collect();
+        let touched =
+            format!("{} rows of {} are never published: {}", ids.len(), self.service, ids.join(" "));
+        if !self.consent.to(&touched, "drop them?")? {
             return Ok(Outcome::Failed);
         }
         let mut dropped = Vec::new();

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{
     options::{Output, service_names},
-    output::{Outcome, data, table},
+    output::{Outcome, data, say, table},
     services::Services,
     target::Target,
 };
@@ -91,7 +91,7 @@ impl List {
         let document = Document { rows };
         self.output.print(&document, || if none { Ok(()) } else { print(&document.rows) })?;
         if none {
-            eprintln!("nothing is held back");
+            say!("nothing is held back");
             return Ok(Outcome::NothingMatched);
         }
         Ok(Outcome::Done)

@@ -6,7 +6,7 @@ use holdfast_proto::ops::v1 as pb;
 
 use crate::{
     options::{By, service_names},
-    output::Outcome,
+    output::{Outcome, say},
     services::Services,
     target::Target,
 };
@@ -39,10 +39,10 @@ impl Retry {
             retried += answer.with_context(|| service.failed())?.into_inner().retried;
         }
         if retried == 0 {
-            eprintln!("none of them is held back");
+            say!("none of them is held back");
             return Ok(Outcome::NothingMatched);
         }
-        eprintln!("{retried} topics and keys are tried now: see holdfast outbox list");
+        say!("{retried} topics and keys are tried now: see {}", self.target.hint("outbox list")?);
         Ok(Outcome::Done)
     }
 }

@@ -12,7 +12,7 @@ use clap::Args;
 use holdfast_certs::check_name;
 use uuid::Uuid;
 
-use crate::output::Outcome;
+use crate::output::{Outcome, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
@@ -39,7 +39,7 @@ impl Init {
             let folder = self.dir.join(name);
             create(&folder, self.shared).with_context(|| format!("cannot write to {}", folder.display()))?;
         }
-        eprintln!("passwords are in {}", self.dir.display());
+        say!("passwords are in {}", self.dir.display());
         Ok(Outcome::Done)
     }
 }

@@ -1,6 +1,6 @@
 //! `down`.
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -10,8 +10,9 @@ use holdfast_native::{
 };
 
 use crate::{
+    consent::Consent,
     options::At,
-    output::{Outcome, confirmed},
+    output::{Outcome, say},
 };
 
 /// Time to stop everything: each component gets 10 s, first the services, then the infrastructure.
@@ -24,9 +25,8 @@ pub(crate) struct Down {
     /// Delete the stack's data too
     #[arg(long)]
     delete_data: bool,
-    /// Don't ask
-    #[arg(long, requires = "delete_data")]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 impl Down {
@@ -37,9 +37,9 @@ impl Down {
             return Ok(Outcome::Failed);
         }
         match control::stop(&data_dir, STOP_TIME_MAX)? {
-            Stopped::Running => eprintln!("stopped"),
-            Stopped::Abandoned => eprintln!("stopped components that had lost their supervisor"),
-            Stopped::Nothing => eprintln!("nothing runs in {}", data_dir.display()),
+            Stopped::Running => say!("stopped"),
+            Stopped::Abandoned => say!("stopped components that had lost their supervisor"),
+            Stopped::Nothing => say!("nothing runs in {}", data_dir.display()),
         }
         if self.delete_data {
             return delete(&data_dir);
@@ -56,13 +56,15 @@ impl Down {
         if !layout.marker_file().exists() {
             bail!("{} is not the folder of a stack, so it is left alone", data_dir.display());
         }
-        eprintln!("the databases, events, certificates and logs in {} are deleted", data_dir.display());
+        let mut touched =
+            format!("the databases, events, certificates and logs in {} are deleted", data_dir.display());
         for (component, folder) in layout.data_folders() {
             if !folder.starts_with(data_dir) && folder.exists() {
-                eprintln!("  {component} is in {}", folder.display());
+                // Writing to a String can't fail.
+                let _ = write!(touched, "\n  {component} is in {}", folder.display());
             }
         }
-        Ok(self.yes || confirmed("stop the stack and delete them?")?)
+        self.consent.to(&touched, "stop the stack and delete them?")
     }
 }
 
@@ -70,19 +72,19 @@ impl Down {
 fn delete(data_dir: &Path) -> Result<Outcome> {
     let layout = Layout::new(data_dir.to_owned(), 0);
     if !data_dir.exists() {
-        eprintln!("there is no {}", data_dir.display());
+        say!("there is no {}", data_dir.display());
         return Ok(Outcome::Done);
     }
     let left = control::delete(&layout)?;
     if left.is_empty() {
-        eprintln!("deleted {}", data_dir.display());
+        say!("deleted {}", data_dir.display());
     } else {
-        eprintln!(
+        say!(
             "deleted what the stack wrote in {}; the rest is somebody else's and stays:",
             data_dir.display()
         );
         for path in &left {
-            eprintln!("  {}", path.display());
+            say!("  {}", path.display());
         }
     }
     Ok(Outcome::Done)

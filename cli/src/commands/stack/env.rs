@@ -7,8 +7,8 @@ use clap::Args;
 use holdfast_native::layout::{Kind, OPERATOR, PARTICIPANTS};
 
 use crate::{
-    options::At,
-    output::{Outcome, exact_line},
+    options::{At, hint},
+    output::{Outcome, exact_line, say},
 };
 
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ impl Env {
         exact_line(&format!("export HOLDFAST_OPERATOR_CERTIFICATE={}", quoted(&operator.join("tls.crt"))))?;
         exact_line(&format!("export HOLDFAST_OPERATOR_KEY={}", quoted(&operator.join("tls.key"))))?;
         if std::io::stdout().is_terminal() {
-            eprintln!("# use it with: eval \"$(holdfast env)\"");
+            say!("# use it with: eval \"$({})\"", hint(&layout.data_dir, "env"));
         }
         Ok(Outcome::Done)
     }

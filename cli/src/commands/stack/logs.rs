@@ -13,7 +13,10 @@ use clap::Args;
 use holdfast_native::layout::{Layout, every_component_name};
 use holdfast_proto::text::on_one_line;
 
-use crate::{options::At, output::Outcome};
+use crate::{
+    options::At,
+    output::{Outcome, say},
+};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A longer line is shown as several.
@@ -118,7 +121,7 @@ impl Logs {
             .filter(|name| self.name.as_deref().is_none_or(|wanted| wanted == *name))
             .collect();
         if wanted.is_empty() {
-            eprintln!("it has not run in {}; there are {}", layout.data_dir.display(), known.join(", "));
+            say!("it has not run in {}; there are {}", layout.data_dir.display(), known.join(", "));
             return Ok(Outcome::NothingMatched);
         }
         let width = wanted.iter().map(|name| name.len()).max().unwrap_or(0);
@@ -130,7 +133,7 @@ impl Logs {
             })
             .collect();
         if !self.follow && tails.iter().all(|tail| !tail.path.exists()) {
-            eprintln!("there are no logs in {}", layout.data_dir.display());
+            say!("there are no logs in {}", layout.data_dir.display());
             return Ok(Outcome::NothingMatched);
         }
         let mut out = io::stdout().lock();

@@ -16,7 +16,7 @@ use holdfast_native::{
 };
 
 use crate::{
-    options::At,
+    options::{At, hint},
     output::{Outcome, data},
 };
 
@@ -63,7 +63,7 @@ impl Roll {
         for (index, component) in components.iter().enumerate() {
             let folder = self.folder_for(component)?;
             control::roll(&layout, component, &folder, self.wait)
-                .with_context(|| stopped_at(component, &components[index + 1..]))?;
+                .with_context(|| stopped_at(&layout.data_dir, component, &components[index + 1..]))?;
             data!("{component} runs the program in {}", folder.display())?;
         }
         Ok(Outcome::Done)
@@ -94,27 +94,27 @@ impl Roll {
 }
 
 /// What is to be known when `component` does not serve, and `rest` was not rolled.
-fn stopped_at(component: &str, rest: &[String]) -> String {
+fn stopped_at(data_dir: &Path, component: &str, rest: &[String]) -> String {
     let kept = if rest.is_empty() {
         String::new()
     } else {
         format!(", and these keep the program that they have: {}", rest.join(", "))
     };
-    format!(
-        "{component} does not serve with its new program{kept}; `holdfast roll {component} --programs DIR` rolls it back"
-    )
+    let back = hint(data_dir, &format!("roll {component} --programs DIR"));
+    format!("{component} does not serve with its new program{kept}; `{back}` rolls it back")
 }
 
 /// What a person must know of the programs that run: which were replaced since, and which come from where, if not all come from
 /// one folder.
-pub(super) fn remarks(running: &[(String, programs::Running)]) -> Vec<String> {
+pub(super) fn remarks(data_dir: &Path, running: &[(String, programs::Running)]) -> Vec<String> {
     let mut remarks: Vec<String> = running
         .iter()
         .filter(|(_, program)| program.is_replaced)
         .map(|(name, program)| {
             format!(
-                "{name} runs a program whose file {} was replaced: `holdfast roll {name}` starts the one that is there now",
-                program.file.display()
+                "{name} runs a program whose file {} was replaced: `{}` starts the one that is there now",
+                program.file.display(),
+                hint(data_dir, &format!("roll {name}"))
             )
         })
         .collect();
@@ -155,18 +155,18 @@ mod tests {
             program("order", "/new/holdfast-order", false),
             program("payment", "/new/holdfast-payment", false),
         ];
-        assert!(remarks(&one).is_empty());
+        assert!(remarks(Path::new("/x"), &one).is_empty());
         let two = [
             program("order", "/new/holdfast-order", false),
             program("order-2", "/old/holdfast-order", false),
         ];
         assert_eq!(
-            remarks(&two),
+            remarks(Path::new("/x"), &two),
             ["the programs of order are in /new", "the programs of order-2 are in /old"]
         );
-        let replaced = remarks(&[program("order", "/new/holdfast-order", true)]);
+        let replaced = remarks(Path::new("/x"), &[program("order", "/new/holdfast-order", true)]);
         assert!(
-            matches!(replaced.as_slice(), [one] if one.contains("`holdfast roll order`")),
+            matches!(replaced.as_slice(), [one] if one.contains("`holdfast roll order --data-dir /x`")),
             "{replaced:?}"
         );
     }
@@ -174,8 +174,12 @@ mod tests {
     /// A roll that stops says what was not rolled.
     #[test]
     fn a_roll_that_stops_says_what_it_left() {
-        let text = stopped_at("order-2", &["payment".to_owned(), "gateway".to_owned()]);
-        assert!(text.contains("payment, gateway") && text.contains("holdfast roll order-2"), "{text}");
-        assert!(!stopped_at("gateway", &[]).contains("keep"));
+        let text = stopped_at(Path::new("/x"), "order-2", &["payment".to_owned(), "gateway".to_owned()]);
+        assert!(
+            text.contains("payment, gateway")
+                && text.contains("`holdfast roll order-2 --programs DIR --data-dir /x`"),
+            "{text}"
+        );
+        assert!(!stopped_at(Path::new("/x"), "gateway", &[]).contains("keep"));
     }
 }

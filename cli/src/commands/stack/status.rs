@@ -16,7 +16,7 @@ use tokio::net::lookup_host;
 use super::roll::remarks;
 use crate::{
     options::{At, Output, say_nobody_watches},
-    output::{Outcome, Table, data, wide_table},
+    output::{Outcome, Table, data, say, wide_table},
     runtime::block_on,
     target::{AddressOption, Side, parse_address, side},
 };
@@ -177,11 +177,11 @@ impl Status {
             Found::Running(report) => (report, Watched::BySupervisor),
             Found::Abandoned(report) => (report, Watched::ByNobody),
             Found::Starting => {
-                eprintln!("a stack is being started or deleted in {}", data_dir.display());
+                say!("a stack is being started or deleted in {}", data_dir.display());
                 return Ok(Outcome::Failed);
             }
             Found::Nothing => {
-                eprintln!("nothing was started in {}", data_dir.display());
+                say!("nothing was started in {}", data_dir.display());
                 return Ok(Outcome::NothingMatched);
             }
         };
@@ -192,7 +192,7 @@ impl Status {
         runtime.shutdown_background();
         match (watched, report.stale_for()) {
             (Watched::ByNobody, _) => say_nobody_watches(&layout, &report),
-            (Watched::BySupervisor, Some(age)) => eprintln!(
+            (Watched::BySupervisor, Some(age)) => say!(
                 "{} is {} s old: its supervisor cannot write it (is the disk full?), so PID and RESTARTS may be older \
                  than STATE",
                 layout.state_file().display(),
@@ -201,8 +201,8 @@ impl Status {
             (Watched::BySupervisor, None) => {}
         }
         let programs = programs_of(&components);
-        for remark in remarks(&programs) {
-            eprintln!("{remark}");
+        for remark in remarks(&layout.data_dir, &programs) {
+            say!("{remark}");
         }
         self.output.print(&Document::of(&components, &programs), || {
             data!("{}", component_table(&layout, &components))

@@ -12,7 +12,7 @@ use holdfast_common::duration::parse_duration;
 use holdfast_native::layout::Layout;
 
 use crate::{
-    options::{At, make_hint},
+    options::{At, hint, make_hint, quoted},
     output::{Outcome, data},
 };
 
@@ -45,7 +45,10 @@ fn parse_user(text: &str) -> Result<String> {
 impl Token {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let token = match &self.dir {
-            Some(dir) => sign_with(dir, &self.user, &self.scope, self.ttl)?,
+            Some(dir) => {
+                let hint = || format!("holdfast certs init --dir {}", quoted(&dir.to_string_lossy()));
+                sign_with(dir, &self.user, &self.scope, self.ttl, hint)?
+            }
             None => sign(&self.at.data_dir()?, &self.user, &self.scope, self.ttl)?,
         };
         data!("{token}")?;
@@ -58,13 +61,19 @@ pub(super) fn sign(data_dir: &Path, user: &str, scope: &str, life: Duration) -> 
     if !layout.pki_dir().exists() {
         bail!("there is no stack in {}: start one with `{}`", data_dir.display(), make_hint(data_dir, "up"));
     }
-    sign_with(&layout.pki_dir(), user, scope, life)
+    sign_with(&layout.pki_dir(), user, scope, life, || hint(data_dir, "certs init"))
 }
 
-/// With the key of a folder, which must be there: a new one would sign tokens that nobody takes.
-fn sign_with(folder: &Path, user: &str, scope: &str, life: Duration) -> Result<String> {
+/// With the key of a folder, which must be there: a new one would sign tokens that nobody takes. `hint` is the command that creates one.
+fn sign_with(
+    folder: &Path,
+    user: &str,
+    scope: &str,
+    life: Duration,
+    hint: impl FnOnce() -> String,
+) -> Result<String> {
     if !folder.join("token.key").exists() {
-        bail!("there is no key for tokens in {}: see `holdfast certs init`", folder.display());
+        bail!("there is no key for tokens in {}: see `{}`", folder.display(), hint());
     }
     let issuer = TokenIssuer::load_or_create(folder)?;
     Ok(issuer.sign(&Claims::new(user, scope, life)?)?)

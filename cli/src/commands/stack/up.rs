@@ -24,6 +24,7 @@ use holdfast_native::{
 
 use super::{down::STOP_TIME_MAX, roll::parse_programs, token};
 use crate::{
+    commands::certs::folder::remedy,
     options::{At, hint, make_hint},
     output::{Outcome, data, say},
 };
@@ -119,7 +120,7 @@ impl Up {
             }
         };
         if control::stop_abandoned(&layout, &lock, STOP_TIME_MAX)? == Stopped::Abandoned {
-            eprintln!("stopped components that had lost their supervisor");
+            say!("stopped components that had lost their supervisor");
         }
         let prepared = match prepare(layout.clone(), &lock, wanted) {
             // Only tests start a stack that ends with its parent, and they try other ports.
@@ -127,7 +128,10 @@ impl Up {
                 say!("holdfast: {error:#}");
                 return Ok(Outcome::PortTaken);
             }
-            other => other?,
+            other => other.map_err(|error| match remedy(&error) {
+                Some(command) => anyhow::anyhow!("{error:#}: `{}`", hint(&data_dir, command)),
+                None => error,
+            })?,
         };
         if self.foreground {
             return self.supervise(prepared, lock);
@@ -153,7 +157,7 @@ impl Up {
                 }
                 Found::Starting => {
                     if !has_said {
-                        eprintln!(
+                        say!(
                             "another command starts or deletes the stack in {}: waiting",
                             layout.data_dir.display()
                         );
@@ -170,7 +174,7 @@ impl Up {
 
     /// Fails if the running stack is not the one that was asked for.
     fn check_same(&self, data_dir: &Path, report: &StackReport) -> Result<()> {
-        eprintln!("the stack in {} runs already", data_dir.display());
+        say!("the stack in {} runs already", data_dir.display());
         let tls = Layout::new(data_dir.to_owned(), report.port_offset).database_tls();
         let stop = hint(data_dir, "down");
         if let Some(difference) = self.difference(report, tls) {

@@ -7,7 +7,7 @@ use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_native::topics::{Replication, ensure_on};
 
-use crate::output::Outcome;
+use crate::output::{Outcome, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct Ensure {
@@ -53,14 +53,15 @@ impl Ensure {
         let replication =
             Replication { factor: self.replication_factor, in_sync_min: self.min_insync_replicas };
         if replication.in_sync_min > replication.factor {
-            eprintln!(
+            say!(
                 "--min-insync-replicas {} is more than --replication-factor {}",
-                replication.in_sync_min, replication.factor
+                replication.in_sync_min,
+                replication.factor
             );
             return Ok(Outcome::Usage);
         }
         ensure_on(&self.brokers, replication, self.wait).await?;
-        eprintln!("the topics are there");
+        say!("the topics are there");
         Ok(Outcome::Done)
     }
 }

@@ -1,0 +1,240 @@
+//! The walk of the README (start, order, stop, start, delete) by whoever starts it: root and a user without rights, with any umask,
+//! with and without a locale, with what they have exported for other programs, in folders of any name.
+
+use std::{
+    fs,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use holdfast_e2e::skipped;
+use holdfast_testkit::stack::binary;
+use nix::unistd::{User, geteuid};
+
+/// How somebody walks.
+#[derive(Debug, Clone, Copy)]
+struct Walk {
+    as_root: bool,
+    umask: &'static str,
+    has_locale: bool,
+    /// Whether they have exported settings for `psql`, Java and their browser.
+    has_exports: bool,
+    /// Whether the folder's name has spaces and umlauts.
+    is_odd_folder: bool,
+}
+
+/// Every pair of values of any two of these is in one walk.
+const WALKS: [Walk; 6] = [
+    walk(true, "022", true, true, true),
+    walk(false, "022", false, false, false),
+    walk(true, "027", true, false, false),
+    walk(false, "027", false, true, true),
+    walk(true, "077", false, true, false),
+    walk(false, "077", true, false, true),
+];
+
+const fn walk(
+    as_root: bool,
+    umask: &'static str,
+    has_locale: bool,
+    has_exports: bool,
+    is_odd_folder: bool,
+) -> Walk {
+    Walk { as_root, umask, has_locale, has_exports, is_odd_folder }
+}
+
+/// What they have exported for other programs.
+const EXPORTS: [(&str, &str); 5] = [
+    ("PGHOST", "db.invalid"),
+    ("PGOPTIONS", "-c default_transaction_read_only=on"),
+    ("PGSSLMODE", "verify-full"),
+    ("JAVA_TOOL_OPTIONS", "-Xmx8m"),
+    ("HTTPS_PROXY", "http://proxy.invalid:3128"),
+];
+
+/// Tests on stacks of their own draw their ports; those of a stranger may be met.
+const PORTS_TRIED: usize = 5;
+
+/// Somebody, with a home of their own and the programs.
+struct Walker {
+    walk: Walk,
+    home: tempfile::TempDir,
+    holdfast: PathBuf,
+}
+
+impl Walker {
+    fn new(walk: Walk) -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let mut walker = Self { walk, home, holdfast: binary() };
+        if let Some(user) = walker.user() {
+            chown(walker.home.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("allowed");
+            // What is built below a closed home nobody else can run.
+            if !walker.command("test").arg("-x").arg(&walker.holdfast).status().expect("it runs").success() {
+                walker.holdfast = copy_programs(&walker.holdfast, &walker.home.path().join("bin"));
+            }
+        }
+        walker
+    }
+
+    /// Whom to become for the walk.
+    fn user(&self) -> Option<User> {
+        let becomes = geteuid().is_root() && !self.walk.as_root;
+        becomes.then(|| User::from_name("nobody").expect("asked").expect("there"))
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        let name = if self.walk.is_odd_folder { "mein Ordner f\u{fc}r \u{c4}pfel" } else { "stack" };
+        self.home.path().canonicalize().expect("there").join(name)
+    }
+
+    /// A program in the surroundings of the walk, and in no others.
+    fn command(&self, program: impl AsRef<Path>) -> Command {
+        // The umask of a child can only be set by itself.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "umask \"$1\"; shift; exec \"$@\"", "sh", self.walk.umask]).arg(program.as_ref());
+        command.env_clear().current_dir(self.home.path());
+        for name in ["PATH", "CARGO_TARGET_DIR"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        // The components were fetched by whoever has built this.
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+        let cache = if geteuid().is_root() { Some(PathBuf::from("/var/cache")) } else { cache };
+        command.envs(cache.map(|cache| ("XDG_CACHE_HOME", cache)));
+        command.env("HOME", self.home.path()).env("HOLDFAST_DATA_DIR", self.data_dir());
+        // Deliveries take a moment, not six seconds.
+        command.env("HOLDFAST__DELIVERY__STEP", "50ms");
+        command.envs(self.walk.has_locale.then_some(("LANG", "de_DE.ISO-8859-1")));
+        command.envs(EXPORTS.into_iter().filter(|_| self.walk.has_exports));
+        if let Some(user) = self.user() {
+            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        }
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(&self.holdfast).args(arguments).output().expect("it runs")
+    }
+
+    fn done(&self, arguments: &[&str]) {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{:?} {arguments:?}: {}", self.walk, talk(&output));
+    }
+
+    /// Starts on ports that are free.
+    fn up(&self) {
+        for _ in 0..PORTS_TRIED {
+            let output = self.run(&["up", "--port-offset", &fastrand::u16(100..15_000).to_string()]);
+            if output.status.success() {
+                return;
+            }
+            assert!(talk(&output).contains("port"), "{:?}: {}", self.walk, talk(&output));
+        }
+        panic!("{:?}: no ports are free", self.walk);
+    }
+
+    /// One order, from its creation to its delivery.
+    fn order(&self) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/test-create-order.sh");
+        // It may be below a closed home too.
+        let script = fs::read_to_string(script).expect("there");
+        let mut command = self.command("bash");
+        let output = command.args(["-c", &script]).env("HOLDFAST", &self.holdfast).output().expect("it runs");
+        assert!(output.status.success(), "{:?}: {}", self.walk, talk(&output));
+    }
+
+    fn walk(&self) {
+        self.up();
+        self.done(&["status"]);
+        self.order();
+        self.done(&["down"]);
+        assert_eq!(self.run(&["status"]).status.code(), Some(3), "{:?}", self.walk);
+        self.up();
+        self.done(&["status"]);
+        self.order();
+        assert_eq!(open_to_others(&self.data_dir()), Vec::<PathBuf>::new(), "{:?}", self.walk);
+        self.done(&["down", "--delete-data", "--yes"]);
+        assert!(!self.data_dir().exists(), "{:?}", self.walk);
+    }
+}
+
+impl Drop for Walker {
+    fn drop(&mut self) {
+        if self.data_dir().exists() {
+            let down = self.run(&["down", "--delete-data", "--yes"]);
+            assert!(down.status.success() || std::thread::panicking(), "{}", talk(&down));
+        }
+    }
+}
+
+fn talk(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The programs beside `holdfast` in another folder.
+fn copy_programs(holdfast: &Path, folder: &Path) -> PathBuf {
+    fs::create_dir(folder).expect("created");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("allowed");
+    for name in ["holdfast", "holdfast-gateway", "holdfast-order", "holdfast-payment", "holdfast-delivery"] {
+        fs::copy(holdfast.with_file_name(name), folder.join(name)).expect("copied");
+    }
+    folder.join("holdfast")
+}
+
+/// Secrets in a folder that somebody else could read.
+fn open_to_others(folder: &Path) -> Vec<PathBuf> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir(folder).expect("readable") {
+        let path = entry.expect("read").path();
+        let is_secret = path.extension().is_some_and(|extension| extension == "key" || extension == "toml");
+        if path.is_dir() {
+            open.extend(open_to_others(&path));
+        } else if is_secret && fs::metadata(&path).expect("there").permissions().mode() & 0o077 != 0 {
+            open.push(path);
+        }
+    }
+    open
+}
+
+/// See the file. Two walk at a time: a start mostly waits.
+#[test]
+fn everybody_can_walk() {
+    let walks = WALKS.iter().filter(|walk| geteuid().is_root() || !walk.as_root);
+    if !geteuid().is_root() {
+        skipped("only root can walk as root, so the other half of the walks was not walked");
+    }
+    for pair in walks.collect::<Vec<_>>().chunks(2) {
+        std::thread::scope(|scope| {
+            for walk in pair {
+                scope.spawn(|| Walker::new(**walk).walk());
+            }
+        });
+    }
+}
+
+/// The walks have every pair of values.
+#[test]
+fn every_pair_is_walked() {
+    let values = |walk: &Walk| {
+        [
+            walk.as_root.to_string(),
+            walk.umask.to_owned(),
+            walk.has_locale.to_string(),
+            walk.has_exports.to_string(),
+            walk.is_odd_folder.to_string(),
+        ]
+    };
+    let rows: Vec<_> = WALKS.iter().map(values).collect();
+    for one in 0..rows[0].len() {
+        for other in 0..one {
+            for (of_one, of_other) in rows.iter().flat_map(|a| rows.iter().map(|b| (&a[one], &b[other]))) {
+                let is_walked = rows.iter().any(|row| row[one] == *of_one && row[other] == *of_other);
+                assert!(is_walked, "{one}: {of_one} with {other}: {of_other}");
+            }
+        }
+    }
+}
