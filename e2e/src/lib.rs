@@ -9,6 +9,7 @@
 )]
 
 pub mod browser;
+pub mod certificates;
 pub mod events;
 pub mod openapi;
 pub mod operator;

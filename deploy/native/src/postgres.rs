@@ -21,9 +21,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::{
     artifacts::{Artifacts, run},
     certificates,
-    layout::{
-        DATABASE_ADMINISTRATOR, DatabaseTls, Layout, OPERATOR, PARTICIPANTS, Participant, closed_to_others,
-    },
+    layout::{DATABASE_ADMINISTRATOR, Layout, OPERATOR, PARTICIPANTS, Participant, Tls, closed_to_others},
     prepare::write_password,
     removal,
 };
@@ -154,14 +152,14 @@ fn write_passwords(layout: &Layout, participant: &Participant) -> Result<()> {
 /// Who may log in, and how: the service to its own database, the operator's tools to all. With TLS a certificate must go with it:
 /// that of the service beside its password, that of the operator instead of one. Everybody else, and whoever comes without TLS then,
 /// finds no line.
-fn access(participant: &Participant, tls: DatabaseTls) -> String {
+fn access(participant: &Participant, tls: Tls) -> String {
     let (database, role) = (participant.database, participant.role());
     match tls {
-        DatabaseTls::Off => format!(
+        Tls::Off => format!(
             "host {database} {role} 127.0.0.1/32 scram-sha-256\n\
              host all {DATABASE_ADMINISTRATOR} 127.0.0.1/32 scram-sha-256\n"
         ),
-        DatabaseTls::On => format!(
+        Tls::On => format!(
             "hostssl {database} {role} 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n\
              hostssl all {DATABASE_ADMINISTRATOR} 127.0.0.1/32 cert map=operator\n"
         ),
@@ -182,6 +180,11 @@ fn write_access(layout: &Layout, participant: &Participant) -> Result<()> {
 
 /// Writes a file that only the server can read: completely or not at all.
 pub(crate) fn write_for_server(path: &Path, content: &[u8]) -> Result<()> {
+    write_privately(path, content, unprivileged()?)
+}
+
+/// Writes a file that only its owner can read, or the supervisor's user if there is no other: completely or not at all.
+pub(crate) fn write_privately(path: &Path, content: &[u8], owner: Option<(u32, u32)>) -> Result<()> {
     let write = || {
         let mut draft = path.as_os_str().to_owned();
         draft.push(".draft");
@@ -190,7 +193,7 @@ pub(crate) fn write_for_server(path: &Path, content: &[u8]) -> Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(content)?;
         file.sync_all()?;
-        if let Some((uid, gid)) = unprivileged()? {
+        if let Some((uid, gid)) = owner {
             chown(&draft, Some(uid), Some(gid))?;
         }
         fs::rename(draft, path)?;
@@ -243,7 +246,7 @@ fn init(
 pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Participant) -> Result<Command> {
     let mut command = Command::new(artifacts.postgres_bin.join("postgres"));
     command.arg("-D").arg(cluster_dir(layout, participant)).current_dir("/");
-    if layout.database_tls() == DatabaseTls::On {
+    if layout.database_tls() == Tls::On {
         // It ends at once if its files don't fit together, and reads them all at its start.
         certificates::copy(layout, participant)?;
         for setting in
@@ -311,7 +314,7 @@ async fn is_set_up(layout: &Layout, participant: &Participant) -> Result<bool> {
     )
     .fetch_one(&mut connection)
     .await?;
-    if layout.database_tls() == DatabaseTls::On {
+    if layout.database_tls() == Tls::On {
         certificates::end_revoked(&mut connection, layout, participant).await?;
     }
     connection.close().await?;
@@ -439,13 +442,13 @@ mod tests {
     #[test]
     fn every_line_of_access_asks_for_what_it_should() {
         for participant in PARTICIPANTS {
-            let with = access(participant, DatabaseTls::On);
+            let with = access(participant, Tls::On);
             assert_eq!(with.lines().count(), 2);
             for line in with.lines() {
                 assert!(line.starts_with("hostssl "), "{line}");
                 assert!(line.contains("clientcert=verify-full") || line.contains(" cert map="), "{line}");
             }
-            let without = access(participant, DatabaseTls::Off);
+            let without = access(participant, Tls::Off);
             assert!(without.lines().all(|line| line.ends_with(" scram-sha-256")), "{without}");
             for text in [with, without] {
                 let service = format!(" {} {} ", participant.database, participant.role());

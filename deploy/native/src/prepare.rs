@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 use crate::{
     artifacts::Artifacts,
     kafka,
-    layout::{DatabaseTls, Extra, Layout, PARTICIPANTS, Replicas, Scope, identities},
+    layout::{Extra, KAFKA, Layout, PARTICIPANTS, Replicas, Scope, Tls, identities},
     link::Link,
     postgres, programs, redis,
     removal::{Content, Folder},
@@ -45,6 +45,15 @@ pub struct PortTaken {
 /// The exit code for a test's stack when a port is taken, so that the test tries others. Nobody else gets it.
 pub const PORT_TAKEN_EXIT_CODE: u8 = 5;
 
+/// Which connections are encrypted beside those between services, which always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encrypted {
+    /// To the databases.
+    pub databases: Tls,
+    /// To the broker.
+    pub kafka: Tls,
+}
+
 /// A stack that can be started.
 #[derive(Debug, Clone)]
 pub struct Prepared {
@@ -71,8 +80,11 @@ pub fn prepare(
     extras: Vec<Extra>,
     links: Vec<Link>,
     programs: Option<&Path>,
-    database_tls: DatabaseTls,
+    encrypted: Encrypted,
 ) -> Result<Prepared> {
+    if encrypted.kafka == Tls::On && !kafka::CAN_ENCRYPT {
+        bail!("{}", kafka::NOT_BUILT);
+    }
     fs::create_dir_all(&layout.data_dir)
         .with_context(|| format!("cannot create the data folder {}", layout.data_dir.display()))?;
     check_space(&layout.data_dir)?;
@@ -91,7 +103,8 @@ pub fn prepare(
         let folder = layout.data_dir.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    write_down(&layout, database_tls)?;
+    write_down(&layout.database_tls_file(), encrypted.databases)?;
+    write_down(&layout.kafka_tls_file(), encrypted.kafka)?;
     renew_certificates(&layout, scope)?;
     postgres::prepare(&layout, &artifacts)?;
     kafka::prepare(&layout, &artifacts, &links)?;
@@ -110,30 +123,28 @@ pub fn prepare(
 
 /// Makes sure that every identity has a certificate with time left.
 pub(crate) fn renew_certificates(layout: &Layout, scope: Scope) -> Result<()> {
-    let has_tls = layout.database_tls() == DatabaseTls::On;
-    if scope == Scope::Infrastructure && !has_tls {
+    let (databases, broker) = (layout.database_tls() == Tls::On, layout.kafka_tls() == Tls::On);
+    if scope == Scope::Infrastructure && !databases && !broker {
         return Ok(());
     }
     let pki = Pki::open_or_init(&layout.pki_dir())?;
     for identity in identities() {
         pki.ensure_leaf(identity)?;
     }
-    if has_tls {
-        for participant in PARTICIPANTS {
-            // Clients have nothing but the address; no service's certificate says that it answers there.
-            pki.answers_at(participant.server, &[Ipv4Addr::LOCALHOST.into()])?;
-            pki.ensure_leaf(participant.server)?;
-        }
+    let servers = PARTICIPANTS.iter().map(|participant| participant.server).filter(|_| databases);
+    for server in servers.chain(broker.then_some(KAFKA)) {
+        // Clients have nothing but the address; no service's certificate says that it answers there.
+        pki.answers_at(server, &[Ipv4Addr::LOCALHOST.into()])?;
+        pki.ensure_leaf(server)?;
     }
     Ok(())
 }
 
-/// For all who look for the databases of this stack.
-fn write_down(layout: &Layout, database_tls: DatabaseTls) -> Result<()> {
-    let path = layout.database_tls_file();
-    let done = match database_tls {
-        DatabaseTls::On => fs::write(&path, "Connections to the databases are by TLS only.\n"),
-        DatabaseTls::Off => match fs::remove_file(&path) {
+/// For all who look for the databases, or for the broker, of this stack.
+fn write_down(path: &Path, tls: Tls) -> Result<()> {
+    let done = match tls {
+        Tls::On => fs::write(path, "Connections are by TLS only.\n"),
+        Tls::Off => match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             done => done,
         },

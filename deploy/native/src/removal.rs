@@ -28,6 +28,9 @@ const PKI_FILES: [&str; 10] = [
     "token.key",
     "token.kid",
 ];
+/// Files of the broker, beside its logs.
+const BROKER_FILES: [&str; 5] =
+    ["log4j2.xml", "server.properties", "tls.pem", "ca.crt", crate::certificates::UNREAD];
 /// Files of one identity.
 const IDENTITY_FILES: [&str; 7] =
     ["addresses", "ca.crl", "ca.crt", "jwks.json", "revoked", "tls.crt", "tls.key"];
@@ -66,7 +69,10 @@ impl Content {
                 ["toml", "program", "program.draft", "password"]
                     .map(|extension| format!("{name}.{extension}"))
             })
-            .chain(["database-password", "database-tls", "redis-password", "redis.conf"].map(str::to_owned))
+            .chain(
+                ["database-password", "database-tls", "kafka-tls", "redis-password", "redis.conf"]
+                    .map(str::to_owned),
+            )
             .collect();
         let logs: BTreeSet<String> =
             names.iter().flat_map(|name| [format!("{name}.log"), format!("{name}.log.old")]).collect();
@@ -79,7 +85,7 @@ impl Content {
 
         let broker = layout.kafka_dir();
         content.divide(&broker, |path| {
-            let is_file = is_file_named(path, |name| ["log4j2.xml", "server.properties"].contains(&name));
+            let is_file = is_file_named(path, |name| is_written(&BROKER_FILES, name));
             let signs = ["meta.properties", "bootstrap.checkpoint"];
             proven && (is_file || (*path == broker.join("logs") && is_folder_with(path, &signs)))
         })?;

@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    certificates,
     component::{Component, Ending},
     kafka::Broker,
     layout::Kind,
@@ -66,7 +67,7 @@ pub async fn run(prepared: Prepared, restart: Restart, lifetime: Lifetime) -> Re
     let reports = components.map(|component| component.report(&layout));
     let supervisor = Arc::new(Supervisor {
         reporter: Reporter::new(layout.clone(), reports.collect(), prepared.links.clone()),
-        broker: Arc::new(Broker::new(&layout)?),
+        broker: Arc::new(Broker::new(&layout, &prepared.links)),
         prepared,
         restart,
         ending: match lifetime {
@@ -225,6 +226,12 @@ impl Supervisor {
         let mut was_ready = false;
         loop {
             let answer = component.tend(&self.prepared.layout, &self.broker).await;
+            if matches!(component, Component::Kafka)
+                && self.restart == Restart::Always
+                && certificates::are_overdue(&self.prepared.layout).await
+            {
+                return "cannot be told of its new certificate".to_owned();
+            }
             was_ready |= answer.state == ComponentState::Ready;
             let runs = was_ready && answer.state != ComponentState::Starting;
             self.reporter.change(&component.name(), |report| {

@@ -9,8 +9,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_native::{
     control::{self, Found, Stopped},
-    layout::{DatabaseTls, Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope},
-    prepare::{PortTaken, Prepared, prepare},
+    layout::{Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope, Tls},
+    prepare::{Encrypted, PortTaken, Prepared, prepare},
     state::StackReport,
     supervisor::{self, Lifetime, Restart},
 };
@@ -42,8 +42,12 @@ pub(crate) struct Up {
     #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
     with: Vec<Extra>,
     /// Whether connections to the databases are encrypted, and both ends show certificates
-    #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = DatabaseTls::Off.name(), value_name = "on|off", value_parser = str::parse::<DatabaseTls>)]
-    database_tls: DatabaseTls,
+    #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = Tls::Off.name(), value_name = "on|off", value_parser = str::parse::<Tls>)]
+    database_tls: Tls,
+    /// Whether connections to Kafka are encrypted, both ends show certificates, and each service may do only what it must; needs
+    /// programs that scripts/kafka-tls.sh builds
+    #[arg(long, env = "HOLDFAST_KAFKA_TLS", default_value = Tls::Off.name(), value_name = "on|off", value_parser = str::parse::<Tls>)]
+    kafka_tls: Tls,
     /// Run the services' programs of this folder, instead of those beside this command; `holdfast roll` changes that later
     #[arg(long, value_name = "DIR", value_parser = parse_programs, conflicts_with = "infrastructure_only")]
     programs: Option<PathBuf>,
@@ -100,7 +104,7 @@ impl Up {
             self.extras(),
             links,
             self.programs.as_deref(),
-            self.database_tls,
+            Encrypted { databases: self.database_tls, kafka: self.kafka_tls },
         ) {
             // Only tests start a stack that ends with its parent, and they try other ports.
             Err(error) if self.until_parent_ends && error.is::<PortTaken>() => {
@@ -125,9 +129,14 @@ impl Up {
         if self.links && report.links.is_empty() {
             bail!("it runs without --links: stop it with `holdfast down` first");
         }
-        let tls = Layout::new(data_dir.to_owned(), report.port_offset).database_tls();
-        if tls != self.database_tls {
-            bail!("it runs with --database-tls {}: stop it with `holdfast down` first", tls.name());
+        let layout = Layout::new(data_dir.to_owned(), report.port_offset);
+        for (option, runs, wanted) in [
+            ("--database-tls", layout.database_tls(), self.database_tls),
+            ("--kafka-tls", layout.kafka_tls(), self.kafka_tls),
+        ] {
+            if runs != wanted {
+                bail!("it runs with {option} {}: stop it with `holdfast down` first", runs.name());
+            }
         }
         for extra in self.extras() {
             if !report.components.iter().any(|component| component.name == extra.name()) {
@@ -169,6 +178,7 @@ impl Up {
         arguments
             .extend(self.extras().into_iter().flat_map(|extra| ["--with", extra.name()].map(str::to_owned)));
         arguments.extend(["--database-tls".into(), self.database_tls.name().into()]);
+        arguments.extend(["--kafka-tls".into(), self.kafka_tls.name().into()]);
         if let Some(programs) = &self.programs {
             arguments.extend(["--programs".into(), programs.display().to_string()]);
         }
