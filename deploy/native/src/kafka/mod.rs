@@ -322,9 +322,8 @@ impl Broker {
             .iter()
             .map(|name| format!("listener.name.{}", name.to_lowercase()))
             .flat_map(|prefix| {
-                let file = |setting: &str, name: &str| {
-                    (format!("{prefix}.{setting}"), format!("{FOLDER}/{name}"))
-                };
+                let file =
+                    |setting: &str, name: &str| (format!("{prefix}.{setting}"), format!("{FOLDER}/{name}"));
                 [file("ssl.keystore.location", keystore), file("ssl.truststore.location", truststore)]
             })
             .collect();
