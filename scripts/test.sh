@@ -36,6 +36,12 @@ step "planted bugs"
 # First: the build behind it links the normal programs again.
 scripts/planted.sh
 
+step "TLS to Kafka"
+# As above: a build of its own, and before that of the normal programs.
+scripts/kafka-tls.sh
+cargo test -p holdfast-common --features kafka-tls --lib --locked kafka
+cargo test -p holdfast-e2e --features kafka-tls --locked --test kafka_tls
+
 step "build"
 # Before the tests: those on the real stack start the binaries beside them.
 cargo build --workspace --all-targets --locked

@@ -18,6 +18,9 @@ need pkill procps
 need mvn maven
 # For `holdfast up --with redis`, and the tests of it.
 need redis-server redis-server
+# For scripts/kafka-tls.sh, and the tests of it.
+need pkg-config pkg-config
+echo '#include <openssl/ssl.h>' | gcc -E -x c - >/dev/null 2>&1 || missing+=(libssl-dev)
 # librdkafka's gzip support.
 echo '#include <zlib.h>' | gcc -E -x c - >/dev/null 2>&1 || missing+=(zlib1g-dev libc6-dev)
 
