@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds the services and the command with TLS to Kafka (docs/adr/0016-tls-to-kafka.md) into target/kafka-tls. The next normal build
-# links its own programs again; beside our own crates only the Kafka client is built twice. Needs OpenSSL's headers (Debian: libssl-dev).
+# links its own programs again; beside our own crates only the Kafka client is built twice. Needs OpenSSL's headers (Debian: libssl-dev);
+# 3 if they are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if ! pkg-config --exists 'openssl >= 3'; then
     echo "OpenSSL 3 with its headers is missing: install it (Debian: apt-get install libssl-dev pkg-config), then run this again" >&2
-    exit 1
+    exit 3
 fi
 target=${CARGO_TARGET_DIR:-target}
 programs=(holdfast holdfast-gateway holdfast-order holdfast-payment holdfast-delivery)
