@@ -36,6 +36,19 @@ step "planted bugs"
 # First: the build behind it links the normal programs again.
 scripts/planted.sh
 
+step "TLS to Kafka"
+# As above: a build of its own, and before that of the normal programs.
+status=0
+scripts/kafka-tls.sh || status=$?
+case $status in
+0)
+    cargo test -p holdfast-common --features kafka-tls --lib --locked kafka
+    cargo test -p holdfast-e2e --features kafka-tls --locked --test kafka_tls
+    ;;
+3) echo "SKIPPED: all of TLS to Kafka, which takes OpenSSL's headers, see above" ;;
+*) exit "$status" ;;
+esac
+
 step "build"
 # Before the tests: those on the real stack start the binaries beside them.
 cargo build --workspace --all-targets --locked

@@ -69,6 +69,8 @@ pub struct LeafStatus {
     pub trusts: Vec<String>,
     /// The fingerprint that a service with these files shows in its metric `cert_info`.
     pub fingerprint: String,
+    /// The same without the deny list, as its clients of Kafka show it in `kafka_clients`.
+    pub client_fingerprint: String,
     /// Its state.
     pub state: LeafState,
 }
@@ -206,8 +208,12 @@ impl Pki {
         };
         let trusts = authorities.into_iter().map(|authority| authority.subject).collect();
         let Summary { serial, issuer, not_after, .. } = leaf;
-        let fingerprint = fingerprint([&certificate, &bundle, &revoked]);
-        Ok(LeafStatus { name: name.to_owned(), serial, issuer, not_after, trusts, fingerprint, state })
+        let (fingerprint, client_fingerprint) = (
+            fingerprint(&[certificate.as_str(), &bundle, &revoked]),
+            fingerprint(&[certificate.as_str(), &bundle]),
+        );
+        let name = name.to_owned();
+        Ok(LeafStatus { name, serial, issuer, not_after, trusts, fingerprint, client_fingerprint, state })
     }
 
     /// What a leaf of `name` has in it.
@@ -418,9 +424,9 @@ fn addresses(folder: &Path) -> Result<Vec<IpAddr>, PkiError> {
     }
 }
 
-/// The same as in `holdfast_common::identity`, which publishes it as a metric: certificate, trust bundle and deny list,
+/// The same as in `holdfast_common::identity`, which publishes it as a metric: certificate, trust bundle and perhaps deny list,
 /// without the key.
-fn fingerprint(contents: [&str; 3]) -> String {
+fn fingerprint(contents: &[&str]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for content in contents {
         context.update(content.as_bytes());

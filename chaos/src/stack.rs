@@ -104,8 +104,8 @@ impl Stack {
         let mut command = control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str));
         command.args(setup.links.then_some("--links"));
         command.args(setup.programs.iter().flat_map(|folder| ["--programs".as_ref(), folder.as_os_str()]));
-        // The earlier build knows nothing of TLS to its database.
-        command.args(setup.programs.iter().flat_map(|_| ["--database-tls", "off"]));
+        // The earlier build knows nothing of TLS to its database or to Kafka, whatever the environment asks for.
+        command.args(setup.programs.iter().flat_map(|_| ["--database-tls", "off", "--kafka-tls", "off"]));
         let mut folders = None;
         if setup.disks {
             let (wrapped, disks) = Disks::wrap(&layout, &command)?;

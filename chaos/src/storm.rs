@@ -173,9 +173,8 @@ async fn apply(
         Action::RotateAuthority => rotate(stack, workload, &["certs", "rotate", "--ca", "--yes"]).await,
         Action::Poison => {
             let victim = workload.youngest_order().map(|(user, order)| Victim { user, order });
-            let brokers = stack.layout.kafka_brokers();
             record.victim = victim.as_ref().map(|victim| victim.order.clone());
-            poison::send(&brokers, &fault.target, victim.as_ref(), &mut record.poison).await?;
+            poison::send(&stack.layout, &fault.target, victim.as_ref(), &mut record.poison).await?;
             let seen = format!("{} records were acknowledged", record.poison.len());
             Ok(Applied { seen, over: Over::At(workload.now()) })
         }

@@ -3,17 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rdkafka::{
-    ClientConfig,
-    consumer::{BaseConsumer, Consumer as _},
-};
+use holdfast_native::{kafka, layout::Layout};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::evidence::PartitionEnds;
 
-/// A client that only looks: partitions are assigned to it, and nothing is committed.
-pub fn client(brokers: &str) -> Result<BaseConsumer> {
-    let client = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
+/// A client of a stack's broker that only looks: partitions are assigned to it, and nothing is committed.
+pub fn client(layout: &Layout) -> Result<BaseConsumer> {
+    let client = kafka::client(layout)?
         // librdkafka asks for a name in any case.
         .set("group.id", "holdfast-chaos-checker")
         .set("enable.auto.commit", "false")

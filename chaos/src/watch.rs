@@ -89,7 +89,7 @@ impl Watch {
     /// Begins to look, once a second.
     pub fn start(stack: Arc<Stack>, rest: Rest, workload: Arc<Workload>) -> Result<Self> {
         let users = workload.user_names().map(str::to_owned).collect();
-        let broker = Arc::new(topics::client(&stack.layout.kafka_brokers())?);
+        let broker = Arc::new(topics::client(&stack.layout)?);
         let (databases, last) = (BTreeMap::new(), BTreeMap::new());
         let mut watcher = Watcher { stack, rest, broker, users, databases, last };
         let shared = Arc::new(Shared::default());

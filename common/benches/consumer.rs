@@ -14,7 +14,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use holdfast_common::{kafka, record::Header};
+use holdfast_common::{kafka::QuietContext, record::Header};
 use rdkafka::{
     message::{Header as KafkaHeader, OwnedHeaders},
     producer::{FutureRecord, Producer as _},
@@ -42,7 +42,7 @@ fn headers(headers: &[Header]) -> OwnedHeaders {
 
 /// Puts the events into the topic; every `poison_every`th can't be handled.
 fn produce(lab: &Lab, poison_every: Option<usize>) {
-    let producer = kafka::producer(&lab.kafka).expect("a producer");
+    let producer = lab.brokers().producer(QuietContext::default()).expect("a producer");
     for n in 0..EVENTS {
         let poison = poison_every.is_some_and(|every| n % every == every / 2);
         let event = lab.event(&format!("subject-{n}"), if poison { "poison" } else { "fine" });
@@ -95,7 +95,7 @@ async fn measure(batch: usize, poison_every: Option<usize>) {
 async fn neighbours(poisoned: Poisoned) -> f64 {
     let lab = Lab::new("neighbours").await;
     let member = lab.start_consumer();
-    let producer = kafka::producer(&lab.kafka).expect("a producer");
+    let producer = lab.brokers().producer(QuietContext::default()).expect("a producer");
     let send = async |subject: &str, payload: &str| {
         let event = lab.event(subject, payload);
         let headers = headers(&event.headers("bench"));

@@ -21,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast_common::{config::KafkaConfig, kafka};
+use holdfast_common::{
+    config::{KafkaConfig, KafkaTlsConfig},
+    kafka::Brokers,
+};
 use holdfast_native::layout::Scope;
 use holdfast_testkit::stack::{TestStack, binary};
 use rdkafka::{
@@ -74,8 +77,8 @@ impl Variant {
 
     fn config(self, brokers: &str, member: &str) -> ClientConfig {
         let is_static = matches!(self, Self::ClassicStatic | Self::ConsumerStatic);
-        let mut config =
-            kafka::consumer_config(&config_of(brokers, is_static.then(|| member.to_owned())), "members");
+        let mut config = Brokers::without_tls(&config_of(brokers, is_static.then(|| member.to_owned())))
+            .consumer_config("members");
         if matches!(self, Self::ConsumerStatic | Self::ConsumerDynamic) {
             config.set("group.protocol", "consumer");
             // The broker's settings in this protocol: the stack gives it the same times.
@@ -118,6 +121,7 @@ fn config_of(brokers: &str, instance_id: Option<String>) -> KafkaConfig {
         dead_letters_in_a_row_max: 100,
         dead_letter_share_max: 0.5,
         dead_letter_pause: Duration::from_secs(10),
+        tls: KafkaTlsConfig::default(),
     }
 }
 

@@ -358,6 +358,32 @@ pub struct KafkaConfig {
     /// How long it stops before it tries a record; grows up to eightfold. Default 10 s.
     #[serde(default = "default_dead_letter_pause", deserialize_with = "duration")]
     pub dead_letter_pause: Duration,
+    /// How connections are encrypted, and who is at their other end.
+    #[serde(default)]
+    pub tls: KafkaTlsConfig,
+}
+
+/// TLS to Kafka. The client's certificate is that of the section `identity`. Needs a program with the feature `kafka-tls`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaTlsConfig {
+    /// Default `off`.
+    #[serde(default)]
+    pub mode: KafkaTlsMode,
+    /// Certificates of the authorities that may have signed the brokers'. Default: those of the section `identity`.
+    #[serde(default)]
+    pub trust_bundle: Option<PathBuf>,
+}
+
+/// Whether connections to Kafka are encrypted. As with the database there is nothing in between.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KafkaTlsMode {
+    /// In the clear, and nobody shows who he is.
+    #[default]
+    Off,
+    /// The broker's certificate must be of a trusted authority and for the host that it is reached by, and we show ours.
+    VerifyFull,
 }
 
 /// Where Linux says the name of the host; a container has one of its own.

@@ -71,6 +71,9 @@ metrics! {
     histogram HTTP_REQUEST_SECONDS = "http_request_seconds", "time of a REST request: route, status";
     counter HTTP_REQUESTS_REFUSED_TOTAL = "http_requests_refused_total", "requests refused because of how they were sent: port, reason";
     counter JWKS_RELOAD_FAILURES_TOTAL = "jwks_reload_failures_total", "token keys were refused; the old ones stay in use";
+    gauge KAFKA_CLIENTS = "kafka_clients", "clients of Kafka by what they show: client (consumer, observer, producer), and a fingerprint over certificate and trust bundle";
+    counter KAFKA_CLIENTS_RENEWED_TOTAL = "kafka_clients_renewed_total", "clients of Kafka that were replaced because the files of their certificate have changed: client (consumer, observer, producer)";
+    counter KAFKA_REFUSALS_TOTAL = "kafka_refusals_total", "what was refused to the clients of Kafka, or what they refused: reason (certificate, topic, group, cluster)";
     gauge ORDER_CACHE_BYTES = "order_cache_bytes", "memory that the last known states of orders take, about";
     counter ORDER_CACHE_READS_TOTAL = "order_cache_reads_total", "orders that clients asked for: outcome (known; shared: known to another gateway; read from order; stale: the last known state, because order is away)";
     counter ORDERS_CREATED_TOTAL = "orders_created_total", "orders created, replays not counted";

@@ -17,6 +17,7 @@ use crate::{
     grpc::{self, Permissions},
     identity::Identity,
     janitor::{self, Expiring},
+    kafka::Brokers,
     metric,
     outbox::{
         probe,
@@ -84,7 +85,15 @@ impl Participant<'_> {
             database.clone().migrate_and_probe(self.migrations, health.required("database"), stop.clone());
         context.spawn("database", finished(task));
 
-        let publisher = Publisher::new(self.kafka)?;
+        let brokers = Brokers::new(self.kafka, &identity)?;
+        if brokers.has_tls() {
+            let task = health.periodic("kafka-certificate-reload", reload::SUCCESS_EVERY_MAX);
+            let (following, failures) = (brokers.clone(), metric::CERTIFICATE_RELOAD_FAILURES_TOTAL);
+            let follow = move || following.reload();
+            let task = reload_on_change("kafka certificate", failures, follow, task, stop.clone());
+            context.spawn("kafka certificate", finished(task));
+        }
+        let publisher = Publisher::new(&brokers)?;
         let task = probe::run(publisher.clone(), health.component("kafka"), stop.clone());
         context.spawn("kafka", finished(task));
 
@@ -95,7 +104,7 @@ impl Participant<'_> {
         let group = context.name;
         let consumers = Group::new(database.clone(), group, handler);
         let processor = Processor::new(consumers.clone());
-        let consumer = Runtime::new(self.kafka, self.topics, processor, &health);
+        let consumer = Runtime::new(&brokers, self.topics, processor, &health);
         let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(consumers, consumer.view()))
             .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
         let outbox = OutboxServiceServer::new(Outbox::new(database.clone(), group))

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 
 use holdfast_common::{config::DatabaseConfig, database::Database, identity::Reload};
-use holdfast_native::layout::DatabaseTls;
+use holdfast_native::layout::Tls;
 use holdfast_testkit::stack::infrastructure;
 use secrecy::ExposeSecret as _;
 use sqlx::{AssertSqlSafe, Connection as _, postgres::PgConnectOptions};
@@ -28,8 +28,8 @@ async fn a_password_in_a_file_is_followed() {
     let server: PgConnectOptions = lab.database_config.url.expose_secret().parse().expect("a URL");
     let layout = &infrastructure().layout;
     let tls = match layout.database_tls() {
-        DatabaseTls::On => layout.tls_parameters("order"),
-        DatabaseTls::Off => String::new(),
+        Tls::On => layout.tls_parameters("order"),
+        Tls::Off => String::new(),
     };
     let url = format!("postgres://order@127.0.0.1:{}/orders?{tls}", server.get_port());
     let config = DatabaseConfig {

@@ -13,9 +13,7 @@ use std::{
 };
 
 use holdfast_common::{
-    config::KafkaConfig,
     event::NewEvent,
-    kafka,
     outbox::{
         probe,
         publisher::{Client, Publisher},
@@ -209,7 +207,7 @@ async fn a_commit_wakes_the_relay() {
 
 /// The relay publishes with a producer of this lab's Kafka as soon as it has replaced `first`.
 async fn heals(lab: &Lab, first: Client) {
-    let publisher = Publisher::starting_with(first, &lab.kafka);
+    let publisher = Publisher::starting_with(first, &lab.brokers());
     let planted = publisher.current();
     lab.write((0..20).map(|n| lab.event("key", &format!("{n:02}"))).collect()).await;
     let stop = CancellationToken::new();
@@ -233,8 +231,7 @@ async fn a_deaf_producer_is_replaced() {
     // A port where nobody listens: bound, then released.
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
-    let deaf =
-        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("created");
+    let deaf = lab.producer_at(port.to_string());
     heals(&lab, deaf).await;
 }
 
@@ -244,9 +241,8 @@ async fn the_probe_replaces_a_deaf_producer() {
     let lab = Lab::new("probe-deaf").await;
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
-    let deaf =
-        kafka::producer(&KafkaConfig { brokers: port.to_string(), ..lab.kafka.clone() }).expect("created");
-    let publisher = Publisher::starting_with(deaf, &lab.kafka);
+    let deaf = lab.producer_at(port.to_string());
+    let publisher = Publisher::starting_with(deaf, &lab.brokers());
     let stop = CancellationToken::new();
     let probe = tokio::spawn(probe::run(publisher, lab.health.component("kafka"), stop.clone()));
     eventually("the broker answers again", || async { lab.health.components()["kafka"].ready }).await;
@@ -263,8 +259,7 @@ async fn a_dead_producer_is_replaced() {
     mad.create_topic(lab.topic, 1, 1).expect("created");
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
     mad.request_errors(RDKafkaApiKey::Produce, &[error; 50]);
-    let first = kafka::producer(&KafkaConfig { brokers: mad.bootstrap_servers(), ..lab.kafka.clone() });
-    heals(&lab, first.expect("created")).await;
+    heals(&lab, lab.producer_at(mad.bootstrap_servers())).await;
 }
 
 /// How long each of `n` events with keys of their own takes to be published.

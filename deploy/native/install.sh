@@ -28,20 +28,32 @@ if ! command -v java >/dev/null 2>&1 || [ "$(java_major)" -lt 17 ] 2>/dev/null; 
     missing+=(openjdk-17-jre-headless)
 fi
 
+# For scripts/kafka-tls.sh and its tests: an opt-in, without which everything else is built and run.
+optional=()
+command -v pkg-config >/dev/null 2>&1 || optional+=(pkg-config)
+echo '#include <openssl/ssl.h>' | gcc -E -x c - >/dev/null 2>&1 || optional+=(libssl-dev)
+
+sudo=()
+cannot=
+if ! command -v apt-get >/dev/null 2>&1; then
+    cannot="there is no apt here: install these (named as in Debian) by your system's own means, then run this again"
+elif [ "$(id -u)" -ne 0 ]; then
+    sudo=(sudo)
+    command -v sudo >/dev/null 2>&1 || cannot="neither root nor sudo: ask somebody who may to run apt-get install"
+fi
+
+# Says what is missing; fails if it can't be installed.
+announce() { # Debian packages
+    echo "missing on this machine: $*" >&2
+    [ -z "$cannot" ] || { echo "$cannot" >&2 && return 1; }
+}
+install() { # Debian packages
+    "${sudo[@]}" apt-get update -qq \
+        && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
 if [ ${#missing[@]} -gt 0 ]; then
-    echo "missing on this machine: ${missing[*]}" >&2
-    if ! command -v apt-get >/dev/null 2>&1; then
-        echo "there is no apt here: install these (named as in Debian) by your system's own means, then run this again" >&2
-        exit 1
-    fi
-    sudo=()
-    if [ "$(id -u)" -ne 0 ]; then
-        if ! command -v sudo >/dev/null 2>&1; then
-            echo "neither root nor sudo: ask somebody who may to run: apt-get install ${missing[*]}" >&2
-            exit 1
-        fi
-        sudo=(sudo)
-    fi
+    announce "${missing[@]}"
     # Debian starts a service as soon as it is installed, and at each boot; stacks start their own Redis, on the same port. A policy
     # that is there already is the machine's own.
     redis=no
@@ -54,13 +66,15 @@ if [ ${#missing[@]} -gt 0 ]; then
             "${sudo[@]}" chmod 755 "$policy"
         fi
     fi
-    "${sudo[@]}" apt-get update -qq
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    install "${missing[@]}"
     if [ "$redis" = yes ] && command -v systemctl >/dev/null 2>&1; then
         now=()
         [ -d /run/systemd/system ] && now=(--now)
         "${sudo[@]}" systemctl disable --quiet "${now[@]}" redis-server || echo "redis-server could not be disabled: it starts at boot" >&2
     fi
+fi
+if [ ${#optional[@]} -gt 0 ] && ! { announce "${optional[@]}" && install "${optional[@]}"; }; then
+    echo "without these there is no TLS to Kafka (docs/kafka.md), and its tests are skipped; nothing else needs them" >&2
 fi
 
 if ! command -v cargo >/dev/null 2>&1; then

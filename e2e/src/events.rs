@@ -1,7 +1,7 @@
 //! Events sent by a client other than our services, and what the topics contain.
 
 use holdfast_chaos::topics;
-use holdfast_native::layout::participant_names;
+use holdfast_native::{kafka, layout::participant_names};
 use holdfast_proto::{Currency, Money, order::v1 as order, to_timestamp, topic};
 use rdkafka::{
     ClientConfig,
@@ -14,9 +14,7 @@ use crate::{PATIENCE, World, eventually};
 
 impl World {
     pub fn kafka(&self) -> ClientConfig {
-        let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", self.stack.layout.kafka_brokers());
-        client
+        kafka::client(&self.stack.layout).expect("its certificate is there")
     }
 
     pub fn producer(&self) -> FutureProducer {
@@ -30,7 +28,7 @@ impl World {
 
     /// How many records a topic has; `None` while a restarting broker has no leaders yet.
     pub fn records_of(&self, topic: &str) -> Option<i64> {
-        let client = topics::client(&self.stack.layout.kafka_brokers()).expect("a client");
+        let client = topics::client(&self.stack.layout).expect("a client");
         let ends = topics::ends(&client, &[topic], PATIENCE).ok()?;
         Some(ends.iter().map(|partition| partition.end).sum())
     }

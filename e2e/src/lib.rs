@@ -9,6 +9,7 @@
 )]
 
 pub mod browser;
+pub mod certificates;
 pub mod collector;
 pub mod events;
 pub mod openapi;

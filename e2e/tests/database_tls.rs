@@ -1,25 +1,15 @@
 //! TLS between the services and their databases: who gets in, with what, and what happens when certificates are renewed, expire or
 //! are revoked while everything runs.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use holdfast_certs::LEAF_LIFE_MAX;
-use holdfast_chaos::{
-    fault::certificate::{Flaw, Flawed},
-    load::{Plan, open_loop},
-    rest::{Session, sample_order},
-};
-use holdfast_e2e::{PATIENCE, World, eventually, id, reaches};
+use holdfast_chaos::fault::certificate::{Flaw, Flawed};
+use holdfast_e2e::{PATIENCE, World, certificates::orders_while, eventually, id, reaches};
 use holdfast_native::layout::{
     PARTICIPANTS, Participant, Scope, identities, participant_names, service_names,
 };
-use holdfast_testkit::stack::{TestStack, binary};
+use holdfast_testkit::stack::TestStack;
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
@@ -36,7 +26,6 @@ use tokio::{
     sync::{Mutex, OnceCell},
 };
 use tokio_rustls::TlsAcceptor;
-use uuid::Uuid;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
@@ -54,14 +43,6 @@ async fn world() -> World {
     let stack = STACK.get_or_init(|| async { tokio::task::spawn_blocking(start).await.expect("it starts") });
     let World { stack, rest } = World::of(stack.await);
     World { stack, rest: rest.patient(PATIENCE) }
-}
-
-async fn certs_done(world: &World, arguments: &[&str]) {
-    let mut command = Command::new(binary());
-    command.arg("certs").args(arguments).arg("--data-dir").arg(&world.stack.layout.data_dir);
-    let run = move || command.output();
-    let output: Output = tokio::task::spawn_blocking(run).await.expect("no panic").expect("holdfast runs");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn participant(service: &str) -> &'static Participant {
@@ -205,45 +186,6 @@ async fn a_services_certificate_makes_no_database() {
     intruder.await.expect("no panic");
 }
 
-/// Orders as long as `going` has not ended; returns the ids, and what failed.
-async fn orders_while<T>(user: &Session, going: impl Future<Output = T>) -> (T, Vec<String>, Vec<String>) {
-    let (mut ids, mut failed) = (Vec::new(), Vec::new());
-    let mut going = std::pin::pin!(going);
-    loop {
-        let plan = Plan { rate: 40.0, requests: 40, clients: 8 };
-        let user = user.clone();
-        let round = open_loop(plan, move |_, _| {
-            let user = user.clone();
-            async move {
-                // With a key, so that what is sent again after a 503 is one order.
-                let key = Uuid::now_v7().to_string();
-                match user.create_order(&sample_order("1 Quay Street", 1), Some(&key)).await {
-                    Ok(answer) if answer.status == 201 => Ok(id(&answer.json())),
-                    Ok(answer) => Err(answer.status.to_string()),
-                    Err(error) => Err(error.to_string()),
-                }
-            }
-        });
-        tokio::pin!(round);
-        let mut done = None;
-        let answers = loop {
-            tokio::select! {
-                answers = &mut round => break answers,
-                outcome = &mut going, if done.is_none() => done = Some(outcome),
-            }
-        };
-        for answer in answers {
-            match answer {
-                Ok(id) => ids.push(id),
-                Err(error) => failed.push(error),
-            }
-        }
-        if let Some(outcome) = done {
-            return (outcome, ids, failed);
-        }
-    }
-}
-
 /// Sum over the services: connections that failed because somebody's certificate was refused.
 async fn untrusted(world: &World) -> f64 {
     let mut sum = 0.0;
@@ -266,9 +208,9 @@ async fn rotation_refuses_no_connection() {
     };
     let logged: Vec<usize> = PARTICIPANTS.iter().map(|participant| log(participant).len()).collect();
     let rotations = async {
-        certs_done(&world, &["rotate"]).await;
-        certs_done(&world, &["rotate", "--ca", "--yes"]).await;
-        certs_done(&world, &["rotate", "orders-db", "order"]).await;
+        world.certs(&["rotate"]).await;
+        world.certs(&["rotate", "--ca", "--yes"]).await;
+        world.certs(&["rotate", "orders-db", "order"]).await;
     };
     let ((), ids, failed) = orders_while(&user, rotations).await;
     println!("{} orders, {} failed", ids.len(), failed.len());
@@ -319,7 +261,7 @@ async fn what_has_expired_is_refused_until_it_is_renewed() {
         let flawed = Flawed::install(&pki, identity, Flaw::Expires).expect("installed");
         // Only connections that begin show anything: those that are open end with the server.
         eventually("the flawed certificate is in use", || async {
-            certificate_is_used(&world, identity).await
+            world.certificate_is_used(identity).await
         })
         .await;
         let expired = || {
@@ -352,18 +294,6 @@ async fn what_has_expired_is_refused_until_it_is_renewed() {
     world.invariants_hold().await;
 }
 
-/// Whether what uses this identity uses the files that are there.
-async fn certificate_is_used(world: &World, identity: &str) -> bool {
-    let mut command = Command::new(binary());
-    command.args(["certs", "status", "-o", "json", "--data-dir"]).arg(&world.stack.layout.data_dir);
-    let run = move || command.output();
-    let output = tokio::task::spawn_blocking(run).await.expect("no panic").expect("holdfast runs");
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let lines = document["certificates"].as_array().expect("a list");
-    let line = lines.iter().find(|line| line["name"] == identity).expect("it is listed");
-    line["used_by"].as_array().is_some_and(|users| !users.is_empty())
-}
-
 /// Who has stolen a service's certificate and password is thrown out within seconds of its revocation, and does not get in again; the
 /// service goes on.
 #[tokio::test(flavor = "multi_thread")]
@@ -379,7 +309,7 @@ async fn a_revoked_certificate_is_thrown_out() {
     let order = participant("order");
     let thief = showing(login(&world, order), stolen.path());
     let mut connection = PgConnection::connect_with(&thief).await.expect("it works for the thief");
-    certs_done(&world, &["revoke", "order", "--reason", "stolen", "--yes"]).await;
+    world.certs(&["revoke", "order", "--reason", "stolen", "--yes"]).await;
     let asked = std::time::Instant::now();
     loop {
         if sqlx::query("select 1").execute(&mut connection).await.is_err() {

@@ -1,5 +1,6 @@
 //! The topics of the contract: who writes which event, and who reads it. One row describes a topic; everything else
-//! (which topics are created, consumer groups, dead-letter topics, decoding by tools) is derived from the rows.
+//! (which topics are created, consumer groups, dead-letter topics, who may do what, decoding by tools) is derived from the
+//! rows. The package of a message is named after the service that writes it.
 
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ macro_rules! topics {
 
         /// Topic and consumer group of each reading; a group is named after its service.
         pub const READINGS: &[(&str, &str)] = &[$($(($constant, stringify!($reader)),)+)+];
+
+        /// Topic and the service that writes it.
+        pub const WRITINGS: &[(&str, &str)] = &[$(($constant, stringify!($package))),+];
 
         /// The full name of the message that a topic carries, for tools that decode events by [`crate::DESCRIPTORS`].
         #[must_use]
@@ -77,9 +81,88 @@ pub fn dead_letters_of(topic: &str, group: &str) -> String {
     format!("{topic}.{group}.dlq")
 }
 
+/// What is guarded at the brokers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// A topic, by its name.
+    Topic(String),
+    /// A consumer group, by its name.
+    Group(String),
+}
+
+/// What may be done; each includes to see that the resource is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// To read records, or in the name of the group.
+    Read,
+    /// To write records.
+    Write,
+}
+
+/// That a service may do something.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// The name of its identity.
+    pub service: &'static str,
+    /// What it may do.
+    pub operation: Operation,
+    /// To which resource.
+    pub resource: Resource,
+}
+
+/// What services may do at the brokers, in order; everything else is forbidden. Each writes its own events and the copies of its dead
+/// letters, and reads what its group reads. None may create, delete or change a topic.
+#[must_use]
+pub fn grants() -> Vec<Grant> {
+    let grant = |service, operation, resource| Grant { service, operation, resource };
+    let mut grants = Vec::new();
+    for (topic, writer) in WRITINGS {
+        grants.push(grant(*writer, Operation::Write, Resource::Topic((*topic).to_owned())));
+    }
+    for (topic, reader) in READINGS {
+        grants.push(grant(*reader, Operation::Read, Resource::Topic((*topic).to_owned())));
+        grants.push(grant(*reader, Operation::Read, Resource::Group((*reader).to_owned())));
+        grants.push(grant(*reader, Operation::Write, Resource::Topic(dead_letters_of(topic, reader))));
+    }
+    grants.sort();
+    grants.dedup();
+    grants
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What each service may do, written out: whoever changes a row sees here whom it lets in.
+    #[test]
+    fn services_may_do_this_and_nothing_else() {
+        let lines = grants().into_iter().map(|Grant { service, operation, resource }| match resource {
+            Resource::Topic(name) => format!("{service} {operation:?} {name}").to_lowercase(),
+            Resource::Group(name) => format!("{service} {operation:?} group {name}").to_lowercase(),
+        });
+        let expected = "
+            delivery read payment.completed
+            delivery read group delivery
+            delivery write delivery.status.updated
+            delivery write payment.completed.delivery.dlq
+            order read delivery.status.updated
+            order read payment.completed
+            order read payment.refunded
+            order read group order
+            order write delivery.status.updated.order.dlq
+            order write order.created
+            order write payment.completed.order.dlq
+            order write payment.refunded.order.dlq
+            payment read delivery.status.updated
+            payment read order.created
+            payment read group payment
+            payment write delivery.status.updated.payment.dlq
+            payment write order.created.payment.dlq
+            payment write payment.completed
+            payment write payment.refunded";
+        let expected: Vec<&str> = expected.trim().lines().map(str::trim).collect();
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
+    }
 
     /// Every message that a row names exists in the schema.
     #[test]

@@ -293,6 +293,11 @@ fn listen(supervisor: &mut Child) -> Arc<Mutex<String>> {
 #[must_use]
 pub fn binary() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
-    let found = own.ancestors().map(|folder| folder.join("holdfast")).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("holdfast is not built: run `cargo build --workspace`"))
+    let (folder, how) = if cfg!(feature = "kafka-tls") {
+        ("kafka-tls/holdfast", "scripts/kafka-tls.sh")
+    } else {
+        ("holdfast", "cargo build --workspace")
+    };
+    let found = own.ancestors().map(|ancestor| ancestor.join(folder)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("holdfast is not built: run `{how}`"))
 }

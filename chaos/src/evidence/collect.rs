@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aws_lc_rs::digest;
-use holdfast_native::layout::PARTICIPANTS;
+use holdfast_native::layout::{Layout, PARTICIPANTS};
 use holdfast_proto::{delivery::v1 as delivery, hexadecimal, payment::v1 as payment, topic};
 use prost::Message as _;
 use rdkafka::{
@@ -51,8 +51,8 @@ pub async fn state(stack: &Stack, users: &[String]) -> Result<State> {
             other => anyhow::bail!("nothing is known of the tables of {other}"),
         }
     }
-    let brokers = stack.layout.kafka_brokers();
-    let ends = move || topics::ends(&topics::client(&brokers)?, &topic::EVENT_TOPICS, KAFKA_TIME_MAX);
+    let layout = stack.layout.clone();
+    let ends = move || topics::ends(&topics::client(&layout)?, &topic::EVENT_TOPICS, KAFKA_TIME_MAX);
     state.partitions = tokio::task::spawn_blocking(ends).await??;
     Ok(state)
 }
@@ -191,12 +191,12 @@ async fn shared_rows(connection: &mut PgConnection, service: &str, state: &mut S
 
 /// Reads each partition from its first record to its end.
 pub async fn records(stack: &Stack, partitions: Vec<PartitionEnds>) -> Result<Vec<Record>> {
-    let brokers = stack.layout.kafka_brokers();
-    tokio::task::spawn_blocking(move || read_records(&brokers, &partitions)).await?
+    let layout = stack.layout.clone();
+    tokio::task::spawn_blocking(move || read_records(&layout, &partitions)).await?
 }
 
-fn read_records(brokers: &str, partitions: &[PartitionEnds]) -> Result<Vec<Record>> {
-    let consumer = topics::client(brokers)?;
+fn read_records(layout: &Layout, partitions: &[PartitionEnds]) -> Result<Vec<Record>> {
+    let consumer = topics::client(layout)?;
     let mut assignment = TopicPartitionList::new();
     let mut left = 0;
     for ends in partitions.iter().filter(|ends| ends.end > ends.first) {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use holdfast_native::{kafka, layout::Layout};
 use holdfast_proto::topic::{DELIVERY_STATUS_UPDATED, EVENT_TOPICS, PAYMENT_REFUNDED};
 use rdkafka::{
-    ClientConfig,
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
@@ -35,13 +35,12 @@ pub struct Place {
 /// Sends one record of each class to `topic`, and one that names the order of a victim. Puts down where each is that the broker
 /// has acknowledged.
 pub async fn send(
-    brokers: &str,
+    layout: &Layout,
     topic: &str,
     victim: Option<&Victim>,
     places: &mut Vec<Place>,
 ) -> Result<()> {
-    let producer: FutureProducer =
-        ClientConfig::new().set("bootstrap.servers", brokers).set("acks", "all").create()?;
+    let producer: FutureProducer = kafka::client(layout)?.set("acks", "all").create()?;
     for record in records(topic, victim) {
         let headers = OwnedHeaders::new();
         let headers = record.headers().iter().fold(headers, |headers, (key, value)| {

@@ -20,9 +20,12 @@ use tokio::sync::Notify;
 
 use super::{inbox::Place, watch::Reason};
 use crate::{
-    config::KafkaConfig,
     error::chain,
-    kafka::{QuietContext, consumer_config},
+    kafka::{
+        Brokers, QuietContext,
+        refusal::Refusals,
+        tls::{ClientKind, Renewal},
+    },
     record::Record,
 };
 
@@ -41,6 +44,9 @@ pub(super) enum Lost {
     /// Ended by the member itself, which looked well and made no progress ([`super::watch`]).
     #[error("the membership in the consumer group makes no progress: {1}")]
     Stalled(Reason, String),
+    /// Ended by the member itself: it shows an old certificate, with which it could not connect again.
+    #[error("the certificate was renewed")]
+    Renewed,
 }
 
 impl Lost {
@@ -50,6 +56,7 @@ impl Lost {
             Self::Ended(_) => "ended",
             Self::Position(_) => "position",
             Self::Stalled(reason, _) => reason.as_str(),
+            Self::Renewed => "renewed",
         }
     }
 }
@@ -67,6 +74,7 @@ pub enum PlantedFault {
 /// librdkafka commits that in the background and when it lets partitions go.
 pub(super) struct Member {
     consumer: StreamConsumer<Context>,
+    renewal: Renewal,
 }
 
 /// What rebalances change. librdkafka calls it from within a poll.
@@ -84,15 +92,16 @@ struct Context {
     last_error: Mutex<Option<String>>,
     /// How far each partition was fetched.
     fetched: Mutex<HashMap<Place, i64>>,
+    quiet: QuietContext,
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        QuietContext.log(level, facility, message);
+        self.quiet.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        QuietContext.error(error, reason);
+        self.quiet.error(error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -135,11 +144,28 @@ impl ConsumerContext for Context {
 
 impl Member {
     /// Joins the group for `topics`. The first partitions arrive while it reads.
-    pub(super) fn join(config: &KafkaConfig, group: &str, topics: &[&str]) -> KafkaResult<Self> {
+    pub(super) fn join(
+        brokers: &Brokers,
+        group: &str,
+        topics: &[&str],
+        refusals: &Refusals,
+    ) -> KafkaResult<Self> {
+        let renewal = brokers.renewal(ClientKind::Consumer);
+        let quiet = QuietContext { refusals: refusals.clone() };
+        let context = Context { quiet, ..Context::default() };
         let consumer: StreamConsumer<Context> =
-            consumer_config(config, group).create_with_context(Context::default())?;
+            brokers.consumer_config(group).create_with_context(context)?;
         consumer.subscribe(topics)?;
-        Ok(Self { consumer })
+        Ok(Self { consumer, renewal })
+    }
+
+    /// Fails if it shows an old certificate.
+    pub(super) fn check_certificate(&self) -> Result<(), Lost> {
+        if !self.renewal.is_due() {
+            return Ok(());
+        }
+        self.renewal.count();
+        Err(Lost::Renewed)
     }
 
     /// Whether partitions were assigned that wait for [`Member::begin`].
@@ -209,6 +235,7 @@ impl Member {
                 }
                 Err(error) => {
                     self.check()?;
+                    self.consumer.context().quiet.refusals.note(&error, "");
                     let last = &self.consumer.context().last_error;
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                     if away.swap(true, Ordering::SeqCst) {

@@ -13,15 +13,19 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, KafkaResult},
     metadata::MetadataTopic,
+    types::RDKafkaErrorCode,
 };
 use tokio::{sync::watch, time::Instant};
 
 use super::{inbox::Place, positions};
 use crate::{
-    config::KafkaConfig,
     database::Database,
     error::chain,
-    kafka::{QuietContext, observer},
+    kafka::{
+        Brokers, QuietContext,
+        refusal::Refusals,
+        tls::{ClientKind, Renewal},
+    },
 };
 
 /// How often the broker is asked.
@@ -78,27 +82,33 @@ impl GroupView {
 /// What the observer has seen last.
 pub type ViewReceiver = watch::Receiver<Option<Arc<GroupView>>>;
 
+/// With whether it should be replaced for its certificate.
+type Client = (Arc<BaseConsumer<QuietContext>>, Renewal);
+
 /// Asks for one group, again and again.
 pub(super) struct Observer {
-    config: KafkaConfig,
+    brokers: Brokers,
     group: &'static str,
     topics: Vec<String>,
     database: Database,
+    refusals: Refusals,
     seen: watch::Sender<Option<Arc<GroupView>>>,
 }
 
 impl Observer {
     pub(super) fn new(
-        config: &KafkaConfig,
+        brokers: &Brokers,
         group: &'static str,
         topics: &[String],
         database: &Database,
+        refusals: &Refusals,
     ) -> Self {
         Self {
-            config: config.clone(),
+            brokers: brokers.clone(),
             group,
             topics: topics.to_vec(),
             database: database.clone(),
+            refusals: refusals.clone(),
             seen: watch::Sender::new(None),
         }
     }
@@ -109,12 +119,13 @@ impl Observer {
 
     /// Never returns; its caller drops it.
     pub(super) async fn run(self) {
-        let mut client: Option<Arc<BaseConsumer<QuietContext>>> = None;
+        let mut client: Option<Client> = None;
         // The positions from the last time that the database answered: they don't change while it is away.
         let mut positions = HashMap::new();
         loop {
             match self.look(&mut client, &mut positions).await {
                 Ok(view) => {
+                    self.refusals.forget();
                     self.measure(&view);
                     self.seen.send_replace(Some(Arc::new(view)));
                 }
@@ -122,6 +133,7 @@ impl Observer {
                     // The kafka component reports that the broker is away. A client can lose all of its brokers for
                     // good although others reach them, so the next look uses a new client.
                     client = None;
+                    self.refusals.note(&error, "");
                     tracing::debug!(error = chain(&error), "cannot look at the consumer group");
                 }
             }
@@ -131,12 +143,22 @@ impl Observer {
 
     async fn look(
         &self,
-        client: &mut Option<Arc<BaseConsumer<QuietContext>>>,
+        client: &mut Option<Client>,
         positions: &mut HashMap<Place, i64>,
     ) -> KafkaResult<GroupView> {
-        let asked = match client {
-            Some(client) => client.clone(),
-            None => client.insert(Arc::new(observer(&self.config, self.group)?)).clone(),
+        if let Some((_, renewal)) = client
+            && renewal.is_due()
+        {
+            renewal.count();
+            *client = None;
+        }
+        let asked = if let Some((client, _)) = client {
+            client.clone()
+        } else {
+            let renewal = self.brokers.renewal(ClientKind::Observer);
+            let context = QuietContext { refusals: self.refusals.clone() };
+            let fresh = Arc::new(self.brokers.observer(self.group, context)?);
+            client.insert((fresh, renewal)).0.clone()
         };
         let (group, topics) = (self.group, self.topics.clone());
         let asking = tokio::task::spawn_blocking(move || ask(&asked, group, &topics));
@@ -179,6 +201,10 @@ fn ask(client: &BaseConsumer<QuietContext>, group: &str, topics: &[String]) -> K
     let mut partitions = BTreeMap::new();
     for topic in topics {
         let metadata = client.fetch_metadata(Some(topic), ANSWER_TIME_MAX)?;
+        let refused = RDKafkaErrorCode::TopicAuthorizationFailed;
+        if metadata.topics().iter().any(|topic| topic.error().map(RDKafkaErrorCode::from) == Some(refused)) {
+            return Err(KafkaError::MetadataFetch(refused));
+        }
         let mut places = TopicPartitionList::new();
         for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
             places.add_partition(topic, partition.id());

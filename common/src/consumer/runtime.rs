@@ -29,10 +29,10 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    config::KafkaConfig,
     error::{BoxError, chain},
     event::Metadata,
     health::{Component, Health, Heartbeat},
+    kafka::{Brokers, refusal::Refusals},
     planted::{Bug, planted},
     record::Record,
     stop::sleep_unless_stopped,
@@ -56,7 +56,8 @@ const LEAVE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Reads topics for a consumer group and hands batches to a processor.
 pub struct Runtime<H: Handler> {
-    config: KafkaConfig,
+    brokers: Brokers,
+    refusals: Refusals,
     topics: Vec<String>,
     processor: Processor<H>,
     observer: Observer,
@@ -68,11 +69,13 @@ pub struct Runtime<H: Handler> {
 impl<H: Handler> Runtime<H> {
     /// A consumer of `topics` in the processor's group, which is joined by [`Runtime::run`].
     #[must_use]
-    pub fn new(config: &KafkaConfig, topics: &[&str], processor: Processor<H>, health: &Health) -> Self {
+    pub fn new(brokers: &Brokers, topics: &[&str], processor: Processor<H>, health: &Health) -> Self {
         let topics: Vec<String> = topics.iter().copied().map(str::to_owned).collect();
+        let (group, refusals) = (processor.group(), brokers.refusals());
         Self {
-            config: config.clone(),
-            observer: Observer::new(config, processor.group().name, &topics, &processor.group().database),
+            brokers: brokers.clone(),
+            observer: Observer::new(brokers, group.name, &topics, &group.database, &refusals),
+            refusals,
             topics,
             processor,
             component: health.component("consumer"),
@@ -96,9 +99,9 @@ impl<H: Handler> Runtime<H> {
 
     /// Reads until `stop`; the current batch is finished, and its offsets are committed.
     pub async fn run(self, stop: CancellationToken) -> Result<(), BoxError> {
-        let Self { config, topics, processor, observer, component, health, faults } = self;
+        let Self { brokers, refusals, topics, processor, observer, component, health, faults } = self;
         let view = observer.subscribe();
-        let reader = Reader { config, topics, processor, view, component, health, faults };
+        let reader = Reader { brokers, refusals, topics, processor, view, component, health, faults };
         tokio::select! {
             outcome = reader.run(stop) => outcome,
             () = observer.run() => Err("the observer of the group ended".into()),
@@ -108,7 +111,9 @@ impl<H: Handler> Runtime<H> {
 
 /// The consumer without its observer.
 struct Reader<H: Handler> {
-    config: KafkaConfig,
+    brokers: Brokers,
+    /// What the brokers have refused to the member, or to its observer.
+    refusals: Refusals,
     topics: Vec<String>,
     processor: Processor<H>,
     view: ViewReceiver,
@@ -122,10 +127,11 @@ impl<H: Handler> Reader<H> {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         // Only from here on: before, nothing is read, and the owner may wait for its database as long as it takes.
         let heartbeat = self.health.heartbeat("consumer", HEARTBEAT_EVERY_MAX);
+        let config = self.brokers.config();
         let mut limit = Limit::new(LimitConfig {
-            in_a_row_max: self.config.dead_letters_in_a_row_max.max(1),
-            share_max: self.config.dead_letter_share_max,
-            pause: self.config.dead_letter_pause,
+            in_a_row_max: config.dead_letters_in_a_row_max.max(1),
+            share_max: config.dead_letter_share_max,
+            pause: config.dead_letter_pause,
         });
         let mut stop_record =
             StopRecord::new(self.processor.group().database.clone(), self.processor.group().name);
@@ -136,9 +142,10 @@ impl<H: Handler> Reader<H> {
         loop {
             let joined = Instant::now();
             let mut session = Session {
-                member: Member::join(&self.config, self.processor.group().name, &topics)?,
+                member: Member::join(&self.brokers, self.processor.group().name, &topics, &self.refusals)?,
+                refusals: &self.refusals,
                 processor: &self.processor,
-                batch_events_max: self.config.batch_events_max.max(1),
+                batch_events_max: config.batch_events_max.max(1),
                 component: &self.component,
                 heartbeat: &heartbeat,
                 stop: &stop,
@@ -160,6 +167,10 @@ impl<H: Handler> Reader<H> {
             }
             metrics::gauge!(crate::metric::CONSUMER_PARTITIONS_OWNED).set(0.0);
             let Err(lost) = outcome else { return Ok(()) };
+            if matches!(lost, Lost::Renewed) {
+                tracing::info!("joining the group again with a new certificate");
+                continue;
+            }
             while planted(Bug::ConsumerNeverRejoins) {
                 heartbeat.beat();
                 if sleep_unless_stopped(&stop, LOOK_EVERY).await.is_break() {
@@ -192,6 +203,7 @@ struct Progress {
 /// The life of one membership.
 struct Session<'a, H: Handler> {
     member: Member,
+    refusals: &'a Refusals,
     processor: &'a Processor<H>,
     batch_events_max: usize,
     component: &'a Component,
@@ -218,6 +230,7 @@ impl<H: Handler> Session<'_, H> {
     async fn run(&mut self, limit: &mut Limit, stop_record: &mut StopRecord) -> Result<(), Lost> {
         while !self.stop.is_cancelled() {
             self.member.check()?;
+            self.member.check_certificate()?;
             if let Some(fault) = self.faults.as_mut().and_then(|faults| faults.try_recv().ok()) {
                 self.member.suffer(fault);
             }
@@ -422,7 +435,7 @@ impl<H: Handler> Session<'_, H> {
         }
         match finding {
             Finding::Stalled(reason, text) => return Err(Lost::Stalled(reason, text)),
-            Finding::Waiting(text) => self.component.waiting(text),
+            Finding::Waiting(text) => self.component.waiting(self.refusals.explain(text)),
             Finding::Unreadable(places) => {
                 self.follow_skips(&places)?;
                 let error = self.member.last_error().unwrap_or_else(|| "no error was given".to_owned());
@@ -434,7 +447,7 @@ impl<H: Handler> Session<'_, H> {
                 self.component
                     .waiting(format!("cannot read {places}: {error}; see `holdfast dlq skip --help`"));
             }
-            Finding::Blind => self.component.waiting("the broker does not answer"),
+            Finding::Blind => self.component.waiting(self.refusals.explain("the broker does not answer")),
             Finding::Well if limit.next() == Next::Batch => self.component.ready(),
             Finding::Well => {}
         }

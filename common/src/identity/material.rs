@@ -93,20 +93,26 @@ impl Files {
     /// For operators and `holdfast certs`, which computes the same from the files: 16 hexadecimal digits over
     /// everything but the key.
     fn fingerprint(&self) -> String {
-        let mut context = digest::Context::new(&SHA256);
-        for part in [&self.certificate, &self.trust_bundle, &self.deny_list] {
-            context.update(part);
-        }
-        hexadecimal(&context.finish().as_ref()[..8])
+        fingerprint(&[&self.certificate, &self.trust_bundle, &self.deny_list])
     }
 }
 
+fn fingerprint(parts: &[&[u8]]) -> String {
+    let mut context = digest::Context::new(&SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    hexadecimal(&context.finish().as_ref()[..8])
+}
+
 /// A consistent set of files as PEM, for clients that can't be given a configuration of rustls.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Pem {
     pub(crate) certificate: Vec<u8>,
     pub(crate) key: Vec<u8>,
     pub(crate) trust_bundle: Vec<u8>,
+    /// Over certificate and trust bundle: as that of all files, without the deny list, which clients don't show.
+    pub(crate) fingerprint: String,
 }
 
 impl fmt::Debug for Pem {
@@ -171,6 +177,7 @@ impl Material {
                 certificate: files.certificate.clone(),
                 key: files.key.clone(),
                 trust_bundle: files.trust_bundle.clone(),
+                fingerprint: fingerprint(&[&files.certificate, &files.trust_bundle]),
             }),
             denied,
             digest: files.digest(),

@@ -7,22 +7,37 @@ use rdkafka::producer::Producer as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::publisher::{DEAF_AFTER, Publisher, Replaced, Witness};
+use super::{
+    publisher::{DEAF_AFTER, Publisher, Replaced, Witness},
+    relay::DRAIN_TIME_MAX,
+};
 use crate::{health::Component, stop::sleep_unless_stopped};
 
 /// How often readiness is checked.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_TIME_MAX: Duration = Duration::from_millis(1500);
 
-/// Keeps `component` up to date with whether the broker answers, until `stop`. A producer that is dead, or that gets no
-/// answer although the broker answers a fresh client, is replaced.
+/// A relay that leads has replaced an outdated producer before, when none of its records was on the way.
+const RENEWED_WITHIN: Duration = Duration::from_secs(8);
+const _: () = assert!(RENEWED_WITHIN.as_secs() > DRAIN_TIME_MAX.as_secs());
+
+/// Keeps `component` up to date with whether the broker answers, until `stop`. A producer that is dead, that gets no
+/// answer although the broker answers a fresh client, or that shows an old certificate, is replaced.
 pub async fn run(publisher: Publisher, component: Component, stop: CancellationToken) {
     let mut answered = Instant::now();
+    let mut outdated = None;
     loop {
         if let Err(error) = publisher.replace_if_fatal() {
             component.waiting(error.to_string());
         }
         let client = publisher.current();
+        if !publisher.is_outdated() {
+            outdated = None;
+        } else if outdated.get_or_insert_with(Instant::now).elapsed() >= RENEWED_WITHIN
+            && let Err(error) = publisher.replace(&client, Replaced::Renewed)
+        {
+            component.waiting(error.to_string());
+        }
         let asked = client.clone();
         let probed = tokio::task::spawn_blocking(move || {
             asked.client().fetch_metadata(None, PROBE_TIME_MAX).map(drop)
@@ -30,10 +45,11 @@ pub async fn run(publisher: Publisher, component: Component, stop: CancellationT
         match probed.await {
             Ok(Ok(())) => {
                 answered = Instant::now();
+                publisher.refusals().forget();
                 component.ready();
             }
             Ok(Err(error)) => {
-                component.waiting(error.to_string());
+                component.waiting(publisher.refusals().explain(error.to_string()));
                 if answered.elapsed() >= DEAF_AFTER {
                     let witness = publisher.clone();
                     let seen = tokio::task::spawn_blocking(move || witness.witness(None)).await;

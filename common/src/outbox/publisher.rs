@@ -1,4 +1,4 @@
-//! The producer of a process, replaced when it is dead or deaf.
+//! The producer of a process, replaced when it is dead or deaf, or shows an old certificate.
 //!
 //! A producer is *dead* after a fatal error of librdkafka: for example from a broker that came back with an older log.
 //! It is *deaf* when the broker answers another, fresh client, but never this one (librdkafka 2.12, after a broker was
@@ -12,21 +12,21 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rdkafka::{
-    consumer::Consumer as _,
     error::KafkaError,
     producer::{FutureProducer, Producer as _, PurgeConfig},
 };
 
-use crate::{
-    config::KafkaConfig,
-    kafka::{self, QuietContext},
+use crate::kafka::{
+    Brokers, QuietContext,
+    refusal::Refusals,
+    tls::{ClientKind, Renewal},
 };
 
 /// A producer of librdkafka.
 pub type Client = FutureProducer<QuietContext>;
 
 /// A producer that gets no answer for this long although the broker answers others is deaf. Longer than a leader
-/// election and [`kafka::TOPIC_PROPAGATION_TIME_MAX`], which end on their own.
+/// election and [`crate::kafka::TOPIC_PROPAGATION_TIME_MAX`], which end on their own.
 pub const DEAF_AFTER: Duration = Duration::from_secs(10);
 /// Time for a fresh client to connect and be answered.
 const WITNESS_TIME_MAX: Duration = Duration::from_secs(3);
@@ -38,6 +38,8 @@ pub enum Replaced {
     Fatal,
     /// The broker answers others.
     Deaf,
+    /// Its certificate was renewed.
+    Renewed,
 }
 
 impl Replaced {
@@ -45,6 +47,7 @@ impl Replaced {
         match self {
             Self::Fatal => "fatal",
             Self::Deaf => "deaf",
+            Self::Renewed => "renewed",
         }
     }
 }
@@ -59,10 +62,11 @@ pub enum Witness {
 }
 
 struct Inner {
-    config: KafkaConfig,
+    brokers: Brokers,
     current: ArcSwap<Client>,
-    /// One replacement at a time.
-    replacing: Mutex<()>,
+    /// Whether the current one should be replaced for its certificate. Held during a replacement: one at a time.
+    renewal: Mutex<Renewal>,
+    refusals: Refusals,
 }
 
 /// The one producer of a process; clones share it.
@@ -71,21 +75,38 @@ pub struct Publisher(Arc<Inner>);
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").field("brokers", &self.0.config.brokers).finish_non_exhaustive()
+        f.debug_struct("Publisher").field("brokers", &self.0.brokers.config().brokers).finish_non_exhaustive()
     }
 }
 
 impl Publisher {
     /// With a first producer. Nothing is connected yet.
-    pub fn new(config: &KafkaConfig) -> Result<Self, KafkaError> {
-        Ok(Self::starting_with(kafka::producer(config)?, config))
+    pub fn new(brokers: &Brokers) -> Result<Self, KafkaError> {
+        let (refusals, renewal) = (brokers.refusals(), brokers.renewal(ClientKind::Producer));
+        let first = brokers.producer(QuietContext { refusals: refusals.clone() })?;
+        Ok(Self::with(first, brokers, renewal, refusals))
     }
 
-    /// With a first producer of the caller's; its successors are created from `config`. For tests.
+    /// With a first producer of the caller's; its successors are created from `brokers`. For tests.
     #[must_use]
-    pub fn starting_with(first: Client, config: &KafkaConfig) -> Self {
-        let current = ArcSwap::from_pointee(first);
-        Self(Arc::new(Inner { config: config.clone(), current, replacing: Mutex::default() }))
+    pub fn starting_with(first: Client, brokers: &Brokers) -> Self {
+        Self::with(first, brokers, brokers.renewal(ClientKind::Producer), brokers.refusals())
+    }
+
+    fn with(first: Client, brokers: &Brokers, renewal: Renewal, refusals: Refusals) -> Self {
+        let (brokers, current) = (brokers.clone(), ArcSwap::from_pointee(first));
+        Self(Arc::new(Inner { brokers, current, renewal: Mutex::new(renewal), refusals }))
+    }
+
+    /// What the brokers have refused.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.0.refusals
+    }
+
+    /// Whether the files of its certificate have changed since the current producer was created.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.0.renewal.lock().unwrap_or_else(PoisonError::into_inner).is_due()
     }
 
     /// The current producer. Hold it for one pass only: an old one is dropped when nobody holds it.
@@ -104,13 +125,20 @@ impl Publisher {
     /// don't publish at the same time; a request that is already on its way to the broker can't be recalled, which
     /// repeats records in their order, and every inbox recognises them.
     pub fn replace(&self, dead: &Arc<Client>, why: Replaced) -> Result<(), KafkaError> {
-        let _replacing = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut renewal = self.0.renewal.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.is_current(dead) {
             return Ok(());
         }
         dead.purge(PurgeConfig::default().queue().inflight());
-        let fresh = kafka::producer(&self.0.config)?;
+        let next_renewal = self.0.brokers.renewal(ClientKind::Producer);
+        let fresh = self.0.brokers.producer(QuietContext { refusals: self.0.refusals.clone() })?;
         self.0.current.store(Arc::new(fresh));
+        *renewal = next_renewal;
+        if why == Replaced::Renewed {
+            renewal.count();
+            tracing::info!("producer has a new certificate");
+            return Ok(());
+        }
         metrics::counter!(crate::metric::OUTBOX_PRODUCER_REPLACEMENTS_TOTAL, "reason" => why.name())
             .increment(1);
         let fatal = dead.client().fatal_error().map(|(code, text)| format!("{code}: {text}"));
@@ -131,8 +159,13 @@ impl Publisher {
     /// Asks the broker with a fresh client. Blocks for up to a few seconds.
     #[must_use]
     pub fn witness(&self, topic: Option<&str>) -> Witness {
-        let asked = kafka::observer(&self.0.config, "holdfast-witness")
-            .and_then(|observer| observer.fetch_metadata(topic, WITNESS_TIME_MAX));
+        // Another producer: it needs no right that this one does not need.
+        let context = QuietContext { refusals: self.0.refusals.clone() };
+        let asked = self
+            .0
+            .brokers
+            .producer(context)
+            .and_then(|witness| witness.client().fetch_metadata(topic, WITNESS_TIME_MAX));
         let Ok(metadata) = asked else {
             return Witness::Silent;
         };

@@ -7,7 +7,8 @@
 //! twice, and the inbox of each consumer recognises it.
 //!
 //! A row that can't be published holds back its own topic and key, and nothing else: no pass waits for it, and it leaves
-//! the table that is claimed ([`super::store`]). A producer that is dead or deaf is replaced ([`super::publisher`]).
+//! the table that is claimed ([`super::store`]). A producer that is dead or deaf is replaced ([`super::publisher`]), and so is one whose
+//! certificate was renewed.
 
 use std::{
     collections::HashSet,
@@ -30,6 +31,7 @@ use crate::{
     database::{Database, DatabaseError},
     error::chain,
     health::{Component, Heartbeat},
+    kafka::refusal::Refusal,
     planted::{Bug, crash_point, planted},
 };
 
@@ -41,6 +43,9 @@ const LEADER_RETRY_EVERY: Duration = Duration::from_millis(500);
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// A pass waits this long for the answers to what it has sent; slower ones don't delay the others.
 const PASS_TIME_MAX: Duration = Duration::from_millis(50);
+/// Before a producer with an old certificate is replaced nothing more is sent, until all that was sent is answered, or this time is
+/// over: then what is on its way is published twice.
+pub(super) const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Most rows on their way at a time; beyond that the relay waits for answers.
 const IN_FLIGHT_ROWS_MAX: usize = 2_000;
 /// Lanes that a round over the table remembers as passed over; beyond that a new round begins.
@@ -172,6 +177,7 @@ impl Relay {
             retried: Instant::now() - RETRY_LOOK_EVERY,
             measured: Instant::now() - MEASURE_EVERY,
             deaf_after: DEAF_AFTER,
+            draining: None,
             witness: None,
             witnessed: Instant::now(),
             silent: false,
@@ -224,6 +230,8 @@ struct Leader<'a> {
     retried: Instant,
     measured: Instant,
     deaf_after: Duration,
+    /// Since when nothing is sent, because the producer has an old certificate.
+    draining: Option<Instant>,
     witness: Option<JoinHandle<Witness>>,
     witnessed: Instant,
     /// The broker answered no fresh client either.
@@ -332,6 +340,11 @@ impl Leader<'_> {
     /// were sent.
     fn send(&mut self, rows: &[Row]) -> HashSet<i64> {
         let mut fresh = HashSet::new();
+        if self.draining.is_some() {
+            // They are read again.
+            self.after = 0;
+            return fresh;
+        }
         let mut busy: HashSet<Lane> = self.flight.lanes().into_iter().collect();
         for row in rows {
             let lane = row.lane();
@@ -368,6 +381,11 @@ impl Leader<'_> {
                 // Whatever error a dead producer reports for a row, the row is not to blame.
                 Err(Failure::Refused(_)) if dead => ended = true,
                 Err(failure) => {
+                    if let Failure::Refused(error) = &failure
+                        && let Some(refusal) = Refusal::of(error, "")
+                    {
+                        refusal.count();
+                    }
                     let error = chain(&failure);
                     if sent.place == Place::Outbox {
                         tracing::warn!(
@@ -416,6 +434,7 @@ impl Leader<'_> {
         if self.is_fatal() {
             self.replace(Replaced::Fatal);
         }
+        self.renew();
         let waiting = self.flight.oldest().map(|(sent, age)| (sent.topic.clone(), age));
         match (&self.witness, waiting) {
             (Some(asked), waiting) if asked.is_finished() => {
@@ -445,6 +464,19 @@ impl Leader<'_> {
             self.flight = Flight::default();
             self.after = 0;
             self.passed.clear();
+        }
+    }
+
+    /// Has a producer with an old certificate replaced, once nothing of it is on its way.
+    fn renew(&mut self) {
+        if !self.relay.publisher.is_outdated() {
+            self.draining = None;
+            return;
+        }
+        let since = *self.draining.get_or_insert_with(Instant::now);
+        if self.flight.len() == 0 || since.elapsed() >= DRAIN_TIME_MAX {
+            self.replace(Replaced::Renewed);
+            self.draining = None;
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use holdfast_common::{
-    config::{DatabaseConfig, DatabaseTlsConfig, KafkaConfig},
+    config::{DatabaseConfig, DatabaseTlsConfig, KafkaConfig, KafkaTlsConfig},
     consumer::{
         Accepted, Answer, Class, Handler, Poison,
         batch::Processor,
@@ -23,8 +23,12 @@ use holdfast_common::{
     error::BoxError,
     event::{Metadata, NewEvent},
     health::Health,
-    kafka,
-    outbox::{self, OutboxRecord, publisher::Publisher, relay::Relay},
+    kafka::{Brokers, QuietContext},
+    outbox::{
+        self, OutboxRecord,
+        publisher::{Client, Publisher},
+        relay::Relay,
+    },
     record::Record,
 };
 use holdfast_testkit::stack as testkit;
@@ -106,10 +110,21 @@ impl Lab {
             dead_letters_in_a_row_max: 100,
             dead_letter_share_max: 0.5,
             dead_letter_pause: Duration::from_secs(10),
+            tls: KafkaTlsConfig::default(),
         };
         let lab = Self { database, database_config: config, kafka, topic, group, health: Health::default() };
         lab.create_topic(topic).await;
         lab
+    }
+
+    pub fn brokers(&self) -> Brokers {
+        Brokers::without_tls(&self.kafka)
+    }
+
+    /// The client of a relay, at other brokers.
+    pub fn producer_at(&self, brokers: String) -> Client {
+        let brokers = Brokers::without_tls(&KafkaConfig { brokers, ..self.kafka.clone() });
+        brokers.producer(QuietContext::default()).expect("a producer")
     }
 
     pub async fn create_topic(&self, name: &str) {
@@ -166,7 +181,7 @@ impl Lab {
 
     /// How many records of the topic the group has committed.
     pub fn committed(&self) -> i64 {
-        let observer = kafka::observer(&self.kafka, self.group).expect("a client");
+        let observer = self.brokers().observer(self.group, QuietContext::default()).expect("a client");
         let mut places = rdkafka::TopicPartitionList::new();
         for partition in 0..2 {
             places.add_partition(self.topic, partition);
@@ -193,7 +208,7 @@ impl Lab {
     }
 
     pub fn relay(&self) -> Relay {
-        let publisher = Publisher::new(&self.kafka).expect("a producer");
+        let publisher = Publisher::new(&self.brokers()).expect("a producer");
         Relay::new(self.database.clone(), publisher, self.health.component("outbox"))
     }
 
@@ -217,7 +232,7 @@ impl Lab {
     /// A consumer with these injected faults.
     pub fn start_faulty_consumer(&self, faults: mpsc::Receiver<PlantedFault>) -> Task {
         let stop = CancellationToken::new();
-        let runtime = Runtime::new(&self.kafka, &[self.topic], self.processor(), &self.health);
+        let runtime = Runtime::new(&self.brokers(), &[self.topic], self.processor(), &self.health);
         Task { task: tokio::spawn(runtime.with_faults(faults).run(stop.clone())), stop }
     }
 

@@ -1,11 +1,11 @@
-//! Certificates of the database servers: copied to where a server can read them, read by it without a restart, and asked of the
-//! server itself.
+//! Certificates of the database servers and of the broker: copied to where a server can read them, read by it without a restart, and
+//! asked of the server itself.
 
 use std::{
     fs, io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -18,8 +18,8 @@ use rustls::{
     ClientConfig, RootCertStore, SignatureScheme,
     client::ResolvesClientCert,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-    sign::CertifiedKey,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 use sqlx::PgConnection;
@@ -27,11 +27,12 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     files::{self, Owner},
-    layout::{DatabaseTls, Layout, Participant},
+    kafka::{Broker, keystores},
+    layout::{KAFKA, Layout, OPERATOR, Participant, Tls},
     postgres::{cluster_dir, serves},
 };
 
@@ -41,23 +42,106 @@ const CERTIFICATE_FILES: [(&str, &str); 4] =
     [("server.key", "tls.key"), ("server.crt", "tls.crt"), ("root.crt", "ca.crt"), ("root.crl", "ca.crl")];
 /// There from before the first file of a new set is written until the server was told to read them: whoever finds it was
 /// interrupted in between.
-const UNREAD: &str = "certificates.unread";
+pub(crate) const UNREAD: &str = "certificates.unread";
+/// A broker that can't be told is started again after this time. It reads its files then.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Copies the files of the server's identity if they have changed, and has the server read them. It refuses a set that does not fit
 /// together and keeps what it has.
 pub(crate) fn follow(layout: &Layout, participant: &Participant) -> Result<()> {
-    if layout.database_tls() == DatabaseTls::Off {
+    if layout.database_tls() == Tls::Off {
         return Ok(());
     }
     let cluster = cluster_dir(layout, participant);
-    let unread = cluster.join(UNREAD);
-    if !copy(layout, participant)? && !unread.exists() {
+    if !copy(layout, participant)? && !cluster.join(UNREAD).exists() {
         return Ok(());
     }
     if let Some(pid) = postmaster(&cluster) {
         kill(pid, Signal::SIGHUP).context("cannot have the server read its new certificate")?;
     }
-    fs::remove_file(&unread).with_context(|| format!("cannot delete {}", unread.display()))
+    are_read(&cluster)
+}
+
+/// Notes that the server with this folder has read its files.
+pub(crate) fn are_read(folder: &Path) -> Result<()> {
+    let unread = folder.join(UNREAD);
+    match fs::remove_file(&unread) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", unread.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same for the broker.
+pub(crate) async fn follow_for_broker(layout: &Layout, broker: &Broker) -> Result<()> {
+    if layout.kafka_tls() == Tls::Off {
+        return Ok(());
+    }
+    let folder = layout.kafka_dir();
+    if !copy_for_broker(layout)? && !folder.join(UNREAD).exists() {
+        return Ok(());
+    }
+    broker.read_certificates().await?;
+    are_read(&folder)
+}
+
+/// Whether the broker has had files to read for too long, and can't be told: its certificate has expired, or it does not trust ours any
+/// more. One that is only slow, or away, will be told.
+pub(crate) async fn are_overdue(layout: &Layout) -> bool {
+    let since = fs::metadata(layout.kafka_dir().join(UNREAD)).and_then(|note| note.modified());
+    let waited = since.ok().and_then(|since| SystemTime::now().duration_since(since).ok());
+    waited.is_some_and(|waited| waited > UNREAD_TIME_MAX)
+        && tokio::time::timeout(ANSWER_TIME_MAX, is_refused(layout)).await.unwrap_or(false)
+}
+
+/// Whether the broker and the operator do not trust each other.
+async fn is_refused(layout: &Layout) -> bool {
+    let ask = async {
+        let stream = TcpStream::connect(("127.0.0.1", layout.kafka_port())).await?;
+        let mut session = as_operator(layout, stream).await?;
+        // A broker that takes our certificate says nothing before it is asked, and ends the time.
+        session.read_u8().await?;
+        Ok::<_, anyhow::Error>(())
+    };
+    let Err(error) = ask.await else { return false };
+    let refused = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let mut refused = refused.filter_map(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
+    refused
+        .any(|error| matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)))
+}
+
+/// Writes what the broker reads if the files of its identity have changed. Returns whether they have. A key that is not the
+/// certificate's, as between the two writes of a rotation, is not taken.
+pub(crate) fn copy_for_broker(layout: &Layout) -> Result<bool> {
+    let mut changed = Vec::new();
+    for (path, content) in keystores(layout).into_iter().zip(of_broker(layout)?) {
+        if fs::read(&path).ok().as_ref() != Some(&content) {
+            changed.push((path, content));
+        }
+    }
+    let unread = layout.kafka_dir().join(UNREAD);
+    // The time of the first file that it has not read is kept.
+    if !changed.is_empty() && !unread.exists() {
+        files::write(&unread, b"", Owner::Components)?;
+    }
+    for (path, content) in &changed {
+        files::write(path, content, Owner::Components)?;
+    }
+    Ok(!changed.is_empty())
+}
+
+/// Key and certificate, and the authorities.
+fn of_broker(layout: &Layout) -> Result<[Vec<u8>; 2]> {
+    let folder = layout.pki_dir().join(KAFKA);
+    let (key, certificate) = (fs::read(folder.join("tls.key"))?, fs::read(folder.join("tls.crt"))?);
+    certified(&certificate, &key).context("the broker's key and certificate do not fit")?;
+    Ok([[key, certificate].concat(), fs::read(folder.join("ca.crt"))?])
+}
+
+fn certified(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey> {
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
+    Ok(CertifiedKey::from_der(chain, PrivateKeyDer::from_pem_slice(key)?, &aws_lc_rs::default_provider())?)
 }
 
 /// Returns whether anything has changed.
@@ -115,12 +199,22 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 /// those whose certificates it accepts.
 pub async fn are_used(layout: &Layout, participant: &Participant, leaf: &LeafStatus) -> Result<bool> {
     // What it refuses can't be seen from outside.
-    if !is_copied(layout, participant)? {
-        return Ok(false);
-    }
-    let shown = tokio::time::timeout(ANSWER_TIME_MAX, ask(layout, participant))
-        .await
-        .context("no answer in time")??;
+    Ok(is_copied(layout, participant)? && shows(leaf, ask_database(layout, participant)).await?)
+}
+
+/// The same of the broker.
+pub async fn are_used_by_broker(layout: &Layout, leaf: &LeafStatus) -> Result<bool> {
+    let copied: Vec<Vec<u8>> = keystores(layout).into_iter().map(fs::read).collect::<Result<_, _>>()?;
+    let is_copied = copied == of_broker(layout)? && !layout.kafka_dir().join(UNREAD).exists();
+    let ask = async {
+        let stream = TcpStream::connect(("127.0.0.1", layout.kafka_port())).await?;
+        ask(&layout.pki_dir(), stream).await
+    };
+    Ok(is_copied && shows(leaf, ask).await?)
+}
+
+async fn shows(leaf: &LeafStatus, ask: impl Future<Output = Result<Shown>>) -> Result<bool> {
+    let shown = tokio::time::timeout(ANSWER_TIME_MAX, ask).await.context("no answer in time")??;
     let mut wanted = leaf.trusts.clone();
     wanted.sort();
     Ok(shown.serial == leaf.serial && shown.trusts == wanted)
@@ -152,24 +246,43 @@ struct Shown {
 /// What opens a connection that is to be encrypted, in the protocol of PostgreSQL.
 const ENCRYPT: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-async fn ask(layout: &Layout, participant: &Participant) -> Result<Shown> {
-    let asked = Arc::new(Asked::default());
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(trusted(&layout.pki_dir())?)
-        .with_client_cert_resolver(asked.clone());
+async fn ask_database(layout: &Layout, participant: &Participant) -> Result<Shown> {
     let mut stream = TcpStream::connect(("127.0.0.1", layout.database_port(participant))).await?;
     stream.write_all(&ENCRYPT).await?;
     if stream.read_u8().await? != b'S' {
         bail!("it has no TLS");
     }
-    let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
-    let session = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    ask(&layout.pki_dir(), stream).await
+}
+
+async fn ask(pki: &Path, stream: TcpStream) -> Result<Shown> {
+    let asked = Arc::new(Asked::default());
+    let session = encrypted(pki, stream, asked.clone()).await?;
     let chain = session.get_ref().1.peer_certificates().unwrap_or_default();
     let serial = chain.first().and_then(|leaf| serial_of(leaf)).context("it shows no certificate")?;
     let mut trusts = asked.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
     trusts.sort();
     Ok(Shown { serial, trusts })
+}
+
+/// A connection to a server on this machine on which the operator's certificate is shown.
+pub(crate) async fn as_operator(layout: &Layout, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
+    let (pki, operator) = (layout.pki_dir(), layout.pki_dir().join(OPERATOR));
+    let key = certified(&fs::read(operator.join("tls.crt"))?, &fs::read(operator.join("tls.key"))?)?;
+    encrypted(&pki, stream, Arc::new(SingleCertAndKey::from(key))).await
+}
+
+async fn encrypted(
+    pki: &Path,
+    stream: TcpStream,
+    shown: Arc<dyn ResolvesClientCert>,
+) -> Result<TlsStream<TcpStream>> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(trusted(pki)?)
+        .with_client_cert_resolver(shown);
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }
 
 /// Those of now, and the next one of a rotation.

@@ -200,15 +200,28 @@ impl Component {
                     return Answer::not_ready("does not accept connections");
                 }
                 let broker = broker.clone();
-                let is_ready = tokio::task::spawn_blocking(move || broker.is_ready()).await.unwrap_or(false);
-                if is_ready { Answer::ready() } else { Answer::not_ready("does not answer") }
+                match tokio::task::spawn_blocking(move || broker.answers()).await {
+                    Ok(Ok(())) => Answer::ready(),
+                    Ok(Err(error)) => Answer::not_ready(format!("does not answer: {error:#}")),
+                    Err(_) => Answer::not_ready("does not answer"),
+                }
             }
         }
     }
 
     /// Like [`Component::ask`], and does what a component needs from its supervisor before it is ready: a server gets
-    /// its database.
+    /// its database, and its certificate.
     pub(crate) async fn tend(self, layout: &Layout, broker: &Arc<Broker>) -> Answer {
+        if matches!(self, Self::Kafka) {
+            let certificates = certificates::follow_for_broker(layout, broker).await;
+            let answer = self.ask(layout, broker).await;
+            return match certificates {
+                Err(error) if answer.state == ComponentState::Ready => {
+                    Answer::degraded(format!("keeps an old certificate: {error:#}"))
+                }
+                _ => answer,
+            };
+        }
         let Self::Database(participant) = self else { return self.ask(layout, broker).await };
         // First: a server whose certificate has expired answers nobody.
         let certificates = certificates::follow(layout, participant);

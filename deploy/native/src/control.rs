@@ -420,7 +420,7 @@ pub async fn measure(
     report: &StackReport,
     watched: Watched,
 ) -> Result<Vec<ComponentReport>> {
-    let broker = Arc::new(Broker::new(layout)?);
+    let broker = Arc::new(Broker::new(layout, &[]));
     let mut measured = JoinSet::new();
     for (index, mut report) in report.components.iter().cloned().enumerate() {
         let (layout, broker) = (layout.clone(), broker.clone());

@@ -241,8 +241,8 @@ pub static PARTICIPANTS: &[Participant] = &[
     },
 ];
 
-/// The broker.
-pub(crate) const KAFKA: &str = "kafka";
+/// The broker, and its identity.
+pub const KAFKA: &str = "kafka";
 /// What gateways share, in a stack that has it.
 pub const REDIS: &str = "redis";
 /// The service that has no database.
@@ -278,34 +278,34 @@ pub const PORT_OFFSET_MAX: u16 = 15_000;
 /// Name of the superuser of each database server: for the supervisor and the operator's tools.
 pub(crate) const DATABASE_ADMINISTRATOR: &str = "holdfast";
 
-/// Whether connections to the databases are encrypted, and both ends show certificates.
+/// Whether connections to the databases, or to the broker, are encrypted, and both ends show certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DatabaseTls {
+pub enum Tls {
     /// Only so.
     On,
     /// Not at all.
     Off,
 }
 
-/// Why a word for [`DatabaseTls`] is refused.
+/// Why a word for [`Tls`] is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must be `on` or `off`")]
-pub struct DatabaseTlsError;
+pub struct TlsError;
 
-impl FromStr for DatabaseTls {
-    type Err = DatabaseTlsError;
+impl FromStr for Tls {
+    type Err = TlsError;
 
-    fn from_str(text: &str) -> Result<Self, DatabaseTlsError> {
+    fn from_str(text: &str) -> Result<Self, TlsError> {
         match text {
             "on" => Ok(Self::On),
             "off" => Ok(Self::Off),
-            _ => Err(DatabaseTlsError),
+            _ => Err(TlsError),
         }
     }
 }
 
-impl DatabaseTls {
-    /// Of a stack that is not asked for either.
+impl Tls {
+    /// To the databases of a stack that is not asked for either. To its broker there is none then.
     pub const DEFAULT: Self = Self::Off;
 
     /// As it is asked for.
@@ -437,8 +437,8 @@ impl Layout {
         let url =
             format!("postgres://{DATABASE_ADMINISTRATOR}:{}@127.0.0.1:{port}/{database}", password.trim());
         Ok(match self.database_tls() {
-            DatabaseTls::Off => url,
-            DatabaseTls::On => format!("{url}?{}", self.tls_parameters(OPERATOR)),
+            Tls::Off => url,
+            Tls::On => format!("{url}?{}", self.tls_parameters(OPERATOR)),
         })
     }
 
@@ -466,10 +466,16 @@ impl Layout {
         format!("sslmode=verify-full&sslrootcert={root}&sslcert={certificate}&sslkey={key}")
     }
 
+    /// Whether this stack's broker has TLS: a start writes it down.
+    #[must_use]
+    pub fn kafka_tls(&self) -> Tls {
+        if self.kafka_tls_file().exists() { Tls::On } else { Tls::Off }
+    }
+
     /// Whether this stack's databases have TLS: a start writes it down.
     #[must_use]
-    pub fn database_tls(&self) -> DatabaseTls {
-        if self.database_tls_file().exists() { DatabaseTls::On } else { DatabaseTls::Off }
+    pub fn database_tls(&self) -> Tls {
+        if self.database_tls_file().exists() { Tls::On } else { Tls::Off }
     }
 
     /// Connection URL of Redis, password included.
@@ -539,6 +545,11 @@ impl Layout {
     /// There if the databases have TLS.
     pub(crate) fn database_tls_file(&self) -> PathBuf {
         self.data_dir.join("config").join("database-tls")
+    }
+
+    /// There if the broker has TLS.
+    pub(crate) fn kafka_tls_file(&self) -> PathBuf {
+        self.data_dir.join("config").join("kafka-tls")
     }
 
     pub(crate) fn redis_password_file(&self) -> PathBuf {

@@ -16,7 +16,7 @@
 //! - [`state`]: what the next two share on disk: the report, the lock, the deletion;
 //! - [`supervisor`]: starts, watches, restarts, stops;
 //! - [`control`]: the commands' side: whether a stack is running, how it is, stopping it;
-//! - [`certificates`]: what database servers show, and how they get it;
+//! - [`certificates`]: what database servers and the broker show, and how they get it;
 //! - [`removal`]: which files in a folder are a stack's, and may be deleted;
 
 #![warn(clippy::print_stderr)]
@@ -27,7 +27,7 @@ mod component;
 pub mod control;
 pub mod environment;
 mod files;
-mod kafka;
+pub mod kafka;
 pub mod layout;
 pub mod link;
 pub mod log;

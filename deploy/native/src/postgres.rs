@@ -22,9 +22,7 @@ use crate::{
     certificates, environment,
     environment::unprivileged,
     files::{self, Owner, Passage},
-    layout::{
-        DATABASE_ADMINISTRATOR, DatabaseTls, Layout, OPERATOR, PARTICIPANTS, Participant, closed_to_others,
-    },
+    layout::{DATABASE_ADMINISTRATOR, Layout, OPERATOR, PARTICIPANTS, Participant, Tls, closed_to_others},
     prepare::write_password,
     removal,
     roles::{self, Passwords},
@@ -155,14 +153,14 @@ fn write_passwords(layout: &Layout, participant: &Participant) -> Result<()> {
 /// Who may log in, and how: the service and the owner of its tables to its own database, the operator's tools to all. With TLS a certificate
 /// must go with it: that of the service beside its password, any of ours beside the owner's, that of the operator instead of a password.
 /// Everybody else, and whoever comes without TLS then, finds no line.
-fn access(participant: &Participant, tls: DatabaseTls) -> String {
+fn access(participant: &Participant, tls: Tls) -> String {
     let (database, role, owner) = (participant.database, participant.role(), participant.owner_role());
     match tls {
-        DatabaseTls::Off => format!(
+        Tls::Off => format!(
             "host {database} {role},{owner} 127.0.0.1/32 scram-sha-256\n\
              host all {DATABASE_ADMINISTRATOR} 127.0.0.1/32 scram-sha-256\n"
         ),
-        DatabaseTls::On => format!(
+        Tls::On => format!(
             "hostssl {database} {role} 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n\
              hostssl {database} {owner} 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n\
              hostssl all {DATABASE_ADMINISTRATOR} 127.0.0.1/32 cert map=operator\n"
@@ -274,7 +272,7 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Part
     see_through_an_earlier_life(&cluster)?;
     let mut command = environment::command(artifacts.postgres_bin.join("postgres"));
     command.arg("-D").arg(cluster).current_dir("/");
-    if layout.database_tls() == DatabaseTls::On {
+    if layout.database_tls() == Tls::On {
         // It ends at once if its files don't fit together, and reads them all at its start.
         certificates::copy(layout, participant)?;
         for setting in
@@ -338,7 +336,7 @@ async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 async fn is_set_up(layout: &Layout, participant: &Participant) -> Result<bool> {
     let mut connection = PgConnection::connect(&layout.database_url(participant)?).await?;
     let owner = roles::owner(&mut connection).await?;
-    if layout.database_tls() == DatabaseTls::On {
+    if layout.database_tls() == Tls::On {
         certificates::end_revoked(&mut connection, layout, participant).await?;
     }
     connection.close().await?;
@@ -484,7 +482,7 @@ mod tests {
     #[test]
     fn every_line_of_access_asks_for_what_it_should() {
         for participant in PARTICIPANTS {
-            let with = access(participant, DatabaseTls::On);
+            let with = access(participant, Tls::On);
             assert_eq!(with.lines().count(), 3);
             for line in with.lines() {
                 assert!(line.starts_with("hostssl "), "{line}");
@@ -494,7 +492,7 @@ mod tests {
                 " {} 127.0.0.1/32 scram-sha-256 clientcert=verify-full",
                 participant.role()
             )));
-            let without = access(participant, DatabaseTls::Off);
+            let without = access(participant, Tls::Off);
             assert!(without.lines().all(|line| line.ends_with(" scram-sha-256")), "{without}");
             for text in [with, without] {
                 let service = format!(" {} {}", participant.database, participant.role());

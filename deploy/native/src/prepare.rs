@@ -17,7 +17,7 @@ use crate::{
     environment,
     files::{self, Owner, Passage},
     kafka,
-    layout::{DatabaseTls, Extra, Layout, PARTICIPANTS, Replicas, Scope, identities, service_names},
+    layout::{Extra, KAFKA, Layout, PARTICIPANTS, Replicas, Scope, Tls, identities, service_names},
     link::Link,
     postgres, programs, redis,
     removal::{self, Content, Folder},
@@ -77,7 +77,9 @@ pub struct Wanted<'a> {
     /// The folder of the services' programs, if that is not where this one is.
     pub programs: Option<&'a Path>,
     /// Whether connections to the databases are encrypted.
-    pub database_tls: DatabaseTls,
+    pub database_tls: Tls,
+    /// Whether those to the broker are.
+    pub kafka_tls: Tls,
 }
 
 /// Checks the machine and the folder. Nothing is written: what is refused here leaves no trace.
@@ -85,6 +87,9 @@ pub fn check(layout: &Layout, wanted: &Wanted<'_>) -> Result<()> {
     check_name(&layout.data_dir)?;
     environment::check_user()?;
     environment::raise_descriptors()?;
+    if wanted.kafka_tls == Tls::On && !kafka::CAN_ENCRYPT {
+        bail!("{}", kafka::NOT_BUILT);
+    }
     check_java()?;
     for extra in &wanted.extras {
         match extra {
@@ -128,7 +133,7 @@ pub fn claim(layout: &Layout) -> Result<Option<Lock>> {
 /// completed or made anew. The holder of the lock may do so when nothing of an earlier life runs any more. The stack's folder becomes
 /// the working folder of this process, and so that of components: through it they get to their files wherever it is.
 pub fn prepare(layout: Layout, lock: &Lock, wanted: Wanted<'_>) -> Result<Prepared> {
-    let Wanted { scope, replicas, extras, links, programs, database_tls } = wanted;
+    let Wanted { scope, replicas, extras, links, programs, database_tls, kafka_tls } = wanted;
     check_ports(&layout.ports(scope, replicas, &extras, &links))?;
     let artifacts = Artifacts::ensure()?;
     open_to_components(&layout.data_dir)?;
@@ -136,7 +141,8 @@ pub fn prepare(layout: Layout, lock: &Lock, wanted: Wanted<'_>) -> Result<Prepar
         .with_context(|| format!("cannot enter {}", layout.data_dir.display()))?;
     files::folder(&layout.data_dir.join("config"), Passage::Components)?;
     files::folder(&layout.data_dir.join("logs"), Passage::Closed)?;
-    write_down(&layout, database_tls)?;
+    write_down(&layout.database_tls_file(), database_tls)?;
+    write_down(&layout.kafka_tls_file(), kafka_tls)?;
     files::folder(&layout.pki_dir(), Passage::Components)?;
     renew_certificates(&layout, scope)?;
     postgres::prepare(&layout, lock, &artifacts)?;
@@ -174,32 +180,28 @@ fn open_to_components(folder: &Path) -> Result<()> {
 
 /// Makes sure that every identity has a certificate with time left.
 pub(crate) fn renew_certificates(layout: &Layout, scope: Scope) -> Result<()> {
-    let has_tls = layout.database_tls() == DatabaseTls::On;
-    if scope == Scope::Infrastructure && !has_tls {
+    let (databases, broker) = (layout.database_tls() == Tls::On, layout.kafka_tls() == Tls::On);
+    if scope == Scope::Infrastructure && !databases && !broker {
         return Ok(());
     }
     let pki = Pki::open_or_init(&layout.pki_dir())?;
     for identity in identities() {
         pki.ensure_leaf(identity)?;
     }
-    if has_tls {
-        for participant in PARTICIPANTS {
-            // Clients have nothing but the address; no service's certificate says that it answers there.
-            pki.answers_at(participant.server, &[Ipv4Addr::LOCALHOST.into()])?;
-            pki.ensure_leaf(participant.server)?;
-        }
+    let servers = PARTICIPANTS.iter().map(|participant| participant.server).filter(|_| databases);
+    for server in servers.chain(broker.then_some(KAFKA)) {
+        // Clients have nothing but the address; no service's certificate says that it answers there.
+        pki.answers_at(server, &[Ipv4Addr::LOCALHOST.into()])?;
+        pki.ensure_leaf(server)?;
     }
     Ok(())
 }
 
-/// For all who look for the databases of this stack.
-fn write_down(layout: &Layout, database_tls: DatabaseTls) -> Result<()> {
-    let path = layout.database_tls_file();
-    match database_tls {
-        DatabaseTls::On => {
-            files::write(&path, b"Connections to the databases are by TLS only.\n", Owner::Supervisor)
-        }
-        DatabaseTls::Off => removal::remove(&path),
+/// For all who look for the databases, or for the broker, of this stack.
+fn write_down(path: &Path, tls: Tls) -> Result<()> {
+    match tls {
+        Tls::On => files::write(path, b"Connections are by TLS only.\n", Owner::Supervisor),
+        Tls::Off => removal::remove(path),
     }
 }
 

@@ -31,6 +31,9 @@ const PKI_FILES: [&str; 10] = [
     "token.key",
     "token.kid",
 ];
+/// Files of the broker, beside its logs.
+const BROKER_FILES: [&str; 5] =
+    ["log4j2.xml", "server.properties", "tls.pem", "ca.crt", crate::certificates::UNREAD];
 /// Files of one identity.
 const IDENTITY_FILES: [&str; 7] =
     ["addresses", "ca.crl", "ca.crt", "jwks.json", "revoked", "tls.crt", "tls.key"];
@@ -67,7 +70,10 @@ impl Content {
             .iter()
             .flat_map(|name| ["toml", "program", "password"].map(|extension| format!("{name}.{extension}")))
             .chain(PARTICIPANTS.iter().map(|participant| format!("{}.password", participant.owner_role())))
-            .chain(["database-password", "database-tls", "redis-password", "redis.conf"].map(str::to_owned))
+            .chain(
+                ["database-password", "database-tls", "kafka-tls", "redis-password", "redis.conf"]
+                    .map(str::to_owned),
+            )
             .collect();
         let logs: BTreeSet<String> =
             names.iter().flat_map(|name| [format!("{name}.log"), format!("{name}.log.old")]).collect();
@@ -80,9 +86,8 @@ impl Content {
 
         let broker = layout.kafka_dir();
         content.divide(&broker, |path| {
-            let is_file = is_file_named(path, |name| {
-                ["log4j2.xml", "server.properties"].contains(&name.strip_suffix(DRAFT).unwrap_or(name))
-            });
+            let is_file =
+                is_file_named(path, |name| BROKER_FILES.contains(&name.strip_suffix(DRAFT).unwrap_or(name)));
             let signs = ["meta.properties", "meta.properties.tmp", "bootstrap.checkpoint"];
             proven && (is_file || (*path == broker.join("logs") && is_folder_with(path, &signs)))
         })?;
@@ -219,6 +224,7 @@ mod tests {
             "config/order.toml.draft",
             "config/database-password",
             "config/database-tls",
+            "config/kafka-tls",
             "config/order.password",
             "config/order-owner.password",
             "config/orders-db.password",
@@ -231,6 +237,10 @@ mod tests {
             "kafka/server.properties",
             "kafka/log4j2.xml",
             "kafka/server.properties.draft",
+            "kafka/tls.pem",
+            "kafka/tls.pem.draft",
+            "kafka/ca.crt",
+            "kafka/certificates.unread",
             "kafka/logs/meta.properties",
             "postgres/orders-db/PG_VERSION",
             "postgres/orders-db.password",

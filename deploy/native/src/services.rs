@@ -10,9 +10,7 @@ use serde::Serialize;
 use crate::{
     environment::{self, unprivileged},
     files::{self, Owner},
-    layout::{
-        DatabaseTls, Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, service_names,
-    },
+    layout::{Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, Tls, service_names},
     link::{Link, port_between},
     programs::{Program, says_in_its_help},
 };
@@ -51,16 +49,26 @@ struct Listen {
 struct Kafka {
     brokers: String,
     instance_id: String,
+    // As for the database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsSection>,
 }
 
 #[derive(Serialize)]
 struct Database {
-    tls: Tls,
+    tls: TlsSection,
 }
 
 #[derive(Serialize)]
-struct Tls {
+struct TlsSection {
     mode: &'static str,
+}
+
+impl TlsSection {
+    /// Nothing for what is off: the default.
+    fn of(tls: Tls) -> Option<Self> {
+        (tls == Tls::On).then_some(Self { mode: "verify-full" })
+    }
 }
 
 #[derive(Serialize)]
@@ -152,9 +160,12 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], lin
             service: service(layout.admin_port(replica)),
             identity: identity(layout, participant.name),
             grpc: Listen { listen: loopback(layout.grpc_port(replica)) },
-            kafka: Kafka { brokers, instance_id: replica.number.to_string() },
-            database: (layout.database_tls() == DatabaseTls::On)
-                .then_some(Database { tls: Tls { mode: "verify-full" } }),
+            kafka: Kafka {
+                brokers,
+                instance_id: replica.number.to_string(),
+                tls: TlsSection::of(layout.kafka_tls()),
+            },
+            database: TlsSection::of(layout.database_tls()).map(|tls| Database { tls }),
             payment: (participant.name == "payment")
                 .then(|| Payment { opening_balances: DEMO_ACCOUNTS.into_iter().collect() }),
             delivery: (participant.name == "delivery")

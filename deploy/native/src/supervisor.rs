@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    certificates,
     component::{Component, Ending},
     kafka::Broker,
     layout::{Kind, Layout},
@@ -70,7 +71,7 @@ pub async fn run(prepared: Prepared, lock: Lock, restart: Restart, lifetime: Lif
             reports.collect(),
             prepared.links.clone(),
         ),
-        broker: Arc::new(Broker::new(&layout)?),
+        broker: Arc::new(Broker::new(&layout, &prepared.links)),
         prepared,
         restart,
         ending: match lifetime {
@@ -232,6 +233,12 @@ impl Supervisor {
         let mut was_ready = false;
         loop {
             let answer = component.tend(&self.prepared.layout, &self.broker).await;
+            if matches!(component, Component::Kafka)
+                && self.restart == Restart::Always
+                && certificates::are_overdue(&self.prepared.layout).await
+            {
+                return "cannot be told of its new certificate".to_owned();
+            }
             was_ready |= answer.state == ComponentState::Ready;
             let runs = was_ready && answer.state != ComponentState::Starting;
             self.reporter.change(&component.name(), |report| {

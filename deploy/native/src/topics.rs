@@ -8,7 +8,7 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    error::{KafkaResult, RDKafkaErrorCode},
+    error::RDKafkaErrorCode,
 };
 
 /// Partitions of each topic: enough for several replicas of a service to share the work, with few open files.
@@ -28,20 +28,18 @@ pub struct Replication {
     pub in_sync_min: i32,
 }
 
-/// A client that administers these brokers.
-pub(crate) fn client(brokers: &str) -> KafkaResult<AdminClient<DefaultClientContext>> {
-    ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("reconnect.backoff.ms", "50")
-        .set("reconnect.backoff.max.ms", "300")
-        .set("log_level", "2")
-        .create()
+/// The settings of a client that administers brokers.
+pub(crate) fn administering(mut client: ClientConfig) -> ClientConfig {
+    client.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "300").set("log_level", "2");
+    client
 }
 
 /// Creates the topics that are missing on these brokers, and waits for the brokers if they don't answer yet. What exists stays as
 /// it is.
 pub async fn ensure_on(brokers: &str, replication: Replication, wait: Duration) -> Result<()> {
-    let client = client(brokers).with_context(|| format!("{brokers:?} are no brokers"))?;
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", brokers);
+    let client = administering(client).create().with_context(|| format!("{brokers:?} are no brokers"))?;
     let until = Instant::now() + wait;
     loop {
         match ensure(&client, replication).await {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use holdfast_certs::{LeafStatus, Pki, PkiError, check_name};
-use holdfast_native::layout::{DatabaseTls, Layout, PARTICIPANTS, identities};
+use holdfast_native::layout::{KAFKA, Layout, PARTICIPANTS, Tls, identities};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -30,11 +30,17 @@ impl Folder {
         }
     }
 
-    /// The identities that every installation has; in a stack with TLS to its databases, their servers too.
+    /// The identities that every installation has; in a stack with TLS to its databases or its broker, those servers too.
     pub(super) fn expected(&self) -> Result<Vec<String>> {
         let mut names: Vec<String> = identities().map(str::to_owned).collect();
-        if self.dir.is_none() && Layout::new(self.at.data_dir()?, 0).database_tls() == DatabaseTls::On {
-            names.extend(PARTICIPANTS.iter().map(|participant| participant.server.to_owned()));
+        if self.dir.is_none() {
+            let layout = Layout::new(self.at.data_dir()?, 0);
+            if layout.database_tls() == Tls::On {
+                names.extend(PARTICIPANTS.iter().map(|participant| participant.server.to_owned()));
+            }
+            if layout.kafka_tls() == Tls::On {
+                names.push(KAFKA.to_owned());
+            }
         }
         Ok(names)
     }

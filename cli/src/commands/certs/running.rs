@@ -1,4 +1,4 @@
-//! The services and database servers that use the certificates, and which ones they use.
+//! The services, database servers and the broker that use the certificates, and which ones they use.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use holdfast_certs::{LeafStatus, Pki};
 use holdfast_native::{
     certificates,
     control::{self, Found},
-    layout::{DatabaseTls, Layout, PARTICIPANTS, Participant, service_of},
+    layout::{KAFKA, Layout, PARTICIPANTS, Participant, Tls, service_of},
 };
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -36,16 +36,17 @@ enum Kind {
     Service { admin_url: String },
     /// Shows it to whoever connects.
     Database { layout: Layout, participant: &'static Participant },
+    /// The same.
+    Broker { layout: Layout },
 }
 
 impl User {
     /// Whether it uses the files of this leaf.
     async fn uses(&self, leaf: &LeafStatus) -> Result<bool> {
         match &self.kind {
-            Kind::Service { admin_url } => {
-                Ok(in_use(admin_url).await?.is_some_and(|fingerprint| fingerprint == leaf.fingerprint))
-            }
+            Kind::Service { admin_url } => Ok(uses(&metrics(admin_url).await?, leaf)),
             Kind::Database { layout, participant } => certificates::are_used(layout, participant, leaf).await,
+            Kind::Broker { layout } => certificates::are_used_by_broker(layout, leaf).await,
         }
     }
 }
@@ -65,11 +66,16 @@ impl Running {
         if !control::anything_runs(&layout, &report) {
             return Ok(Self::default());
         }
-        let has_tls = layout.database_tls() == DatabaseTls::On;
+        let has_tls = layout.database_tls() == Tls::On;
         let databases = PARTICIPANTS.iter().filter(|_| has_tls).map(|participant| User {
             identity: participant.server,
             component: participant.server.to_owned(),
             kind: Kind::Database { layout: layout.clone(), participant },
+        });
+        let broker = (layout.kafka_tls() == Tls::On).then(|| User {
+            identity: KAFKA,
+            component: KAFKA.to_owned(),
+            kind: Kind::Broker { layout: layout.clone() },
         });
         let services = report.components.into_iter().filter_map(|component| {
             Some(User {
@@ -78,7 +84,7 @@ impl Running {
                 component: component.name,
             })
         });
-        Ok(Self(databases.chain(services).collect()))
+        Ok(Self(databases.chain(broker).chain(services).collect()))
     }
 
     /// Returns when every running component uses the files that are there now.
@@ -124,35 +130,58 @@ impl Running {
     }
 }
 
-/// Returns the fingerprint of the files that a service uses, from its metric `cert_info`.
-async fn in_use(admin_url: &str) -> Result<Option<String>> {
+async fn metrics(admin_url: &str) -> Result<String> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let ask = async {
         let answer = client.get(format!("{admin_url}/metrics").parse()?).await?;
         let body = answer.into_body().collect().await?.to_bytes();
         Ok::<_, anyhow::Error>(String::from_utf8_lossy(&body).into_owned())
     };
-    let page = tokio::time::timeout(Duration::from_secs(2), ask).await.context("no response in time")??;
-    Ok(fingerprint_of(&page))
+    tokio::time::timeout(Duration::from_secs(2), ask).await.context("no response in time")?
 }
 
-/// `cert_info{serial="…",fingerprint="…"} 1`; those of earlier files are 0.
-fn fingerprint_of(page: &str) -> Option<String> {
-    let line = page.lines().find(|line| line.starts_with("cert_info{") && line.ends_with("} 1"))?;
-    let (_, rest) = line.split_once("fingerprint=\"")?;
-    rest.split_once('"').map(|(fingerprint, _)| fingerprint.to_owned())
+/// Whether a service uses the files of this leaf, by its metrics, and all of its clients of Kafka as well, if they show any.
+fn uses(page: &str, leaf: &LeafStatus) -> bool {
+    fingerprints(page, "cert_info").any(|fingerprint| fingerprint == leaf.fingerprint)
+        && fingerprints(page, "kafka_clients").all(|fingerprint| fingerprint == leaf.client_fingerprint)
+}
+
+/// `name{…,fingerprint="…"} 1`; those of earlier files are 0.
+fn fingerprints<'a>(page: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let start = format!("{name}{{");
+    let lines = page.lines().filter(move |line| line.starts_with(&start) && !line.ends_with("} 0"));
+    lines.filter_map(|line| line.split_once("fingerprint=\"")?.1.split_once('"').map(|(found, _)| found))
 }
 
 #[cfg(test)]
 mod tests {
+    use holdfast_certs::LeafState;
+    use time::OffsetDateTime;
+
     use super::*;
 
-    /// The series of earlier certificates are zero and don't count.
+    /// The series of earlier certificates are zero and don't count; a client of Kafka that still shows one does.
     #[test]
-    fn the_current_certificate_is_the_series_that_is_one() {
-        let page = "# TYPE cert_info gauge\ncert_info{serial=\"0a\",fingerprint=\"old\"} 0\n\
-                    cert_info{serial=\"0b\",fingerprint=\"new\"} 1\ncert_not_after 12\n";
-        assert_eq!(fingerprint_of(page).as_deref(), Some("new"));
-        assert_eq!(fingerprint_of("cert_info{serial=\"0a\",fingerprint=\"old\"} 0\n"), None);
+    fn the_current_certificate_is_the_series_that_is_not_zero() {
+        let leaf = LeafStatus {
+            name: "order".to_owned(),
+            serial: "0b".to_owned(),
+            issuer: "authority".to_owned(),
+            not_after: OffsetDateTime::now_utc(),
+            trusts: Vec::new(),
+            fingerprint: "new".to_owned(),
+            client_fingerprint: "new-client".to_owned(),
+            state: LeafState::Valid,
+        };
+        let old = "# TYPE cert_info gauge\ncert_info{serial=\"0a\",fingerprint=\"old\"} 0\n";
+        let page = format!("{old}cert_info{{serial=\"0b\",fingerprint=\"new\"}} 1\ncert_not_after 12\n");
+        assert!(!uses(old, &leaf));
+        assert!(uses(&page, &leaf), "a service without Kafka, or without TLS to it");
+        let consumer = |fingerprint: &str, clients: u8| {
+            format!("kafka_clients{{client=\"consumer\",fingerprint=\"{fingerprint}\"}} {clients}\n")
+        };
+        let renewed = format!("{page}{}{}", consumer("old-client", 0), consumer("new-client", 1));
+        assert!(uses(&renewed, &leaf));
+        assert!(!uses(&format!("{page}{}", consumer("old-client", 1)), &leaf));
     }
 }

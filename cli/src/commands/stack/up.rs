@@ -14,9 +14,7 @@ use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_native::{
     control::{self, Detached, Found, Stopped},
-    layout::{
-        DatabaseTls, Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope, service_of,
-    },
+    layout::{Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope, Tls, service_of},
     prepare::{self, PortTaken, Prepared, Wanted, prepare},
     state::{ComponentReport, Lock, StackReport},
     supervisor::{self, Lifetime, Restart},
@@ -52,8 +50,12 @@ pub(crate) struct Up {
     #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
     with: Vec<Extra>,
     /// Whether connections to the databases are encrypted, and both ends show certificates
-    #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = DatabaseTls::DEFAULT.name(), value_name = "on|off", value_parser = str::parse::<DatabaseTls>)]
-    database_tls: DatabaseTls,
+    #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = Tls::DEFAULT.name(), value_name = "on|off", value_parser = str::parse::<Tls>)]
+    database_tls: Tls,
+    /// Whether connections to Kafka are encrypted, both ends show certificates, and each service may do only what it must; needs
+    /// programs that scripts/kafka-tls.sh builds
+    #[arg(long, env = "HOLDFAST_KAFKA_TLS", default_value = Tls::Off.name(), value_name = "on|off", value_parser = str::parse::<Tls>)]
+    kafka_tls: Tls,
     /// Run the services' programs of this folder, instead of those beside this command; `holdfast roll` changes that later
     #[arg(long, value_name = "DIR", value_parser = parse_programs, conflicts_with = "infrastructure_only")]
     programs: Option<PathBuf>,
@@ -107,6 +109,7 @@ impl Up {
             links: if self.links { layout.links(replicas) } else { Vec::new() },
             programs: self.programs.as_deref(),
             database_tls: self.database_tls,
+            kafka_tls: self.kafka_tls,
         };
         let lock = if self.inherit_lock {
             Lock::inherited(&layout)?
@@ -175,9 +178,9 @@ impl Up {
     /// Fails if the running stack is not the one that was asked for.
     fn check_same(&self, data_dir: &Path, report: &StackReport) -> Result<()> {
         say!("the stack in {} runs already", data_dir.display());
-        let tls = Layout::new(data_dir.to_owned(), report.port_offset).database_tls();
+        let layout = Layout::new(data_dir.to_owned(), report.port_offset);
         let stop = hint(data_dir, "down");
-        if let Some(difference) = self.difference(report, tls) {
+        if let Some(difference) = self.difference(&layout, report) {
             bail!("it runs {difference}: stop it with `{stop}` first");
         }
         if self.programs.is_some() {
@@ -191,7 +194,7 @@ impl Up {
     }
 
     /// How the stack that runs is other than what was asked for. Replicas are compared as far as they were.
-    fn difference(&self, report: &StackReport, tls: DatabaseTls) -> Option<String> {
+    fn difference(&self, layout: &Layout, report: &StackReport) -> Option<String> {
         if report.port_offset != self.port_offset {
             return Some(format!("with --port-offset {}", report.port_offset));
         }
@@ -201,8 +204,13 @@ impl Up {
         if self.no_restart && !report.leaves_down {
             return Some("without --no-restart".to_owned());
         }
-        if tls != self.database_tls {
-            return Some(format!("with --database-tls {}", tls.name()));
+        for (option, runs, wanted) in [
+            ("--database-tls", layout.database_tls(), self.database_tls),
+            ("--kafka-tls", layout.kafka_tls(), self.kafka_tls),
+        ] {
+            if runs != wanted {
+                return Some(format!("with {option} {}", runs.name()));
+            }
         }
         let has = |name: &str| report.components.iter().any(|component| component.name == name);
         if let Some(extra) = self.extras().iter().find(|extra| !has(extra.name())) {
@@ -249,6 +257,7 @@ impl Up {
         arguments
             .extend(self.extras().into_iter().flat_map(|extra| ["--with", extra.name()].map(OsString::from)));
         arguments.extend(["--database-tls".into(), self.database_tls.name().into()]);
+        arguments.extend(["--kafka-tls".into(), self.kafka_tls.name().into()]);
         if let Some(programs) = &self.programs {
             arguments.extend(["--programs".into(), programs.into()]);
         }
@@ -324,9 +333,11 @@ mod tests {
             components: ["kafka", "order", "order-2", "payment", "gateway"].map(component).into(),
             links: Vec::new(),
         };
+        // A folder that is not there: neither has TLS.
+        let layout = Layout::new(PathBuf::from("/nowhere"), 100);
         let offset = ["--port-offset", "100"];
         let difference = |report: &StackReport, arguments: &[&str]| {
-            up(&[&offset[..], arguments].concat()).difference(report, DatabaseTls::Off)
+            up(&[&offset[..], arguments].concat()).difference(&layout, report)
         };
         for (arguments, expected) in [
             (&[][..], None),
@@ -337,12 +348,13 @@ mod tests {
             (&["--no-restart"], Some("without --no-restart")),
             (&["--with", "redis"], Some("without --with redis")),
             (&["--database-tls", "on"], Some("with --database-tls off")),
+            (&["--kafka-tls", "on"], Some("with --kafka-tls off")),
             (&["--infrastructure-only"], Some("without --infrastructure-only")),
             (&["--links"], Some("without --links")),
         ] {
             assert_eq!(difference(&report, arguments).as_deref(), expected, "{arguments:?}");
         }
-        assert_eq!(up(&[]).difference(&report, DatabaseTls::Off).as_deref(), Some("with --port-offset 100"));
+        assert_eq!(up(&[]).difference(&layout, &report).as_deref(), Some("with --port-offset 100"));
         report.leaves_down = true;
         assert_eq!(difference(&report, &["--no-restart"]), None);
         report.components.truncate(1);

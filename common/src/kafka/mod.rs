@@ -1,6 +1,10 @@
-//! Settings of librdkafka that matter, each with its reason.
+//! The clients of Kafka: the settings of librdkafka that matter, each with its reason; [`tls`]; and what the brokers refuse
+//! ([`refusal`]).
 
-use std::time::Duration;
+pub mod refusal;
+pub mod tls;
+
+use std::{fmt, sync::Arc, time::Duration};
 
 use holdfast_proto::topic;
 use rdkafka::{
@@ -11,7 +15,11 @@ use rdkafka::{
     producer::FutureProducer,
 };
 
-use crate::config::KafkaConfig;
+use self::{
+    refusal::Refusals,
+    tls::{ClientKind, KafkaTlsError, Renewal, Tls},
+};
+use crate::{config::KafkaConfig, identity::Identity, reload::Reload};
 
 /// A member that falls silent is replaced after this time.
 pub const SESSION_TIME_MAX: Duration = Duration::from_secs(10);
@@ -26,9 +34,12 @@ const REBOOTSTRAP_AFTER: Duration = Duration::from_secs(10);
 pub const TOPIC_PROPAGATION_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Writes librdkafka's log to ours, mostly at debug level: it is about brokers that come and go, which `/readyz` and
-/// metrics show better.
-#[derive(Debug, Clone, Copy)]
-pub struct QuietContext;
+/// metrics show better. What is refused is remembered for them.
+#[derive(Debug, Clone, Default)]
+pub struct QuietContext {
+    /// Shared by the clients of one component.
+    pub refusals: Refusals,
+}
 
 impl ClientContext for QuietContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -41,11 +52,104 @@ impl ClientContext for QuietContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.refusals.note(&error, reason);
         tracing::debug!(error = %error, reason, "librdkafka");
     }
 }
 
 impl ConsumerContext for QuietContext {}
+
+/// Where the brokers are, and what we show them: every client of a process is made here. Clones share it.
+#[derive(Clone)]
+pub struct Brokers(Arc<Inner>);
+
+struct Inner {
+    config: KafkaConfig,
+    tls: Option<Tls>,
+    refusals: Refusals,
+}
+
+impl fmt::Debug for Brokers {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Brokers").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+impl Brokers {
+    /// As they are configured; nothing is connected yet. An error means that there can't be the TLS that is asked for.
+    pub fn new(config: &KafkaConfig, identity: &Identity) -> Result<Self, KafkaTlsError> {
+        let tls = Tls::load(&config.tls, identity)?;
+        Ok(Self(Arc::new(Inner { config: config.clone(), tls, refusals: Refusals::default() })))
+    }
+
+    /// In the clear, whatever `config` says of TLS. For tests, which have no identity.
+    #[must_use]
+    pub fn without_tls(config: &KafkaConfig) -> Self {
+        Self(Arc::new(Inner { config: config.clone(), tls: None, refusals: Refusals::default() }))
+    }
+
+    /// What was configured.
+    #[must_use]
+    pub fn config(&self) -> &KafkaConfig {
+        &self.0.config
+    }
+
+    /// Whether connections are encrypted.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.0.tls.is_some()
+    }
+
+    /// Has clients from now on show what the files have now. Those that there are become due for a renewal if that is something else.
+    pub fn reload(&self) -> Result<Reload, KafkaTlsError> {
+        self.0.tls.as_ref().map_or(Ok(Reload::Unchanged), Tls::reload)
+    }
+
+    /// For the clients of one component.
+    #[must_use]
+    pub fn refusals(&self) -> Refusals {
+        self.0.refusals.of_another()
+    }
+
+    /// To be made before a client and kept with it.
+    #[must_use]
+    pub fn renewal(&self, client: ClientKind) -> Renewal {
+        self.0.tls.as_ref().map_or(Renewal::NEVER, |tls| tls.renewal(client))
+    }
+
+    fn base(&self) -> ClientConfig {
+        let mut client = base(&self.0.config);
+        if let Some(tls) = &self.0.tls {
+            tls.apply(&mut client);
+        }
+        client
+    }
+
+    /// The settings of a consumer in `group`.
+    #[must_use]
+    pub fn consumer_config(&self, group: &str) -> ClientConfig {
+        consumer_config(self.base(), &self.0.config, group)
+    }
+
+    /// A client that can ask what a group has committed without being a member of it.
+    pub fn observer(
+        &self,
+        group: &str,
+        context: QuietContext,
+    ) -> Result<BaseConsumer<QuietContext>, KafkaError> {
+        self.base()
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("allow.auto.create.topics", "false")
+            .create_with_context(context)
+    }
+
+    /// A producer that acknowledges only what all in-sync replicas have.
+    pub fn producer(&self, context: QuietContext) -> Result<FutureProducer<QuietContext>, KafkaError> {
+        producer_config(self.base()).create_with_context(context)
+    }
+}
 
 fn base(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -63,10 +167,7 @@ fn base(config: &KafkaConfig) -> ClientConfig {
     client
 }
 
-/// The settings of a consumer in `group`.
-#[must_use]
-pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
-    let mut client = base(config);
+fn consumer_config(mut client: ClientConfig, config: &KafkaConfig, group: &str) -> ClientConfig {
     client
         .set("group.id", group)
         // Offsets are stored by us after the transaction, and what is stored is committed in the background
@@ -101,22 +202,7 @@ pub fn consumer_config(config: &KafkaConfig, group: &str) -> ClientConfig {
     client
 }
 
-/// A client that can ask what a group has committed without being a member of it.
-pub fn observer(config: &KafkaConfig, group: &str) -> Result<BaseConsumer<QuietContext>, KafkaError> {
-    base(config)
-        .set("group.id", group)
-        .set("enable.auto.commit", "false")
-        .set("allow.auto.create.topics", "false")
-        .create_with_context(QuietContext)
-}
-
-/// A producer that acknowledges only what all in-sync replicas have.
-pub fn producer(config: &KafkaConfig) -> Result<FutureProducer<QuietContext>, KafkaError> {
-    producer_config(config).create_with_context(QuietContext)
-}
-
-fn producer_config(config: &KafkaConfig) -> ClientConfig {
-    let mut client = base(config);
+fn producer_config(mut client: ClientConfig) -> ClientConfig {
     client
         .set("acks", "all")
         // No duplicates and no reordering by retries inside the producer.
@@ -137,20 +223,26 @@ fn producer_config(config: &KafkaConfig) -> ClientConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::KafkaTlsConfig;
 
-    /// Settings that keep records from being lost or reordered. Most losses show under rare faults only, so each setting is
-    /// checked here by its value.
-    #[test]
-    fn the_settings_that_lose_nothing_are_set() {
-        let config = KafkaConfig {
+    pub(super) fn config() -> KafkaConfig {
+        KafkaConfig {
             brokers: "localhost:9092".to_owned(),
             instance_id: None,
             batch_events_max: 1,
             dead_letters_in_a_row_max: 1,
             dead_letter_share_max: 1.0,
             dead_letter_pause: Duration::ZERO,
-        };
-        let (producer, consumer) = (producer_config(&config), consumer_config(&config, "test"));
+            tls: KafkaTlsConfig::default(),
+        }
+    }
+
+    /// Settings that keep records from being lost or reordered. Most losses show under rare faults only, so each setting is
+    /// checked here by its value.
+    #[test]
+    fn the_settings_that_lose_nothing_are_set() {
+        let brokers = Brokers::without_tls(&config());
+        let (producer, consumer) = (producer_config(brokers.base()), brokers.consumer_config("test"));
         for (client, setting, value) in [
             // Pitfalls P18.
             (&producer, "acks", "all"),
