@@ -6,6 +6,7 @@ use holdfast_proto::ops::v1::{
     reconcile_service_server::ReconcileServiceServer,
 };
 use sqlx::migrate::Migrator;
+use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use crate::{
@@ -67,11 +68,41 @@ impl Participant<'_> {
     ) -> Result<(), BoxError> {
         let identity = Identity::load(self.identity.clone())?;
         let listener = bind(self.grpc.listen).await?;
-        let (health, stop) = (context.health.clone(), context.stop.clone());
+        let brokers = Brokers::new(self.kafka, &identity)?;
 
+        let group = context.name;
+        let consumers = Group::new(database.clone(), group, handler);
+        let processor = Processor::new(consumers.clone());
+        let consumer = Runtime::new(&brokers, self.topics, processor, &context.health);
+        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(consumers, consumer.view()))
+            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
+        let reconcile = ReconcileServiceServer::new(Reconcile::new(database.clone(), group, facts))
+            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
+        let routes = routes.add_service(dead_letters).add_service(reconcile);
+        let (migrated, stopped) = (database.clone(), context.stop.clone());
+        let consume = async move {
+            tokio::select! {
+                () = stopped.cancelled() => return Ok(()),
+                () = migrated.migrated() => {}
+            }
+            consumer.run(stopped).await
+        };
+
+        self.spawn_database(context, database, &identity);
+        spawn_kafka(context, database, &brokers)?;
+        context.spawn("consumer", consume);
+        self.spawn_periodic(context, database);
+        self.spawn_grpc(context, database, identity, listener, routes)
+    }
+
+    // What follows knows nothing of the handler. It is not asynchronous itself and has no type parameters, so that what it
+    // starts is compiled here once, and not again with each service.
+
+    fn spawn_database(&self, context: &mut Context, database: &Database, identity: &Identity) {
+        let (health, stop) = (context.health.clone(), context.stop.clone());
         let (tls, swaps) = (&self.database.tls, identity.swaps());
         // Before anything connects.
-        database.identify(tls, &identity);
+        database.identify(tls, identity);
         let task = database.clone().identify_on_swap(tls.clone(), identity.clone(), swaps, stop.clone());
         context.spawn("database identity", finished(task));
         if database.has_password_file() {
@@ -81,54 +112,32 @@ impl Participant<'_> {
             let task = reload_on_change("database password", failures, follow, task, stop.clone());
             context.spawn("database password", finished(task));
         }
-        let task =
-            database.clone().migrate_and_probe(self.migrations, health.required("database"), stop.clone());
+        let task = database.clone().migrate_and_probe(self.migrations, health.required("database"), stop);
         context.spawn("database", finished(task));
+    }
 
-        let brokers = Brokers::new(self.kafka, &identity)?;
-        if brokers.has_tls() {
-            let task = health.periodic("kafka-certificate-reload", reload::SUCCESS_EVERY_MAX);
-            let (following, failures) = (brokers.clone(), metric::CERTIFICATE_RELOAD_FAILURES_TOTAL);
-            let follow = move || following.reload();
-            let task = reload_on_change("kafka certificate", failures, follow, task, stop.clone());
-            context.spawn("kafka certificate", finished(task));
-        }
-        let publisher = Publisher::new(&brokers)?;
-        let task = probe::run(publisher.clone(), health.component("kafka"), stop.clone());
-        context.spawn("kafka", finished(task));
-
-        let relay = Relay::new(database.clone(), publisher, health.component("outbox"))
-            .with_heartbeat(health.heartbeat("relay", PROGRESS_TIME_MAX));
-        context.spawn("relay", finished(relay.run(stop.clone())));
-
-        let group = context.name;
-        let consumers = Group::new(database.clone(), group, handler);
-        let processor = Processor::new(consumers.clone());
-        let consumer = Runtime::new(&brokers, self.topics, processor, &health);
-        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(consumers, consumer.view()))
-            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
-        let outbox = OutboxServiceServer::new(Outbox::new(database.clone(), group))
-            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
-        let reconcile = ReconcileServiceServer::new(Reconcile::new(database.clone(), group, facts))
-            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
-        let routes = routes.add_service(dead_letters).add_service(outbox).add_service(reconcile);
-        let (migrated, stopped) = (database.clone(), stop.clone());
-        context.spawn("consumer", async move {
-            tokio::select! {
-                () = stopped.cancelled() => return Ok(()),
-                () = migrated.migrated() => {}
-            }
-            consumer.run(stopped).await
-        });
-
+    fn spawn_periodic(&self, context: &mut Context, database: &Database) {
+        let (health, stop) = (context.health.clone(), context.stop.clone());
         let task = health.periodic("janitor", janitor::SUCCESS_EVERY_MAX);
         let expiring = [&[janitor::INBOX], self.expiring].concat();
         context.spawn("janitor", finished(janitor::run(database.clone(), expiring, task, stop.clone())));
         let task = health.periodic("dead-letter-depth", depth::SUCCESS_EVERY_MAX);
-        context.spawn(
-            "dead letters",
-            finished(depth::publish_depth(database.clone(), group, task, stop.clone())),
-        );
+        let depth = depth::publish_depth(database.clone(), context.name, task, stop);
+        context.spawn("dead letters", finished(depth));
+    }
+
+    fn spawn_grpc(
+        &self,
+        context: &mut Context,
+        database: &Database,
+        identity: Identity,
+        listener: TcpListener,
+        routes: Routes,
+    ) -> Result<(), BoxError> {
+        let (health, stop) = (context.health.clone(), context.stop.clone());
+        let outbox = OutboxServiceServer::new(Outbox::new(database.clone(), context.name))
+            .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
+        let routes = routes.add_service(outbox);
         let task = health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
         context.spawn("identity", finished(identity.clone().reload_on_change(task, stop.clone())));
         let places = CALLS_PER_CONNECTION * usize::try_from(self.database.connections_max)?;
@@ -136,6 +145,25 @@ impl Participant<'_> {
             .spawn("grpc", grpc::serve(listener, identity, self.permissions, routes, places, health, stop));
         Ok(())
     }
+}
+
+fn spawn_kafka(context: &mut Context, database: &Database, brokers: &Brokers) -> Result<(), BoxError> {
+    let (health, stop) = (context.health.clone(), context.stop.clone());
+    if brokers.has_tls() {
+        let task = health.periodic("kafka-certificate-reload", reload::SUCCESS_EVERY_MAX);
+        let (following, failures) = (brokers.clone(), metric::CERTIFICATE_RELOAD_FAILURES_TOTAL);
+        let follow = move || following.reload();
+        let task = reload_on_change("kafka certificate", failures, follow, task, stop.clone());
+        context.spawn("kafka certificate", finished(task));
+    }
+    let publisher = Publisher::new(brokers)?;
+    let task = probe::run(publisher.clone(), health.component("kafka"), stop.clone());
+    context.spawn("kafka", finished(task));
+
+    let relay = Relay::new(database.clone(), publisher, health.component("outbox"))
+        .with_heartbeat(health.heartbeat("relay", PROGRESS_TIME_MAX));
+    context.spawn("relay", finished(relay.run(stop)));
+    Ok(())
 }
 
 /// For a task that ends only when asked to.

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::{FutureExt as _, LocalBoxFuture};
 use holdfast_proto::text::on_one_line;
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -71,11 +72,14 @@ const LAST_SPANS_TIME_MAX: Duration = Duration::from_secs(1);
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
+/// Starts a service; its types are known to its own crate only.
+type Start = Box<dyn for<'c> FnOnce(&'c mut Context) -> LocalBoxFuture<'c, Result<(), BoxError>>>;
+
 /// Runs a service to its end. `start` binds its ports, hands its work to the context and returns.
 pub fn run_service<C, F>(name: &'static str, start: F) -> ExitCode
 where
-    C: Configuration,
-    F: AsyncFnOnce(&mut Context, C) -> Result<(), BoxError>,
+    C: Configuration + 'static,
+    F: AsyncFnOnce(&mut Context, C) -> Result<(), BoxError> + 'static,
 {
     let config: C = match command_line(name) {
         Ok(Command::Run(file)) => match config::load(file.as_deref()) {
@@ -89,7 +93,13 @@ where
         }
         Err(error) => return complain(name, error.as_ref(), EXIT_USAGE),
     };
-    let metrics = match telemetry::install(name, &config.service().log) {
+    let service = config.service().clone();
+    run(name, &service, Box::new(move |context| start(context, config).boxed_local()))
+}
+
+/// [`run_service`] without its types, so that it is compiled once and not with each service.
+fn run(name: &'static str, service: &ServiceConfig, start: Start) -> ExitCode {
+    let metrics = match telemetry::install(name, &service.log) {
         Ok(metrics) => metrics,
         Err(error) => return end_with_a_log(name, &error, EXIT_USAGE),
     };
@@ -98,11 +108,11 @@ where
         Ok(runtime) => runtime,
         Err(error) => return end(name, &error, EXIT_FAILED),
     };
-    let drain = config.service().drain;
+    let drain = service.drain;
     let health = Health::default();
     let installed = {
         let _entered = runtime.enter();
-        export::install(&config.service().traces, name, &health)
+        export::install(&service.traces, name, &health)
     };
     let exporter = match installed {
         Ok(exporter) => exporter,
@@ -112,7 +122,7 @@ where
         let mut context = Context { name, health, stop: CancellationToken::new(), tasks: JoinSet::new() };
         descriptors::raise_limit();
         tracing::info!(service = name, version = env!("CARGO_PKG_VERSION"), "starting");
-        let admin_listener = bind(config.service().admin_listen).await?;
+        let admin_listener = bind(service.admin_listen).await?;
         context.spawn("admin", {
             // The admin port stays up while the rest drains, so it has a token of its own: the end of the runtime.
             let (health, metrics) = (context.health.clone(), metrics.clone());
@@ -124,7 +134,7 @@ where
         tokio::spawn(telemetry::upkeep(metrics));
         let exported = CancellationToken::new();
         let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(exported.clone())));
-        start(&mut context, config).await?;
+        start(&mut context).await?;
         let outcome = supervise(context, drain).await;
         exported.cancel();
         if let Some(exporting) = exporting {

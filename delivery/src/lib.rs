@@ -12,14 +12,14 @@ mod grpc;
 mod progress;
 mod store;
 
-use std::sync::LazyLock;
+use std::{process::ExitCode, sync::LazyLock};
 
 use holdfast_common::{
     database::Database,
     error::BoxError,
     grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
-    service::Context,
+    service::{Context, run_service},
 };
 use holdfast_proto::{delivery::v1::delivery_service_server::DeliveryServiceServer, topic};
 use sqlx::migrate::Migrator;
@@ -30,8 +30,13 @@ pub use crate::config::Config;
 static MIGRATIONS: LazyLock<Migrator> =
     holdfast_common::migrations!["1001_deliveries.sql", "1002_delivery_trace.sql"];
 
-/// Starts the service.
-pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+/// Runs the service to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled
+/// a second time.
+pub fn run() -> ExitCode {
+    run_service("delivery", start)
+}
+
+async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let plan = config.delivery.plan()?;
     let database = Database::new(&config.database)?;
     let server = DeliveryServiceServer::new(grpc::DeliveryHandler::new(database.clone()))

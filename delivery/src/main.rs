@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    holdfast_common::service::run_service("delivery", holdfast_delivery::start)
+    holdfast_delivery::run()
 }

@@ -285,7 +285,7 @@ async fn rotation_under_load_fails_nothing() {
     let renewed = sum(&world, "kafka_clients_renewed_total").await;
     let rotations = async {
         world.certs(&["rotate"]).await;
-        world.certs(&["rotate", "--ca"]).await;
+        world.certs(&["rotate", "--ca", "--yes"]).await;
         world.certs(&["rotate", "kafka", "order"]).await;
     };
     let ((), ids, failed) = orders_while(&user, rotations).await;

@@ -20,34 +20,26 @@ use nix::unistd::{User, geteuid};
 struct Walk {
     as_root: bool,
     umask: &'static str,
-    has_locale: bool,
-    /// Whether they have exported settings for `psql`, Java and their browser.
-    has_exports: bool,
-    /// Whether the folder's name has spaces and umlauts.
-    is_odd_folder: bool,
+    locale: Option<&'static str>,
+    /// What they have exported for other programs.
+    exports: &'static [(&'static str, &'static str)],
+    folder: &'static str,
 }
+
+const LATIN_1: Option<&str> = Some("de_DE.ISO-8859-1");
+const ODD: &str = "mein Ordner f\u{fc}r \u{c4}pfel";
 
 /// Every pair of values of any two of these is in one walk.
 const WALKS: [Walk; 6] = [
-    walk(true, "022", true, true, true),
-    walk(false, "022", false, false, false),
-    walk(true, "027", true, false, false),
-    walk(false, "027", false, true, true),
-    walk(true, "077", false, true, false),
-    walk(false, "077", true, false, true),
+    Walk { as_root: true, umask: "022", locale: LATIN_1, exports: &EXPORTS, folder: ODD },
+    Walk { as_root: false, umask: "022", locale: None, exports: &[], folder: "stack" },
+    Walk { as_root: true, umask: "027", locale: LATIN_1, exports: &[], folder: "stack" },
+    Walk { as_root: false, umask: "027", locale: None, exports: &EXPORTS, folder: ODD },
+    Walk { as_root: true, umask: "077", locale: None, exports: &EXPORTS, folder: "stack" },
+    Walk { as_root: false, umask: "077", locale: LATIN_1, exports: &[], folder: ODD },
 ];
 
-const fn walk(
-    as_root: bool,
-    umask: &'static str,
-    has_locale: bool,
-    has_exports: bool,
-    is_odd_folder: bool,
-) -> Walk {
-    Walk { as_root, umask, has_locale, has_exports, is_odd_folder }
-}
-
-/// What they have exported for other programs.
+/// Settings for `psql`, Java and a browser.
 const EXPORTS: [(&str, &str); 5] = [
     ("PGHOST", "db.invalid"),
     ("PGOPTIONS", "-c default_transaction_read_only=on"),
@@ -87,8 +79,7 @@ impl Walker {
     }
 
     fn data_dir(&self) -> PathBuf {
-        let name = if self.walk.is_odd_folder { "mein Ordner f\u{fc}r \u{c4}pfel" } else { "stack" };
-        self.home.path().canonicalize().expect("there").join(name)
+        self.home.path().canonicalize().expect("there").join(self.walk.folder)
     }
 
     /// A program in the surroundings of the walk, and in no others.
@@ -108,8 +99,8 @@ impl Walker {
         command.env("HOME", self.home.path()).env("HOLDFAST_DATA_DIR", self.data_dir());
         // Deliveries take a moment, not six seconds.
         command.env("HOLDFAST__DELIVERY__STEP", "50ms");
-        command.envs(self.walk.has_locale.then_some(("LANG", "de_DE.ISO-8859-1")));
-        command.envs(EXPORTS.into_iter().filter(|_| self.walk.has_exports));
+        command.envs(self.walk.locale.map(|locale| ("LANG", locale)));
+        command.envs(self.walk.exports.iter().copied());
         if let Some(user) = self.user() {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }

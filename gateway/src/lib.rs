@@ -30,6 +30,8 @@ mod router;
 mod state;
 mod upstream;
 
+use std::process::ExitCode;
+
 use holdfast_common::{
     client::Replicas,
     error::BoxError,
@@ -37,7 +39,7 @@ use holdfast_common::{
     identity::Identity,
     participant::finished,
     reload,
-    service::{Context, bind},
+    service::{Context, bind, run_service},
 };
 
 pub use crate::config::Config;
@@ -51,8 +53,13 @@ use crate::{
     upstream::Upstream,
 };
 
-/// Starts the gateway.
-pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+/// Runs the gateway to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled
+/// a second time.
+pub fn run() -> ExitCode {
+    run_service("gateway", start)
+}
+
+async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let identity = Identity::load(config.identity)?;
     let authenticator = Authenticator::load(&config.auth)?;
     let upstream = Upstream::new(&config.upstream, &identity)?;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    holdfast_common::service::run_service("gateway", holdfast_gateway::start)
+    holdfast_gateway::run()
 }

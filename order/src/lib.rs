@@ -15,14 +15,14 @@ mod page;
 mod store;
 mod watchdog;
 
-use std::sync::LazyLock;
+use std::{process::ExitCode, sync::LazyLock};
 
 use holdfast_common::{
     database::Database,
     error::BoxError,
     grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
-    service::Context,
+    service::{Context, run_service},
 };
 use holdfast_proto::{order::v1::order_service_server::OrderServiceServer, topic};
 use sqlx::migrate::Migrator;
@@ -33,8 +33,13 @@ pub use crate::{changes::Changes, config::Config};
 static MIGRATIONS: LazyLock<Migrator> =
     holdfast_common::migrations!["1001_orders.sql", "1002_change_positions.sql", "1003_key_age.sql"];
 
-/// Starts the service.
-pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+/// Runs the service to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled
+/// a second time.
+pub fn run() -> ExitCode {
+    run_service("order", start)
+}
+
+async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let database = Database::new(&config.database)?;
     let changes = Changes::default();
     let handler = grpc::OrderHandler::new(database.clone(), changes.clone(), context.stop.clone());

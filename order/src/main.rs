@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    holdfast_common::service::run_service("order", holdfast_order::start)
+    holdfast_order::run()
 }

@@ -13,14 +13,14 @@ mod grpc;
 mod opening;
 mod store;
 
-use std::sync::LazyLock;
+use std::{process::ExitCode, sync::LazyLock};
 
 use holdfast_common::{
     database::Database,
     error::BoxError,
     grpc::MESSAGE_BYTES_MAX,
     participant::{Participant, finished},
-    service::Context,
+    service::{Context, run_service},
 };
 use holdfast_proto::{payment::v1::payment_service_server::PaymentServiceServer, topic};
 use sqlx::migrate::Migrator;
@@ -31,8 +31,13 @@ pub use crate::config::Config;
 static MIGRATIONS: LazyLock<Migrator> =
     holdfast_common::migrations!["1001_payments.sql", "1002_payment_address.sql", "1003_key_age.sql"];
 
-/// Starts the service.
-pub async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+/// Runs the service to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled
+/// a second time.
+pub fn run() -> ExitCode {
+    run_service("payment", start)
+}
+
+async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let database = Database::new(&config.database)?;
     let server = PaymentServiceServer::new(grpc::PaymentHandler::new(database.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);

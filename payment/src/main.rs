@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    holdfast_common::service::run_service("payment", holdfast_payment::start)
+    holdfast_payment::run()
 }
