@@ -214,9 +214,9 @@ fn every_pair_is_walked() {
         [
             walk.as_root.to_string(),
             walk.umask.to_owned(),
-            walk.has_locale.to_string(),
-            walk.has_exports.to_string(),
-            walk.is_odd_folder.to_string(),
+            format!("{:?}", walk.locale),
+            format!("{:?}", walk.exports),
+            walk.folder.to_owned(),
         ]
     };
     let rows: Vec<_> = WALKS.iter().map(values).collect();
