@@ -305,8 +305,9 @@ impl FromStr for Tls {
 }
 
 impl Tls {
-    /// To the databases of a stack that is not asked for either. To its broker there is none then.
-    pub const DEFAULT: Self = Self::Off;
+    /// To the databases of a stack that is not asked for either: it costs less than can be measured (docs/measurements.md). To its
+    /// broker there is none then.
+    pub const DEFAULT: Self = Self::On;
 
     /// As it is asked for.
     #[must_use]

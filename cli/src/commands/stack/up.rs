@@ -333,9 +333,14 @@ mod tests {
             components: ["kafka", "order", "order-2", "payment", "gateway"].map(component).into(),
             links: Vec::new(),
         };
-        // A folder that is not there: neither has TLS.
+        // A folder that is not there: neither has TLS, so what is not said is that the databases have.
         let layout = Layout::new(PathBuf::from("/nowhere"), 100);
         let offset = ["--port-offset", "100"];
+        let difference = |report: &StackReport, arguments: &[&str]| {
+            up(&[&offset[..], arguments].concat()).difference(&layout, report)
+        };
+        assert_eq!(difference(&report, &[]).as_deref(), Some("with --database-tls off"));
+        let offset = ["--port-offset", "100", "--database-tls", "off"];
         let difference = |report: &StackReport, arguments: &[&str]| {
             up(&[&offset[..], arguments].concat()).difference(&layout, report)
         };
@@ -347,7 +352,6 @@ mod tests {
             (&["--replicas", "order=2", "--replicas", "gateway=2"], Some("with --replicas gateway=1")),
             (&["--no-restart"], Some("without --no-restart")),
             (&["--with", "redis"], Some("without --with redis")),
-            (&["--database-tls", "on"], Some("with --database-tls off")),
             (&["--kafka-tls", "on"], Some("with --kafka-tls off")),
             (&["--infrastructure-only"], Some("without --infrastructure-only")),
             (&["--links"], Some("without --links")),
