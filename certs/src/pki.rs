@@ -67,7 +67,7 @@ pub struct LeafStatus {
     pub not_after: OffsetDateTime,
     /// Names of the authorities that it trusts.
     pub trusts: Vec<String>,
-    /// The fingerprint that a service with these files shows in its metric `cert_info`.
+    /// The fingerprint that a service with these files shows in its metric `holdfast_certificate_info`.
     pub fingerprint: String,
     /// Its state.
     pub state: LeafState,

@@ -123,7 +123,7 @@ impl Running {
     }
 }
 
-/// Returns the fingerprint of the files that a service uses, from its metric `cert_info`.
+/// Returns the fingerprint of the files that a service uses, from its metric `holdfast_certificate_info`.
 async fn in_use(admin_url: &str) -> Result<Option<String>> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let ask = async {
@@ -135,9 +135,12 @@ async fn in_use(admin_url: &str) -> Result<Option<String>> {
     Ok(fingerprint_of(&page))
 }
 
-/// `cert_info{serial="…",fingerprint="…"} 1`; those of earlier files are 0.
+/// `holdfast_certificate_info{serial="…",fingerprint="…"} 1`; those of earlier files are 0. A program of an earlier version calls it
+/// `cert_info`, and runs beside this one while a stack is upgraded.
 fn fingerprint_of(page: &str) -> Option<String> {
-    let line = page.lines().find(|line| line.starts_with("cert_info{") && line.ends_with("} 1"))?;
+    let is_info =
+        |line: &&str| ["holdfast_certificate_info{", "cert_info{"].iter().any(|name| line.starts_with(name));
+    let line = page.lines().filter(is_info).find(|line| line.ends_with("} 1"))?;
     let (_, rest) = line.split_once("fingerprint=\"")?;
     rest.split_once('"').map(|(fingerprint, _)| fingerprint.to_owned())
 }
@@ -149,9 +152,11 @@ mod tests {
     /// The series of earlier certificates are zero and don't count.
     #[test]
     fn the_current_certificate_is_the_series_that_is_one() {
-        let page = "# TYPE cert_info gauge\ncert_info{serial=\"0a\",fingerprint=\"old\"} 0\n\
-                    cert_info{serial=\"0b\",fingerprint=\"new\"} 1\ncert_not_after 12\n";
-        assert_eq!(fingerprint_of(page).as_deref(), Some("new"));
-        assert_eq!(fingerprint_of("cert_info{serial=\"0a\",fingerprint=\"old\"} 0\n"), None);
+        for name in ["holdfast_certificate_info", "cert_info"] {
+            let old = format!("# TYPE {name} gauge\n{name}{{serial=\"0a\",fingerprint=\"old\"}} 0\n");
+            assert_eq!(fingerprint_of(&old), None);
+            let page = format!("{old}{name}{{serial=\"0b\",fingerprint=\"new\"}} 1\nup 1\n");
+            assert_eq!(fingerprint_of(&page).as_deref(), Some("new"));
+        }
     }
 }
