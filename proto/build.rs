@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The compatibility check (tests/compatibility.rs) compares this with the committed lock file.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"), descriptors.encode_to_vec())?;
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("idempotent.rs"), idempotent_methods(&descriptors))?;
+    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("methods.rs"), methods(&descriptors))?;
     tonic_prost_build::configure().include_file("packages.rs").compile_fds(descriptors)?;
     // Not part of the contract: how spans are exported.
     let mut otlp = protox::compile(proto_files("opentelemetry".as_ref())?, ["."])?;
@@ -42,6 +43,19 @@ fn proto_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// Every method, as a Rust array of `package.Service/Method`.
+fn methods(descriptors: &FileDescriptorSet) -> String {
+    let mut table = String::from("[");
+    for file in &descriptors.file {
+        for service in &file.service {
+            for method in &service.method {
+                let _ = write!(table, "\"{}.{}/{}\", ", file.package(), service.name(), method.name());
+            }
+        }
+    }
+    table + "]"
 }
 
 /// The unary methods that are marked as idempotent, as a Rust array of (service, method).

@@ -6,34 +6,34 @@
 
 WINDOWS = ["5m", "30m", "1h", "2h", "6h", "1d", "3d"]
 
-ANSWERS = 'http_request_seconds_count{route=~"/api/.*"'
-POSTS = 'route="/api/orders",status="201"'
+ANSWERS = 'http_server_request_duration_seconds_count{http_route=~"/api/.*"'
+POSTS = 'http_route="/api/orders",http_response_status_code="201"'
 
 # Name: the share that may fail, what is promised, what has failed and what was asked for, in a window.
 PROMISES = {
     "answers": (
         "0.001",
         "Answers of the API that are not the server's fault.",
-        lambda window: f'sum(rate({ANSWERS},status=~"5.."}}[{window}]))',
+        lambda window: f'sum(rate({ANSWERS},http_response_status_code=~"5.."}}[{window}]))',
         lambda window: f"sum(rate({ANSWERS}}}[{window}]))",
     ),
     "post": (
         "0.01",
         "Orders that are accepted within 100 ms.",
-        lambda window: slower_than("http_request_seconds", POSTS, "0.1", window),
-        lambda window: f"sum(rate(http_request_seconds_count{{{POSTS}}}[{window}]))",
+        lambda window: slower_than("http_server_request_duration_seconds", POSTS, "0.1", window),
+        lambda window: f"sum(rate(http_server_request_duration_seconds_count{{{POSTS}}}[{window}]))",
     ),
     "paid-1s": (
         "0.01",
         "Payments that are decided within 1 s.",
-        lambda window: slower_than("order_payment_seconds", "", "1", window),
-        lambda window: f"sum(rate(order_payment_seconds_count[{window}]))",
+        lambda window: slower_than("holdfast_order_payment_seconds", "", "1", window),
+        lambda window: f"sum(rate(holdfast_order_payment_seconds_count[{window}]))",
     ),
     "paid-60s": (
         "0.001",
         "Payments that are decided within 60 s.",
-        lambda window: slower_than("order_payment_seconds", "", "60", window),
-        lambda window: f"sum(rate(order_payment_seconds_count[{window}]))",
+        lambda window: slower_than("holdfast_order_payment_seconds", "", "60", window),
+        lambda window: f"sum(rate(holdfast_order_payment_seconds_count[{window}]))",
     ),
 }
 

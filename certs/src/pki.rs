@@ -67,9 +67,9 @@ pub struct LeafStatus {
     pub not_after: OffsetDateTime,
     /// Names of the authorities that it trusts.
     pub trusts: Vec<String>,
-    /// The fingerprint that a service with these files shows in its metric `cert_info`.
+    /// The fingerprint that a service with these files shows in its metric `holdfast_certificate_info`.
     pub fingerprint: String,
-    /// The same without the deny list, as its clients of Kafka show it in `kafka_clients`.
+    /// The same without the deny list, as its clients of Kafka show it in `holdfast_kafka_clients`.
     pub client_fingerprint: String,
     /// Its state.
     pub state: LeafState,

@@ -454,6 +454,9 @@ async fn reconnect(stack: &Stack, identity: &str) -> Result<Vec<LogSince>> {
     Ok(logs)
 }
 
+/// The metric that says which certificate a process uses, and what earlier programs call it.
+const CERTIFICATE_INFO: [&str; 2] = ["holdfast_certificate_info", "cert_info"];
+
 /// Returns when every service with this identity uses the certificate in its files.
 async fn await_certificate(stack: &Stack, identity: &str) -> Result<()> {
     let fingerprint = Pki::open(&stack.layout.pki_dir())?.leaf_status(identity)?.fingerprint;
@@ -466,7 +469,8 @@ async fn await_certificate(stack: &Stack, identity: &str) -> Result<()> {
         let url = stack.layout.admin_url(&component.name);
         loop {
             let uses = admin::page(&rest, &url, "/metrics").await.is_ok_and(|answer| {
-                admin::metric(&String::from_utf8_lossy(&answer.body), "cert_info", &[&part]) > 0.0
+                let page = String::from_utf8_lossy(&answer.body).into_owned();
+                CERTIFICATE_INFO.iter().any(|name| admin::metric(&page, name, &[&part]) > 0.0)
             });
             if uses {
                 break;

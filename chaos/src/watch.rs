@@ -50,21 +50,91 @@ pub struct ServiceSample {
 /// again.
 pub type Counters = BTreeMap<String, f64>;
 
-/// The counters that say which rare places a run has reached: their name, metric, and parts of the labels.
-pub const MARKS: [(&str, &str, &[&str]); 13] = [
-    ("an inbox dropped a duplicate", "consumer_records_total", &["outcome=\"duplicate\""]),
-    ("a breaker opened", "circuit_breaker_transitions_total", &["to=\"open\""]),
-    ("a breaker closed again", "circuit_breaker_transitions_total", &["to=\"closed\""]),
-    ("a breaker refused a call", "circuit_breaker_rejected_total", &[]),
-    ("a call was sent again", "grpc_client_retries_total", &[]),
-    ("a retry was over its budget", "grpc_client_retries_over_budget_total", &[]),
-    ("a batch was tried again", "consumer_retries_total", &[]),
-    ("a membership was lost", "consumer_memberships_lost_total", &[]),
-    ("a producer was replaced", "outbox_producer_replacements_total", &[]),
-    ("a deadline cut a statement off", "database_connections_cut_off_total", &[]),
-    ("a transaction lost against another", "transaction_conflicts_total", &[]),
-    ("a letter was parked behind its key", "dead_letters_total", &["class=\"blocked-by-key\""]),
-    ("a letter was redriven", "dead_letters_redriven_total", &[]),
+/// A counter that says that a run has reached a rare place.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    /// What happened there.
+    pub name: &'static str,
+    /// Its metric, and what the earlier programs of the scenario `upgrade` call it.
+    metric: [&'static str; 2],
+    /// Part of the labels; empty for all series.
+    label: &'static str,
+}
+
+impl Mark {
+    const fn new(name: &'static str, metric: [&'static str; 2], label: &'static str) -> Self {
+        Self { name, metric, label }
+    }
+
+    /// What a process has counted so far. Its page has one of the two names.
+    fn count(&self, page: &str) -> f64 {
+        self.metric.iter().map(|metric| admin::metric(page, metric, &[self.label])).sum()
+    }
+}
+
+/// All of them.
+pub const MARKS: [Mark; 13] = [
+    Mark::new(
+        "an inbox dropped a duplicate",
+        ["messaging_client_consumed_messages_total", "consumer_records_total"],
+        "outcome=\"duplicate\"",
+    ),
+    Mark::new(
+        "a breaker opened",
+        ["holdfast_circuit_breaker_transitions_total", "circuit_breaker_transitions_total"],
+        "to=\"open\"",
+    ),
+    Mark::new(
+        "a breaker closed again",
+        ["holdfast_circuit_breaker_transitions_total", "circuit_breaker_transitions_total"],
+        "to=\"closed\"",
+    ),
+    Mark::new(
+        "a breaker refused a call",
+        ["holdfast_circuit_breaker_rejected_total", "circuit_breaker_rejected_total"],
+        "",
+    ),
+    Mark::new(
+        "a call was sent again",
+        ["holdfast_grpc_client_retries_total", "grpc_client_retries_total"],
+        "",
+    ),
+    Mark::new(
+        "a retry was over its budget",
+        ["holdfast_grpc_client_retries_over_budget_total", "grpc_client_retries_over_budget_total"],
+        "",
+    ),
+    Mark::new("a batch was tried again", ["holdfast_consumer_retries_total", "consumer_retries_total"], ""),
+    Mark::new(
+        "a membership was lost",
+        ["holdfast_consumer_memberships_lost_total", "consumer_memberships_lost_total"],
+        "",
+    ),
+    Mark::new(
+        "a producer was replaced",
+        ["holdfast_outbox_producer_replacements_total", "outbox_producer_replacements_total"],
+        "",
+    ),
+    Mark::new(
+        "a deadline cut a statement off",
+        ["holdfast_database_connections_cut_off_total", "database_connections_cut_off_total"],
+        "",
+    ),
+    Mark::new(
+        "a transaction lost against another",
+        ["holdfast_transaction_conflicts_total", "transaction_conflicts_total"],
+        "",
+    ),
+    Mark::new(
+        "a letter was parked behind its key",
+        ["holdfast_dead_letters_total", "dead_letters_total"],
+        "class=\"blocked-by-key\"",
+    ),
+    Mark::new(
+        "a letter was redriven",
+        ["holdfast_dead_letters_redriven_total", "dead_letters_redriven_total"],
+        "",
+    ),
 ];
 
 /// Follows a stack until it is dropped.
@@ -185,13 +255,13 @@ impl Watcher {
             let metrics = timeout(ANSWER_TIME_MAX, admin::page(&self.rest, &url, "/metrics")).await;
             let Ok(Ok(answer)) = metrics else { continue };
             let page = String::from_utf8_lossy(&answer.body).into_owned();
-            for (mark, metric, parts) in MARKS {
-                let now = admin::metric(&page, metric, parts);
-                let last = self.last.insert((component.name.clone(), mark), now).unwrap_or(0.0);
+            for mark in MARKS {
+                let now = mark.count(&page);
+                let last = self.last.insert((component.name.clone(), mark.name), now).unwrap_or(0.0);
                 // Less than before: another process.
                 let grown = if now < last { now } else { now - last };
                 let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
-                *counters.entry(mark.to_owned()).or_default() += grown;
+                *counters.entry(mark.name.to_owned()).or_default() += grown;
             }
         }
     }

@@ -114,7 +114,7 @@ impl Health {
         parts.components.clone().into_iter().chain(tasks).collect()
     }
 
-    /// Brings `component_degraded` of the periodic tasks up to date: a task that hangs reports nothing itself.
+    /// Brings `holdfast_component_degraded` of the periodic tasks up to date: a task that hangs reports nothing itself.
     pub(crate) fn publish(&self) {
         for (name, runs) in &self.lock().tasks {
             publish_component(name, &runs.state());

@@ -340,7 +340,7 @@ observability() {
     place_one "observed"
     wait_for "it is delivered" delivered "$placed"
     wait_for "its metrics are there" \
-        bash -c "${curl[*]} --silent 'http://127.0.0.1:9090/api/v1/query?query=consumer_records_total' | grep -q '\"job\":\"payment\"'"
+        bash -c "${curl[*]} --silent 'http://127.0.0.1:9090/api/v1/query?query=messaging_client_consumed_messages_total' | grep -q '\"job\":\"payment\"'"
     docker compose stop payment-db >/dev/null 2>&1
     wait_for "the alert on payment is pending" fires CannotServe
     docker compose start payment-db >/dev/null 2>&1

@@ -79,8 +79,10 @@ async fn a_terminal_order_is_not_read_again() {
     let order = id(&world.create(&user, "1 Quay Street", 100).await);
     let end = end_of(&user, &order).await;
     assert_eq!(user.order(&order).await.expect("answered"), end);
-    let calls = || async { world.metric("order", "grpc_calls_total", &[]).await };
-    let known = || async { world.metric("gateway", "order_cache_reads_total", &["outcome=\"known\""]).await };
+    let calls = || async { world.metric("order", "rpc_server_call_duration_seconds_count", &[]).await };
+    let known = || async {
+        world.metric("gateway", "holdfast_order_cache_reads_total", &["outcome=\"known\""]).await
+    };
     let before = known().await;
     for _ in 0..20 {
         assert_eq!(user.order(&order).await.expect("answered"), end);
@@ -166,7 +168,8 @@ async fn no_order_goes_back_between_gateways() {
             let settings =
                 std::fs::read_to_string(stack.layout.data_dir.join(format!("config/{gateway}.toml")));
             assert_eq!(settings.expect("written").contains("unfinished_time = \"0s\""), !with_redis);
-            shared += world.metric(gateway, "order_cache_reads_total", &["outcome=\"shared\""]).await;
+            shared +=
+                world.metric(gateway, "holdfast_order_cache_reads_total", &["outcome=\"shared\""]).await;
         }
         assert_eq!(shared > 0.0, with_redis, "{shared} states were taken from the other gateway");
     }
@@ -218,7 +221,7 @@ async fn the_last_known_state_is_shown_while_order_is_away() {
     }
     // A payment belongs to whoever the order belongs to, which never changes.
     assert_eq!(user.get(&format!("{path}/payment")).await.expect("answered").status, 200);
-    assert!(world.metric("gateway", "order_cache_reads_total", &["outcome=\"stale\""]).await >= 1.0);
+    assert!(world.metric("gateway", "holdfast_order_cache_reads_total", &["outcome=\"stale\""]).await >= 1.0);
 
     world.heal(Fault::Stall, "order");
     eventually("order answers again", || async {

@@ -65,7 +65,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
         times.push(asked.elapsed());
     }
     let healthy = percentile(times, 50);
-    let open = || world.metric("gateway", "circuit_breaker_state", &["\"payment\"", "\"open\""]);
+    let open = || world.metric("gateway", "holdfast_circuit_breaker_state", &["\"payment\"", "\"open\""]);
     assert!(open().await < 0.5, "closed at the start");
 
     world.apply(Fault::Stall, "payment");
@@ -76,7 +76,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
         let answer = user.get(&path).await.expect("answered");
         assert!([503, 504].contains(&answer.status.as_u16()), "{}", answer.status);
     }
-    let rejected = || world.metric("gateway", "circuit_breaker_rejected_total", &["\"payment\""]);
+    let rejected = || world.metric("gateway", "holdfast_circuit_breaker_rejected_total", &["\"payment\""]);
     let (begin, before) = (Instant::now(), rejected().await);
     let mut times = Vec::new();
     for _ in 0..400 {
@@ -121,7 +121,8 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
         is_terminal(&user.order(&order).await.expect("answered"))
     })
     .await;
-    let calls = async |component: &str| world.metric(component, "grpc_calls_total", &[]).await;
+    let calls =
+        async |component: &str| world.metric(component, "rpc_server_call_duration_seconds_count", &[]).await;
     let before = (calls("order").await, calls("order-2").await);
     assert!(before.0 > 0.0 && before.1 > 0.0, "both are used: {before:?}");
 
@@ -170,7 +171,7 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
         "{:?}",
         answers.iter().find(|(failed, ..)| *failed)
     );
-    let retries = world.metric("gateway", "grpc_client_retries_total", &["\"order\""]).await;
+    let retries = world.metric("gateway", "holdfast_grpc_client_retries_total", &["\"order\""]).await;
     assert!(retries > 0.0, "it was not by chance");
     settled(&world).await;
     let after = calls("order-2").await;

@@ -112,13 +112,16 @@ async fn a_broken_rotation_is_reported_and_survived() {
     let path = format!("/api/accounts/{}", user.user);
     let certificate = world.stack.layout.pki_dir().join("payment/tls.crt");
     let good = fs::read(&certificate).expect("there");
-    let failures = || world.metric("payment", "certificate_reload_failures_total", &[]);
+    let failures = || world.metric("payment", "holdfast_certificate_reload_failures_total", &[]);
     let before = failures().await;
     fs::write(&certificate, &good[..good.len() / 2]).expect("written");
     eventually("the metric says so", || async { failures().await > before }).await;
     let log = fs::read_to_string(world.stack.layout.log_file("payment")).expect("a log");
     assert!(log.contains("new files refused, the old ones stay in use"), "the log says so");
-    assert!(world.metric("payment", "cert_not_after", &[]).await > 1e9, "the old one is in use");
+    assert!(
+        world.metric("payment", "holdfast_certificate_not_after_timestamp_seconds", &[]).await > 1e9,
+        "the old one is in use"
+    );
     assert_eq!(user.get(&path).await.expect("answered").status, 200);
     assert!(!certs(&world, &["status"]).await.status.success(), "certs status says so");
     let reload = || async { world.readyz("payment").await.1["components"]["certificate-reload"].clone() };
@@ -127,7 +130,7 @@ async fn a_broken_rotation_is_reported_and_survived() {
     })
     .await;
     assert_eq!(world.readyz("payment").await.0, 200, "it can serve");
-    assert!(world.metric("payment", "component_degraded", &["certificate-reload"]).await > 0.5);
+    assert!(world.metric("payment", "holdfast_component_degraded", &["certificate-reload"]).await > 0.5);
     fs::write(&certificate, &good).expect("written");
     certs_done(&world, &["rotate", "payment"]).await;
     certs_done(&world, &["status"]).await;

@@ -190,7 +190,7 @@ async fn a_services_certificate_makes_no_database() {
 async fn untrusted(world: &World) -> f64 {
     let mut sum = 0.0;
     for service in participant_names() {
-        sum += world.metric(service, "database_untrusted_total", &[]).await;
+        sum += world.metric(service, "holdfast_database_untrusted_total", &[]).await;
     }
     sum
 }
@@ -257,7 +257,7 @@ async fn what_has_expired_is_refused_until_it_is_renewed() {
     let user = world.user("expiry", "1000.00").await;
     let pki = world.stack.layout.pki_dir();
     for (identity, flaw_of) in [("payment", "received fatal alert"), ("payments-db", "certificate expired")] {
-        let before = world.metric("payment", "database_untrusted_total", &[]).await;
+        let before = world.metric("payment", "holdfast_database_untrusted_total", &[]).await;
         let flawed = Flawed::install(&pki, identity, Flaw::Expires).expect("installed");
         // Only connections that begin show anything: those that are open end with the server.
         eventually("the flawed certificate is in use", || async {
@@ -279,7 +279,7 @@ async fn what_has_expired_is_refused_until_it_is_renewed() {
         })
         .await;
         eventually("the metric says so", || async {
-            world.metric("payment", "database_untrusted_total", &[]).await > before
+            world.metric("payment", "holdfast_database_untrusted_total", &[]).await > before
         })
         .await;
         flawed.heal().expect("issued");

@@ -36,7 +36,9 @@ async fn a_minute_of_nothing_but_poison_loses_nothing() {
         status == 200 && page["degraded"] == true && detail.contains("dead letters in a row): stopped")
     })
     .await;
-    assert!((world.metric("payment", "consumer_stopped_by_dead_letters", &[]).await - 1.0).abs() < 0.1);
+    assert!(
+        (world.metric("payment", "holdfast_consumer_stopped_by_dead_letters", &[]).await - 1.0).abs() < 0.1
+    );
     // An order is accepted meanwhile, and waits in its topic.
     let order = id(&world.create(&user, "1 Patience Road", 100).await);
     flood.await.expect("sent");
@@ -45,7 +47,7 @@ async fn a_minute_of_nothing_but_poison_loses_nothing() {
     let parked = world.count("payment", rows, "order.created").await;
     // The limit, what was in the same batch, and one from time to time. If the one that is tried happens to be the good
     // order, the consumer rightly resumes, and stops again at the limit.
-    let stopped = world.metric("payment", "consumer_stops_total", &[]).await;
+    let stopped = world.metric("payment", "holdfast_consumer_stops_total", &[]).await;
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let parked_per_stop = parked as f64 / stopped;
     assert!((100.0..=220.0).contains(&parked_per_stop), "{parked} were parked in a minute, {stopped} stops");

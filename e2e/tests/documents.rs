@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use holdfast_common::metric;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("there")
 }
@@ -92,31 +94,97 @@ fn expression_of(line: &str) -> Option<&str> {
     line.strip_prefix("expr:").or_else(|| line.strip_prefix("\"expr\":"))
 }
 
-/// Names of metrics have an underscore, as one function has that we use, and a variable of Grafana.
-fn is_metric(word: &str) -> bool {
-    word.contains('_') && !matches!(word, "histogram_quantile" | "__rate_interval")
+/// The words of an expression that name metrics: labels are in braces, or behind `by` and `on`.
+fn metrics_in(expression: &str) -> BTreeSet<String> {
+    let (mut bare, mut depth) = (String::new(), 0);
+    for letter in expression.chars() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ if depth == 0 => bare.push(letter),
+            _ => {}
+        }
+    }
+    for word in ["by (", "on ("] {
+        while let Some((before, rest)) = bare.split_once(word) {
+            let (_, after) = rest.split_once(')').expect("it ends");
+            bare = format!("{before} {after}");
+        }
+    }
+    let words = bare.split(|letter: char| !letter.is_ascii_alphanumeric() && !matches!(letter, '_' | ':'));
+    let is_metric =
+        |word: &&str| word.contains('_') && !matches!(*word, "histogram_quantile" | "__rate_interval");
+    words.filter(is_metric).map(str::to_owned).collect()
 }
 
-/// Every metric in an alert or on a board exists in the code.
+/// Whether a metric is one of ours, or a series that Prometheus makes of a histogram of ours.
+fn is_recorded(name: &str) -> bool {
+    let base = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end));
+    metric::ALL.iter().any(
+        |(kind, recorded, _)| {
+            if *kind == "histogram" { base == Some(*recorded) } else { name == *recorded }
+        },
+    )
+}
+
+/// Every metric in an alert or on a board is recorded.
 #[test]
 fn every_alert_and_board_asks_for_metrics_that_exist() {
-    let code: String = texts(&["rs"]).into_iter().map(|(_, text)| text).collect();
     let mut found = 0;
-    for (path, text) in texts(&["yml", "json"]) {
-        let recorded: BTreeSet<&str> =
-            text.lines().filter_map(|line| line.trim().strip_prefix("- record: ")).collect();
+    for (path, text) in texts(&["yml", "yaml", "json"]) {
+        let of_rules: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("record: "))
+            .collect();
         for expression in text.lines().filter_map(expression_of) {
-            let words = expression
-                .split(|letter: char| !letter.is_ascii_alphanumeric() && !matches!(letter, '_' | ':'));
-            for metric in words.filter(|word| is_metric(word) && !recorded.contains(word)) {
-                let name =
-                    metric.trim_end_matches("_bucket").trim_end_matches("_count").trim_end_matches("_sum");
-                assert!(code.contains(&format!("\"{name}\"")), "{}: {metric}", path.display());
+            for metric in metrics_in(expression).iter().filter(|name| !of_rules.contains(name.as_str())) {
+                assert!(is_recorded(metric), "{}: {metric} in {expression}", path.display());
                 found += 1;
             }
         }
     }
-    assert!(found > 10, "{found}");
+    assert!(found > 100, "{found}");
+}
+
+/// Every metric that a document, a sample or a script names is in the list, and everything in the list is recorded somewhere.
+#[test]
+fn every_metric_is_known_and_recorded() {
+    let names: BTreeSet<&str> = metric::ALL.iter().map(|(_, name, _)| *name).collect();
+    for (path, text) in texts(&["md", "toml", "sh", "py"]) {
+        if path.ends_with("CHANGELOG.md") {
+            // It has the former names, too.
+            continue;
+        }
+        let words =
+            text.split(|letter: char| !letter.is_ascii_alphanumeric() && !matches!(letter, '_' | '*'));
+        for word in words.filter(|word| word.starts_with("holdfast_") && *word != "holdfast_") {
+            let is_known = match word.strip_suffix('*') {
+                Some(start) => names.iter().any(|name| name.starts_with(start)),
+                None => {
+                    is_recorded(word)
+                        || names.contains(word)
+                        || root().join(&word["holdfast_".len()..]).is_dir()
+                }
+            };
+            assert!(is_known, "{}: {word}", path.display());
+        }
+    }
+    let table = fs::read_to_string(root().join("common/src/metric.rs")).expect("there");
+    let constants: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.split_once(" = \"")?.0.trim().split_once(' '))
+        .filter(|(kind, _)| matches!(*kind, "counter" | "gauge" | "histogram"))
+        .map(|(_, constant)| constant)
+        .collect();
+    assert_eq!(constants.len(), names.len());
+    let code: BTreeSet<String> = texts(&["rs"])
+        .iter()
+        .filter(|(path, _)| !path.ends_with("common/src/metric.rs"))
+        .flat_map(|(_, text)| text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_'))
+        .map(str::to_owned)
+        .collect();
+    let unused: Vec<&str> = constants.into_iter().filter(|constant| !code.contains(*constant)).collect();
+    assert!(unused.is_empty(), "nobody records {unused:?}");
 }
 
 /// Every file that a document links to, or names by its path, exists; and so does every test that a link names.

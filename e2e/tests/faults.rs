@@ -223,7 +223,7 @@ async fn the_backlog_of_an_outage_drains() {
     assert_eq!(world.count("order", pending, &user.user).await, seconds, "nothing bypassed the database");
     #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
     let expected = seconds as f64;
-    let lag = async || world.metric("payment", "consumer_lag_records", &["order.created"]).await;
+    let lag = async || world.metric("payment", "holdfast_consumer_lag_records", &["order.created"]).await;
     eventually("the lag has grown", || async { (lag().await - expected).abs() < 0.5 }).await;
     world.heal(Fault::Stall, "payments-db");
     let back = std::time::Instant::now();
@@ -332,14 +332,13 @@ async fn every_service_ends_in_order() {
     eventually("all is well", || async { world.is_well("gateway").await }).await;
 
     // A call is in progress for a while, because its database is stopped.
-    let calls = || world.metric("order", "grpc_calls_total", &[]);
-    let before = calls().await;
+    let calls = || world.metric("order", "holdfast_grpc_calls_in_progress", &[]);
     world.apply(Fault::Stall, "orders-db");
     let held = tokio::spawn({
         let user = user.clone();
         async move { user.get("/api/orders").await.map(|answer| answer.status) }
     });
-    eventually("the call is in progress", || async { calls().await > before }).await;
+    eventually("the call is in progress", || async { calls().await > 0.5 }).await;
     world.apply(Fault::Terminate, "order");
     eventually("it says that it drains", || async {
         let (status, body) = world.readyz("order").await;
@@ -404,8 +403,8 @@ async fn a_broker_that_stalls_is_survived() {
         }
         let (mut lost, mut replaced) = (Vec::new(), Vec::new());
         for service in participant_names() {
-            lost.push(world.metric(service, "consumer_memberships_lost_total", &[]).await);
-            replaced.push(world.metric(service, "outbox_producer_replacements_total", &[]).await);
+            lost.push(world.metric(service, "holdfast_consumer_memberships_lost_total", &[]).await);
+            replaced.push(world.metric(service, "holdfast_outbox_producer_replacements_total", &[]).await);
         }
         if rounds > 1 && delivered > Duration::from_secs(12) {
             keep_logs(&world, &format!("stall-{round}"));

@@ -249,7 +249,7 @@ async fn a_service_with_anothers_certificate_is_refused_and_says_so() {
         detail(&world, "delivery", "consumer").await.contains("authorization failed")
     })
     .await;
-    assert!(world.metric("delivery", "kafka_refusals_total", &["reason=\"group\""]).await > 0.0);
+    assert!(world.metric("delivery", "holdfast_kafka_refusals_total", &["reason=\"group\""]).await > 0.0);
     let order = world.create(&user, "1 Quay Street", 1).await;
     world.certs(&["rotate", "delivery"]).await;
     eventually("delivery is well", || async { world.is_well("delivery").await }).await;
@@ -281,8 +281,8 @@ async fn rotation_under_load_fails_nothing() {
         fs::copy(identity(&world, "order").join(file), stolen.path().join(file)).expect("stolen");
     }
     let kafka_pid = world.stack.pid("kafka");
-    let refused = sum(&world, "kafka_refusals_total").await;
-    let renewed = sum(&world, "kafka_clients_renewed_total").await;
+    let refused = sum(&world, "holdfast_kafka_refusals_total").await;
+    let renewed = sum(&world, "holdfast_kafka_clients_renewed_total").await;
     let rotations = async {
         world.certs(&["rotate"]).await;
         world.certs(&["rotate", "--ca", "--yes"]).await;
@@ -299,10 +299,13 @@ async fn rotation_under_load_fails_nothing() {
         )
     })
     .await;
-    assert!((sum(&world, "kafka_refusals_total").await - refused).abs() < 0.5, "something was refused");
+    assert!(
+        (sum(&world, "holdfast_kafka_refusals_total").await - refused).abs() < 0.5,
+        "something was refused"
+    );
     // Three clients of three services, for each of the three steps of the authority and for the first rotation; once more for order.
     assert!(
-        sum(&world, "kafka_clients_renewed_total").await - renewed >= 39.0,
+        sum(&world, "holdfast_kafka_clients_renewed_total").await - renewed >= 39.0,
         "clients with an old certificate"
     );
     assert_eq!(world.stack.pid("kafka"), kafka_pid, "the broker was started again");
@@ -333,7 +336,9 @@ async fn what_has_expired_is_refused_until_it_is_renewed() {
         detail(&world, "payment", "kafka").await.contains("SSL alert number")
     })
     .await;
-    assert!(world.metric("payment", "kafka_refusals_total", &["reason=\"certificate\""]).await > 0.0);
+    assert!(
+        world.metric("payment", "holdfast_kafka_refusals_total", &["reason=\"certificate\""]).await > 0.0
+    );
     flawed.heal().expect("issued");
     eventually("payment is well", || async { world.is_well("payment").await }).await;
     eventually("the order is paid", || async {

@@ -79,7 +79,7 @@ async fn a_burst_is_refused_until_its_time_has_come(world: &World) {
     // Who waits as it was told to is served. More requests would use up what comes back, so there is one only.
     sleep(Duration::from_secs(header(&refused, "retry-after").parse().expect("seconds"))).await;
     assert_eq!(greedy.get(&path).await.expect("answered").status, 200);
-    assert!(world.metric("gateway", "requests_limited_total", &["limit=\"reads\""]).await >= 1.0);
+    assert!(world.metric("gateway", "holdfast_requests_limited_total", &["limit=\"reads\""]).await >= 1.0);
 }
 
 /// While the database stalls, one subject's requests take their few places and no more, so that it can't take a service from
@@ -91,7 +91,7 @@ async fn requests_in_progress_are_bounded(world: &World) {
     let attempts = (0..5 * IN_FLIGHT_MAX).map(|_| greedy.create_order(&order, None));
     let others = async {
         let limited = || async {
-            world.metric("gateway", "requests_limited_total", &["limit=\"subject-in-flight\""]).await
+            world.metric("gateway", "holdfast_requests_limited_total", &["limit=\"subject-in-flight\""]).await
         };
         eventually("one is refused", || async { limited().await >= 1.0 }).await;
         modest.create_order(&order, None).await.expect("answered")

@@ -195,7 +195,7 @@ async fn a_killed_order_service_is_caught_up_with() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = World::patient();
     eventually("all is well", || world.is_well("gateway")).await;
-    let looks = || world.metric("gateway", "event_stream_looks_total", &["\"feed\""]);
+    let looks = || world.metric("gateway", "holdfast_event_stream_looks_total", &["\"feed\""]);
     let before = looks().await;
     let streams = follow_orders(&world, 20).await;
     let pid = world.stack.pid("order");
@@ -221,10 +221,11 @@ async fn changes_of_every_replica_arrive() {
     let world = World::with_two_order_replicas();
     let world = World { rest: world.rest.patient(PATIENCE), ..world };
     eventually("both are followed", || world.is_well("gateway")).await;
-    let records =
-        async |component: &str| world.metric(component, "consumer_records_total", &["\"applied\""]).await;
+    let records = async |component: &str| {
+        world.metric(component, "messaging_client_consumed_messages_total", &["\"applied\""]).await
+    };
     let before = (records("order").await, records("order-2").await);
-    let pushed = || world.metric("gateway", "event_stream_delay_seconds_count", &[]);
+    let pushed = || world.metric("gateway", "holdfast_event_stream_delay_seconds_count", &[]);
     let pushed_before = pushed().await;
     follow_orders(&world, 30).await.join_all().await;
     let after = (records("order").await, records("order-2").await);
@@ -334,7 +335,7 @@ fn gateway_memory(world: &World) -> u64 {
 async fn looks_by_reason(world: &World) -> [f64; 3] {
     let mut looks = [0.0; 3];
     for (looks, reason) in looks.iter_mut().zip(["\"feed\"", "\"gap\"", "\"slow\""]) {
-        *looks = world.metric("gateway", "event_stream_looks_total", &[reason]).await;
+        *looks = world.metric("gateway", "holdfast_event_stream_looks_total", &[reason]).await;
     }
     looks
 }
@@ -388,7 +389,7 @@ async fn many_streams_get_every_change() {
         }
         streams.push(of_user);
     }
-    let open = world.metric("gateway", "event_streams_open", &[]).await;
+    let open = world.metric("gateway", "holdfast_event_streams_open", &[]).await;
     let per_stream = gateway_memory(&world).saturating_sub(before) / count as u64;
     let looks = || looks_by_reason(&world);
     let looks_before = looks().await;

@@ -171,7 +171,7 @@ async fn the_broker_loses_its_tail() {
 
     everything_moves(&world, &user).await;
     for service in ["order", "payment", "delivery"] {
-        let replaced = world.metric(service, "outbox_producer_replacements_total", &[]).await;
+        let replaced = world.metric(service, "holdfast_outbox_producer_replacements_total", &[]).await;
         eprintln!("{service}: {replaced} producers replaced so far");
     }
     let orders = [paid.clone(), created.clone()].concat();

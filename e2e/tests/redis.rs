@@ -63,7 +63,7 @@ impl Shared {
         let label = format!("outcome=\"{outcome}\"");
         let mut sum = 0.0;
         for gateway in GATEWAYS {
-            sum += self.world.metric(gateway, "redis_calls_total", &[label.as_str()]).await;
+            sum += self.world.metric(gateway, "holdfast_redis_calls_total", &[label.as_str()]).await;
         }
         sum
     }

@@ -263,7 +263,8 @@ async fn a_collector_that_is_away_is_nobodys_problem() {
         collector.set(Mood::Takes);
         for service in service_names() {
             eventually("it is well again", || world.is_well(service)).await;
-            let exported = world.metric(service, "traces_spans_total", &["outcome=\"exported\""]).await;
+            let exported =
+                world.metric(service, "holdfast_traces_spans_total", &["outcome=\"exported\""]).await;
             assert!(exported > 0.0, "{service}");
         }
         eventually("what waited has arrived", || async {

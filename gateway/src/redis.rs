@@ -109,19 +109,19 @@ impl Redis {
         };
         let began = Instant::now();
         let answer = timeout(self.0.call_time, ask(connection)).await;
-        metrics::histogram!(metric::REDIS_CALL_SECONDS).record(began.elapsed().as_secs_f64());
+        let time = began.elapsed();
         match answer {
             Ok(Ok(answer)) => {
-                let _ = count(Outcome::Answered);
+                let _ = measure(Outcome::Answered, time);
                 Ok(answer)
             }
             Ok(Err(error)) => {
                 self.give_up(number, chain(&error));
-                Err(count(Outcome::Failed))
+                Err(measure(Outcome::Failed, time))
             }
             Err(_) => {
                 self.give_up(number, self.late());
-                Err(count(Outcome::Late))
+                Err(measure(Outcome::Late, time))
             }
         }
     }
@@ -220,16 +220,31 @@ enum Outcome {
     Busy,
 }
 
+impl Outcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Late => "late",
+            Self::Away => "away",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// Counts a call that was made, with its time.
+fn measure(outcome: Outcome, time: Duration) -> Away {
+    let mut labels = vec![("db_system_name", "redis")];
+    if !matches!(outcome, Outcome::Answered) {
+        labels.push(("error_type", outcome.as_str()));
+    }
+    metrics::histogram!(metric::DB_CLIENT_OPERATION_DURATION_SECONDS, &labels).record(time.as_secs_f64());
+    count(outcome)
+}
+
 /// Returns what a call without an answer returns.
 fn count(outcome: Outcome) -> Away {
-    let label = match outcome {
-        Outcome::Answered => "answered",
-        Outcome::Failed => "failed",
-        Outcome::Late => "late",
-        Outcome::Away => "away",
-        Outcome::Busy => "busy",
-    };
-    metrics::counter!(metric::REDIS_CALLS_TOTAL, "outcome" => label).increment(1);
+    metrics::counter!(metric::REDIS_CALLS_TOTAL, "outcome" => outcome.as_str()).increment(1);
     Away
 }
 

@@ -90,7 +90,7 @@ impl Passage {
         next: impl FnOnce(Request) -> F,
     ) -> Response {
         let next = |request| headers::add(self.transport, request, next);
-        context::enter(self.deadline, request, next).await
+        context::enter(self.transport, self.deadline, request, next).await
     }
 
     /// The steps next to the handler. Authentication is not one of them but the `Allowed` parameter of each handler

@@ -63,6 +63,19 @@ pub fn is_idempotent(service: &str, method: &str) -> bool {
     IDEMPOTENT_METHODS.contains(&(service, method))
 }
 
+/// Every call of the contract, as `package.Service/Method`.
+const METHODS: &[&str] = &include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
+/// What metrics call a method that is not part of the contract: its name is whatever its caller likes.
+pub const METHOD_OTHER: &str = "_OTHER";
+
+/// Returns the method of a call by its path, `package.Service/Method`, if it is part of the contract.
+#[must_use]
+pub fn method_of(path: &str) -> Option<&'static str> {
+    let name = path.strip_prefix('/')?;
+    METHODS.iter().copied().find(|method| *method == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +87,13 @@ mod tests {
         assert!(is_idempotent("holdfast.payment.v1.PaymentService", "GetAccount"));
         assert!(!is_idempotent("holdfast.order.v1.OrderService", "Create"));
         assert!(!is_idempotent("grpc.health.v1.Health", "Check"));
+    }
+
+    #[test]
+    fn a_method_is_part_of_the_contract_or_has_no_name() {
+        let create = "holdfast.order.v1.OrderService/CreateOrder";
+        assert_eq!(method_of(&format!("/{create}")), Some(create));
+        assert_eq!(method_of(create), None);
+        assert_eq!(method_of("/holdfast.order.v1.OrderService/Guess"), None);
     }
 }

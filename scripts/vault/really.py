@@ -328,7 +328,7 @@ class Service:
 
     def uses(self, wanted):
         """Whether the certificate in use has this serial, which may begin with zeros here and there."""
-        shown = re.findall(r'cert_info\{[^}]*serial="([0-9a-f]+)"[^}]*\} 1', self.metrics())
+        shown = re.findall(r'holdfast_certificate_info\{[^}]*serial="([0-9a-f]+)"[^}]*\} 1', self.metrics())
         return [text.lstrip("0") for text in shown] == [wanted.lstrip("0")]
 
     def has_reloaded(self, what):

@@ -147,14 +147,14 @@ fn not_tested(info: &RunInfo) -> Vec<String> {
 fn marks(info: &RunInfo) -> BTreeMap<String, u64> {
     MARKS
         .iter()
-        .map(|(mark, _, _)| {
+        .map(|mark| {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 reason = "counters are small and whole"
             )]
-            let count = info.counters.get(*mark).copied().unwrap_or(0.0) as u64;
-            ((*mark).to_owned(), count)
+            let count = info.counters.get(mark.name).copied().unwrap_or(0.0) as u64;
+            (mark.name.to_owned(), count)
         })
         .collect()
 }

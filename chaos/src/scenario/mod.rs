@@ -270,7 +270,7 @@ impl Scenario {
             "a scenario of upgrades has no other faults"
         );
         for mark in &scenario.marks {
-            ensure!(MARKS.iter().any(|(known, _, _)| known == mark), "there is no mark {mark:?}");
+            ensure!(MARKS.iter().any(|known| known.name == mark), "there is no mark {mark:?}");
         }
         for kind in &scenario.faults {
             ensure!(!kind.targets.is_empty(), "{}: no targets", kind.action.name());

@@ -50,7 +50,7 @@ pub(super) enum Lost {
 }
 
 impl Lost {
-    /// The label of `consumer_memberships_lost_total`.
+    /// The label of `holdfast_consumer_memberships_lost_total`.
     pub(super) const fn reason(&self) -> &'static str {
         match self {
             Self::Ended(_) => "ended",

@@ -509,7 +509,7 @@ impl<H: Handler> Session<'_, H> {
             let started = Instant::now();
             match self.processor.process(records.clone()).await {
                 Ok(counts) => {
-                    count(counts, started.elapsed());
+                    count(self.processor.group().name, counts, started.elapsed());
                     self.member.store(&records);
                     break Some(counts);
                 }
@@ -576,15 +576,23 @@ fn report_another_log(record: &Record, position: i64) {
     );
 }
 
-fn count(counts: Counts, time: Duration) {
-    metrics::histogram!(crate::metric::CONSUMER_BATCH_SECONDS).record(time.as_secs_f64());
+fn count(group: &'static str, counts: Counts, time: Duration) {
+    let labels = [
+        ("messaging_system", "kafka"),
+        ("messaging_operation_name", "process"),
+        ("messaging_consumer_group_name", group),
+    ];
+    metrics::histogram!(crate::metric::MESSAGING_PROCESS_DURATION_SECONDS, &labels)
+        .record(time.as_secs_f64());
     for (outcome, count) in [
         ("applied", counts.applied),
         ("duplicate", counts.duplicates),
         ("parked", counts.parked),
         ("set-aside", counts.set_aside),
     ] {
-        metrics::counter!(crate::metric::CONSUMER_RECORDS_TOTAL, "outcome" => outcome)
+        let [system, operation, group] = labels;
+        let labels = [system, operation, group, ("outcome", outcome)];
+        metrics::counter!(crate::metric::MESSAGING_CLIENT_CONSUMED_MESSAGES_TOTAL, &labels)
             .increment(count.unsigned_abs());
     }
 }

@@ -25,7 +25,7 @@ const PATIENCE_FACTOR_MAX: u32 = 8;
 /// A view that is older is useless: the broker does not answer the observer either.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(8);
 
-/// What is wrong; the label of `consumer_memberships_lost_total`.
+/// What is wrong; the label of `holdfast_consumer_memberships_lost_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
     /// Partitions that no member of the group owns.

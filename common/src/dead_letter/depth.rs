@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A gauge that is older misleads.
 pub(crate) const SUCCESS_EVERY_MAX: Duration = Duration::from_secs(60);
 
-/// Keeps `dead_letters_parked` and `dead_letters_oldest_age_seconds` up to date until `stop`.
+/// Keeps `holdfast_dead_letters_parked` and `holdfast_dead_letters_oldest_age_seconds` up to date until `stop`.
 pub async fn publish_depth(
     database: Database,
     group: &'static str,

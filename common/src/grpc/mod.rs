@@ -6,12 +6,14 @@
 //! protocol         only gRPC                            protocol.rs
 //! permission       who may call what                    permission.rs
 //! trace            a span for each call                 trace.rs
+//! times            how long each call takes             measure.rs
 //! deadline         work ends when its caller is gone    deadline.rs
 //! load shedding    calls waiting and running            shed.rs
 //! handlers         the service's own
 //! ```
 
 mod deadline;
+mod measure;
 mod permission;
 mod protocol;
 pub(crate) mod shed;
@@ -22,11 +24,11 @@ use std::time::Duration;
 use holdfast_proto::topic::RECORD_BYTES_MAX;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, service::Routes, transport::Server};
+use tonic::{Code, Status, body::Body, service::Routes, transport::Server};
 
 use self::{
-    deadline::DeadlineLayer, permission::PermissionLayer, protocol::ProtocolLayer, shed::ShedLayer,
-    trace::TraceLayer,
+    deadline::DeadlineLayer, measure::MeasureLayer, permission::PermissionLayer, protocol::ProtocolLayer,
+    shed::ShedLayer, trace::TraceLayer,
 };
 use crate::{
     error::BoxError,
@@ -99,6 +101,7 @@ pub async fn serve(
         .layer(ProtocolLayer)
         .layer(PermissionLayer { permissions })
         .layer(TraceLayer)
+        .layer(MeasureLayer)
         .layer(DeadlineLayer)
         .layer(ShedLayer::new(places))
         .add_routes(routes)
@@ -106,6 +109,24 @@ pub async fn serve(
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
     Ok(())
+}
+
+/// The code of an answer without a message; whoever sends one has succeeded so far.
+fn code_of(answer: &http::Response<Body>) -> Code {
+    Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
+}
+
+/// As the conventions say for the side that handles a call: the other codes are answers to what the caller has asked for.
+const fn is_our_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// Its name in the specification of gRPC.

@@ -102,9 +102,26 @@ where
             let Ok(_place) = timeout(QUEUE_TIME_MAX, limits.places.acquire()).await else {
                 return Ok(refuse("waited").into_http());
             };
-            metrics::counter!(crate::metric::GRPC_CALLS_TOTAL).increment(1);
+            let _in_progress = InProgress::begin();
             inner.oneshot(request).await
         })
+    }
+}
+
+/// Counts a call that is handled until it is dropped.
+struct InProgress(metrics::Gauge);
+
+impl InProgress {
+    fn begin() -> Self {
+        let gauge = metrics::gauge!(crate::metric::GRPC_CALLS_IN_PROGRESS);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }
 

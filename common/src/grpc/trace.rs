@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 
-use super::code_name;
+use super::{code_name, code_of, is_our_fault};
 use crate::{
     identity::Peer,
     trace::{self, Kind, Span, SpanUntilDropped, TraceContext, within},
@@ -90,22 +90,4 @@ where
             answer
         })
     }
-}
-
-/// The code of an answer without a message; whoever sends one has succeeded so far.
-fn code_of(answer: &Response<Body>) -> Code {
-    Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
-}
-
-/// As the conventions say for the side that handles a call: the other codes are answers to what the caller has asked for.
-const fn is_our_fault(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss
-    )
 }

@@ -190,10 +190,10 @@ impl Material {
     /// Publishes which certificate is in use now, and no longer the previous one, as metrics.
     pub(super) fn publish(&self, before: Option<&Self>) {
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
-        metrics::gauge!(crate::metric::CERT_NOT_AFTER).set(self.not_after as f64);
+        metrics::gauge!(crate::metric::CERTIFICATE_NOT_AFTER_TIMESTAMP_SECONDS).set(self.not_after as f64);
         let info = |material: &Self| {
             metrics::gauge!(
-                crate::metric::CERT_INFO, "serial" => material.serial.clone(), "fingerprint" => material.fingerprint.clone()
+                crate::metric::CERTIFICATE_INFO, "serial" => material.serial.clone(), "fingerprint" => material.fingerprint.clone()
             )
         };
         if let Some(before) = before {

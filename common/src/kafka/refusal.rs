@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode};
 
-/// What is refused; the label of `kafka_refusals_total`.
+/// What is refused; the label of `holdfast_kafka_refusals_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// One side does not accept the other's certificate, or the broker has no TLS.

@@ -127,7 +127,7 @@ impl ClientKind {
 }
 
 /// Whether what a client has shown since it was created is still what it should show. Made before the client, so that nothing is
-/// missed in between, and dropped with it: `kafka_clients` counts them by what they show.
+/// missed in between, and dropped with it: `holdfast_kafka_clients` counts them by what they show.
 #[derive(Debug)]
 pub struct Renewal(Option<Kept>);
 

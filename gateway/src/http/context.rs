@@ -2,9 +2,8 @@
 //! metrics).
 
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, PoisonError, RwLock},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -15,33 +14,14 @@ use axum::{
 };
 use holdfast_common::{
     deadline::{Deadline, DeadlinePassed},
+    histograms::Histograms,
+    metric::HTTP_SERVER_REQUEST_DURATION_SECONDS,
     subject::Subject,
     trace::{self, Kind, Span, SpanUntilDropped, TraceContext},
 };
-use metrics::Histogram;
 
-use super::head::Refused;
+use super::{head::Refused, headers::Transport};
 use crate::problem::{self, Problem, ProblemType};
-
-/// The histograms of request times that were used: finding one by its labels each time costs more than all else that is done here.
-/// As many as there are routes and statuses of each.
-#[derive(Debug, Default)]
-struct Times(RwLock<HashMap<String, HashMap<StatusCode, Histogram>>>);
-
-impl Times {
-    fn record(&self, route: &str, status: StatusCode, seconds: f64) {
-        let times = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(histogram) = times.get(route).and_then(|statuses| statuses.get(&status)) {
-            return histogram.record(seconds);
-        }
-        drop(times);
-        let labels = [("route", route.to_owned()), ("status", status.as_str().to_owned())];
-        let histogram = metrics::histogram!(holdfast_common::metric::HTTP_REQUEST_SECONDS, &labels);
-        histogram.record(seconds);
-        let mut times = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        times.entry(route.to_owned()).or_default().insert(status, histogram);
-    }
-}
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is accepted from a client.
@@ -67,7 +47,40 @@ impl fmt::Display for TraceId {
     }
 }
 
-static TIMES: LazyLock<Times> = LazyLock::new(Times::default);
+/// By method, scheme and status, below the route.
+static TIMES: LazyLock<Histograms<(&'static str, Transport, StatusCode)>> =
+    LazyLock::new(Histograms::default);
+
+/// Adds the time of a request to its histogram.
+fn measure(method: &Method, transport: Transport, route: &str, status: StatusCode, seconds: f64) {
+    let method = name_of(method);
+    TIMES.record(route, (method, transport, status), seconds, || {
+        let mut labels = vec![
+            ("http_request_method", method.to_owned()),
+            ("url_scheme", transport.scheme().to_owned()),
+            ("http_route", route.to_owned()),
+            ("http_response_status_code", status.as_str().to_owned()),
+        ];
+        if status.is_server_error() {
+            labels.push(("error_type", status.as_str().to_owned()));
+        }
+        metrics::histogram!(HTTP_SERVER_REQUEST_DURATION_SECONDS, &labels)
+    });
+}
+
+/// A client may call its method as it likes: those that we don't know are one.
+const fn name_of(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
 
 /// Why a call is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +156,7 @@ impl<S: Sync> FromRequestParts<S> for Call {
 /// Gives a request its context, ends it at its deadline, counts and logs it, and puts its id on the response. The deadline is
 /// that of the response's head: what a stream sends after it takes the time that it takes.
 pub(crate) async fn enter<F: Future<Output = Response>>(
+    transport: Transport,
     deadline: Duration,
     mut request: Request,
     next: impl FnOnce(Request) -> F,
@@ -175,7 +189,7 @@ pub(crate) async fn enter<F: Future<Output = Response>>(
     // The route, never the path: the ids in a path are private, and would create one series per order.
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let seconds = started.elapsed().as_secs_f64();
-    TIMES.record(route, status, seconds);
+    measure(&method, transport, route, status, seconds);
     if status.is_server_error() && response.extensions().get::<Refused>().is_none() {
         tracing::warn!(%trace_id, %method, route, status = status.as_u16(), seconds, "request failed");
     } else {

@@ -16,10 +16,19 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(3_600);
 const TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=63072000; includeSubDomains");
 
 /// How the client reaches us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Transport {
     Plain,
     Tls,
+}
+
+impl Transport {
+    pub(crate) const fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            Self::Tls => "https",
+        }
+    }
 }
 
 /// Adds the headers. What a handler has said about caching stays.

@@ -142,8 +142,12 @@ async fn metrics(admin_url: &str) -> Result<String> {
 
 /// Whether a service uses the files of this leaf, by its metrics, and all of its clients of Kafka as well, if they show any.
 fn uses(page: &str, leaf: &LeafStatus) -> bool {
-    fingerprints(page, "cert_info").any(|fingerprint| fingerprint == leaf.fingerprint)
-        && fingerprints(page, "kafka_clients").all(|fingerprint| fingerprint == leaf.client_fingerprint)
+    // A program of an earlier version calls it `cert_info`, and runs beside this one while a stack is upgraded.
+    let mut certificates =
+        ["holdfast_certificate_info", "cert_info"].iter().flat_map(|name| fingerprints(page, name));
+    certificates.any(|fingerprint| fingerprint == leaf.fingerprint)
+        && fingerprints(page, "holdfast_kafka_clients")
+            .all(|fingerprint| fingerprint == leaf.client_fingerprint)
 }
 
 /// `name{…,fingerprint="…"} 1`; those of earlier files are 0.
@@ -173,12 +177,16 @@ mod tests {
             client_fingerprint: "new-client".to_owned(),
             state: LeafState::Valid,
         };
-        let old = "# TYPE cert_info gauge\ncert_info{serial=\"0a\",fingerprint=\"old\"} 0\n";
-        let page = format!("{old}cert_info{{serial=\"0b\",fingerprint=\"new\"}} 1\ncert_not_after 12\n");
-        assert!(!uses(old, &leaf));
+        let page_of = |name: &str| {
+            let old = format!("# TYPE {name} gauge\n{name}{{serial=\"0a\",fingerprint=\"old\"}} 0\n");
+            assert!(!uses(&old, &leaf));
+            format!("{old}{name}{{serial=\"0b\",fingerprint=\"new\"}} 1\nup 12\n")
+        };
+        assert!(uses(&page_of("cert_info"), &leaf), "an earlier program");
+        let page = page_of("holdfast_certificate_info");
         assert!(uses(&page, &leaf), "a service without Kafka, or without TLS to it");
         let consumer = |fingerprint: &str, clients: u8| {
-            format!("kafka_clients{{client=\"consumer\",fingerprint=\"{fingerprint}\"}} {clients}\n")
+            format!("holdfast_kafka_clients{{client=\"consumer\",fingerprint=\"{fingerprint}\"}} {clients}\n")
         };
         let renewed = format!("{page}{}{}", consumer("old-client", 0), consumer("new-client", 1));
         assert!(uses(&renewed, &leaf));
