@@ -46,6 +46,9 @@ metrics! {
     counter DATABASE_STALE_PLANS_TOTAL = "database_stale_plans_total", "statements whose prepared plan could never run again";
     counter DATABASE_PASSWORD_RELOAD_FAILURES_TOTAL = "database_password_reload_failures_total", "the file of the database's password can't be used; the old one stays in use";
     counter DATABASE_UNTRUSTED_TOTAL = "database_untrusted_total", "connections to the database that failed because one side refused the other's certificate, or the server has no TLS";
+    gauge DB_CLIENT_CONNECTION_COUNT = "db_client_connection_count", "connections of the pool, looked at once a second: db_client_connection_state (idle, used)";
+    counter DB_CLIENT_CONNECTION_TIMEOUTS_TOTAL = "db_client_connection_timeouts_total", "times that nobody got a connection of the pool in time";
+    histogram DB_CLIENT_CONNECTION_WAIT_TIME_SECONDS = "db_client_connection_wait_time_seconds", "time until a connection of the pool was had";
     gauge DEAD_LETTERS_OLDEST_AGE_SECONDS = "dead_letters_oldest_age_seconds", "age of the oldest parked letter";
     gauge DEAD_LETTERS_PARKED = "dead_letters_parked", "letters that are parked: topic, class";
     counter DEAD_LETTERS_REDRIVEN_TOTAL = "dead_letters_redriven_total", "letters that were redriven: outcome";
@@ -63,6 +66,7 @@ metrics! {
     counter GRPC_DEADLINE_EXCEEDED_TOTAL = "grpc_deadline_exceeded_total", "calls whose deadline passed while they were handled";
     counter GRPC_MESSAGES_LATE_TOTAL = "grpc_messages_late_total", "calls whose message did not arrive in time";
     counter GRPC_PERMISSION_DENIED_TOTAL = "grpc_permission_denied_total", "calls of an identity that may not make them, or for somebody who may not";
+    histogram HOLDFAST_TRANSACTION_DURATION_SECONDS = "holdfast_transaction_duration_seconds", "time of one attempt of a transaction, from BEGIN to its end, however it ends: name";
     counter HTTP_ACCEPT_FAILURES_TOTAL = "http_accept_failures_total", "connections that could not be accepted, most likely for lack of file descriptors: port";
     gauge HTTP_BODY_BYTES = "http_body_bytes", "bytes of request bodies that are held in memory";
     gauge HTTP_CONNECTIONS = "http_connections", "connections that are open: port";
