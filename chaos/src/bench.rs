@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,6 +26,7 @@ use crate::{
     load::{self, Plan},
     process::{self, Process, Usage},
     rest::{Rest, Session, is_terminal, sample_order},
+    spans::SpanCounter,
 };
 
 /// What to measure.
@@ -38,6 +40,8 @@ pub struct Options {
     pub rate: f64,
     /// Orders of the throughput phase.
     pub orders: u64,
+    /// Where to receive the spans of the services meanwhile.
+    pub receive_traces: Option<SocketAddr>,
 }
 
 /// Clients of the second latency phase and of the throughput phase.
@@ -90,6 +94,8 @@ pub struct ThroughputPhase {
     pub service_cpu_ms_per_order: f64,
     /// CPU seconds in this phase, by component.
     pub cpu_seconds: BTreeMap<String, f64>,
+    /// Spans received per order, if they are received here.
+    pub spans_per_order: Option<f64>,
 }
 
 /// Everything.
@@ -118,6 +124,7 @@ pub async fn run(
     options: Options,
     delivery_time: Duration,
 ) -> Result<Report> {
+    let spans = options.receive_traces.map(SpanCounter::listen).transpose()?;
     say!("idle stack: 5 s");
     let before = process::usage(&processes)?;
     sleep(Duration::from_secs(5)).await;
@@ -140,7 +147,7 @@ pub async fn run(
     let loaded = latency(&sessions, &paid, CLIENTS, options.rate, options.phase).await?;
     drop(streams);
     say!("{CLIENTS} clients: {} orders as fast as it goes", options.orders);
-    let throughput = throughput(&sessions, &processes, options.orders, delivery_time).await?;
+    let throughput = throughput(&sessions, &processes, options.orders, delivery_time, spans.as_ref()).await?;
 
     sampler.abort();
     let peak_memory_total_bytes = *peak.lock().unwrap_or_else(PoisonError::into_inner);
@@ -272,7 +279,9 @@ async fn throughput(
     processes: &[Process],
     orders: u64,
     delivery_time: Duration,
+    spans: Option<&SpanCounter>,
 ) -> Result<ThroughputPhase> {
+    let spans_before = spans.map(SpanCounter::count);
     let before = process::usage(processes)?;
     let begin = Instant::now();
     let users = sessions.clone();
@@ -294,8 +303,11 @@ async fn throughput(
     let cpu_seconds = cpu_between(&before, &after);
     let services = processes.iter().filter(|process| process.is_service);
     let ours: f64 = services.filter_map(|process| cpu_seconds.get(&process.name)).sum();
-    #[expect(clippy::cast_precision_loss, reason = "a count of orders is far below 2^52")]
-    let count = created.len() as f64;
+    #[expect(clippy::cast_precision_loss, reason = "counts of orders and spans are far below 2^52")]
+    let (count, spans_per_order) = {
+        let received = spans.zip(spans_before).map(|(spans, before)| spans.count() - before);
+        (created.len() as f64, received.map(|spans| spans as f64 / created.len() as f64))
+    };
     Ok(ThroughputPhase {
         clients: CLIENTS,
         orders,
@@ -304,6 +316,7 @@ async fn throughput(
         complete_per_second: count / complete.as_secs_f64(),
         service_cpu_ms_per_order: ours * 1000.0 / count,
         cpu_seconds,
+        spans_per_order,
     })
 }
 
@@ -389,6 +402,9 @@ impl Report {
             "CPU of our services per order".to_owned(),
             format!("{:.2} ms", throughput.service_cpu_ms_per_order),
         ]);
+        if let Some(spans) = throughput.spans_per_order {
+            table.add_row(["spans received per order".to_owned(), format!("{spans:.1}")]);
+        }
         for (name, seconds) in &throughput.cpu_seconds {
             table
                 .add_row([format!("CPU of {name}, {} orders", throughput.orders), format!("{seconds:.2} s")]);

@@ -8,7 +8,7 @@
 //! - [`fault`]: what is done to a stack on purpose;
 //! - [`invariant`]: what must hold of it, whatever happened;
 //! - [`process`]: what the processes of a stack cost;
-//! - [`bench`]: the figures of `make bench`.
+//! - [`bench`]: the figures of `make bench`; `spans` counts the traces that arrive meanwhile.
 //!
 //! A chaos run:
 //!
@@ -39,6 +39,7 @@ pub mod report;
 pub mod rest;
 pub mod run;
 pub mod scenario;
+mod spans;
 pub mod stack;
 pub mod storm;
 pub mod topics;

@@ -9,7 +9,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use crate::{
     client::PREVIOUS_ATTEMPTS,
-    database::{Conflicting, DatabaseError},
+    database::{self, Conflicting, DatabaseError},
 };
 
 /// How long a key is known. A request that comes back later than that with the same key is a new one.
@@ -65,7 +65,7 @@ pub fn fingerprint(content: &[u8]) -> Vec<u8> {
 /// This only spares callers a wait: what decides is the unique index on the key in the service's own table (pitfalls
 /// P10). So a hash collision makes an unrelated call try again, nothing worse.
 pub async fn try_lock(connection: &mut PgConnection, owner: &str, key: &str) -> Result<bool, DatabaseError> {
-    let row = sqlx::query(
+    let row = database::query(
         "-- idempotency.try_lock
         select pg_try_advisory_xact_lock(hashtextextended($1, hashtextextended($2, 0))) as locked",
     )

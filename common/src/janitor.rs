@@ -7,7 +7,7 @@ use holdfast_proto::topic::EVENT_RETENTION;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    database::{self, BACKGROUND_TIME_MAX, Database, DatabaseError},
     error::chain,
     health::PeriodicTask,
     stop::sleep_unless_stopped,
@@ -82,7 +82,7 @@ async fn purge_all(database: &Database, expiring: &[Expiring]) -> Result<i64, Da
 /// Deletes some of the rows whose time is over. Returns how many.
 pub async fn purge(database: &Database, expiring: &Expiring) -> Result<i64, DatabaseError> {
     database.migrated().await;
-    let done = sqlx::query(expiring.purge)
+    let done = database::query(expiring.purge)
         .bind(expiring.retention.as_secs_f64())
         .bind(PURGE_ROWS_MAX)
         .execute(database.pool())

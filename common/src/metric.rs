@@ -25,6 +25,9 @@ macro_rules! metrics {
 }
 
 metrics! {
+    gauge DB_CLIENT_CONNECTION_COUNT = "db_client_connection_count", "connections of the pool, looked at once a second: db_client_connection_state (idle, used)";
+    counter DB_CLIENT_CONNECTION_TIMEOUTS_TOTAL = "db_client_connection_timeouts_total", "times that nobody got a connection of the pool in time";
+    histogram DB_CLIENT_CONNECTION_WAIT_TIME_SECONDS = "db_client_connection_wait_time_seconds", "time until a connection of the pool was had";
     histogram DB_CLIENT_OPERATION_DURATION_SECONDS = "db_client_operation_duration_seconds", "time of a call of Redis, whatever its outcome: db_system_name, and error_type where there was no answer";
     gauge CERTIFICATE_INFO = "holdfast_certificate_info", "1 for the certificate in use: serial, and a fingerprint over certificate, trust bundle and deny list";
     gauge CERTIFICATE_NOT_AFTER_TIMESTAMP_SECONDS = "holdfast_certificate_not_after_timestamp_seconds", "when the certificate in use expires, in seconds since 1970";
@@ -101,6 +104,7 @@ metrics! {
     counter TOKENS_REFUSED_TOTAL = "holdfast_tokens_refused_total", "access tokens refused: cause";
     counter TRACES_SPANS_TOTAL = "holdfast_traces_spans_total", "spans by what became of them: outcome";
     counter TRANSACTION_CONFLICTS_TOTAL = "holdfast_transaction_conflicts_total", "transactions run again because they lost against another: name";
+    histogram TRANSACTION_DURATION_SECONDS = "holdfast_transaction_duration_seconds", "time of one attempt of a transaction, from BEGIN to its end, however it ends: name";
     histogram HTTP_SERVER_REQUEST_DURATION_SECONDS = "http_server_request_duration_seconds", "time of a REST request: http_request_method, url_scheme, http_route, http_response_status_code, and error_type where the fault is ours";
     counter MESSAGING_CLIENT_CONSUMED_MESSAGES_TOTAL = "messaging_client_consumed_messages_total", "records by how they ended: messaging_system, messaging_operation_name, messaging_consumer_group_name, outcome";
     counter MESSAGING_CLIENT_SENT_MESSAGES_TOTAL = "messaging_client_sent_messages_total", "rows that the relay sent: messaging_system, messaging_operation_name, messaging_destination_name, and error_type where the row was not taken";
@@ -131,7 +135,10 @@ mod tests {
     }
 
     /// Those of OpenTelemetry's conventions 1.44 that we have.
-    const CONVENTIONAL: [&str; 6] = [
+    const CONVENTIONAL: [&str; 9] = [
+        "db_client_connection_count",
+        "db_client_connection_timeouts_total",
+        "db_client_connection_wait_time_seconds",
         "db_client_operation_duration_seconds",
         "http_server_request_duration_seconds",
         "messaging_client_consumed_messages_total",

@@ -10,13 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use holdfast_common::{
     database::{Database, DatabaseError},
     deadline::Deadline,
+    health::Health,
 };
-use sqlx::{Connection as _, PgConnection, Row as _};
-use support::{Lab, eventually};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use sqlx::{Connection as _, PgConnection, Row as _, migrate::Migrator};
+use support::{CONNECTIONS_MAX, Lab, business, eventually};
+use tokio_util::sync::CancellationToken;
 
 /// Sessions of this lab's database that run a statement or have an open transaction.
 async fn busy(observer: &mut PgConnection) -> i64 {
@@ -206,4 +212,55 @@ async fn a_caller_that_goes_away_poisons_no_connection() {
     }
     let odd = sqlx::query("select count(*) % 2 from effects where subject = 'pair'").fetch_one(&mut observer);
     assert_eq!(odd.await.expect("counted").get::<i64, _>(0), 0, "only whole pairs");
+}
+
+/// A pool shows how long one waits for a connection, who got none in time, what is in use, and how long each transaction takes.
+#[test]
+fn the_pool_is_measured() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let page = || recorder.handle().render();
+    // The recorder is that of this thread, which runs everything.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let work = async {
+        let lab = Lab::new("measured").await;
+        let database = &lab.database;
+        let health = Health::default();
+        let (component, stop) = (health.component("database"), CancellationToken::new());
+        let own: &'static Migrator = Box::leak(Box::new(business()));
+        let probing = tokio::spawn(database.clone().migrate_and_probe(own, component, stop.clone()));
+        let release = CancellationToken::new();
+        let hold = || {
+            database.transaction("test.hold", Deadline::after(ENDED_WITHIN), release.clone(), |_, release| {
+                async move {
+                    release.cancelled().await;
+                    Ok::<_, DatabaseError>(())
+                }
+                .boxed()
+            })
+        };
+        let holding = join_all((0..CONNECTIONS_MAX).map(|_| hold()));
+        let refused = async {
+            let used = format!(
+                "db_client_connection_count{{db_client_connection_state=\"used\"}} {CONNECTIONS_MAX}\n"
+            );
+            while !page().contains(&used) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            database.read(Deadline::after(Duration::from_millis(50)), quick).await.expect_err("none is free");
+            release.cancel();
+        };
+        let (held, ()) = tokio::join!(holding, refused);
+        held.into_iter().collect::<Result<Vec<_>, _>>().expect("committed");
+        stop.cancel();
+        probing.await.expect("no panic");
+    };
+    metrics::with_local_recorder(&recorder, || runtime.block_on(work));
+    let page = page();
+    for line in [
+        "db_client_connection_timeouts_total 1".to_owned(),
+        format!("db_client_connection_wait_time_seconds_count {CONNECTIONS_MAX}"),
+        format!("holdfast_transaction_duration_seconds_count{{name=\"test.hold\"}} {CONNECTIONS_MAX}"),
+    ] {
+        assert!(page.lines().any(|there| there == line), "{line} in {page}");
+    }
 }

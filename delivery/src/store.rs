@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use holdfast_common::{database::DatabaseError, trace::TraceContext};
+use holdfast_common::{
+    database::{self, DatabaseError},
+    trace::TraceContext,
+};
 use holdfast_proto::{OrderId, UserId};
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
@@ -35,7 +38,7 @@ pub(crate) async fn delivery_of_user(
     order_id: OrderId,
     user: UserId,
 ) -> Result<Option<(Delivery, Vec<Step>)>, DatabaseError> {
-    let row = sqlx::query(concat!(
+    let row = database::query(concat!(
         "-- delivery.delivery_of_user\n",
         select_with_steps!("where d.order_id = $1 and d.user_id = $2")
     ))
@@ -52,7 +55,7 @@ pub(crate) async fn deliveries_with_steps(
     orders: &[OrderId],
 ) -> Result<Vec<(Delivery, Vec<Step>)>, DatabaseError> {
     let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
-    let rows = sqlx::query(concat!(
+    let rows = database::query(concat!(
         "-- delivery.deliveries_with_steps\n",
         select_with_steps!("where d.order_id = any($1) order by d.order_id")
     ))
@@ -71,7 +74,7 @@ pub(crate) async fn deliveries_of_orders(
         return Ok(HashMap::new());
     }
     let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- delivery.deliveries_of_orders
         select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at,
             traceparent
@@ -110,7 +113,7 @@ pub(crate) async fn insert_deliveries(
         created.push(delivery.created_at);
         traces.push(delivery.trace.map(|trace| trace.to_string()));
     }
-    sqlx::query(
+    database::query(
         "-- delivery.insert_deliveries
         with inserted as (
             insert into deliveries (delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at,
@@ -145,7 +148,7 @@ pub(crate) async fn lock_due(
     limit: i64,
 ) -> Result<Vec<Delivery>, DatabaseError> {
     // Skipping locked rows can't reorder the events of one delivery: its next step needs the lock of this one.
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- delivery.lock_due
         select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at,
             traceparent
@@ -173,7 +176,7 @@ pub(crate) async fn update_deliveries(
         dues.push(delivery.due_at);
         times.push(delivery.updated_at);
     }
-    sqlx::query(
+    database::query(
         "-- delivery.update_deliveries
         with updated as (
             update deliveries as d set status = n.status, due_at = n.due_at, updated_at = n.updated_at

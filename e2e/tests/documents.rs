@@ -1,7 +1,7 @@
 //! What documents and comments refer to exists: pitfalls by their number, files by their path, tests by their name.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -280,4 +280,59 @@ fn logs_have_no_debug_strings() {
         }
     }
     assert!(looked_at > 30, "only {looked_at}");
+}
+
+/// `order.insert_order` if the text is a literal that begins with it as a comment, as statements do.
+fn name_of_statement(literal: &str) -> Option<&str> {
+    let name = literal.strip_prefix("\"-- ")?.split(['\n', '\\']).next()?;
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    name.split_once('.').filter(|(part, rest)| is_word(part) && is_word(rest)).map(|_| name)
+}
+
+/// All SQL of the services runs through `database::query`, so that it has spans, and every statement has a name of its own, by which
+/// traces and PostgreSQL's log mean the same one. A service's statements begin with its name.
+#[test]
+fn every_statement_has_a_name_of_its_own() {
+    /// Where statements begin in sqlx, and what may use that: the wrapper itself, and grants whose text the server makes.
+    const BESIDE: [&str; 2] = ["database/statement.rs", "database/grants.rs"];
+    let (mut names, mut calls, mut purges) = (BTreeMap::new(), 0, 0);
+    for crate_name in ["common", "order", "payment", "delivery", "gateway"] {
+        let mut sources = Vec::new();
+        files(&root().join(crate_name).join("src"), &["rs"], &mut sources);
+        for path in sources {
+            let text = fs::read_to_string(&path).expect("text");
+            let is_beside = BESIDE.iter().any(|name| path.ends_with(name));
+            for around in ["sqlx::query", "raw_sql("] {
+                assert!(is_beside || !text.contains(around), "{} goes past database::query", path.display());
+            }
+            if path.ends_with("database/statement.rs") {
+                continue;
+            }
+            for (at, _) in text.match_indices("\"-- ") {
+                let name = name_of_statement(&text[at..])
+                    .unwrap_or_else(|| panic!("no name at {at} of {}", path.display()));
+                assert_eq!(names.insert(name.to_owned(), path.clone()), None, "{name} twice");
+                let part = name.split('.').next().expect("it has two");
+                let of_service = ["order", "payment", "delivery"].contains(&part);
+                assert_eq!(of_service, crate_name != "common", "{name} in {}", path.display());
+                assert!(!of_service || part == crate_name, "{name} in {}", path.display());
+            }
+            let begins_a_word =
+                |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+            for (at, call) in text.match_indices("query(").filter(|(at, _)| begins_a_word(*at)) {
+                let argument = text[at + call.len()..].trim_start();
+                let argument = argument.strip_prefix("concat!(").unwrap_or(argument).trim_start();
+                calls += 1;
+                // The one that is handed in has its name where it is written.
+                if argument.starts_with("expiring.purge)") {
+                    calls -= 1;
+                    continue;
+                }
+                assert!(name_of_statement(argument).is_some(), "{}: {argument:.80}", path.display());
+            }
+            purges += text.matches("purge: \"-- ").count();
+        }
+    }
+    assert!(calls > 80 && purges > 2, "{calls}, {purges}");
+    assert_eq!(names.len(), calls + purges, "every name is that of a statement that is run");
 }

@@ -7,13 +7,13 @@ use std::{
     sync::OnceLock,
 };
 
-use holdfast_chaos::rest::is_terminal;
+use holdfast_chaos::{fault::Fault, rest::is_terminal};
 use holdfast_e2e::{
     World,
     collector::{Collector, Mood, Received},
     eventually, id,
 };
-use holdfast_native::layout::{Scope, service_names};
+use holdfast_native::layout::{Replicas, Scope, service_names};
 use holdfast_proto::hexadecimal;
 use holdfast_testkit::stack::TestStack;
 use serde_json::Value;
@@ -92,6 +92,14 @@ fn only<T: Clone>(items: impl IntoIterator<Item = T>) -> T {
     items[0].clone()
 }
 
+/// What must not be in any span.
+fn nothing_is_private(user: &str) {
+    let text = format!("{:?}", collector().received());
+    for private in [ADDRESS, user, "postgres://", "Bearer", "eyJ"] {
+        assert!(!text.contains(private), "{private} is in a span");
+    }
+}
+
 /// From the request to the last step of the delivery, over three services and Kafka: one trace, each span below the one that has
 /// caused it, and nothing in it that is private.
 #[tokio::test(flavor = "multi_thread")]
@@ -103,11 +111,17 @@ async fn one_order_is_one_trace() {
     delivered(&world, &order_id).await;
 
     let call = "holdfast.order.v1.OrderService/CreateOrder";
+    let statement = |name: &str| (format!("order client {name}"), format!("order server {call}"), 1);
     let expected: BTreeMap<(String, String), usize> = [
         ("gateway server POST /api/orders".to_owned(), "-".to_owned(), 1),
         (format!("gateway client {call}"), "gateway server POST /api/orders".to_owned(), 1),
         (format!("order server {call}"), format!("gateway client {call}"), 1),
         ("order producer create order.created".to_owned(), format!("order server {call}"), 1),
+        statement("idempotency.try_lock"),
+        statement("order.key_use"),
+        statement("order.insert_order"),
+        statement("outbox.append"),
+        statement("COMMIT"),
         (
             "payment consumer process order.created".to_owned(),
             "order producer create order.created".to_owned(),
@@ -171,11 +185,96 @@ async fn one_order_is_one_trace() {
         })
         .await;
     }
-
-    let text = format!("{:?}", collector.received());
-    for private in [ADDRESS, session.user.as_str(), "postgres://", "Bearer", "eyJ"] {
-        assert!(!text.contains(private), "{private} is in a span");
+    let insert = only(named(spans, "order client order.insert_order"));
+    for (key, value) in [
+        ("db.system.name", "postgresql"),
+        ("db.namespace", "orders"),
+        ("db.query.summary", "order.insert_order"),
+    ] {
+        assert_eq!(insert.attribute(key).as_deref(), Some(value), "{insert:?}");
     }
+    nothing_is_private(&session.user);
+}
+
+/// The transaction over a batch of events serves several orders, so it is a trace of its own with its statements, which the span of
+/// each event is linked to.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_statements_of_a_batch_are_found_from_its_events() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (world, collector) = (world(), collector());
+    let session = world.user("batched", "100.00").await;
+    let order_id = id(&world.create(&session, ADDRESS, 300).await);
+    delivered(&world, &order_id).await;
+    let trace_id = trace_of(&order_id).await;
+    for (service, event, statements) in [
+        (
+            "payment",
+            "order.created",
+            [
+                "payment.lock_payments",
+                "payment.lock_accounts",
+                "payment.insert_payments",
+                "payment.save",
+                "outbox.append",
+            ]
+            .as_slice(),
+        ),
+        ("order", "payment.completed", &["order.lock_orders", "order.update_orders"]),
+        (
+            "delivery",
+            "payment.completed",
+            &["delivery.deliveries_of_orders", "delivery.insert_deliveries", "outbox.append"],
+        ),
+    ] {
+        let handling = span_of(&trace_id, &format!("{service} consumer process {event}")).await;
+        let batch_trace = only(handling.span.links.iter().map(|link| link.trace_id.clone()));
+        let root = span_of(&batch_trace, &format!("{service} consumer process batch")).await;
+        assert_eq!(handling.span.links[0].span_id, root.span.span_id);
+        assert_eq!(root.attribute("messaging.batch.message_count").as_deref(), Some("1"), "{root:?}");
+        let of_every_batch = ["inbox.lock_and_insert", "inbox.advance", "COMMIT"];
+        let statements = statements.iter().chain(&of_every_batch);
+        let below = statements.map(|name| (format!("{service} client {name}"), root.title(), 1));
+        let expected: BTreeMap<(String, String), usize> = below
+            .chain([(root.title(), "-".to_owned(), 1)])
+            .map(|(span, parent, count)| ((span, parent), count))
+            .collect();
+        eventually("the batch is reported", || async {
+            collector.trace(&batch_trace).len() >= expected.len()
+        })
+        .await;
+        assert_eq!(tree(&collector.trace(&batch_trace)), expected);
+    }
+}
+
+/// Each attempt that gets no answer is seen below its call, with the address that it was made at.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_without_an_answer_is_seen() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let session = world.user("unanswered", "1.00").await;
+    world.apply(Fault::Stall, "payment");
+    let answer = session.get(&format!("/api/accounts/{}", session.user)).await.expect("answered");
+    world.heal(Fault::Stall, "payment");
+    assert!([503, 504].contains(&answer.status.as_u16()), "{}", answer.status);
+    let trace_id = answer.json()["instance"].as_str().expect("a trace id").to_owned();
+    let trace_id = u128::from_str_radix(&trace_id, 16).expect("hexadecimal").to_be_bytes();
+
+    let method = "holdfast.payment.v1.PaymentService/GetAccount";
+    let call = span_of(&trace_id, &format!("gateway client {method}")).await;
+    let title = format!("gateway client attempt {method}");
+    eventually("its attempts are reported", || async {
+        !named(collector().trace(&trace_id), &title).is_empty()
+    })
+    .await;
+    let attempts = named(collector().trace(&trace_id), &title);
+    let payment = only(Replicas::default().all().filter(|replica| replica.name() == "payment"));
+    let port = world.stack.layout.grpc_port(payment).to_string();
+    for attempt in attempts {
+        assert_eq!(attempt.span.parent_span_id, call.span.span_id);
+        assert!(attempt.is_failed(), "{attempt:?}");
+        assert_eq!(attempt.attribute("server.port"), Some(port.clone()));
+    }
+    eventually("payment serves again", || world.is_well("gateway")).await;
 }
 
 /// A letter's redrive is a trace of its own, below the operator's call, with links to where the letter comes from; what it causes
@@ -188,7 +287,7 @@ async fn a_redrive_is_a_trace_of_its_own() {
     let mut payments = world.connect("payment").await;
     let refuse = "
         create function refuse() returns trigger language plpgsql as
-            $$ begin raise exception 'refused' using errcode = '23514'; end $$;
+            $$ begin raise exception 'refused: 7 Sentinel Street' using errcode = '23514'; end $$;
         create trigger refuse before insert on payments for each row execute function refuse()";
     sqlx::raw_sql(refuse).execute(&mut payments).await.expect("refusing");
     let order_id = id(&world.create(&session, ADDRESS, 300).await);
@@ -202,6 +301,17 @@ async fn a_redrive_is_a_trace_of_its_own() {
     assert!(parking.is_failed(), "{parking:?}");
     assert_eq!(parking.attribute("error.type").as_deref(), Some("attempts-exhausted"));
     let letter = parking.attribute("holdfast.dead_letter.id").expect("it is named");
+    let refused = |received: &Received| {
+        received.span.name == "payment.insert_payments"
+            && received.is_failed()
+            && received.attribute("db.response.status_code").as_deref() == Some("23514")
+    };
+    eventually("the statement that was refused is reported", || async {
+        collector.received().iter().any(refused)
+    })
+    .await;
+    // The message of the refusal has the address, which no span says.
+    nothing_is_private(&session.user);
 
     let log = fs::read_to_string(world.stack.layout.log_file("payment")).expect("a log");
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use holdfast_common::{
-    database::DatabaseError,
+    database::{self, DatabaseError},
     idempotency::KEY_RETENTION,
     janitor::Expiring,
     planted::{Bug, planted},
@@ -38,7 +38,7 @@ pub(crate) async fn key_use(
     user: &UserId,
     key: &IdempotencyKey,
 ) -> Result<Option<KeyUse>, DatabaseError> {
-    let row = sqlx::query(
+    let row = database::query(
         "-- order.key_use
         select fingerprint, order_id from idempotency_keys where user_id = $1 and key = $2",
     )
@@ -81,7 +81,7 @@ pub(crate) async fn insert_order(
         quantities.push(i32::try_from(item.quantity).map_err(|_| corrupt("quantity"))?);
         prices.push(item.price.minor_units);
     }
-    let row = sqlx::query(
+    let row = database::query(
         "-- order.insert_order
         with counted as (
             insert into user_positions as p (user_id, position) values ($2, 1)
@@ -148,13 +148,18 @@ pub(crate) async fn order_of_user(
     order_id: OrderId,
     user: UserId,
 ) -> Result<Option<Order>, DatabaseError> {
-    let sql = if planted(Bug::ForeignRead) {
-        concat!("-- order.order\n", select_orders!("where o.order_id = $1 and $2 <> ''"))
+    let query = if planted(Bug::ForeignRead) {
+        database::query(concat!(
+            "-- order.order_of_anybody\n",
+            select_orders!("where o.order_id = $1 and $2 <> ''")
+        ))
     } else {
-        concat!("-- order.order_of_user\n", select_orders!("where o.order_id = $1 and o.user_id = $2"))
+        database::query(concat!(
+            "-- order.order_of_user\n",
+            select_orders!("where o.order_id = $1 and o.user_id = $2")
+        ))
     };
-    let row =
-        sqlx::query(sql).bind(order_id.as_uuid()).bind(user.as_str()).fetch_optional(connection).await?;
+    let row = query.bind(order_id.as_uuid()).bind(user.as_str()).fetch_optional(connection).await?;
     row.as_ref().map(order_from_row).transpose()
 }
 
@@ -165,7 +170,7 @@ pub(crate) async fn orders_of_user(
     before: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<Order>, DatabaseError> {
-    let rows = sqlx::query(concat!(
+    let rows = database::query(concat!(
         "-- order.orders_of_user\n",
         select_orders!(
             "where o.user_id = $1 and ($2::uuid is null or o.order_id < $2)
@@ -186,7 +191,7 @@ pub(crate) async fn orders_by_id(
     order_ids: &[OrderId],
 ) -> Result<Vec<Order>, DatabaseError> {
     let ids: Vec<Uuid> = order_ids.iter().map(|id| id.as_uuid()).collect();
-    let rows = sqlx::query(concat!(
+    let rows = database::query(concat!(
         "-- order.orders_by_id\n",
         select_orders!("where o.order_id = any($1) order by o.order_id")
     ))
@@ -203,7 +208,7 @@ pub(crate) async fn unfinished_orders(
     after: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<OrderId>, DatabaseError> {
-    let ids: Vec<Uuid> = sqlx::query_scalar(
+    let ids: Vec<Uuid> = database::query(
         "-- order.unfinished_orders
         select order_id from orders
         where created_at < $1 and ($2::uuid is null or order_id > $2)
@@ -213,7 +218,7 @@ pub(crate) async fn unfinished_orders(
     .bind(before)
     .bind(after.map(OrderId::as_uuid))
     .bind(limit)
-    .fetch_all(connection)
+    .scalars(connection)
     .await?;
     Ok(ids.into_iter().map(OrderId::from).collect())
 }
@@ -225,7 +230,7 @@ pub(crate) async fn lock_orders(
     order_ids: &[OrderId],
 ) -> Result<HashMap<OrderId, Order>, DatabaseError> {
     let ids: Vec<Uuid> = order_ids.iter().map(|id| id.as_uuid()).collect();
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- order.lock_orders
         select order_id, user_id, status, delivery_status, delivery_address, currency, total_minor, version,
             created_at, updated_at, array[]::text[] as product_ids, array[]::int[] as quantities,
@@ -264,7 +269,7 @@ pub(crate) async fn update_orders(
         times.push(order.updated_at);
     }
     // The rows of `user_positions` are locked in the order of the users, after those of the orders.
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- order.update_orders
         with n as (
             select n.*, row_number() over (partition by user_id order by nth) as of_user
@@ -332,9 +337,9 @@ pub(crate) async fn user_position(
     user: &UserId,
 ) -> Result<i64, DatabaseError> {
     let position: Option<i64> =
-        sqlx::query_scalar("-- order.user_position\nselect position from user_positions where user_id = $1")
+        database::query("-- order.user_position\nselect position from user_positions where user_id = $1")
             .bind(user.as_str())
-            .fetch_optional(connection)
+            .optional_scalar(connection)
             .await?;
     Ok(position.unwrap_or_default())
 }
@@ -345,7 +350,7 @@ pub(crate) async fn changed_orders(
     since: &ChangedSince,
     limit: i64,
 ) -> Result<Vec<ChangedOrder>, DatabaseError> {
-    let rows = sqlx::query(concat!(
+    let rows = database::query(concat!(
         "-- order.changed_orders\n",
         select_orders!(
             "where o.user_id = $1 and o.change_position > $2 and o.change_position <= $3
@@ -370,7 +375,7 @@ pub(crate) async fn changed_orders(
 
 /// How many orders are not terminal although they are older than `age`.
 pub(crate) async fn count_stuck(executor: impl PgExecutor<'_>, age: Duration) -> Result<i64, DatabaseError> {
-    let row = sqlx::query(
+    let row = database::query(
         "-- order.count_stuck
         select count(*) as stuck from orders
         where created_at < now() - make_interval(secs => $1)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use holdfast_common::{
-    database::DatabaseError,
+    database::{self, DatabaseError},
     idempotency::KEY_RETENTION,
     janitor::Expiring,
     planted::{Bug, now_and_then},
@@ -38,7 +38,7 @@ pub(crate) async fn insert_account(
     user: &UserId,
     currency: Currency,
 ) -> Result<bool, DatabaseError> {
-    let done = sqlx::query(
+    let done = database::query(
         "-- payment.insert_account
         insert into accounts (user_id, currency, balance_minor) values ($1, $2, 0)
         on conflict (user_id) do nothing",
@@ -54,7 +54,7 @@ pub(crate) async fn account(
     connection: &mut PgConnection,
     user: UserId,
 ) -> Result<Option<Account>, DatabaseError> {
-    let row = sqlx::query(
+    let row = database::query(
         "-- payment.account
         select user_id, currency, balance_minor from accounts where user_id = $1",
     )
@@ -70,7 +70,7 @@ pub(crate) async fn lock_accounts(
     users: &[&UserId],
 ) -> Result<HashMap<UserId, Account>, DatabaseError> {
     let ids: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- payment.lock_accounts
         select user_id, currency, balance_minor from accounts
         where user_id = any($1) order by user_id for update",
@@ -113,7 +113,7 @@ pub(crate) async fn save(
         orders.push(order_id);
         times.push(entry.created_at);
     }
-    sqlx::query(
+    database::query(
         "-- payment.save
         with updated as (
             update accounts as a set balance_minor = n.balance_minor, updated_at = now()
@@ -150,7 +150,7 @@ pub(crate) async fn lock_payments(
     orders: &[OrderId],
 ) -> Result<HashMap<OrderId, Payment>, DatabaseError> {
     let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- payment.lock_payments
         select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at
         from payments where order_id = any($1) order by order_id for update",
@@ -172,7 +172,7 @@ pub(crate) async fn payment_of_user(
     order_id: OrderId,
     user: UserId,
 ) -> Result<Option<Payment>, DatabaseError> {
-    let row = sqlx::query(
+    let row = database::query(
         "-- payment.payment_of_user
         select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at
         from payments where order_id = $1 and user_id = $2",
@@ -190,7 +190,7 @@ pub(crate) async fn payments_with_addresses(
     orders: &[OrderId],
 ) -> Result<Vec<(Payment, Option<String>)>, DatabaseError> {
     let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- payment.payments_with_addresses
         select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at,
             delivery_address
@@ -225,7 +225,7 @@ pub(crate) async fn insert_payments(
         updated.push(payment.updated_at);
         addresses.push(*address);
     }
-    sqlx::query(
+    database::query(
         "-- payment.insert_payments
         insert into payments
             (payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at, delivery_address)
@@ -257,7 +257,7 @@ pub(crate) async fn update_payments(
     let ids: Vec<Uuid> = payments.iter().map(|payment| payment.payment_id).collect();
     let statuses: Vec<&str> = payments.iter().map(|payment| status_to_text(payment.status)).collect();
     let times: Vec<_> = payments.iter().map(|payment| payment.updated_at).collect();
-    sqlx::query(
+    database::query(
         "-- payment.update_payments
         update payments as p set status = n.status, updated_at = n.updated_at
         from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as n (payment_id, status, updated_at)
@@ -276,7 +276,7 @@ pub(crate) async fn key_use(
     requested_by: &UserId,
     key: &IdempotencyKey,
 ) -> Result<Option<KeyUse>, DatabaseError> {
-    let row = sqlx::query(
+    let row = database::query(
         "-- payment.key_use
         select k.fingerprint, e.balance_after_minor, a.currency
         from credit_keys as k
@@ -304,7 +304,7 @@ pub(crate) async fn insert_key(
     fingerprint: &[u8],
     entry_id: Uuid,
 ) -> Result<(), DatabaseError> {
-    sqlx::query(
+    database::query(
         "-- payment.insert_key
         insert into credit_keys (requested_by, key, fingerprint, entry_id) values ($1, $2, $3, $4)",
     )

@@ -1,6 +1,6 @@
 //! `bench`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -40,6 +40,9 @@ pub(crate) struct Bench {
     /// Orders of the throughput phase
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     orders: u64,
+    /// Receive the spans of the services at this address meanwhile, and count them
+    #[arg(long, value_name = "HOST:PORT")]
+    receive_traces: Option<SocketAddr>,
 }
 
 impl Bench {
@@ -61,6 +64,7 @@ impl Bench {
             phase: self.phase,
             rate: f64::from(self.rate),
             orders: self.orders,
+            receive_traces: self.receive_traces,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let report = runtime.block_on(bench::run(rest, processes, options, DELIVERY_TIME))?;

@@ -2,6 +2,7 @@
 //! on.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tower::{Service, ServiceExt as _};
 
-use super::{breaker::CutShort, failure, replay::Message};
+use super::{breaker::CutShort, failure, replay::Message, trace};
 use crate::{
     deadline::{Deadline, DeadlinePassed, set_grpc_timeout},
     error::BoxError,
@@ -32,6 +33,8 @@ const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(super) struct Attempt<S> {
     pub(super) inner: S,
     pub(super) time_max: Duration,
+    /// Where `inner` leads, for its spans.
+    pub(super) address: SocketAddr,
 }
 
 impl<S> Service<Request<Message>> for Attempt<S>
@@ -51,13 +54,14 @@ where
 
     fn call(&mut self, request: Request<Message>) -> Self::Future {
         let (inner, time_max) = (self.inner.clone(), self.time_max);
+        let span = trace::attempt(&request, self.address);
         Box::pin(async move {
             let begin = Instant::now();
             let deadline = request.extensions().get::<Deadline>().copied();
             let own = begin + time_max;
             let end = deadline.map_or(own, |deadline| deadline.instant().min(own));
             let answer = tokio::time::timeout_at(end, send(inner, request, end - begin)).await;
-            match answer.unwrap_or_else(|_| Err(DeadlinePassed.into())) {
+            let answer = match answer.unwrap_or_else(|_| Err(DeadlinePassed.into())) {
                 // This attempt has timed out, whichever end noticed first; the next one may still succeed.
                 Err(status) if status.code() == Code::DeadlineExceeded && end == own => {
                     Err(Status::unavailable("no answer within the time of an attempt"))
@@ -67,7 +71,14 @@ where
                     Err(status)
                 }
                 answer => answer,
+            };
+            match &answer {
+                Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+                    span.finish(|span| trace::answered(span, status.code()));
+                }
+                _ => span.forget(),
             }
+            answer
         })
     }
 }

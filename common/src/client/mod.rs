@@ -1,7 +1,7 @@
 //! The client column of every call, outermost first:
 //!
 //! ```text
-//! trace            a span for the whole call                             trace.rs
+//! trace            a span for the call, and for each attempt in vain     trace.rs
 //! deadline         the whole call ends here                              total.rs
 //! replay           reads the message once, so that it can be sent again  replay.rs
 //! retry            idempotent calls, UNAVAILABLE, within a budget        retry.rs
@@ -134,7 +134,11 @@ pub fn destination(
     let make = move |address: std::net::SocketAddr| {
         let inner = channel::connect_lazily(address, &name, origin.clone(), &identity);
         let breaker = Breaker::new(&calls.breaker, &name, &address.to_string());
-        Endpoint::new(address.to_string(), breaker, Attempt { inner, time_max: calls.attempt_timeout })
+        Endpoint::new(
+            address.to_string(),
+            breaker,
+            Attempt { inner, time_max: calls.attempt_timeout, address },
+        )
     };
     tokio::spawn(resolve::track_addresses(config.name.clone(), addresses, Arc::downgrade(&endpoints), make));
     let known_within = config.calls.attempt_timeout;

@@ -110,7 +110,8 @@ where
 {
     let all = endpoints.iter().enumerate().map(|(number, endpoint)| {
         let breaker = Breaker::new(&calls.breaker, "test", &number.to_string());
-        let attempt = Attempt { inner: (*endpoint).clone(), time_max: calls.attempt_timeout };
+        let address = ([127, 0, 0, 1], u16::try_from(number).expect("few")).into();
+        let attempt = Attempt { inner: (*endpoint).clone(), time_max: calls.attempt_timeout, address };
         Arc::new(Endpoint::new(number.to_string(), breaker, attempt))
     });
     let known = Arc::new(Endpoints::unknown());

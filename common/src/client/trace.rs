@@ -1,15 +1,21 @@
 //! A span for each call, with all its attempts and pauses, below the one whose context the call brings.
+//!
+//! Below it is a span for each attempt that got no answer, with the address that it was made at. One that was answered has none: it would
+//! say the same as the span of the call.
 
-use std::task::{Context, Poll};
+use std::{
+    net::SocketAddr,
+    task::{Context, Poll},
+};
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::{
     grpc::code_name,
-    trace::{Kind, Span, SpanUntilDropped, TraceContext},
+    trace::{self, Kind, Span, SpanUntilDropped, TraceContext},
 };
 
 /// See the module.
@@ -52,7 +58,7 @@ where
         if !span.is_recorded() {
             return Box::pin(self.inner.call(request));
         }
-        let method = request.uri().path().trim_start_matches('/').to_owned();
+        let method = method_of(&request).to_owned();
         span.rename(method.clone());
         span.set("rpc.system.name", || "grpc");
         span.set("rpc.method", || method);
@@ -64,15 +70,36 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
-            let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
-            span.finish(|span| {
-                span.set("rpc.response.status_code", || code_name(code));
-                // Whatever is not an answer is an error to the one who called.
-                if code != tonic::Code::Ok {
-                    span.fail(code_name(code));
-                }
-            });
+            let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+            span.finish(|span| answered(span, code));
             answer
         })
     }
+}
+
+fn method_of<B>(request: &Request<B>) -> &str {
+    request.uri().path().trim_start_matches('/')
+}
+
+/// Whatever is not an answer is an error to the one who called.
+pub(super) fn answered(span: &mut Span, code: Code) {
+    span.set("rpc.response.status_code", || code_name(code));
+    if code != Code::Ok {
+        span.fail(code_name(code));
+    }
+}
+
+/// The span of an attempt at one address, to be forgotten if it is answered.
+pub(super) fn attempt<B>(request: &Request<B>, address: SocketAddr) -> SpanUntilDropped {
+    let call = if trace::is_on() { TraceContext::of_headers(request.headers()) } else { None };
+    let mut span = Span::below(call, Kind::Client, "");
+    if span.is_recorded() {
+        let method = method_of(request).to_owned();
+        span.rename(format!("attempt {method}"));
+        span.set("rpc.system.name", || "grpc");
+        span.set("rpc.method", || method);
+        span.set("server.address", || address.ip().to_string());
+        span.set("server.port", || i64::from(address.port()));
+    }
+    SpanUntilDropped::new(span)
 }

@@ -34,7 +34,7 @@ use crate::{
     event::Metadata,
     planted::{Bug, planted},
     record::Record,
-    trace::Span,
+    trace::{Span, SpanUntilDropped, within},
 };
 
 /// Handles the records of one consumer group in its database.
@@ -143,14 +143,26 @@ impl<H: Handler> Processor<H> {
         range: Range<usize>,
         verdicts: &Verdicts,
     ) -> Result<(Counts, Vec<NewLetter>), Stopped> {
+        let span = trace::batch(&records[range.clone()], self.group.name);
+        let context = span.context();
+        let span = SpanUntilDropped::new(span);
         let input = (self.clone(), records.clone(), range, Arc::new(verdicts.clone()));
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
-        self.group
-            .database
-            .transaction("consumer.batch", deadline, input, |connection, (this, records, range, verdicts)| {
+        let work = self.group.database.transaction(
+            "consumer.batch",
+            deadline,
+            input,
+            |connection, (this, records, range, verdicts)| {
                 async move { this.apply_batch(connection, &records[range], &verdicts).await }.boxed()
-            })
-            .await
+            },
+        );
+        let outcome = within(context, work).await;
+        span.finish(|span| match &outcome {
+            Ok(_) => {}
+            Err(Stopped::Refused(_)) => span.fail("refused"),
+            Err(Stopped::Failed(error)) => span.fail(error.kind()),
+        });
+        outcome
     }
 
     /// What one transaction does.

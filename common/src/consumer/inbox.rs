@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::{
-    database::DatabaseError,
+    database::{self, DatabaseError},
     event::{Metadata, payload_hash},
     record::Record,
 };
@@ -128,7 +128,7 @@ pub(super) async fn lock_and_insert(
     // Both are sorted, so that everybody locks in the same order.
     let (topics, partitions): (Vec<_>, Vec<_>) = places.iter().cloned().unzip();
     let (event_ids, event_topics, hashes) = columns(entries);
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- inbox.lock_and_insert
         with positions as (
             insert into consumer_positions as p (group_name, topic, partition)
@@ -187,7 +187,7 @@ pub(super) async fn insert(
         return Ok(HashSet::new());
     }
     let (ids, topics, hashes) = columns(entries);
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- inbox.insert
         insert into inbox (group_name, event_id, topic, payload_hash)
         select $1, event_id, topic, payload_hash
@@ -214,7 +214,7 @@ pub(super) async fn payload_hashes(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- inbox.payload_hashes
         select event_id, payload_hash from inbox where group_name = $1 and event_id = any($2)",
     )
@@ -247,7 +247,7 @@ pub(super) async fn advance(
         parked.push(count.parked);
         set_aside.push(count.set_aside);
     }
-    sqlx::query(
+    database::query(
         "-- inbox.advance
         update consumer_positions as p
         set next_offset = r.next_offset,

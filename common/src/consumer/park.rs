@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{sort::NewLetter, verdict::Keep};
 use crate::{
-    database::DatabaseError,
+    database::{self, DatabaseError},
     event::{Metadata, payload_hash},
     outbox::{self, OutboxRecord},
     record::{Header, Record, encode_headers},
@@ -68,19 +68,19 @@ pub(super) async fn blockers(
         return Ok(HashMap::new());
     }
     // Usually none is parked, and locks cost, so look before locking. Only this consumer parks more of them.
-    let parked: Vec<String> = sqlx::query_scalar(
+    let parked: Vec<String> = database::query(
         "-- dead_letter.parked_subjects
         select distinct subject from dead_letters
         where group_name = $1 and subject = any($2) and state = 'parked'",
     )
     .bind(group)
     .bind(subjects)
-    .fetch_all(&mut *connection)
+    .scalars(&mut *connection)
     .await?;
     if parked.is_empty() {
         return Ok(HashMap::new());
     }
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- dead_letter.blockers
         select asked.subject, oldest.id
         from (select distinct unnest($2::text[]) as subject) as asked
@@ -104,7 +104,7 @@ pub(crate) async fn lock_oldest(
     group: &str,
     subject: &str,
 ) -> Result<(), DatabaseError> {
-    sqlx::query(
+    database::query(
         "-- dead_letter.lock_oldest
         select from dead_letters where group_name = $1 and subject = $2 and state = 'parked'
         order by id limit 1 for update",
@@ -143,7 +143,7 @@ async fn insert(
     let verdict = &letter.verdict;
     let is_set_aside = verdict.keep == Keep::Place;
     let kept = (!is_set_aside).then_some(());
-    sqlx::query(
+    database::query(
         "-- dead_letter.park
         insert into dead_letters (
             id, group_name, class, reason, topic, partition, record_offset, record_timestamp_ms,

@@ -20,7 +20,7 @@ use sqlx::{PgConnection, Row as _};
 
 use super::inbox::{Counts, Place, Position};
 use crate::{
-    database::{Database, DatabaseError},
+    database::{self, Database, DatabaseError},
     deadline::Deadline,
 };
 
@@ -37,7 +37,7 @@ pub(super) async fn load(
     let read = database.read(deadline, move |connection| {
         async move {
             let (topics, partitions): (Vec<String>, Vec<i32>) = places.into_iter().unzip();
-            let rows = sqlx::query(
+            let rows = database::query(
                 "-- positions.load
                 select topic, partition, next_offset, last_event_id from consumer_positions
                 where group_name = $1
@@ -81,7 +81,7 @@ pub(crate) async fn tallies(
     connection: &mut PgConnection,
     group: &str,
 ) -> Result<Vec<PartitionTally>, DatabaseError> {
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- positions.tallies
         select topic, partition, next_offset, applied, duplicates, parked, set_aside from consumer_positions
         where group_name = $1 order by topic, partition",
@@ -115,7 +115,7 @@ pub(super) async fn load_all(
     let deadline = Deadline::after(READ_TIME_MAX);
     let read = database.read(deadline, move |connection| {
         async move {
-            let rows = sqlx::query(
+            let rows = database::query(
                 "-- positions.load_all
                 select topic, partition, next_offset from consumer_positions where group_name = $1",
             )

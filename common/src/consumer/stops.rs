@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
 
 use crate::{
-    database::{BACKGROUND_TIME_MAX, Database, DatabaseError},
+    database::{self, BACKGROUND_TIME_MAX, Database, DatabaseError},
     deadline::Deadline,
     error::chain,
 };
@@ -54,14 +54,14 @@ impl StopRecord {
             .write("consumer.stop", reason, move |connection, reason| {
                 async move {
                     let query = match id {
-                        None => sqlx::query(
+                        None => database::query(
                             "-- consumer.stop
                             insert into consumer_stops (group_name, reason) values ($1, $2)
                             returning id, resumed_at, dead_letters_max",
                         )
                         .bind(group)
                         .bind(reason),
-                        Some(id) => sqlx::query(
+                        Some(id) => database::query(
                             "-- consumer.still_stopped
                             update consumer_stops set seen_at = now() where id = $1
                             returning id, resumed_at, dead_letters_max",
@@ -92,7 +92,7 @@ impl StopRecord {
         let Some(id) = self.id.take() else { return };
         let ended = self.write("consumer.resume", id, |connection, id| {
             async move {
-                sqlx::query(
+                database::query(
                     "-- consumer.resume
                     update consumer_stops set resumed_at = now() where id = $1 and resumed_at is null",
                 )
@@ -127,7 +127,7 @@ pub(crate) async fn stopped_consumers(
     connection: &mut PgConnection,
     group: &str,
 ) -> Result<Vec<Stop>, DatabaseError> {
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- consumer.stopped
         select reason, stopped_at from consumer_stops
         where group_name = $1 and resumed_at is null and seen_at > now() - $2::interval order by id",
@@ -148,7 +148,7 @@ pub(crate) async fn resume(
     group: &str,
     dead_letters_max: i64,
 ) -> Result<u64, DatabaseError> {
-    let resumed = sqlx::query(
+    let resumed = database::query(
         "-- consumer.resume_all
         update consumer_stops set resumed_at = now(), dead_letters_max = $2
         where group_name = $1 and resumed_at is null and seen_at > now() - $3::interval",

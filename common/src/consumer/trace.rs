@@ -1,4 +1,7 @@
-//! A span for each event that is handled, below the one that has created it.
+//! A span for each event that is handled, below the one that has created it, and one for each batch.
+//!
+//! A transaction serves the events of many orders, so its span belongs to no order's trace: it is the root of a trace of its own, with
+//! the statements below it, and the span of each event is linked to it.
 
 use uuid::Uuid;
 
@@ -6,7 +9,7 @@ use super::{handler::Accepted, sort::Sorted};
 use crate::{
     event::Metadata,
     record::Record,
-    trace::{Kind, Span, TraceContext},
+    trace::{self, Kind, Span, TraceContext},
 };
 
 /// The context of the span in which a record was parked. It is derived, so that it need not be kept: whoever redrives the letter,
@@ -35,7 +38,21 @@ pub(crate) fn process(parent: Option<TraceContext>, record: &Record, group: &str
     span
 }
 
-/// Spans of a sorted batch, to be ended after its commit. What an event causes gets the context of its span.
+/// The span of one transaction over `records`; recorded if the trace of any of them is.
+pub(super) fn batch(records: &[Record], group: &str) -> Span {
+    let is_sampled =
+        |record: &Record| Metadata::trace_in(&record.headers).is_some_and(|trace| trace.is_sampled());
+    if !trace::is_on() || !records.iter().any(is_sampled) {
+        return Span::below(None, Kind::Consumer, "");
+    }
+    let mut span = Span::root(TraceContext::begin(true), Kind::Consumer, "process batch");
+    span.messaging("process");
+    span.set("messaging.consumer.group.name", || group.to_owned());
+    span.set("messaging.batch.message_count", || i64::try_from(records.len()).unwrap_or(i64::MAX));
+    span
+}
+
+/// Spans of the events of a sorted batch, to be ended after its commit. What an event causes gets the context of its span.
 pub(super) fn of_batch<E>(records: &[Record], sorted: &mut Sorted<E>, group: &str) -> Vec<Span> {
     let mut spans = Vec::new();
     for (Accepted { metadata, .. }, index) in sorted.events.iter_mut().zip(&sorted.accepted) {
@@ -54,5 +71,10 @@ pub(super) fn of_batch<E>(records: &[Record], sorted: &mut Sorted<E>, group: &st
         spans.push(span);
     }
     spans.retain(Span::is_recorded);
+    if let Some(batch) = trace::current() {
+        for span in &mut spans {
+            span.link(batch);
+        }
+    }
     spans
 }

@@ -84,6 +84,20 @@ impl DatabaseError {
         if is_untrusted(&error) { Self::untrusted(error) } else { Self::Unavailable(error) }
     }
 
+    /// Which variant it is, in one word.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Untrusted(_) => "untrusted",
+            Self::Conflict(_) => "conflict",
+            Self::CommitUnknown(_) => "commit_unknown",
+            Self::Data(_) => "data",
+            Self::Schema(_) => "schema",
+            Self::Defect(_) => "defect",
+            Self::Corrupt(_) => "corrupt",
+        }
+    }
+
     fn untrusted(error: sqlx::Error) -> Self {
         metrics::counter!(crate::metric::DATABASE_UNTRUSTED_TOTAL).increment(1);
         Self::Untrusted(error)

@@ -2,6 +2,8 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::statement;
+
 /// What was done by operators: it is added to, and never changed.
 const AUDITS: [&str; 2] = ["dead_letter_audit", "outbox_audit"];
 
@@ -10,11 +12,11 @@ const LOCK: i64 = 0x484f_4c44_4641_5347;
 
 /// Grants `role` the rows of every table, but of the audits only new ones. The connection is the owner's, and ends soon: it keeps a lock.
 pub(super) async fn rows_to(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("-- database.grants_lock\nselect pg_advisory_lock($1)")
+    statement::query("-- database.grants_lock\nselect pg_advisory_lock($1)")
         .bind(LOCK)
         .execute(&mut *connection)
         .await?;
-    let grants: Option<String> = sqlx::query_scalar(
+    let grants: Option<String> = statement::query(
         "-- database.grants
         select string_agg(format('grant select, insert%s on %s to %I',
             case when relname = any($2) then '' else ', update, delete' end, oid::regclass, $1), '; ')
@@ -25,7 +27,7 @@ pub(super) async fn rows_to(connection: &mut PgConnection, role: &str) -> Result
     )
     .bind(role)
     .bind(AUDITS)
-    .fetch_one(&mut *connection)
+    .scalar(&mut *connection)
     .await?;
     if let Some(grants) = grants {
         // Names are quoted by the server.

@@ -13,12 +13,13 @@ mod error;
 mod grants;
 pub mod migrations;
 mod password;
+mod statement;
 mod tls;
 
 use std::{
     fmt,
     sync::{Arc, LazyLock, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -44,6 +45,7 @@ pub use self::{
     after::{Fate, after_commit},
     error::{Conflicting, DatabaseError},
     password::PasswordError,
+    statement::{Statement, query},
 };
 use crate::{
     backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, health::Component,
@@ -152,6 +154,7 @@ impl Database {
         let password_file = password_file.map_err(|error| sqlx::Error::Configuration(error.into()))?;
         let password = password_file.as_ref().map(PasswordFile::password).or_else(|| config.password.clone());
         let options = options_of(&config.url, password.as_ref())?;
+        statement::set_namespace(options.get_database().unwrap_or_else(|| options.get_username()));
         let direct = config.direct_url.as_ref().map(|url| options_of(url, password.as_ref())).transpose()?;
         // With the password that is in it: the other one is that of another role.
         let owner = config.owner_url.as_ref().map(|url| options_of(url, None)).transpose()?;
@@ -284,6 +287,8 @@ impl Database {
     ) {
         let mut backoff = Backoff::for_infrastructure();
         loop {
+            // Before the check, which takes one itself.
+            self.report_connections();
             let migrated = *self.migrated.borrow();
             let checked = if migrated {
                 self.probe().await.map_err(|error| chain(&error))
@@ -307,10 +312,19 @@ impl Database {
         }
     }
 
+    /// How many connections of the pool are open.
+    fn report_connections(&self) {
+        let (open, idle) = (self.pool.size(), u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX));
+        for (state, connections) in [("idle", idle), ("used", open.saturating_sub(idle))] {
+            metrics::gauge!(crate::metric::DB_CLIENT_CONNECTION_COUNT, "db_client_connection_state" => state)
+                .set(connections);
+        }
+    }
+
     /// A pool keeps to itself why it can't connect: somebody refuses connections, or the name is not known. A connection of its own
     /// finds out, so that readiness says it.
     async fn probe(&self) -> Result<(), DatabaseError> {
-        let probed = bounded(sqlx::query("-- database.probe\nselect 1").execute(&self.pool)).await;
+        let probed = bounded(query("-- database.probe\nselect 1").execute(&self.pool)).await;
         if let Err(DatabaseError::Unavailable(sqlx::Error::PoolTimedOut)) = probed {
             let options = self.pool.connect_options();
             let connecting = PgConnection::connect_with(&options);
@@ -321,7 +335,7 @@ impl Database {
 
     /// Runs `work` in one transaction and commits it if it returns `Ok`. Transactions that lose against another one are
     /// run again, each time with a clone of `input`, so `work` must have no effect outside of the connection. `name` is
-    /// for metrics.
+    /// for metrics, which have the time of each attempt.
     ///
     /// The transaction is finished even if the caller goes away, and rolled back at the deadline. Wakes the relay after
     /// the commit, and runs what `work` has left with [`after_commit`].
@@ -382,6 +396,7 @@ impl Database {
             Err(error) => return (None, Err(error.into())),
         };
         let mut lease = Lease { connection, outcome: Outcome::CutOff };
+        let begun = Instant::now();
         // The limit travels with BEGIN, so it costs no round trip. At least 1: 0 would mean no limit.
         let time_ms = deadline.remaining().as_millis().max(1);
         let begin = AssertSqlSafe(format!("begin; set local statement_timeout = {time_ms}"));
@@ -392,7 +407,7 @@ impl Database {
                 Ok(value) => {
                     self.step(name, TransactionStep::Worked);
                     fate = Some(Fate::Unknown);
-                    transaction.commit().await.map_err(commit_error)?;
+                    statement::commit(transaction).await.map_err(commit_error)?;
                     fate = Some(Fate::Committed);
                     self.step(name, TransactionStep::Committed);
                     Ok(value)
@@ -405,6 +420,8 @@ impl Database {
             }
         })
         .await;
+        metrics::histogram!(crate::metric::TRANSACTION_DURATION_SECONDS, "name" => name)
+            .record(begun.elapsed());
         let Ok(outcome) = outcome else {
             return (fate, Err(DatabaseError::CommitUnknown(sqlx::Error::PoolTimedOut).into()));
         };
@@ -432,8 +449,18 @@ impl Database {
         if !*self.migrated.borrow() {
             return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed));
         }
+        let begun = Instant::now();
         let connection = tokio::time::timeout_at(deadline.instant(), self.pool.acquire()).await;
-        connection.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(DatabaseError::of_connecting)
+        let connection = connection.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        match &connection {
+            Ok(_) => metrics::histogram!(crate::metric::DB_CLIENT_CONNECTION_WAIT_TIME_SECONDS)
+                .record(begun.elapsed()),
+            Err(sqlx::Error::PoolTimedOut) => {
+                metrics::counter!(crate::metric::DB_CLIENT_CONNECTION_TIMEOUTS_TOTAL).increment(1);
+            }
+            Err(_) => {}
+        }
+        connection.map_err(DatabaseError::of_connecting)
     }
 }
 
@@ -442,14 +469,13 @@ impl Database {
 /// knows of the same part (library or service) is an error; one that was changed is found by the migrator's
 /// checksums.
 async fn refuse_missing(connection: &mut PgConnection, known: &Migrator) -> Result<(), MigrateError> {
-    let there =
-        sqlx::query_scalar("-- database.has_migrations\nselect to_regclass('_sqlx_migrations') is not null");
-    if !there.fetch_one(&mut *connection).await? {
+    let there = query("-- database.has_migrations\nselect to_regclass('_sqlx_migrations') is not null");
+    if !there.scalar(&mut *connection).await? {
         return Ok(());
     }
     let applied: Vec<i64> =
-        sqlx::query_scalar("-- database.migrations\nselect version from _sqlx_migrations order by version")
-            .fetch_all(connection)
+        query("-- database.migrations\nselect version from _sqlx_migrations order by version")
+            .scalars(connection)
             .await?;
     for version in applied {
         let part = version >= OWN_VERSION_MIN;

@@ -25,11 +25,11 @@ use super::{
 use crate::{
     backoff::Backoff,
     consumer::{Answer, Class, Handler, Poison, group::Group, is_in_the_data, trace},
-    database::{BACKGROUND_TIME_MAX, DatabaseError, after_commit, bounded, mark, undo_since},
+    database::{self, BACKGROUND_TIME_MAX, DatabaseError, after_commit, bounded, mark, undo_since},
     deadline::Deadline,
     error::chain,
     event::Metadata,
-    trace::{Span, TraceContext, within},
+    trace::{SpanUntilDropped, TraceContext, within},
 };
 
 /// Letters per transaction; an aggregate with more is redriven in several, in order.
@@ -138,7 +138,7 @@ impl RedriveLock {
     pub async fn release(mut self) {
         // If this fails, the connection is broken, and the server releases the lock on its own.
         let _ = bounded(
-            sqlx::query("-- dead_letter.release\nselect pg_advisory_unlock_all()").execute(&mut self.0),
+            database::query("-- dead_letter.release\nselect pg_advisory_unlock_all()").execute(&mut self.0),
         )
         .await;
     }
@@ -165,7 +165,7 @@ impl<H: Handler> Redriver<H> {
     /// Takes the lock of this group.
     pub async fn begin(&self) -> Result<RedriveLock, RedriveError> {
         let mut connection = self.group.database.connect().await?;
-        let query = sqlx::query(
+        let query = database::query(
             "-- dead_letter.begin_redrive
             select pg_try_advisory_lock(hashtextextended('holdfast redrive ' || $1, 0)) as locked",
         )
@@ -346,14 +346,16 @@ impl<H: Handler> Redriver<H> {
             span.link(origin);
         }
         span.set("holdfast.dead_letter.id", || letter.id.to_string());
-        let before = mark();
-        let handled = within(span.context(), self.handle_again(connection, letter, span.context())).await?;
-        if let Err(poison) = &handled {
+        let (before, context, is_recorded) = (mark(), span.context(), span.is_recorded());
+        // Its statements are below it, so it ends even if the transaction is rolled back, as cancelled.
+        let span = SpanUntilDropped::new(span);
+        let handled = within(context, self.handle_again(connection, letter, context)).await?;
+        let failed = handled.as_ref().err().map(|poison| poison.class.as_str());
+        if failed.is_some() {
             undo_since(before);
-            span.fail(poison.class.as_str());
         }
-        if span.is_recorded() {
-            after_commit(move |_| Span::end(span));
+        if is_recorded {
+            after_commit(move |_| span.finish(|span| failed.into_iter().for_each(|class| span.fail(class))));
         }
         Ok(handled)
     }

@@ -28,7 +28,7 @@ use crate::{
     deadline::Deadline,
     error::chain,
     event::Metadata,
-    trace::TraceContext,
+    trace::{TraceContext, within},
 };
 
 /// Steps that are buffered for a slow operator; beyond that the redrive waits.
@@ -147,7 +147,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         };
         let (steps, receiver) = mpsc::channel(STEPS_MAX);
         let (failed, failure) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
+        let work = async move {
             let outcome = redriver.redrive(&redrive, &steps).await;
             // Released before the stream ends, so that a command that follows at once finds the lock free.
             if let Some(lock) = lock {
@@ -158,7 +158,8 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                 // Fails if the operator is gone.
                 let _ = failed.send(Status::from(error));
             }
-        });
+        };
+        tokio::spawn(within(trace, work));
         let failure = failure.into_stream().filter_map(async |failure| failure.ok().map(Err));
         let steps = ReceiverStream::new(receiver).map(|step| Ok(step_to_proto(step)));
         Ok(Response::new(steps.chain(failure).boxed()))

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Action, State, store};
 use crate::{
     consumer::Class,
-    database::{Conflicting, Database, DatabaseError},
+    database::{self, Conflicting, Database, DatabaseError},
     deadline::Deadline,
 };
 
@@ -69,7 +69,7 @@ pub async fn skip(
 }
 
 async fn write(connection: &mut PgConnection, group: &str, skip: &Skip) -> Result<Uuid, SkipError> {
-    let row = sqlx::query(
+    let row = database::query(
         "-- dead_letter.skip_position
         insert into consumer_positions as p (group_name, topic, partition) values ($1, $2, $3)
         on conflict (group_name, topic, partition) do update set next_offset = p.next_offset
@@ -86,7 +86,7 @@ async fn write(connection: &mut PgConnection, group: &str, skip: &Skip) -> Resul
         return Err(SkipError::Position { position });
     }
     let id = Uuid::now_v7();
-    sqlx::query(
+    database::query(
         "-- dead_letter.skip
         with passed as (
             update consumer_positions

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Action, AuditEntry, Edited, Filter, Letter, State, Stats, Summary};
 use crate::{
     consumer::park::lock_oldest,
-    database::DatabaseError,
+    database::{self, DatabaseError},
     record::{Header, Record, decode_headers, encode_headers},
 };
 
@@ -47,7 +47,7 @@ pub(super) async fn list(
     limit: i64,
 ) -> Result<Vec<Summary>, DatabaseError> {
     let ids = (!filter.ids.is_empty()).then_some(filter.ids.as_slice());
-    let rows = sqlx::query(concat!(
+    let rows = database::query(concat!(
         "-- dead_letter.list\nselect ",
         summary_columns!(),
         " from dead_letters
@@ -83,7 +83,7 @@ pub(super) async fn get(
     group: &str,
     id: Uuid,
 ) -> Result<Option<Letter>, DatabaseError> {
-    let row = sqlx::query(concat!(
+    let row = database::query(concat!(
         "-- dead_letter.get\nselect ",
         letter_columns!(),
         " from dead_letters where group_name = $1 and id = $2"
@@ -101,7 +101,7 @@ pub(super) async fn lock(
     group: &str,
     id: Uuid,
 ) -> Result<Option<Letter>, DatabaseError> {
-    let row = sqlx::query(concat!(
+    let row = database::query(concat!(
         "-- dead_letter.lock\nselect ",
         letter_columns!(),
         " from dead_letters where group_name = $1 and id = $2 for update"
@@ -128,7 +128,7 @@ pub(super) async fn groups(
     filter: &Filter,
 ) -> Result<Vec<(RedriveGroup, i64)>, DatabaseError> {
     let ids = (!filter.ids.is_empty()).then_some(filter.ids.as_slice());
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- dead_letter.groups
         with matching as (
             select distinct coalesce(subject, id::text) as subject_or_id, subject is null as alone
@@ -189,7 +189,7 @@ pub(super) async fn parked(
     redrive_group: &RedriveGroup,
 ) -> Result<Vec<Summary>, DatabaseError> {
     let (subject, id) = redrive_group.parameters();
-    let rows = sqlx::query(concat!(
+    let rows = database::query(concat!(
         "-- dead_letter.parked\nselect ",
         summary_columns!(),
         " from dead_letters
@@ -226,7 +226,7 @@ pub(super) async fn lock_parked(
         lock_oldest(connection, group, subject).await?;
     }
     let (subject, id) = redrive_group.parameters();
-    let rows = sqlx::query(concat!(
+    let rows = database::query(concat!(
         "-- dead_letter.lock_parked\nselect ",
         letter_columns!(),
         ", (",
@@ -267,7 +267,7 @@ pub(super) async fn lock_parked(
 
 /// A letter was handled after all.
 pub(super) async fn mark_redriven(connection: &mut PgConnection, id: Uuid) -> Result<(), DatabaseError> {
-    sqlx::query(
+    database::query(
         "-- dead_letter.mark_redriven
         update dead_letters set state = 'redriven', redrive_count = redrive_count + 1 where id = $1",
     )
@@ -284,7 +284,7 @@ pub(super) async fn mark_failed(
     class: &str,
     reason: &str,
 ) -> Result<(), DatabaseError> {
-    sqlx::query(
+    database::query(
         "-- dead_letter.mark_failed
         update dead_letters
         set class = $2, reason = $3, redrive_count = redrive_count + 1, blocked_by = null
@@ -307,7 +307,7 @@ pub(super) async fn edit(
     edited: &Edited,
     subject: Option<&str>,
 ) -> Result<bool, DatabaseError> {
-    let done = sqlx::query(
+    let done = database::query(
         "-- dead_letter.edit
         update dead_letters
         set edited_key = $3, edited_value = $4, edited_headers = $5, subject = $6, redrive_count = 0
@@ -330,7 +330,7 @@ pub(super) async fn discard(
     group: &str,
     ids: &[Uuid],
 ) -> Result<Vec<Uuid>, DatabaseError> {
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- dead_letter.discard
         update dead_letters set state = 'discarded'
         where group_name = $1 and id = any($2) and state = 'parked'
@@ -352,7 +352,7 @@ pub(super) async fn audit(
     letter: Option<Uuid>,
     detail: &str,
 ) -> Result<(), DatabaseError> {
-    sqlx::query(
+    database::query(
         "-- dead_letter.audit
         insert into dead_letter_audit (id, group_name, actor, action, dead_letter_id, detail)
         values ($1, $2, $3, $4, $5, $6)",
@@ -377,7 +377,7 @@ pub(super) async fn audit_entries(
     before: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<AuditEntry>, DatabaseError> {
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- dead_letter.audit_entries
         select id, at, actor, action, dead_letter_id, detail from dead_letter_audit
         where group_name = $1
@@ -409,7 +409,7 @@ pub(super) async fn audit_entries(
 
 /// Parked letters by topic and class.
 pub(super) async fn stats(connection: &mut PgConnection, group: &str) -> Result<Vec<Stats>, DatabaseError> {
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- dead_letter.stats
         select topic, class, count(*) as parked, min(parked_at) as oldest_parked_at
         from dead_letters where group_name = $1 and state = 'parked'

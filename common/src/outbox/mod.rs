@@ -12,7 +12,7 @@ mod trace;
 use sqlx::PgConnection;
 
 use crate::{
-    database::{DatabaseError, after_commit},
+    database::{self, DatabaseError, after_commit},
     event::NewEvent,
     record::{Header, encode_headers},
     trace::{Kind, Span},
@@ -87,7 +87,7 @@ pub async fn append(
         values.push(record.value);
         headers.push(encode_headers(&record.headers));
     }
-    sqlx::query(
+    database::query(
         "-- outbox.append
         insert into outbox (topic, key, value, headers)
         select topic, key, value, headers

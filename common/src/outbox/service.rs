@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row as _};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    database::{Database, DatabaseError},
+    database::{self, Database, DatabaseError},
     dead_letter::messages::{actor, parse_reason, peer_of},
     deadline::Deadline,
 };
@@ -111,7 +111,7 @@ async fn list(
     after: i64,
     limit: i64,
 ) -> Result<Vec<pb::HeldBackRow>, DatabaseError> {
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- outbox.list_held_back
         select h.id, h.topic, substring(h.key for $3) as key, coalesce(length(h.value), 0)::bigint as value_bytes, h.created_at,
             l.retry_at, l.attempts, l.last_error,
@@ -150,7 +150,7 @@ async fn retry(
     all: bool,
     actor: &str,
 ) -> Result<u64, DatabaseError> {
-    let done = sqlx::query(
+    let done = database::query(
         "-- outbox.retry
         with due as (
             update outbox_lanes set retry_at = clock_timestamp()
@@ -176,15 +176,15 @@ async fn drop_rows(
     reason: &str,
 ) -> Result<Vec<i64>, DatabaseError> {
     // Locked first, and in a fixed order: the relay may be adding rows to the same lanes.
-    let lanes: Vec<Vec<u8>> = sqlx::query_scalar(
+    let lanes: Vec<Vec<u8>> = database::query(
         "-- outbox.lock_lanes
         select lane from outbox_lanes where lane in (select lane from outbox_held where id = any($1))
         order by lane for update",
     )
     .bind(ids)
-    .fetch_all(&mut *connection)
+    .scalars(&mut *connection)
     .await?;
-    let dropped = sqlx::query_scalar(
+    let dropped = database::query(
         "-- outbox.drop
         with gone as (delete from outbox_held where id = any($1) returning id, topic, value)
         insert into outbox_audit (actor, action, outbox_id, topic, value_hash, reason)
@@ -194,9 +194,9 @@ async fn drop_rows(
     .bind(ids)
     .bind(actor)
     .bind(reason)
-    .fetch_all(&mut *connection)
+    .scalars(&mut *connection)
     .await?;
-    sqlx::query(
+    database::query(
         "-- outbox.release
         delete from outbox_lanes as l
         where l.lane = any($1) and not exists (select from outbox_held as h where h.lane = l.lane)",
@@ -205,9 +205,11 @@ async fn drop_rows(
     .execute(&mut *connection)
     .await?;
     // The rows behind are tried at once.
-    sqlx::query("-- outbox.next\nupdate outbox_lanes set retry_at = clock_timestamp() where lane = any($1)")
-        .bind(&lanes)
-        .execute(connection)
-        .await?;
+    database::query(
+        "-- outbox.next\nupdate outbox_lanes set retry_at = clock_timestamp() where lane = any($1)",
+    )
+    .bind(&lanes)
+    .execute(connection)
+    .await?;
     Ok(dropped)
 }

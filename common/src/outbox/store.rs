@@ -9,7 +9,7 @@ use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
 
 use super::flight::{Lane, Place, Row};
 use crate::{
-    database::{DatabaseError, bounded},
+    database::{self, DatabaseError, bounded},
     planted::{Bug, planted},
 };
 
@@ -45,7 +45,8 @@ pub(super) struct Measure {
 }
 
 pub(super) async fn try_lock(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
-    let query = sqlx::query("-- relay.try_lock\nselect pg_try_advisory_lock($1) as leader").bind(LEADER_LOCK);
+    let query =
+        database::query("-- relay.try_lock\nselect pg_try_advisory_lock($1) as leader").bind(LEADER_LOCK);
     let row = bounded(query.fetch_one(connection)).await?;
     Ok(row.try_get("leader")?)
 }
@@ -60,7 +61,7 @@ pub(super) async fn claim(
     in_flight: Vec<i64>,
 ) -> Result<Vec<Row>, DatabaseError> {
     let after = if planted(Bug::OutboxAfterLastId) { LAST_PUBLISHED.load(Ordering::Relaxed) } else { after };
-    let query = sqlx::query(
+    let query = database::query(
         "-- relay.claim
         select id, topic, key, value, headers from outbox where id > $1 and id <> all($2) order by id limit $3",
     )
@@ -74,7 +75,7 @@ pub(super) async fn claim(
 /// The oldest rows of held-back lanes whose pause has ended: one per lane whose last attempt failed, more per lane that
 /// works again.
 pub(super) async fn due(connection: &mut PgConnection, busy: &[Lane]) -> Result<Vec<Row>, DatabaseError> {
-    let query = sqlx::query(
+    let query = database::query(
         "-- relay.due
         select h.id, h.topic, h.key, h.value, h.headers
         from (
@@ -127,7 +128,7 @@ pub(super) async fn delete(
     bounded(async {
         let mut transaction = connection.begin_with("begin; set local synchronous_commit = off").await?;
         if !outbox.is_empty() {
-            sqlx::query("-- relay.delete\ndelete from outbox where id = any($1)")
+            database::query("-- relay.delete\ndelete from outbox where id = any($1)")
                 .bind(outbox)
                 .execute(&mut *transaction)
                 .await?;
@@ -139,18 +140,18 @@ pub(super) async fn delete(
                 .map(|(_, _, lane)| *lane)
                 .collect();
             let lanes = bytes(&lanes.into_iter().collect::<Vec<_>>());
-            sqlx::query("-- relay.delete_held\ndelete from outbox_held where id = any($1)")
+            database::query("-- relay.delete_held\ndelete from outbox_held where id = any($1)")
                 .bind(held)
                 .execute(&mut *transaction)
                 .await?;
-            sqlx::query(
+            database::query(
                 "-- relay.lane_goes
                 update outbox_lanes set attempts = 0, retry_at = clock_timestamp() where lane = any($1)",
             )
             .bind(&lanes)
             .execute(&mut *transaction)
             .await?;
-            sqlx::query(
+            database::query(
                 "-- relay.release
                 delete from outbox_lanes as l
                 where l.lane = any($1) and not exists (select from outbox_held as h where h.lane = l.lane)",
@@ -188,7 +189,7 @@ pub(super) async fn hold_back(
     }
     bounded(async {
         let mut transaction = connection.begin().await?;
-        sqlx::query(
+        database::query(
             "-- relay.hold_lane
             insert into outbox_lanes (lane, attempts, retry_at, last_error)
             select lane, 1, clock_timestamp() + make_interval(secs => $3), error
@@ -218,7 +219,7 @@ pub(super) async fn held_back(
     connection: &mut PgConnection,
     lanes: &[Lane],
 ) -> Result<HashSet<Lane>, DatabaseError> {
-    let query = sqlx::query("-- relay.held_back\nselect lane from outbox_lanes where lane = any($1)")
+    let query = database::query("-- relay.held_back\nselect lane from outbox_lanes where lane = any($1)")
         .bind(bytes(lanes));
     let rows = bounded(query.fetch_all(connection)).await?;
     rows.iter()
@@ -238,7 +239,7 @@ pub(super) async fn queue_behind(
     bounded(async {
         let mut transaction = connection.begin().await?;
         let lanes: Vec<Lane> = rows.iter().map(|(_, lane)| *lane).collect();
-        let locked = sqlx::query(
+        let locked = database::query(
             "-- relay.lock_lanes\nselect lane from outbox_lanes where lane = any($1) order by lane for share",
         )
         .bind(bytes(&lanes))
@@ -256,7 +257,7 @@ pub(super) async fn queue_behind(
 
 async fn move_rows(connection: &mut PgConnection, rows: &[(i64, Lane)]) -> Result<(), sqlx::Error> {
     let (ids, lanes): (Vec<i64>, Vec<Vec<u8>>) = rows.iter().map(|(id, lane)| (*id, lane.bytes())).unzip();
-    sqlx::query(
+    database::query(
         "-- relay.move_to_held
         with gone as (
             delete from outbox where id = any($1) returning id, topic, key, value, headers, created_at
@@ -273,7 +274,7 @@ async fn move_rows(connection: &mut PgConnection, rows: &[(i64, Lane)]) -> Resul
 }
 
 pub(super) async fn measure(connection: &mut PgConnection) -> Result<Measure, DatabaseError> {
-    let query = sqlx::query(
+    let query = database::query(
         "-- relay.measure
         select
             coalesce((

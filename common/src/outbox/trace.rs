@@ -10,9 +10,9 @@ use crate::{
     trace::{self, Kind, Span, TraceContext},
 };
 
-/// The trace context in the headers of a record, if there is any use for it.
+/// The trace context in the headers of a record, if its spans are recorded.
 pub(super) fn of(headers: &[Header]) -> Option<TraceContext> {
-    if trace::is_on() { Metadata::trace_in(headers) } else { None }
+    if trace::is_on() { Metadata::trace_in(headers).filter(TraceContext::is_sampled) } else { None }
 }
 
 /// Reports what was acknowledged.
@@ -23,7 +23,7 @@ pub(super) fn report(acknowledged: &[Sent]) {
     }
     let waited = acknowledged.iter().map(|sent| sent.at.elapsed()).max().unwrap_or_default();
     let begun = SystemTime::now().checked_sub(waited).unwrap_or_else(SystemTime::now);
-    let mut span = Span::root(trace::begin(), Kind::Client, "send").since(begun);
+    let mut span = Span::root(TraceContext::begin(true), Kind::Client, "send").since(begun);
     span.messaging("send");
     span.set("messaging.batch.message_count", || i64::try_from(acknowledged.len()).unwrap_or(i64::MAX));
     // The conventions want a destination only if all messages have the same.

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::{
-    database::DatabaseError,
+    database::{self, DatabaseError},
     event::{Metadata, NewEvent},
     outbox::OutboxRecord,
     record::{Record, decode_headers, encode_headers},
@@ -25,7 +25,7 @@ pub(super) async fn in_outbox(
     keys: &[&str],
 ) -> Result<HashMap<Uuid, Place>, DatabaseError> {
     let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- reconcile.in_outbox
         select headers, false as held_back from outbox where key = any($1)
         union all
@@ -53,14 +53,14 @@ pub(super) async fn unhandled(
     group: &str,
     ids: &[Uuid],
 ) -> Result<Vec<Uuid>, DatabaseError> {
-    let ids = sqlx::query_scalar(
+    let ids = database::query(
         "-- reconcile.unhandled
         select id from unnest($2::uuid[]) as e (id)
         where not exists (select from inbox where group_name = $1 and event_id = e.id)",
     )
     .bind(group)
     .bind(ids)
-    .fetch_all(connection)
+    .scalars(connection)
     .await?;
     Ok(ids)
 }
@@ -71,7 +71,7 @@ pub(super) async fn parked(
     group: &str,
     subjects: &[String],
 ) -> Result<Vec<(String, Uuid)>, DatabaseError> {
-    let rows = sqlx::query(
+    let rows = database::query(
         "-- reconcile.parked
         select distinct on (subject) subject, id from dead_letters
         where group_name = $1 and state = 'parked' and subject = any($2)
@@ -94,7 +94,7 @@ pub(super) async fn reemit(
 ) -> Result<(), DatabaseError> {
     let (id, subject) = (event.id, event.subject.clone());
     let record = OutboxRecord::from_event(event, source);
-    sqlx::query(
+    database::query(
         "-- reconcile.reemit
         with written as (
             insert into outbox (topic, key, value, headers) values ($1, $2, $3, $4) returning id, topic, value

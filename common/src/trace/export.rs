@@ -1,40 +1,39 @@
 //! Sends spans to a collector by OTLP over gRPC, so that its absence is nobody's problem: whoever ends a span only puts it into a
-//! queue of [`QUEUE_SPANS_MAX`], and a span that finds it full is counted and forgotten.
+//! queue, and a span that finds it full is counted and forgotten.
 
 use std::{
     fs, io,
     path::PathBuf,
     sync::{Arc, OnceLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use holdfast_proto::otlp::{
-    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
-    resource::v1::Resource,
-    trace::v1 as pb,
-};
-use http::Uri;
+use bytes::Bytes;
+use holdfast_proto::otlp::collector::trace::v1::ExportTraceServiceResponse;
+use http::{Uri, uri::PathAndQuery};
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use tokio::{net::TcpStream, sync::mpsc, time::Instant};
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Code, Status,
+    Code, Request, Status,
+    client::Grpc,
     transport::{Channel, Endpoint},
 };
+use tonic_prost::ProstCodec;
 use tower::service_fn;
 use uuid::Uuid;
 
 use super::{
-    SCHEMA_URL,
     context::TraceContext,
-    span::{Kind, Recording, Value},
+    encode,
+    queue::Queue,
+    span::{Recording, Value},
 };
 use crate::{
     backoff::Backoff,
@@ -44,12 +43,8 @@ use crate::{
     metric::TRACES_SPANS_TOTAL,
 };
 
-/// Spans that wait. One takes about half a kibibyte.
-const QUEUE_SPANS_MAX: usize = 8_192;
-/// Spans of one request, well below the 4 MiB that collectors take.
-const BATCH_SPANS_MAX: usize = 1_024;
-/// A batch is filled for this long.
-const BATCH_TIME_MAX: Duration = Duration::from_secs(1);
+/// The method of the collector.
+const EXPORT_METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// For connecting, and for an answer.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(5);
 /// A batch that could not be delivered for this long is given up for the newer ones behind it.
@@ -88,7 +83,7 @@ pub enum TracesError {
 static EXPORT: OnceLock<Settings> = OnceLock::new();
 
 struct Settings {
-    queue: Option<mpsc::Sender<Recording>>,
+    queue: Option<Arc<Queue>>,
     sample_ratio: f64,
 }
 
@@ -106,9 +101,9 @@ pub fn begin() -> TraceContext {
 }
 
 /// Puts an ended span into the queue.
-pub(super) fn export(recording: Recording) {
+pub(super) fn export(recording: Box<Recording>) {
     let Some(queue) = EXPORT.get().and_then(|settings| settings.queue.as_ref()) else { return };
-    if queue.try_send(recording).is_err() {
+    if !queue.push(recording) {
         count("dropped", 1);
     }
 }
@@ -119,9 +114,10 @@ fn count(outcome: &'static str, spans: usize) {
 
 /// The one that empties the queue.
 pub(crate) struct Exporter {
-    queue: mpsc::Receiver<Recording>,
-    client: TraceServiceClient<Channel>,
-    resource: Resource,
+    queue: Arc<Queue>,
+    client: Grpc<Channel>,
+    /// What all spans of the process have in common, encoded.
+    resource: Vec<u8>,
     component: Component,
 }
 
@@ -140,9 +136,9 @@ pub(crate) fn install(
         let _ = EXPORT.set(Settings { queue: None, sample_ratio });
         return Ok(None);
     };
-    let client = TraceServiceClient::new(connect_lazily(endpoint, config)?);
-    let (sender, queue) = mpsc::channel(QUEUE_SPANS_MAX);
-    if EXPORT.set(Settings { queue: Some(sender), sample_ratio }).is_err() {
+    let client = Grpc::new(connect_lazily(endpoint, config)?);
+    let queue = Arc::<Queue>::default();
+    if EXPORT.set(Settings { queue: Some(queue.clone()), sample_ratio }).is_err() {
         return Ok(None);
     }
     let component = health.component("traces");
@@ -204,63 +200,48 @@ fn tls_config(config: &TracesConfig) -> Result<ClientConfig, TracesError> {
 }
 
 /// What all spans of the process have in common.
-fn resource(service: &'static str) -> Resource {
-    let attributes = [
+fn resource(service: &'static str) -> Vec<u8> {
+    encode::resource(&[
         ("service.namespace", Value::from("holdfast")),
         ("service.name", service.into()),
         ("service.version", env!("CARGO_PKG_VERSION").into()),
         ("service.instance.id", Uuid::new_v4().to_string().into()),
-    ];
-    Resource { attributes: attributes.into_iter().map(attribute).collect(), ..Resource::default() }
+    ])
 }
 
 impl Exporter {
     /// Sends until `stop`, then what is left in the queue, one attempt for each batch.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut batch = Vec::new();
-        loop {
-            let is_stopping = tokio::select! {
-                received = self.queue.recv_many(&mut batch, BATCH_SPANS_MAX) => received == 0,
-                () = stop.cancelled() => true,
-            };
-            let full_at = Instant::now() + BATCH_TIME_MAX;
-            while !is_stopping && batch.len() < BATCH_SPANS_MAX {
-                let room = BATCH_SPANS_MAX - batch.len();
-                tokio::select! {
-                    received = self.queue.recv_many(&mut batch, room) => if received == 0 { break },
-                    () = tokio::time::sleep_until(full_at) => break,
-                    () = stop.cancelled() => break,
-                }
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = self.queue.filled() => {}
+                () = stop.cancelled() => {}
             }
-            if !is_stopping {
-                self.deliver(std::mem::take(&mut batch), &stop).await;
-                continue;
-            }
-            while let Ok(recording) = self.queue.try_recv() {
-                batch.push(recording);
-                if batch.len() == BATCH_SPANS_MAX {
-                    self.deliver(std::mem::take(&mut batch), &stop).await;
-                }
-            }
-            self.deliver(batch, &stop).await;
-            return;
+            self.deliver(&stop).await;
         }
+        while self.deliver(&stop).await > 0 {}
     }
 
-    /// Tries until the collector has the batch or refuses it, for a while.
-    async fn deliver(&mut self, batch: Vec<Recording>, stop: &CancellationToken) {
-        if batch.is_empty() {
-            return;
-        }
+    /// Takes a batch from the queue, and tries for a while, until the collector has it or refuses it. Returns how many spans it had.
+    async fn deliver(&mut self, stop: &CancellationToken) -> usize {
+        let batch = self.queue.take();
         let spans = batch.len();
-        let request = request(batch, self.resource.clone());
+        if spans > 0 {
+            let request = Bytes::from(encode::spans(&self.resource, &batch));
+            drop(batch);
+            self.send(request, spans, stop).await;
+        }
+        spans
+    }
+
+    async fn send(&mut self, request: Bytes, spans: usize, stop: &CancellationToken) {
         let given_up_at = Instant::now() + RETRY_TIME_MAX;
         let mut backoff = Backoff::for_infrastructure();
         loop {
-            let attempt = tokio::time::timeout(ATTEMPT_TIME_MAX, self.client.export(request.clone())).await;
+            let attempt = tokio::time::timeout(ATTEMPT_TIME_MAX, self.export(request.clone())).await;
             let status = match attempt.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))) {
                 Ok(answer) => {
-                    let partly = answer.into_inner().partial_success.unwrap_or_default();
+                    let partly = answer.partial_success.unwrap_or_default();
                     let refused = usize::try_from(partly.rejected_spans).unwrap_or_default().min(spans);
                     count("refused", refused);
                     count("exported", spans - refused);
@@ -290,6 +271,16 @@ impl Exporter {
             }
         }
     }
+
+    /// One attempt. `ExportTraceServiceRequest` has one field, which is number 1, and so has the message that the codec makes of bytes
+    /// (`google.protobuf.BytesValue`): a `ResourceSpans` in it is a request, which is encoded once for all attempts.
+    async fn export(&mut self, resource_spans: Bytes) -> Result<ExportTraceServiceResponse, Status> {
+        let ready = self.client.ready().await;
+        ready.map_err(|error| Status::unavailable(chain(&error)))?;
+        let method = PathAndQuery::from_static(EXPORT_METHOD);
+        let codec = ProstCodec::<Bytes, ExportTraceServiceResponse>::default();
+        Ok(self.client.unary(Request::new(resource_spans), method, codec).await?.into_inner())
+    }
 }
 
 /// As the protocol says (OTLP 1.9, "Failures").
@@ -305,70 +296,4 @@ const fn may_succeed_later(code: Code) -> bool {
             | Code::ResourceExhausted
             | Code::Unknown
     )
-}
-
-fn request(batch: Vec<Recording>, resource: Resource) -> ExportTraceServiceRequest {
-    let scope = InstrumentationScope {
-        name: "holdfast".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..InstrumentationScope::default()
-    };
-    let spans = batch.into_iter().map(span).collect();
-    let scope_spans = vec![pb::ScopeSpans { scope: Some(scope), spans, schema_url: SCHEMA_URL.to_owned() }];
-    let schema_url = SCHEMA_URL.to_owned();
-    let resource_spans = vec![pb::ResourceSpans { resource: Some(resource), scope_spans, schema_url }];
-    ExportTraceServiceRequest { resource_spans }
-}
-
-fn span(recording: Recording) -> pb::Span {
-    let context = recording.context;
-    let status = recording
-        .is_failed
-        .then(|| pb::Status { code: pb::status::StatusCode::Error.into(), ..pb::Status::default() });
-    pb::Span {
-        trace_id: context.trace_id().to_be_bytes().to_vec(),
-        span_id: context.span_id().to_be_bytes().to_vec(),
-        parent_span_id: recording.parent.map_or_else(Vec::new, |parent| parent.to_be_bytes().to_vec()),
-        flags: u32::from(context.is_sampled()),
-        name: recording.name.into_owned(),
-        kind: kind(recording.kind).into(),
-        start_time_unix_nano: nanoseconds(recording.started),
-        end_time_unix_nano: nanoseconds(recording.ended),
-        attributes: recording.attributes.into_iter().map(attribute).collect(),
-        links: recording.links.into_iter().map(link).collect(),
-        dropped_links_count: recording.links_left_out,
-        status,
-        ..pb::Span::default()
-    }
-}
-
-const fn kind(kind: Kind) -> pb::span::SpanKind {
-    match kind {
-        Kind::Server => pb::span::SpanKind::Server,
-        Kind::Client => pb::span::SpanKind::Client,
-        Kind::Producer => pb::span::SpanKind::Producer,
-        Kind::Consumer => pb::span::SpanKind::Consumer,
-    }
-}
-
-fn link(context: TraceContext) -> pb::span::Link {
-    pb::span::Link {
-        trace_id: context.trace_id().to_be_bytes().to_vec(),
-        span_id: context.span_id().to_be_bytes().to_vec(),
-        flags: u32::from(context.is_sampled()),
-        ..pb::span::Link::default()
-    }
-}
-
-fn attribute((key, value): (&str, Value)) -> KeyValue {
-    let value = match value {
-        Value::Text(text) => any_value::Value::StringValue(text.into_owned()),
-        Value::Number(number) => any_value::Value::IntValue(number),
-    };
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
-}
-
-fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

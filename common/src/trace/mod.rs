@@ -9,7 +9,9 @@
 
 mod context;
 mod current;
+mod encode;
 pub(crate) mod export;
+mod queue;
 mod span;
 
 pub use self::{

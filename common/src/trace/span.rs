@@ -60,6 +60,30 @@ pub(super) struct Recording {
     pub(super) is_failed: bool,
 }
 
+impl Recording {
+    /// Of a span that begins now.
+    pub(super) fn begun(
+        context: TraceContext,
+        parent: Option<u64>,
+        kind: Kind,
+        name: Cow<'static, str>,
+    ) -> Self {
+        let now = SystemTime::now();
+        Self {
+            name,
+            kind,
+            context,
+            parent,
+            started: now,
+            ended: now,
+            attributes: Vec::with_capacity(8),
+            links: Vec::new(),
+            links_left_out: 0,
+            is_failed: false,
+        }
+    }
+}
+
 /// A span that has begun. It is exported by [`Span::end`], and not at all if it is dropped.
 #[derive(Debug, Clone)]
 pub struct Span {
@@ -92,20 +116,8 @@ impl Span {
     }
 
     fn recorded(context: TraceContext, parent: Option<u64>, kind: Kind, name: Cow<'static, str>) -> Self {
-        let now = SystemTime::now();
-        let recording = Recording {
-            name,
-            kind,
-            context,
-            parent,
-            started: now,
-            ended: now,
-            attributes: Vec::with_capacity(8),
-            links: Vec::new(),
-            links_left_out: 0,
-            is_failed: false,
-        };
-        Self { context: Some(context), recording: Some(Box::new(recording)) }
+        let recording = Box::new(Recording::begun(context, parent, kind, name));
+        Self { context: Some(context), recording: Some(recording) }
     }
 
     /// With an id that can be found again: by whoever links to the span after its process is gone.
@@ -160,8 +172,8 @@ impl Span {
         self.set("messaging.operation.type", || operation);
     }
 
-    /// Marks it as failed; `kind` is a short word of a closed set (`error.type`).
-    pub fn fail(&mut self, kind: &'static str) {
+    /// Marks it as failed; `kind` is a short word or code of a closed set (`error.type`).
+    pub fn fail(&mut self, kind: impl Into<Value>) {
         if let Some(recording) = &mut self.recording {
             recording.attributes.push(("error.type", kind.into()));
             recording.is_failed = true;
@@ -183,7 +195,7 @@ impl Span {
     pub fn end(self) {
         if let Some(mut recording) = self.recording {
             recording.ended = SystemTime::now();
-            export::export(*recording);
+            export::export(recording);
         }
     }
 }
@@ -198,6 +210,11 @@ impl SpanUntilDropped {
     #[must_use]
     pub const fn new(span: Span) -> Self {
         Self(Some(span))
+    }
+
+    /// Drops it without exporting it.
+    pub fn forget(mut self) {
+        self.0 = None;
     }
 
     /// Ends it after `with` has said how it went.

@@ -48,6 +48,9 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+/// Of the pool of each lab.
+pub const CONNECTIONS_MAX: u32 = 5;
+
 /// What a test works in. The name is part of the topic's and of the group's, so that tests run side by side.
 pub struct Lab {
     pub database: Database,
@@ -99,7 +102,7 @@ impl Lab {
             direct_url: None,
             owner_url: None,
             tls: DatabaseTlsConfig::default(),
-            connections_max: 5,
+            connections_max: CONNECTIONS_MAX,
         };
         let database = Database::new(&config).expect("a URL");
         database.migrate(&business()).await.expect("migrated");
