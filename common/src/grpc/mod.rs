@@ -109,7 +109,8 @@ pub async fn serve(
 }
 
 /// Its name in the specification of gRPC.
-pub(crate) const fn code_name(code: Code) -> &'static str {
+#[must_use]
+pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -3,19 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use bytes::Bytes;
 use holdfast_certs::{LeafStatus, Pki};
 use holdfast_native::{
     certificates,
     control::{self, Found},
     layout::{DatabaseTls, Layout, PARTICIPANTS, Participant, service_of},
 };
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::time::Instant;
 
 use super::folder::Folder;
-use crate::output::say;
+use crate::{admin, output::say};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -126,13 +123,7 @@ impl Running {
 
 /// Returns the fingerprint of the files that a service uses, from its metric `cert_info`.
 async fn in_use(admin_url: &str) -> Result<Option<String>> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let ask = async {
-        let answer = client.get(format!("{admin_url}/metrics").parse()?).await?;
-        let body = answer.into_body().collect().await?.to_bytes();
-        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&body).into_owned())
-    };
-    let page = tokio::time::timeout(Duration::from_secs(2), ask).await.context("no response in time")??;
+    let page = admin::page(admin_url, "/metrics").await?;
     Ok(fingerprint_of(&page))
 }
 
