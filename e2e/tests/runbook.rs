@@ -61,7 +61,7 @@ fn typed(world: &World, folder: &Path, line: &str) -> (i32, String) {
     terminal.stdin.take().expect("piped").write_all(b"y\n").expect("typed");
     let output = terminal.wait_with_output().expect("it ends");
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    println!("$ {line}\n{shown}");
+    eprintln!("$ {line}\n{shown}");
     (output.status.code().unwrap_or(-1), shown)
 }
 

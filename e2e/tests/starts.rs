@@ -194,7 +194,7 @@ async fn what_was_left_down_is_restarted() {
     assert_eq!(run(&["status"]).0, Some(1));
     let (code, shown) = run(&["doctor"]);
     assert!(code == Some(1) && shown.contains("holdfast restart orders-db --data-dir"), "{shown}");
-    let (code, shown) = run(&["restart", "orders-db", "kafka"]);
+    let (code, shown) = run(&["restart", "orders-db", "kafka", "--wait", "3m"]);
     assert_eq!(code, Some(0), "{shown}");
     assert!(pid_of("orders-db").is_some_and(|pid| pid != before) && pid_of("kafka") != of_kafka, "{shown}");
     let (code, shown) = run(&["doctor", "-o", "json"]);

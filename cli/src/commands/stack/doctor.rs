@@ -8,7 +8,7 @@ use holdfast_certs::{LeafState, Pki};
 use holdfast_common::metric::{CONSUMER_STOPPED_BY_DEAD_LETTERS, DEAD_LETTERS_PARKED, OUTBOX_HELD_BACK_ROWS};
 use holdfast_native::{
     control::{self, Found, Watched},
-    layout::{Layout, Replicas, Scope, participant_names},
+    layout::{Kind, Layout, Replicas, Scope, participant_names},
     prepare,
     programs::Running,
     state::{ComponentState, StackReport},
@@ -194,6 +194,9 @@ async fn of_stack(
             let detail = "the file of its program was replaced since it was started";
             checks.push(Line::wrong(name, State::Attention, detail, of(&format!("roll {name}"))));
         }
+    }
+    if !report.components.iter().any(|component| component.kind == Kind::Service) {
+        return Ok(());
     }
     checks.push(of_certificates(layout));
     for service in participant_names() {
