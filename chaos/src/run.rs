@@ -419,7 +419,7 @@ async fn dump(stack: &Stack, folder: &Folder) {
         // Its exit code says that something is not ready, which is no reason to lose what it prints.
         ("status", &["status", "-o", "json"]),
         ("positions", &["positions", "-o", "json"]),
-        ("dead-letters", &["dlq", "list", "-o", "json"]),
+        ("dead-letters", &["dlq", "list", "--state", "all", "-o", "json"]),
         ("outbox", &["outbox", "list", "-o", "json"]),
         ("certificates", &["certs", "status", "-o", "json"]),
     ];
@@ -475,7 +475,7 @@ async fn repair(stack: &Stack, faults: &[FaultRecord]) -> Result<usize> {
     let victims: BTreeSet<&str> = faults.iter().filter_map(|fault| fault.victim.as_deref()).collect();
     let waiting = |victim: &&&str| letters.iter().any(|letter| letter.key.as_deref() == Some(**victim));
     for victim in victims.iter().filter(waiting) {
-        let output = stack.operate(&["dlq", "redrive", "--key", victim, "--execute"]).await?;
+        let output = stack.operate(&["dlq", "redrive", "--order", victim, "--execute"]).await?;
         // 3: nothing waited behind the poison.
         ensure!(
             output.status.success() || output.status.code() == Some(3),

@@ -28,15 +28,20 @@ impl Consent {
         if !io::stdin().is_terminal() {
             return Err(UsageError("not a terminal: pass --yes".to_owned()).into());
         }
-        let mut terminal = io::stderr();
-        write!(terminal, "{} [y/N] ", on_its_lines(question))?;
-        terminal.flush()?;
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer)?;
-        let is_given = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
+        let is_given = asked(question)?;
         if !is_given {
             say!("nothing was done");
         }
         Ok(is_given)
     }
+}
+
+/// Asks on the terminal; anything but a yes is a no.
+pub(crate) fn asked(question: &str) -> Result<bool> {
+    let mut terminal = io::stderr();
+    write!(terminal, "{} [y/N] ", on_its_lines(question))?;
+    terminal.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }

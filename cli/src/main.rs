@@ -5,23 +5,29 @@
 
 #![warn(clippy::print_stderr)]
 
+mod admin;
 mod commands;
 mod consent;
+#[cfg(test)]
+mod documents;
 mod environment;
 mod examine;
+mod examples;
+mod moment;
 mod options;
 mod output;
 mod runtime;
 mod services;
+mod table;
 mod target;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::{
     commands::Command,
-    output::{Outcome, UsageError, say},
+    output::{NothingMatched, Outcome, UsageError, say},
 };
 
 /// Runs and operates Holdfast.
@@ -38,11 +44,17 @@ fn main() -> ExitCode {
         return Outcome::Failed.exit_code();
     }
     // clap ends the process with 2 on a wrong command line.
-    match Arguments::parse().command.run() {
+    let matches = examples::added(Arguments::command()).get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match arguments.command.run() {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
             say!("holdfast: {error:#}");
-            let outcome = if error.is::<UsageError>() { Outcome::Usage } else { Outcome::Failed };
+            let outcome = match error {
+                error if error.is::<UsageError>() => Outcome::Usage,
+                error if error.is::<NothingMatched>() => Outcome::NothingMatched,
+                _ => Outcome::Failed,
+            };
             outcome.exit_code()
         }
     }
@@ -50,8 +62,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     /// The command line is consistent in itself.

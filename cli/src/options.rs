@@ -144,6 +144,49 @@ impl Output {
     }
 }
 
+/// How letters are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ListFormat {
+    /// For people, as wide as the terminal.
+    Table,
+    /// For people, everything.
+    Wide,
+    /// For programs; stable.
+    Json,
+    /// Their ids only, for other commands.
+    Id,
+}
+
+/// `-o` of commands that print letters.
+#[derive(Debug, Args)]
+pub(crate) struct ListOutput {
+    /// How to print
+    #[arg(short = 'o', long = "output", value_name = "OUTPUT", value_enum, default_value_t = ListFormat::Table)]
+    format: ListFormat,
+}
+
+impl ListOutput {
+    /// Prints `document` or `ids` for programs, or has `for_people` print it, which is told whether to print everything.
+    pub(crate) fn print<'i>(
+        &self,
+        document: &impl Serialize,
+        ids: impl Iterator<Item = &'i str>,
+        for_people: impl FnOnce(bool) -> io::Result<()>,
+    ) -> Result<()> {
+        match self.format {
+            ListFormat::Json => data!("{}", serde_json::to_string_pretty(document)?)?,
+            ListFormat::Id => {
+                for id in ids {
+                    data!("{id}")?;
+                }
+            }
+            ListFormat::Table => for_people(false)?,
+            ListFormat::Wide => for_people(true)?,
+        }
+        Ok(())
+    }
+}
+
 /// Who is named in the audit beside the certificate's identity.
 #[derive(Debug, Args)]
 pub(crate) struct By {

@@ -6,13 +6,13 @@
 
 use std::{
     fmt,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
+    time::Duration,
 };
 
-use comfy_table::{ContentArrangement, presets::NOTHING};
 use holdfast_native::prepare::PORT_TAKEN_EXIT_CODE;
-use holdfast_proto::text::{on_its_lines, on_one_line};
+use holdfast_proto::text::on_its_lines;
 
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,18 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
+/// There is nothing such as was asked for: exit code 3.
+#[derive(Debug)]
+pub(crate) struct NothingMatched(pub(crate) String);
+
+impl fmt::Display for NothingMatched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NothingMatched {}
+
 /// Prints data, on one line or several.
 pub(crate) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
     exact_line(&on_its_lines(&text.to_string()))
@@ -99,58 +111,12 @@ pub(crate) use data;
 /// Says something; a terminal that is gone is no reason to fail.
 pub(crate) use holdfast_native::say;
 
-/// A table, each row on a line of its own whatever its cells hold.
-pub(crate) struct Table(comfy_table::Table);
-
-impl Table {
-    pub(crate) fn add_row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        let cells: Vec<String> =
-            cells.into_iter().map(|cell| on_one_line(cell.as_ref()).into_owned()).collect();
-        self.0.add_row(cells);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// A table that is as wide as its content.
-pub(crate) fn wide_table(header: &[&str]) -> Table {
-    let mut table = comfy_table::Table::new();
-    table.load_style(NOTHING).set_header(header.to_vec());
-    Table(table)
-}
-
-/// A table that fits the terminal; elsewhere as wide as its content.
-pub(crate) fn table(header: &[&str]) -> Table {
-    let mut table = wide_table(header);
-    if io::stdout().is_terminal() {
-        table.0.set_content_arrangement(ContentArrangement::Dynamic);
-    }
-    table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What strangers have written stays in its cell, and acts on no terminal.
-    #[test]
-    fn a_cell_stays_a_cell() {
-        let mut table = wide_table(&["ID", "KEY"]);
-        table.add_row(["1", "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}1;1H\r\nSTATE  redriven \u{202e}"]);
-        let shown = table.to_string();
-        assert_eq!(shown.lines().count(), 2, "{shown}");
-        assert!(!shown.chars().any(|c| c != '\n' && c.is_control()), "{shown:?}");
-        assert!(
-            shown.contains(r"\u001b]0;owned\u0007\u001b[2J\u009b1;1H\r\nSTATE  redriven \u202e"),
-            "{shown}"
-        );
+/// How long something has lasted: `45s`, `12m`, `3h`, `2d`.
+pub(crate) fn age_text(age: Duration) -> String {
+    match age.as_secs() {
+        seconds @ ..120 => format!("{seconds}s"),
+        seconds @ ..7_200 => format!("{}m", seconds / 60),
+        seconds @ ..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
     }
 }

@@ -209,9 +209,9 @@ operate() {
     place_one "refused-payment"
     local refused=$placed
     sed -i "/^$refused\$/d" "$orders" # not alice's
-    wait_for "the letter is listed" cli dlq list --key "$refused"
+    wait_for "the letter is listed" cli dlq list --order "$refused"
     sql payment "drop trigger refuse on payments"
-    cli dlq redrive --key "$refused" --execute | grep redriven
+    cli dlq redrive --order "$refused" --execute | grep redriven
     wait_for "the order is delivered" delivered "$refused"
     token=$alices
     say "a refused order was parked, listed, redriven and delivered"

@@ -67,7 +67,7 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     world.send_created(&user, &order_id, &created(&user, &order_id, 300).encode_to_vec()).await;
     eventually("both are parked", || async { parked_of(&world, &order_id).await == 2 }).await;
 
-    let (list, code) = world.dlq_json(&["list", "--key", &order_id]).await;
+    let (list, code) = world.dlq_json(&["list", "--order", &order_id]).await;
     assert_eq!(code, 0);
     let letters = list["dead_letters"].as_array().expect("a list").clone();
     assert_eq!(
@@ -99,11 +99,11 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     let edited = world.dlq(&["edit", letter, "--value", path, "--reason", "repaired"]).await;
     assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
 
-    let (dry, code) = world.dlq_json(&["redrive", "--service", "payment", "--key", &order_id]).await;
+    let (dry, code) = world.dlq_json(&["redrive", "--service", "payment", "--order", &order_id]).await;
     assert_eq!((dry["executed"].as_bool(), dry["planned"].as_u64(), code), (Some(false), Some(2), 0));
     assert_eq!(parked_of(&world, &order_id).await, 2, "a dry run changes nothing");
     let (done, code) =
-        world.dlq_json(&["redrive", "--service", "payment", "--key", &order_id, "--execute"]).await;
+        world.dlq_json(&["redrive", "--service", "payment", "--order", &order_id, "--execute"]).await;
     assert_eq!((done["redriven"].as_u64(), code), (Some(2), 0), "{done}");
     let charges = "select count(*) from ledger_entries where order_id::text = $1";
     assert_eq!(world.count("payment", charges, &order_id).await, 1, "charged once");
@@ -118,8 +118,8 @@ async fn an_operator_repairs_and_redrives_a_letter() {
     assert_eq!(shown["edited_value"]["orderId"], order_id.as_str());
     // And there is nothing left to do there. (The order service does not know this order, and parks its events.)
     for nothing in [
-        &["redrive", "--service", "payment", "--key", &order_id, "--execute"][..],
-        &["list", "--service", "payment", "--key", &order_id, "--state", "parked"],
+        &["redrive", "--service", "payment", "--order", &order_id, "--execute"][..],
+        &["list", "--service", "payment", "--order", &order_id, "--state", "parked"],
     ] {
         let output = world.dlq(nothing).await;
         let talk = String::from_utf8_lossy(&output.stderr);
@@ -196,7 +196,7 @@ async fn a_large_letter_is_edited() {
     world.producer().send(record, PATIENCE).await.expect("acknowledged");
     eventually("it is parked", || async { parked_of(&world, &order_id).await == 1 }).await;
 
-    let (list, _) = world.dlq_json(&["list", "--key", &order_id]).await;
+    let (list, _) = world.dlq_json(&["list", "--order", &order_id]).await;
     let letter = list["dead_letters"][0]["id"].as_str().expect("an id");
     let event = serde_json::json!({
         "orderId": order_id, "userId": user, "deliveryAddress": address,
@@ -241,10 +241,12 @@ async fn services_are_operated_by_their_addresses() {
         let code = output.status.code().unwrap_or(-1);
         (serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(), code)
     };
-    eventually("the letter is listed", || async { json(&["dlq", "list", "--key", &order_id]).await.1 == 0 })
-        .await;
+    eventually("the letter is listed", || async {
+        json(&["dlq", "list", "--order", &order_id]).await.1 == 0
+    })
+    .await;
     sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("accepting");
-    let (list, _) = json(&["dlq", "list", "--key", &order_id]).await;
+    let (list, _) = json(&["dlq", "list", "--order", &order_id]).await;
     let letter = list["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
     let (shown, code) = json(&["dlq", "show", &letter]).await;
     assert_eq!((&shown["key"], code), (&order_id.as_str().into(), 0), "{shown}");
@@ -278,7 +280,7 @@ async fn an_order_tells_where_it_is() {
     assert_eq!((events.len(), code), (1, 0), "{shown}");
     assert_eq!((&events[0]["topic"], &events[0]["writer"]), (&"order.created".into(), &"order".into()));
     assert_eq!(events[0]["missing_at"], serde_json::json!(["payment"]));
-    let (letters, _) = world.dlq_json(&["list", "--key", &order_id]).await;
+    let (letters, _) = world.dlq_json(&["list", "--order", &order_id]).await;
     let letter = letters["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
     assert_eq!(events[0]["waits"], format!("payment: parked as dead letter {letter} (attempts-exhausted)"));
     let (stuck, code) = world.orders(&["stuck", "--older-than", "0s"]).await;
@@ -369,15 +371,15 @@ fn skip<'a>(topic: &'a str, offset: &'a str) -> Vec<&'a str> {
 /// and `upper` is the same in upper case.
 fn wrong_commands<'a>(unknown: &'a str, upper: &'a str) -> Vec<(Vec<&'a str>, i32, &'static str)> {
     vec![
-        (vec!["redrive"], 1, "which?"),
+        (vec!["redrive"], 2, "which?"),
         (vec!["redrive", "--all", "--rate", "fast"], 2, "--rate"),
         (vec!["redrive", "--all", "--max", "0"], 2, "--max"),
         (vec!["redrive", unknown, "--execute"], 3, "no parked dead letter matches"),
         // An empty or unknown value never matches everything.
         (vec!["redrive", "nonsense", "--execute"], 2, "must be an id"),
         (vec!["redrive", "", "--execute"], 2, "must be an id"),
-        (vec!["redrive", "--key", "", "--execute"], 2, "--key"),
-        (vec!["redrive", "--key", "user-123", "--execute"], 2, "--key"),
+        (vec!["redrive", "--order", "", "--execute"], 2, "--order"),
+        (vec!["redrive", "--order", "user-123", "--execute"], 2, "--order"),
         (vec!["redrive", "--topic", "", "--execute"], 2, "--topic"),
         (vec!["redrive", "--topic", "oder.created", "--execute"], 2, "--topic"),
         (vec!["redrive", "--class", "", "--execute"], 2, "--class"),
@@ -386,7 +388,7 @@ fn wrong_commands<'a>(unknown: &'a str, upper: &'a str) -> Vec<(Vec<&'a str>, i3
         (vec!["list", "--state", ""], 2, "--state"),
         (vec!["list", "--since", ""], 2, "--since"),
         (vec!["list", "--since", "199999999h"], 2, "--since"),
-        (vec!["list", "--key", upper], 3, "no dead letter matches"),
+        (vec!["list", "--order", upper], 3, "no dead letter matches"),
         (vec!["show", ""], 2, "must be an id"),
         (vec!["audit", ""], 2, "must be an id"),
         (vec!["edit", unknown, "--record-key", "x", "--reason", " "], 2, "--reason"),
@@ -394,11 +396,17 @@ fn wrong_commands<'a>(unknown: &'a str, upper: &'a str) -> Vec<(Vec<&'a str>, i3
         (vec!["show", unknown], 3, "no service has"),
         (vec!["list", "--service", "kafka"], 2, "--service"),
         (vec!["list", "--since", "yesterday"], 2, "--since"),
-        (vec!["discard", unknown, "--reason", "x"], 2, "pass --yes"),
+        (vec!["discard", "--reason", "x", "--yes"], 2, "which?"),
+        (vec!["discard", unknown, "--class", "decode", "--reason", "x"], 2, "not both"),
+        (vec!["discard", unknown, "--reason", "x"], 3, "no service has"),
         (skip("", "0"), 2, "--topic"),
         (skip("order.created", "999999"), 3, "no such record"),
-        (vec!["discard", unknown, "--reason", "x", "--yes"], 3, "none of them is parked"),
+        (vec!["discard", unknown, "--reason", "x", "--yes"], 3, "nothing that is parked matches"),
         (vec!["edit", unknown, "--value", "-", "--reason", "x"], 3, "no service has"),
+        (vec!["edit", unknown, "--reason", "x"], 2, "without a terminal give --value"),
+        (vec!["edit", unknown, "--fill"], 2, "--reason"),
+        (vec!["edit", unknown, "--fill", "--revert", "--reason", "x"], 2, "--revert"),
+        (vec!["show", "ffff"], 3, "begins with ffff"),
     ]
 }
 

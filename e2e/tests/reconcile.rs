@@ -336,7 +336,7 @@ async fn what_waits_behind_a_dead_letter_is_not_lost() {
         let discarded = world.dlq(&["discard", id, "--reason", "rubbish", "--yes"]).await;
         assert!(discarded.status.success(), "{discarded:?}");
     }
-    let redriven = world.dlq(&["redrive", "--key", &order, "--execute"]).await;
+    let redriven = world.dlq(&["redrive", "--order", &order, "--execute"]).await;
     assert!(redriven.status.success(), "{redriven:?}");
     all_end(&user, &[order]).await;
 }

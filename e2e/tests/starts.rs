@@ -171,6 +171,41 @@ async fn an_interrupted_start_heals() {
     stranger.wait().expect("it ends");
 }
 
+/// What was left down is named by `doctor`, with the command that starts it; that works, and restarts what runs, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_down_is_restarted() {
+    let own = Own::new();
+    let output = own.up(&["--infrastructure-only", "--no-restart"]).wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", talk(&output));
+    let run = |arguments: &[&str]| {
+        let output = own.command(arguments).output().expect("it runs");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &talk(&output);
+        (output.status.code(), shown)
+    };
+    let pid_of = |name: &str| match control::find(&own.data_dir()) {
+        Ok(Found::Running(report)) => {
+            report.components.into_iter().find(|component| component.name == name).and_then(|of| of.pid)
+        }
+        other => panic!("{other:?}"),
+    };
+    let (before, of_kafka) = (pid_of("orders-db").expect("it runs"), pid_of("kafka"));
+    kill(Pid::from_raw(i32::try_from(before).expect("a pid")), Signal::SIGQUIT).expect("killed");
+    eventually("it is down", || std::future::ready(pid_of("orders-db").is_none())).await;
+    assert_eq!(run(&["status"]).0, Some(1));
+    let (code, shown) = run(&["doctor"]);
+    assert!(code == Some(1) && shown.contains("holdfast restart orders-db --data-dir"), "{shown}");
+    let (code, shown) = run(&["restart", "orders-db", "kafka", "--wait", "3m"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(pid_of("orders-db").is_some_and(|pid| pid != before) && pid_of("kafka") != of_kafka, "{shown}");
+    let (code, shown) = run(&["doctor", "-o", "json"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert_eq!(run(&["restart", "order"]).0, Some(1), "it has none");
+    // Lines of the supervisor are among those of the others, by their times.
+    let (code, shown) = run(&["logs", "supervisor", "orders-db", "--since", "10m", "--level", "info"]);
+    let times = shown.lines().filter_map(|line| line.split(" | ").nth(1)?.get(..10));
+    assert!(code == Some(0) && times.count() > 10 && shown.contains("orders-db: ended"), "{shown}");
+}
+
 /// What an operator has exported for other programs.
 const EXPORTED: [(&str, &str); 12] = [
     ("PGOPTIONS", "-c synchronous_commit=off -c default_transaction_read_only=on"),

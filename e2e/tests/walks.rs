@@ -201,7 +201,7 @@ fn everybody_can_walk() {
     for pair in walks.collect::<Vec<_>>().chunks(2) {
         std::thread::scope(|scope| {
             for walk in pair {
-                scope.spawn(|| Walker::new(**walk).walk());
+                scope.spawn(move || Walker::new(**walk).walk());
             }
         });
     }
@@ -222,7 +222,8 @@ fn every_pair_is_walked() {
     let rows: Vec<_> = WALKS.iter().map(values).collect();
     for one in 0..rows[0].len() {
         for other in 0..one {
-            for (of_one, of_other) in rows.iter().flat_map(|a| rows.iter().map(|b| (&a[one], &b[other]))) {
+            for (of_one, of_other) in rows.iter().flat_map(|a| rows.iter().map(move |b| (&a[one], &b[other])))
+            {
                 let is_walked = rows.iter().any(|row| row[one] == *of_one && row[other] == *of_other);
                 assert!(is_walked, "{one}: {of_one} with {other}: {of_other}");
             }

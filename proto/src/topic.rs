@@ -38,6 +38,15 @@ macro_rules! topics {
         /// Topic and the service that writes it.
         pub const WRITINGS: &[(&str, &str)] = &[$(($constant, stringify!($package))),+];
 
+        /// Name, version and writer of the event that a topic carries.
+        #[must_use]
+        pub fn event_of(topic: &str) -> Option<(&'static str, u32, &'static str)> {
+            match topic {
+                $($constant => Some(($constant, $version, stringify!($package))),)+
+                _ => None,
+            }
+        }
+
         /// The full name of the message that a topic carries, for tools that decode events by [`crate::DESCRIPTORS`].
         #[must_use]
         pub fn message_name(topic: &str) -> Option<&'static str> {

@@ -3,6 +3,7 @@
 mod bench;
 mod certs;
 mod chaos;
+mod completions;
 mod databases;
 mod dlq;
 mod orders;
@@ -20,6 +21,7 @@ use self::{
     bench::Bench,
     certs::Certs,
     chaos::Chaos,
+    completions::Completions,
     databases::Databases,
     dlq::Dlq,
     orders::Orders,
@@ -27,7 +29,10 @@ use self::{
     positions::Positions,
     reconcile::Reconcile,
     secrets::Secrets,
-    stack::{down::Down, env::Env, logs::Logs, roll::Roll, status::Status, token::Token, up::Up},
+    stack::{
+        doctor::Doctor, down::Down, env::Env, logs::Logs, restart::Restart, roll::Roll, status::Status,
+        token::Token, up::Up,
+    },
     topics::Topics,
 };
 use crate::output::Outcome;
@@ -40,8 +45,12 @@ pub(crate) enum Command {
     Down(Down),
     /// Show each component; fails if one is not ready
     Status(Status),
-    /// Show logs, of all components or of one
+    /// Show logs, merged by time
     Logs(Logs),
+    /// Restart components: one after the other, each when the one before serves
+    Restart(Restart),
+    /// Find out what is wrong with this machine or this stack, and which command helps
+    Doctor(Doctor),
     /// Replace the programs of services while they serve: upgrades them, or rolls them back
     Roll(Roll),
     /// Print `export` lines with the addresses of the stack
@@ -78,6 +87,8 @@ pub(crate) enum Command {
     Chaos(Chaos),
     /// Measure latency, throughput and cost of a running stack
     Bench(Bench),
+    /// Print completions for a shell
+    Completions(Completions),
 }
 
 impl Command {
@@ -87,6 +98,8 @@ impl Command {
             Self::Down(down) => down.run(),
             Self::Status(status) => status.run(),
             Self::Logs(logs) => logs.run(),
+            Self::Restart(restart) => restart.run(),
+            Self::Doctor(doctor) => doctor.run(),
             Self::Roll(roll) => roll.run(),
             Self::Env(env) => env.run(),
             Self::Token(token) => token.run(),
@@ -101,6 +114,7 @@ impl Command {
             Self::Reconcile(reconcile) => reconcile.run(),
             Self::Chaos(chaos) => chaos.run(),
             Self::Bench(bench) => bench.run(),
+            Self::Completions(completions) => completions.run(),
         }
     }
 }

@@ -2,16 +2,17 @@
 
 use std::io;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 
 use crate::{
     options::{Output, service_names},
-    output::{Outcome, data, say, table},
+    output::{Outcome, data, say},
     runtime::block_on,
     services::Services,
+    table::Table,
     target::Target,
 };
 
@@ -96,25 +97,29 @@ impl Positions {
 
     async fn show(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, self.service.as_deref())?;
+        let answers = services
+            .ask(async |service| {
+                let request = service.request(pb::ListPositionsRequest {})?;
+                Ok(service.answer(service.dead_letters().list_positions(request).await)?)
+            })
+            .await?;
         let mut positions = Vec::new();
-        for service in &services.all {
-            let request = service.request(pb::ListPositionsRequest {})?;
-            let answer = service.dead_letters().list_positions(request).await;
-            let answer = answer.with_context(|| service.failed())?.into_inner();
+        for (service, answer) in &answers.each {
             if answer.seen_at.is_none() {
                 say!("{}: has not seen the broker since it started", service.name);
             }
-            let lines = answer.positions.into_iter().map(|position| PositionLine::of(service.name, position));
+            let lines =
+                answer.positions.iter().map(|position| PositionLine::of(service.name, position.clone()));
             positions.extend(lines);
         }
         let document = Document { positions };
         self.output.print(&document, || print(&document.positions))?;
-        Ok(Outcome::Done)
+        Ok(answers.outcome(Outcome::Done))
     }
 }
 
 fn print(lines: &[PositionLine]) -> io::Result<()> {
-    let mut table = table(&[
+    let mut table = Table::new(&[
         "SERVICE",
         "TOPIC",
         "PARTITION",
@@ -128,7 +133,8 @@ fn print(lines: &[PositionLine]) -> io::Result<()> {
         "PARKED",
         "SET ASIDE",
         "GAP",
-    ]);
+    ])
+    .sparing(&["DUPLICATES", "SET ASIDE", "PARKED", "APPLIED", "FIRST", "COMMITTED"]);
     let known = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     for line in lines {
         table.add_row([

@@ -12,9 +12,10 @@ use time::format_description::well_known::Rfc3339;
 use crate::{
     examine::{Examination, Missing, Scope, State, examine},
     options::{By, Output, parse_order, parse_reason, service_names},
-    output::{Outcome, data, say, table},
+    output::{Outcome, data, say},
     runtime::block_on,
     services::{Service, Services},
+    table::Table,
     target::Target,
 };
 
@@ -207,7 +208,9 @@ fn document(found: Examination) -> Document {
 
 fn print(document: &Document) -> io::Result<()> {
     if !document.events.is_empty() {
-        let mut table = table(&["ORDER", "EVENT", "TIME", "WRITER", "MISSING AT", "STATE", "DETAIL"]);
+        let mut table = Table::new(&["ORDER", "EVENT", "TIME", "WRITER", "MISSING AT", "STATE", "DETAIL"])
+            .cutting(&["DETAIL"])
+            .sparing(&["WRITER", "TIME"]);
         for event in &document.events {
             table.add_row([
                 event.order_id.as_str(),
@@ -222,7 +225,7 @@ fn print(document: &Document) -> io::Result<()> {
         data!("{table}")?;
     }
     if !document.blocked.is_empty() {
-        let mut table = table(&["ORDER", "SERVICE", "WAITS BEHIND DEAD LETTER"]);
+        let mut table = Table::new(&["ORDER", "SERVICE", "WAITS BEHIND DEAD LETTER"]);
         for blocked in &document.blocked {
             table.add_row([blocked.order_id.as_str(), blocked.service, &blocked.dead_letter_id]);
         }

@@ -145,7 +145,7 @@ async fn orders(services: &Services, scope: &Scope<'_>) -> Result<Vec<String>> {
             let request =
                 pb::ListUnfinishedRequest { before: Some(before), page_size: PAGE_SIZE, page_token };
             let answer = service.reconcile().list_unfinished(service.request(request)?).await;
-            let answer = answer.with_context(|| service.failed())?.into_inner();
+            let answer = service.answer(answer)?;
             orders.extend(answer.subjects);
             page_token = answer.next_page_token;
             if page_token.is_empty() {
@@ -170,7 +170,7 @@ async fn written(
         for subjects in orders.chunks(SUBJECTS_PER_CALL) {
             let request = service.request(pb::ListWrittenEventsRequest { subjects: subjects.to_vec() })?;
             let answer = service.reconcile().list_written_events(request).await;
-            let events = answer.with_context(|| service.failed())?.into_inner().events;
+            let events = service.answer(answer)?.events;
             written.extend(events.into_iter().map(|event| (service.name, event)));
         }
     }
@@ -183,7 +183,7 @@ async fn unhandled(service: &Service, ids: Vec<String>) -> Result<HashSet<String
     for event_ids in ids.chunks(EVENTS_PER_CALL) {
         let request = pb::ListUnhandledEventsRequest { event_ids: event_ids.to_vec(), subjects: Vec::new() };
         let answer = service.reconcile().list_unhandled_events(service.request(request)?).await;
-        unhandled.extend(answer.with_context(|| service.failed())?.into_inner().event_ids);
+        unhandled.extend(service.answer(answer)?.event_ids);
     }
     Ok(unhandled)
 }
@@ -194,7 +194,7 @@ async fn parked(service: &Service, orders: &[String]) -> Result<Vec<pb::ParkedAg
     for subjects in orders.chunks(SUBJECTS_PER_CALL) {
         let request = pb::ListUnhandledEventsRequest { event_ids: Vec::new(), subjects: subjects.to_vec() };
         let answer = service.reconcile().list_unhandled_events(service.request(request)?).await;
-        parked.extend(answer.with_context(|| service.failed())?.into_inner().parked);
+        parked.extend(service.answer(answer)?.parked);
     }
     Ok(parked)
 }
@@ -205,7 +205,7 @@ async fn progress_of(service: &Service, since: OffsetDateTime) -> Result<HashMap
     loop {
         let request = service.request(pb::ListPositionsRequest {})?;
         let answer = service.dead_letters().list_positions(request).await;
-        let answer = answer.with_context(|| service.failed())?.into_inner();
+        let answer = service.answer(answer)?;
         let is_fresh = from_timestamp(answer.seen_at.as_ref()).is_some_and(|seen_at| seen_at > since);
         if is_fresh {
             let mut by_topic: HashMap<String, Vec<&pb::ConsumerPosition>> = HashMap::new();

@@ -1,6 +1,6 @@
 //! The messages of the dead-letter service: checks requests and builds responses.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use holdfast_proto::{from_timestamp, ops::v1 as pb, to_timestamp};
 use time::OffsetDateTime;
@@ -20,6 +20,8 @@ use crate::{
 
 const PAGE_SIZE_MAX: u32 = 1_000;
 const IDS_MAX: usize = 1_000;
+/// Digits of the beginning of an id; fewer would select too much.
+const ID_PREFIX_DIGITS: RangeInclusive<usize> = 4..=32;
 const AUTHOR_CHARACTERS_MAX: usize = 255;
 const EDITED_HEADERS_MAX: usize = 64;
 const HEADER_NAME_BYTES_MAX: usize = 255;
@@ -46,10 +48,25 @@ pub(crate) fn parse_reason(reason: &str) -> Result<String, Status> {
     Ok(reason.to_owned())
 }
 
-/// The parts of a letter that an edit replaces; its headers are those to set.
-pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edited, Status> {
-    let pb::EditDeadLetterRequest { key, value, headers, .. } = request;
+/// What an edit does to a letter.
+#[derive(Debug, Clone)]
+pub(super) enum Edit {
+    /// Replaces these parts; headers are those to set.
+    Replace(Edited),
+    /// Takes back all that was replaced.
+    Revert,
+}
+
+pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edit, Status> {
+    let pb::EditDeadLetterRequest { key, value, headers, revert, .. } = request;
     let value = Some(value).filter(|value| !value.is_empty());
+    if revert {
+        let is_alone = key.is_none() && value.is_none() && headers.is_empty();
+        let refused = || {
+            Status::invalid_argument("revert takes everything back: give no value, key or headers with it")
+        };
+        return is_alone.then_some(Edit::Revert).ok_or_else(refused);
+    }
     if key.is_none() && value.is_none() && headers.is_empty() {
         return Err(Status::invalid_argument("nothing to edit: give a value, a key or headers"));
     }
@@ -59,7 +76,7 @@ pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edited, S
     }
     let headers: Vec<Header> =
         headers.into_iter().map(|header| Header::new(&header.name, header.value)).collect();
-    Ok(Edited { key, value, headers: Some(headers).filter(|headers| !headers.is_empty()) })
+    Ok(Edit::Replace(Edited { key, value, headers: Some(headers).filter(|headers| !headers.is_empty()) }))
 }
 
 pub(super) fn parse_skip(request: pb::SkipRecordsRequest, peer: &Peer) -> Result<Skip, Status> {
@@ -110,6 +127,24 @@ pub(crate) fn parse_id(field: &str, text: &str) -> Result<Uuid, Status> {
     Uuid::try_parse(text).map_err(|_| Status::invalid_argument(format!("{field} is not an id")))
 }
 
+/// The ids that begin so: the first and the last that there can be.
+pub(super) fn parse_id_prefix(digits: &str) -> Result<Option<(Uuid, Uuid)>, Status> {
+    if digits.is_empty() {
+        return Ok(None);
+    }
+    let is_one = ID_PREFIX_DIGITS.contains(&digits.len())
+        && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let filled = |digit: char| -> String {
+        digits.chars().chain(std::iter::repeat(digit)).take(*ID_PREFIX_DIGITS.end()).collect()
+    };
+    let range =
+        is_one.then(|| Some((Uuid::try_parse(&filled('0')).ok()?, Uuid::try_parse(&filled('f')).ok()?)));
+    range
+        .flatten()
+        .map(Some)
+        .ok_or_else(|| Status::invalid_argument("id_prefix is not the beginning of an id"))
+}
+
 pub(super) fn parse_ids(ids: &[String]) -> Result<Vec<Uuid>, Status> {
     if ids.len() > IDS_MAX {
         return Err(Status::invalid_argument(format!("at most {IDS_MAX} ids")));
@@ -146,6 +181,7 @@ pub(super) fn parse_filter(filter: pb::DeadLetterFilter) -> Result<Filter, Statu
         state: None,
         since: parse_time("since", filter.since.as_ref())?,
         until: parse_time("until", filter.until.as_ref())?,
+        range: None,
     })
 }
 
@@ -265,6 +301,21 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+
+    /// The beginning of an id stands for all that begin so.
+    #[test]
+    fn the_beginning_of_an_id_is_a_range() {
+        let id = |text: &str| Uuid::try_parse(text).expect("an id");
+        assert_eq!(parse_id_prefix("").ok(), Some(None));
+        let (first, last) = parse_id_prefix("01a21184876").expect("read").expect("a range");
+        assert_eq!(first, id("01a21184-8760-0000-0000-000000000000"));
+        assert_eq!(last, id("01a21184-876f-ffff-ffff-ffffffffffff"));
+        let whole = "01a2118487637214aceabb1c3b689082";
+        assert_eq!(parse_id_prefix(whole).ok(), Some(Some((id(whole), id(whole)))));
+        for wrong in ["01a", "01A2", "01a2-11", "nonsense", &"0".repeat(33)] {
+            assert!(parse_id_prefix(wrong).is_err(), "{wrong}");
+        }
+    }
 
     /// An absent value is no filter; a blank, unknown or malformed one is refused, and never matches everything.
     #[test]

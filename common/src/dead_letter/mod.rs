@@ -194,6 +194,8 @@ pub struct Filter {
     pub since: Option<OffsetDateTime>,
     /// Parked before.
     pub until: Option<OffsetDateTime>,
+    /// With ids from the first to the second of these.
+    pub range: Option<(Uuid, Uuid)>,
 }
 
 /// What an operator did.

@@ -12,11 +12,11 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    Action, Filter,
+    Action, Edited, Filter,
     messages::{
-        actor, entry_to_proto, header_to_proto, next_page, parse_edit, parse_filter, parse_id, parse_ids,
-        parse_page, parse_reason, parse_skip, parse_state, parse_time, peer_of, positions_to_proto,
-        step_to_proto, summary_to_proto,
+        Edit, actor, entry_to_proto, header_to_proto, next_page, parse_edit, parse_filter, parse_id,
+        parse_id_prefix, parse_ids, parse_page, parse_reason, parse_skip, parse_state, parse_time, peer_of,
+        positions_to_proto, step_to_proto, summary_to_proto,
     },
     redrive::{Exhausted, Mode, Redrive, RedriveError, Redriver},
     skip::{self, SkipError},
@@ -28,6 +28,7 @@ use crate::{
     deadline::Deadline,
     error::chain,
     event::Metadata,
+    record::Record,
     trace::{TraceContext, within},
 };
 
@@ -68,7 +69,8 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             since: request.since,
             until: request.until,
         };
-        let filter = Filter { state, ..parse_filter(filter)? };
+        let range = parse_id_prefix(&request.id_prefix)?;
+        let filter = Filter { state, range, ..parse_filter(filter)? };
         let (limit, after) = parse_page(request.page_size, &request.page_token)?;
         let group = self.group.name;
         let mut letters = self
@@ -186,19 +188,19 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                     async move {
                         let mut letter =
                             store::lock(connection, group.name, id).await?.ok_or(EditError::Unknown)?;
-                        letter.edit(edit);
+                        let reason = match edit {
+                            Edit::Replace(edited) => {
+                                letter.edit(edited);
+                                must_be_handled(&group, &letter.effective_record())?;
+                                reason
+                            }
+                            // What was received is kept whatever it is.
+                            Edit::Revert => {
+                                letter.edited = Edited::default();
+                                format!("reverted: {reason}")
+                            }
+                        };
                         let record = letter.effective_record();
-                        // It is kept, shown and handled like a record that was parked.
-                        if record.size_bytes() > PARKED_BYTES_MAX {
-                            let size = record.size_bytes();
-                            return Err(EditError::Refused(format!(
-                                "it would have {size} bytes, and at most {PARKED_BYTES_MAX} are kept"
-                            )));
-                        }
-                        // What could not be handled is refused now, while the operator is looking.
-                        group
-                            .check(&record)
-                            .map_err(|poison| EditError::Refused(poison.reason().to_owned()))?;
                         let subject = Metadata::subject_of(&record);
                         if !store::edit(connection, group.name, id, &letter.edited, subject).await? {
                             return Err(EditError::NotParked);
@@ -366,6 +368,18 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let entries = entries.iter().map(entry_to_proto).collect();
         Ok(Response::new(pb::ListDeadLetterAuditResponse { entries, next_page_token }))
     }
+}
+
+/// What could not be kept, or not be handled, is refused at once, while the operator is looking.
+fn must_be_handled<H: Handler>(group: &Group<H>, record: &Record) -> Result<(), EditError> {
+    // It is kept, shown and handled like a record that was parked.
+    let size = record.size_bytes();
+    if size > PARKED_BYTES_MAX {
+        return Err(EditError::Refused(format!(
+            "it would have {size} bytes, and at most {PARKED_BYTES_MAX} are kept"
+        )));
+    }
+    group.check(record).map(drop).map_err(|poison| EditError::Refused(poison.reason().to_owned()))
 }
 
 /// Why a letter was not edited.

@@ -60,7 +60,8 @@ pub(super) async fn list(
             and ($7::timestamptz is null or parked_at >= $7)
             and ($8::timestamptz is null or parked_at < $8)
             and ($9::uuid is null or id > $9)
-        order by id limit $10"
+            and ($10::uuid is null or id between $10 and $11)
+        order by id limit $12"
     ))
     .bind(group)
     .bind(ids)
@@ -71,6 +72,8 @@ pub(super) async fn list(
     .bind(filter.since)
     .bind(filter.until)
     .bind(after)
+    .bind(filter.range.map(|(first, _)| first))
+    .bind(filter.range.map(|(_, last)| last))
     .bind(limit)
     .fetch_all(connection)
     .await?;

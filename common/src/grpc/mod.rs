@@ -130,7 +130,8 @@ const fn is_our_fault(code: Code) -> bool {
 }
 
 /// Its name in the specification of gRPC.
-pub(crate) const fn code_name(code: Code) -> &'static str {
+#[must_use]
+pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

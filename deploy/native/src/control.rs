@@ -247,6 +247,11 @@ fn words(text: &[u8], lines_max: usize) -> String {
 /// another. Returns the old process, if there was one.
 pub fn change_program(layout: &Layout, component: &ComponentReport, folder: &Path) -> Result<Option<u32>> {
     programs::choose(layout, &component.name, folder)?;
+    end(layout, component)
+}
+
+/// Asks the process of a component to end. Returns it, if there was one.
+fn end(layout: &Layout, component: &ComponentReport) -> Result<Option<u32>> {
     let old = component.pid.filter(|pid| is_ours(*pid, layout));
     if let Some(pid) = old {
         match kill(Pid::from_raw(i32::try_from(pid)?), component.kind.stop_signal()) {
@@ -262,7 +267,23 @@ pub fn change_program(layout: &Layout, component: &ComponentReport, folder: &Pat
 /// one call away.
 pub fn roll(layout: &Layout, component: &str, folder: &Path, time_max: Duration) -> Result<()> {
     let before = component_of(layout, component)?;
-    let old = change_program(layout, &before, folder)?;
+    programs::choose(layout, component, folder)?;
+    replace(layout, &before, time_max)
+}
+
+/// Has a component end and start again, or start if it was left down, and returns when it serves; an error if it does not within
+/// `time_max`.
+pub fn restart(layout: &Layout, component: &str, time_max: Duration) -> Result<()> {
+    replace(layout, &component_of(layout, component)?, time_max)
+}
+
+fn replace(layout: &Layout, before: &ComponentReport, time_max: Duration) -> Result<()> {
+    let component = before.name.as_str();
+    if let Found::Running(StackReport { leaves_down: true, .. }) = find(&layout.data_dir)? {
+        let file = layout.start_file(component);
+        fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let old = end(layout, before)?;
     let begin = Instant::now();
     let mut could_not_serve_at = begin;
     loop {

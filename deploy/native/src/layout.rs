@@ -516,6 +516,11 @@ impl Layout {
         self.data_dir.join("config").join(format!("{component}.program"))
     }
 
+    /// While it is there, a component that was left down is to be started.
+    pub(crate) fn start_file(&self, component: &str) -> PathBuf {
+        self.data_dir.join("config").join(format!("{component}.start"))
+    }
+
     /// The password of all servers of a stack from before each had its own.
     pub(crate) fn common_password_file(&self) -> PathBuf {
         self.data_dir.join("config").join("database-password")

@@ -105,6 +105,21 @@ pub fn check(layout: &Layout, wanted: &Wanted<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Each check of [`check`] by itself, with its name: also those behind one that fails. Nothing is written.
+#[must_use]
+pub fn checks(layout: &Layout) -> Vec<(&'static str, Result<()>)> {
+    let there = layout.data_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    vec![
+        ("name of the folder", check_name(&layout.data_dir)),
+        ("user", environment::check_user()),
+        ("open files", environment::raise_descriptors()),
+        ("Java", check_java()),
+        ("space", check_space(there)),
+        ("folder", check_nothing_else(layout)),
+        ("programs", programs::check(None)),
+    ]
+}
+
 /// Makes the folder a stack's, and takes its lock: before anything else is made in it. `None` while another start or a supervisor
 /// has it.
 pub fn claim(layout: &Layout) -> Result<Option<Lock>> {
@@ -282,6 +297,13 @@ fn check_java() -> Result<()> {
         Some(version) => bail!("Java {version} is too old. {HELP}"),
         None => bail!("`java -version` does not say its version. {HELP}"),
     }
+}
+
+/// Those of the ports that somebody uses.
+#[must_use]
+pub fn taken_ports(ports: &[(String, u16)]) -> Vec<(String, u16)> {
+    let is_taken = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err();
+    ports.iter().filter(|(_, port)| is_taken(*port)).cloned().collect()
 }
 
 fn check_ports(ports: &[(String, u16)]) -> Result<(), PortTaken> {

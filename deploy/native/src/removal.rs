@@ -68,7 +68,9 @@ impl Content {
         let names = every_component_name();
         let config: BTreeSet<String> = names
             .iter()
-            .flat_map(|name| ["toml", "program", "password"].map(|extension| format!("{name}.{extension}")))
+            .flat_map(|name| {
+                ["toml", "program", "password", "start"].map(|extension| format!("{name}.{extension}"))
+            })
             .chain(PARTICIPANTS.iter().map(|participant| format!("{}.password", participant.owner_role())))
             .chain(
                 ["database-password", "database-tls", "kafka-tls", "redis-password", "redis.conf"]

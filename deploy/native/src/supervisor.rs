@@ -4,6 +4,7 @@
 //! only makes the first start quicker.
 
 use std::{
+    fs,
     io::Read as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,6 +27,7 @@ use crate::{
     probe::Pulse,
     say,
     state::{self, ComponentState, Lock, Reporter},
+    talk,
 };
 
 const PROBE_EVERY_STARTING: Duration = Duration::from_millis(50);
@@ -36,6 +38,7 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A component that has run this long is restarted without a pause.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(600);
+const LOOK_FOR_STARTS_EVERY: Duration = Duration::from_millis(200);
 const LOOK_AT_LOGS_EVERY: Duration = Duration::from_secs(1);
 
 /// What to do with a component that dies.
@@ -59,6 +62,7 @@ pub enum Lifetime {
 
 /// Runs a prepared stack until its lifetime ends, which frees its lock.
 pub async fn run(prepared: Prepared, lock: Lock, restart: Restart, lifetime: Lifetime) -> Result<()> {
+    talk::say_times();
     let layout = prepared.layout.clone();
     let mut infrastructure = Group::of(Component::infrastructure(&prepared.extras));
     let mut services = Group::of(Component::services(&prepared));
@@ -180,8 +184,14 @@ impl Supervisor {
                 report.state = ComponentState::Down;
                 report.detail = String::new();
             });
-            if stop.is_cancelled() || self.restart == Restart::Never {
+            if stop.is_cancelled() {
                 return;
+            }
+            if self.restart == Restart::Never {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.asked_to_start(&name) => {}
+                }
             }
             if started.elapsed() > STABLE_AFTER {
                 pause = RESTART_PAUSE_MIN;
@@ -192,6 +202,18 @@ impl Supervisor {
             }
             pause = (pause * 2).min(RESTART_PAUSE_MAX);
             self.reporter.change(&name, |report| report.restarts += 1);
+        }
+    }
+
+    /// Returns when an operator wants a component that was left down to be started.
+    async fn asked_to_start(&self, name: &str) {
+        let file = self.prepared.layout.start_file(name);
+        while !file.exists() {
+            tokio::time::sleep(LOOK_FOR_STARTS_EVERY).await;
+        }
+        // What can't be deleted starts it once more than it was asked for.
+        if let Err(error) = fs::remove_file(&file) {
+            say!("{name}: cannot delete {}: {error}", file.display());
         }
     }
 

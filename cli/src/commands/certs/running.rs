@@ -3,19 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use bytes::Bytes;
 use holdfast_certs::{LeafStatus, Pki};
 use holdfast_native::{
     certificates,
     control::{self, Found},
     layout::{KAFKA, Layout, PARTICIPANTS, Participant, Tls, service_of},
 };
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::time::Instant;
 
 use super::folder::Folder;
-use crate::output::say;
+use crate::{admin, output::say};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -131,13 +128,7 @@ impl Running {
 }
 
 async fn metrics(admin_url: &str) -> Result<String> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let ask = async {
-        let answer = client.get(format!("{admin_url}/metrics").parse()?).await?;
-        let body = answer.into_body().collect().await?.to_bytes();
-        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&body).into_owned())
-    };
-    tokio::time::timeout(Duration::from_secs(2), ask).await.context("no response in time")?
+    admin::page(admin_url, "/metrics").await
 }
 
 /// Whether a service uses the files of this leaf, by its metrics, and all of its clients of Kafka as well, if they show any.

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     options::Output,
-    output::{Outcome, Table, data, say, wide_table},
+    output::{Outcome, data, say},
+    table::Table,
 };
 
 #[derive(Debug, Args)]
@@ -121,7 +122,9 @@ const fn state_text(state: LeafState) -> &'static str {
 }
 
 fn certificate_table(certificates: &[Line]) -> Table {
-    let mut table = wide_table(&["NAME", "STATE", "NOT AFTER", "SERIAL", "USED BY", "NOT YET"]);
+    let mut table = Table::new(&["NAME", "STATE", "NOT AFTER", "SERIAL", "USED BY", "NOT YET"])
+        .cutting(&["USED BY"])
+        .sparing(&["NOT AFTER", "SERIAL"]);
     for line in certificates {
         table.add_row([
             &line.name,

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::{
     options::Output,
-    output::{Outcome, data, table},
+    output::{Outcome, data},
+    table::Table,
 };
 
 #[derive(Debug, Args)]
@@ -33,7 +34,7 @@ impl List {
         let scenarios = Scenario::names().map(|name| Ok(Line { name, scenario: Scenario::named(name)? }));
         let document = Document { scenarios: scenarios.collect::<Result<_>>()? };
         self.output.print(&document, || {
-            let mut table = table(&["NAME", "SECONDS", "ORDERS/S", "ABOUT"]);
+            let mut table = Table::new(&["NAME", "SECONDS", "ORDERS/S", "ABOUT"]);
             for Line { name, scenario } in &document.scenarios {
                 let seconds = scenario.control_seconds + scenario.storm_seconds + scenario.calm_seconds;
                 table.add_row([

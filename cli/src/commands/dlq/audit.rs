@@ -2,21 +2,22 @@
 
 use std::io;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_proto::{ops::v1 as pb, to_timestamp};
 use serde::Serialize;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{
-    filter::{parse_id, parse_time},
     letter::{PAGE_SIZE, time_text},
+    named::{Named, parse_named},
 };
 use crate::{
+    moment::parse_time,
     options::Output,
-    output::{Outcome, data, say, table},
-    services::Services,
+    output::{Outcome, data, say},
+    services::{Answers, Services},
+    table::Table,
     target::Target,
 };
 
@@ -25,8 +26,8 @@ pub(crate) struct Audit {
     #[command(flatten)]
     target: Target,
     /// Of this dead letter
-    #[arg(value_parser = parse_id)]
-    id: Option<Uuid>,
+    #[arg(value_parser = parse_named)]
+    id: Option<Named>,
     /// Since: 2026-01-31T12:00:00Z, 2026-01-31, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
@@ -69,46 +70,60 @@ struct Document {
 impl Audit {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
-        let document = Document { audit: self.newest(&services).await? };
+        let answers = self.entries(&services).await?;
+        let mut entries: Vec<_> = answers
+            .each
+            .iter()
+            .flat_map(|(service, entries)| entries.iter().map(|entry| (entry.clone(), service.name)))
+            .collect();
+        entries.sort_by(|(a, _), (b, _)| b.id.cmp(&a.id));
+        entries.truncate(self.limit as usize);
+        let audit = entries.into_iter().map(|(entry, service)| AuditLine::of(entry, service)).collect();
+        let document = Document { audit };
         let nothing = document.audit.is_empty();
         if nothing {
             say!("nothing was done to any dead letter that matches");
         }
         self.output.print(&document, || if nothing { Ok(()) } else { print(&document.audit) })?;
-        Ok(if nothing { Outcome::NothingMatched } else { Outcome::Done })
+        Ok(answers.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
     }
 
-    /// The entries of all services, newest first.
-    async fn newest(&self, services: &Services) -> Result<Vec<AuditLine>> {
+    /// The entries of each service, newest first.
+    async fn entries<'s>(
+        &self,
+        services: &'s Services,
+    ) -> Result<Answers<'s, Vec<pb::DeadLetterAuditEntry>>> {
         let since = self.since.map(to_timestamp);
-        let mut entries = Vec::new();
-        let most = self.limit as usize;
-        for service in &services.all {
-            let mut page_token = String::new();
-            loop {
-                let request = pb::ListDeadLetterAuditRequest {
-                    dead_letter_id: self.id.map(|id| id.to_string()).unwrap_or_default(),
-                    since,
-                    page_size: PAGE_SIZE,
-                    page_token,
-                };
-                let page = service.dead_letters().list_dead_letter_audit(service.request(request)?).await;
-                let page = page.with_context(|| service.failed())?.into_inner();
-                entries.extend(page.entries.into_iter().map(|entry| (entry, service.name)));
-                page_token = page.next_page_token;
-                if page_token.is_empty() || entries.len() > most {
-                    break;
+        let ids = services.resolve(self.id.as_slice()).await?;
+        let dead_letter_id = ids.first().map(ToString::to_string).unwrap_or_default();
+        services
+            .ask(async |service| {
+                let mut entries = Vec::new();
+                let mut page_token = String::new();
+                loop {
+                    let request = service.request(pb::ListDeadLetterAuditRequest {
+                        dead_letter_id: dead_letter_id.clone(),
+                        since,
+                        page_size: PAGE_SIZE,
+                        page_token,
+                    })?;
+                    let page =
+                        service.answer(service.dead_letters().list_dead_letter_audit(request).await)?;
+                    entries.extend(page.entries);
+                    page_token = page.next_page_token;
+                    if page_token.is_empty() || entries.len() > self.limit as usize {
+                        return Ok(entries);
+                    }
                 }
-            }
-        }
-        entries.sort_by(|(a, _), (b, _)| b.id.cmp(&a.id));
-        entries.truncate(most);
-        Ok(entries.into_iter().map(|(entry, service)| AuditLine::of(entry, service)).collect())
+            })
+            .await
     }
 }
 
 fn print(lines: &[AuditLine]) -> io::Result<()> {
-    let mut table = table(&["AT", "SERVICE", "ACTOR", "ACTION", "DEAD LETTER", "DETAIL"]);
+    let mut table = Table::new(&["AT", "SERVICE", "ACTOR", "ACTION", "DEAD LETTER", "DETAIL"])
+        .cutting(&["DETAIL", "ACTOR"])
+        .sparing(&["ACTOR", "SERVICE"]);
     for line in lines {
         let letter = if line.dead_letter_id.is_empty() { "-" } else { &line.dead_letter_id };
         table.add_row([&line.at, line.service, &line.actor, &line.action, letter, &line.detail]);

@@ -1,20 +1,28 @@
-//! `dlq edit`.
+//! `dlq edit`: by options, by a document, or in an editor until the service takes the result.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    env,
+    fs::{self, File},
+    io::{self, IsTerminal as _, Read as _},
+    path::Path,
+    process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use holdfast_proto::{ops::v1 as pb, topic::RECORD_BYTES_MAX};
-use uuid::Uuid;
+use tonic::Code;
 
-use super::{filter::parse_id, schema};
+use super::{
+    document::{Document, fill},
+    named::{Named, parse_named},
+    schema,
+};
 use crate::{
+    consent::{Consent, asked},
     options::{By, parse_reason},
-    output::{Outcome, say},
-    services::Services,
+    output::{NothingMatched, Outcome, UsageError, data, say},
+    services::{CallError, Service, Services},
     target::Target,
 };
 
@@ -22,11 +30,11 @@ use crate::{
 pub(crate) struct Edit {
     #[command(flatten)]
     target: Target,
-    /// Its id
-    #[arg(value_parser = parse_id)]
-    id: Uuid,
+    /// Its id, or how that begins. Without further options its document is opened in $EDITOR
+    #[arg(value_parser = parse_named)]
+    id: Named,
     /// The event as JSON: a file, or - for standard input
-    #[arg(long, value_name = "FILE|-", required_unless_present_any = ["header", "record_key"], value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "FILE|-", value_parser = NonEmptyStringValueParser::new())]
     value: Option<String>,
     /// A header, which replaces all headers of this name; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]
@@ -34,16 +42,30 @@ pub(crate) struct Edit {
     /// The record's key
     #[arg(long, value_name = "TEXT")]
     record_key: Option<String>,
+    /// Only fill in headers and key where they are missing, as every edit does
+    #[arg(long, conflicts_with_all = ["value", "header", "record_key"])]
+    fill: bool,
+    /// Print key, headers and event as a document for --document, with what is missing filled in; changes nothing
+    #[arg(long, conflicts_with_all = ["value", "header", "record_key", "fill"])]
+    template: bool,
+    /// Key, headers and event, as --template prints them: a file, or - for standard input
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["value", "header", "record_key", "fill", "template"])]
+    document: Option<String>,
+    /// Take all edits back
+    #[arg(long, conflicts_with_all = ["value", "header", "record_key", "fill", "template", "document"])]
+    revert: bool,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
-    reason: String,
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason, required_unless_present = "template")]
+    reason: Option<String>,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     by: By,
 }
 
 fn parse_header(text: &str) -> Result<(String, String)> {
     let (name, value) = text.split_once('=').context("must be NAME=VALUE")?;
-    anyhow::ensure!(!name.is_empty(), "must be NAME=VALUE");
+    ensure!(!name.is_empty(), "must be NAME=VALUE");
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -59,39 +81,143 @@ fn read_bounded(input: impl io::Read) -> io::Result<String> {
     Ok(text)
 }
 
+fn read_from(path: &str) -> Result<String> {
+    if path == "-" {
+        return read_bounded(io::stdin()).context("cannot read standard input");
+    }
+    File::open(path).and_then(read_bounded).with_context(|| format!("cannot read {path}"))
+}
+
 impl Edit {
     pub(super) async fn run(&self) -> Result<Outcome> {
+        let opens_editor = self.value.is_none()
+            && self.header.is_empty()
+            && self.record_key.is_none()
+            && self.document.is_none()
+            && !self.fill
+            && !self.template
+            && !self.revert;
+        if opens_editor && !io::stdin().is_terminal() {
+            bail!(UsageError(
+                "nothing to edit with: without a terminal give --value, --header, --record-key, --fill, --document or --revert"
+                    .to_owned()
+            ));
+        }
         let services = Services::connect(&self.target, None)?;
-        let Some((service, letter)) = services.find(self.id).await? else {
-            say!("no service has a dead letter {}", self.id);
-            return Ok(Outcome::NothingMatched);
+        let ids = services.resolve(std::slice::from_ref(&self.id)).await?;
+        let id = ids.first().context("one id was given")?;
+        let Some((service, letter)) = services.find(*id).await? else {
+            bail!(NothingMatched(format!("no service has a dead letter {id}")));
         };
-        let value = match self.value.as_deref() {
-            None => None,
-            Some("-") => Some(read_bounded(io::stdin()).context("cannot read standard input")?),
-            Some(path) => {
-                let read = File::open(path).and_then(read_bounded);
-                Some(read.with_context(|| format!("cannot read {path}"))?)
-            }
+        if self.template {
+            data!("{}", Document::of(&letter)?.to_text()?)?;
+            return Ok(Outcome::Done);
+        }
+        if opens_editor {
+            return self.in_editor(service, &letter).await;
+        }
+        let request = if let Some(path) = &self.document {
+            Document::of(&letter)?.edit_to(&letter, &read_from(path)?)?
+        } else {
+            self.by_options(&letter)?
         };
+        service.answer(self.send(service, &letter, request).await?)?;
+        self.conclude(&letter)
+    }
+
+    /// What the options ask for.
+    fn by_options(&self, letter: &pb::DeadLetter) -> Result<pb::EditDeadLetterRequest> {
+        let value = self.value.as_deref().map(read_from).transpose()?;
         let header = |(name, value): &(String, String)| pb::RecordHeader {
             name: name.clone(),
             value: value.clone().into_bytes(),
         };
-        let request = pb::EditDeadLetterRequest {
-            id: self.id.to_string(),
+        Ok(pb::EditDeadLetterRequest {
             value: value.map(|text| schema::encode(&letter.topic, &text)).transpose()?.unwrap_or_default(),
             key: self.record_key.clone().map(String::into_bytes),
             headers: self.header.iter().map(header).collect(),
-            reason: self.reason.clone(),
-            author: self.by.name(),
-        };
-        let edited = service.dead_letters().edit_dead_letter(service.request(request)?).await;
-        edited.with_context(|| service.failed())?;
-        let next = self.target.hint(&format!("dlq redrive {} --execute", self.id))?;
-        say!("edited; the original is kept. Next: {next}");
+            revert: self.revert,
+            ..pb::EditDeadLetterRequest::default()
+        })
+    }
+
+    /// Fills in what is missing, says so, and asks the service to keep it.
+    async fn send(
+        &self,
+        service: &Service,
+        letter: &pb::DeadLetter,
+        mut request: pb::EditDeadLetterRequest,
+    ) -> Result<Result<tonic::Response<pb::EditDeadLetterResponse>, tonic::Status>> {
+        if !request.revert {
+            for filled in fill(letter, &mut request)? {
+                say!("filled in: {filled}");
+            }
+        }
+        if request.value.is_empty() && request.key.is_none() && request.headers.is_empty() && !request.revert
+        {
+            bail!(NothingMatched("nothing is missing, and nothing was changed".to_owned()));
+        }
+        request.id.clone_from(&letter.id);
+        request.reason = self.reason.clone().unwrap_or_default();
+        request.author = self.by.name();
+        Ok(service.dead_letters().edit_dead_letter(service.request(request)?).await)
+    }
+
+    /// Until the service takes the result, or the operator gives up.
+    async fn in_editor(&self, service: &Service, letter: &pb::DeadLetter) -> Result<Outcome> {
+        let before = Document::of(letter)?;
+        let original = before.to_text()?;
+        let file = tempfile::Builder::new().prefix("dead-letter-").suffix(".json").tempfile()?;
+        fs::write(file.path(), &original)?;
+        loop {
+            open_editor(file.path())?;
+            let text =
+                File::open(file.path()).and_then(read_bounded).context("cannot read what was edited")?;
+            if text == original && before.is_complete() {
+                say!("nothing was changed");
+                return Ok(Outcome::Failed);
+            }
+            let refused = match before.edit_to(letter, &text) {
+                Ok(request) => {
+                    let difference = before.difference(&text)?.join("\n");
+                    if !self.consent.to(&difference, "keep this edit?")? {
+                        return Ok(Outcome::Failed);
+                    }
+                    match service.answer(self.send(service, letter, request).await?) {
+                        Ok(_) => return self.conclude(letter),
+                        Err(CallError::Refused { code: Code::InvalidArgument, why, .. }) => {
+                            anyhow::anyhow!(why)
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Err(error) => error,
+            };
+            say!("refused: {refused:#}");
+            if !asked("edit it again?")? {
+                say!("nothing was done");
+                return Ok(Outcome::Failed);
+            }
+        }
+    }
+
+    fn conclude(&self, letter: &pb::DeadLetter) -> Result<Outcome> {
+        let next = self.target.hint(&format!("dlq redrive {} --execute", letter.id))?;
+        let done = if self.revert { "as it was received" } else { "edited; the original is kept" };
+        say!("{done}. Next: {next}");
         Ok(Outcome::Done)
     }
+}
+
+/// As `$VISUAL` or `$EDITOR` says, which may have options of their own.
+fn open_editor(file: &Path) -> Result<()> {
+    let editor = ["VISUAL", "EDITOR"].into_iter().filter_map(env::var_os).find(|editor| !editor.is_empty());
+    let editor = editor.unwrap_or_else(|| "vi".into());
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec $0 \"$1\""]).arg(&editor).arg(file);
+    let status = command.status().with_context(|| format!("cannot start {}", editor.display()))?;
+    ensure!(status.success(), "the editor {} has failed ({status})", editor.display());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use holdfast_common::{consumer::Class, duration::parse_duration};
+use holdfast_common::consumer::Class;
 use holdfast_proto::{ops::v1 as pb, to_timestamp, topic::EVENT_TOPICS};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::options::service_names;
+use crate::{moment::parse_time, options::service_names};
 
 /// Which dead letters.
 #[derive(Debug, Args)]
@@ -22,8 +22,8 @@ pub(super) struct Filter {
     #[arg(long, value_name = "CLASS", value_parser = Class::ALL.map(Class::as_str))]
     class: Option<String>,
     /// Of this order
-    #[arg(long, value_name = "ORDER_ID", value_parser = parse_id)]
-    key: Option<Uuid>,
+    #[arg(long, visible_alias = "key", value_name = "ORDER_ID", value_parser = parse_id)]
+    order: Option<Uuid>,
     /// Parked at or after: 2026-01-31T12:00:00Z, 2026-01-31, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
@@ -38,9 +38,24 @@ impl Filter {
             ids: Vec::new(),
             topic: self.topic.clone().unwrap_or_default(),
             class: self.class.clone().unwrap_or_default(),
-            subject: self.key.map(|key| key.to_string()).unwrap_or_default(),
+            subject: self.order.map(|order| order.to_string()).unwrap_or_default(),
             since: self.since.map(to_timestamp),
             until: self.until.map(to_timestamp),
+        }
+    }
+
+    /// Of letters in a state; unspecified: in any.
+    pub(super) fn in_state(&self, state: pb::DeadLetterState) -> pb::ListDeadLettersRequest {
+        let pb::DeadLetterFilter { ids, topic, class, subject, since, until } = self.to_proto();
+        pb::ListDeadLettersRequest {
+            ids,
+            topic,
+            class,
+            subject,
+            since,
+            until,
+            state: state.into(),
+            ..pb::ListDeadLettersRequest::default()
         }
     }
 
@@ -48,67 +63,16 @@ impl Filter {
     pub(super) fn is_empty(&self) -> bool {
         let texts = [&self.service, &self.topic, &self.class];
         texts.iter().all(|text| text.is_none())
-            && self.key.is_none()
+            && self.order.is_none()
             && self.since.is_none()
             && self.until.is_none()
     }
 }
 
-/// An empty value must never match everything, so ids are checked here, before any call.
-pub(super) fn parse_id(text: &str) -> Result<Uuid> {
+/// The id of an order, as a filter. An empty value must never match everything, so it is checked here, before any call.
+fn parse_id(text: &str) -> Result<Uuid> {
     Uuid::try_parse(text)
         .ok()
         .filter(|id| !id.is_nil())
-        .context("must be an id such as 01a21184-8763-7214-acea-bb1c3b689082")
-}
-
-/// A moment: RFC 3339, a date (its first moment in UTC), or how long ago. A number alone is refused: it could be seconds or a year.
-pub(super) fn parse_time(text: &str) -> Result<OffsetDateTime> {
-    let as_written = OffsetDateTime::parse(text, &Rfc3339);
-    let of_date = as_written.or_else(|_| OffsetDateTime::parse(&format!("{text}T00:00:00Z"), &Rfc3339));
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    let ago = parse_duration(text).ok().filter(|_| !is_number);
-    let of_ago = ago.and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago.try_into().ok()?));
-    of_date.ok().or(of_ago).context(
-        "must be a time such as 2026-01-31T12:00:00Z, a date such as 2026-01-31, or 2h for two hours ago, at most ten years",
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use time::macros::datetime;
-
-    use super::*;
-
-    /// Times are read as the help says, and garbage is refused.
-    #[test]
-    fn times_are_read_as_the_help_says() {
-        for (text, expected_s) in [("2h", 7_200), ("1h30m", 5_400), ("1d", 86_400)] {
-            let ago = OffsetDateTime::now_utc() - parse_time(text).expect("a time");
-            assert!((ago.whole_seconds() - expected_s).abs() <= 1, "{text}: {ago}");
-        }
-        assert_eq!(parse_time("2026-01-31T12:00:00Z").expect("a time"), datetime!(2026-01-31 12:00 UTC));
-        assert_eq!(parse_time("2026-01-31").expect("a date"), datetime!(2026-01-31 0:00 UTC));
-        for wrong in [
-            "",
-            "yesterday",
-            "2026",
-            "2026-13-01",
-            "2026-01",
-            "199999999h",
-            "99999999999h",
-            "18446744073709551615ms",
-        ] {
-            assert!(parse_time(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    proptest! {
-        /// Any text is a time or none.
-        #[test]
-        fn any_text_is_a_time_or_none(text in "\\PC*|[0-9]{1,20}(ms|s|m|h|d|)|[0-9+-]{4,6}-[0-9]{2}-[0-9]{2}(T[0-9:.]{0,12}(Z|[+-][0-9:]{5})|)") {
-            let _ = parse_time(&text);
-        }
-    }
+        .context("must be the id of an order, such as 01a21184-8763-7214-acea-bb1c3b689082")
 }

@@ -2,19 +2,17 @@
 
 use std::io;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 
-use super::{
-    filter::Filter,
-    letter::{LetterLine, PAGE_SIZE},
-};
+use super::{filter::Filter, letter::LetterLine, listing::matching};
 use crate::{
-    options::Output,
-    output::{Outcome, data, say, table},
+    options::ListOutput,
+    output::{Outcome, data, say},
     services::Services,
+    table::Table,
     target::Target,
 };
 
@@ -25,13 +23,13 @@ pub(crate) struct List {
     #[command(flatten)]
     filter: Filter,
     /// In this state
-    #[arg(long, value_enum)]
-    state: Option<State>,
+    #[arg(long, value_enum, default_value_t = State::Parked)]
+    state: State,
     /// At most this many
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
     #[command(flatten)]
-    output: Output,
+    output: ListOutput,
 }
 
 /// What has become of a dead letter.
@@ -41,6 +39,7 @@ enum State {
     Redriven,
     Discarded,
     SetAside,
+    All,
 }
 
 impl From<State> for pb::DeadLetterState {
@@ -50,6 +49,7 @@ impl From<State> for pb::DeadLetterState {
             State::Redriven => Self::Redriven,
             State::Discarded => Self::Discarded,
             State::SetAside => Self::SetAside,
+            State::All => Self::Unspecified,
         }
     }
 }
@@ -62,68 +62,89 @@ struct Document {
 impl List {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, self.filter.service.as_deref())?;
-        let mut letters = self.letters(&services).await?;
         let most = self.limit as usize;
+        let wanted = self.filter.in_state(self.state.into());
+        let answers = matching(&services, &wanted, most).await?;
+        let mut letters: Vec<LetterLine> =
+            answers.each.iter().flat_map(|(_, letters)| letters).map(LetterLine::of).collect();
+        // The ids are of version 7, so this is the order of parking over all services.
+        letters.sort_by(|a, b| a.id.cmp(&b.id));
         if letters.len() > most {
             letters.truncate(most);
-            say!("only the first {most}: narrow the filter, or raise --limit");
+            say!("only the {most} oldest: narrow the filter, or raise --limit");
         }
         let nothing = letters.is_empty();
         if nothing {
-            say!("no dead letter matches");
-        }
-        let document = Document { dead_letters: letters };
-        self.output.print(&document, || if nothing { Ok(()) } else { print(&document.dead_letters) })?;
-        Ok(if nothing { Outcome::NothingMatched } else { Outcome::Done })
-    }
-
-    /// Those that match, oldest first. Stops asking when there are more than the limit.
-    async fn letters(&self, services: &Services) -> Result<Vec<LetterLine>> {
-        let filter = self.filter.to_proto();
-        let state = self.state.map_or(pb::DeadLetterState::Unspecified, Into::into);
-        let mut letters = Vec::new();
-        for service in &services.all {
-            let mut page_token = String::new();
-            loop {
-                let request = pb::ListDeadLettersRequest {
-                    topic: filter.topic.clone(),
-                    class: filter.class.clone(),
-                    subject: filter.subject.clone(),
-                    state: state.into(),
-                    since: filter.since,
-                    until: filter.until,
-                    page_size: PAGE_SIZE,
-                    page_token,
-                    ids: Vec::new(),
-                };
-                let page = service.dead_letters().list_dead_letters(service.request(request)?).await;
-                let page = page.with_context(|| service.failed())?.into_inner();
-                letters.extend(page.dead_letters.iter().map(LetterLine::of));
-                page_token = page.next_page_token;
-                if page_token.is_empty() || letters.len() > self.limit as usize {
-                    break;
-                }
+            match self.state {
+                State::All => say!("no dead letter matches"),
+                _ => say!("no dead letter matches; --state all looks for those that have ended, too"),
             }
         }
-        // The ids are of version 7, so this is the order of parking over all services.
-        letters.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(letters)
+        let document = Document { dead_letters: letters };
+        let ids = document.dead_letters.iter().map(|letter| letter.id.as_str());
+        self.output.print(&document, ids, |is_wide| {
+            if nothing { Ok(()) } else { print(&document.dead_letters, is_wide) }
+        })?;
+        Ok(answers.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
     }
 }
 
-fn print(letters: &[LetterLine]) -> io::Result<()> {
-    let mut table = table(&["ID", "SERVICE", "TOPIC", "CLASS", "KEY", "PARKED", "STATE", "REASON"]);
+fn print(letters: &[LetterLine], is_wide: bool) -> io::Result<()> {
+    data!("{}", if is_wide { wide(letters) } else { narrow(letters) })
+}
+
+/// What is copied is whole at any width; the rest as far as there is room.
+pub(super) fn narrow(letters: &[LetterLine]) -> Table {
+    let mut table = Table::new(&["ID", "AGE", "SERVICE", "CLASS", "TOPIC", "ORDER", "STATE", "REASON"])
+        .cutting(&["REASON"])
+        .sparing(&["CLASS", "SERVICE", "AGE", "TOPIC", "STATE", "ORDER"]);
     for letter in letters {
         table.add_row([
             &letter.id,
+            &letter.age,
             &letter.service,
-            &letter.topic,
             &letter.class,
+            &letter.topic,
             letter.key.as_deref().unwrap_or("-"),
-            &letter.parked_at,
             letter.state,
             &letter.reason,
         ]);
     }
-    data!("{table}")
+    table
+}
+
+fn wide(letters: &[LetterLine]) -> Table {
+    let mut table = Table::new(&[
+        "ID",
+        "AGE",
+        "SERVICE",
+        "CLASS",
+        "TOPIC",
+        "PARTITION",
+        "OFFSET",
+        "ORDER",
+        "STATE",
+        "REDRIVES",
+        "PARKED",
+        "WAITS BEHIND",
+        "REASON",
+    ]);
+    for letter in letters {
+        table.add_row([
+            &letter.id,
+            &letter.age,
+            &letter.service,
+            &letter.class,
+            &letter.topic,
+            &letter.partition.to_string(),
+            &letter.offset.to_string(),
+            letter.key.as_deref().unwrap_or("-"),
+            letter.state,
+            &letter.redrive_count.to_string(),
+            &letter.parked_at,
+            letter.blocked_by.as_deref().unwrap_or("-"),
+            &letter.reason,
+        ]);
+    }
+    table
 }

@@ -3,10 +3,13 @@
 
 mod audit;
 mod discard;
+mod document;
 mod edit;
 mod filter;
 mod letter;
 mod list;
+mod listing;
+mod named;
 mod redrive;
 mod resume;
 mod schema;
@@ -27,11 +30,11 @@ use crate::{output::Outcome, runtime::block_on};
 pub(crate) enum Dlq {
     /// Show dead letters, oldest first
     List(List),
-    /// Show one: headers, reason, attempts, history, and its value decoded by its schema
+    /// Show letters: headers, reason, attempts, history, and the value decoded by its schema
     Show(Show),
     /// Handle dead letters again, whole aggregates in order; a dry run unless --execute
     Redrive(Redrive),
-    /// Replace the value, the key or headers of a dead letter; the original is kept
+    /// Repair a dead letter in an editor or by options: event, key, headers; the original is kept
     Edit(Edit),
     /// Give up dead letters; what waits behind them is released at the next redrive
     Discard(Discard),

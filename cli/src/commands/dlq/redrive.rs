@@ -1,6 +1,7 @@
 //! `dlq redrive`.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -8,30 +9,43 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use holdfast_proto::ops::v1::{self as pb, redrive_dead_letters_response::Step};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::filter::{Filter, parse_id};
+use super::{
+    filter::Filter,
+    letter::groups,
+    named::{Named, parse_named},
+};
 use crate::{
-    options::{By, Output},
-    output::{Outcome, data, say, table},
+    options::{By, ListOutput},
+    output::{Outcome, UsageError, data, say},
     services::{Service, Services},
+    table::Table,
     target::Target,
 };
 
 /// A service that dies in the middle is waited for: this many attempts without any progress, with this pause.
 const INTERRUPTIONS_MAX: u32 = 30;
 const INTERRUPTION_PAUSE: Duration = Duration::from_millis(500);
+/// Where no bar is drawn, a line says this often how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Letters of one call.
+const IDS_PER_CALL: usize = 1_000;
+/// A plan with more letters is a summary.
+const PLAN_ROWS_MAX: usize = 20;
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a command line")]
 pub(crate) struct Redrive {
     #[command(flatten)]
     target: Target,
-    /// These letters; others that are parked for the same orders go with them
-    #[arg(value_parser = parse_id)]
-    ids: Vec<Uuid>,
+    /// These letters, or `-` for ids on standard input; others that are parked for the same orders go with them
+    #[arg(value_parser = parse_named, value_name = "ID|-")]
+    ids: Vec<Named>,
     #[command(flatten)]
     filter: Filter,
     /// All parked letters
@@ -49,10 +63,13 @@ pub(crate) struct Redrive {
     /// Include letters that were redriven 3 times without success
     #[arg(long)]
     force: bool,
+    /// Show each letter of a long plan
+    #[arg(short, long)]
+    verbose: bool,
     #[command(flatten)]
     by: By,
     #[command(flatten)]
-    output: Output,
+    output: ListOutput,
 }
 
 fn parse_rate(text: &str) -> Result<f64> {
@@ -70,8 +87,10 @@ struct Line {
     topic: String,
     key: String,
     result: &'static str,
-    class: String,
-    reason: String,
+    /// Of a failure.
+    class: Option<String>,
+    /// Why it is not redriven.
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -100,43 +119,107 @@ impl Document {
     }
 }
 
+/// Whether a service did what was asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Done,
+    /// The operator has pressed Ctrl-C: the service ends after its current transaction.
+    Interrupted,
+}
+
 impl Redrive {
     pub(super) async fn run(&self) -> Result<Outcome> {
         if self.ids.is_empty() && self.filter.is_empty() && !self.all {
-            bail!("which? Name ids, a filter, or --all");
+            bail!(UsageError("which? Name ids, a filter, or --all".to_owned()));
         }
         let services = Services::connect(&self.target, self.filter.service.as_deref())?;
-        let bar = progress();
-        let mut lines = Vec::new();
+        let ids = services.resolve(&self.ids).await?;
+        let before = if self.execute { parked_at_each(&self.target).await } else { BTreeMap::new() };
+        let mut progress = Progress::new();
+        let mut failed = Vec::new();
+        let mut is_interrupted = false;
         for service in &services.all {
-            let left = self.max.map(|max| max.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX)));
+            let done = u32::try_from(progress.lines.len()).unwrap_or(u32::MAX);
+            let left = self.max.map(|max| max.saturating_sub(done));
             if left == Some(0) {
                 break;
             }
-            self.redrive_service(service, left, &bar, &mut lines).await?;
+            match self.redrive_at(service, &ids, left, &mut progress).await {
+                Ok(Ended::Done) => {}
+                Ok(Ended::Interrupted) => {
+                    is_interrupted = true;
+                    break;
+                }
+                Err(error) => failed.push(error),
+            }
         }
-        bar.finish_and_clear();
-        let document = Document::of(lines, self.execute);
-        self.output.print(&document, || print(&document.dead_letters))?;
-        Ok(conclude(&document))
+        progress.bar.finish_and_clear();
+        let document = Document::of(progress.lines, self.execute);
+        let ids = document.dead_letters.iter().map(|line| line.id.as_str());
+        self.output.print(&document, ids, |_| self.print(&document.dead_letters))?;
+        let outcome = conclude(&document);
+        for (service, more) in more_since(&before, &self.target).await {
+            let stats = self.target.hint("dlq stats")?;
+            say!("{service} has {more} more parked than before: {stats}");
+        }
+        if is_interrupted {
+            say!("interrupted: what is left stays parked; run the command again for it");
+            return Ok(Outcome::Partly);
+        }
+        // Others were still redriven.
+        let Some(last) = failed.pop() else { return Ok(outcome) };
+        failed.iter().for_each(|error| say!("{error:#}"));
+        if document.dead_letters.is_empty() {
+            return Err(last);
+        }
+        say!("{last:#}");
+        Ok(Outcome::Partly)
     }
 
-    /// Redrives the letters of one service. If it dies in the middle, the rest is asked for again once it is back: what was
+    /// Redrives the letters of one service, as many ids at a time as a call may have.
+    async fn redrive_at(
+        &self,
+        service: &Service,
+        ids: &[Uuid],
+        left: Option<u32>,
+        progress: &mut Progress,
+    ) -> Result<Ended> {
+        if ids.is_empty() {
+            return self.redrive_service(service, ids, left, progress).await;
+        }
+        let before = progress.lines.len();
+        for ids in ids.chunks(IDS_PER_CALL) {
+            let done = u32::try_from(progress.lines.len() - before).unwrap_or(u32::MAX);
+            let left = left.map(|left| left.saturating_sub(done));
+            if left == Some(0)
+                || self.redrive_service(service, ids, left, progress).await? == Ended::Interrupted
+            {
+                return Ok(if left == Some(0) { Ended::Done } else { Ended::Interrupted });
+            }
+        }
+        Ok(Ended::Done)
+    }
+
+    /// Redrives letters of one service. If it dies in the middle, the rest is asked for again once it is back: what was
     /// redriven is no longer parked.
     async fn redrive_service(
         &self,
         service: &Service,
+        ids: &[Uuid],
         mut left: Option<u32>,
-        bar: &ProgressBar,
-        lines: &mut Vec<Line>,
-    ) -> Result<()> {
+        progress: &mut Progress,
+    ) -> Result<Ended> {
         let mut interruptions = 0;
+        let mut has_said = false;
         loop {
-            let before = lines.len();
-            let Err(status) = self.stream(service, left, bar, lines).await? else { return Ok(()) };
-            let progress = lines.len() - before;
-            left = left.map(|left| left.saturating_sub(u32::try_from(progress).unwrap_or(u32::MAX)));
-            interruptions = if progress > 0 { 0 } else { interruptions + 1 };
+            let before = progress.lines.len();
+            let status = match self.stream(service, ids, left, progress).await? {
+                Ok(ended) => return Ok(ended),
+                Err(status) => status,
+            };
+            let done = progress.lines.len() - before;
+            left = left.map(|left| left.saturating_sub(u32::try_from(done).unwrap_or(u32::MAX)));
+            interruptions = if done > 0 { 0 } else { interruptions + 1 };
             let again = self.execute
                 && matches!(
                     status.code(),
@@ -145,22 +228,31 @@ impl Redrive {
                 && interruptions <= INTERRUPTIONS_MAX
                 && left != Some(0);
             if !again {
-                return Err(status).with_context(|| {
-                    format!(
-                        "{} stopped after {} letters; what was redriven stays redriven, run the command again",
-                        service.name,
-                        lines.len()
-                    )
+                let of_service = progress.lines.iter().filter(|line| line.service == service.name).count();
+                let error = anyhow::Error::from(service.error(&status));
+                return Err(match of_service {
+                    0 => error,
+                    done => error.context(format!(
+                        "{} stopped after {done} letters; what was redriven stays redriven, run the command again",
+                        service.name
+                    )),
                 });
             }
             // Letters that failed, or wait behind one, would be tried again, and the service counts each redrive.
-            if lines.iter().any(|line| line.service == service.name && line.result != "redriven") {
+            if progress.lines.iter().any(|line| line.service == service.name && line.result != "redriven") {
                 bail!(
                     "{} was interrupted after letters had failed; run the command again for the rest",
                     service.name
                 );
             }
-            tokio::time::sleep(INTERRUPTION_PAUSE).await;
+            if interruptions > 1 && !has_said {
+                say!("{} is away: it is waited for", service.name);
+                has_said = true;
+            }
+            tokio::select! {
+                () = sleep(INTERRUPTION_PAUSE) => {}
+                _ = tokio::signal::ctrl_c() => return Ok(Ended::Interrupted),
+            }
         }
     }
 
@@ -168,15 +260,13 @@ impl Redrive {
     async fn stream(
         &self,
         service: &Service,
+        ids: &[Uuid],
         left: Option<u32>,
-        bar: &ProgressBar,
-        lines: &mut Vec<Line>,
-    ) -> Result<Result<(), tonic::Status>> {
+        progress: &mut Progress,
+    ) -> Result<Result<Ended, tonic::Status>> {
         let mode = if self.execute { pb::RedriveMode::Execute } else { pb::RedriveMode::DryRun };
-        let filter = pb::DeadLetterFilter {
-            ids: self.ids.iter().map(Uuid::to_string).collect(),
-            ..self.filter.to_proto()
-        };
+        let filter =
+            pb::DeadLetterFilter { ids: ids.iter().map(Uuid::to_string).collect(), ..self.filter.to_proto() };
         let request = pb::RedriveDeadLettersRequest {
             filter: Some(filter),
             mode: mode.into(),
@@ -190,35 +280,112 @@ impl Redrive {
             Err(status) => return Ok(Err(status)),
         };
         loop {
-            match steps.message().await {
+            let step = tokio::select! {
+                step = steps.message() => step,
+                // The end of the stream ends the redrive.
+                _ = tokio::signal::ctrl_c() => return Ok(Ok(Ended::Interrupted)),
+            };
+            match step {
                 Ok(Some(pb::RedriveDeadLettersResponse { step: Some(Step::Plan(plan)) })) => {
-                    bar.inc_length(plan.dead_letters);
+                    progress.planned(plan.dead_letters);
                 }
                 Ok(Some(pb::RedriveDeadLettersResponse { step: Some(Step::Outcome(outcome)) })) => {
-                    bar.inc(1);
-                    lines.push(line(outcome, service.name));
+                    progress.done(line(outcome, service.name));
                 }
                 Ok(Some(pb::RedriveDeadLettersResponse { step: None })) => {}
-                Ok(None) => return Ok(Ok(())),
+                Ok(None) => return Ok(Ok(Ended::Done)),
                 Err(status) => return Ok(Err(status)),
             }
         }
     }
+
+    fn print(&self, lines: &[Line]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        if !self.execute && !self.verbose && lines.len() > PLAN_ROWS_MAX {
+            let planned = lines.iter().filter(|line| line.result == "planned");
+            for group in groups(planned.map(|line| (line.service, line.topic.as_str(), "letters"))) {
+                data!("{group}")?;
+            }
+            return Ok(());
+        }
+        data!("{}", table(lines))
+    }
 }
 
-/// On a terminal only.
-fn progress() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    if !io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
+/// What was done so far, and how far that is.
+struct Progress {
+    lines: Vec<Line>,
+    bar: ProgressBar,
+    /// Letters of all plans, as the last one of each service has it.
+    total: usize,
+    said: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        if !io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {rate} {eta} left") {
+            // A whole number, as nobody reads more of it while it changes.
+            let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{:.0}/s", state.per_sec());
+            };
+            bar.set_style(style.with_key("rate", rate));
+        }
+        Self { lines: Vec::new(), bar, total: 0, said: Instant::now() }
     }
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta} left") {
-        bar.set_style(style);
+
+    /// The plan of a stream has no letters of those before it: what was redriven is not parked any more.
+    fn planned(&mut self, letters: u64) {
+        self.total = self.lines.len() + usize::try_from(letters).unwrap_or(usize::MAX);
+        self.bar.set_length(self.total as u64);
     }
-    bar
+
+    fn done(&mut self, line: Line) {
+        self.lines.push(line);
+        self.bar.set_position(self.lines.len() as u64);
+        if self.bar.is_hidden() && self.said.elapsed() > SAY_EVERY {
+            say!("{} of {}", self.lines.len(), self.total);
+            self.said = Instant::now();
+        }
+    }
+}
+
+/// How many letters each service has parked; those that can't be asked are left out: this is only for a hint.
+async fn parked_at_each(target: &Target) -> BTreeMap<&'static str, u64> {
+    let Ok(services) = Services::connect(target, None) else { return BTreeMap::new() };
+    let mut parked = BTreeMap::new();
+    for service in &services.all {
+        let Ok(request) = service.request(pb::GetDeadLetterStatsRequest {}) else { continue };
+        if let Ok(answer) = service.answer(service.dead_letters().get_dead_letter_stats(request).await) {
+            parked.insert(service.name, answer.stats.iter().map(|stats| stats.parked).sum());
+        }
+    }
+    parked
+}
+
+/// Services that have more parked than before.
+async fn more_since(before: &BTreeMap<&'static str, u64>, target: &Target) -> Vec<(&'static str, u64)> {
+    if before.is_empty() {
+        return Vec::new();
+    }
+    let now = parked_at_each(target).await;
+    let more =
+        now.into_iter().filter_map(|(service, now)| Some((service, now.checked_sub(*before.get(service)?)?)));
+    more.filter(|(_, more)| *more > 0).collect()
 }
 
 fn line(outcome: pb::RedriveOutcome, service: &'static str) -> Line {
+    let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let why = match outcome.result() {
+        pb::RedriveResult::Refused => Some("redriven 3 times without success".to_owned()),
+        pb::RedriveResult::Behind => Some("waits behind an earlier letter of its order".to_owned()),
+        _ => given(&outcome.reason),
+    };
     Line {
         result: match outcome.result() {
             pb::RedriveResult::Unspecified => "unknown",
@@ -228,25 +395,25 @@ fn line(outcome: pb::RedriveOutcome, service: &'static str) -> Line {
             pb::RedriveResult::Refused => "refused",
             pb::RedriveResult::Behind => "behind",
         },
+        class: given(&outcome.class),
+        reason: why,
         id: outcome.dead_letter_id,
         service,
         topic: outcome.topic,
         key: outcome.subject,
-        class: outcome.class,
-        reason: outcome.reason,
     }
 }
 
-fn print(lines: &[Line]) -> io::Result<()> {
-    if lines.is_empty() {
-        return Ok(());
-    }
-    let mut table = table(&["ID", "SERVICE", "TOPIC", "KEY", "RESULT", "REASON"]);
+fn table(lines: &[Line]) -> Table {
+    let mut table = Table::new(&["ID", "RESULT", "SERVICE", "TOPIC", "ORDER", "REASON"])
+        .cutting(&["REASON"])
+        .sparing(&["SERVICE", "TOPIC", "ORDER"]);
     for line in lines {
         let key = if line.key.is_empty() { "-" } else { &line.key };
-        table.add_row([&line.id, line.service, &line.topic, key, line.result, &line.reason]);
+        let reason = line.reason.as_deref().unwrap_or_default();
+        table.add_row([&line.id, line.result, line.service, &line.topic, key, reason]);
     }
-    data!("{table}")
+    table
 }
 
 fn conclude(document: &Document) -> Outcome {
@@ -255,15 +422,18 @@ fn conclude(document: &Document) -> Outcome {
         say!("no parked dead letter matches");
         return Outcome::NothingMatched;
     }
+    let counted = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
+    let rest = [
+        counted(*failed, "failed again"),
+        counted(*refused, "refused (redriven 3 times without success, see --force)"),
+        counted(*behind, "wait behind"),
+    ];
+    let rest: String = rest.into_iter().flatten().map(|part| format!(", {part}")).collect();
     if !document.executed {
-        say!(
-            "dry run: {planned} would be redriven, {refused} refused, {behind} wait behind; do it with --execute"
-        );
+        say!("dry run: {planned} would be tried{rest}; do it with --execute");
         return Outcome::Done;
     }
-    say!(
-        "{redriven} redriven, {failed} failed again, {refused} refused (3 redrives, see --force), {behind} wait behind"
-    );
+    say!("{redriven} redriven{rest}");
     match (redriven, failed + refused + behind) {
         (_, 0) => Outcome::Done,
         (0, _) => Outcome::Failed,
@@ -283,5 +453,37 @@ mod tests {
         for wrong in ["", "fast", "0/s", "-1/s", "inf/s", "50/m"] {
             assert!(parse_rate(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    /// After a reconnection nothing is counted twice: the new plan has what is left.
+    #[test]
+    fn progress_counts_each_letter_once() {
+        let mut progress = Progress::new();
+        let done = |progress: &mut Progress| progress.done(line(pb::RedriveOutcome::default(), "payment"));
+        progress.planned(45);
+        (0..9).for_each(|_| done(&mut progress));
+        progress.planned(36);
+        assert_eq!((progress.bar.position(), progress.bar.length()), (9, Some(45)));
+        // The next service.
+        (0..36).for_each(|_| done(&mut progress));
+        progress.planned(5);
+        assert_eq!((progress.bar.position(), progress.bar.length()), (45, Some(50)));
+    }
+
+    /// Each letter that is not redriven says why.
+    #[test]
+    fn what_is_not_redriven_says_why() {
+        let of = |result: pb::RedriveResult, reason: &str| {
+            let outcome = pb::RedriveOutcome {
+                result: result.into(),
+                reason: reason.to_owned(),
+                ..pb::RedriveOutcome::default()
+            };
+            line(outcome, "payment").reason
+        };
+        assert_eq!(of(pb::RedriveResult::Redriven, ""), None);
+        assert_eq!(of(pb::RedriveResult::Failed, "no such order").as_deref(), Some("no such order"));
+        assert_eq!(of(pb::RedriveResult::Refused, "").as_deref(), Some("redriven 3 times without success"));
+        assert!(of(pb::RedriveResult::Behind, "").is_some_and(|reason| reason.starts_with("waits behind")));
     }
 }

@@ -1,6 +1,6 @@
 //! `dlq resume`.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 use tonic::Code;
@@ -46,7 +46,7 @@ impl Resume {
                     say!("{}: {}", service.name, status.message());
                     return Ok(Outcome::NothingMatched);
                 }
-                Err(status) => return Err(status).with_context(|| service.failed()),
+                Err(status) => return Err(service.error(&status).into()),
             }
         }
         Ok(Outcome::Done)

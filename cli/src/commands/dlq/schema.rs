@@ -1,8 +1,10 @@
 //! Values of events, by the schema of their topic: protobuf to JSON and back.
 
 use anyhow::{Context as _, Result, bail};
-use holdfast_proto::{DESCRIPTORS, topic};
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, prost::Message as _};
+use holdfast_proto::{Currency, DESCRIPTORS, topic};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, prost::Message as _,
+};
 use serde_json::Value;
 
 fn descriptor(topic: &str) -> Result<Option<MessageDescriptor>> {
@@ -17,6 +19,36 @@ pub(super) fn decode(topic: &str, value: &[u8]) -> Result<Option<Value>> {
         Ok(message) => Ok(Some(serde_json::to_value(message)?)),
         Err(_) => Ok(None),
     }
+}
+
+/// An event of the topic in which every field is named, with values that say what belongs there.
+pub(super) fn skeleton(topic: &str) -> Result<Value> {
+    let Some(descriptor) = descriptor(topic)? else {
+        bail!("the schema of {topic} is not known here");
+    };
+    Ok(skeleton_of(&descriptor))
+}
+
+fn skeleton_of(message: &MessageDescriptor) -> Value {
+    let field = |field: FieldDescriptor| {
+        let value = match field.kind() {
+            Kind::Message(inner) if inner.full_name() == "google.protobuf.Timestamp" => {
+                "2026-01-31T12:00:00Z".into()
+            }
+            Kind::Message(inner) => skeleton_of(&inner),
+            // The first is that of an absent field.
+            Kind::Enum(values) => values.values().nth(1).map_or(Value::Null, |value| value.name().into()),
+            Kind::Bool => false.into(),
+            // Integers of 64 bits are texts in JSON (protobuf's mapping).
+            Kind::Int64 | Kind::Uint64 | Kind::Sint64 | Kind::Fixed64 | Kind::Sfixed64 => "0".into(),
+            Kind::String if field.name() == "currency" => Currency::EUR.as_str().into(),
+            Kind::String | Kind::Bytes => "".into(),
+            _ => 0.into(),
+        };
+        let value = if field.is_list() { Value::Array(vec![value]) } else { value };
+        (field.json_name().to_owned(), value)
+    };
+    Value::Object(message.fields().map(field).collect())
 }
 
 /// The bytes of an event given as JSON.
@@ -40,6 +72,8 @@ mod tests {
         for topic in topic::EVENT_TOPICS {
             let empty = decode(topic, &[]).expect("a schema").expect("an empty message is one");
             assert_eq!(encode(topic, &empty.to_string()).expect("the same"), Vec::<u8>::new(), "{topic}");
+            let skeleton = skeleton(topic).expect("a schema").to_string();
+            assert!(encode(topic, &skeleton).is_ok(), "{skeleton}");
         }
         let json = r#"{"orderId": "o", "userId": "u", "total": {"currency": "EUR", "minorUnits": "1250"}}"#;
         let bytes = encode(topic::ORDER_CREATED, json).expect("an event");

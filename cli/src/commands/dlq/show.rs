@@ -1,29 +1,40 @@
 //! `dlq show`.
 
-use std::io;
+use std::{fs, io, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use holdfast_proto::{hexadecimal, ops::v1 as pb};
 use serde::Serialize;
 use serde_json::Value;
-use uuid::Uuid;
 
-use super::{audit::AuditLine, filter::parse_id, letter::LetterLine, schema};
+use super::{
+    audit::AuditLine,
+    letter::LetterLine,
+    named::{Named, parse_named},
+    schema,
+};
 use crate::{
     options::Output,
-    output::{Outcome, data, say, table},
+    output::{NothingMatched, Outcome, UsageError, data, say},
     services::Services,
+    table::Table,
     target::Target,
 };
+
+/// Of a value that is no event; more of it is for tools.
+const SHOWN_BYTES_MAX: usize = 512;
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     #[command(flatten)]
     target: Target,
-    /// Its id
-    #[arg(value_parser = parse_id)]
-    id: Uuid,
+    /// Their ids, or how these begin, or `-` for ids on standard input
+    #[arg(required = true, value_parser = parse_named, value_name = "ID|-")]
+    ids: Vec<Named>,
+    /// Write the value of the one letter to this file, as it was received
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -95,23 +106,54 @@ impl Document {
     }
 }
 
+#[derive(Serialize)]
+struct Documents {
+    dead_letters: Vec<Document>,
+}
+
 impl Show {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
-        let Some((service, letter)) = services.find(self.id).await? else {
-            say!("no service has a dead letter {}", self.id);
-            return Ok(Outcome::NothingMatched);
-        };
-        let document = Document::of(&letter, service.name)?;
-        self.output.print(&document, || print(&document))?;
-        Ok(Outcome::Done)
+        let ids = services.resolve(&self.ids).await?;
+        let mut documents = Vec::new();
+        for id in &ids {
+            let Some((service, letter)) = services.find(*id).await? else {
+                say!("no service has a dead letter {id}");
+                continue;
+            };
+            if let Some(path) = &self.raw {
+                if ids.len() > 1 {
+                    bail!(UsageError("--raw writes the value of one letter".to_owned()));
+                }
+                let Some(value) = &letter.value else {
+                    bail!(NothingMatched("the record has no value".to_owned()));
+                };
+                fs::write(path, value).with_context(|| format!("cannot write {}", path.display()))?;
+                say!("{} bytes are in {}", value.len(), path.display());
+                return Ok(Outcome::Done);
+            }
+            documents.push(Document::of(&letter, service.name)?);
+        }
+        let found = documents.len();
+        match <[Document; 1]>::try_from(documents) {
+            Ok([document]) => self.output.print(&document, || print(&document))?,
+            Err(documents) => {
+                let documents = Documents { dead_letters: documents };
+                self.output.print(&documents, || documents.dead_letters.iter().try_for_each(print))?;
+            }
+        }
+        Ok(match found {
+            0 => Outcome::NothingMatched,
+            some if some < ids.len() => Outcome::Partly,
+            _ => Outcome::Done,
+        })
     }
 }
 
 fn print(document: &Document) -> io::Result<()> {
     let letter = &document.letter;
     let none = || "-".to_owned();
-    let mut facts = table(&["FACT", "VALUE"]);
+    let mut facts = Table::new(&["FACT", "VALUE"]);
     for (name, value) in [
         ("id", letter.id.clone()),
         ("service", letter.service.clone()),
@@ -132,7 +174,7 @@ fn print(document: &Document) -> io::Result<()> {
     }
     data!("{facts}\n")?;
     for (title, headers) in [("HEADER", &document.headers), ("EDITED HEADER", &document.edited_headers)] {
-        let mut rows = table(&[title, "VALUE"]);
+        let mut rows = Table::new(&[title, "VALUE"]);
         for header in headers {
             rows.add_row([header.name.clone(), header.value.show()]);
         }
@@ -142,7 +184,7 @@ fn print(document: &Document) -> io::Result<()> {
     }
     match (&document.value, &document.value_hex) {
         (Some(value), _) => data!("VALUE\n{}\n", serde_json::to_string_pretty(value)?)?,
-        (None, Some(hex)) => data!("VALUE (not an event of {})\n{hex}\n", letter.topic)?,
+        (None, Some(hex)) => data!("VALUE (not an event of {})\n{}\n", letter.topic, beginning(hex))?,
         (None, None) => data!("VALUE\nnone\n")?,
     }
     if let Some(edited) = &document.edited_value {
@@ -150,11 +192,47 @@ fn print(document: &Document) -> io::Result<()> {
     }
     if !document.history.is_empty() {
         // In the order of time; what is older than these is left to the audit.
-        let mut history = table(&["AT", "ACTOR", "ACTION", "DETAIL"]);
+        let mut history = Table::new(&["AT", "ACTOR", "ACTION", "DETAIL"]).cutting(&["DETAIL"]);
         for line in &document.history {
             history.add_row([&line.at, &line.actor, &line.action, &line.detail]);
         }
         data!("{history}")?;
     }
     Ok(())
+}
+
+/// A value in hexadecimal, as far as people read it, and as text if it is one.
+fn beginning(hex: &str) -> String {
+    let bytes = hex.len() / 2;
+    let shown = &hex[..hex.len().min(2 * SHOWN_BYTES_MAX)];
+    let decoded: Option<Vec<u8>> = (0..shown.len() / 2)
+        .map(|place| u8::from_str_radix(&shown[2 * place..2 * place + 2], 16).ok())
+        .collect();
+    let text = decoded.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let text =
+        text.filter(|text| !text.is_empty() && !text.chars().any(|c| c.is_control() && !c.is_whitespace()));
+    let more = if bytes > SHOWN_BYTES_MAX {
+        format!("\n… {SHOWN_BYTES_MAX} of {bytes} bytes; --raw FILE writes all of them")
+    } else {
+        String::new()
+    };
+    match text {
+        Some(text) => format!("{text}\n{shown}{more}"),
+        None => format!("{shown}{more}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of what is no event the beginning is shown, as text too where it is one.
+    #[test]
+    fn the_beginning_of_a_value_is_shown() {
+        assert_eq!(beginning("ffff"), "ffff");
+        assert_eq!(beginning(&hexadecimal(b"{\"a\": 1}")), "{\"a\": 1}\n7b2261223a20317d");
+        let long = beginning(&hexadecimal(&[0xff; 2_000]));
+        assert!(long.contains("512 of 2000 bytes") && long.len() < 1_200, "{long}");
+        assert_eq!(beginning(""), "");
+    }
 }

@@ -1,6 +1,6 @@
 //! `dlq skip`.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_proto::{ops::v1 as pb, topic::EVENT_TOPICS};
 use tonic::Code;
@@ -71,7 +71,7 @@ impl Skip {
                     say!("{}: {}; see {}", service.name, status.message(), self.target.hint("positions")?);
                     return Ok(Outcome::NothingMatched);
                 }
-                Err(status) => return Err(status).with_context(|| service.failed()),
+                Err(status) => return Err(service.error(&status).into()),
             }
         }
         Ok(Outcome::Done)

@@ -2,17 +2,18 @@
 
 use std::io;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::letter::time_text;
+use super::letter::{age_of, time_text};
 use crate::{
     options::Output,
-    output::{Outcome, data, say, table},
+    output::{Outcome, data, say},
     services::Services,
+    table::Table,
     target::Target,
 };
 
@@ -30,6 +31,7 @@ struct Document {
     stopped_consumers: Vec<Stop>,
 }
 
+/// Letters of one service, topic and class.
 #[derive(Serialize)]
 struct Line {
     service: &'static str,
@@ -38,6 +40,8 @@ struct Line {
     parked: u64,
     oldest_parked_at: String,
     oldest_age_seconds: i64,
+    #[serde(skip)]
+    age: String,
 }
 
 impl Line {
@@ -47,6 +51,7 @@ impl Line {
             service,
             oldest_parked_at: time_text(oldest),
             oldest_age_seconds: from_timestamp(oldest).map_or(0, |at| (now - at).whole_seconds()),
+            age: age_of(oldest),
             topic: stats.topic,
             class: stats.class,
             parked: stats.parked,
@@ -65,37 +70,59 @@ impl Stats {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
         let now = OffsetDateTime::now_utc();
+        let answers = services
+            .ask(async |service| {
+                let request = service.request(pb::GetDeadLetterStatsRequest {})?;
+                Ok(service.answer(service.dead_letters().get_dead_letter_stats(request).await)?)
+            })
+            .await?;
         let mut document = Document { stats: Vec::new(), stopped_consumers: Vec::new() };
-        for service in &services.all {
-            let request = service.request(pb::GetDeadLetterStatsRequest {})?;
-            let answer = service.dead_letters().get_dead_letter_stats(request).await;
-            let answer = answer.with_context(|| service.failed())?.into_inner();
-            document.stopped_consumers.extend(answer.stops.into_iter().map(|stop| Stop {
+        for (service, answer) in &answers.each {
+            document.stopped_consumers.extend(answer.stops.iter().map(|stop| Stop {
                 service: service.name,
-                reason: stop.reason,
+                reason: stop.reason.clone(),
                 stopped_at: time_text(stop.stopped_at.as_ref()),
             }));
-            document.stats.extend(answer.stats.into_iter().map(|stats| Line::of(stats, service.name, now)));
+            document
+                .stats
+                .extend(answer.stats.iter().map(|stats| Line::of(stats.clone(), service.name, now)));
         }
+        // What there is most of, and so what to look at first.
+        document.stats.sort_by_key(|line| (std::cmp::Reverse(line.parked), line.service));
         for Stop { service, reason, stopped_at } in &document.stopped_consumers {
-            say!("{service}: a consumer stopped at {stopped_at}: {reason}. See `holdfast dlq resume --help`");
+            let resume = self.target.hint(&format!("dlq resume --service {service} --reason TEXT"))?;
+            say!(
+                "{service}: a consumer stopped at {stopped_at}: {reason}. It goes on by itself once the cause is mended, or by {resume}"
+            );
         }
         self.output.print(&document, || print(&document.stats))?;
-        Ok(Outcome::Done)
+        say!("{}", total(&document.stats));
+        Ok(answers.outcome(Outcome::Done))
+    }
+}
+
+fn total(lines: &[Line]) -> String {
+    let parked: u64 = lines.iter().map(|line| line.parked).sum();
+    let oldest = lines.iter().max_by_key(|line| line.oldest_age_seconds);
+    match oldest {
+        None => "no dead letter is parked".to_owned(),
+        Some(oldest) => {
+            format!("{parked} are parked in {} groups, the oldest for {}", lines.len(), oldest.age)
+        }
     }
 }
 
 fn print(lines: &[Line]) -> io::Result<()> {
-    let mut table = table(&["SERVICE", "TOPIC", "CLASS", "PARKED", "OLDEST", "AGE"]);
-    for line in lines {
-        table.add_row([
-            line.service,
-            &line.topic,
-            &line.class,
-            &line.parked.to_string(),
-            &line.oldest_parked_at,
-            &format!("{} s", line.oldest_age_seconds),
-        ]);
+    if lines.is_empty() {
+        return Ok(());
     }
-    data!("{table}")
+    data!("{}", table(lines))
+}
+
+fn table(lines: &[Line]) -> Table {
+    let mut table = Table::new(&["PARKED", "SERVICE", "CLASS", "TOPIC", "OLDEST"]);
+    for line in lines {
+        table.add_row([&line.parked.to_string(), line.service, &line.class, &line.topic, &line.age]);
+    }
+    table
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use holdfast_proto::ops::v1 as pb;
 
 use crate::{
@@ -50,7 +50,7 @@ pub(super) async fn of_order(
         for listed in list(service, order_id, Vec::new()).await? {
             let request = service.request(pb::GetDeadLetterRequest { id: listed.id })?;
             let answer = service.dead_letters().get_dead_letter(request).await;
-            let letter = answer.with_context(|| service.failed())?.into_inner().dead_letter;
+            let letter = service.answer(answer)?.dead_letter;
             letters.extend(letter.map(|letter| Letter::of(service, letter)));
         }
     }
@@ -89,5 +89,5 @@ async fn list(service: &Service, subject: &str, ids: Vec<String>) -> Result<Vec<
         ..pb::ListDeadLettersRequest::default()
     })?;
     let answer = service.dead_letters().list_dead_letters(request).await;
-    Ok(answer.with_context(|| service.failed())?.into_inner().dead_letters)
+    Ok(service.answer(answer)?.dead_letters)
 }

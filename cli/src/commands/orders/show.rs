@@ -15,9 +15,10 @@ use super::{
 use crate::{
     examine::{Examination, Scope, examine},
     options::{Output, parse_order},
-    output::{Outcome, data, say, table},
+    output::{Outcome, data, say},
     runtime::block_on,
     services::Services,
+    table::Table,
     target::Target,
 };
 
@@ -127,7 +128,9 @@ fn text_of(time: Option<OffsetDateTime>) -> String {
 }
 
 fn print(document: &Document) -> io::Result<()> {
-    let mut table = table(&["TIME", "AFTER", "WRITER", "EVENT", "HANDLED BY", "WAITS"]);
+    let mut table = Table::new(&["TIME", "AFTER", "WRITER", "EVENT", "HANDLED BY", "WAITS"])
+        .cutting(&["WAITS"])
+        .sparing(&["TIME", "WRITER"]);
     for event in &document.events {
         table.add_row([
             event.time.as_str(),

@@ -19,9 +19,10 @@ use super::{
 use crate::{
     examine::{Examination, Missing, Scope, examine},
     options::Output,
-    output::{Outcome, data, say, table},
+    output::{Outcome, data, say},
     runtime::block_on,
     services::Services,
+    table::Table,
     target::Target,
 };
 
@@ -116,7 +117,9 @@ fn lines(found: &Examination, letters: &HashMap<String, Letter>) -> Vec<OrderLin
 }
 
 fn print(document: &Document) -> io::Result<()> {
-    let mut table = table(&["ORDER", "WAITS FOR", "SINCE", "AT", "WHERE"]);
+    let mut table = Table::new(&["ORDER", "WAITS FOR", "SINCE", "AT", "WHERE"])
+        .cutting(&["WHERE"])
+        .sparing(&["AT", "SINCE"]);
     for order in &document.orders {
         table.add_row([
             order.order_id.as_str(),

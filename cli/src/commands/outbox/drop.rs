@@ -1,6 +1,6 @@
 //! `outbox drop`.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 
@@ -48,7 +48,7 @@ impl Drop {
                 author: self.by.name(),
             };
             let answer = service.outbox().drop_held_back_rows(service.request(request)?).await;
-            dropped.extend(answer.with_context(|| service.failed())?.into_inner().dropped);
+            dropped.extend(service.answer(answer)?.dropped);
         }
         Ok(Outcome::of_ids(&dropped, self.ids.len(), "held back")?)
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use serde::Serialize;
@@ -10,8 +10,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{
     options::{Output, service_names},
-    output::{Outcome, data, say, table},
+    output::{Outcome, data, say},
     services::Services,
+    table::Table,
     target::Target,
 };
 
@@ -73,34 +74,40 @@ impl From<pb::HeldBackRow> for RowLine {
 impl List {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, self.service.as_deref())?;
-        let mut rows: Vec<RowLine> = Vec::new();
-        for service in &services.all {
-            let mut page_token = String::new();
-            loop {
-                let request = pb::ListHeldBackRowsRequest { page_size: PAGE_SIZE, page_token };
-                let answer = service.outbox().list_held_back_rows(service.request(request)?).await;
-                let answer = answer.with_context(|| service.failed())?.into_inner();
-                rows.extend(answer.rows.into_iter().map(RowLine::from));
-                page_token = answer.next_page_token;
-                if page_token.is_empty() {
-                    break;
+        let answers = services
+            .ask(async |service| {
+                let mut rows = Vec::new();
+                let mut page_token = String::new();
+                loop {
+                    let request =
+                        service.request(pb::ListHeldBackRowsRequest { page_size: PAGE_SIZE, page_token })?;
+                    let page = service.answer(service.outbox().list_held_back_rows(request).await)?;
+                    rows.extend(page.rows);
+                    page_token = page.next_page_token;
+                    if page_token.is_empty() {
+                        return Ok(rows);
+                    }
                 }
-            }
-        }
+            })
+            .await?;
+        let rows: Vec<RowLine> =
+            answers.each.iter().flat_map(|(_, rows)| rows).cloned().map(RowLine::from).collect();
         let none = rows.is_empty();
         let document = Document { rows };
         self.output.print(&document, || if none { Ok(()) } else { print(&document.rows) })?;
         if none {
             say!("nothing is held back");
-            return Ok(Outcome::NothingMatched);
+            return Ok(answers.outcome(Outcome::NothingMatched));
         }
-        Ok(Outcome::Done)
+        Ok(answers.outcome(Outcome::Done))
     }
 }
 
 fn print(rows: &[RowLine]) -> io::Result<()> {
     let mut table =
-        table(&["SERVICE", "ID", "TOPIC", "KEY", "BYTES", "WRITTEN", "ATTEMPTS", "BEHIND", "ERROR"]);
+        Table::new(&["SERVICE", "ID", "TOPIC", "KEY", "BYTES", "WRITTEN", "ATTEMPTS", "BEHIND", "ERROR"])
+            .cutting(&["ERROR", "KEY"])
+            .sparing(&["BYTES", "ATTEMPTS", "WRITTEN"]);
     for row in rows {
         table.add_row([
             &row.service,

@@ -1,6 +1,6 @@
 //! `outbox retry`.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 
@@ -36,7 +36,7 @@ impl Retry {
             let request =
                 pb::RetryHeldBackRowsRequest { ids: self.ids.clone(), all: self.all, author: self.by.name() };
             let answer = service.outbox().retry_held_back_rows(service.request(request)?).await;
-            retried += answer.with_context(|| service.failed())?.into_inner().retried;
+            retried += service.answer(answer)?.retried;
         }
         if retried == 0 {
             say!("none of them is held back");

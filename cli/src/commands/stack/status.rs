@@ -1,12 +1,17 @@
 //! `status`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
+use holdfast_common::metric::DEAD_LETTERS_PARKED;
 use holdfast_native::{
     control::{self, Found, Watched},
-    layout::{Kind, Layout},
+    layout::{Kind, Layout, participant_names},
     programs::Running,
     state::{ComponentReport, ComponentState},
 };
@@ -15,9 +20,11 @@ use tokio::net::lookup_host;
 
 use super::roll::remarks;
 use crate::{
-    options::{At, Output, say_nobody_watches},
-    output::{Outcome, Table, data, say, wide_table},
+    admin,
+    options::{At, Output, hint, say_nobody_watches},
+    output::{Outcome, age_text, data, exact_line, say},
     runtime::block_on,
+    table::Table,
     target::{AddressOption, Side, parse_address, side},
 };
 
@@ -25,9 +32,16 @@ use crate::{
 pub(crate) struct Status {
     #[command(flatten)]
     asked: Asked,
+    /// Look again every 2 s, until Ctrl-C
+    #[arg(short, long)]
+    watch: bool,
     #[command(flatten)]
     output: Output,
 }
+
+const WATCHED_EVERY: Duration = Duration::from_secs(2);
+/// What a terminal begins anew with.
+const CLEARED: &str = "\u{1b}[H\u{1b}[2J";
 
 /// Who is asked: the components of a native stack, or services by the addresses of their admin ports.
 #[derive(Debug, Clone)]
@@ -132,6 +146,20 @@ fn programs_of(components: &[ComponentReport]) -> Vec<(String, Running)> {
 
 impl Status {
     pub(crate) fn run(&self) -> Result<Outcome> {
+        if !self.watch {
+            return self.look();
+        }
+        loop {
+            if io::stdout().is_terminal() {
+                exact_line(CLEARED)?;
+            }
+            self.look()?;
+            #[expect(clippy::disallowed_methods, reason = "no runtime runs here")]
+            std::thread::sleep(WATCHED_EVERY);
+        }
+    }
+
+    fn look(&self) -> Result<Outcome> {
         match &self.asked {
             Asked::Stack(at) => self.of_stack(at),
             Asked::Addresses(addresses) => block_on(self.of_addresses(addresses)),
@@ -162,7 +190,7 @@ impl Status {
         let all_serve = components.iter().all(|component| component.state.can_serve());
         let document = Answers { components };
         self.output.print(&document, || {
-            let mut table = wide_table(&["NAME", "ADDRESS", "STATE", "DETAIL"]);
+            let mut table = Table::new(&["NAME", "ADDRESS", "STATE", "DETAIL"]).cutting(&["DETAIL"]);
             for line in &document.components {
                 table.add_row([line.name, &line.address, &state_text(line.state), &line.detail]);
             }
@@ -187,7 +215,10 @@ impl Status {
         };
         let layout = Layout::new(data_dir, report.port_offset);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let components = runtime.block_on(control::measure(&layout, &report, watched))?;
+        let (components, parked) = runtime.block_on(async {
+            let components = control::measure(&layout, &report, watched).await?;
+            Ok::<_, anyhow::Error>((components, parked(&layout).await))
+        })?;
         // A probe that hangs must not delay the end of the command.
         runtime.shutdown_background();
         match (watched, report.stale_for()) {
@@ -207,9 +238,22 @@ impl Status {
         self.output.print(&Document::of(&components, &programs), || {
             data!("{}", component_table(&layout, &components))
         })?;
+        if parked > 0.0 {
+            say!("{parked} dead letters are parked: `{}`", hint(&layout.data_dir, "dlq stats"));
+        }
         let all_serve = components.iter().all(|component| component.state.can_serve());
         Ok(if all_serve { Outcome::Done } else { Outcome::Failed })
     }
+}
+
+/// Dead letters of all services that answer.
+async fn parked(layout: &Layout) -> f64 {
+    let mut parked = 0.0;
+    for service in participant_names() {
+        let page = admin::page(&layout.admin_url(service), "/metrics").await;
+        parked += page.ok().and_then(|page| admin::sum(&page, DEAD_LETTERS_PARKED)).unwrap_or(0.0);
+    }
+    parked
 }
 
 fn state_text(state: ComponentState) -> String {
@@ -218,31 +262,22 @@ fn state_text(state: ComponentState) -> String {
 
 fn component_table(layout: &Layout, components: &[ComponentReport]) -> Table {
     let mut table =
-        wide_table(&["NAME", "KIND", "STATE", "PORT", "ADMIN", "PID", "AGE", "RESTARTS", "LOG", "DETAIL"]);
+        Table::new(&["NAME", "STATE", "AGE", "RESTARTS", "PORT", "ADMIN", "PID", "KIND", "DETAIL"])
+            .cutting(&["DETAIL"])
+            .sparing(&["ADMIN", "PORT", "PID", "KIND"]);
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for component in components {
         table.add_row([
             component.name.clone(),
-            format!("{:?}", component.kind).to_lowercase(),
             state_text(component.state),
+            or_none(control::age(component).map(age_text)),
+            component.restarts.to_string(),
             component.port.to_string(),
             or_none(layout.component_admin_port(&component.name).map(|port| port.to_string())),
             or_none(component.pid.map(|pid| pid.to_string())),
-            or_none(control::age(component).map(age_text)),
-            component.restarts.to_string(),
-            component.log.clone(),
+            format!("{:?}", component.kind).to_lowercase(),
             component.detail.clone(),
         ]);
     }
     table
-}
-
-/// `45s`, `12m`, `3h`, `2d`.
-fn age_text(age: Duration) -> String {
-    match age.as_secs() {
-        seconds @ ..120 => format!("{seconds}s"),
-        seconds @ ..7_200 => format!("{}m", seconds / 60),
-        seconds @ ..172_800 => format!("{}h", seconds / 3_600),
-        seconds => format!("{}d", seconds / 86_400),
-    }
 }

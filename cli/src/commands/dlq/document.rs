@@ -1,0 +1,309 @@
+//! A dead letter as one document: key, headers and event of its record, with what is missing filled in from what is known.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_common::event::NewEvent;
+use holdfast_proto::{
+    from_timestamp,
+    ops::v1::{self as pb},
+    topic,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::schema;
+
+/// See the module. Headers that are not text are not in it, and stay as they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Document {
+    record_key: Option<String>,
+    headers: BTreeMap<String, String>,
+    event: Value,
+    /// Whether the record had all of that.
+    #[serde(skip)]
+    is_whole: bool,
+}
+
+/// What a redrive would handle: the record with its edits.
+struct Effective<'l> {
+    key: Option<&'l [u8]>,
+    value: Option<&'l [u8]>,
+    headers: &'l [pb::RecordHeader],
+}
+
+impl<'l> Effective<'l> {
+    fn of(letter: &'l pb::DeadLetter) -> Self {
+        let edited = &letter.edited_headers;
+        Self {
+            key: letter.edited_key.as_deref().or(letter.key.as_deref()),
+            value: letter.edited_value.as_deref().or(letter.value.as_deref()),
+            headers: if edited.is_empty() { &letter.headers } else { edited },
+        }
+    }
+
+    fn text_of(&self, name: &str) -> Option<&'l str> {
+        let header = self.headers.iter().find(|header| header.name == name)?;
+        std::str::from_utf8(&header.value).ok()
+    }
+}
+
+impl Document {
+    /// That of a letter. Where its value is no event of its topic, the event is a skeleton.
+    pub(super) fn of(letter: &pb::DeadLetter) -> Result<Self> {
+        let effective = Effective::of(letter);
+        let decoded =
+            effective.value.map(|value| schema::decode(&letter.topic, value)).transpose()?.flatten();
+        // Garbage can be an event in which nothing is set.
+        let decoded = decoded.filter(|event| event.as_object().is_some_and(|fields| !fields.is_empty()));
+        let mut is_whole = decoded.is_some();
+        let mut event = match decoded {
+            Some(event) => event,
+            None => schema::skeleton(&letter.topic)?,
+        };
+        let key = effective.key.and_then(|key| std::str::from_utf8(key).ok()).filter(|key| !key.is_empty());
+        for (field, known) in [("orderId", effective.text_of("ce_subject")), ("userId", key)] {
+            if let (Some(known), Some(value)) = (known, event.get_mut(field))
+                && value.as_str().is_some_and(str::is_empty)
+            {
+                *value = known.into();
+            }
+        }
+        let mut headers: BTreeMap<String, String> = BTreeMap::new();
+        for header in effective.headers {
+            if let Ok(text) = std::str::from_utf8(&header.value) {
+                headers.insert(header.name.clone(), text.to_owned());
+            }
+        }
+        let is_there = |name: &str| effective.headers.iter().any(|header| header.name == name);
+        for header in known_headers(letter, &event)? {
+            if !is_there(&header.name) {
+                is_whole = false;
+                headers.insert(header.name, String::from_utf8_lossy(&header.value).into_owned());
+            }
+        }
+        is_whole &= key.is_some();
+        let record_key = key.map(str::to_owned).or_else(|| text_of(&event, "userId"));
+        Ok(Self { record_key, headers, event, is_whole })
+    }
+
+    /// Whether the record had all of it: then the same document is no edit.
+    pub(super) const fn is_complete(&self) -> bool {
+        self.is_whole
+    }
+
+    pub(super) fn to_text(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)?)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        serde_json::from_str(text).context("not a document with record_key, headers and event")
+    }
+
+    /// The edit that makes a letter what `text` says.
+    pub(super) fn edit_to(&self, letter: &pb::DeadLetter, text: &str) -> Result<pb::EditDeadLetterRequest> {
+        let wanted = Self::parse(text)?;
+        let effective = Effective::of(letter);
+        if let Some(missing) = self.headers.keys().find(|name| !wanted.headers.contains_key(*name)) {
+            bail!("header {missing} is missing: a header can be changed, not taken away");
+        }
+        let value = schema::encode(&letter.topic, &wanted.event.to_string())?;
+        let is_same = |(name, text): &(&String, &String)| {
+            let mut of_name = effective.headers.iter().filter(|header| header.name == **name);
+            of_name.next().is_some_and(|header| header.value == text.as_bytes()) && of_name.next().is_none()
+        };
+        let headers = wanted.headers.iter().filter(|header| !is_same(header));
+        let headers = headers
+            .map(|(name, text)| pb::RecordHeader { name: name.clone(), value: text.clone().into_bytes() })
+            .collect();
+        let key = wanted.record_key.map(String::into_bytes);
+        Ok(pb::EditDeadLetterRequest {
+            value: if effective.value == Some(&value) { Vec::new() } else { value },
+            key: key.filter(|key| effective.key != Some(key)),
+            headers,
+            ..pb::EditDeadLetterRequest::default()
+        })
+    }
+
+    /// Lines that `text` has and this one has not, and the other way round.
+    pub(super) fn difference(&self, text: &str) -> Result<Vec<String>> {
+        let (before, after) = (self.to_text()?, Self::parse(text)?.to_text()?);
+        let only = |mark: char, lines: &str, others: &str| {
+            let others: Vec<&str> = others.lines().collect();
+            let lines = lines.lines().filter(|line| !others.contains(line));
+            lines.map(|line| format!("{mark} {}", line.trim_end())).collect::<Vec<_>>()
+        };
+        let lines = [only('-', &before, &after), only('+', &after, &before)].concat();
+        Ok(if lines.is_empty() { vec!["what was missing is filled in".to_owned()] } else { lines })
+    }
+}
+
+fn text_of(event: &Value, field: &str) -> Option<String> {
+    event.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// The headers that the letter's topic calls for, from its event.
+fn known_headers(letter: &pb::DeadLetter, event: &Value) -> Result<Vec<pb::RecordHeader>> {
+    let Some((name, version, writer)) = topic::event_of(&letter.topic) else {
+        bail!("the schema of {} is not known here", letter.topic);
+    };
+    let of_record = letter
+        .record_timestamp_ms
+        .and_then(|ms| OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok());
+    let time = of_record.or_else(|| from_timestamp(letter.first_failed_at.as_ref()));
+    let headers = NewEvent {
+        id: Uuid::now_v7(),
+        topic: name,
+        version,
+        key: String::new(),
+        subject: text_of(event, "orderId").unwrap_or_default(),
+        time: time.unwrap_or_else(OffsetDateTime::now_utc),
+        trace: None,
+        payload: Vec::new(),
+    }
+    .headers(writer);
+    let headers = headers.into_iter().map(|header| pb::RecordHeader {
+        name: header.name,
+        value: header.value.map(|value| value.to_vec()).unwrap_or_default(),
+    });
+    // A subject that is not known can't be filled in.
+    Ok(headers.filter(|header| !header.value.is_empty()).collect())
+}
+
+/// Adds headers and key to an edit where the letter has none, and returns what was added, for people.
+pub(super) fn fill(letter: &pb::DeadLetter, edit: &mut pb::EditDeadLetterRequest) -> Result<Vec<String>> {
+    let effective = Effective::of(letter);
+    let value = if edit.value.is_empty() { effective.value } else { Some(edit.value.as_slice()) };
+    let event =
+        value.map(|value| schema::decode(&letter.topic, value)).transpose()?.flatten().unwrap_or_default();
+    let mut filled = Vec::new();
+    for header in known_headers(letter, &event)? {
+        let has = |headers: &[pb::RecordHeader]| headers.iter().any(|there| there.name == header.name);
+        if !has(effective.headers) && !has(&edit.headers) {
+            filled.push(format!("{}={}", header.name, String::from_utf8_lossy(&header.value)));
+            edit.headers.push(header);
+        }
+    }
+    if effective.key.is_none_or(<[u8]>::is_empty)
+        && edit.key.is_none()
+        && let Some(user) = text_of(&event, "userId")
+    {
+        filled.push(format!("record key {user}"));
+        edit.key = Some(user.into_bytes());
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::prost::Message as _;
+
+    use super::*;
+
+    fn letter(value: Option<Vec<u8>>, headers: &[(&str, &str)], key: Option<&str>) -> pb::DeadLetter {
+        let header = |(name, value): &(&str, &str)| pb::RecordHeader {
+            name: (*name).to_owned(),
+            value: value.as_bytes().to_vec(),
+        };
+        pb::DeadLetter {
+            topic: topic::ORDER_CREATED.to_owned(),
+            record_timestamp_ms: Some(1_769_860_800_000),
+            value,
+            headers: headers.iter().map(header).collect(),
+            key: key.map(|key| key.as_bytes().to_vec()),
+            ..pb::DeadLetter::default()
+        }
+    }
+
+    fn created() -> Vec<u8> {
+        holdfast_proto::order::v1::OrderCreated {
+            order_id: "o-1".to_owned(),
+            user_id: "alice".to_owned(),
+            ..Default::default()
+        }
+        .encode_to_vec()
+    }
+
+    /// A record that was sent by hand, without key and headers, gets all that an event needs.
+    #[test]
+    fn a_bare_record_is_filled_in() {
+        let bare = letter(Some(created()), &[], None);
+        let mut edit = pb::EditDeadLetterRequest::default();
+        let filled = fill(&bare, &mut edit).expect("known");
+        assert_eq!(filled.len(), 8, "{filled:?}");
+        for expected in [
+            "ce_specversion=1.0",
+            "ce_source=/holdfast/order",
+            "ce_type=holdfast.order.created.v1",
+            "ce_subject=o-1",
+            "ce_time=2026-01-31T12:00:00Z",
+            "content-type=application/protobuf",
+            "record key alice",
+        ] {
+            assert!(filled.iter().any(|filled| filled == expected), "{expected} in {filled:?}");
+        }
+        // What is there, or is given, stays.
+        let known = letter(Some(created()), &[("ce_id", "7"), ("ce_subject", "o-2")], Some("bob"));
+        let header = pb::RecordHeader { name: "ce_type".to_owned(), value: b"mine".to_vec() };
+        let mut edit = pb::EditDeadLetterRequest { headers: vec![header], ..Default::default() };
+        let filled = fill(&known, &mut edit).expect("known");
+        assert!(
+            !filled.iter().any(|text| ["ce_id", "ce_subject", "ce_type", "record"]
+                .iter()
+                .any(|name| text.starts_with(name))),
+            "{filled:?}"
+        );
+        assert!(edit.key.is_none());
+    }
+
+    /// A value that is no event gets a skeleton with what the headers say; the document made whole is an edit.
+    #[test]
+    fn garbage_gets_a_skeleton() {
+        let garbage = letter(Some(vec![0xff; 7]), &[("ce_subject", "o-1")], Some("alice"));
+        let document = Document::of(&garbage).expect("known");
+        assert_eq!((&document.event["orderId"], &document.event["userId"]), (&"o-1".into(), &"alice".into()));
+        assert_eq!(document.event["total"]["currency"], "EUR", "{}", document.event);
+        assert_eq!(document.headers["ce_type"], "holdfast.order.created.v1");
+        assert!(!document.is_complete());
+        let text = document
+            .to_text()
+            .expect("text")
+            .replace("\"deliveryAddress\": \"\"", "\"deliveryAddress\": \"1 Quay\"");
+        let edit = document.edit_to(&garbage, &text).expect("an edit");
+        assert!(!edit.value.is_empty() && edit.key.is_none());
+        assert_eq!(edit.headers.len(), 6, "all but the subject");
+        let difference = document.difference(&text).expect("text");
+        assert!(
+            difference.iter().any(|line| line.starts_with('+') && line.contains("1 Quay")),
+            "{difference:?}"
+        );
+    }
+
+    /// Of a whole record only what was changed is an edit; a header can't be taken away, and garbage is refused.
+    #[test]
+    fn only_what_was_changed_is_an_edit() {
+        let mut whole = letter(Some(created()), &[], Some("alice"));
+        let mut edit = pb::EditDeadLetterRequest::default();
+        fill(&whole, &mut edit).expect("known");
+        whole.headers = edit.headers;
+        let document = Document::of(&whole).expect("known");
+        assert!(document.is_complete());
+        let text = document.to_text().expect("text");
+        let nothing = document.edit_to(&whole, &text).expect("the same");
+        assert!(
+            nothing.value.is_empty() && nothing.key.is_none() && nothing.headers.is_empty(),
+            "{nothing:?}"
+        );
+        let other = document
+            .edit_to(&whole, &text.replace("v1", "v2").replace("\"alice\"", "\"bob\""))
+            .expect("an edit");
+        assert_eq!(other.headers.iter().map(|header| header.name.as_str()).collect::<Vec<_>>(), ["ce_type"]);
+        assert_eq!(other.key.as_deref(), Some(&b"bob"[..]));
+        for wrong in [text.replace("ce_id", "id"), text.replace("\"event\"", "\"evnt\""), String::new()] {
+            assert!(document.edit_to(&whole, &wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! `doctor`: what is wrong with this machine or this stack, and the command that helps.
+
+use std::io;
+
+use anyhow::{Error, Result};
+use clap::Args;
+use holdfast_certs::{LeafState, Pki};
+use holdfast_common::metric::{CONSUMER_STOPPED_BY_DEAD_LETTERS, DEAD_LETTERS_PARKED, OUTBOX_HELD_BACK_ROWS};
+use holdfast_native::{
+    control::{self, Found, Watched},
+    layout::{Kind, Layout, Replicas, Scope, participant_names},
+    prepare,
+    programs::Running,
+    state::{ComponentState, StackReport},
+};
+use serde::Serialize;
+
+use crate::{
+    admin,
+    options::{At, Output, hint, make_hint},
+    output::{Outcome, data, say},
+    runtime::block_on,
+    table::Table,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    at: At,
+    /// Check the ports of a stack that is started with this offset
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    port_offset: u16,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What a check has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Good,
+    /// It works, and somebody should look.
+    Attention,
+    Bad,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Attention => "attention",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+/// A check, as `-o json` shows it.
+#[derive(Debug, Serialize)]
+struct Line {
+    check: String,
+    state: State,
+    detail: String,
+    /// A command.
+    helps: Option<String>,
+}
+
+impl Line {
+    fn good(check: &str, detail: impl Into<String>) -> Self {
+        Self { check: check.to_owned(), state: State::Good, detail: detail.into(), helps: None }
+    }
+
+    fn wrong(check: &str, state: State, detail: impl Into<String>, helps: Option<String>) -> Self {
+        Self { check: check.to_owned(), state, detail: detail.into(), helps }
+    }
+
+    fn of(check: &str, result: Result<(), Error>) -> Self {
+        match result {
+            Ok(()) => Self::good(check, ""),
+            Err(error) => Self::wrong(check, State::Bad, format!("{error:#}"), None),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Document {
+    checks: Vec<Line>,
+}
+
+impl Doctor {
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        block_on(self.examine())
+    }
+
+    async fn examine(&self) -> Result<Outcome> {
+        let data_dir = self.at.data_dir()?;
+        let layout = Layout::new(data_dir.clone(), self.port_offset);
+        let mut checks: Vec<Line> =
+            prepare::checks(&layout).into_iter().map(|(check, result)| Line::of(check, result)).collect();
+        match control::find(&data_dir)? {
+            Found::Running(report) => {
+                let layout = Layout::new(data_dir, report.port_offset);
+                checks.push(Line::good("supervisor", format!("process {}", report.supervisor_pid)));
+                of_stack(&layout, &report, Watched::BySupervisor, &mut checks).await?;
+            }
+            Found::Abandoned(report) => {
+                let layout = Layout::new(data_dir, report.port_offset);
+                let up = hint(&layout.data_dir, "up");
+                let detail =
+                    format!("process {} is gone: nothing that dies is started again", report.supervisor_pid);
+                checks.push(Line::wrong("supervisor", State::Bad, detail, Some(up)));
+                of_stack(&layout, &report, Watched::ByNobody, &mut checks).await?;
+            }
+            Found::Starting => {
+                checks.push(Line::wrong(
+                    "supervisor",
+                    State::Attention,
+                    "a stack is being started or deleted",
+                    None,
+                ));
+            }
+            Found::Nothing => {
+                checks.push(Line::good(
+                    "supervisor",
+                    format!("none: `{}` starts one", make_hint(&data_dir, "up")),
+                ));
+                checks.push(of_ports(&layout));
+            }
+        }
+        let worst_is_bad = checks.iter().any(|line| line.state == State::Bad);
+        let document = Document { checks };
+        self.output.print(&document, || print(&document.checks))?;
+        let wrong = document.checks.iter().filter(|line| line.state != State::Good).count();
+        match wrong {
+            0 => say!("nothing is wrong"),
+            _ => say!("{wrong} of {} checks found something", document.checks.len()),
+        }
+        Ok(if worst_is_bad { Outcome::Failed } else { Outcome::Done })
+    }
+}
+
+/// All that are taken, not only the first.
+fn of_ports(layout: &Layout) -> Line {
+    let taken = prepare::taken_ports(&layout.ports(Scope::Everything, Replicas::default(), &[], &[]));
+    if taken.is_empty() {
+        return Line::good("ports", "");
+    }
+    let taken: Vec<String> = taken.iter().map(|(component, port)| format!("{port} ({component})")).collect();
+    let up = hint(&layout.data_dir, "up --port-offset 1000");
+    Line::wrong("ports", State::Bad, format!("in use: {}", taken.join(", ")), Some(up))
+}
+
+async fn of_stack(
+    layout: &Layout,
+    report: &StackReport,
+    watched: Watched,
+    checks: &mut Vec<Line>,
+) -> Result<()> {
+    let of = |command: &str| Some(hint(&layout.data_dir, command));
+    if let Some(age) = report.stale_for().filter(|_| watched == Watched::BySupervisor) {
+        let detail =
+            format!("{} is {} s old: is the disk full?", layout.state_file().display(), age.as_secs());
+        checks.push(Line::wrong("state file", State::Bad, detail, None));
+    }
+    for component in control::measure(layout, report, watched).await? {
+        let name = &component.name;
+        checks.push(match component.state {
+            ComponentState::Ready => Line::good(name, component.detail),
+            ComponentState::Degraded => Line::wrong(
+                name,
+                State::Attention,
+                component.detail,
+                of(&format!("logs {name} --level warn --tail 20")),
+            ),
+            ComponentState::Starting => Line::wrong(
+                name,
+                State::Bad,
+                component.detail,
+                of(&format!("logs {name} --level warn --tail 20")),
+            ),
+            ComponentState::Down => {
+                Line::wrong(name, State::Bad, component.detail, of(&format!("restart {name}")))
+            }
+        });
+        if component.restarts > 0 && component.state.can_serve() {
+            let detail = format!("was restarted {} times", component.restarts);
+            checks.push(Line::wrong(
+                name,
+                State::Attention,
+                detail,
+                of(&format!("logs {name} --level warn --tail 20")),
+            ));
+        }
+        if component.pid.and_then(Running::of).is_some_and(|program| program.is_replaced) {
+            let detail = "the file of its program was replaced since it was started";
+            checks.push(Line::wrong(name, State::Attention, detail, of(&format!("roll {name}"))));
+        }
+    }
+    if !report.components.iter().any(|component| component.kind == Kind::Service) {
+        return Ok(());
+    }
+    checks.push(of_certificates(layout));
+    for service in participant_names() {
+        // A service that does not answer is said above.
+        let Ok(page) = admin::page(&layout.admin_url(service), "/metrics").await else { continue };
+        let counted = |metric: &str| admin::sum(&page, metric).unwrap_or(0.0);
+        let parked = counted(DEAD_LETTERS_PARKED);
+        if parked > 0.0 {
+            let detail = format!("{parked} dead letters are parked");
+            checks.push(Line::wrong(service, State::Attention, detail, of("dlq stats")));
+        }
+        if counted(CONSUMER_STOPPED_BY_DEAD_LETTERS) > 0.0 {
+            let detail = "its consumer has stopped because of too many dead letters";
+            checks.push(Line::wrong(service, State::Bad, detail, of("dlq stats")));
+        }
+        let held_back = counted(OUTBOX_HELD_BACK_ROWS);
+        if held_back > 0.0 {
+            let detail = format!("{held_back} events cannot be published");
+            checks.push(Line::wrong(
+                service,
+                State::Bad,
+                detail,
+                of(&format!("outbox list --service {service}")),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn of_certificates(layout: &Layout) -> Line {
+    let check = "certificates";
+    let useless = Pki::open(&layout.pki_dir()).and_then(|pki| {
+        let names = pki.identities()?;
+        let is_useless =
+            |name: &String| !pki.leaf_status(name).is_ok_and(|leaf| leaf.state == LeafState::Valid);
+        Ok(names.into_iter().filter(is_useless).collect::<Vec<_>>())
+    });
+    match useless {
+        Ok(useless) if useless.is_empty() => Line::good(check, ""),
+        Ok(useless) => {
+            let detail = format!("cannot be used: {}", useless.join(", "));
+            Line::wrong(check, State::Bad, detail, Some(hint(&layout.data_dir, "certs status")))
+        }
+        Err(error) => {
+            let helps = error.remedy().unwrap_or("certs status");
+            Line::wrong(check, State::Bad, error.to_string(), Some(hint(&layout.data_dir, helps)))
+        }
+    }
+}
+
+fn print(lines: &[Line]) -> io::Result<()> {
+    let mut table = Table::new(&["CHECK", "STATE", "DETAIL", "HELPS"]).cutting(&["DETAIL"]);
+    for line in lines {
+        table.add_row([
+            &line.check,
+            line.state.name(),
+            &line.detail,
+            line.helps.as_deref().unwrap_or_default(),
+        ]);
+    }
+    data!("{table}")
+}

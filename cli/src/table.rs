@@ -1,0 +1,236 @@
+//! Tables that fit a terminal. A row is always one line: what is copied, such as an id, is whole; long words are cut with `…`, and columns
+//! that can be done without are left out. Where the width is not known nothing is cut.
+
+use std::fmt;
+
+use console::Term;
+use holdfast_proto::text::on_one_line;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+/// Between two columns.
+const GAP: usize = 2;
+/// A column that can be cut keeps this much, or its header.
+const CUT_WIDTH_MIN: usize = 16;
+
+/// Rows under a header.
+pub(crate) struct Table {
+    header: Vec<&'static str>,
+    /// Columns that can be cut.
+    cut: Vec<usize>,
+    /// Columns that can be done without; the last one goes first.
+    spare: Vec<usize>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(header: &[&'static str]) -> Self {
+        Self { header: header.to_vec(), cut: Vec::new(), spare: Vec::new(), rows: Vec::new() }
+    }
+
+    /// These columns may be cut.
+    pub(crate) fn cutting(mut self, columns: &[&str]) -> Self {
+        self.cut = self.places(columns);
+        self
+    }
+
+    /// These columns may be left out, the last one first.
+    pub(crate) fn sparing(mut self, columns: &[&str]) -> Self {
+        self.spare = self.places(columns);
+        self
+    }
+
+    fn places(&self, columns: &[&str]) -> Vec<usize> {
+        columns.iter().filter_map(|column| self.header.iter().position(|name| name == column)).collect()
+    }
+
+    /// Cells are text of others: each stays in its row, and acts on no terminal.
+    pub(crate) fn add_row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        self.rows.push(cells.into_iter().map(|cell| on_one_line(cell.as_ref()).into_owned()).collect());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// As it looks on `columns` columns; `None` if that is not known.
+    fn render(&self, columns: Option<usize>) -> String {
+        let mut widths: Vec<usize> = (0..self.header.len()).map(|place| self.width_of(place)).collect();
+        let mut shown: Vec<usize> = (0..self.header.len()).collect();
+        if let Some(most) = columns {
+            let total = |shown: &[usize], widths: &[usize]| {
+                shown.iter().map(|place| widths[*place] + GAP).sum::<usize>().saturating_sub(GAP)
+            };
+            // First what is the same in all rows says least.
+            let same = |place: &&usize| {
+                self.rows.len() > 1
+                    && self.rows.windows(2).all(|pair| pair[0].get(**place) == pair[1].get(**place))
+            };
+            let in_turn = self.spare.iter().rev().filter(same).chain(self.spare.iter().rev());
+            let mut spare: Vec<usize> = in_turn.copied().collect();
+            spare.reverse();
+            loop {
+                let wanted = total(&shown, &widths);
+                let over = wanted.saturating_sub(most);
+                if over == 0 {
+                    break;
+                }
+                let least = |place: usize| CUT_WIDTH_MIN.max(self.header[place].len());
+                let room: usize = self
+                    .cut
+                    .iter()
+                    .filter(|place| shown.contains(place))
+                    .map(|place| widths[*place].saturating_sub(least(*place)))
+                    .sum();
+                if room >= over || spare.is_empty() {
+                    self.cut_by(over.min(room), &shown, &mut widths, least);
+                    break;
+                }
+                if let Some(place) = spare.pop() {
+                    shown.retain(|kept| *kept != place);
+                }
+            }
+        }
+        let header = self.header.iter().map(|name| (*name).to_owned()).collect();
+        let lines = std::iter::once(&header).chain(&self.rows).map(|row| line(row, &shown, &widths));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn width_of(&self, place: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(place)).map(|cell| cell.width());
+        cells.chain([self.header[place].width()]).max().unwrap_or(0)
+    }
+
+    /// Takes from the widest first.
+    fn cut_by(&self, mut over: usize, shown: &[usize], widths: &mut [usize], least: impl Fn(usize) -> usize) {
+        while over > 0 {
+            let places =
+                self.cut.iter().filter(|place| shown.contains(place) && widths[**place] > least(**place));
+            let Some(widest) = places.max_by_key(|place| widths[**place]) else { return };
+            widths[*widest] -= 1;
+            over -= 1;
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(terminal_columns()))
+    }
+}
+
+/// Of standard output; `None` if it is no terminal, or one that does not know.
+fn terminal_columns() -> Option<usize> {
+    Some(usize::from(Term::stdout().size_checked()?.1)).filter(|columns| *columns > 0)
+}
+
+fn line(cells: &[String], shown: &[usize], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (index, place) in shown.iter().enumerate() {
+        let cell = cells.get(*place).map_or("", String::as_str);
+        let cell = cut(cell, widths[*place]);
+        let is_last = index + 1 == shown.len();
+        let fill = if is_last { 0 } else { widths[*place].saturating_sub(cell.width()) + GAP };
+        line.push_str(&cell);
+        line.extend(std::iter::repeat_n(' ', fill));
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// The beginning of a text, if all of it is too wide.
+fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    let mut used = 1;
+    for c in text.chars() {
+        used += c.width().unwrap_or(0);
+        if used > width {
+            break;
+        }
+        kept.push(c);
+    }
+    kept + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letters() -> Table {
+        let mut table = Table::new(&["ID", "AGE", "SERVICE", "TOPIC", "CLASS", "REASON"])
+            .cutting(&["REASON"])
+            .sparing(&["CLASS", "SERVICE", "TOPIC"]);
+        let id = "01a21184-8763-7214-acea-bb1c3b689082";
+        table.add_row([
+            id,
+            "17m",
+            "payment",
+            "order.created",
+            "decode",
+            "record key is not the event's user_id, nor any",
+        ]);
+        table.add_row([
+            id,
+            "2d",
+            "delivery",
+            "order.created",
+            "wrong-topic",
+            "päckchen 📦📦📦 belongs to payment.completed",
+        ]);
+        table
+    }
+
+    /// At every width each row is one line with its whole id; what is the same in all rows goes first, and nothing is wider than the
+    /// terminal unless there is no choice.
+    #[test]
+    fn rows_fit_the_terminal() {
+        let at = |columns| letters().render(columns);
+        let whole = "\
+ID                                    AGE  SERVICE   TOPIC          CLASS        REASON
+01a21184-8763-7214-acea-bb1c3b689082  17m  payment   order.created  decode       record key is not the event's user_id, nor any
+01a21184-8763-7214-acea-bb1c3b689082  2d   delivery  order.created  wrong-topic  päckchen 📦📦📦 belongs to payment.completed";
+        assert_eq!(at(None), whole);
+        assert_eq!(at(Some(200)), whole);
+        assert_eq!(
+            at(Some(120)),
+            "\
+ID                                    AGE  SERVICE   TOPIC          CLASS        REASON
+01a21184-8763-7214-acea-bb1c3b689082  17m  payment   order.created  decode       record key is not the event's user_id,…
+01a21184-8763-7214-acea-bb1c3b689082  2d   delivery  order.created  wrong-topic  päckchen 📦📦📦 belongs to payment.com…"
+        );
+        assert_eq!(
+            at(Some(80)),
+            "\
+ID                                    AGE  CLASS        REASON
+01a21184-8763-7214-acea-bb1c3b689082  17m  decode       record key is not the e…
+01a21184-8763-7214-acea-bb1c3b689082  2d   wrong-topic  päckchen 📦📦📦 belongs…"
+        );
+        assert_eq!(
+            at(Some(60)),
+            "\
+ID                                    AGE  REASON
+01a21184-8763-7214-acea-bb1c3b689082  17m  record key is no…
+01a21184-8763-7214-acea-bb1c3b689082  2d   päckchen 📦📦📦 …"
+        );
+        for columns in 60..140 {
+            assert!(at(Some(columns)).lines().all(|line| line.width() <= columns), "{columns}");
+        }
+        assert_eq!(at(Some(1)).lines().count(), 3, "narrower than anything");
+    }
+
+    /// What strangers have written stays in its cell, and acts on no terminal.
+    #[test]
+    fn a_cell_stays_a_cell() {
+        let mut table = Table::new(&["ID", "KEY"]);
+        table.add_row(["1", "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}1;1H\r\nSTATE  redriven \u{202e}"]);
+        let shown = table.render(None);
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(!shown.chars().any(|c| c != '\n' && c.is_control()), "{shown:?}");
+        assert!(
+            shown.contains(r"\u001b]0;owned\u0007\u001b[2J\u009b1;1H\r\nSTATE  redriven \u202e"),
+            "{shown}"
+        );
+    }
+}

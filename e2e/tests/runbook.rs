@@ -1,0 +1,172 @@
+//! The runbook of dead letters, literally: each of its command lines is typed on a terminal of 80 columns, in its order, for a value that
+//! is no event and for a record without key and headers.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
+
+use holdfast_e2e::{PATIENCE, World, events::created, eventually, skipped};
+use holdfast_native::layout::Scope;
+use holdfast_testkit::stack::{TestStack, binary};
+use prost::Message as _;
+use rdkafka::producer::FutureRecord;
+use uuid::Uuid;
+
+const COLUMNS: usize = 80;
+
+fn world() -> World {
+    static STACK: OnceLock<TestStack> = OnceLock::new();
+    World::of(
+        STACK.get_or_init(|| {
+            TestStack::start(Scope::Everything, &[], &[("HOLDFAST__DELIVERY__STEP", "50ms")])
+        }),
+    )
+}
+
+/// The command lines of the runbook, block by block.
+fn blocks() -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbook-dead-letters.md");
+    let text = fs::read_to_string(path).expect("there");
+    let block = |block: &str| {
+        let lines = block.lines().filter_map(|line| line.strip_prefix("$ "));
+        lines.map(|line| line.split("  #").next().unwrap_or_default().trim().to_owned()).collect()
+    };
+    text.split("```console").skip(1).map(|rest| block(rest.split("```").next().unwrap_or_default())).collect()
+}
+
+/// Types a line, and a yes for whatever is asked. Returns exit code and what the terminal has shown.
+fn typed(world: &World, folder: &Path, line: &str) -> (i32, String) {
+    let programs = binary().parent().expect("a folder").display().to_string();
+    let mut command = Command::new("script");
+    command
+        .args([
+            "--quiet",
+            "--return",
+            "--command",
+            &format!("stty cols {COLUMNS} rows 24; {line}"),
+            "/dev/null",
+        ])
+        .env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap_or_default()))
+        .env("HOLDFAST_DATA_DIR", &world.stack.layout.data_dir)
+        .env("USER", "tester")
+        .env("EDITOR", folder.join("editor"))
+        .env_remove("VISUAL")
+        .current_dir(folder);
+    let mut terminal = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script runs");
+    terminal.stdin.take().expect("piped").write_all(b"y\n").expect("typed");
+    let output = terminal.wait_with_output().expect("it ends");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    eprintln!("$ {line}\n{shown}");
+    (output.status.code().unwrap_or(-1), shown)
+}
+
+/// Parks a record, and returns the letter's id as far as an operator types it.
+async fn parked(world: &World, value: &[u8], key: Option<&str>, subject: Option<&str>) -> String {
+    let before = letters(world).await;
+    match (key, subject) {
+        (Some(key), Some(subject)) => world.send_created(key, subject, value).await,
+        _ => {
+            let bare = FutureRecord::<[u8], [u8]>::to("order.created").payload(value);
+            world.producer().send(bare, PATIENCE).await.expect("acknowledged");
+        }
+    }
+    eventually("it is parked", || async { letters(world).await.len() > before.len() }).await;
+    let new = letters(world).await.into_iter().find(|letter| !before.contains(letter)).expect("it is there");
+    new[..23].to_owned()
+}
+
+async fn letters(world: &World) -> Vec<String> {
+    let output = world.dlq(&["list", "--service", "payment", "--state", "all", "-o", "id"]).await;
+    String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
+}
+
+/// A service that does not answer is said, and hides nothing of what the others say.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absent_service_hides_no_other() {
+    let world = world();
+    let payment = world.stack.pid("payment").expect("it runs").to_string();
+    let signal = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &payment]).status().expect("kill runs").success());
+    };
+    signal("-STOP");
+    let output = world.dlq(&["stats", "-o", "json"]).await;
+    let listed = world.dlq(&["list", "--state", "all", "-o", "id"]).await;
+    signal("-CONT");
+    let talk = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{talk}");
+    let stats: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(stats["stats"].is_array(), "{stats}");
+    assert!(talk.contains("not asked: payment cannot be reached at 127.0.0.1:"), "{talk}");
+    assert!(talk.contains("`holdfast status --data-dir"), "{talk}");
+    assert_eq!(listed.status.code(), Some(4), "nothing that was found says that there is nothing");
+}
+
+/// See the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runbook_works_literally() {
+    if Command::new("script").arg("--version").output().is_err() {
+        skipped("`script` (util-linux) is not installed, so no terminal was there to type on");
+        return;
+    }
+    let world = world();
+    let folder = tempfile::tempdir().expect("a folder");
+    // What an operator does in an editor.
+    let editor = folder.path().join("editor");
+    let edits = r#"s/"deliveryAddress": ".*"/"deliveryAddress": "7 Quay Street"/; s/"minorUnits": "0"/"minorUnits": "300"/"#;
+    fs::write(&editor, format!("#!/bin/sh\nexec sed -i '{edits}' \"$1\"\n")).expect("written");
+    fs::set_permissions(&editor, fs::Permissions::from_mode(0o755)).expect("allowed");
+    let blocks = blocks();
+    let find = |begin: &str| {
+        let block = blocks.iter().find(|block| block.iter().any(|line| line.starts_with(begin)));
+        block.unwrap_or_else(|| panic!("the runbook has no {begin}")).clone()
+    };
+    let looking = find("holdfast dlq stats");
+    let (by_editor, by_options) =
+        (find("holdfast dlq edit ID --reason"), find("holdfast dlq edit ID --fill"));
+
+    // A value that is no event: its document is a skeleton, which the editor completes.
+    let user = world.user("runbook", "10.00").await.user;
+    let order_id = Uuid::now_v7().to_string();
+    let letter = parked(&world, &[0xff; 7], Some(&user), Some(&order_id)).await;
+    for line in looking.iter().chain(&by_editor) {
+        let (code, shown) =
+            typed(&world, folder.path(), &line.replace("ORDER_ID", &order_id).replace("ID", &letter));
+        // Nothing else is parked, and what was redriven can't be given up.
+        let nothing = line.contains("--class attempts-exhausted") || line.contains("discard");
+        assert_eq!(code, if nothing { 3 } else { 0 }, "{line}: {shown}");
+        if line.contains(" list") && !line.contains("wide") {
+            assert!(shown.lines().all(|line| line.chars().count() <= COLUMNS), "{shown}");
+            assert!(shown.contains(&letter), "{shown}");
+        }
+    }
+    let charges = "select count(*) from ledger_entries where order_id::text = $1";
+    assert_eq!(world.count("payment", charges, &order_id).await, 1, "charged once");
+
+    // A record that was sent by hand, without key and headers.
+    let order_id = Uuid::now_v7().to_string();
+    let letter = parked(&world, &created(&user, &order_id, 300).encode_to_vec(), None, None).await;
+    for line in &by_options {
+        if line.contains("--document") {
+            let (_, shown) = typed(&world, folder.path(), "./editor letter.json && grep Quay letter.json");
+            assert!(shown.contains("7 Quay Street"), "{shown}");
+        }
+        let (code, shown) = typed(&world, folder.path(), &line.replace("ID", &letter));
+        assert_eq!(code, 0, "{line}: {shown}");
+        if line.contains("--fill") {
+            assert!(shown.contains("filled in: ce_type=holdfast.order.created.v1"), "{shown}");
+        }
+    }
+    // It is as it was received; made whole again it is handled.
+    let (code, shown) =
+        typed(&world, folder.path(), &format!("holdfast dlq edit {letter} --fill --reason again"));
+    assert_eq!(code, 0, "{shown}");
+    let (code, shown) = typed(&world, folder.path(), &format!("holdfast dlq redrive {letter} --execute"));
+    assert_eq!(code, 0, "{shown}");
+    assert_eq!(world.count("payment", charges, &order_id).await, 1, "charged once");
+    assert_eq!(typed(&world, folder.path(), "holdfast dlq list --service payment").0, 3, "nothing is left");
+}
