@@ -46,7 +46,7 @@ metrics! {
     counter DATABASE_STALE_PLANS_TOTAL = "database_stale_plans_total", "statements whose prepared plan could never run again";
     counter DATABASE_PASSWORD_RELOAD_FAILURES_TOTAL = "database_password_reload_failures_total", "the file of the database's password can't be used; the old one stays in use";
     counter DATABASE_UNTRUSTED_TOTAL = "database_untrusted_total", "connections to the database that failed because one side refused the other's certificate, or the server has no TLS";
-    gauge DB_CLIENT_CONNECTION_COUNT = "db_client_connection_count", "connections of the pool, looked at once a second: db_client_connection_state (idle, used)";
+    gauge DB_CLIENT_CONNECTION_COUNT = "db_client_connection_count", "connections of the pool, looked at once a second: `db_client_connection_state` (idle, used)";
     counter DB_CLIENT_CONNECTION_TIMEOUTS_TOTAL = "db_client_connection_timeouts_total", "times that nobody got a connection of the pool in time";
     histogram DB_CLIENT_CONNECTION_WAIT_TIME_SECONDS = "db_client_connection_wait_time_seconds", "time until a connection of the pool was had";
     gauge DEAD_LETTERS_OLDEST_AGE_SECONDS = "dead_letters_oldest_age_seconds", "age of the oldest parked letter";

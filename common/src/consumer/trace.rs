@@ -72,7 +72,9 @@ pub(super) fn of_batch<E>(records: &[Record], sorted: &mut Sorted<E>, group: &st
     }
     spans.retain(Span::is_recorded);
     if let Some(batch) = trace::current() {
-        spans.iter_mut().for_each(|span| span.link(batch));
+        for span in &mut spans {
+            span.link(batch);
+        }
     }
     spans
 }
