@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 
 use sqlx::{
     Decode, Encode, PgExecutor, Postgres, Row as _, Transaction, Type,
+    error::DatabaseError,
     postgres::{PgArguments, PgQueryResult, PgRow},
     query::Query,
 };
@@ -145,7 +146,7 @@ fn name_of(sql: &'static str) -> &'static str {
 
 /// By the server's code alone: its message may repeat what a user has written.
 fn fail(span: &mut Span, error: &sqlx::Error) {
-    match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
+    match error.as_database_error().and_then(DatabaseError::code) {
         Some(code) => {
             let code = code.into_owned();
             span.set("db.response.status_code", || code.clone());

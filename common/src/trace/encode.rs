@@ -145,7 +145,7 @@ pub(super) fn resource(attributes: &[(&str, Value)]) -> Vec<u8> {
 }
 
 /// The `ResourceSpans` of a batch.
-pub(super) fn spans(resource: &[u8], batch: &[Box<Recording>]) -> Vec<u8> {
+pub(super) fn spans(resource: &[u8], batch: &[Recording]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(batch.len() * SPAN_BYTES);
     let mut fields = Fields(&mut bytes);
     fields.bytes(1, resource);
@@ -205,7 +205,7 @@ mod tests {
         (bare.links_left_out, bare.is_failed, bare.kind) = (0, false, Kind::Server);
 
         let resource = resource(&[("service.name", "order".into())]);
-        let bytes = spans(&resource, &[Box::new(full.clone()), Box::new(bare)]);
+        let bytes = spans(&resource, &[full.clone(), bare]);
         let read = pb::ResourceSpans::decode(bytes.as_slice()).expect("it can be read");
 
         let number = |key: &str, number| KeyValue {

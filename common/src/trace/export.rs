@@ -101,7 +101,7 @@ pub fn begin() -> TraceContext {
 }
 
 /// Puts an ended span into the queue.
-pub(super) fn export(recording: Box<Recording>) {
+pub(super) fn export(recording: Recording) {
     let Some(queue) = EXPORT.get().and_then(|settings| settings.queue.as_ref()) else { return };
     if !queue.push(recording) {
         count("dropped", 1);

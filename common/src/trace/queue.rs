@@ -21,13 +21,13 @@ const BATCH_TIME_MAX: Duration = Duration::from_secs(1);
 #[expect(clippy::vec_box, reason = "half a kibibyte each, moved while the lock is held")]
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    waiting: Mutex<Vec<Box<Recording>>>,
+    waiting: Mutex<Vec<Recording>>,
     full: Notify,
 }
 
 impl Queue {
     /// Returns whether there was room for it.
-    pub(super) fn push(&self, recording: Box<Recording>) -> bool {
+    pub(super) fn push(&self, recording: Recording) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= QUEUE_SPANS_MAX {
             return false;
@@ -52,7 +52,7 @@ impl Queue {
 
     #[expect(clippy::vec_box, reason = "as they wait")]
     /// The oldest spans, as many as fit into a batch.
-    pub(super) fn take(&self) -> Vec<Box<Recording>> {
+    pub(super) fn take(&self) -> Vec<Recording> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let size = waiting.len().min(BATCH_SPANS_MAX);
         let newer = waiting.split_off(size);
@@ -65,8 +65,8 @@ mod tests {
     use super::*;
     use crate::trace::{Kind, TraceContext};
 
-    fn recording(name: String) -> Box<Recording> {
-        Box::new(Recording::begun(TraceContext::begin(true), None, Kind::Client, name.into()))
+    fn recording(name: String) -> Recording {
+        Recording::begun(TraceContext::begin(true), None, Kind::Client, name.into())
     }
 
     /// Batches are taken in order, a full one at once and a part of one when its time is over; what finds the queue full is refused.

@@ -195,7 +195,7 @@ impl Span {
     pub fn end(self) {
         if let Some(mut recording) = self.recording {
             recording.ended = SystemTime::now();
-            export::export(recording);
+            export::export(*recording);
         }
     }
 }
