@@ -6,6 +6,9 @@
 #
 #   docker build --target gateway --build-arg BINARIES=prebuilt -t holdfast-gateway .
 #
+# With --build-arg KAFKA_TLS=on the programs have TLS to Kafka (docs/kafka.md), and the images the OpenSSL of Debian that it takes. With binaries
+# that were built outside, its libraries are in the folder openssl beside them.
+#
 # VERSION and REVISION are labels of the image, for whoever finds it: --build-arg REVISION=$(git rev-parse HEAD)
 #
 # The runtime images have the program, the libraries that it is linked against, and nothing else: no shell, no package manager. They run as
@@ -14,13 +17,18 @@
 ARG BINARIES=built
 
 FROM rust:1.95-bookworm AS built
+ARG KAFKA_TLS=off
 WORKDIR /src
 COPY . .
 # The caches outlive the build, so the programs are copied out of them.
 RUN --mount=type=cache,id=holdfast-cargo,target=/usr/local/cargo/registry --mount=type=cache,id=holdfast-target,target=/src/target <<'END'
 set -eu
-cargo build --profile dist --locked --bins --workspace --exclude holdfast-e2e --exclude holdfast-simulation --exclude holdfast-testkit
-mkdir /out
+if [ "$KAFKA_TLS" = on ]; then
+    set -- --features holdfast/kafka-tls,holdfast-order/kafka-tls,holdfast-payment/kafka-tls,holdfast-delivery/kafka-tls
+fi
+cargo build --profile dist --locked --bins --workspace --exclude holdfast-e2e --exclude holdfast-simulation --exclude holdfast-testkit "$@"
+mkdir -p /out/openssl
+ldd target/dist/holdfast | awk '/lib(ssl|crypto)\./ { print $3 }' | xargs --no-run-if-empty cp --dereference --target-directory=/out/openssl
 for program in holdfast holdfast-gateway holdfast-order holdfast-payment holdfast-delivery; do
     cp "target/dist/$program" /out/
 done
@@ -30,6 +38,8 @@ FROM debian:bookworm-slim AS prebuilt
 ARG PREBUILT=target/release
 COPY ${PREBUILT}/holdfast ${PREBUILT}/holdfast-gateway ${PREBUILT}/holdfast-order ${PREBUILT}/holdfast-payment \
     ${PREBUILT}/holdfast-delivery /out/
+# Only there if they are needed: a pattern may find nothing.
+COPY ${PREBUILT}/openss[l] /out/openssl/
 
 FROM ${BINARIES} AS binaries
 
@@ -39,14 +49,16 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 COPY --from=binaries /out /out
 RUN <<'END'
 set -eu
-mkdir -p /root-of-image/etc
-for program in /out/*; do
+mkdir -p /root-of-image/etc /out/openssl
+find /out/openssl -type f -exec cp --target-directory=/usr/lib {} +
+for program in /out/holdfast*; do
     ldd "$program" | awk '/=> \// { print $3 } /^[[:space:]]*\/.*ld-/ { print $1 }'
 done | sort -u | xargs cp --dereference --parents --target-directory=/root-of-image
 echo 'holdfast:x:65532:65532::/nonexistent:/sbin/nologin' > /root-of-image/etc/passwd
 echo 'holdfast:x:65532:' > /root-of-image/etc/group
 # An empty volume takes owner and mode of the folder that it covers.
-for folder in pki pki/gateway pki/order pki/payment pki/delivery pki/operator pki/order-db pki/payment-db pki/delivery-db; do
+for folder in pki pki/gateway pki/order pki/payment pki/delivery pki/operator pki/order-db pki/payment-db pki/delivery-db \
+    pki/kafka; do
     install -d -o 65532 -g 65532 -m 0700 "/volumes/$folder"
 done
 # PostgreSQL and Redis read their password as users of their own.

@@ -59,27 +59,41 @@ for profile in "" tools observability console; do
     COMPOSE_PROFILES=$profile docker compose config --quiet
     echo "ok     ${profile:-without a profile}"
 done
-for file in three-brokers vault; do
+for file in three-brokers kafka-tls vault; do
     COMPOSE_ENV_FILES=deploy/compose/$file.env docker compose config --quiet
     echo "ok     $file"
 done
 
 step "compose.yml, really run"
 target=${CARGO_TARGET_DIR:-target}
-mkdir -p target/images
-for program in holdfast holdfast-gateway holdfast-order holdfast-payment holdfast-delivery; do
-    # Without what is for debuggers they are a fifth of the size.
-    strip --strip-debug -o "target/images/$program" "$target/debug/$program"
-done
+build_images() { # folder of the programs
+    rm -rf target/images
+    mkdir -p target/images/openssl
+    for program in holdfast holdfast-gateway holdfast-order holdfast-payment holdfast-delivery; do
+        # Without what is for debuggers they are a fifth of the size.
+        strip --strip-debug -o "target/images/$program" "$1/$program"
+    done
+    # Nothing, unless they have TLS to Kafka.
+    ldd "$1/holdfast" | awk '/lib(ssl|crypto)\./ { print $3 }' | xargs --no-run-if-empty cp --dereference --target-directory=target/images/openssl
+    COMPOSE_PROFILES=tools docker compose build --quiet
+}
 export HOLDFAST_BINARIES=prebuilt HOLDFAST_PREBUILT=target/images COMPOSE_PROJECT_NAME=holdfast-check
 # Beside a system that somebody runs.
 export GATEWAY_PORT=127.0.0.1:18080 ORDER_DB_PORT=127.0.0.1:15432 PAYMENT_DB_PORT=127.0.0.1:15433 DELIVERY_DB_PORT=127.0.0.1:15434
 for image in GATEWAY ORDER PAYMENT DELIVERY CLI; do
     export "HOLDFAST_${image}_IMAGE=holdfast-check-${image,,}"
 done
-COMPOSE_PROFILES=tools docker compose build --quiet
+build_images "$target/debug"
 if ! docker run --rm "$HOLDFAST_CLI_IMAGE" --version; then
     skip "programs that were built here don't run in the images: is the C library of this machine newer than theirs?"
     exit 0
 fi
 timeout 300 deploy/compose/test.sh quick
+
+step "compose.yml with TLS to Kafka, really run"
+if [ -x "$target/kafka-tls/holdfast" ]; then
+    build_images "$target/kafka-tls"
+    timeout 600 deploy/compose/test.sh kafka-tls
+else
+    skip "the programs with TLS to Kafka are not built: scripts/kafka-tls.sh does that"
+fi

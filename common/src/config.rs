@@ -363,7 +363,7 @@ pub struct KafkaConfig {
     pub tls: KafkaTlsConfig,
 }
 
-/// TLS to Kafka. The client's certificate is that of the section `identity`. Needs a program with the feature `kafka-tls`.
+/// TLS to Kafka. Needs a program with the feature `kafka-tls`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaTlsConfig {
@@ -373,6 +373,12 @@ pub struct KafkaTlsConfig {
     /// Certificates of the authorities that may have signed the brokers'. Default: those of the section `identity`.
     #[serde(default)]
     pub trust_bundle: Option<PathBuf>,
+    /// What the brokers are shown, in PEM, where an authority of their own signs for their clients. Default: that of the section `identity`.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// The key of `certificate`. Default: it is in the same file.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
 }
 
 /// Whether connections to Kafka are encrypted. As with the database there is nothing in between.

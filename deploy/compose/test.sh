@@ -7,6 +7,7 @@
 #   deploy/compose/test.sh quick            one container is killed; the operator's commands
 #   deploy/compose/test.sh three-brokers    three brokers, of which one after the other is killed
 #   deploy/compose/test.sh observability    Prometheus sees every replica, has our alerts, and one sees an absent database
+#   deploy/compose/test.sh kafka-tls        who gets in at a broker with TLS and what they may do there, while all certificates are renewed
 #   deploy/compose/test.sh vault            secrets of OpenBao, which is killed, and changes a password and all certificates under load
 #
 # CURL: how to reach the published port, if not by `curl` on this machine. CRASH: a command that kills the process of a container
@@ -19,9 +20,9 @@ case $mode in
 everything | quick) ;;
 three-brokers) export COMPOSE_ENV_FILES=deploy/compose/three-brokers.env ;;
 observability) export COMPOSE_PROFILES=observability ;;
-vault) export COMPOSE_ENV_FILES=deploy/compose/vault.env ;;
+kafka-tls | vault) export COMPOSE_ENV_FILES=deploy/compose/$mode.env ;;
 *)
-    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -133,6 +134,12 @@ delivered() {
 
 # The operator's command, where it is told nothing about where things are.
 cli() { docker compose run --rm --no-TTY cli "$@" </dev/null 2>>"$talk"; }
+# Kafka's own tools, as the broker's administrator where that has to be shown.
+as_administrator=()
+[ "$mode" != kafka-tls ] || as_administrator=(--command-config /etc/kafka/secrets/client.properties)
+kafka_tool() { # name, arguments
+    docker compose exec --no-TTY kafka "/opt/kafka/bin/kafka-$1.sh" --bootstrap-server kafka:9092 "${as_administrator[@]}" "${@:2}"
+}
 all_ready() { [ "$(cli status | grep -c ' ready ')" = "$1" ]; }
 sql() { docker compose exec --no-TTY "$1-db" psql --username holdfast --dbname "$1s" --quiet --command "$2"; }
 
@@ -216,8 +223,7 @@ operate() {
     token=$alices
     say "a refused order was parked, listed, redriven and delivered"
 
-    docker compose exec --no-TTY kafka /opt/kafka/bin/kafka-console-producer.sh --bootstrap-server kafka:9092 \
-        --topic order.created <<<"no event" >/dev/null 2>&1
+    kafka_tool console-producer --topic order.created <<<"no event" >/dev/null 2>&1
     wait_for "the letter is listed" cli dlq list --service payment --class schema-violation
     local letter
     letter=$(cli dlq list --service payment --class schema-violation --output json | sed -n 's/.*"id": "\([^"]*\)".*/\1/p')
@@ -346,6 +352,98 @@ observability() {
     docker compose start payment-db >/dev/null 2>&1
     say "CannotServe saw that payment has no database"
     settle
+}
+
+kafka_tls() {
+    # The broker's own view of its certificate, of which all that matters is whether it changes.
+    shown() { docker compose exec --no-TTY kafka keytool -printcert -rfc -sslserver kafka:9092 2>/dev/null; }
+    given() { docker compose exec --no-TTY kafka-certificates cat /pki/tls.crt; }
+    # keytool ends lines as in mail.
+    is_shown() { local now; now=$(shown | tr -d '\r' | sed -n '/BEGIN/,/END/p') && [ -n "$now" ] && [ "$now" = "$(given)" ]; }
+    started() { docker inspect --format '{{.State.StartedAt}}' $(docker compose ps --quiet kafka order payment delivery); }
+    grants() { kafka_tool acls --list 2>/dev/null | grep -c 'permissionType=ALLOW'; }
+
+    load &
+    load_pid=$!
+    goes_on
+    say "orders are delivered by way of a broker with TLS"
+    place_one "by-tls"
+    wait_for "it is delivered" delivered "$placed"
+
+    # What a tool of Kafka says that shows the certificate of an identity, or comes without one, or without TLS.
+    said_to() { # identity, "nobody" or "plain"; name of the tool, its arguments
+        local settings volumes=()
+        settings=$(docker compose exec --no-TTY kafka sed 's#keystore.location=.*#keystore.location=/tmp/tls.pem#' \
+            /etc/kafka/secrets/client.properties)
+        case $1 in
+        plain) settings= ;;
+        nobody) settings=$(grep -v keystore <<<"$settings") ;;
+        *) volumes=(--volume "${COMPOSE_PROJECT_NAME}_pki-$1:/identity:ro") ;;
+        esac
+        docker compose run --rm --no-TTY --no-deps "${volumes[@]}" --entrypoint bash kafka-certificates -c "
+            printf '%s\n' '$settings' request.timeout.ms=4000 default.api.timeout.ms=5000 max.block.ms=5000 delivery.timeout.ms=6000 \
+                > /tmp/client.properties
+            cat /identity/tls.key /identity/tls.crt > /tmp/tls.pem
+            echo forged | timeout 30 /opt/kafka/bin/kafka-$2.sh --bootstrap-server kafka:9092 \
+                --command-config /tmp/client.properties ${*:3} 2>&1" 2>>"$talk" </dev/null || true
+    }
+    is_refused() { # how; as above
+        local said
+        said=$(said_to "${@:2}")
+        if ! grep -qi "$1" <<<"$said"; then
+            say "not refused ($1): ${*:2}"
+            tail -n 5 <<<"$said"
+            return 1
+        fi
+    }
+    [ "$(said_to order topics --list | grep -c '^order.created')" -ge 1 ] # or the refusals would prove nothing
+    is_refused 'not authorized to access topics' order console-producer --topic payment.completed
+    is_refused 'not authorized to access group' order console-consumer --topic payment.completed --group payment --timeout-ms 5000
+    is_refused 'not authorized to access topics' gateway console-consumer --topic order.created --group gateway --timeout-ms 5000
+    is_refused 'authoriz' order topics --create --topic forged
+    is_refused 'ssl' nobody topics --list
+    is_refused 'timed out' plain topics --list
+    say "who shows no certificate, or another's, gets nowhere"
+
+    # Whoever changes what they may do has it put right, and strangers keep theirs.
+    local before
+    before=$(grants)
+    kafka_tool acls --add --allow-principal User:order --operation Write --topic payment.completed >/dev/null 2>&1
+    kafka_tool acls --add --allow-principal User:reporting --operation Read --topic order.created >/dev/null 2>&1
+    kafka_tool acls --remove --force --allow-principal User:delivery --operation Read --topic payment.completed >/dev/null 2>&1
+    docker compose run --rm --no-TTY topics >/dev/null 2>>"$talk" </dev/null
+    [ "$(grants)" = $((before + 1)) ]
+    [ "$(kafka_tool acls --list --principal User:reporting 2>/dev/null | grep -c 'permissionType=ALLOW')" = 1 ]
+    [ "$(kafka_tool acls --list --principal User:order --topic payment.completed 2>/dev/null | grep -c 'operation=WRITE')" = 0 ]
+    say "topics ensure says who may do what: $before entries"
+
+    : >"$failures"
+    local began
+    began=$(started)
+    cli certs rotate
+    wait_for "the broker shows its new certificate" is_shown
+    place_one "after-renewal"
+    wait_for "it is delivered" delivered "$placed"
+    # Long enough for every client to be replaced.
+    sleep 15
+    place_one "after-all-renewals"
+    wait_for "it is delivered" delivered "$placed"
+    goes_on
+    if [ -s "$failures" ]; then
+        say "requests failed while certificates were renewed:"
+        cat "$failures"
+        return 1
+    fi
+    [ "$(started)" = "$began" ]
+    say "all certificates were renewed, nothing was started again, and no request failed; $(accepted) orders"
+
+    kill_container kafka
+    goes_on
+    place_one "after-kafka"
+    wait_for "it is delivered" delivered "$placed"
+    say "kafka was killed, and came back with its certificate; $(accepted) orders"
+    settle
+    operate
 }
 
 vault() {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes what follows from a table: network policies (matrix.txt), topics (proto/src/topic.rs), alerts (deploy/prometheus).
+"""Writes what follows from a table: network policies (matrix.txt), topics and who may do what with them (proto/src/topic.rs), alerts
+(deploy/prometheus).
 
   deploy/kubernetes/generate.py            writes the files
   deploy/kubernetes/generate.py --check    fails if a file is not what would be written
@@ -142,15 +143,35 @@ def partitions():
     return int(found(r"const PARTITIONS: i32 = (\d+);", "deploy/native/src/topics.rs"))
 
 
-def readings():
-    """Topic and consumer group, from the one table."""
-    rows = found(r"\ntopics! \{\n(.*?)\n\}", "proto/src/topic.rs")
-    pairs = []
-    for topic, readers in re.findall(r'\w+\s*=\s*"([^"]+)",[^;]*?read by ([\w, ]+);', rows):
-        pairs += [(topic, reader.strip()) for reader in readers.split(",")]
-    if len({topic for topic, _ in pairs}) != rows.count(";"):
+def rows():
+    """Topic, the service that writes it, and the groups that read it, from the one table."""
+    text = found(r"\ntopics! \{\n(.*?)\n\}", "proto/src/topic.rs")
+    result = []
+    for topic, writer, readers in re.findall(r'\w+\s*=\s*"([^"]+)",\s*(\w+)::[^;]*?read by ([\w, ]+);', text):
+        result.append((topic, writer, [reader.strip() for reader in readers.split(",")]))
+    if len(result) != text.count(";"):
         sys.exit("proto/src/topic.rs: rows of topics! are not understood")
-    return pairs
+    return result
+
+
+def readings():
+    """Topic and consumer group."""
+    return [(topic, reader) for topic, _, readers in rows() for reader in readers]
+
+
+def grants():
+    """Service, operation, kind of resource and its name: as `grants` in proto/src/topic.rs."""
+    result = {(writer, "Write", "topic", topic) for topic, writer, _ in rows()}
+    for topic, reader in readings():
+        result |= {(reader, "Read", "topic", topic), (reader, "Read", "group", reader), (reader, "Write", "topic", f"{topic}.{reader}.dlq")}
+    return result
+
+
+def lag_grants():
+    """Of who looks at the lag of every group."""
+    return {("keda", "Describe", "topic", topic) for topic, _ in readings()} | {
+        ("keda", "Describe", "group", group) for _, group in readings()
+    }
 
 
 def topics():
@@ -187,6 +208,28 @@ def kafka_topics():
     return text
 
 
+def kafka_users(granted):
+    """The certificate of each lives for two days and is renewed every day: brokers know no revocation."""
+    text = "# Generated from proto/src/topic.rs by generate.py.\n"
+    for user in sorted({user for user, *_ in granted}):
+        text += (
+            "---\n"
+            "apiVersion: kafka.strimzi.io/v1\n"
+            "kind: KafkaUser\n"
+            "metadata:\n"
+            f"  name: {user}\n"
+            "  labels: {strimzi.io/cluster: holdfast}\n"
+            "spec:\n"
+            "  authentication: {type: tls, validityDays: 2, renewalDays: 1}\n"
+            "  authorization:\n"
+            "    type: simple\n"
+            "    acls:\n"
+        )
+        for _, operation, kind, name in sorted(grant for grant in granted if grant[0] == user):
+            text += f"      - resource: {{type: {kind}, name: {name}, patternType: literal}}\n        operations: [{operation}]\n"
+    return text
+
+
 def prometheus_rules():
     text = "# Generated from deploy/prometheus by generate.py.\n"
     for path in sorted((ROOT / "deploy/prometheus").glob("*.rules.yml")):
@@ -205,6 +248,8 @@ def prometheus_rules():
 def main():
     files = network_policies(read_matrix())
     files["components/strimzi/topics.yaml"] = kafka_topics()
+    files["components/kafka-tls/users.yaml"] = kafka_users(grants())
+    files["components/kafka-tls-keda/user.yaml"] = kafka_users(lag_grants())
     files["components/prometheus/rules.yaml"] = prometheus_rules()
     check, stale = "--check" in sys.argv[1:], []
     for name, text in files.items():

@@ -517,6 +517,8 @@ def what_is_mounted_is_there(overlay):
     made |= {("Secret", item["spec"]["secretName"]) for item in overlay.of("Certificate")}
     made |= {("Secret", item["spec"]["target"]["name"]) for item in overlay.of("ExternalSecret")}
     made |= {("SecretProviderClass", item["metadata"]["name"]) for item in overlay.of("SecretProviderClass")}
+    made |= {("Secret", item["metadata"]["name"]) for item in overlay.of("KafkaUser")}
+    made |= {("Secret", f"{item['metadata']['name']}-cluster-ca-cert") for item in overlay.of("Kafka")}
     for cluster in overlay.of("Cluster"):
         # One that is told of a Secret makes none.
         if "secret" not in cluster["spec"]["bootstrap"]["initdb"]:
@@ -638,6 +640,65 @@ def databases_admit_their_service_only(overlay):
             yield f"{service} does not verify its database"
 
 
+def brokers_admit_whom_the_table_names(overlay):
+    """With TLS: nobody without a certificate, each user for what the table says, and each service as its own user."""
+    kafka = overlay.get("Kafka", "holdfast")
+    if not kafka:
+        return
+    spec, users = kafka["spec"]["kafka"], overlay.of("KafkaUser")
+    encrypted = any(listener["tls"] for listener in spec["listeners"])
+    if bool(users) != encrypted:
+        yield "there are users without TLS, or TLS without users"
+    for service in PARTICIPANTS:
+        template = overlay.get("Deployment", service)["spec"]["template"]
+        said = {
+            name.removeprefix("HOLDFAST__KAFKA__TLS__"): value
+            for name, value in environment(template).items()
+            if name.startswith("HOLDFAST__KAFKA__TLS__")
+        }
+        wanted = {"MODE": "verify-full", "TRUST_BUNDLE": "/kafka/ca.crt", "CERTIFICATE": "/kafka/user.crt", "KEY": "/kafka/user.key"}
+        if said != (wanted if encrypted else {}):
+            yield f"{service} comes to Kafka with {said}"
+        files = {
+            (source["secret"]["name"], item["key"], item["path"])
+            for volume in template["spec"]["volumes"]
+            if volume["name"] == "kafka"
+            for source in volume["projected"]["sources"]
+            for item in source["secret"]["items"]
+        }
+        own = {(service, "user.crt", "user.crt"), (service, "user.key", "user.key"), ("holdfast-cluster-ca-cert", "ca.crt", "ca.crt")}
+        if files != (own if encrypted else set()):
+            yield f"{service} has the files {sorted(files)} for Kafka"
+    if not encrypted:
+        return
+    for listener in spec["listeners"]:
+        if not listener["tls"] or listener.get("authentication") != {"type": "tls"}:
+            yield f"the listener {listener['name']} admits who shows no certificate"
+    if spec.get("authorization") != {"type": "simple"} or "userOperator" not in kafka["spec"]["entityOperator"]:
+        yield "nobody follows what users may do"
+    scaled = [trigger for item in overlay.of("ScaledObject") for trigger in item["spec"]["triggers"] if trigger["type"] == "kafka"]
+    has = {
+        (user["metadata"]["name"], operation, rule["resource"]["type"], rule["resource"]["name"])
+        for user in users
+        for rule in user["spec"]["authorization"]["acls"]
+        for operation in rule["operations"]
+    }
+    if has != generate.grants() | (generate.lag_grants() if scaled else set()):
+        yield f"users and proto/src/topic.rs differ in {sorted(has ^ generate.grants())}"
+    for user in users:
+        if user["spec"]["authentication"] != {"type": "tls", "validityDays": 2, "renewalDays": 1}:
+            yield f"{called(user)} has a certificate for long"
+        for rule in user["spec"]["authorization"]["acls"]:
+            if rule["resource"]["patternType"] != "literal" or rule["resource"]["name"] == "*" or rule.get("type", "allow") != "allow":
+                yield f"{called(user)}: {rule} is more than one resource"
+    secrets = {entry["name"] for item in overlay.of("TriggerAuthentication") for entry in item["spec"]["secretTargetRef"]}
+    for trigger in scaled:
+        if trigger["metadata"].get("tls") != "enable" or trigger.get("authenticationRef") != {"name": "kafka"}:
+            yield f"KEDA asks for the lag of {trigger['metadata']['topic']} without TLS"
+        if secrets != {"keda", "holdfast-cluster-ca-cert"}:
+            yield f"KEDA shows what is in {sorted(secrets)}"
+
+
 CHECKS = [
     fits_its_schema,
     network_says_what_the_matrix_says,
@@ -651,6 +712,7 @@ CHECKS = [
     consumers_have_no_more_replicas_than_partitions,
     lag_is_that_of_what_is_read,
     topics_are_those_of_the_code,
+    brokers_admit_whom_the_table_names,
     settings_are_known,
     programs_take_their_settings,
     secrets_are_files,
@@ -675,6 +737,9 @@ def variable(overlay, name, key, value):
 def without(overlay, kind, name):
     overlay.objects.remove(overlay.get(kind, name))
 
+
+# A listener for everybody.
+PLAIN = {"name": "plain", "port": 9093, "type": "internal", "tls": False}
 
 # Each is one mistake in the overlay `production`, and the check that must see it: a check that sees nothing proves nothing.
 PLANTED = [
@@ -715,6 +780,24 @@ PLANTED = [
     (lag_is_that_of_what_is_read, lambda o: o.get("ScaledObject", "order")["spec"]["triggers"].pop()),
     (topics_are_those_of_the_code, lambda o: without(o, "KafkaTopic", "payment.refunded")),
     (topics_are_those_of_the_code, lambda o: o.get("KafkaTopic", "payment.refunded")["spec"].update(replicas=2)),
+    (brokers_admit_whom_the_table_names, lambda o: o.get("Kafka", "holdfast")["spec"]["kafka"].pop("authorization")),
+    (brokers_admit_whom_the_table_names, lambda o: o.get("Kafka", "holdfast")["spec"]["kafka"]["listeners"][0].pop("authentication")),
+    (brokers_admit_whom_the_table_names, lambda o: o.get("Kafka", "holdfast")["spec"]["kafka"]["listeners"].append(PLAIN)),
+    (brokers_admit_whom_the_table_names, lambda o: o.get("KafkaUser", "order")["spec"]["authorization"]["acls"].pop()),
+    (brokers_admit_whom_the_table_names, lambda o: o.get("KafkaUser", "keda")["spec"]["authorization"]["acls"][0].update(operations=["All"])),
+    (
+        brokers_admit_whom_the_table_names,
+        lambda o: o.get("KafkaUser", "order")["spec"]["authorization"]["acls"][0]["resource"].update(patternType="prefix"),
+    ),
+    (
+        brokers_admit_whom_the_table_names,
+        lambda o: next(
+            volume for volume in o.get("Deployment", "order")["spec"]["template"]["spec"]["volumes"] if volume["name"] == "kafka"
+        )["projected"]["sources"][0]["secret"].update(name="payment"),
+    ),
+    (brokers_admit_whom_the_table_names, lambda o: variable(o, "order", "HOLDFAST__KAFKA__TLS__MODE", "off")),
+    (brokers_admit_whom_the_table_names, lambda o: o.get("ScaledObject", "payment")["spec"]["triggers"][2].pop("authenticationRef")),
+    (what_is_mounted_is_there, lambda o: without(o, "KafkaUser", "payment")),
     (settings_are_known, lambda o: variable(o, "order", "HOLDFAST__GRPC__LISTENS", "0.0.0.0:1")),
     (settings_are_known, lambda o: variable(o, "order", "HOLDFAST__KAFKA__INSTANCE_ID", "0")),
     (programs_take_their_settings, lambda o: variable(o, "order", "HOLDFAST__SERVICE__DRAIN", "soon")),

@@ -11,6 +11,7 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::CertifiedKey,
     version::TLS13,
 };
 
@@ -113,6 +114,19 @@ pub(crate) struct Pem {
     pub(crate) trust_bundle: Vec<u8>,
     /// Over certificate and trust bundle: as that of all files, without the deny list, which clients don't show.
     pub(crate) fingerprint: String,
+}
+
+impl Pem {
+    /// Of files that fit together. They prove no identity to our own services, so that nothing else is asked of them.
+    pub(crate) fn read(certificate: &Path, key: &Path, trust_bundle: &[u8]) -> Result<Self, IdentityError> {
+        let (certificate_path, key_path) = (certificate, key);
+        let (certificate, key) = (read(certificate_path)?, read(key_path)?);
+        let pem = |source| IdentityError::Pem { path: key_path.to_owned(), source };
+        let parsed_key = PrivateKeyDer::from_pem_slice(&key).map_err(pem)?;
+        CertifiedKey::from_der(certificates(certificate_path, &certificate)?, parsed_key, &provider())?;
+        let fingerprint = fingerprint(&[&certificate, trust_bundle]);
+        Ok(Self { certificate, key, trust_bundle: trust_bundle.to_owned(), fingerprint })
+    }
 }
 
 impl fmt::Debug for Pem {

@@ -3,9 +3,10 @@
 //! librdkafka takes certificates when a client is created, and a client keeps them for its life. So files that have changed mean new
 //! clients: each holder of one keeps a [`Renewal`] with it, and replaces it when that is due. What librdkafka gets is the content of
 //! files that [`Identity`] has checked, never their paths: between the two writes of a rotation it would read a certificate and the
-//! key of another one. It needs OpenSSL, so all of this is an opt-in feature (`docs/adr/0016-tls-to-kafka.md`).
+//! key of another one. Where the brokers have an authority of their own for their clients, it is the content of `kafka.tls.certificate`.
+//! It needs OpenSSL, so all of this is an opt-in feature (`docs/adr/0016-tls-to-kafka.md`).
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use rdkafka::ClientConfig;
 use tokio::sync::watch;
@@ -27,12 +28,18 @@ pub enum KafkaTlsError {
     /// The certificates of the brokers' authorities can't be used.
     #[error("kafka.tls.trust_bundle cannot be used")]
     TrustBundle(#[source] IdentityError),
+    /// What the brokers are to be shown can't be used.
+    #[error("kafka.tls.certificate and its key cannot be used")]
+    Certificate(#[source] IdentityError),
+    /// A key is configured, and no certificate.
+    #[error("kafka.tls.key is configured without kafka.tls.certificate, which it is the key of")]
+    KeyAlone,
 }
 
 /// What the clients of this process show and trust.
 pub(super) struct Tls {
     identity: Identity,
-    trust_bundle: Option<PathBuf>,
+    config: KafkaTlsConfig,
     current: watch::Sender<Arc<Shown>>,
 }
 
@@ -40,6 +47,7 @@ pub(super) struct Tls {
 #[derive(Debug, PartialEq, Eq)]
 struct Shown {
     own: Arc<Pem>,
+    /// Of the brokers' authorities.
     trust_bundle: Vec<u8>,
 }
 
@@ -53,14 +61,14 @@ impl Tls {
             }
             KafkaTlsMode::VerifyFull => {}
         }
-        let (identity, trust_bundle) = (identity.clone(), config.trust_bundle.clone());
-        let shown = Shown::read(&identity, trust_bundle.as_ref())?;
-        Ok(Some(Self { identity, trust_bundle, current: watch::Sender::new(Arc::new(shown)) }))
+        let shown = Shown::read(identity, config)?;
+        let (identity, config) = (identity.clone(), config.clone());
+        Ok(Some(Self { identity, config, current: watch::Sender::new(Arc::new(shown)) }))
     }
 
     /// Takes what the files have now, for clients from now on.
     pub(super) fn reload(&self) -> Result<Reload, KafkaTlsError> {
-        let shown = Shown::read(&self.identity, self.trust_bundle.as_ref())?;
+        let shown = Shown::read(&self.identity, &self.config)?;
         if **self.current.borrow() == shown {
             return Ok(Reload::Unchanged);
         }
@@ -91,15 +99,23 @@ impl Tls {
 }
 
 impl Shown {
-    fn read(identity: &Identity, trust_bundle: Option<&PathBuf>) -> Result<Self, KafkaTlsError> {
-        let own = identity.pem();
-        let trust_bundle = match trust_bundle {
+    fn read(identity: &Identity, config: &KafkaTlsConfig) -> Result<Self, KafkaTlsError> {
+        let identity = identity.pem();
+        let trust_bundle = match &config.trust_bundle {
             Some(path) => {
                 let content = read(path).map_err(KafkaTlsError::TrustBundle)?;
                 certificates(path, &content).map_err(KafkaTlsError::TrustBundle)?;
                 content
             }
-            None => own.trust_bundle.clone(),
+            None => identity.trust_bundle.clone(),
+        };
+        let own = match (&config.certificate, &config.key) {
+            (Some(certificate), key) => {
+                let key = key.as_ref().unwrap_or(certificate);
+                Arc::new(Pem::read(certificate, key, &trust_bundle).map_err(KafkaTlsError::Certificate)?)
+            }
+            (None, Some(_)) => return Err(KafkaTlsError::KeyAlone),
+            (None, None) => identity,
         };
         Ok(Self { own, trust_bundle })
     }
@@ -173,7 +189,7 @@ impl Drop for Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use holdfast_certs::{LEAF_LIFE_MAX, Pki};
 
@@ -188,7 +204,7 @@ mod tests {
     }
 
     fn config(mode: KafkaTlsMode, trust_bundle: Option<PathBuf>) -> KafkaConfig {
-        let tls = KafkaTlsConfig { mode, trust_bundle };
+        let tls = KafkaTlsConfig { mode, trust_bundle, ..KafkaTlsConfig::default() };
         KafkaConfig { tls, ..crate::kafka::tests::config() }
     }
 
@@ -249,5 +265,43 @@ mod tests {
         assert!(renewal.is_due());
         std::fs::write(&bundle, "nothing").expect("written");
         assert!(matches!(brokers.reload(), Err(KafkaTlsError::TrustBundle(_))));
+    }
+
+    /// Brokers are shown what is configured for them, and new clients are due when that is renewed, not when the identity is. A key of
+    /// another certificate is never shown.
+    #[cfg(feature = "kafka-tls")]
+    #[test]
+    fn brokers_may_be_shown_another_certificate() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pki = Pki::open_or_init(folder.path()).expect("created");
+        pki.issue("order", LEAF_LIFE_MAX).expect("issued");
+        pki.issue("user", LEAF_LIFE_MAX).expect("issued");
+        let identity = order(folder.path());
+        let file = |identity: &str, name: &str| Some(folder.path().join(identity).join(name));
+        let brokers = |certificate: Option<PathBuf>, key: Option<PathBuf>| {
+            let mut config = config(KafkaTlsMode::VerifyFull, None);
+            config.tls = KafkaTlsConfig { certificate, key, ..config.tls };
+            Brokers::new(&config, &identity)
+        };
+        let shown = brokers(file("user", "tls.crt"), file("user", "tls.key")).expect("they fit");
+        let content = std::fs::read_to_string(folder.path().join("user/tls.crt")).expect("there");
+        assert_eq!(shown.consumer_config("test").get("ssl.certificate.pem"), Some(content.as_str()));
+        let renewal = shown.renewal(ClientKind::Consumer);
+        pki.issue("order", LEAF_LIFE_MAX).expect("issued");
+        identity.reload().expect("they fit");
+        assert_eq!(shown.reload().expect("they fit"), Reload::Unchanged);
+        pki.issue("user", LEAF_LIFE_MAX).expect("issued");
+        assert_eq!(shown.reload().expect("they fit"), Reload::Swapped);
+        assert!(renewal.is_due());
+
+        let both = folder.path().join("user.pem");
+        let parts = ["tls.key", "tls.crt"]
+            .map(|name| std::fs::read(folder.path().join("user").join(name)).expect("there"));
+        std::fs::write(&both, parts.concat()).expect("written");
+        brokers(Some(both), None).expect("one file has both");
+        let foreign = brokers(file("user", "tls.crt"), file("order", "tls.key"));
+        assert!(matches!(foreign, Err(KafkaTlsError::Certificate(_))), "{foreign:?}");
+        let alone = brokers(None, file("user", "tls.key"));
+        assert!(matches!(alone, Err(KafkaTlsError::KeyAlone)), "{alone:?}");
     }
 }

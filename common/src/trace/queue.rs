@@ -18,7 +18,6 @@ pub(super) const BATCH_SPANS_MAX: usize = 1_024;
 const BATCH_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// See the module.
-#[expect(clippy::vec_box, reason = "half a kibibyte each, moved while the lock is held")]
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Mutex<Vec<Recording>>,
@@ -50,7 +49,6 @@ impl Queue {
         }
     }
 
-    #[expect(clippy::vec_box, reason = "as they wait")]
     /// The oldest spans, as many as fit into a batch.
     pub(super) fn take(&self) -> Vec<Recording> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,6 +33,7 @@ use crate::{
     files::{self, Owner},
     kafka::{Broker, keystores},
     layout::{KAFKA, Layout, OPERATOR, Participant, Tls},
+    link::Link,
     postgres::{cluster_dir, serves},
 };
 
@@ -202,15 +203,21 @@ pub async fn are_used(layout: &Layout, participant: &Participant, leaf: &LeafSta
     Ok(is_copied(layout, participant)? && shows(leaf, ask_database(layout, participant)).await?)
 }
 
-/// The same of the broker.
-pub async fn are_used_by_broker(layout: &Layout, leaf: &LeafStatus) -> Result<bool> {
+/// The same of the broker. Each of its listeners reads its files by itself, some time after the broker was told to: one that is behind the
+/// others would not take files that only fit those it has not read.
+pub async fn are_used_by_broker(layout: &Layout, links: &[Link], leaf: &LeafStatus) -> Result<bool> {
     let copied: Vec<Vec<u8>> = keystores(layout).into_iter().map(fs::read).collect::<Result<_, _>>()?;
-    let is_copied = copied == of_broker(layout)? && !layout.kafka_dir().join(UNREAD).exists();
-    let ask = async {
-        let stream = TcpStream::connect(("127.0.0.1", layout.kafka_port())).await?;
-        ask(&layout.pki_dir(), stream).await
-    };
-    Ok(is_copied && shows(leaf, ask).await?)
+    if copied != of_broker(layout)? || layout.kafka_dir().join(UNREAD).exists() {
+        return Ok(false);
+    }
+    let of_links = links.iter().filter(|link| link.to == KAFKA).map(|link| link.target);
+    for port in [layout.kafka_port()].into_iter().chain(of_links) {
+        let ask = async { ask(&layout.pki_dir(), TcpStream::connect((LOCALHOST, port)).await?).await };
+        if !shows(leaf, ask).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 async fn shows(leaf: &LeafStatus, ask: impl Future<Output = Result<Shown>>) -> Result<bool> {
@@ -257,7 +264,7 @@ async fn ask_database(layout: &Layout, participant: &Participant) -> Result<Show
 
 async fn ask(pki: &Path, stream: TcpStream) -> Result<Shown> {
     let asked = Arc::new(Asked::default());
-    let session = encrypted(pki, stream, asked.clone()).await?;
+    let session = encrypted(trusted(pki)?, LOCALHOST, stream, asked.clone()).await?;
     let chain = session.get_ref().1.peer_certificates().unwrap_or_default();
     let serial = chain.first().and_then(|leaf| serial_of(leaf)).context("it shows no certificate")?;
     let mut trusts = asked.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -265,23 +272,47 @@ async fn ask(pki: &Path, stream: TcpStream) -> Result<Shown> {
     Ok(Shown { serial, trusts })
 }
 
+/// How the stack's servers are reached.
+const LOCALHOST: &str = "127.0.0.1";
+
 /// A connection to a server on this machine on which the operator's certificate is shown.
 pub(crate) async fn as_operator(layout: &Layout, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
-    let (pki, operator) = (layout.pki_dir(), layout.pki_dir().join(OPERATOR));
-    let key = certified(&fs::read(operator.join("tls.crt"))?, &fs::read(operator.join("tls.key"))?)?;
-    encrypted(&pki, stream, Arc::new(SingleCertAndKey::from(key))).await
+    encrypted(trusted(&layout.pki_dir())?, LOCALHOST, stream, shown(&layout.pki_dir().join(OPERATOR))?).await
+}
+
+/// A connection to a server that is reached as `host` on which the certificate in `identity` is shown; its authorities are those of
+/// `ca.crt` there.
+pub(crate) async fn connect(identity: &Path, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
+    let path = identity.join("ca.crt");
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(&read(&path)?) {
+        roots.add(authority.with_context(|| format!("{} is no certificate", path.display()))?)?;
+    }
+    encrypted(roots, host, stream, shown(identity)?).await
+}
+
+fn shown(identity: &Path) -> Result<Arc<dyn ResolvesClientCert>> {
+    let (certificate, key) = (identity.join("tls.crt"), identity.join("tls.key"));
+    let certified = certified(&read(&certificate)?, &read(&key)?)
+        .with_context(|| format!("{} and {} do not fit", certificate.display(), key.display()))?;
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 async fn encrypted(
-    pki: &Path,
+    roots: RootCertStore,
+    host: &str,
     stream: TcpStream,
     shown: Arc<dyn ResolvesClientCert>,
 ) -> Result<TlsStream<TcpStream>> {
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(trusted(pki)?)
+        .with_root_certificates(roots)
         .with_client_cert_resolver(shown);
-    let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    let name = ServerName::try_from(host.to_owned()).with_context(|| format!("{host:?} is no host"))?;
     Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }
 

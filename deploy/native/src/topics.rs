@@ -1,6 +1,9 @@
 //! The topics and their settings: the one table, for the native stack and for any other broker.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use holdfast_proto::topic;
@@ -10,6 +13,8 @@ use rdkafka::{
     client::DefaultClientContext,
     error::RDKafkaErrorCode,
 };
+
+use crate::kafka::{CAN_ENCRYPT, NOT_BUILT, access, client_at};
 
 /// Partitions of each topic: enough for several replicas of a service to share the work, with few open files.
 const PARTITIONS: i32 = 4;
@@ -34,22 +39,64 @@ pub(crate) fn administering(mut client: ClientConfig) -> ClientConfig {
     client
 }
 
-/// Creates the topics that are missing on these brokers, and waits for the brokers if they don't answer yet. What exists stays as
-/// it is.
-pub async fn ensure_on(brokers: &str, replication: Replication, wait: Duration) -> Result<()> {
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", brokers);
-    let client = administering(client).create().with_context(|| format!("{brokers:?} are no brokers"))?;
+/// Brokers that are not the native stack's.
+#[derive(Debug, Clone, Copy)]
+pub struct Brokers<'a> {
+    /// `host:port`, several separated by commas.
+    pub addresses: &'a str,
+    /// Folder of a certificate that they take for an administrator's (`tls.crt`, `tls.key`), and of their authority (`ca.crt`). Without it
+    /// they are reached without TLS.
+    pub identity_dir: Option<&'a Path>,
+    /// What becomes of their list of who may do what, with TLS.
+    pub grants: Grants,
+}
+
+/// Whether services get what they may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grants {
+    /// Each exactly what [`topic::grants`] says. Entries for others stay.
+    Ensure,
+    /// All entries stay as they are.
+    Keep,
+}
+
+/// Creates the topics that are missing on these brokers, says who may do what, and waits for the brokers if they don't answer yet. A
+/// topic that exists stays as it is.
+pub async fn ensure_on(brokers: Brokers<'_>, replication: Replication, wait: Duration) -> Result<()> {
+    if brokers.identity_dir.is_some() && !CAN_ENCRYPT {
+        bail!("{NOT_BUILT}");
+    }
     let until = Instant::now() + wait;
     loop {
-        match ensure(&client, replication).await {
+        match ensure_once(brokers, replication).await {
             Ok(()) => return Ok(()),
             Err(error) if Instant::now() >= until => {
                 return Err(error)
-                    .with_context(|| format!("the brokers at {brokers} did not take the topics"));
+                    .with_context(|| format!("the brokers at {} are not ready", brokers.addresses));
             }
             Err(_) => tokio::time::sleep(TRY_AGAIN_AFTER).await,
         }
+    }
+}
+
+/// With what is in the files now: they may have been renewed since the last attempt.
+async fn ensure_once(brokers: Brokers<'_>, replication: Replication) -> Result<()> {
+    let Brokers { addresses, identity_dir, grants } = brokers;
+    let client = match identity_dir {
+        Some(identity) => client_at(addresses.to_owned(), identity)?,
+        None => {
+            let mut client = ClientConfig::new();
+            client.set("bootstrap.servers", addresses);
+            client
+        }
+    };
+    let client = administering(client).create().with_context(|| format!("{addresses:?} are no brokers"))?;
+    ensure(&client, replication).await?;
+    match (grants, identity_dir) {
+        (Grants::Ensure, Some(identity)) => {
+            access::ensure_grants_at(addresses, identity).await.context("cannot say who may do what")
+        }
+        _ => Ok(()),
     }
 }
 

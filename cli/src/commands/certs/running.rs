@@ -8,6 +8,7 @@ use holdfast_native::{
     certificates,
     control::{self, Found},
     layout::{KAFKA, Layout, PARTICIPANTS, Participant, Tls, service_of},
+    link::Link,
 };
 use tokio::time::Instant;
 
@@ -33,8 +34,8 @@ enum Kind {
     Service { admin_url: String },
     /// Shows it to whoever connects.
     Database { layout: Layout, participant: &'static Participant },
-    /// The same.
-    Broker { layout: Layout },
+    /// The same, on each of its listeners.
+    Broker { layout: Layout, links: Vec<Link> },
 }
 
 impl User {
@@ -43,7 +44,7 @@ impl User {
         match &self.kind {
             Kind::Service { admin_url } => Ok(uses(&metrics(admin_url).await?, leaf)),
             Kind::Database { layout, participant } => certificates::are_used(layout, participant, leaf).await,
-            Kind::Broker { layout } => certificates::are_used_by_broker(layout, leaf).await,
+            Kind::Broker { layout, links } => certificates::are_used_by_broker(layout, links, leaf).await,
         }
     }
 }
@@ -72,7 +73,7 @@ impl Running {
         let broker = (layout.kafka_tls() == Tls::On).then(|| User {
             identity: KAFKA,
             component: KAFKA.to_owned(),
-            kind: Kind::Broker { layout: layout.clone() },
+            kind: Kind::Broker { layout: layout.clone(), links: report.links.clone() },
         });
         let services = report.components.into_iter().filter_map(|component| {
             Some(User {

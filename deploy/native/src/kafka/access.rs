@@ -4,7 +4,7 @@
 //! requests are written here, in version 1 of Kafka's protocol (<https://kafka.apache.org/protocol>), and sent over our own TLS as the
 //! operator.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_proto::topic::{self, Operation, Resource};
@@ -48,21 +48,72 @@ struct Entry {
     permission: i8,
 }
 
-/// Has the broker's list say what it should: what is missing is added, and what is not ours is taken away.
+/// What becomes of entries for those who are no services of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strangers {
+    /// The brokers are ours alone.
+    Removed,
+    /// They may have business of their own there.
+    Kept,
+}
+
+/// Has the list of the stack's broker say what it should and nothing else.
 pub(super) async fn ensure_grants(layout: &Layout) -> Result<()> {
-    let work = async {
+    in_time(async {
         let stream = TcpStream::connect(("127.0.0.1", layout.kafka_port())).await?;
         let mut session = certificates::as_operator(layout, stream).await?;
-        let (there, wanted) = (describe(&mut session).await?, wanted());
-        change(&mut session, number::CREATE, wanted.difference(&there)).await?;
-        change(&mut session, number::DELETE, there.difference(&wanted)).await?;
-        // It is the controller that has taken them, and the broker follows.
-        while describe(&mut session).await? != wanted {
-            tokio::time::sleep(LOOK_EVERY).await;
+        ensure(&mut session, Strangers::Removed).await
+    })
+    .await
+}
+
+/// Has the list of brokers anywhere (`host:port`, several separated by commas) say what our services may do, and nothing else of them.
+/// `identity` is the folder of a certificate that the brokers take for an administrator's, and of their authority. Any broker will do:
+/// it passes changes on.
+pub(crate) async fn ensure_grants_at(brokers: &str, identity: &Path) -> Result<()> {
+    let mut outcome = Err(anyhow::anyhow!("there is no broker"));
+    for broker in brokers.split(',').map(str::trim) {
+        let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
+        outcome = in_time(async {
+            let stream = TcpStream::connect(broker).await?;
+            let mut session = certificates::connect(identity, host.trim_matches(['[', ']']), stream).await?;
+            ensure(&mut session, Strangers::Kept).await
+        })
+        .await
+        .with_context(|| format!("at {broker}"));
+        if outcome.is_ok() {
+            break;
         }
-        Ok(())
-    };
+    }
+    outcome
+}
+
+async fn in_time(work: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::time::timeout(ANSWER_TIME_MAX, work).await.context("the broker does not answer in time")?
+}
+
+/// What is missing is added, and what is too much is taken away.
+async fn ensure(session: &mut (impl AsyncRead + AsyncWrite + Unpin), strangers: Strangers) -> Result<()> {
+    let (there, wanted) = (describe(session).await?, wanted());
+    change(session, number::CREATE, wanted.difference(&there)).await?;
+    change(session, number::DELETE, excess(&there, &wanted, strangers)).await?;
+    // It is the controller that has taken them, and the broker follows.
+    loop {
+        let there = describe(session).await?;
+        if wanted.is_subset(&there) && excess(&there, &wanted, strangers).next().is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn excess<'a>(
+    there: &'a BTreeSet<Entry>,
+    wanted: &'a BTreeSet<Entry>,
+    strangers: Strangers,
+) -> impl Iterator<Item = &'a Entry> {
+    let is_ours = |entry: &&Entry| wanted.iter().any(|own| own.principal == entry.principal);
+    there.difference(wanted).filter(move |entry| strangers == Strangers::Removed || is_ours(entry))
 }
 
 fn wanted() -> BTreeSet<Entry> {
@@ -288,6 +339,19 @@ mod tests {
         refused.int32(0).int16(31).text("no").int32(0);
         let error = read_entries(&mut Answer(&refused.0)).expect("complete").expect_err("an error");
         assert_eq!(error.to_string(), "error 31 of Kafka: no");
+    }
+
+    /// A service keeps nothing that the table does not have. Strangers keep what they have where they may be.
+    #[test]
+    fn a_service_has_nothing_but_what_the_table_says() {
+        let wanted = wanted();
+        let stranger = Entry { principal: "User:reporting".to_owned(), ..entry("order.created") };
+        let everybody = Entry { principal: "User:*".to_owned(), ..entry("order.created") };
+        let more = entry("payment.completed");
+        let there = wanted.iter().chain([&stranger, &everybody, &more]).cloned().collect();
+        let excess = |strangers| excess(&there, &wanted, strangers).cloned().collect::<BTreeSet<_>>();
+        assert_eq!(excess(Strangers::Kept), BTreeSet::from([more.clone()]));
+        assert_eq!(excess(Strangers::Removed), BTreeSet::from([more, stranger, everybody]));
     }
 
     /// The list has the same entries as the table, each for one service at one resource.

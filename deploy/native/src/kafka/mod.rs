@@ -1,6 +1,6 @@
 //! Apache Kafka: one node, KRaft. With TLS everybody shows a certificate, and may do what [`access`] says.
 
-mod access;
+pub(crate) mod access;
 
 use std::{
     fs,
@@ -98,7 +98,6 @@ group.consumer.min.heartbeat.interval.ms=1000
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 # Memory and files of a developer's machine.
-num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=8388608
 log.segment.bytes=67108864
@@ -108,7 +107,7 @@ log.index.size.max.bytes=1048576
         advertised.join(","),
         protocols.join(","),
         match layout.kafka_tls() {
-            Tls::Off => String::new(),
+            Tls::Off => "num.network.threads=2\n".to_owned(),
             Tls::On => tls_properties(),
         }
     );
@@ -160,6 +159,8 @@ ssl.keystore.type=PEM
 ssl.keystore.location={FOLDER}/{keystore}
 ssl.truststore.type=PEM
 ssl.truststore.location={FOLDER}/{truststore}
+# Each thread of a listener reads renewed files by itself: with one, what a listener shows is what all of it does.
+num.network.threads=1
 # The name of an identity; a certificate that has no such name gets in nowhere.
 ssl.principal.mapping.rules=RULE:^CN=([a-z0-9-]+)$/$1/
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
@@ -192,19 +193,23 @@ pub fn client(layout: &Layout) -> Result<ClientConfig> {
 fn settings(layout: &Layout) -> Result<ClientSettings> {
     match layout.kafka_tls() {
         Tls::Off => Ok(vec![("bootstrap.servers", layout.kafka_brokers())]),
-        Tls::On => settings_of(layout, &layout.pki_dir().join(OPERATOR)),
+        Tls::On => settings_of(layout.kafka_brokers(), &layout.pki_dir().join(OPERATOR)),
     }
 }
 
 /// A client that encrypts, shows the certificate in `identity`, and verifies the broker's, whose stack must have TLS.
 pub fn client_of(layout: &Layout, identity: &Path) -> Result<ClientConfig> {
-    Ok(with(&settings_of(layout, identity)?))
+    client_at(layout.kafka_brokers(), identity)
 }
 
-fn settings_of(layout: &Layout, identity: &Path) -> Result<ClientSettings> {
+/// The same of brokers anywhere: `host:port`, several separated by commas.
+pub(crate) fn client_at(brokers: String, identity: &Path) -> Result<ClientConfig> {
+    Ok(with(&settings_of(brokers, identity)?))
+}
+
+fn settings_of(brokers: String, identity: &Path) -> Result<ClientSettings> {
     ensure!(CAN_ENCRYPT, "{NOT_BUILT}");
-    let mut settings =
-        vec![("bootstrap.servers", layout.kafka_brokers()), ("security.protocol", "ssl".to_owned())];
+    let mut settings = vec![("bootstrap.servers", brokers), ("security.protocol", "ssl".to_owned())];
     for (setting, file) in
         [("ssl.certificate.pem", "tls.crt"), ("ssl.key.pem", "tls.key"), ("ssl.ca.pem", "ca.crt")]
     {
@@ -347,12 +352,13 @@ mod tests {
     use super::*;
 
     /// A stack with TLS has no listener without, nobody gets in without a certificate, no service is a superuser, and what nobody
-    /// was granted is forbidden.
+    /// was granted is forbidden. A listener has one thread, so that whoever asks what it shows is told of all of it.
     #[test]
     fn nobody_comes_without_a_certificate() {
         let text = tls_properties();
         for line in [
             "ssl.client.auth=required",
+            "num.network.threads=1",
             "allow.everyone.if.no.acl.found=false",
             "super.users=User:kafka;User:operator",
         ] {
