@@ -82,13 +82,12 @@ pub async fn ensure_on(brokers: Brokers<'_>, replication: Replication, wait: Dur
 /// With what is in the files now: they may have been renewed since the last attempt.
 async fn ensure_once(brokers: Brokers<'_>, replication: Replication) -> Result<()> {
     let Brokers { addresses, identity_dir, grants } = brokers;
-    let client = match identity_dir {
-        Some(identity) => client_at(addresses.to_owned(), identity)?,
-        None => {
-            let mut client = ClientConfig::new();
-            client.set("bootstrap.servers", addresses);
-            client
-        }
+    let client = if let Some(identity) = identity_dir {
+        client_at(addresses.to_owned(), identity)?
+    } else {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", addresses);
+        client
     };
     let client = administering(client).create().with_context(|| format!("{addresses:?} are no brokers"))?;
     ensure(&client, replication).await?;
