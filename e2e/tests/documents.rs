@@ -101,6 +101,8 @@ fn is_metric(word: &str) -> bool {
 #[test]
 fn every_alert_and_board_asks_for_metrics_that_exist() {
     let code: String = texts(&["rs"]).into_iter().map(|(_, text)| text).collect();
+    // Between quotes.
+    let names: BTreeSet<&str> = code.split('"').collect();
     let mut found = 0;
     for (path, text) in texts(&["yml", "json"]) {
         let recorded: BTreeSet<&str> =
@@ -111,9 +113,8 @@ fn every_alert_and_board_asks_for_metrics_that_exist() {
             for metric in words.filter(|word| is_metric(word) && !recorded.contains(word)) {
                 // Itself, or a part of a histogram.
                 let parts = ["", "_bucket", "_count", "_sum"];
-                let mut names = parts.iter().filter_map(|part| metric.strip_suffix(part));
-                let exists = names.any(|name| code.contains(&format!("\"{name}\"")));
-                assert!(exists, "{}: {metric}", path.display());
+                let mut possible = parts.iter().filter_map(|part| metric.strip_suffix(part));
+                assert!(possible.any(|name| names.contains(name)), "{}: {metric}", path.display());
                 found += 1;
             }
         }
