@@ -121,6 +121,7 @@ where
             }
         });
         tokio::spawn(telemetry::upkeep(metrics));
+        tokio::spawn(telemetry::lag::measure());
         let exported = CancellationToken::new();
         let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(exported.clone())));
         start(&mut context, config).await?;

@@ -11,6 +11,7 @@
 pub mod browser;
 pub mod collector;
 pub mod events;
+pub mod log_collection;
 pub mod openapi;
 pub mod operator;
 
