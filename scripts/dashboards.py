@@ -66,6 +66,11 @@ OVERVIEW = [
     ("Degraded parts", "Parts of processes that wait or have failed; `/readyz` says why. None is good.", "short",
      [(or_zero(gauge("holdfast_component_degraded", "", "job,component", "sum") + " > 0"), "{{job}} {{component}}")]),
     ("Refused by limits", "429 and 503 with Retry-After, by the limit.", "reqps", [(or_zero(rate("holdfast_requests_limited_total", "", "limit")), "{{limit}}")]),
+    ("Requests without an answer", "That the gateway works on, by method, and calls that the services work on.", "short",
+     [(gauge("http_server_active_requests", "", "http_request_method", "sum"), "{{http_request_method}}"),
+      (gauge("holdfast_grpc_calls_in_progress", "", "job", "sum"), "{{job}} calls")]),
+    ("Lag of the event loop", "99 % of sleeping tasks are woken earlier than this after their time. Above 0.1 s something computes or blocks.", "s",
+     [(quantile(0.99, "holdfast_event_loop_lag_seconds", "", "job,instance"), "{{job}} {{instance}}")]),
     ("Certificates", "Time until the certificate in use expires. Leaves are renewed daily.", "s",
      [(f"min by (job) (holdfast_certificate_not_after_timestamp_seconds{{{HERE}}}) - time()", "{{job}}")]),
 ]
@@ -76,6 +81,8 @@ SAGA = [
     ("Time to the decision, by bucket", "How many payments per second were decided within each time.", "ops",
      [(rate("holdfast_order_payment_seconds_bucket", "", "le"), "{{le}} s")]),
     ("Events published", "Rows of the outbox that the broker has acknowledged.", "ops", [(rate("messaging_client_sent_messages_total", 'error_type=""', "job"), "{{job}}")]),
+    ("Time of a send", "From when the relay gives a row to its producer to the broker's answer, for 99 % of rows.", "s",
+     [(quantile(0.99, "messaging_client_operation_duration_seconds", "", "job"), "{{job}}")]),
     ("Age of the oldest row that waits", "Above 10 s the broker is slow or away.", "s", [(gauge("holdfast_outbox_oldest_age_seconds", "", "job"), "{{job}}")]),
     ("Events handled", "Records by how they ended.", "ops", [(rate("messaging_client_consumed_messages_total", "", "job,outcome"), "{{job}} {{outcome}}")]),
     ("Time of transactions", "99 % of the attempts of each transaction are faster than this.", "s",
@@ -103,6 +110,12 @@ MESSAGES = [
 ]
 CALLS = [
     ("Calls", "gRPC, by the service that handles them.", "reqps", [(rate("rpc_server_call_duration_seconds_count", "", "job"), "{{job}}")]),
+    ("Time of calls where they are handled", "99 % are faster than this, by method.", "s",
+     [(quantile(0.99, "rpc_server_call_duration_seconds", "", "rpc_method"), "{{rpc_method}}")]),
+    ("Time of calls to the caller", "The same with attempts, pauses and the way, by the service that is called.", "s",
+     [(quantile(0.99, "rpc_client_call_duration_seconds", "", "server_address"), "{{server_address}}")]),
+    ("Calls that fail", "As the caller sees it, by service and code.", "reqps",
+     [(or_zero(rate("rpc_client_call_duration_seconds_count", 'error_type!=""', "server_address,error_type")), "{{server_address}} {{error_type}}")]),
     ("Breakers that are not closed", "By caller and endpoint. None is good.", "short",
      [(or_zero(gauge("holdfast_circuit_breaker_state", 'state!="closed"', "job,endpoint,state") + " > 0"), "{{job}} {{endpoint}} {{state}}")]),
     ("Calls sent again", "Retries, and those that the budget did not allow.", "reqps",

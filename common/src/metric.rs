@@ -57,6 +57,7 @@ metrics! {
     counter DEAD_LETTERS_REDRIVEN_TOTAL = "holdfast_dead_letters_redriven_total", "letters that were redriven: outcome";
     counter DEAD_LETTERS_TOTAL = "holdfast_dead_letters_total", "records parked as dead letters: topic, class";
     counter DELIVERY_STEPS_TOTAL = "holdfast_delivery_steps_total", "deliveries that moved on";
+    histogram EVENT_LOOP_LAG_SECONDS = "holdfast_event_loop_lag_seconds", "how late the runtime wakes a task that sleeps: everything else waits as long for its turn";
     histogram EVENT_STREAM_DELAY_SECONDS = "holdfast_event_stream_delay_seconds", "from the commit of a change to when it is written to a client's stream";
     counter EVENT_STREAM_LOOKS_TOTAL = "holdfast_event_stream_looks_total", "times that a stream read for itself, because a change may have been missed or there was more than a page: reason";
     gauge EVENT_STREAMS_OPEN = "holdfast_event_streams_open", "streams of events that are open";
@@ -106,9 +107,12 @@ metrics! {
     counter TRANSACTION_CONFLICTS_TOTAL = "holdfast_transaction_conflicts_total", "transactions run again because they lost against another: name";
     histogram TRANSACTION_DURATION_SECONDS = "holdfast_transaction_duration_seconds", "time of one attempt of a transaction, from BEGIN to its end, however it ends: name";
     histogram HTTP_SERVER_REQUEST_DURATION_SECONDS = "http_server_request_duration_seconds", "time of a REST request: http_request_method, url_scheme, http_route, http_response_status_code, and error_type where the fault is ours";
+    gauge HTTP_SERVER_ACTIVE_REQUESTS = "http_server_active_requests", "REST requests that have no answer yet: http_request_method, url_scheme";
     counter MESSAGING_CLIENT_CONSUMED_MESSAGES_TOTAL = "messaging_client_consumed_messages_total", "records by how they ended: messaging_system, messaging_operation_name, messaging_consumer_group_name, outcome";
     counter MESSAGING_CLIENT_SENT_MESSAGES_TOTAL = "messaging_client_sent_messages_total", "rows that the relay sent: messaging_system, messaging_operation_name, messaging_destination_name, and error_type where the row was not taken";
+    histogram MESSAGING_CLIENT_OPERATION_DURATION_SECONDS = "messaging_client_operation_duration_seconds", "from when a row is given to the producer to the broker's answer: messaging_system, messaging_operation_name, messaging_operation_type, messaging_destination_name, and error_type where the row was not taken";
     histogram MESSAGING_PROCESS_DURATION_SECONDS = "messaging_process_duration_seconds", "time of a batch of events, its transaction included: messaging_system, messaging_operation_name, messaging_consumer_group_name";
+    histogram RPC_CLIENT_CALL_DURATION_SECONDS = "rpc_client_call_duration_seconds", "time of a call with all its attempts and pauses, to the head of its answer: rpc_system_name, rpc_method, rpc_response_status_code, server_address, and error_type where it failed";
     histogram RPC_SERVER_CALL_DURATION_SECONDS = "rpc_server_call_duration_seconds", "time of a call that its caller may make, from its head to the head of its answer: rpc_system_name, rpc_method, rpc_response_status_code, and error_type where the fault is ours";
 }
 
@@ -135,15 +139,18 @@ mod tests {
     }
 
     /// Those of OpenTelemetry's conventions 1.44 that we have.
-    const CONVENTIONAL: [&str; 9] = [
+    const CONVENTIONAL: &[&str] = &[
         "db_client_connection_count",
         "db_client_connection_timeouts_total",
         "db_client_connection_wait_time_seconds",
         "db_client_operation_duration_seconds",
+        "http_server_active_requests",
         "http_server_request_duration_seconds",
         "messaging_client_consumed_messages_total",
+        "messaging_client_operation_duration_seconds",
         "messaging_client_sent_messages_total",
         "messaging_process_duration_seconds",
+        "rpc_client_call_duration_seconds",
         "rpc_server_call_duration_seconds",
     ];
 

@@ -132,6 +132,7 @@ fn run(name: &'static str, service: &ServiceConfig, start: Start) -> ExitCode {
             }
         });
         tokio::spawn(telemetry::upkeep(metrics));
+        tokio::spawn(telemetry::lag::measure());
         let exported = CancellationToken::new();
         let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(exported.clone())));
         start(&mut context).await?;

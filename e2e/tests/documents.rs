@@ -187,6 +187,81 @@ fn every_metric_is_known_and_recorded() {
     assert!(unused.is_empty(), "nobody records {unused:?}");
 }
 
+/// The arguments of a call or macro whose bracket has been opened.
+fn arguments(text: &str) -> &str {
+    let (mut depth, mut in_text, mut escaped) = (1, false, false);
+    for (at, letter) in text.char_indices() {
+        match letter {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => in_text = !in_text,
+            '(' if !in_text => depth += 1,
+            ')' if !in_text => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return &text[..at];
+        }
+    }
+    panic!("a bracket is not closed: {}", &text[..80.min(text.len())]);
+}
+
+/// Level and message of every event at WARN and ERROR in the services' code, without its tests.
+fn events_in_the_code() -> BTreeSet<(&'static str, String)> {
+    let mut events = BTreeSet::new();
+    for (path, text) in texts(&["rs"]) {
+        let path = path.strip_prefix(root()).expect("below it");
+        let is_tool =
+            ["chaos", "cli", "deploy", "e2e", "testkit", "target"].iter().any(|part| path.starts_with(part));
+        if is_tool
+            || path.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs")))
+        {
+            continue;
+        }
+        let code = text.split("\n#[cfg(test)]\nmod tests {").next().expect("one part");
+        for other in
+            ["Level::WARN", "Level::ERROR", "tracing::event!", "use tracing::{error", "use tracing::warn"]
+        {
+            assert!(!code.contains(other), "{}: {other}: this test does not see such events", path.display());
+        }
+        for level in ["WARN", "ERROR"] {
+            let macro_name = format!("tracing::{}!(", level.to_lowercase());
+            for after in code.split(&macro_name).skip(1) {
+                let arguments = arguments(after).trim().trim_end_matches(',');
+                let message = arguments.strip_suffix('"').and_then(|text| text.rsplit_once('"'));
+                let (_, message) =
+                    message.unwrap_or_else(|| panic!("{}: no message in {arguments}", path.display()));
+                events.insert((level, message.to_owned()));
+            }
+        }
+    }
+    events
+}
+
+/// Every line that a service writes at WARN or ERROR has its row on the page, with what it means and what to do, and every row its line.
+#[test]
+fn every_event_in_the_log_is_explained() {
+    let page = fs::read_to_string(root().join("docs/log-events.md")).expect("there");
+    let mut explained = BTreeSet::new();
+    for level in ["WARN", "ERROR"] {
+        let (_, section) = page.split_once(&format!("## {level}\n")).expect("a section");
+        let section = section.split("\n## ").next().expect("one part");
+        for row in section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")).skip(1) {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{row}");
+            assert!(explained.insert((level, cells[0].to_owned())), "{level} {row} twice");
+        }
+    }
+    let events = events_in_the_code();
+    assert!(events.len() > 30, "{events:?}");
+    let unexplained: Vec<_> = events.difference(&explained).collect();
+    let gone: Vec<_> = explained.difference(&events).collect();
+    assert!(
+        unexplained.is_empty() && gone.is_empty(),
+        "not on the page: {unexplained:#?}; not in the code: {gone:#?}"
+    );
+}
+
 /// Every file that a document links to, or names by its path, exists; and so does every test that a link names.
 #[test]
 fn what_documents_point_at_is_there() {

@@ -12,6 +12,7 @@ use holdfast_e2e::{
     World,
     collector::{Collector, Mood, Received},
     eventually, id,
+    log_collection::Collection,
 };
 use holdfast_native::layout::{Replicas, Scope, service_names};
 use holdfast_proto::hexadecimal;
@@ -319,6 +320,13 @@ async fn a_redrive_is_a_trace_of_its_own() {
     assert_eq!(line["trace_id"], hexadecimal(&first), "{line}");
     assert_eq!(line["span_id"], hexadecimal(&parking.span.span_id), "{line}");
     assert_eq!((&line["order_id"], &line["service.name"]), (&order_id.as_str().into(), &"payment".into()));
+    let collection = Collection::shipped();
+    let logs = service_names().filter(|service| collection.takes(service));
+    let logs = logs.map(|service| fs::read_to_string(world.stack.layout.log_file(service)).expect("a log"));
+    let logs: Vec<String> = logs.collect();
+    assert_eq!(logs.len(), service_names().count());
+    // The last line may be half written.
+    collection.check(logs.iter().flat_map(|log| log[..=log.rfind('\n').expect("a line")].lines()));
 
     let (done, code) = world.dlq_json(&["redrive", &letter, "--execute"]).await;
     assert_eq!((done["redriven"].as_u64(), code), (Some(1), 0), "{done}");

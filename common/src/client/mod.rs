@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! trace            a span for the call, and for each attempt in vain     trace.rs
+//! times            how long the whole call takes                         measure.rs
 //! deadline         the whole call ends here                              total.rs
 //! replay           reads the message once, so that it can be sent again  replay.rs
 //! retry            idempotent calls, UNAVAILABLE, within a budget        retry.rs
@@ -21,6 +22,7 @@ mod balance;
 pub mod breaker;
 mod channel;
 mod failure;
+mod measure;
 mod replay;
 mod replicas;
 mod resolve;
@@ -39,6 +41,7 @@ use self::{
     attempt::Attempt,
     balance::{Balance, Endpoint, Endpoints},
     breaker::{Breaker, BreakerConfig, Rejected},
+    measure::MeasureLayer,
     replay::ReplayLayer,
     retry::{RetryLimits, RetryPolicy},
     total::DeadlineLayer,
@@ -161,6 +164,7 @@ where
     };
     let stack = ServiceBuilder::new()
         .layer(TraceLayer { destination: name.to_owned() })
+        .layer(MeasureLayer { destination: name.to_owned() })
         .layer(DeadlineLayer)
         .layer(ReplayLayer { is_idempotent })
         .layer(RetryLayer::new(RetryPolicy::new(limits, name)))

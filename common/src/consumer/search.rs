@@ -123,6 +123,7 @@ fn warn_of_failure(record: &Record, verdict: &Verdict, error: &DatabaseError) {
         offset = record.offset,
         attempt = verdict.attempts,
         error = chain(error),
+        order_id = Metadata::subject_of(record),
         "handling failed for a reason in the data"
     );
 }

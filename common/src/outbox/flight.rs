@@ -19,7 +19,11 @@ use rdkafka::{
 };
 use tokio::time::Instant;
 
-use super::{publisher::Client, trace};
+use super::{
+    measure::{Taken, measure},
+    publisher::Client,
+    trace,
+};
 use crate::{
     record::{HeaderCodecError, decode_headers},
     trace::TraceContext,
@@ -185,6 +189,12 @@ impl Flight {
                         Ok(Err((error, _))) => Err(Failure::of(error)),
                         Err(_) => Err(Failure::Ended),
                     };
+                    match &outcome {
+                        Ok(()) => measure(&sent, Taken::Yes),
+                        Err(Failure::Refused(_) | Failure::Headers(_)) => measure(&sent, Taken::No),
+                        // Not the broker's answer.
+                        Err(Failure::Ended) => {}
+                    }
                     Answer { sent, outcome }
                 }
                 .boxed()

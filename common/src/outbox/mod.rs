@@ -2,6 +2,7 @@
 //! [`relay`] afterwards. Nobody publishes in any other way.
 
 mod flight;
+mod measure;
 pub mod probe;
 pub mod publisher;
 pub mod relay;

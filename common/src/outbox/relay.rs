@@ -11,7 +11,7 @@
 //! certificate was renewed.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     flight::{Answer, Failure, Flight, Lane, Offer, Place, Row},
+    measure::{self, Taken},
     publisher::{Client, DEAF_AFTER, Publisher, Replaced, Witness},
     store::{self, CLAIM_ROWS_MAX, Measure, Refused},
     trace,
@@ -395,7 +396,7 @@ impl Leader<'_> {
                             "outbox row is held back"
                         );
                     }
-                    count_sent(std::iter::once(sent.topic.as_str()), Taken::No);
+                    measure::count(std::iter::once(sent.topic.as_str()), Taken::No);
                     refused.push(Refused { id: sent.id, lane: sent.lane, error });
                 }
             }
@@ -405,7 +406,7 @@ impl Leader<'_> {
             trace::report(&acknowledged);
             let rows: Vec<_> = acknowledged.iter().map(|sent| (sent.id, sent.place, sent.lane)).collect();
             store::delete(&mut self.connection, &rows).await?;
-            count_sent(acknowledged.iter().map(|sent| sent.topic.as_str()), Taken::Yes);
+            measure::count(acknowledged.iter().map(|sent| sent.topic.as_str()), Taken::Yes);
             self.relay.step(Step::Deleted);
             self.relay.progress();
             self.deaf_after = DEAF_AFTER;
@@ -509,30 +510,6 @@ impl Leader<'_> {
         } else {
             self.relay.component.ready();
         }
-    }
-}
-
-/// Whether the broker took a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    Yes,
-    No,
-}
-
-/// Counts rows that were sent to these topics.
-fn count_sent<'a>(topics: impl Iterator<Item = &'a str>, taken: Taken) {
-    let mut rows = BTreeMap::<&str, u64>::new();
-    topics.for_each(|topic| *rows.entry(topic).or_default() += 1);
-    for (topic, rows) in rows {
-        let mut labels = vec![
-            ("messaging_system", "kafka".to_owned()),
-            ("messaging_operation_name", "send".to_owned()),
-            ("messaging_destination_name", topic.to_owned()),
-        ];
-        if taken == Taken::No {
-            labels.push(("error_type", "refused".to_owned()));
-        }
-        metrics::counter!(crate::metric::MESSAGING_CLIENT_SENT_MESSAGES_TOTAL, &labels).increment(rows);
     }
 }
 

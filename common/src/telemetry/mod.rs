@@ -1,5 +1,6 @@
 //! Logs (JSON lines on stdout) and metrics (Prometheus text on the admin port).
 
+pub(crate) mod lag;
 mod line;
 mod sampler;
 

@@ -15,7 +15,7 @@ use axum::{
 use holdfast_common::{
     deadline::{Deadline, DeadlinePassed},
     histograms::Histograms,
-    metric::HTTP_SERVER_REQUEST_DURATION_SECONDS,
+    metric::{HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION_SECONDS},
     subject::Subject,
     trace::{self, Kind, Span, SpanUntilDropped, TraceContext},
 };
@@ -66,6 +66,24 @@ fn measure(method: &Method, transport: Transport, route: &str, status: StatusCod
         }
         metrics::histogram!(HTTP_SERVER_REQUEST_DURATION_SECONDS, &labels)
     });
+}
+
+/// Counts a request until it has its answer, or its client has gone.
+struct Active(metrics::Gauge);
+
+impl Active {
+    fn begin(method: &Method, transport: Transport) -> Self {
+        let labels = [("http_request_method", name_of(method)), ("url_scheme", transport.scheme())];
+        let gauge = metrics::gauge!(HTTP_SERVER_ACTIVE_REQUESTS, &labels);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 /// A client may call its method as it likes: those that we don't know are one.
@@ -169,6 +187,7 @@ pub(crate) async fn enter<F: Future<Output = Response>>(
         .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.to_str().is_ok())
         .cloned();
     let method = request.method().clone();
+    let _active = Active::begin(&method, transport);
     let route = request.extensions().get::<MatchedPath>().cloned();
     request.extensions_mut().insert(call.clone());
     let span = SpanUntilDropped::new(server_span(call.trace, &method, route.as_ref()));
