@@ -402,7 +402,8 @@ kafka_tls() {
     is_refused 'not authorized to access topics' gateway console-consumer --topic order.created --group gateway --timeout-ms 5000
     is_refused 'authoriz' order topics --create --topic forged
     is_refused 'ssl' nobody topics --list
-    is_refused 'timed out' plain topics --list
+    # It takes what the broker says of TLS for the length of an answer.
+    is_refused 'TimeoutException' plain topics --list
     say "who shows no certificate, or another's, gets nowhere"
 
     # Whoever changes what they may do has it put right, and strangers keep theirs.
