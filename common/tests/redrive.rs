@@ -91,6 +91,7 @@ async fn edit_parts(
         headers: headers.iter().map(header).collect(),
         reason: "repaired".to_owned(),
         author: "alice".to_owned(),
+        revert: false,
     };
     service(lab).edit_dead_letter(as_operator(request)).await.map(drop)
 }

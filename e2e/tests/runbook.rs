@@ -68,12 +68,11 @@ fn typed(world: &World, folder: &Path, line: &str) -> (i32, String) {
 /// Parks a record, and returns the letter's id as far as an operator types it.
 async fn parked(world: &World, value: &[u8], key: Option<&str>, subject: Option<&str>) -> String {
     let before = letters(world).await;
-    match (key, subject) {
-        (Some(key), Some(subject)) => world.send_created(key, subject, value).await,
-        _ => {
-            let bare = FutureRecord::<[u8], [u8]>::to("order.created").payload(value);
-            world.producer().send(bare, PATIENCE).await.expect("acknowledged");
-        }
+    if let (Some(key), Some(subject)) = (key, subject) {
+        world.send_created(key, subject, value).await;
+    } else {
+        let bare = FutureRecord::<[u8], [u8]>::to("order.created").payload(value);
+        world.producer().send(bare, PATIENCE).await.expect("acknowledged");
     }
     eventually("it is parked", || async { letters(world).await.len() > before.len() }).await;
     let new = letters(world).await.into_iter().find(|letter| !before.contains(letter)).expect("it is there");
