@@ -194,7 +194,7 @@ impl Services {
             match ask(service).await {
                 Ok(answer) => each.push((service, answer)),
                 Err(error) if error.downcast_ref::<CallError>().is_some_and(CallError::is_away) => {
-                    away.push(error)
+                    away.push(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -202,10 +202,14 @@ impl Services {
         if each.is_empty()
             && let Some(last) = away.pop()
         {
-            away.iter().for_each(|error| say!("{error:#}"));
+            for error in &away {
+                say!("{error:#}");
+            }
             return Err(last);
         }
-        away.iter().for_each(|error| say!("not asked: {error:#}"));
+        for error in &away {
+            say!("not asked: {error:#}");
+        }
         Ok(Answers { each, any_away: !away.is_empty() })
     }
 

@@ -485,6 +485,25 @@ async fn fingerprint(world: &World) -> Vec<(String, i64)> {
     prints
 }
 
+/// How many letters of a user a second the last redrive has handled, which were so many, by the times in the audit.
+async fn pace(payments: &mut PgConnection, user: &str, letters: i64) -> f64 {
+    let took: f64 = sqlx::query(
+        "select extract(epoch from max(last.at) - min(last.at))::float8 from (
+            select a.at from dead_letter_audit as a join dead_letters as d on d.id = a.dead_letter_id
+            where a.action = 'redrive' and convert_from(d.key, 'UTF8') = $1 order by a.at desc limit $2
+        ) as last",
+    )
+    .bind(user)
+    .bind(letters)
+    .fetch_one(payments)
+    .await
+    .expect("read")
+    .get(0);
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+    let intervals = (letters - 1) as f64;
+    intervals / took
+}
+
 /// A dry run changes nothing, in no table and no topic; and a redrive of many letters keeps to its rate, by the times
 /// in the audit.
 #[tokio::test(flavor = "multi_thread")]
@@ -517,21 +536,19 @@ async fn a_redrive_keeps_its_rate() {
     assert_eq!((dry["planned"].as_i64(), code), (Some(LETTERS), 0), "{dry}");
     assert_eq!(fingerprint(&world).await, before, "a dry run changes nothing");
 
+    let (free, code) = world.dlq_json(&[&which[..], &["--execute", "--max", "100"]].concat()).await;
+    assert_eq!((free["redriven"].as_i64(), code), (Some(100), 0), "{free}");
+    let as_fast_as_it_goes = pace(&mut payments, &user, 100).await;
     let (done, code) = world.dlq_json(&[&which[..], &["--execute", "--rate", "30/s"]].concat()).await;
-    assert_eq!((done["redriven"].as_i64(), code), (Some(LETTERS), 0), "{done}");
-    let took: f64 = sqlx::query(
-        "select extract(epoch from max(a.at) - min(a.at))::float8 from dead_letter_audit as a
-        join dead_letters as d on d.id = a.dead_letter_id
-        where a.action = 'redrive' and convert_from(d.key, 'UTF8') = $1",
-    )
-    .bind(&user)
-    .fetch_one(&mut payments)
-    .await
-    .expect("read")
-    .get(0);
-    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
-    let rate = (LETTERS - 1) as f64 / took;
-    assert!((rate / RATE - 1.0).abs() < 0.1, "{rate} letters a second instead of {RATE}");
+    assert_eq!((done["redriven"].as_i64(), code), (Some(LETTERS - 100), 0), "{done}");
+    let rate = pace(&mut payments, &user, LETTERS - 100).await;
+    assert!(rate < RATE * 1.1, "{rate} letters a second instead of {RATE}");
+    // Other work on the machine slows both.
+    let possible = as_fast_as_it_goes.min(RATE);
+    assert!(
+        rate > possible * 0.5,
+        "{rate} letters a second instead of {RATE}; {as_fast_as_it_goes} without a rate"
+    );
     world.every_record_is_tallied().await;
 }
 

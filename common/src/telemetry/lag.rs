@@ -37,6 +37,7 @@ mod tests {
                 let measuring = tokio::spawn(measure());
                 // It begins to wait.
                 tokio::task::yield_now().await;
+                #[expect(clippy::disallowed_methods, reason = "blocking is what is to be seen")]
                 std::thread::sleep(LOOK_EVERY + BLOCKED);
                 while !recorder.handle().render().contains("holdfast_event_loop_lag_seconds_count 1") {
                     tokio::task::yield_now().await;

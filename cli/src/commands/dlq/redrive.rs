@@ -168,7 +168,9 @@ impl Redrive {
         }
         // Others were still redriven.
         let Some(last) = failed.pop() else { return Ok(outcome) };
-        failed.iter().for_each(|error| say!("{error:#}"));
+        for error in &failed {
+            say!("{error:#}");
+        }
         if document.dead_letters.is_empty() {
             return Err(last);
         }
@@ -423,12 +425,16 @@ fn conclude(document: &Document) -> Outcome {
         return Outcome::NothingMatched;
     }
     let counted = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
-    let rest = [
+    let parts = [
         counted(*failed, "failed again"),
         counted(*refused, "refused (redriven 3 times without success, see --force)"),
         counted(*behind, "wait behind"),
     ];
-    let rest: String = rest.into_iter().flatten().map(|part| format!(", {part}")).collect();
+    let mut rest = String::new();
+    for part in parts.into_iter().flatten() {
+        rest.push_str(", ");
+        rest.push_str(&part);
+    }
     if !document.executed {
         say!("dry run: {planned} would be tried{rest}; do it with --execute");
         return Outcome::Done;

@@ -125,7 +125,10 @@ impl Logs {
         }
         let most = self.tail.or(self.follow.then_some(FOLLOWED_FROM));
         self.print(&mut out, sources, self.select(first, most))?;
-        while self.follow {
+        if !self.follow {
+            return Ok(());
+        }
+        loop {
             let mut new = Vec::new();
             for (index, source) in sources.iter_mut().enumerate() {
                 new.extend(source.now.entries()?.into_iter().map(|entry| (index, entry)));
@@ -136,7 +139,6 @@ impl Logs {
             }
             self.print(&mut out, sources, self.select(new, None))?;
         }
-        Ok(())
     }
 
     /// Those that are wanted, in the order of their times; the last `most`. What says no time stays behind what it followed.
