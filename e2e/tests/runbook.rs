@@ -15,8 +15,11 @@ use holdfast_native::layout::Scope;
 use holdfast_testkit::stack::{TestStack, binary};
 use prost::Message as _;
 use rdkafka::producer::FutureRecord;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
+/// One test stops what the other one works with.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 const COLUMNS: usize = 80;
 
 fn world() -> World {
@@ -87,6 +90,7 @@ async fn letters(world: &World) -> Vec<String> {
 /// A service that does not answer is said, and hides nothing of what the others say.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absent_service_hides_no_other() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let payment = world.stack.pid("payment").expect("it runs").to_string();
     let signal = |signal: &str| {
@@ -103,6 +107,7 @@ async fn an_absent_service_hides_no_other() {
     assert!(talk.contains("not asked: payment cannot be reached at 127.0.0.1:"), "{talk}");
     assert!(talk.contains("`holdfast status --data-dir"), "{talk}");
     assert_eq!(listed.status.code(), Some(4), "nothing that was found says that there is nothing");
+    eventually("it answers again", || async { world.dlq(&["stats"]).await.status.code() == Some(0) }).await;
 }
 
 /// See the file.
@@ -112,6 +117,7 @@ async fn the_runbook_works_literally() {
         skipped("`script` (util-linux) is not installed, so no terminal was there to type on");
         return;
     }
+    let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let folder = tempfile::tempdir().expect("a folder");
     // What an operator does in an editor.
