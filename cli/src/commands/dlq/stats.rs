@@ -107,7 +107,7 @@ fn total(lines: &[Line]) -> String {
     match oldest {
         None => "no dead letter is parked".to_owned(),
         Some(oldest) => {
-            format!("{parked} are parked in {} groups, the oldest for {}", lines.len(), oldest.age)
+            format!("{parked} parked, the oldest for {}", oldest.age)
         }
     }
 }
