@@ -17,6 +17,7 @@
 ARG BINARIES=built
 
 FROM rust:1.95-bookworm AS built
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ARG KAFKA_TLS=off
 WORKDIR /src
 COPY . .
