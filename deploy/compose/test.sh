@@ -140,7 +140,7 @@ as_administrator=()
 kafka_tool() { # name, arguments
     docker compose exec --no-TTY kafka "/opt/kafka/bin/kafka-$1.sh" --bootstrap-server kafka:9092 "${as_administrator[@]}" "${@:2}"
 }
-all_ready() { [ "$(cli status | grep -c ' ready ')" = "$1" ]; }
+all_ready() { [ "$(cli status | grep -cE ' ready( |$)')" = "$1" ]; }
 sql() { docker compose exec --no-TTY "$1-db" psql --username holdfast --dbname "$1s" --quiet --command "$2"; }
 
 # Each service is in its own database, by TLS with its own certificate, and is no superuser; without TLS or a certificate nobody gets as far
