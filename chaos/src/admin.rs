@@ -31,5 +31,9 @@ mod tests {
         let page = "# HELP x\nx_total{to=\"open\",a=\"1\"} 2\nx_total{to=\"open\",a=\"2\"} 3\nx_total{to=\"closed\"} 9\nx_total_more 7\n";
         assert!((metric(page, "x_total", &["to=\"open\""]) - 5.0).abs() < 0.1);
         assert!((metric(page, "x_total", &[]) - 14.0).abs() < 0.1);
+        let page = "# TYPE parked gauge\nparked{topic=\"a} 7\",class=\"b\"} 2\nparked{topic=\"c\"} 3\nparked_total 9\nrows 4\n";
+        for (name, sum) in [("parked", 5.0), ("rows", 4.0), ("absent", 0.0)] {
+            assert!((metric(page, name, &[]) - sum).abs() < 0.1, "{name}");
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
+use futures_util::future::join_all;
+use holdfast_native::layout::{Layout, participant_names};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
@@ -21,26 +23,12 @@ pub(crate) async fn page(admin_url: &str, path: &str) -> Result<String> {
     tokio::time::timeout(ANSWER_TIME_MAX, ask).await.context("no response in time")?
 }
 
-/// The sum over all series of a metric on a page of `/metrics`; `None` if it has none.
-pub(crate) fn sum(page: &str, metric: &str) -> Option<f64> {
-    let of_series = |line: &str| {
-        let rest = line.strip_prefix(metric)?;
-        let value = if rest.starts_with('{') { rest.rsplit_once("} ")?.1 } else { rest.strip_prefix(' ')? };
-        value.trim().parse::<f64>().ok()
-    };
-    page.lines().filter_map(of_series).reduce(|sum, value| sum + value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// All series of a metric are summed up, and none of another.
-    #[test]
-    fn series_are_summed_up() {
-        let page = "# TYPE parked gauge\nparked{topic=\"a} 7\",class=\"b\"} 2\nparked{topic=\"c\"} 3\nparked_total 9\nrows 4\n";
-        assert_eq!(sum(page, "parked"), Some(5.0));
-        assert_eq!(sum(page, "rows"), Some(4.0));
-        assert_eq!(sum(page, "absent"), None);
-    }
+/// `/metrics` of each service of a stack that has dead letters; those that do not answer are left out. All are asked at once, so that
+/// several that hang take no longer than one.
+pub(crate) async fn metrics_of_participants(layout: &Layout) -> Vec<(&'static str, String)> {
+    let pages = participant_names().map(|service| async move {
+        let page = page(&layout.admin_url(service), "/metrics").await.ok()?;
+        Some((service, page))
+    });
+    join_all(pages).await.into_iter().flatten().collect()
 }

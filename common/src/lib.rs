@@ -11,7 +11,7 @@
 //!   be handled, and its redrive), [`reconcile`] (what was lost on the way);
 //! - [`participant`] puts these together for a service with a database and events;
 //! - the edge: [`mod@http`] (connections of clients that may be slow, silent or hostile);
-//! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`histograms`], [`telemetry`], [`trace`], [`service`];
+//! - operation: [`health`], [`admin`], [`metric`] (the one list of metrics), [`handles`], [`telemetry`], [`trace`], [`service`];
 //! - the ground floor: [`error`], [`clock`], [`deadline`], [`duration`], [`backoff`], [`stop`], [`reload`], [`idempotency`].
 
 pub mod admin;
@@ -27,8 +27,8 @@ pub mod duration;
 pub mod error;
 pub mod event;
 pub mod grpc;
+pub mod handles;
 pub mod health;
-pub mod histograms;
 pub mod http;
 pub mod idempotency;
 pub mod identity;

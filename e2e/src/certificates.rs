@@ -6,10 +6,11 @@ use holdfast_chaos::{
     load::{Plan, open_loop},
     rest::{Session, sample_order},
 };
+use holdfast_native::layout::participant_names;
 use holdfast_testkit::stack::binary;
 use uuid::Uuid;
 
-use crate::{World, id};
+use crate::{World, id, reaches};
 
 impl World {
     /// `holdfast certs`, which must succeed.
@@ -33,13 +34,42 @@ impl World {
         let line = lines.iter().find(|line| line["name"] == identity).expect("it is listed");
         line["used_by"].as_array().is_some_and(|users| !users.is_empty())
     }
+
+    /// Whether the certificate in the files of this identity has expired.
+    pub fn has_expired(&self, identity: &str) -> bool {
+        let pki = holdfast_certs::Pki::open(&self.stack.layout.pki_dir()).expect("there");
+        pki.leaf_status(identity).expect("there").state == holdfast_certs::LeafState::Expired
+    }
+
+    /// Renews all certificates, replaces the authority too, and then renews those of `identities` once more, while orders come in: none
+    /// fails, and none is lost.
+    pub async fn rotate_under_load(&self, user: &Session, identities: &[&str]) {
+        let rotations = async {
+            self.certs(&["rotate"]).await;
+            self.certs(&["rotate", "--ca", "--yes"]).await;
+            self.certs(&[&["rotate"], identities].concat()).await;
+        };
+        let ((), ids, failed) = orders_while(user, rotations).await;
+        assert!(failed.is_empty(), "{failed:?}");
+        let paid = "select count(*) from orders where user_id = $1 and status <> 'PENDING'";
+        reaches("orders that are paid or further", i64::try_from(ids.len()).expect("few"), || {
+            self.count("order", paid, &user.user)
+        })
+        .await;
+    }
+
+    /// A metric of all services together.
+    pub async fn metric_of_all(&self, name: &str) -> f64 {
+        let mut sum = 0.0;
+        for service in participant_names() {
+            sum += self.metric(service, name, &[]).await;
+        }
+        sum
+    }
 }
 
 /// Orders as long as `going` has not ended; returns the ids, and what failed.
-pub async fn orders_while<T>(
-    user: &Session,
-    going: impl Future<Output = T>,
-) -> (T, Vec<String>, Vec<String>) {
+async fn orders_while<T>(user: &Session, going: impl Future<Output = T>) -> (T, Vec<String>, Vec<String>) {
     let (mut ids, mut failed) = (Vec::new(), Vec::new());
     let mut going = std::pin::pin!(going);
     loop {

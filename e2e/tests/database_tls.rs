@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use holdfast_certs::LEAF_LIFE_MAX;
 use holdfast_chaos::fault::certificate::{Flaw, Flawed};
-use holdfast_e2e::{PATIENCE, World, certificates::orders_while, eventually, id, reaches};
+use holdfast_e2e::{PATIENCE, World, eventually, id};
 use holdfast_native::layout::{
     PARTICIPANTS, Participant, Scope, identities, participant_names, service_names,
 };
@@ -186,15 +186,6 @@ async fn a_services_certificate_makes_no_database() {
     intruder.await.expect("no panic");
 }
 
-/// Sum over the services: connections that failed because somebody's certificate was refused.
-async fn untrusted(world: &World) -> f64 {
-    let mut sum = 0.0;
-    for service in participant_names() {
-        sum += world.metric(service, "holdfast_database_untrusted_total", &[]).await;
-    }
-    sum
-}
-
 /// All certificates are renewed, and then the authority is replaced too, while orders come in: none fails, none is lost, no
 /// connection to a database is refused, and afterwards connections show the new certificates.
 #[tokio::test(flavor = "multi_thread")]
@@ -202,28 +193,16 @@ async fn rotation_refuses_no_connection() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world().await;
     let user = world.user("rotation", "100000.00").await;
-    let before = untrusted(&world).await;
+    let before = world.metric_of_all("holdfast_database_untrusted_total").await;
     let log = |participant: &Participant| {
         fs::read_to_string(world.stack.layout.log_file(participant.server)).expect("a log")
     };
     let logged: Vec<usize> = PARTICIPANTS.iter().map(|participant| log(participant).len()).collect();
-    let rotations = async {
-        world.certs(&["rotate"]).await;
-        world.certs(&["rotate", "--ca", "--yes"]).await;
-        world.certs(&["rotate", "orders-db", "order"]).await;
-    };
-    let ((), ids, failed) = orders_while(&user, rotations).await;
-    println!("{} orders, {} failed", ids.len(), failed.len());
-    assert!(failed.is_empty(), "{failed:?}");
-    reaches("orders that are paid or further", i64::try_from(ids.len()).expect("few"), || {
-        world.count(
-            "order",
-            "select count(*) from orders where user_id = $1 and status <> 'PENDING'",
-            &user.user,
-        )
-    })
-    .await;
-    assert!((untrusted(&world).await - before).abs() < 0.5, "a connection was refused");
+    world.rotate_under_load(&user, &["orders-db", "order"]).await;
+    assert!(
+        (world.metric_of_all("holdfast_database_untrusted_total").await - before).abs() < 0.5,
+        "a connection was refused"
+    );
     for (participant, logged) in PARTICIPANTS.iter().zip(logged) {
         let log = log(participant);
         // A handshake that a slow machine cuts off is no complaint about certificates.
@@ -264,12 +243,7 @@ async fn what_has_expired_is_refused_until_it_is_renewed() {
             world.certificate_is_used(identity).await
         })
         .await;
-        let expired = || {
-            let status =
-                holdfast_certs::Pki::open(&pki).expect("there").leaf_status(identity).expect("there");
-            status.state == holdfast_certs::LeafState::Expired
-        };
-        eventually("it has expired", || async { expired() }).await;
+        eventually("it has expired", || async { world.has_expired(identity) }).await;
         let order = world.create(&user, "1 Quay Street", 1).await;
         world.restart("payments-db").await;
         eventually("payment says that it has no database, and why", || async {

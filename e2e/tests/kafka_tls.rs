@@ -10,7 +10,7 @@ use std::{
 
 use holdfast_certs::LEAF_LIFE_MAX;
 use holdfast_chaos::fault::certificate::{Flaw, Flawed};
-use holdfast_e2e::{PATIENCE, World, certificates::orders_while, eventually, id, reaches, skipped};
+use holdfast_e2e::{PATIENCE, World, eventually, id, skipped};
 use holdfast_native::{
     kafka,
     layout::{Scope, participant_names},
@@ -260,15 +260,6 @@ async fn a_service_with_anothers_certificate_is_refused_and_says_so() {
     .await;
 }
 
-/// Sum over the services.
-async fn sum(world: &World, name: &str) -> f64 {
-    let mut sum = 0.0;
-    for service in participant_names() {
-        sum += world.metric(service, name, &[]).await;
-    }
-    sum
-}
-
 /// All certificates are renewed, and then the authority is replaced too, while orders come in: none fails, none is lost, nothing is
 /// refused, the broker is not started again, and each client of Kafka is replaced. Who has stolen a certificate before gets in no more
 /// once the authority is another.
@@ -281,31 +272,16 @@ async fn rotation_under_load_fails_nothing() {
         fs::copy(identity(&world, "order").join(file), stolen.path().join(file)).expect("stolen");
     }
     let kafka_pid = world.stack.pid("kafka");
-    let refused = sum(&world, "holdfast_kafka_refusals_total").await;
-    let renewed = sum(&world, "holdfast_kafka_clients_renewed_total").await;
-    let rotations = async {
-        world.certs(&["rotate"]).await;
-        world.certs(&["rotate", "--ca", "--yes"]).await;
-        world.certs(&["rotate", "kafka", "order"]).await;
-    };
-    let ((), ids, failed) = orders_while(&user, rotations).await;
-    println!("{} orders, {} failed", ids.len(), failed.len());
-    assert!(failed.is_empty(), "{failed:?}");
-    reaches("orders that are paid or further", i64::try_from(ids.len()).expect("few"), || {
-        world.count(
-            "order",
-            "select count(*) from orders where user_id = $1 and status <> 'PENDING'",
-            &user.user,
-        )
-    })
-    .await;
+    let refused = world.metric_of_all("holdfast_kafka_refusals_total").await;
+    let renewed = world.metric_of_all("holdfast_kafka_clients_renewed_total").await;
+    world.rotate_under_load(&user, &["kafka", "order"]).await;
     assert!(
-        (sum(&world, "holdfast_kafka_refusals_total").await - refused).abs() < 0.5,
+        (world.metric_of_all("holdfast_kafka_refusals_total").await - refused).abs() < 0.5,
         "something was refused"
     );
     // Three clients of three services, for each of the three steps of the authority and for the first rotation; once more for order.
     assert!(
-        sum(&world, "holdfast_kafka_clients_renewed_total").await - renewed >= 39.0,
+        world.metric_of_all("holdfast_kafka_clients_renewed_total").await - renewed >= 39.0,
         "clients with an old certificate"
     );
     assert_eq!(world.stack.pid("kafka"), kafka_pid, "the broker was started again");
@@ -325,11 +301,7 @@ async fn what_has_expired_is_refused_until_it_is_renewed() {
     let flawed = Flawed::install(&pki, "payment", Flaw::Expires).expect("installed");
     // Only connections that begin show anything: those that are open end with the broker.
     eventually("it is in use", || async { world.certificate_is_used("payment").await }).await;
-    eventually("it has expired", || async {
-        let status = holdfast_certs::Pki::open(&pki).expect("there").leaf_status("payment").expect("there");
-        status.state == holdfast_certs::LeafState::Expired
-    })
-    .await;
+    eventually("it has expired", || async { world.has_expired("payment") }).await;
     let order = world.create(&user, "1 Quay Street", 1).await;
     world.restart("kafka").await;
     eventually("payment says that it has no broker, and why", || async {

@@ -1,9 +1,9 @@
 //! How long calls take to the one who makes them, with all attempts and pauses, by destination, method and code.
 
 use std::{
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
-    time::Instant,
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -12,7 +12,11 @@ use http::{Request, Response};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::{grpc::code_name, histograms::Histograms, metric};
+use crate::{
+    grpc::{code_name, timer::CallTimer},
+    handles::Histograms,
+    metric,
+};
 
 static TIMES: LazyLock<Histograms<(&'static str, Code)>> = LazyLock::new(Histograms::default);
 
@@ -20,7 +24,7 @@ static TIMES: LazyLock<Histograms<(&'static str, Code)>> = LazyLock::new(Histogr
 #[derive(Debug, Clone)]
 pub(super) struct MeasureLayer {
     /// The DNS name of the service that is called.
-    pub(super) destination: String,
+    pub(super) destination: Arc<str>,
 }
 
 impl<S> Layer<S> for MeasureLayer {
@@ -35,34 +39,23 @@ impl<S> Layer<S> for MeasureLayer {
 #[derive(Debug, Clone)]
 pub(super) struct Measured<S> {
     inner: S,
-    destination: String,
+    destination: Arc<str>,
 }
 
-/// A call that began; its end is measured, whatever it is.
-struct Call {
-    destination: String,
-    method: &'static str,
-    began: Instant,
-    code: Code,
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let Self { destination, method, began, code } = self;
-        TIMES.record(destination, (*method, *code), began.elapsed().as_secs_f64(), || {
-            let mut labels = vec![
-                ("rpc_system_name", "grpc".to_owned()),
-                ("rpc_method", (*method).to_owned()),
-                ("rpc_response_status_code", code_name(*code).to_owned()),
-                ("server_address", destination.clone()),
-            ];
-            // Whatever is not an answer is an error to the one who called.
-            if *code != Code::Ok {
-                labels.push(("error_type", code_name(*code).to_owned()));
-            }
-            metrics::histogram!(metric::RPC_CLIENT_CALL_DURATION_SECONDS, &labels)
-        });
-    }
+fn record(destination: &Arc<str>, method: &'static str, code: Code, time: Duration) {
+    TIMES.record(destination, (method, code), time.as_secs_f64(), || {
+        let mut labels = vec![
+            ("rpc_system_name", "grpc".to_owned()),
+            ("rpc_method", method.to_owned()),
+            ("rpc_response_status_code", code_name(code).to_owned()),
+            ("server_address", destination.to_string()),
+        ];
+        // Whatever is not an answer is an error to the one who called.
+        if code != Code::Ok {
+            labels.push(("error_type", code_name(code).to_owned()));
+        }
+        metrics::histogram!(metric::RPC_CLIENT_CALL_DURATION_SECONDS, &labels)
+    });
 }
 
 impl<S> Service<Request<Body>> for Measured<S>
@@ -79,21 +72,11 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let call = Call {
-            destination: self.destination.clone(),
-            method: holdfast_proto::method_of(request.uri().path()).unwrap_or(METHOD_OTHER),
-            began: Instant::now(),
-            // Unless there is an answer, whoever called has gone.
-            code: Code::Cancelled,
-        };
+        let destination = self.destination.clone();
+        let method = holdfast_proto::method_of(request.uri().path()).unwrap_or(METHOD_OTHER);
+        let timer = CallTimer::start(move |code, time| record(&destination, method, code, time));
         let answer = self.inner.call(request);
-        Box::pin(async move {
-            // The whole of it: a field alone would be copied.
-            let mut call = call;
-            let answer = answer.await;
-            call.code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
-            answer
-        })
+        Box::pin(timer.until(answer, |answer| answer.as_ref().map_or_else(Status::code, |_| Code::Ok)))
     }
 }
 
@@ -109,7 +92,7 @@ mod tests {
     fn calls_are_measured() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let layer = MeasureLayer { destination: "measured.test".to_owned() };
+        let layer = MeasureLayer { destination: "measured.test".into() };
         let request = || {
             Request::get("/holdfast.order.v1.OrderService/GetOrder").body(Body::empty()).expect("a request")
         };

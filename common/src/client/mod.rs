@@ -162,9 +162,11 @@ where
         budget_percent: calls.retry_budget_percent,
         budget_per_second: calls.retry_budget_per_second,
     };
+    // Cloned with the service, for each call.
+    let destination: Arc<str> = name.into();
     let stack = ServiceBuilder::new()
-        .layer(TraceLayer { destination: name.to_owned() })
-        .layer(MeasureLayer { destination: name.to_owned() })
+        .layer(TraceLayer { destination: destination.clone() })
+        .layer(MeasureLayer { destination })
         .layer(DeadlineLayer)
         .layer(ReplayLayer { is_idempotent })
         .layer(RetryLayer::new(RetryPolicy::new(limits, name)))

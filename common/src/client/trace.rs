@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -22,7 +23,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct TraceLayer {
     /// The DNS name of the service that is called.
-    pub(super) destination: String,
+    pub(super) destination: Arc<str>,
 }
 
 impl<S> Layer<S> for TraceLayer {
@@ -37,7 +38,7 @@ impl<S> Layer<S> for TraceLayer {
 #[derive(Debug, Clone)]
 pub(super) struct Traced<S> {
     inner: S,
-    destination: String,
+    destination: Arc<str>,
 }
 
 impl<S> Service<Request<Body>> for Traced<S>
@@ -62,7 +63,7 @@ where
         span.rename(method.clone());
         span.set("rpc.system.name", || "grpc");
         span.set("rpc.method", || method);
-        span.set("server.address", || self.destination.clone());
+        span.set("server.address", || self.destination.to_string());
         if let Some(context) = span.context() {
             context.write(request.headers_mut());
         }

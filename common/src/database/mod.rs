@@ -48,11 +48,13 @@ pub use self::{
     statement::{Statement, query},
 };
 use crate::{
-    backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, health::Component,
-    planted::crash_point, stop::sleep_unless_stopped, trace,
+    backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, handles::Histograms,
+    health::Component, planted::crash_point, stop::sleep_unless_stopped, trace,
 };
 
 /// The tables of this library; a service's own migrations begin at version 1001.
+static TRANSACTION_TIMES: LazyLock<Histograms<()>> = LazyLock::new(Histograms::default);
+
 static COMMON_MIGRATIONS: LazyLock<Migrator> = crate::migrations![
     "0001_outbox.sql",
     "0002_inbox.sql",
@@ -420,8 +422,12 @@ impl Database {
             }
         })
         .await;
-        metrics::histogram!(crate::metric::TRANSACTION_DURATION_SECONDS, "name" => name)
-            .record(begun.elapsed());
+        TRANSACTION_TIMES.record(
+            name,
+            (),
+            begun.elapsed().as_secs_f64(),
+            || metrics::histogram!(crate::metric::TRANSACTION_DURATION_SECONDS, "name" => name),
+        );
         let Ok(outcome) = outcome else {
             return (fate, Err(DatabaseError::CommitUnknown(sqlx::Error::PoolTimedOut).into()));
         };

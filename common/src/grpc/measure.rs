@@ -3,7 +3,7 @@
 use std::{
     sync::LazyLock,
     task::{Context, Poll},
-    time::Instant,
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -12,8 +12,8 @@ use http::{Request, Response};
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 
-use super::{HEALTH_SERVICE, code_name, code_of, is_our_fault, service_of};
-use crate::{histograms::Histograms, metric};
+use super::{HEALTH_SERVICE, code_name, code_of, is_our_fault, service_of, timer::CallTimer};
+use crate::{handles::Histograms, metric};
 
 static TIMES: LazyLock<Histograms<Code>> = LazyLock::new(Histograms::default);
 
@@ -35,28 +35,18 @@ pub(super) struct Measured<S> {
     inner: S,
 }
 
-/// A call that began; its end is measured, whatever it is.
-struct Call {
-    method: &'static str,
-    began: Instant,
-    code: Code,
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let Self { method, began, code } = *self;
-        TIMES.record(method, code, began.elapsed().as_secs_f64(), || {
-            let mut labels = vec![
-                ("rpc_system_name", "grpc"),
-                ("rpc_method", method),
-                ("rpc_response_status_code", code_name(code)),
-            ];
-            if is_our_fault(code) {
-                labels.push(("error_type", code_name(code)));
-            }
-            metrics::histogram!(metric::RPC_SERVER_CALL_DURATION_SECONDS, &labels)
-        });
-    }
+fn record(method: &'static str, code: Code, time: Duration) {
+    TIMES.record(method, code, time.as_secs_f64(), || {
+        let mut labels = vec![
+            ("rpc_system_name", "grpc"),
+            ("rpc_method", method),
+            ("rpc_response_status_code", code_name(code)),
+        ];
+        if is_our_fault(code) {
+            labels.push(("error_type", code_name(code)));
+        }
+        metrics::histogram!(metric::RPC_SERVER_CALL_DURATION_SECONDS, &labels)
+    });
 }
 
 impl<S, B> Service<Request<B>> for Measured<S>
@@ -79,16 +69,9 @@ where
             return Box::pin(self.inner.call(request));
         }
         let method = holdfast_proto::method_of(path).unwrap_or(METHOD_OTHER);
-        // Unless there is an answer, the caller has gone.
-        let call = Call { method, began: Instant::now(), code: Code::Cancelled };
+        let timer = CallTimer::start(move |code, time| record(method, code, time));
         let answer = self.inner.call(request);
-        Box::pin(async move {
-            // The whole of it: a field alone would be copied.
-            let mut call = call;
-            let answer = answer.await;
-            call.code = answer.as_ref().map_or(Code::Internal, code_of);
-            answer
-        })
+        Box::pin(timer.until(answer, |answer| answer.as_ref().map_or(Code::Internal, code_of)))
     }
 }
 

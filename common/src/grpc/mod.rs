@@ -17,6 +17,7 @@ mod measure;
 mod permission;
 mod protocol;
 pub(crate) mod shed;
+pub(crate) mod timer;
 mod trace;
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use super::flight::Sent;
-use crate::{histograms::Histograms, metric};
+use crate::{handles::Histograms, metric};
 
 static TIMES: LazyLock<Histograms<Taken>> = LazyLock::new(Histograms::default);
 

@@ -82,42 +82,53 @@ pub struct Wanted<'a> {
     pub kafka_tls: Tls,
 }
 
-/// Checks the machine and the folder. Nothing is written: what is refused here leaves no trace.
-pub fn check(layout: &Layout, wanted: &Wanted<'_>) -> Result<()> {
-    check_name(&layout.data_dir)?;
-    environment::check_user()?;
-    environment::raise_descriptors()?;
-    if wanted.kafka_tls == Tls::On && !kafka::CAN_ENCRYPT {
-        bail!("{}", kafka::NOT_BUILT);
+/// A check with its name.
+type Check<'a> = (&'static str, Box<dyn FnOnce() -> Result<()> + 'a>);
+
+/// What is checked before a start, in this order. Nothing is written: what is refused here leaves no trace.
+fn each_check<'a>(layout: &'a Layout, wanted: &Wanted<'a>) -> Vec<Check<'a>> {
+    let there = || layout.data_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let mut checks: Vec<Check<'a>> = vec![
+        ("name of the folder", Box::new(|| check_name(&layout.data_dir))),
+        ("user", Box::new(environment::check_user)),
+        ("open files", Box::new(environment::raise_descriptors)),
+    ];
+    if wanted.kafka_tls == Tls::On {
+        checks.push(("TLS to Kafka", Box::new(check_kafka_tls)));
     }
-    check_java()?;
+    checks.push(("Java", Box::new(check_java)));
     for extra in &wanted.extras {
         match extra {
-            Extra::Redis => redis::check()?,
+            Extra::Redis => checks.push(("Redis", Box::new(redis::check))),
         }
     }
-    let there = layout.data_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    check_space(there)?;
-    check_nothing_else(layout)?;
+    checks.push(("space", Box::new(move || check_space(there()))));
+    checks.push(("folder", Box::new(|| check_nothing_else(layout))));
     if wanted.scope == Scope::Everything {
-        programs::check(wanted.programs)?;
+        let programs = wanted.programs;
+        checks.push(("programs", Box::new(move || programs::check(programs))));
     }
-    Ok(())
+    checks
 }
 
-/// Each check of [`check`] by itself, with its name: also those behind one that fails. Nothing is written.
+/// Checks the machine and the folder for a start; the first check that fails is the error.
+pub fn check(layout: &Layout, wanted: &Wanted<'_>) -> Result<()> {
+    each_check(layout, wanted).into_iter().try_for_each(|(_, check)| check())
+}
+
+/// The outcome of each check for a usual start, also of those behind one that fails.
 #[must_use]
 pub fn checks(layout: &Layout) -> Vec<(&'static str, Result<()>)> {
-    let there = layout.data_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    vec![
-        ("name of the folder", check_name(&layout.data_dir)),
-        ("user", environment::check_user()),
-        ("open files", environment::raise_descriptors()),
-        ("Java", check_java()),
-        ("space", check_space(there)),
-        ("folder", check_nothing_else(layout)),
-        ("programs", programs::check(None)),
-    ]
+    let wanted = Wanted {
+        scope: Scope::Everything,
+        replicas: Replicas::default(),
+        extras: Vec::new(),
+        links: Vec::new(),
+        programs: None,
+        database_tls: Tls::DEFAULT,
+        kafka_tls: Tls::Off,
+    };
+    each_check(layout, &wanted).into_iter().map(|(name, check)| (name, check())).collect()
 }
 
 /// Makes the folder a stack's, and takes its lock: before anything else is made in it. `None` while another start or a supervisor
@@ -275,6 +286,13 @@ fn check_nothing_else(layout: &Layout) -> Result<()> {
             first.display(),
             foreign.len()
         );
+    }
+    Ok(())
+}
+
+fn check_kafka_tls() -> Result<()> {
+    if !kafka::CAN_ENCRYPT {
+        bail!("{}", kafka::NOT_BUILT);
     }
     Ok(())
 }

@@ -14,11 +14,12 @@ use axum::{
 };
 use holdfast_common::{
     deadline::{Deadline, DeadlinePassed},
-    histograms::Histograms,
+    handles::{Handles, Histograms},
     metric::{HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION_SECONDS},
     subject::Subject,
     trace::{self, Kind, Span, SpanUntilDropped, TraceContext},
 };
+use metrics::Gauge;
 
 use super::{head::Refused, headers::Transport};
 use crate::problem::{self, Problem, ProblemType};
@@ -51,6 +52,9 @@ impl fmt::Display for TraceId {
 static TIMES: LazyLock<Histograms<(&'static str, Transport, StatusCode)>> =
     LazyLock::new(Histograms::default);
 
+/// By scheme, below the method.
+static ACTIVE: LazyLock<Handles<Transport, Gauge>> = LazyLock::new(Handles::default);
+
 /// Adds the time of a request to its histogram.
 fn measure(method: &Method, transport: Transport, route: &str, status: StatusCode, seconds: f64) {
     let method = name_of(method);
@@ -69,12 +73,15 @@ fn measure(method: &Method, transport: Transport, route: &str, status: StatusCod
 }
 
 /// Counts a request until it has its answer, or its client has gone.
-struct Active(metrics::Gauge);
+struct Active(Gauge);
 
 impl Active {
     fn begin(method: &Method, transport: Transport) -> Self {
-        let labels = [("http_request_method", name_of(method)), ("url_scheme", transport.scheme())];
-        let gauge = metrics::gauge!(HTTP_SERVER_ACTIVE_REQUESTS, &labels);
+        let method = name_of(method);
+        let gauge = ACTIVE.get(method, transport, || {
+            let labels = [("http_request_method", method), ("url_scheme", transport.scheme())];
+            metrics::gauge!(HTTP_SERVER_ACTIVE_REQUESTS, &labels)
+        });
         gauge.increment(1.0);
         Self(gauge)
     }

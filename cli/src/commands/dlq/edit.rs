@@ -188,12 +188,13 @@ impl Edit {
                         Err(CallError::Refused { code: Code::InvalidArgument, why, .. }) => {
                             anyhow::anyhow!(why)
                         }
-                        Err(error) => return Err(error.into()),
+                        // What was typed is not lost because a service is away.
+                        Err(error) => error.into(),
                     }
                 }
                 Err(error) => error,
             };
-            say!("refused: {refused:#}");
+            say!("not kept: {refused:#}");
             if !asked("edit it again?")? {
                 say!("nothing was done");
                 return Ok(Outcome::Failed);

@@ -134,7 +134,9 @@ impl Redrive {
         }
         let services = Services::connect(&self.target, self.filter.service.as_deref())?;
         let ids = services.resolve(&self.ids).await?;
-        let before = if self.execute { parked_at_each(&self.target).await } else { BTreeMap::new() };
+        // What is redriven may be parked by other services, too.
+        let everywhere = self.execute.then(|| Services::connect(&self.target, None).ok()).flatten();
+        let before = parked_at_each(everywhere.as_ref()).await;
         let mut progress = Progress::new();
         let mut failed = Vec::new();
         let mut is_interrupted = false;
@@ -158,7 +160,7 @@ impl Redrive {
         let ids = document.dead_letters.iter().map(|line| line.id.as_str());
         self.output.print(&document, ids, |_| self.print(&document.dead_letters))?;
         let outcome = conclude(&document);
-        for (service, more) in more_since(&before, &self.target).await {
+        for (service, more) in more_since(&before, everywhere.as_ref()).await {
             let stats = self.target.hint("dlq stats")?;
             say!("{service} has {more} more parked than before: {stats}");
         }
@@ -193,10 +195,11 @@ impl Redrive {
         for ids in ids.chunks(IDS_PER_CALL) {
             let done = u32::try_from(progress.lines.len() - before).unwrap_or(u32::MAX);
             let left = left.map(|left| left.saturating_sub(done));
-            if left == Some(0)
-                || self.redrive_service(service, ids, left, progress).await? == Ended::Interrupted
-            {
-                return Ok(if left == Some(0) { Ended::Done } else { Ended::Interrupted });
+            if left == Some(0) {
+                break;
+            }
+            if self.redrive_service(service, ids, left, progress).await? == Ended::Interrupted {
+                return Ok(Ended::Interrupted);
             }
         }
         Ok(Ended::Done)
@@ -358,10 +361,9 @@ impl Progress {
 }
 
 /// How many letters each service has parked; those that can't be asked are left out: this is only for a hint.
-async fn parked_at_each(target: &Target) -> BTreeMap<&'static str, u64> {
-    let Ok(services) = Services::connect(target, None) else { return BTreeMap::new() };
+async fn parked_at_each(services: Option<&Services>) -> BTreeMap<&'static str, u64> {
     let mut parked = BTreeMap::new();
-    for service in &services.all {
+    for service in services.into_iter().flat_map(|services| &services.all) {
         let Ok(request) = service.request(pb::GetDeadLetterStatsRequest {}) else { continue };
         if let Ok(answer) = service.answer(service.dead_letters().get_dead_letter_stats(request).await) {
             parked.insert(service.name, answer.stats.iter().map(|stats| stats.parked).sum());
@@ -371,11 +373,11 @@ async fn parked_at_each(target: &Target) -> BTreeMap<&'static str, u64> {
 }
 
 /// Services that have more parked than before.
-async fn more_since(before: &BTreeMap<&'static str, u64>, target: &Target) -> Vec<(&'static str, u64)> {
-    if before.is_empty() {
-        return Vec::new();
-    }
-    let now = parked_at_each(target).await;
+async fn more_since(
+    before: &BTreeMap<&'static str, u64>,
+    services: Option<&Services>,
+) -> Vec<(&'static str, u64)> {
+    let now = parked_at_each(services).await;
     let more =
         now.into_iter().filter_map(|(service, now)| Some((service, now.checked_sub(*before.get(service)?)?)));
     more.filter(|(_, more)| *more > 0).collect()

@@ -5,10 +5,11 @@ use std::io;
 use anyhow::{Error, Result};
 use clap::Args;
 use holdfast_certs::{LeafState, Pki};
+use holdfast_chaos::admin::metric;
 use holdfast_common::metric::{CONSUMER_STOPPED_BY_DEAD_LETTERS, DEAD_LETTERS_PARKED, OUTBOX_HELD_BACK_ROWS};
 use holdfast_native::{
     control::{self, Found, Watched},
-    layout::{Kind, Layout, Replicas, Scope, participant_names},
+    layout::{Kind, Layout, Replicas, Scope},
     prepare,
     programs::Running,
     state::{ComponentState, StackReport},
@@ -163,32 +164,24 @@ async fn of_stack(
     }
     for component in control::measure(layout, report, watched).await? {
         let name = &component.name;
+        let logs = || of(&format!("logs {name} --level warn --tail 20"));
         checks.push(match component.state {
             ComponentState::Ready => Line::good(name, component.detail),
-            ComponentState::Degraded => Line::wrong(
-                name,
-                State::Attention,
-                component.detail,
-                of(&format!("logs {name} --level warn --tail 20")),
-            ),
-            ComponentState::Starting => Line::wrong(
-                name,
-                State::Bad,
-                component.detail,
-                of(&format!("logs {name} --level warn --tail 20")),
-            ),
+            ComponentState::Degraded => Line::wrong(name, State::Attention, component.detail, logs()),
+            ComponentState::Starting => Line::wrong(name, State::Bad, component.detail, logs()),
             ComponentState::Down => {
-                Line::wrong(name, State::Bad, component.detail, of(&format!("restart {name}")))
+                let helps = match watched {
+                    Watched::ByNobody => of("up"),
+                    Watched::BySupervisor if report.leaves_down => of(&format!("restart {name}")),
+                    // Its supervisor starts it by itself; the log says why it does not stay.
+                    Watched::BySupervisor => logs(),
+                };
+                Line::wrong(name, State::Bad, component.detail, helps)
             }
         });
         if component.restarts > 0 && component.state.can_serve() {
             let detail = format!("was restarted {} times", component.restarts);
-            checks.push(Line::wrong(
-                name,
-                State::Attention,
-                detail,
-                of(&format!("logs {name} --level warn --tail 20")),
-            ));
+            checks.push(Line::wrong(name, State::Attention, detail, logs()));
         }
         if component.pid.and_then(Running::of).is_some_and(|program| program.is_replaced) {
             let detail = "the file of its program was replaced since it was started";
@@ -199,10 +192,9 @@ async fn of_stack(
         return Ok(());
     }
     checks.push(of_certificates(layout));
-    for service in participant_names() {
-        // A service that does not answer is said above.
-        let Ok(page) = admin::page(&layout.admin_url(service), "/metrics").await else { continue };
-        let counted = |metric: &str| admin::sum(&page, metric).unwrap_or(0.0);
+    // A service that does not answer is said above.
+    for (service, page) in admin::metrics_of_participants(layout).await {
+        let counted = |name: &str| metric(&page, name, &[]);
         let parked = counted(DEAD_LETTERS_PARKED);
         if parked > 0.0 {
             let detail = format!("{parked} dead letters are parked");

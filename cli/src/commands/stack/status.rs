@@ -8,10 +8,11 @@ use std::{
 
 use anyhow::Result;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
+use holdfast_chaos::admin::metric;
 use holdfast_common::metric::DEAD_LETTERS_PARKED;
 use holdfast_native::{
     control::{self, Found, Watched},
-    layout::{Kind, Layout, participant_names},
+    layout::{Kind, Layout},
     programs::Running,
     state::{ComponentReport, ComponentState},
 };
@@ -248,12 +249,8 @@ impl Status {
 
 /// Dead letters of all services that answer.
 async fn parked(layout: &Layout) -> f64 {
-    let mut parked = 0.0;
-    for service in participant_names() {
-        let page = admin::page(&layout.admin_url(service), "/metrics").await;
-        parked += page.ok().and_then(|page| admin::sum(&page, DEAD_LETTERS_PARKED)).unwrap_or(0.0);
-    }
-    parked
+    let pages = admin::metrics_of_participants(layout).await;
+    pages.iter().map(|(_, page)| metric(page, DEAD_LETTERS_PARKED, &[])).sum()
 }
 
 fn state_text(state: ComponentState) -> String {

@@ -4,7 +4,6 @@ mod entry;
 mod tail;
 
 use std::{
-    collections::VecDeque,
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -118,57 +117,62 @@ impl Logs {
 
     fn print_all(&self, sources: &mut [Source]) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        let mut first = Vec::new();
-        for (index, source) in sources.iter_mut().enumerate() {
-            let entries = [source.old.entries()?, source.now.entries()?].concat();
-            first.extend(entries.into_iter().map(|entry| (index, entry)));
-        }
         let most = self.tail.or(self.follow.then_some(FOLLOWED_FROM));
-        self.print(&mut out, sources, self.select(first, most))?;
+        let first = self.merged(sources, most, |source| {
+            let mut entries = [source.old.entries()?, source.now.entries()?].concat();
+            if !self.follow {
+                source.now.add_unfinished(&mut entries);
+            }
+            Ok(entries)
+        })?;
+        self.print(&mut out, sources, first)?;
         if !self.follow {
             return Ok(());
         }
         loop {
-            let mut new = Vec::new();
-            for (index, source) in sources.iter_mut().enumerate() {
-                new.extend(source.now.entries()?.into_iter().map(|entry| (index, entry)));
-            }
+            let new = self.merged(sources, None, |source| source.now.entries())?;
             if new.is_empty() {
                 #[expect(clippy::disallowed_methods, reason = "this command has no runtime")]
                 std::thread::sleep(LOOK_EVERY);
             }
-            self.print(&mut out, sources, self.select(new, None))?;
+            self.print(&mut out, sources, new)?;
         }
     }
 
-    /// Those that are wanted, in the order of their times; the last `most`. What says no time stays behind what it followed.
-    fn select(&self, entries: Vec<(usize, Entry)>, most: Option<usize>) -> VecDeque<(usize, Entry)> {
-        let mut timed: Vec<(Option<OffsetDateTime>, usize, Entry)> = Vec::with_capacity(entries.len());
-        for (source, entry) in entries {
-            let before = timed.last().filter(|(_, of, _)| *of == source).and_then(|(time, ..)| *time);
-            timed.push((entry.time.or(before), source, entry));
+    /// What is wanted of all sources, in the order of its times; the last `most`. Of each no more is kept than can be shown.
+    fn merged(
+        &self,
+        sources: &mut [Source],
+        most: Option<usize>,
+        read: impl Fn(&mut Source) -> io::Result<Vec<Entry>>,
+    ) -> io::Result<Vec<(usize, Entry)>> {
+        let mut merged = Vec::new();
+        for (index, source) in sources.iter_mut().enumerate() {
+            let wanted = last(self.select(read(source)?), most);
+            merged.extend(wanted.into_iter().map(|(time, entry)| (time, (index, entry))));
         }
-        timed.sort_by_key(|(time, ..)| *time);
-        let is_wanted = |(time, _, entry): &(Option<OffsetDateTime>, usize, Entry)| {
+        merged.sort_by_key(|(time, _)| *time);
+        Ok(last(merged, most).into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// Those of one source that are wanted, with their times. What says no time stays behind what it followed.
+    fn select(&self, entries: Vec<Entry>) -> Vec<(Option<OffsetDateTime>, Entry)> {
+        let mut before = None;
+        let timed = entries.into_iter().map(|entry| {
+            before = entry.time.or(before);
+            (before, entry)
+        });
+        let is_wanted = |(time, entry): &(Option<OffsetDateTime>, Entry)| {
             entry.level >= self.level && self.since.is_none_or(|since| time.is_some_and(|time| time >= since))
         };
-        let mut selected = VecDeque::new();
-        for (_, source, entry) in timed.into_iter().filter(is_wanted) {
-            if most.is_some_and(|most| selected.len() >= most) {
-                selected.pop_front();
-            }
-            if most != Some(0) {
-                selected.push_back((source, entry));
-            }
-        }
-        selected
+        timed.filter(is_wanted).collect()
     }
 
     fn print(
         &self,
         out: &mut impl io::Write,
         sources: &[Source],
-        entries: VecDeque<(usize, Entry)>,
+        entries: Vec<(usize, Entry)>,
     ) -> io::Result<()> {
         let format =
             self.format.unwrap_or(if io::stdout().is_terminal() { Format::Text } else { Format::Raw });
@@ -183,6 +187,12 @@ impl Logs {
         }
         out.flush()
     }
+}
+
+/// The last `most`.
+fn last<T>(mut entries: Vec<T>, most: Option<usize>) -> Vec<T> {
+    let most = most.unwrap_or(entries.len());
+    entries.split_off(entries.len().saturating_sub(most))
 }
 
 #[cfg(test)]
@@ -209,28 +219,29 @@ mod tests {
     /// Entries of several logs are in the order of their times, with what follows them; filters take whole entries.
     #[test]
     fn logs_are_merged_and_filtered() {
-        let of = |lines: &[&str]| {
-            let folder = tempfile::tempdir().expect("a folder");
-            let path = folder.path().join("x.log");
-            std::fs::write(&path, lines.concat()).expect("written");
-            Tail::new(path).entries().expect("read")
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, lines: &[&str]| {
+            std::fs::write(folder.path().join(name), lines.concat()).expect("written");
         };
-        let order = of(&[
-            "started\n",
-            "{\"time\":\"2026-01-31T12:00:01Z\",\"level\":\"INFO\",\"message\":\"one\"}\n",
-            "{\"time\":\"2026-01-31T12:00:04Z\",\"level\":\"ERROR\",\"message\":\"four\"}\n",
-        ]);
-        let kafka =
-            of(&["2026-01-31 12:00:02,500 WARN slow\n", "\tat java\n", "2026-01-31 12:00:03,000 INFO ok\n"]);
-        let entries: Vec<(usize, Entry)> = order
-            .into_iter()
-            .map(|entry| (0, entry))
-            .chain(kafka.into_iter().map(|entry| (1, entry)))
-            .collect();
+        write(
+            "order",
+            &[
+                "started\n",
+                "{\"time\":\"2026-01-31T12:00:01Z\",\"level\":\"INFO\",\"message\":\"one\"}\n",
+                "{\"time\":\"2026-01-31T12:00:04Z\",\"level\":\"ERROR\",\"message\":\"four\"}\n",
+            ],
+        );
+        write(
+            "kafka",
+            &["2026-01-31 12:00:02,500 WARN slow\n", "\tat java\n", "2026-01-31 12:00:03,000 INFO ok\n"],
+        );
         let shown = |arguments: &[&str], most| {
             let logs = Line::parse_from([&["logs"], arguments].concat()).logs;
-            let selected = logs.select(entries.clone(), most);
-            selected
+            let tail = |name: &str| Tail::new(folder.path().join(name));
+            let source = |name: &str| Source { prefix: String::new(), old: tail("absent"), now: tail(name) };
+            let mut sources = ["order", "kafka"].map(source);
+            let merged = logs.merged(&mut sources, most, |source| source.now.entries()).expect("read");
+            merged
                 .iter()
                 .map(|(source, entry)| format!("{source} {}", entry.readable().join("+")))
                 .collect::<Vec<_>>()

@@ -54,15 +54,16 @@ impl Tail {
             }
             let is_whole = self.partial.ends_with(b"\n");
             if is_whole || self.partial.len() >= LINE_BYTES_MAX {
-                // A component may log bytes that are not text.
-                let line = String::from_utf8_lossy(self.partial.strip_suffix(b"\n").unwrap_or(&self.partial));
-                match (Entry::beginning(&line), entries.last_mut()) {
-                    (Some(entry), _) => entries.push(entry),
-                    (None, Some(last)) => last.continue_with(&line),
-                    (None, None) => entries.push(Entry::without_time(&line)),
-                }
+                add(entries, self.partial.strip_suffix(b"\n").unwrap_or(&self.partial));
                 self.partial.clear();
             }
+        }
+    }
+
+    /// Adds the last line, if its component has not finished it: it may have died over it.
+    pub(super) fn add_unfinished(&mut self, entries: &mut Vec<Entry>) {
+        if !self.partial.is_empty() {
+            add(entries, &std::mem::take(&mut self.partial));
         }
     }
 
@@ -77,6 +78,16 @@ impl Tail {
         };
         let read = reader.get_ref().metadata()?;
         Ok((now.dev(), now.ino()) != (read.dev(), read.ino()) || now.len() < reader.stream_position()?)
+    }
+}
+
+/// Adds a line. A component may log bytes that are not text.
+fn add(entries: &mut Vec<Entry>, line: &[u8]) {
+    let line = String::from_utf8_lossy(line);
+    match (Entry::beginning(&line), entries.last_mut()) {
+        (Some(entry), _) => entries.push(entry),
+        (None, Some(last)) => last.continue_with(&line),
+        (None, None) => entries.push(Entry::without_time(&line)),
     }
 }
 
@@ -114,5 +125,19 @@ mod tests {
         fs::rename(&path, folder.path().join("order.log.old")).expect("renamed");
         fs::write(&path, "fifth\n").expect("written");
         assert_eq!(shown(), ["fourth", "fifth"]);
+    }
+
+    /// The line over which a component has died is shown once nobody waits for the rest of it.
+    #[test]
+    fn an_unfinished_line_is_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("order.log");
+        fs::write(&path, "first\nsec").expect("written");
+        let mut tail = Tail::new(path);
+        let mut entries = tail.entries().expect("read");
+        tail.add_unfinished(&mut entries);
+        tail.add_unfinished(&mut entries);
+        let shown: Vec<String> = entries.iter().flat_map(Entry::raw).collect();
+        assert_eq!(shown, ["first", "sec"]);
     }
 }
