@@ -69,6 +69,8 @@ impl Context {
 const BACKLOG: u32 = 1024;
 /// Time for the last spans, after the drain. A supervisor kills 2 s after it.
 const LAST_SPANS_TIME_MAX: Duration = Duration::from_secs(1);
+/// What stands for the process as a whole in the readiness body: not ready while it starts and while it drains.
+const PROCESS: &str = "process";
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
@@ -135,7 +137,7 @@ fn run(name: &'static str, service: &ServiceConfig, start: Start) -> ExitCode {
         tokio::spawn(telemetry::lag::measure());
         let exported = CancellationToken::new();
         let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(exported.clone())));
-        start(&mut context).await?;
+        started(&mut context, start).await?;
         let outcome = supervise(context, drain).await;
         exported.cancel();
         if let Some(exporting) = exporting {
@@ -149,6 +151,15 @@ fn run(name: &'static str, service: &ServiceConfig, start: Start) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(name, error.as_ref(), EXIT_FAILED),
     }
+}
+
+/// Starts the service. Until all its parts are there the process is not ready, whatever those that came first say: the one that
+/// would refuse may come last.
+async fn started(context: &mut Context, start: Start) -> Result<(), BoxError> {
+    let process = context.health.required(PROCESS);
+    start(context).await?;
+    process.ready();
+    Ok(())
 }
 
 /// The one form of an error that ends the process: a line of the log.
@@ -173,7 +184,7 @@ async fn supervise(mut context: Context, drain: Duration) -> Result<(), BoxError
         Some(ended) = context.tasks.join_next() => Err(describe_end(ended)),
     };
     tracing::info!(service = context.name, "draining");
-    let draining = context.health.required("process");
+    let draining = context.health.required(PROCESS);
     draining.waiting("draining");
     context.stop.cancel();
     let finish = async {
@@ -263,4 +274,32 @@ fn complain(name: &str, error: &(dyn StdError + 'static), code: u8) -> ExitCode 
     // `eprintln!` would panic on a full disk.
     let _ = writeln!(std::io::stderr(), "holdfast-{name}: {}", on_one_line(&chain(error)));
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A caller that believes the readiness of a process whose port is not bound yet is refused.
+    #[tokio::test]
+    async fn a_process_is_not_ready_before_its_last_part_is_there() {
+        let mut context = Context {
+            name: "test",
+            health: Health::default(),
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        let start: Start = Box::new(|context| {
+            async move {
+                context.health.component("accounts").ready();
+                assert!(!context.health.is_ready(), "ready before what callers need was even named");
+                context.health.required("database").ready();
+                assert!(!context.health.is_ready(), "ready before its ports are bound");
+                Ok(())
+            }
+            .boxed_local()
+        });
+        started(&mut context, start).await.expect("started");
+        assert!(context.health.is_ready());
+    }
 }
