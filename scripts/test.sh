@@ -74,16 +74,4 @@ step "containers"
 scripts/containers.sh
 
 step "tests"
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-status=0
-cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
-passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
-failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
-echo
-echo "$passed passed, $failed failed"
-if [ "$passed" -eq 0 ]; then
-    echo "no test ran" >&2
-    exit 1
-fi
-exit "$status"
+scripts/run-tests.sh

@@ -14,7 +14,8 @@ use super::process::{Signal, runs, send, tree};
 /// The calls by which PostgreSQL and Kafka make sure that what they wrote is on the disk.
 const CALLS: &str = "fsync,fdatasync";
 const ATTACH_TIME_MAX: Duration = Duration::from_secs(10);
-const DETACH_TIME_MAX: Duration = Duration::from_secs(10);
+/// Time for strace to let go of its victims one by one.
+const DETACH_TIME_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What happens to each `fsync`.
@@ -93,8 +94,12 @@ impl Tracer {
             // Fails if it has ended since.
             let _ = send(strace, Signal::Terminate);
         }
-        let ended = tokio::time::timeout(DETACH_TIME_MAX, self.strace.wait()).await;
-        ended.context("strace does not end")??;
+        // It waits forever for a victim that has just called vfork: that one waits for its child, and the child for strace. If strace
+        // is killed, the kernel lets go of all of them.
+        match tokio::time::timeout(DETACH_TIME_MAX, self.strace.wait()).await {
+            Ok(ended) => drop(ended?),
+            Err(_) => self.strace.kill().await.context("strace does not end")?,
+        }
         ensure!(tracer_of(self.pid).is_none(), "process {} is still traced", self.pid);
         self.falsified()
     }

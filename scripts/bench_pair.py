@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Compares two stacks by what an order costs. Both are up at the same time, and `holdfast bench` loads them in turns A B B A, so that a
+machine that is slower for a minute slows both. Prints each pair, and the median of their ratios with its spread.
+
+    scripts/bench_pair.py traces               A exports no trace, B every trace
+    scripts/bench_pair.py programs OLD NEW     A runs the services of one folder, B those of another one
+    scripts/bench_pair.py flags FLAG...        B is started with these flags of `holdfast up`, as in `flags --database-tls=off`
+
+`--pairs N` and `--orders N` come first. HOLDFAST is the command, by default target/release/holdfast. The receiver of traces is
+`holdfast bench` itself, whose CPU counts for none.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+RECEIVER = "127.0.0.1:14317"
+ROOT = pathlib.Path(__file__).parent.parent
+HOLDFAST = os.environ.get("HOLDFAST", str(ROOT / "target/release/holdfast"))
+FIGURES = ["service_cpu_ms_per_order", "all_cpu_ms_per_order", "paid_per_second"]
+
+
+class Stack:
+    """A stack of its own. `settings` are variables of its services, `flags` those of `holdfast up`."""
+
+    def __init__(self, folder, port_offset, settings, flags, receives_traces):
+        self.environment = {**os.environ, **settings, "HOLDFAST_DATA_DIR": folder}
+        self.receives_traces = receives_traces
+        self.run("up", "--port-offset", str(port_offset), *flags)
+
+    def run(self, *arguments):
+        return subprocess.run([HOLDFAST, *arguments], env=self.environment, check=True, stdout=subprocess.PIPE).stdout
+
+    def bench(self, orders):
+        receive = ["--receive-traces", RECEIVER] if self.receives_traces else []
+        report = json.loads(self.run("bench", "--phase", "1s", "--orders", str(orders), "-o", "json", *receive))["throughput"]
+        # A comparison with traces that nobody has received would prove nothing.
+        if self.receives_traces and not report["spans_per_order"]:
+            raise SystemExit("no span was received")
+        report["all_cpu_ms_per_order"] = sum(report["cpu_seconds"].values()) * 1000 / report["orders"]
+        return report
+
+
+def settings_of(options, folders):
+    """What differs: for A and for B the arguments of `Stack`."""
+    a, b = (dict(folder=folder, port_offset=3000 + 700 * i, settings={}, flags=[], receives_traces=False) for i, folder in enumerate(folders))
+    match options.what:
+        case "traces":
+            b["settings"] = {"HOLDFAST__SERVICE__TRACES__ENDPOINT": f"http://{RECEIVER}"}
+            b["receives_traces"] = True
+        case "programs":
+            for stack, programs in zip((a, b), options.arguments, strict=True):
+                stack["flags"] = ["--programs", programs]
+        case "flags":
+            b["flags"] = options.arguments
+    return a, b
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--orders", type=int, default=2000)
+    parser.add_argument("what", choices=["traces", "programs", "flags"])
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    ratios = {figure: [] for figure in FIGURES}
+    with tempfile.TemporaryDirectory(prefix="holdfast-pair-a-") as first, tempfile.TemporaryDirectory(prefix="holdfast-pair-b-") as second:
+        stacks = []
+        try:
+            for arguments in settings_of(options, [first, second]):
+                stacks.append(Stack(**arguments))
+            for stack in stacks:
+                # Caches, plans and compilers get warm.
+                stack.bench(options.orders // 2)
+            for pair in range(options.pairs):
+                order = [0, 1] if pair % 2 == 0 else [1, 0]
+                reports = {i: stacks[i].bench(options.orders) for i in order}
+                for figure in FIGURES:
+                    ratios[figure].append(reports[1][figure] / reports[0][figure])
+                print("  ".join(f"{figure} {reports[0][figure]:.3f} {reports[1][figure]:.3f}" for figure in FIGURES), flush=True)
+        finally:
+            for stack in stacks:
+                stack.run("down")
+    for figure, of_pairs in ratios.items():
+        print(f"{figure}: B is {statistics.median(of_pairs):.3f} of A ({min(of_pairs):.3f} to {max(of_pairs):.3f} in {len(of_pairs)} pairs)")
+
+
+if __name__ == "__main__":
+    main()
