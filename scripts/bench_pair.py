@@ -21,7 +21,7 @@ import tempfile
 RECEIVER = "127.0.0.1:14317"
 ROOT = pathlib.Path(__file__).parent.parent
 HOLDFAST = os.environ.get("HOLDFAST", str(ROOT / "target/release/holdfast"))
-FIGURES = ["service_cpu_ms_per_order", "all_cpu_ms_per_order", "paid_per_second"]
+FIGURES = ["service_cpu_ms_per_order", "cpu_ms_per_order", "wal_bytes_per_order", "paid_per_second"]
 
 
 class Stack:
@@ -41,7 +41,7 @@ class Stack:
         # A comparison with traces that nobody has received would prove nothing.
         if self.receives_traces and not report["spans_per_order"]:
             raise SystemExit("no span was received")
-        report["all_cpu_ms_per_order"] = sum(report["cpu_seconds"].values()) * 1000 / report["orders"]
+        report["wal_bytes_per_order"] = sum(database["wal_bytes"] for database in report["cost"]["databases"].values())
         return report
 
 

@@ -1,4 +1,4 @@
-//! What processes cost: CPU time and memory, from `/proc`.
+//! What processes cost: CPU time, memory, context switches and bytes written, from `/proc`.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -22,6 +22,19 @@ pub struct Usage {
     pub cpu: Duration,
     /// Its share of the memory in bytes: pages that several processes share count once (PSS).
     pub memory_bytes: u64,
+    /// Context switches of the threads that run now, voluntary or not.
+    pub context_switches: u64,
+    /// Bytes that it has caused to be written to disks.
+    pub written_bytes: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu += other.cpu;
+        self.memory_bytes += other.memory_bytes;
+        self.context_switches += other.context_switches;
+        self.written_bytes += other.written_bytes;
+    }
 }
 
 /// Kernel ticks per second; 100 on every Linux of today (`USER_HZ`).
@@ -37,8 +50,7 @@ pub fn usage(processes: &[Process]) -> Result<BTreeMap<String, Usage>> {
         for child in children.get(&process.pid).into_iter().flatten() {
             // A database's child may end while we look.
             if let Ok(usage) = usage_of(*child) {
-                sum.cpu += usage.cpu;
-                sum.memory_bytes += usage.memory_bytes;
+                sum += usage;
             }
         }
         all.insert(process.name.clone(), sum);
@@ -80,5 +92,50 @@ fn usage_of(pid: u32) -> Result<Usage> {
         .and_then(|rest| rest.trim().strip_suffix("kB"))
         .and_then(|number| number.trim().parse().ok())
         .context("no Pss in smaps_rollup")?;
-    Ok(Usage { cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND), memory_bytes: kib * 1024 })
+    Ok(Usage {
+        cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND),
+        memory_bytes: kib * 1024,
+        context_switches: context_switches(pid)?,
+        written_bytes: number(&fs::read_to_string(format!("/proc/{pid}/io"))?, "write_bytes:"),
+    })
+}
+
+/// Of all its threads; one may end while we look.
+fn context_switches(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        if let Ok(status) = fs::read_to_string(thread?.path().join("status")) {
+            sum +=
+                number(&status, "voluntary_ctxt_switches:") + number(&status, "nonvoluntary_ctxt_switches:");
+        }
+    }
+    Ok(sum)
+}
+
+/// The number in the line that begins with `name`; 0 if there is none.
+fn number(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|number| number.trim().parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What this process does is seen.
+    #[test]
+    fn a_process_is_seen_to_work() {
+        let me = Process { name: "test".to_owned(), is_service: true, pid: std::process::id() };
+        let before = usage(std::slice::from_ref(&me)).expect("there")["test"];
+        assert!(before.memory_bytes > 0 && before.context_switches > 0, "{before:?}");
+        let mut after = before;
+        while after.cpu == before.cpu || after.context_switches == before.context_switches {
+            std::thread::yield_now();
+            after = usage(std::slice::from_ref(&me)).expect("there")["test"];
+        }
+        assert!(
+            after.cpu > before.cpu && after.written_bytes >= before.written_bytes,
+            "{before:?} {after:?}"
+        );
+    }
 }

@@ -41,22 +41,23 @@ impl World {
         tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("holdfast runs")
     }
 
-    /// What `holdfast reconcile` prints as JSON, and its exit code.
-    pub async fn reconcile(&self, arguments: &[&str]) -> (Value, i32) {
+    /// What a command of the operator prints as JSON, and its exit code.
+    pub async fn command_json(&self, arguments: &[&str]) -> (Value, i32) {
         let mut command = Command::new(binary());
-        command.arg("reconcile").args(arguments).args(["-o", "json", "--data-dir"]);
+        command.args(arguments).args(["-o", "json", "--data-dir"]);
         command.arg(&self.stack.layout.data_dir).env("USER", "tester");
         let output = tokio::task::spawn_blocking(move || command.output());
         json_of(&output.await.expect("no panic").expect("holdfast runs"), arguments)
     }
 
-    /// What `holdfast orders` prints as JSON, and its exit code.
+    /// The same of `holdfast reconcile`.
+    pub async fn reconcile(&self, arguments: &[&str]) -> (Value, i32) {
+        self.command_json(&[&["reconcile"], arguments].concat()).await
+    }
+
+    /// The same of `holdfast orders`.
     pub async fn orders(&self, arguments: &[&str]) -> (Value, i32) {
-        let mut command = Command::new(binary());
-        command.arg("orders").args(arguments).args(["-o", "json", "--data-dir"]);
-        command.arg(&self.stack.layout.data_dir);
-        let output = tokio::task::spawn_blocking(move || command.output());
-        json_of(&output.await.expect("no panic").expect("holdfast runs"), arguments)
+        self.command_json(&[&["orders"], arguments].concat()).await
     }
 
     /// The JSON that a command prints, and its exit code.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use holdfast_certs::TokenIssuer;
 use holdfast_chaos::{
-    bench::{self, Options},
+    bench::{self, Options, Sustain},
     process::Process,
     rest::Rest,
 };
@@ -40,6 +40,15 @@ pub(crate) struct Bench {
     /// Orders of the throughput phase
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     orders: u64,
+    /// Hold a rate for so long too, and say whether the stack keeps up: whether what waits, and for how long, stays the same
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    sustain: Option<Duration>,
+    /// Orders per second of that phase [default: those of --rate]
+    #[arg(long, value_name = "RATE", requires = "sustain", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    sustain_rate: Option<u32>,
+    /// Look for the highest rate that can be held so long, from that rate on
+    #[arg(long, requires = "sustain")]
+    highest: bool,
     /// Receive the spans of the services at this address meanwhile, and count them
     #[arg(long, value_name = "HOST:PORT")]
     receive_traces: Option<SocketAddr>,
@@ -64,10 +73,15 @@ impl Bench {
             phase: self.phase,
             rate: f64::from(self.rate),
             orders: self.orders,
+            sustain: self.sustain.map(|time| Sustain {
+                time,
+                rate: f64::from(self.sustain_rate.unwrap_or(self.rate)),
+                search: self.highest,
+            }),
             receive_traces: self.receive_traces,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let report = runtime.block_on(bench::run(rest, processes, options, DELIVERY_TIME))?;
+        let report = runtime.block_on(bench::run(rest, &layout, processes, options, DELIVERY_TIME))?;
         self.output.print(&report, || data!("{}", report.table()))?;
         Ok(Outcome::Done)
     }
