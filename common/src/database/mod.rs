@@ -52,9 +52,9 @@ use crate::{
     health::Component, planted::crash_point, stop::sleep_unless_stopped, trace,
 };
 
-/// The tables of this library; a service's own migrations begin at version 1001.
 static TRANSACTION_TIMES: LazyLock<Histograms<()>> = LazyLock::new(Histograms::default);
 
+/// The tables of this library; a service's own migrations begin at version 1001.
 static COMMON_MIGRATIONS: LazyLock<Migrator> = crate::migrations![
     "0001_outbox.sql",
     "0002_inbox.sql",
