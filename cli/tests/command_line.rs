@@ -779,7 +779,7 @@ fn a_service_waits_for_what_is_absent() {
     let begin = Instant::now();
     let body = loop {
         let (status, body) = get(admin, "/readyz");
-        if status == 503 && body.contains("Connection refused") && body.contains("BrokerTransportFailure") {
+        if status == 503 && body.contains("Connection refused") && body.contains("Broker transport failure") {
             break body;
         }
         assert!(begin.elapsed() < Duration::from_secs(30), "{status} {body}");

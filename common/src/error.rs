@@ -2,9 +2,10 @@
 
 use std::{error::Error, fmt::Write as _};
 
+use rdkafka::error::KafkaError;
 use tonic::Status;
 
-use crate::grpc::code_name;
+use crate::{grpc::code_name, kafka};
 
 /// An error that stops a process. The text is for the operator.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -26,7 +27,7 @@ pub fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The error with all its causes, on one line. A gRPC status is the last of them: its own text is for programmers, and its message
-/// says what its causes would.
+/// says what its causes would. So is an error of Kafka's client, which is said in words.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
@@ -39,6 +40,10 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
             let _ = write!(text, "{}: {}", code_name(status.code()), status.message());
             break;
         }
+        if let Some(error) = cause.downcast_ref::<KafkaError>() {
+            text.push_str(&kafka::in_words(error));
+            break;
+        }
         let _ = write!(text, "{cause}");
     }
     text
@@ -46,6 +51,8 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::types::RDKafkaErrorCode;
+
     use super::*;
 
     /// A status is its code and its message, without the words of a programming language.
@@ -54,6 +61,20 @@ mod tests {
         let mut status = Status::unavailable("Connection refused");
         status.set_source(std::sync::Arc::new(std::io::Error::other("Os { code: 111 }")));
         assert_eq!(chain(&status), "UNAVAILABLE: Connection refused");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot be published")]
+    struct Unpublished(#[source] KafkaError);
+
+    /// So is an error of Kafka's client, and once.
+    #[test]
+    fn an_error_of_kafka_is_shown_for_people() {
+        let error = Unpublished(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerTransportFailure));
+        assert_eq!(chain(&error), "cannot be published: Meta data fetch error: Broker transport failure");
+        let error = KafkaError::MessageProduction(RDKafkaErrorCode::NotLeaderForPartition);
+        assert_eq!(chain(&error), "Message production error: Not leader for partition");
+        assert_eq!(chain(&KafkaError::Canceled), "KafkaError (Client dropped)");
     }
 
     #[derive(Debug, thiserror::Error)]
