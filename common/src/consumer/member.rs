@@ -237,7 +237,7 @@ impl Member {
                     self.check()?;
                     self.consumer.context().quiet.refusals.note(&error, "");
                     let last = &self.consumer.context().last_error;
-                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain(&error));
                     if away.swap(true, Ordering::SeqCst) {
                         tracing::debug!(error = chain(&error), "cannot read from the broker");
                     } else {

@@ -11,7 +11,7 @@ use super::{
     publisher::{DEAF_AFTER, Publisher, Replaced, Witness},
     relay::DRAIN_TIME_MAX,
 };
-use crate::{health::Component, stop::sleep_unless_stopped};
+use crate::{error::chain, health::Component, stop::sleep_unless_stopped};
 
 /// How often readiness is checked.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ pub async fn run(publisher: Publisher, component: Component, stop: CancellationT
     let mut outdated = None;
     loop {
         if let Err(error) = publisher.replace_if_fatal() {
-            component.waiting(error.to_string());
+            component.waiting(chain(&error));
         }
         let client = publisher.current();
         if !publisher.is_outdated() {
@@ -36,7 +36,7 @@ pub async fn run(publisher: Publisher, component: Component, stop: CancellationT
         } else if outdated.get_or_insert_with(Instant::now).elapsed() >= RENEWED_WITHIN
             && let Err(error) = publisher.replace(&client, Replaced::Renewed)
         {
-            component.waiting(error.to_string());
+            component.waiting(chain(&error));
         }
         let asked = client.clone();
         let probed = tokio::task::spawn_blocking(move || {
@@ -49,7 +49,7 @@ pub async fn run(publisher: Publisher, component: Component, stop: CancellationT
                 component.ready();
             }
             Ok(Err(error)) => {
-                component.waiting(publisher.refusals().explain(error.to_string()));
+                component.waiting(publisher.refusals().explain(chain(&error)));
                 if answered.elapsed() >= DEAF_AFTER {
                     let witness = publisher.clone();
                     let seen = tokio::task::spawn_blocking(move || witness.witness(None)).await;
@@ -57,7 +57,7 @@ pub async fn run(publisher: Publisher, component: Component, stop: CancellationT
                         match publisher.replace(&client, Replaced::Deaf) {
                             // The new one gets its own time to connect.
                             Ok(()) => answered = Instant::now(),
-                            Err(error) => component.waiting(error.to_string()),
+                            Err(error) => component.waiting(chain(&error)),
                         }
                     }
                 }
