@@ -63,8 +63,8 @@ for folder in pki pki/gateway pki/order pki/payment pki/delivery pki/operator pk
     install -d -o 65532 -g 65532 -m 0700 "/volumes/$folder"
 done
 # PostgreSQL and Redis read their password as users of their own.
-for folder in secrets secrets/order secrets/payment secrets/delivery secrets/order-db secrets/payment-db secrets/delivery-db \
-    secrets/redis; do
+for folder in secrets secrets/order secrets/payment secrets/delivery secrets/order-owner secrets/payment-owner secrets/delivery-owner \
+    secrets/order-db secrets/payment-db secrets/delivery-db secrets/redis; do
     install -d -o 65532 -g 65532 -m 0755 "/volumes/$folder"
 done
 END

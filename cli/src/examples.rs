@@ -183,7 +183,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "databases ensure",
         &[(
             "holdfast databases ensure --identity-dir operator --secrets-dir secrets order=orders-db:5432",
-            "role and database of one service",
+            "roles and database of one service",
         )],
     ),
     (

@@ -178,8 +178,12 @@ fn variables_of(sample: &str) -> HashMap<String, String> {
 
 /// Settings that can be in a file of their own. No other variable that ends in `_FILE` means a file with the value: there are
 /// settings whose own name ends so, such as `auth.jwks_file` and `database.password_file`, which are followed when they change.
-const SECRETS: [&str; 3] =
-    ["HOLDFAST__DATABASE__URL", "HOLDFAST__DATABASE__DIRECT_URL", "HOLDFAST__REDIS__PASSWORD"];
+const SECRETS: [&str; 4] = [
+    "HOLDFAST__DATABASE__URL",
+    "HOLDFAST__DATABASE__DIRECT_URL",
+    "HOLDFAST__DATABASE__OWNER_URL",
+    "HOLDFAST__REDIS__PASSWORD",
+];
 
 /// Replaces each `HOLDFAST__…_FILE` of a secret by the content of the file that it names, without the final line break.
 fn secrets_from_files(variables: HashMap<String, String>) -> Result<HashMap<String, String>, ConfigError> {
@@ -298,6 +302,13 @@ pub struct DatabaseConfig {
     /// nothing else. Secret: environment only. Default: `url` owns them.
     #[serde(default)]
     pub owner_url: Option<SecretString>,
+    /// The file that has the password of `owner_url`. Default: none, it is in the URL.
+    #[serde(default)]
+    pub owner_password_file: Option<PathBuf>,
+    /// Whether the process migrates the tables itself when it starts. If not, it waits until `--migrate` has, which another process with the
+    /// owner's login does: this one need not have it. Default true.
+    #[serde(default = "default_migrate")]
+    pub migrate: bool,
     /// How connections are encrypted, and who is at their other end.
     #[serde(default)]
     pub tls: DatabaseTlsConfig,
@@ -329,6 +340,10 @@ pub enum DatabaseTlsMode {
     Off,
     /// The server's certificate must be of a trusted authority and for the host of the URL, and we show ours.
     VerifyFull,
+}
+
+const fn default_migrate() -> bool {
+    true
 }
 
 const fn default_connections() -> u32 {
@@ -528,8 +543,12 @@ mod tests {
         let mut secret = tempfile::NamedTempFile::new().expect("a temporary file");
         secret.write_all(b"postgres://u:hush@h/d\n").expect("written");
         let path = secret.path().display().to_string();
-        let sample = read(FILE, &[("HOLDFAST__DATABASE__URL_FILE", &path)]).expect("valid");
-        assert_eq!(sample.database.url.expose_secret(), "postgres://u:hush@h/d");
+        let files = ["URL", "DIRECT_URL", "OWNER_URL"].map(|key| format!("HOLDFAST__DATABASE__{key}_FILE"));
+        let sample = read(FILE, &files.each_ref().map(|file| (file.as_str(), path.as_str()))).expect("valid");
+        let database = &sample.database;
+        for url in [Some(&database.url), database.direct_url.as_ref(), database.owner_url.as_ref()] {
+            assert_eq!(url.expect("set").expose_secret(), "postgres://u:hush@h/d");
+        }
         assert!(!format!("{sample:?}").contains("hush"));
     }
 

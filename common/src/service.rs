@@ -28,6 +28,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     admin, config,
     config::ServiceConfig,
+    database::Tables,
     error::{BoxError, chain},
     health::Health,
     http::descriptors,
@@ -39,6 +40,11 @@ use crate::{
 pub trait Configuration: DeserializeOwned + Debug {
     /// The common section.
     fn service(&self) -> &ServiceConfig;
+
+    /// The tables of a service that has some: for `--migrate`.
+    fn tables(&self) -> Option<Tables<'_>> {
+        None
+    }
 }
 
 /// What a service builds itself from. Long-lived work is given to [`Context::spawn`].
@@ -89,6 +95,12 @@ where
             Err(error) => return end_with_a_log(name, &error, EXIT_USAGE),
         },
         Ok(Command::Ready(file)) => return ready::<C>(name, file.as_deref()),
+        Ok(Command::Migrate(file)) => {
+            return match config::load::<C>(file.as_deref()) {
+                Ok(config) => migrate(name, config.service(), config.tables()),
+                Err(error) => end_with_a_log(name, &error, EXIT_USAGE),
+            };
+        }
         Ok(Command::Help) => {
             say(&usage(name));
             return ExitCode::SUCCESS;
@@ -149,6 +161,27 @@ fn run(name: &'static str, service: &ServiceConfig, start: Start) -> ExitCode {
     runtime.shutdown_timeout(Duration::from_millis(500));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(name, error.as_ref(), EXIT_FAILED),
+    }
+}
+
+/// Migrates the tables and ends: for who has the login of their owner, which the process that serves need not have.
+fn migrate(name: &'static str, service: &ServiceConfig, tables: Option<Tables<'_>>) -> ExitCode {
+    if let Err(error) = telemetry::install(name, &service.log) {
+        return end_with_a_log(name, &error, EXIT_USAGE);
+    }
+    let Some(tables) = tables else {
+        return end(name, BoxError::from("it has no database to migrate").as_ref(), EXIT_USAGE);
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(name, &error, EXIT_FAILED),
+    };
+    match runtime.block_on(tables.migrate()) {
+        Ok(()) => {
+            tracing::info!(service = name, "migrated");
+            ExitCode::SUCCESS
+        }
         Err(error) => end(name, error.as_ref(), EXIT_FAILED),
     }
 }
@@ -237,6 +270,7 @@ fn ready<C: Configuration>(name: &str, file: Option<&Path>) -> ExitCode {
 enum Command {
     Run(Option<PathBuf>),
     Ready(Option<PathBuf>),
+    Migrate(Option<PathBuf>),
     Help,
 }
 
@@ -252,6 +286,10 @@ fn command_line(name: &'static str) -> Result<Command, BoxError> {
         [("--ready", _), ("--config", _), (_, path)] | [("--config", _), (_, path), ("--ready", _)] => {
             Ok(Command::Ready(Some(PathBuf::from(path))))
         }
+        [("--migrate", _)] => Ok(Command::Migrate(None)),
+        [("--migrate", _), ("--config", _), (_, path)] | [("--config", _), (_, path), ("--migrate", _)] => {
+            Ok(Command::Migrate(Some(PathBuf::from(path))))
+        }
         [("--help" | "-h", _)] => Ok(Command::Help),
         _ => Err(usage(name).into()),
     }
@@ -259,7 +297,9 @@ fn command_line(name: &'static str) -> Result<Command, BoxError> {
 
 fn usage(name: &str) -> String {
     format!(
-        "usage: holdfast-{name} [--config FILE] [--ready]\n\n--ready asks the running process whether it is ready: 0 if so, 1 if not\n\n\
+        "usage: holdfast-{name} [--config FILE] [--ready | --migrate]\n\n\
+         --ready asks the running process whether it is ready: 0 if so, 1 if not\n\
+         --migrate creates or upgrades the tables of the service, and ends\n\n\
          Settings are in FILE or in variables, secrets in variables only, such as HOLDFAST__DATABASE__OWNER_URL"
     )
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_common::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig, ServiceConfig, duration},
+    database::Tables,
     error::BoxError,
     service::Configuration,
 };
@@ -74,6 +75,10 @@ impl DeliveryConfig {
 impl Configuration for Config {
     fn service(&self) -> &ServiceConfig {
         &self.service
+    }
+
+    fn tables(&self) -> Option<Tables<'_>> {
+        Some(Tables { database: &self.database, identity: &self.identity, migrations: &crate::MIGRATIONS })
     }
 }
 

@@ -94,6 +94,8 @@ mod tests {
             password_file: None,
             direct_url: None,
             owner_url: None,
+            owner_password_file: None,
+            migrate: true,
             tls: DatabaseTlsConfig::default(),
             connections_max: 1,
         };

@@ -141,7 +141,62 @@ kafka_tool() { # name, arguments
     docker compose exec --no-TTY kafka "/opt/kafka/bin/kafka-$1.sh" --bootstrap-server kafka:9092 "${as_administrator[@]}" "${@:2}"
 }
 all_ready() { [ "$(cli status | grep -cE ' ready( |$)')" = "$1" ]; }
-sql() { docker compose exec --no-TTY "$1-db" psql --username holdfast --dbname "$1s" --quiet --command "$2"; }
+database_of() { [ "$1" = delivery ] && echo deliveries || echo "$1s"; }
+sql() { docker compose exec --no-TTY "$1-db" psql --username holdfast --dbname "$(database_of "$1")" --quiet --command "$2" </dev/null; }
+queried() { docker compose exec --no-TTY "$1-db" psql --username "${3:-holdfast}" --dbname "$(database_of "$1")" -tA --command "$2" </dev/null; }
+
+# The role of each service has rows and nothing else: it owns nothing, and what it is refused is said by the server, as who it is inside of the
+# container. Its process has no other login.
+rights() {
+    local service
+    for service in order payment delivery; do
+        queried "$service" "select count(*) > 10 and bool_and(pg_get_userbyid(relowner) = '$service-owner')
+                and (select pg_get_userbyid(datdba) = '$service-owner' from pg_database where datname = current_database())
+            from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')" | grep -qx t
+        # What its work is, or the refusals would prove nothing.
+        queried "$service" "begin; insert into outbox_audit (actor, action, outbox_id, topic, reason) values ('a', 'drop', 1, 't', 'r');
+            select 'has ' || count(*) from outbox_audit; rollback" "$service" | grep -qx 'has [0-9]*'
+        local forbidden said
+        forbidden=$(
+            for audit in dead_letter_audit outbox_audit; do
+                printf '%s\n' "update $audit set actor = 'x';" "delete from $audit;" "truncate $audit;" "drop table $audit;" \
+                    "alter table $audit owner to \"$service\";" "grant update on $audit to \"$service\"; update $audit set actor = 'x';"
+            done
+            printf '%s\n' "alter table outbox add column more text;" "create table more (n int);" "delete from _sqlx_migrations;" \
+                "set role \"$service-owner\";" "alter role \"$service\" superuser;" "create role more;" "copy (select 1) to program 'true';"
+        )
+        said=$(docker compose exec --no-TTY "$service-db" psql --username "$service" --dbname "$(database_of "$service")" -tA 2>&1 <<<"$forbidden") || true
+        if [ "$(grep -cE 'ERROR: +(permission denied|must be (able|owner))' <<<"$said")" -ne "$(wc -l <<<"$forbidden")" ]; then
+            say "$service is not refused everything:"
+            printf '%s\n' "$said"
+            return 1
+        fi
+        if docker inspect --format '{{.Config.Env}} {{.Mounts}}' $(docker compose ps --quiet "$service") | grep -qi owner; then
+            say "$service has something of the owner"
+            return 1
+        fi
+    done
+    say "services have rows of their databases, and no right to a table or to what operators did"
+}
+
+# A system from before there were owners: everything belongs to the services' roles, and so it does when it is started again.
+from_before_owners() {
+    local service
+    docker compose stop order payment delivery >/dev/null 2>&1
+    for service in order payment delivery; do
+        sql "$service" "alter database $(database_of "$service") owner to \"$service\""
+        sql "$service" "do \$\$ declare relation regclass; begin
+            for relation in select oid from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
+            loop execute format('alter table %s owner to %I', relation, '$service'); end loop; end \$\$"
+        queried "$service" "select bool_and(pg_get_userbyid(relowner) = '$service') from pg_class
+            where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')" | grep -qx t
+    done
+    docker compose up --detach --wait 2>/dev/null
+    rights
+    place_one "after-the-owners"
+    wait_for "it is delivered" delivered "$placed"
+    say "a system from before there were owners was changed by its next start"
+}
 
 # Each service is in its own database, by TLS with its own certificate, and is no superuser; without TLS or a certificate nobody gets as far
 # as a password. Renewed certificates are with the servers within seconds, and open no gap.
@@ -189,8 +244,7 @@ settle() {
     fi
     # Alice had 1,000.00, and each order costs a cent. What was accepted although its answer was lost is an order too.
     for service in order payment; do
-        docker compose exec --no-TTY "$service-db" psql --username holdfast --dbname "${service}s" --tuples-only --no-align --command "
-            select count(*) from ${service}s where user_id = 'alice'"
+        queried "$service" "select count(*) from ${service}s where user_id = 'alice'"
     done | {
         read -r placed
         read -r paid
@@ -290,6 +344,8 @@ everything() {
         return 1
     fi
     databases
+    rights
+    from_before_owners
     settle
     operate
 }
@@ -307,6 +363,8 @@ quick() {
     wait_for "it is paid" has_status "$placed" PAID
     say "payment was killed; an order was paid $(($(date +%s%N) / 1000000 - killed_ms)) ms after that"
     databases
+    rights
+    from_before_owners
     settle
     operate
 }
@@ -498,10 +556,11 @@ vault() {
     # The service first: its open connections stay.
     vault_admin bao kv put -mount=holdfast order password=changed >/dev/null
     wait_for "order takes another password" logged order "database password"
-    sql order "alter role holdfast password 'changed'"
-    sql order "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and usename = 'holdfast'" >/dev/null
+    sql order "alter role \"order\" password 'changed'"
+    sql order "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'order'" >/dev/null
     goes_on
     say "the password of a database was changed; $(accepted) orders"
+    rights
     settle
     operate
 }

@@ -16,8 +16,10 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 bao=${BAO:-$(command -v bao || command -v vault)}
 identities="gateway order payment delivery operator"
-# Those that are known to a cluster, or run an agent: Redis has no certificate, but a password.
-everybody="$identities redis"
+# Who owns the tables of each service: an identity that migrates them and is nobody to the services.
+owners="order-owner payment-owner delivery-owner"
+# Those that are known to a cluster, or run an agent. Redis has no certificate, but a password; `databases` sets up servers in containers.
+everybody="$identities $owners redis databases"
 trust_domain=holdfast.internal
 
 has() { # kind, path: whether it is mounted
@@ -38,7 +40,7 @@ engines() {
         use "$(echo "$known" | head -n 1)"
     fi
 
-    for name in $identities; do
+    for name in $identities $owners; do
         # One name and one URI, for both ends of a connection. A day at most, five minutes for clocks that differ. Nothing is kept of a
         # certificate that ends so soon: what is stolen goes on the deny list.
         "$bao" write "holdfast-pki/roles/$name" \
@@ -50,7 +52,7 @@ engines() {
     for name in agent $everybody; do
         "$bao" policy write "holdfast-$name" "$here/policies/$name.hcl" >/dev/null
     done
-    for name in order payment delivery redis; do
+    for name in order payment delivery $owners order-db payment-db delivery-db redis; do
         is_there "$name" || random | "$bao" kv put -cas=0 -mount=holdfast "$name" password=- >/dev/null
     done
     is_there trust || "$bao" kv put -cas=0 -mount=holdfast trust ca.crt= revoked= >/dev/null

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_common::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig, ServiceConfig, duration},
+    database::Tables,
     service::Configuration,
 };
 use serde::Deserialize;
@@ -49,6 +50,10 @@ const fn default_stuck_after() -> Duration {
 impl Configuration for Config {
     fn service(&self) -> &ServiceConfig {
         &self.service
+    }
+
+    fn tables(&self) -> Option<Tables<'_>> {
+        Some(Tables { database: &self.database, identity: &self.identity, migrations: &crate::MIGRATIONS })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_common::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig, ServiceConfig},
+    database::Tables,
     service::Configuration,
 };
 use serde::Deserialize;
@@ -40,6 +41,10 @@ pub struct PaymentConfig {
 impl Configuration for Config {
     fn service(&self) -> &ServiceConfig {
         &self.service
+    }
+
+    fn tables(&self) -> Option<Tables<'_>> {
+        Some(Tables { database: &self.database, identity: &self.identity, migrations: &crate::MIGRATIONS })
     }
 }
 

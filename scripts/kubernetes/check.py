@@ -30,6 +30,8 @@ KUBERNETES = ROOT / "deploy/kubernetes"
 VERSIONS = ["1.31", "1.37"]
 SERVICES = ["gateway", "order", "payment", "delivery"]
 PARTICIPANTS = SERVICES[1:]
+# Each owns the tables of a service.
+OWNERS = [f"{service}-owner" for service in PARTICIPANTS]
 # What docs/kubernetes.md asks whoever installs it to make.
 GIVEN = {("ConfigMap", "jwks"), ("ConfigMap", "identity-provider"), ("Secret", "redis")}
 # Annotations of OpenBao's injector.
@@ -61,6 +63,14 @@ class Overlay:
 
     def services(self):
         return [(item, pod) for item, pod in self.workloads() if item["metadata"]["name"] in SERVICES]
+
+    def migrations(self):
+        """The Jobs that migrate, by their services."""
+        return [(service, job, job["spec"]["template"]) for service in PARTICIPANTS if (job := self.get("Job", f"{service}-migrations"))]
+
+    def programs(self):
+        """What runs the program of a service: the service, the object, the specification of its pods."""
+        return [(item["metadata"]["name"], item, pod) for item, pod in self.services()] + self.migrations()
 
 
 def called(item):
@@ -397,14 +407,13 @@ def settings(service):
 
 
 # Secrets, for which samples have a comment only, and maps whose keys are data.
-SECRETS = {"database.url", "database.password_file", "redis.password_file"}
+SECRETS = {"database.url", "database.owner_url", "database.password_file", "database.owner_password_file", "redis.password_file"}
 MAPS = {"payment": "payment.opening_balances."}
 
 
 def settings_are_known(overlay):
     """A service refuses to start with a setting that it does not know."""
-    for item, template in overlay.services():
-        service = item["metadata"]["name"]
+    for service, item, template in overlay.programs():
         known = settings(service) | SECRETS
         for name in environment(template):
             key = name.removeprefix("HOLDFAST__").replace("__", ".").lower()
@@ -437,8 +446,7 @@ def programs_take_their_settings(overlay):
     found = programs()
     if not found:
         return
-    for item, template in overlay.services():
-        service = item["metadata"]["name"]
+    for service, item, template in overlay.programs():
         with tempfile.TemporaryDirectory() as folder:
             variables = {name: value for name, value in environment(template).items() if name.startswith("HOLDFAST__")}
             # Port 1 has nobody.
@@ -520,6 +528,9 @@ def what_is_mounted_is_there(overlay):
     made |= {("Secret", item["metadata"]["name"]) for item in overlay.of("KafkaUser")}
     made |= {("Secret", f"{item['metadata']['name']}-cluster-ca-cert") for item in overlay.of("Kafka")}
     for cluster in overlay.of("Cluster"):
+        for role in cluster["spec"].get("managed", {}).get("roles", []):
+            if "passwordSecret" in role and ("Secret", role["passwordSecret"]["name"]) not in made:
+                yield f"{called(cluster)}: nobody makes the Secret {role['passwordSecret']['name']}"
         # One that is told of a Secret makes none.
         if "secret" not in cluster["spec"]["bootstrap"]["initdb"]:
             made.add(("Secret", f"{cluster['metadata']['name']}-app"))
@@ -558,7 +569,7 @@ def names_lead_somewhere(overlay):
         for item in overlay.of("Kafka")
         for listener in item["spec"]["kafka"]["listeners"]
     }
-    for item, template in overlay.services():
+    for _, item, template in overlay.programs():
         for name, value in environment(template).items():
             if match := re.search(r"(?:^|@)([a-z][a-z0-9-]*):(\d+)(?:/|$)", value or ""):
                 if (match.group(1), int(match.group(2))) not in known:
@@ -582,7 +593,7 @@ def certificates_are_identities(overlay):
     domain = re.search(r'TRUST_DOMAIN: &str = "([^"]+)"', (ROOT / "proto/src/identity.rs").read_text()).group(1)
     identities = [item for item in overlay.of("Certificate") if "holdfast.internal/identity" in item["metadata"].get("labels", {})]
     # None where they come from elsewhere; that what is mounted is there is another rule.
-    if {item["metadata"]["name"] for item in identities} not in (set(), {*SERVICES, "operator"}):
+    if {item["metadata"]["name"] for item in identities} not in (set(), {*SERVICES, *OWNERS, "operator"}):
         yield "the certificates are not those of the identities"
     for item in identities:
         name, spec = item["metadata"]["name"], item["spec"]
@@ -615,6 +626,7 @@ def databases_admit_their_service_only(overlay):
         service, database = name.removesuffix("-db"), spec["bootstrap"]["initdb"]["database"]
         if spec["postgresql"].get("pg_hba") != [
             f"hostssl {database} {service} all scram-sha-256 clientcert=verify-full",
+            f"hostssl {database} {service}-owner all cert",
             "host all all all reject",
         ]:
             yield f"{called(item)} admits somebody else than {service}"
@@ -638,6 +650,63 @@ def databases_admit_their_service_only(overlay):
             yield f"{called(shown)} is not for the role {service}"
         if environment(overlay.get("Deployment", service)["spec"]["template"]).get("HOLDFAST__DATABASE__TLS__MODE") != "verify-full":
             yield f"{service} does not verify its database"
+
+
+def files_of(template):
+    """What a pod has of Secrets and of OpenBao, in whichever form it comes."""
+    mounted = [name for volume in template["spec"].get("volumes", []) for _, name in sources_of(volume)]
+    said = template["metadata"].get("annotations", {})
+    return mounted + [value for key, value in said.items() if key.startswith(AGENT)]
+
+
+def services_own_no_table(overlay):
+    """A service waits until its tables are migrated, by a Job with the login of who owns them, of which no pod of the service has anything."""
+    for service in PARTICIPANTS:
+        template = overlay.get("Deployment", service)["spec"]["template"]
+        own = environment(template)
+        if own.get("HOLDFAST__DATABASE__MIGRATE") != "false":
+            yield f"{service} migrates its tables itself"
+        if overlay.get("Job", f"{service}-migrations") is None:
+            yield f"nobody migrates the tables of {service}"
+    for item, template in overlay.services():
+        if any("OWNER" in name for name in environment(template)) or any("-owner" in str(file) for file in files_of(template)):
+            yield f"{called(item)} has something of the owner of tables"
+        if template["spec"]["serviceAccountName"] != item["metadata"]["name"]:
+            yield f"{called(item)} has the account {template['spec']['serviceAccountName']}"
+    for service, item, template in overlay.migrations():
+        said, owner = environment(template), f"{service}-owner"
+        url = environment(overlay.get("Deployment", service)["spec"]["template"])["HOLDFAST__DATABASE__URL"]
+        image = overlay.get("Deployment", service)["spec"]["template"]["spec"]["containers"][0]["image"]
+        container = template["spec"]["containers"][0]
+        if container["image"] != image or container.get("args") != ["--migrate"]:
+            yield f"{called(item)} does not migrate with the program of {service}"
+        if said.get("HOLDFAST__DATABASE__URL") != url:
+            yield f"{called(item)} grants rows to another role than that of {service}"
+        if said.get("HOLDFAST__DATABASE__OWNER_URL") != url.replace(f"//{service}@", f"//{owner}@"):
+            yield f"{called(item)} does not migrate as {owner}"
+        if template["spec"]["serviceAccountName"] != owner:
+            yield f"{called(item)} has the account {template['spec']['serviceAccountName']}"
+        has_password = "HOLDFAST__DATABASE__OWNER_PASSWORD_FILE" in said
+        # Where the cluster knows a certificate, that is all.
+        if has_password == bool(overlay.of("Cluster") and overlay.name not in WITHOUT_DATABASE_TLS):
+            yield f"{called(item)} has {'a password' if has_password else 'no password'}"
+        if said.get("HOLDFAST__DATABASE__TLS__MODE") != ("off" if overlay.name in WITHOUT_DATABASE_TLS else "verify-full"):
+            yield f"{called(item)} does not verify its database"
+        # A container beside it would keep the pod for ever.
+        annotated = template["metadata"].get("annotations", {})
+        if annotated.get(f"{AGENT}agent-inject") == "true" and annotated.get(f"{AGENT}agent-pre-populate-only") != "true":
+            yield f"{called(item)} never ends"
+    for cluster in overlay.of("Cluster"):
+        service = cluster["metadata"]["name"].removesuffix("-db")
+        database = overlay.get("Database", cluster["spec"]["bootstrap"]["initdb"]["database"])
+        wanted = {"cluster": {"name": cluster["metadata"]["name"]}, "name": database and database["metadata"]["name"], "owner": f"{service}-owner"}
+        if not database or database["spec"] != wanted:
+            yield f"{called(cluster)}: the database is not {service}-owner's"
+        secret = {"passwordSecret": {"name": f"{service}-db-owner"}} if overlay.name in WITHOUT_DATABASE_TLS else {"disablePassword": True}
+        roles = cluster["spec"].get("managed", {}).get("roles", [])
+        # A member of the service's role, never the other way round.
+        if roles != [{"name": f"{service}-owner", "login": True, "inRoles": [service], **secret}]:
+            yield f"{called(cluster)} has the roles {roles}"
 
 
 def brokers_admit_whom_the_table_names(overlay):
@@ -720,6 +789,7 @@ CHECKS = [
     names_lead_somewhere,
     certificates_are_identities,
     databases_admit_their_service_only,
+    services_own_no_table,
 ]
 
 
@@ -732,6 +802,14 @@ def container(overlay, name):
 
 def variable(overlay, name, key, value):
     container(overlay, name)["env"].append({"name": key, "value": value})
+
+
+def migrating(overlay, service):
+    return overlay.get("Job", f"{service}-migrations")["spec"]["template"]["spec"]["containers"][0]
+
+
+def mounted(overlay, name, volume):
+    overlay.get("Deployment", name)["spec"]["template"]["spec"]["volumes"].append(volume)
 
 
 def without(overlay, kind, name):
@@ -815,6 +893,19 @@ PLANTED = [
     (databases_admit_their_service_only, lambda o: o.get("Certificate", "order-db")["spec"].update(commonName="order")),
     (databases_admit_their_service_only, lambda o: without(o, "Certificate", "payment-db-replication")),
     (databases_admit_their_service_only, lambda o: variable(o, "order", "HOLDFAST__DATABASE__TLS__MODE", "off")),
+    (services_own_no_table, lambda o: variable(o, "order", "HOLDFAST__DATABASE__MIGRATE", "true")),
+    (services_own_no_table, lambda o: variable(o, "order", "HOLDFAST__DATABASE__OWNER_URL", "postgres://order-owner@order-db-rw:5432/orders")),
+    (services_own_no_table, lambda o: mounted(o, "order", {"name": "more", "secret": {"secretName": "order-owner-tls"}})),
+    (
+        services_own_no_table,
+        lambda o: mounted(o, "payment", {"name": "more", "projected": {"sources": [{"secret": {"name": "payment-owner-tls"}}]}}),
+    ),
+    (services_own_no_table, lambda o: without(o, "Job", "delivery-migrations")),
+    (services_own_no_table, lambda o: without(o, "Database", "orders")),
+    (services_own_no_table, lambda o: o.get("Database", "orders")["spec"].update(owner="order")),
+    (services_own_no_table, lambda o: o.get("Cluster", "order-db")["spec"]["managed"]["roles"].append({"name": "order", "inRoles": ["order-owner"]})),
+    (settings_are_known, lambda o: migrating(o, "order")["env"].append({"name": "HOLDFAST__DATABASE__OWNER", "value": "x"})),
+    (names_lead_somewhere, lambda o: migrating(o, "order")["env"].append({"name": "X", "value": "postgres://x@order-db:5432/orders"})),
 ]
 
 
@@ -834,11 +925,25 @@ PLANTED_ELSEWHERE = {
         (what_is_mounted_is_there, lambda o: annotations(o, "order").update({f"{AGENT}agent-inject-file-password": "pass"})),
         (what_is_mounted_is_there, lambda o: annotations(o, "order").update({f"{AGENT}secret-volume-path-identity": "/openbao/secrets"})),
         (network_says_what_the_matrix_says, lambda o: without(o, "NetworkPolicy", "redis-to-openbao-egress")),
+        (
+            services_own_no_table,
+            lambda o: annotations(o, "order").update(
+                {f"{AGENT}agent-inject-template-x": '{{ with secret "holdfast/data/order-owner" }}{{ .Data.data.password }}{{ end }}'}
+            ),
+        ),
+        (
+            services_own_no_table,
+            lambda o: o.get("Job", "order-migrations")["spec"]["template"]["metadata"]["annotations"].pop(f"{AGENT}agent-pre-populate-only"),
+        ),
     ],
     "vault-csi": [
         (what_is_mounted_is_there, lambda o: without(o, "SecretProviderClass", "order")),
         (what_is_mounted_is_there, lambda o: variable(o, "order", "HOLDFAST__DATABASE__PASSWORD_FILE", "/pki/passwort")),
         (fits_its_schema, lambda o: o.get("SecretProviderClass", "order")["spec"].update(providers="openbao")),
+        (
+            services_own_no_table,
+            lambda o: mounted(o, "order", {"name": "x", "csi": {"volumeAttributes": {"secretProviderClass": "order-owner"}}}),
+        ),
     ],
     "vault-external-secrets": [
         (what_is_mounted_is_there, lambda o: without(o, "ExternalSecret", "trust")),

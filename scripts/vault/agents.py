@@ -12,6 +12,10 @@ HEAD = """\
 # certificate's life.
 """
 
+HEAD_WITHOUT_CERTIFICATE = """\
+# The files of the {whose}.
+"""
+
 TEMPLATE = """
 {comment}template {{
   destination          = "{file}"
@@ -49,12 +53,16 @@ def service(name, *more):
     return [("/pki/identity.pem", PRIVATE, issued(name, "certificate", "private_key"), comment), *trust("/pki"), *more]
 
 
-def password(name, comment):
-    return ("/secrets/password", PUBLIC, stored(name, "password"), comment)
+def password(name, comment, folder="/secrets"):
+    return (f"{folder}/password", PUBLIC, stored(name, "password"), comment)
 
 
 def participant(name):
-    return service(name, password(name, "The database reads the same file when it is new, as a user of its own."))
+    return service(name, password(name, "What makes the role reads the same file."))
+
+
+PARTICIPANTS = ["order", "payment", "delivery"]
+DATABASES = [f"{name}-{kind}" for kind in ["owner", "db"] for name in PARTICIPANTS]
 
 
 AGENTS = {
@@ -66,7 +74,11 @@ AGENTS = {
             password("redis", "Redis reads the same file, as a user of its own."),
         ),
     ),
-    **{name: (f"{name} service", participant(name)) for name in ["order", "payment", "delivery"]},
+    **{name: (f"{name} service", participant(name)) for name in PARTICIPANTS},
+    "databases": (
+        "databases: of who owns tables, and of superusers. Servers, and what migrates, read them as users of their own",
+        [password(name, "", f"/secrets/{name}") for name in DATABASES],
+    ),
     "operator": (
         "operator",
         [
@@ -85,7 +97,8 @@ AGENTS = {
 
 
 def text(whose, templates):
-    parts = [HEAD.format(whose=whose)]
+    has_certificate = any("holdfast-pki/issue" in contents for _, _, contents, _ in templates)
+    parts = [(HEAD if has_certificate else HEAD_WITHOUT_CERTIFICATE).format(whose=whose)]
     for file, perms, contents, comment in templates:
         comment = comment and f"# {comment}\n"
         parts.append(TEMPLATE.format(comment=comment, file=file, perms=perms, contents=contents))

@@ -17,6 +17,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 VAULT = ROOT / "deploy/vault"
 SERVICES = ["gateway", "order", "payment", "delivery"]
 IDENTITIES = [*SERVICES, "operator"]
+# Each owns the tables of a service, and migrates them, in a cluster.
+OWNERS = ["order-owner", "payment-owner", "delivery-owner"]
+# `databases` has no certificate.
+AGENTS = [*IDENTITIES, "databases"]
 # Of OpenBao's injector.
 AGENT = "openbao.org/"
 # What an agent may do with its own token, in a policy that all of them have.
@@ -101,7 +105,7 @@ class Asked:
 
 def of_agents_in_containers():
     asked = {}
-    for name in IDENTITIES:
+    for name in AGENTS:
         asked[name] = Asked()
         for template in read_hcl(VAULT / f"agent/{name}.hcl")["template"]:
             asked[name].template(template["contents"])
@@ -116,7 +120,7 @@ def snapshot(name):
 def of_the_injector(objects):
     asked = {}
     for item in objects:
-        said = item.get("spec", {}).get("template", {}).get("metadata", {}).get("annotations", {}) if item["kind"] == "Deployment" else {}
+        said = item.get("spec", {}).get("template", {}).get("metadata", {}).get("annotations", {}) if item["kind"] in ("Deployment", "Job") else {}
         if said.get(f"{AGENT}agent-inject") == "true":
             its = asked[item["spec"]["template"]["spec"]["serviceAccountName"]] = Asked()
             its.role = said[f"{AGENT}role"]
@@ -228,9 +232,12 @@ def certificates_are_renewed_at_half_of_their_life(*_):
 
 def setup_knows_them_all(_, policies, __):
     named = found(r'identities="([^"]+)"', "deploy/vault/setup.sh").split()
-    everybody = {*named, *found(r'everybody="\$identities ([^"]+)"', "deploy/vault/setup.sh").split()}
+    owners = found(r'owners="([^"]+)"', "deploy/vault/setup.sh").split()
+    everybody = {*named, *owners, *found(r'everybody="\$identities \$owners ([^"]+)"', "deploy/vault/setup.sh").split()}
     if set(named) != set(IDENTITIES):
         yield f"setup.sh: the identities are {named}"
+    if owners != OWNERS:
+        yield f"setup.sh: the owners are {owners}"
     if {*everybody, SHARED_POLICY} != set(policies):
         yield f"setup.sh makes policies of {sorted(everybody)}, and there are {sorted(policies)}"
     if found(r"trust_domain=(\S+)", "deploy/vault/setup.sh") != TRUST_DOMAIN:
@@ -262,7 +269,8 @@ def compose():
             services.pop(name, None)
             continue
         before = services.setdefault(name, {})
-        environment = {**before.get("environment", {}), **change.get("environment", {})}
+        changed = change.get("environment", {})
+        environment = {} if changed == "reset" else {**before.get("environment", {}), **changed}
         services[name] = {**before, **change, "environment": environment}
     return services
 
@@ -283,7 +291,7 @@ def place(service, path):
 
 def services_find_the_files_that_agents_write(_, __, services):
     written = {}
-    for name in IDENTITIES:
+    for name in AGENTS:
         agent = services[f"agent-{name}"]
         if f"-config=/vault/agent/{name}.hcl" not in agent["command"]:
             yield f"agent-{name} is not configured by agent/{name}.hcl"
@@ -303,11 +311,11 @@ def services_find_the_files_that_agents_write(_, __, services):
                 yield f"agent-{name} keeps what {template['destination']} was before"
     for name, service in services.items():
         for key, value in service["environment"].items() if isinstance(service.get("environment"), dict) else []:
-            if re.search(r"__(CERTIFICATE|KEY|TRUST_BUNDLE|DENY_LIST|JWKS_FILE|PASSWORD_FILE)$|POSTGRES_PASSWORD_FILE", key):
+            if re.search(r"__(CERTIFICATE|KEY|TRUST_BUNDLE|DENY_LIST|JWKS_FILE|(OWNER_)?PASSWORD_FILE)$|POSTGRES_PASSWORD_FILE", key):
                 writer = written.get(place(service, value))
                 if not writer:
                     yield f"{name}: nobody writes {value} ({key})"
-                elif writer not in service["depends_on"] and name in SERVICES:
+                elif writer not in service["depends_on"] and (name in SERVICES or name.endswith("-migrations")):
                     yield f"{name} does not wait for {writer}"
         for needed in service.get("depends_on", {}):
             if needed not in services:
@@ -343,6 +351,8 @@ PLANTED = [
     (services_find_the_files_that_agents_write, lambda f, p, s: s["agent-order"]["healthcheck"].update(test=["CMD-SHELL", "true"])),
     (services_find_the_files_that_agents_write, lambda f, p, s: s["order"]["depends_on"].pop("agent-order")),
     (services_find_the_files_that_agents_write, lambda f, p, s: s["order"]["environment"].update(X__PASSWORD_FILE="/secrets/pass")),
+    (each_may_do_what_it_asks_for_and_nothing_else, lambda f, p, _: p["order"].add(("holdfast/data/order-owner", "read"))),
+    (services_find_the_files_that_agents_write, lambda f, p, s: s["order-migrations"]["depends_on"].pop("agent-databases")),
     (services_find_the_files_that_agents_write, lambda f, p, s: s["order-db"]["depends_on"].update(secrets={})),
 ]
 

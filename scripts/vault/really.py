@@ -24,7 +24,12 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 IDENTITIES = ["gateway", "order", "payment", "delivery", "operator"]
-EVERYBODY = [*IDENTITIES, "redis"]
+# Each owns the tables of a service.
+OWNERS = ["order-owner", "payment-owner", "delivery-owner"]
+SUPERUSERS = ["order-db", "payment-db", "delivery-db"]
+AGENTS = [*IDENTITIES, "databases"]
+EVERYBODY = [*AGENTS, *OWNERS, "redis"]
+SECRETS = ["gateway", "order", "payment", "delivery", *OWNERS, *SUPERUSERS, "redis", "operator", "trust"]
 # What each may read; scripts/vault/check.py compares the policies with what is asked for.
 READS = {
     "gateway": {"gateway", "redis", "trust"},
@@ -32,6 +37,8 @@ READS = {
     "payment": {"payment", "trust"},
     "delivery": {"delivery", "trust"},
     "operator": {"operator", "trust"},
+    **{owner: {owner, "trust"} for owner in OWNERS},
+    "databases": {*OWNERS, *SUPERUSERS},
     "redis": {"redis"},
 }
 WAIT_SECONDS_MAX = 60
@@ -66,7 +73,7 @@ class Vault:
         self.copy(ROOT / "deploy/vault", folder / "vault")
         for script in ("vault-server.sh", "vault-as-root.sh", "vault-prepare.sh"):
             self.copy(ROOT / "deploy/compose" / script, folder / "vault" / script)
-        for name in ("vault/data", "token", *(f"approle/{name}" for name in IDENTITIES)):
+        for name in ("vault/data", "token", *(f"approle/{name}" for name in AGENTS)):
             (folder / name).mkdir(parents=True)
         (folder / "bin").mkdir()
         (folder / "bin/bao").symlink_to(program)
@@ -110,7 +117,7 @@ class Vault:
     def secrets(self):
         """Version and content of everything."""
         secrets = {}
-        for name in ("gateway", "order", "payment", "delivery", "redis", "operator", "trust"):
+        for name in SECRETS:
             status, answer = self.ask("GET", f"holdfast/data/{name}", self.as_root("printenv", "BAO_TOKEN").strip())
             assert status == 200, f"{name}: {status} {answer}"
             # Whom to trust is written each time.
@@ -126,12 +133,12 @@ class Vault:
         """In containers each agent has volumes of its own at the same paths; here they are folders of their own."""
         agents = self.folder / "vault/agent"
         common = (agents / "common.hcl").read_text()
-        for name in IDENTITIES:
+        for name in AGENTS:
             own = common.replace(f"{self.folder}/approle/", f"{self.folder}/approle/{name}/")
             files = (agents / f"{name}.hcl").read_text()
             if name == "operator":
                 files = files.replace(f"{self.folder}/operator/", f"{self.folder}/pki/operator/")
-            else:
+            elif name != "databases":
                 files = files.replace(f"{self.folder}/pki/", f"{self.folder}/pki/{name}/")
                 files = files.replace(f"{self.folder}/secrets/", f"{self.folder}/secrets/{name}/")
             (agents / f"{name}-here.hcl").write_text(own + files)
@@ -169,12 +176,12 @@ def each_may_only_what_is_its_own(vault):
         login = vault.token_of(name)
         assert sorted(login["token_policies"]) == ["holdfast-agent", f"holdfast-{name}"], login["token_policies"]
         token = login["client_token"]
-        for secret in ("gateway", "order", "payment", "delivery", "redis", "operator", "trust"):
+        for secret in SECRETS:
             status, _ = vault.ask("GET", f"holdfast/data/{secret}", token)
             assert status == (200 if secret in READS[name] else 403), f"{name} reads {secret}: {status}"
             status, _ = vault.ask("POST", f"holdfast/data/{secret}", token, {"data": {"password": "mine"}})
             assert status == 403, f"{name} writes {secret}: {status}"
-        for other in IDENTITIES:
+        for other in (*IDENTITIES, *OWNERS):
             parameters = {"common_name": other, "uri_sans": f"spiffe://holdfast.internal/{other}"}
             status, answer = vault.ask("POST", f"holdfast-pki/issue/{other}", token, parameters)
             assert status == (200 if other == name else 403), f"{name} is {other}: {status} {answer}"
@@ -263,8 +270,10 @@ def is_trusted(vault, name):
 
 
 def agents_write_what_services_read(vault):
-    for name in IDENTITIES:
+    for name in AGENTS:
         vault.start_agent(name)
+    for name in (*OWNERS, *SUPERUSERS):
+        until(f"password of {name}", lambda: (vault.folder / f"secrets/{name}/password").exists())
     for name in IDENTITIES:
         last = vault.folder / ("pki/token.kid" if name == "operator" else f"secrets/{name}/password")
         until(f"files of {name}", lambda: last.exists() and (vault.folder / "pki" / name / "ca.crt").exists())
@@ -304,7 +313,7 @@ class Service:
         else:
             environment |= {
                 "GRPC__LISTEN": f"127.0.0.1:{free_port()}",
-                "DATABASE__URL": f"postgres://holdfast@{nobody}/orders",
+                "DATABASE__URL": f"postgres://{name}@{nobody}/orders",
                 "DATABASE__PASSWORD_FILE": vault.folder / f"secrets/{name}/password",
                 "KAFKA__BROKERS": nobody,
             }

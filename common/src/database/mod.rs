@@ -13,7 +13,9 @@ mod error;
 mod grants;
 pub mod migrations;
 mod password;
+mod schema;
 mod statement;
+mod tables;
 mod tls;
 
 use std::{
@@ -45,7 +47,9 @@ pub use self::{
     after::{Fate, after_commit},
     error::{Conflicting, DatabaseError},
     password::PasswordError,
+    schema::SchemaError,
     statement::{Statement, query},
+    tables::Tables,
 };
 use crate::{
     backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, handles::Histograms,
@@ -68,8 +72,6 @@ static COMMON_MIGRATIONS: LazyLock<Migrator> = crate::migrations![
     "0012_audit_insert_only.sql"
 ];
 
-/// First version of a service's own migrations.
-const OWN_VERSION_MIN: i64 = 1001;
 /// Time to get a connection; shorter than the edge's deadline, so that an exhausted pool is UNAVAILABLE rather than a
 /// timeout.
 pub const ACQUIRE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -120,6 +122,8 @@ pub struct Database {
     direct: Option<Arc<ArcSwap<PgConnectOptions>>>,
     /// Who owns the tables, if that is not the pool's role.
     owner: Option<Arc<ArcSwap<PgConnectOptions>>>,
+    /// Whether this process migrates, or waits until another one has.
+    migrates: bool,
     password_file: Option<PasswordFile>,
     /// Options are read, changed and stored by one at a time.
     changing: Arc<Mutex<()>>,
@@ -158,8 +162,11 @@ impl Database {
         let options = options_of(&config.url, password.as_ref())?;
         statement::set_namespace(options.get_database().unwrap_or_else(|| options.get_username()));
         let direct = config.direct_url.as_ref().map(|url| options_of(url, password.as_ref())).transpose()?;
-        // With the password that is in it: the other one is that of another role.
-        let owner = config.owner_url.as_ref().map(|url| options_of(url, None)).transpose()?;
+        // With a password of its own: the other one is that of another role.
+        let owner_password = config.owner_password_file.as_deref().map(password::read).transpose();
+        let owner_password = owner_password.map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        let owner =
+            config.owner_url.as_ref().map(|url| options_of(url, owner_password.as_ref())).transpose()?;
         let renewed = Renewed::default();
         let since = renewed.clone();
         let pool = PgPoolOptions::new()
@@ -188,6 +195,7 @@ impl Database {
             renewed,
             direct: direct.map(|options| Arc::new(ArcSwap::from_pointee(options))),
             owner: owner.map(|options| Arc::new(ArcSwap::from_pointee(options))),
+            migrates: config.migrate,
             password_file,
             changing: Arc::default(),
         })
@@ -268,19 +276,34 @@ impl Database {
         let options = self.owner.as_ref().map_or_else(|| self.direct_options(), |owner| owner.load_full());
         let connected = tokio::time::timeout(ANSWER_TIME_MAX, PgConnection::connect_with(&options)).await;
         let mut connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        refuse_missing(&mut connection, &migrator).await?;
+        let service = self.owner.as_ref().map(|_| self.pool.connect_options());
+        if let Some(service) = &service {
+            grants::take_over(&mut connection, service.get_username()).await?;
+        }
+        schema::refuse_missing(&mut connection, &migrator).await?;
         migrator.set_ignore_missing(true);
         // Replicas that start together take turns: the migrator holds an advisory lock.
         migrator.run_direct(None, &mut connection, false).await?;
-        if self.owner.is_some() {
-            grants::rows_to(&mut connection, self.pool.connect_options().get_username()).await?;
+        if let Some(service) = &service {
+            grants::rows_to(&mut connection, service.get_username()).await?;
         }
         connection.close().await?;
         self.migrated.send_replace(true);
         Ok(())
     }
 
-    /// Migrates as soon as the database answers, then keeps `component` up to date with whether it does, until `stop`.
+    /// Returns once the schema is as this program needs it, which another process sees to ([`Database::migrate`]).
+    async fn await_migration(&self, own: &Migrator) -> Result<(), SchemaError> {
+        let mut connection = self.connect().await?;
+        let known = Migrator::with_migrations(COMMON_MIGRATIONS.iter().chain(own.iter()).cloned().collect());
+        schema::check(&mut connection, &known).await?;
+        bounded(connection.close()).await?;
+        self.migrated.send_replace(true);
+        Ok(())
+    }
+
+    /// Migrates as soon as the database answers, or waits until another process has, then keeps `component` up to date with whether it
+    /// answers, until `stop`.
     pub async fn migrate_and_probe(
         self,
         own: &'static Migrator,
@@ -294,6 +317,8 @@ impl Database {
             let migrated = *self.migrated.borrow();
             let checked = if migrated {
                 self.probe().await.map_err(|error| chain(&error))
+            } else if !self.migrates {
+                self.await_migration(own).await.map_err(|error| chain(&error))
             } else {
                 self.migrate(own).await.map_err(|error| chain(&error))
             };
@@ -468,34 +493,6 @@ impl Database {
         }
         connection.map_err(DatabaseError::of_connecting)
     }
-}
-
-/// A newer program may have migrated this database: what it added does no harm, because schemas are changed by
-/// expanding them first (`docs/runbook.md`). An unknown version that is older than the newest one that this program
-/// knows of the same part (library or service) is an error; one that was changed is found by the migrator's
-/// checksums.
-async fn refuse_missing(connection: &mut PgConnection, known: &Migrator) -> Result<(), MigrateError> {
-    let there = query("-- database.has_migrations\nselect to_regclass('_sqlx_migrations') is not null");
-    if !there.scalar(&mut *connection).await? {
-        return Ok(());
-    }
-    let applied: Vec<i64> =
-        query("-- database.migrations\nselect version from _sqlx_migrations order by version")
-            .scalars(connection)
-            .await?;
-    for version in applied {
-        let part = version >= OWN_VERSION_MIN;
-        let newest =
-            known.iter().map(|one| one.version).filter(|one| (*one >= OWN_VERSION_MIN) == part).max();
-        if known.version_exists(version) {
-            continue;
-        }
-        if newest.is_none_or(|newest| version < newest) {
-            return Err(MigrateError::VersionMissing(version));
-        }
-        tracing::warn!(version, "the schema is newer than this program, which continues with it");
-    }
-    Ok(())
 }
 
 /// A connection in use. One that was cut off in the middle must not go back to the pool: a statement may run on it, and

@@ -48,7 +48,7 @@ impl PasswordFile {
 }
 
 /// The content without the final line break.
-fn read(path: &Path) -> Result<SecretString, PasswordError> {
+pub(super) fn read(path: &Path) -> Result<SecretString, PasswordError> {
     let content =
         fs::read_to_string(path).map_err(|source| PasswordError::File { path: path.to_owned(), source })?;
     match content.trim_end_matches(['\r', '\n']) {

@@ -101,6 +101,8 @@ impl Lab {
             password_file: None,
             direct_url: None,
             owner_url: None,
+            owner_password_file: None,
+            migrate: true,
             tls: DatabaseTlsConfig::default(),
             connections_max: CONNECTIONS_MAX,
         };

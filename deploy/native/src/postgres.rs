@@ -346,7 +346,7 @@ async fn is_set_up(layout: &Layout, participant: &Participant) -> Result<bool> {
 async fn set_up(layout: &Layout, participant: &Participant) -> Result<()> {
     let password = fs::read_to_string(layout.role_password_file(participant))?;
     let owner = fs::read_to_string(layout.owner_password_file(participant))?;
-    let passwords = Passwords { service: password.trim(), owner: Some(owner.trim()) };
+    let passwords = Passwords { service: password.trim(), owner: owner.trim() };
     roles::ensure(&layout.database_url(participant)?.parse()?, participant, passwords).await
 }
 

@@ -1,4 +1,4 @@
-//! What a service has in the server of its database: a role that is no superuser, and the database, which that role owns, or another one.
+//! What a service has in the server of its database: a role that is no superuser, a database, and a role that owns it.
 
 use std::{path::Path, time::Duration};
 
@@ -22,8 +22,17 @@ pub struct Server<'a> {
     pub port: u16,
     /// The name of its superuser.
     pub superuser: &'a str,
-    /// A folder with the superuser's certificate and key (`tls.crt`, `tls.key`), and the server's authority (`ca.crt`).
-    pub identity_dir: &'a Path,
+    /// What it shows.
+    pub login: Login<'a>,
+}
+
+/// How a superuser gets in.
+#[derive(Debug, Clone, Copy)]
+pub enum Login<'a> {
+    /// By TLS, with the certificate and key in this folder (`tls.crt`, `tls.key`); `ca.crt` is the server's authority.
+    Certificate(&'a Path),
+    /// Without TLS.
+    Password(&'a str),
 }
 
 /// Passwords of the roles, letters and digits only.
@@ -31,8 +40,8 @@ pub struct Server<'a> {
 pub struct Passwords<'a> {
     /// Of the service's role.
     pub service: &'a str,
-    /// Of the role that owns the tables; `None` if that is the service's own.
-    pub owner: Option<&'a str>,
+    /// Of the role that owns the tables.
+    pub owner: &'a str,
 }
 
 /// Creates what is missing, with these passwords, and gives the owner what a superuser, or the service, owns. Waits for the server if
@@ -43,14 +52,16 @@ pub async fn ensure_on(
     passwords: Passwords<'_>,
     wait: Duration,
 ) -> Result<()> {
-    let administrator = PgConnectOptions::new_without_pgpass()
-        .host(server.host)
-        .port(server.port)
-        .username(server.superuser)
-        .ssl_mode(PgSslMode::VerifyFull)
-        .ssl_root_cert(server.identity_dir.join("ca.crt"))
-        .ssl_client_cert(server.identity_dir.join("tls.crt"))
-        .ssl_client_key(server.identity_dir.join("tls.key"));
+    let administrator =
+        PgConnectOptions::new_without_pgpass().host(server.host).port(server.port).username(server.superuser);
+    let administrator = match server.login {
+        Login::Certificate(folder) => administrator
+            .ssl_mode(PgSslMode::VerifyFull)
+            .ssl_root_cert(folder.join("ca.crt"))
+            .ssl_client_cert(folder.join("tls.crt"))
+            .ssl_client_key(folder.join("tls.key")),
+        Login::Password(password) => administrator.ssl_mode(PgSslMode::Disable).password(password),
+    };
     let until = Instant::now() + wait;
     loop {
         match tokio::time::timeout_at(until, ensure(&administrator, participant, passwords)).await {
@@ -71,20 +82,17 @@ pub(crate) async fn ensure(
     participant: &Participant,
     passwords: Passwords<'_>,
 ) -> Result<()> {
-    let database = participant.database;
-    let mut roles = vec![(participant.role().to_owned(), passwords.service)];
-    roles.extend(passwords.owner.map(|password| (participant.owner_role(), password)));
-    for (role, password) in &roles {
+    let (database, owned_by) = (participant.database, participant.owner_role());
+    let roles = [(participant.role(), passwords.service), (owned_by.as_str(), passwords.owner)];
+    for (role, password) in roles {
         if password.is_empty() || !password.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             bail!("what is to be the password of {role} is none: letters and digits only");
         }
     }
-    let owned_by =
-        if passwords.owner.is_some() { participant.owner_role() } else { participant.role().to_owned() };
     let mut maintenance = PgConnection::connect_with(&administrator.clone().database("postgres")).await?;
     // A statement with a password must not be in the log if it fails.
     run_sql(&mut maintenance, "set log_min_error_statement = panic".to_owned()).await?;
-    for (role, password) in &roles {
+    for (role, password) in roles {
         let has_role =
             sqlx::query_scalar("select exists (select from pg_roles where rolname = $1)").bind(role);
         let change = if has_role.fetch_one(&mut maintenance).await? { "alter" } else { "create" };

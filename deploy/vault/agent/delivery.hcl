@@ -33,7 +33,7 @@ template {
 END
 }
 
-# The database reads the same file when it is new, as a user of its own.
+# What makes the role reads the same file.
 template {
   destination          = "/secrets/password"
   perms                = "0444"

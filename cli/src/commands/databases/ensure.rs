@@ -7,7 +7,7 @@ use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_native::{
     layout::{PARTICIPANTS, Participant},
-    roles::{self, Passwords, ensure_on},
+    roles::{self, Login, Passwords, ensure_on},
 };
 
 use crate::{
@@ -18,13 +18,16 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct Ensure {
     /// Folder of the certificate that the servers take for their superuser's: `tls.crt`, `tls.key`, and `ca.crt`, the servers' authority
-    #[arg(long, env = "HOLDFAST_IDENTITY_DIR", value_name = "DIR")]
-    identity_dir: PathBuf,
+    #[arg(long, env = "HOLDFAST_IDENTITY_DIR", value_name = "DIR", required_unless_present = "without_tls")]
+    identity_dir: Option<PathBuf>,
+    /// The servers have no TLS: their superuser shows the password SECRETS/SERVICE-db/password instead of a certificate
+    #[arg(long, conflicts_with = "identity_dir")]
+    without_tls: bool,
     /// Name of the superuser
     #[arg(long, default_value = "holdfast", value_name = "NAME")]
     superuser: String,
-    /// Folder of the services' passwords: DIR/SERVICE/password
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the passwords: SECRETS/SERVICE/password of the service, SECRETS/SERVICE-owner/password of who owns its tables
+    #[arg(long, value_name = "SECRETS")]
     secrets_dir: PathBuf,
     /// How long to wait for the servers: 30s, 2m
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
@@ -59,20 +62,31 @@ impl FromStr for Server {
 impl Ensure {
     pub(super) async fn run(&self) -> Result<Outcome> {
         for server in &self.servers {
-            let file = self.secrets_dir.join(server.participant.name).join("password");
-            let password =
-                fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let there = roles::Server {
-                host: &server.host,
-                port: server.port,
-                superuser: &self.superuser,
-                identity_dir: &self.identity_dir,
+            let name = server.participant.name;
+            let (service, owner) = (self.password(name)?, self.password(&format!("{name}-owner"))?);
+            let superuser;
+            let login = match &self.identity_dir {
+                Some(folder) => Login::Certificate(folder),
+                None => {
+                    superuser = self.password(&format!("{name}-db"))?;
+                    Login::Password(&superuser)
+                }
             };
-            let passwords = Passwords { service: password.trim(), owner: None };
+            let there =
+                roles::Server { host: &server.host, port: server.port, superuser: &self.superuser, login };
+            let passwords = Passwords { service: &service, owner: &owner };
             ensure_on(&there, server.participant, passwords, self.wait).await?;
         }
         say!("roles and databases are there");
         Ok(Outcome::Done)
+    }
+
+    /// What is in the file of `name`.
+    fn password(&self, name: &str) -> Result<String> {
+        let file = self.secrets_dir.join(name).join("password");
+        let password =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(password.trim().to_owned())
     }
 }
 
