@@ -5,10 +5,19 @@ use clap::Command;
 /// Commands, by the words of the command that they are an example of, and what each does.
 const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
+        "",
+        &[
+            ("holdfast up", "start a stack and wait until it is ready"),
+            ("holdfast status", "each component, asked now"),
+            ("holdfast doctor", "what is wrong here, and which command helps"),
+        ],
+    ),
+    (
         "up",
         &[
             ("holdfast up", "start everything and wait until it is ready"),
             ("holdfast up --replicas order=2 --replicas gateway=2 --with redis", "with several replicas"),
+            ("holdfast up --set kafka.dead_letters_in_a_row_max=500", "with a setting that is kept"),
             ("holdfast up --port-offset 1000 --data-dir /tmp/second", "a second stack beside the first"),
         ],
     ),
@@ -47,6 +56,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("holdfast restart order", "one service, which takes up changed settings"),
             ("holdfast restart kafka orders-db", "one after the other"),
+        ],
+    ),
+    (
+        "scale",
+        &[
+            ("holdfast scale order=2", "a second replica of order"),
+            ("holdfast scale order=1 gateway=2", "that one goes, and a gateway comes"),
         ],
     ),
     ("doctor", &[("holdfast doctor", "what is wrong here, and which command helps")]),
@@ -199,13 +215,27 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ),
     ("chaos list", &[("holdfast chaos list", "the scenarios")]),
     ("chaos check", &[("holdfast chaos check chaos-7", "judge the evidence of a run again")]),
+    ("certs", &[("holdfast certs status", "each certificate, its end, and who uses it")]),
+    ("secrets", &[("holdfast secrets init --dir secrets order payment delivery", "a password for each")]),
+    ("dlq", &[("holdfast dlq stats", "how many, of which kind, and stopped consumers")]),
+    ("orders", &[("holdfast orders stuck", "orders that wait for more than a minute, and for what")]),
+    ("outbox", &[("holdfast outbox list", "events that cannot be published, and why")]),
+    ("topics", &[("holdfast topics ensure --brokers kafka:9092", "on a broker of your own")]),
+    (
+        "databases",
+        &[(
+            "holdfast databases ensure --identity-dir operator --secrets-dir secrets order=orders-db:5432",
+            "role and database of one service",
+        )],
+    ),
+    ("chaos", &[("holdfast chaos list", "the scenarios")]),
     ("bench", &[("holdfast bench --phase 10s", "figures of the running stack")]),
 ];
 
 /// The command with its examples.
 pub(crate) fn added(command: Command) -> Command {
     EXAMPLES.iter().fold(command, |command, (path, examples)| {
-        let words: Vec<&str> = path.split(' ').collect();
+        let words: Vec<&str> = path.split_whitespace().collect();
         add(command, &words, &text(examples))
     })
 }
@@ -219,8 +249,32 @@ fn add(command: Command, path: &[&str], text: &str) -> Command {
 
 fn text(examples: &[(&str, &str)]) -> String {
     let lines: Vec<String> =
-        examples.iter().map(|(command, does)| format!("  # {does}\n  {command}")).collect();
+        examples.iter().map(|(command, does)| format!("  # {does}\n  {}", on_lines(command))).collect();
     format!("Examples:\n{}", lines.join("\n"))
+}
+
+/// A line of an example that is copied from a terminal of 80 columns is whole.
+const LINE_LENGTH_MAX: usize = 74;
+
+/// A command on as many lines as it needs, which a shell reads as one.
+fn on_lines(command: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut is_quoted = false;
+    for part in command.split(' ') {
+        match words.last_mut().filter(|_| is_quoted) {
+            Some(word) => word.extend([" ", part]),
+            None => words.push(part.to_owned()),
+        }
+        is_quoted ^= part.matches('"').count() % 2 == 1;
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= LINE_LENGTH_MAX => line.extend([" ", word.as_str()]),
+            _ => lines.push(word),
+        }
+    }
+    lines.join(" \\\n      ")
 }
 
 /// The words of a line as a shell would pass them on, without redirections and what is around the command.
@@ -260,17 +314,29 @@ mod tests {
     fn every_command_has_examples_that_work() {
         let command = Arguments::command().mut_args(|argument| argument.env(None::<&'static str>));
         for leaf in leaves(&command, "") {
-            let examples = EXAMPLES.iter().find(|(path, _)| *path == leaf);
-            let (_, examples) = examples.unwrap_or_else(|| panic!("{leaf} has no example"));
-            for (example, _) in *examples {
-                let words = words(example);
-                assert_eq!(words[1..].join(" ").find(&leaf), Some(0), "{example} is no example of {leaf}");
-                if let Err(error) = command.clone().try_get_matches_from(&words) {
-                    panic!("{example}: {error}");
-                }
+            assert!(EXAMPLES.iter().any(|(path, _)| *path == leaf), "{leaf} has no example");
+        }
+        let all =
+            EXAMPLES.iter().flat_map(|(path, examples)| examples.iter().map(move |(line, _)| (path, line)));
+        for (path, line) in all {
+            let words = words(line);
+            assert!(words[1..].join(" ").starts_with(path), "{line} is no example of {path}");
+            if let Err(error) = command.clone().try_get_matches_from(&words) {
+                panic!("{line}: {error}");
             }
         }
-        let shown = added(Arguments::command()).try_get_matches_from(["holdfast", "dlq", "list", "--help"]);
-        assert!(shown.expect_err("help").to_string().contains("# ids for other commands"));
+    }
+
+    /// What is too long for a line goes on behind a `\`, never within quotes.
+    #[test]
+    fn a_long_example_is_one_command_on_several_lines() {
+        assert_eq!(on_lines("holdfast up"), "holdfast up");
+        let (long, words) = ("x".repeat(60), "y ".repeat(40));
+        assert_eq!(
+            on_lines(&format!("holdfast dlq skip --topic {long} --reason \"{words}\" --yes")),
+            format!(
+                "holdfast dlq skip --topic \\\n      {long} --reason \\\n      \"{words}\" \\\n      --yes"
+            )
+        );
     }
 }

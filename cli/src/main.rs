@@ -6,6 +6,7 @@
 #![warn(clippy::print_stderr)]
 
 mod admin;
+mod command_line;
 mod commands;
 mod consent;
 #[cfg(test)]
@@ -18,16 +19,19 @@ mod options;
 mod output;
 mod runtime;
 mod services;
+#[cfg(test)]
+#[path = "../tests/snapshot/mod.rs"]
+mod snapshot;
 mod table;
 mod target;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{FromArgMatches as _, Parser};
 
 use crate::{
     commands::Command,
-    output::{NothingMatched, Outcome, UsageError, say},
+    output::{NothingMatched, Outcome, UsageError, say, without_numbers},
 };
 
 /// Runs and operates Holdfast.
@@ -44,12 +48,12 @@ fn main() -> ExitCode {
         return Outcome::Failed.exit_code();
     }
     // clap ends the process with 2 on a wrong command line.
-    let matches = examples::added(Arguments::command()).get_matches();
+    let matches = command_line::command().get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match arguments.command.run() {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
-            say!("holdfast: {error:#}");
+            say!("holdfast: {}", without_numbers(&format!("{error:#}")));
             let outcome = match error {
                 error if error.is::<UsageError>() => Outcome::Usage,
                 error if error.is::<NothingMatched>() => Outcome::NothingMatched,
@@ -67,6 +71,6 @@ mod tests {
     /// The command line is consistent in itself.
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        command_line::command().debug_assert();
     }
 }

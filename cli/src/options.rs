@@ -4,22 +4,23 @@
 //! is a mistake, and never means everybody.
 
 use std::{
-    io,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 use holdfast_common::consumer::REASON_BYTES_MAX;
 use holdfast_native::{
-    control::{self, Found},
+    control::{self, Found, Watched},
     layout::{Layout, participant_names, resolve},
     state::StackReport,
 };
 use holdfast_proto::OrderId;
 use serde::Serialize;
 
-use crate::output::{data, say};
+use crate::output::{NothingMatched, data, say};
 
 /// Which stack.
 #[derive(Debug, Clone, Args)]
@@ -38,41 +39,54 @@ impl At {
 
     /// Returns the stack of the folder, even one that has lost its supervisor; an error if none runs.
     pub(crate) fn running(&self) -> Result<(Layout, StackReport)> {
-        let data_dir = self.data_dir()?;
-        match control::find(&data_dir)? {
-            Found::Running(report) => Ok((Layout::new(data_dir, report.port_offset), report)),
-            Found::Abandoned(report) => {
-                let layout = Layout::new(data_dir, report.port_offset);
-                if !control::anything_runs(&layout, &report) {
-                    bail!(
-                        "no stack runs in {}: start one with `{}`",
-                        layout.data_dir.display(),
-                        make_hint(&layout.data_dir, "up")
-                    );
-                }
-                say_nobody_watches(&layout, &report);
-                Ok((layout, report))
-            }
-            Found::Starting => bail!("a stack is being started or deleted in {}", data_dir.display()),
-            Found::Nothing => bail!(
-                "no stack runs in {}: start one with `{}`",
-                data_dir.display(),
-                make_hint(&data_dir, "up")
-            ),
+        let (layout, report, watched) = self.found()?;
+        if watched == Watched::ByNobody {
+            say!("{}", nobody_watches(&layout, &report));
         }
+        Ok((layout, report))
+    }
+
+    /// The same for what its supervisor has to do: an error if it has lost that.
+    pub(crate) fn supervised(&self) -> Result<(Layout, StackReport)> {
+        let (layout, report, watched) = self.found()?;
+        ensure!(watched == Watched::BySupervisor, "{}", nobody_watches(&layout, &report));
+        Ok((layout, report))
+    }
+
+    fn found(&self) -> Result<(Layout, StackReport, Watched)> {
+        let data_dir = self.data_dir()?;
+        let (report, watched) = match control::find(&data_dir)? {
+            Found::Running(report) => (Some(report), Watched::BySupervisor),
+            Found::Abandoned(report) => (Some(report), Watched::ByNobody),
+            Found::Starting => bail!("a stack is being started or deleted in {}", data_dir.display()),
+            Found::Nothing => (None, Watched::ByNobody),
+        };
+        let found = report.map(|report| (Layout::new(data_dir.clone(), report.port_offset), report));
+        let runs = |(layout, report): &(Layout, StackReport)| {
+            watched == Watched::BySupervisor || control::anything_runs(layout, report)
+        };
+        let (layout, report) = found.filter(runs).ok_or_else(|| no_stack(&data_dir))?;
+        Ok((layout, report, watched))
     }
 }
 
-pub(crate) fn say_nobody_watches(layout: &Layout, report: &StackReport) {
-    let offset = match report.port_offset {
-        0 => String::new(),
-        offset => format!(" --port-offset {offset}"),
-    };
-    say!(
+/// In the same words, and with the same exit code, whatever was asked of it.
+pub(crate) fn no_stack(data_dir: &Path) -> NothingMatched {
+    let (folder, up) = (data_dir.display(), make_hint(data_dir, "up"));
+    NothingMatched(if Layout::new(data_dir.to_owned(), 0).marker_file().exists() {
+        format!("the stack in {folder} is stopped, its data is kept: `{up}` starts it")
+    } else {
+        format!("no stack was started in {folder}: `{up}` starts one")
+    })
+}
+
+/// What a stack without its supervisor is, and what helps.
+pub(crate) fn nobody_watches(layout: &Layout, report: &StackReport) -> String {
+    format!(
         "the supervisor (process {}) is gone: what runs is not started again when it dies; `{}` restarts everything",
         report.supervisor_pid,
-        hint(&layout.data_dir, &format!("up{offset}"))
-    );
+        hint(&layout.data_dir, "up")
+    )
 }
 
 /// The folder of a stack for which none is named.
@@ -105,7 +119,7 @@ fn is_default(data_dir: &Path) -> bool {
 
 /// A word of a shell's command line.
 pub(crate) fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "/-._".contains(character);
+    let plain = |character: char| character.is_ascii_alphanumeric() || "/-._:@".contains(character);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
@@ -190,15 +204,32 @@ impl ListOutput {
 /// Who is named in the audit beside the certificate's identity.
 #[derive(Debug, Args)]
 pub(crate) struct By {
-    /// Who you are, for the audit
+    /// Who you are, for the audit; the user of this process unless it is said
     #[arg(long, env = "USER", value_name = "NAME")]
     author: Option<String>,
 }
 
 impl By {
+    /// Somebody, also where no variable says who: a container, a cron job.
     pub(crate) fn name(&self) -> String {
-        self.author.clone().unwrap_or_default()
+        self.author.clone().filter(|author| !author.trim().is_empty()).unwrap_or_else(user_of_this_process)
     }
+}
+
+fn user_of_this_process() -> String {
+    let Ok(own) = fs::metadata("/proc/self") else { return "unknown".to_owned() };
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    user_name(&users, own.uid()).unwrap_or_else(|| format!("uid {}", own.uid()))
+}
+
+/// By the lines of `/etc/passwd`.
+fn user_name(users: &str, uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    })
 }
 
 /// The values of `--service`: those that have dead letters, outbox rows and positions.
@@ -231,6 +262,18 @@ mod tests {
         assert_eq!(hint(Path::new("/x/y"), "down"), "holdfast down --data-dir /x/y");
         assert_eq!(hint(Path::new("/x y/o'z"), "down"), "holdfast down --data-dir '/x y/o'\\''z'");
         assert_eq!(make_hint(Path::new("/x y"), "up"), "HOLDFAST_DATA_DIR='/x y' make up");
+    }
+
+    /// Who changes something is named, whatever the environment says.
+    #[test]
+    fn somebody_is_always_named() {
+        let name = |author: Option<&str>| By { author: author.map(str::to_owned) }.name();
+        assert_eq!(name(Some("alice")), "alice");
+        assert!(!name(None).is_empty());
+        assert_eq!(name(Some(" ")), name(None));
+        let users = "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n";
+        assert_eq!(user_name(users, 1_000).as_deref(), Some("alice"));
+        assert_eq!(user_name(users, 1), None);
     }
 
     /// A reason says something, and fits where it is kept.

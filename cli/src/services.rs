@@ -17,7 +17,7 @@ use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
 use crate::{
-    output::{Outcome, say},
+    output::{Outcome, say, without_numbers},
     target::Target,
 };
 
@@ -137,9 +137,7 @@ fn error_of(service: &'static str, address: &str, hints: &Hints, status: &Status
 fn in_words(status: &Status) -> String {
     let message = status.message();
     let message = message.strip_prefix("endpoint cannot be reached: ").unwrap_or(message);
-    // "Connection refused (os error 111)": the number says nothing more.
-    let message = message.rfind(" (os error ").map_or(message, |number| &message[..number]);
-    if message.is_empty() { code_name(status.code()).to_owned() } else { message.to_owned() }
+    if message.is_empty() { code_name(status.code()).to_owned() } else { without_numbers(message) }
 }
 
 /// The services that were asked for.

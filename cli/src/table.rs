@@ -118,6 +118,17 @@ impl fmt::Display for Table {
     }
 }
 
+/// For snapshots: as it looks on terminals of several widths, and where the width is not known.
+#[cfg(test)]
+pub(crate) fn at_all_widths(table: &Table) -> String {
+    let widths = [Some(60), Some(80), Some(120), Some(200), None];
+    let shown = widths.map(|columns| {
+        let name = columns.map_or_else(|| "unknown".to_owned(), |columns| columns.to_string());
+        format!("--- {name}\n{}\n", table.render(columns))
+    });
+    shown.concat()
+}
+
 /// Of standard output; `None` if it is no terminal, or one that does not know.
 fn terminal_columns() -> Option<usize> {
     Some(usize::from(Term::stdout().size_checked()?.1)).filter(|columns| *columns > 0)

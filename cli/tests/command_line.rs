@@ -51,9 +51,9 @@ fn exit_codes_are_as_documented() {
         (&["logs"], 3),
         // A known component that has not run here.
         (&["logs", "order-9"], 3),
-        (&["env"], 1),
-        (&["token", "--user", "u"], 1),
-        (&["bench"], 1),
+        (&["env"], 3),
+        (&["token", "--user", "u"], 3),
+        (&["bench"], 3),
         (&["down"], 0),
     ] {
         let (status, stdout, stderr) = run(folder.path(), arguments);
@@ -102,7 +102,7 @@ fn addresses_need_no_folder() {
         (&["outbox", "list", "--service", "payment"], &all[2..], 2, "give --payment-address"),
         (&["dlq", "list", "--order-address", "order"], &all[..], 2, "must be host:port"),
         // The command line goes before the environment.
-        (&["dlq", "list", "--data-dir", "."], &all[..], 1, "no stack runs in"),
+        (&["dlq", "list", "--data-dir", "."], &all[..], 3, "no stack was started in"),
         (&["dlq", "list", "--data-dir", ".", "--order-address", address], &all[..], 2, "give one of them"),
         (
             &["reconcile", "--identity-dir", "/no/such"],

@@ -100,6 +100,7 @@ metrics! {
     counter REDIS_CALLS_TOTAL = "holdfast_redis_calls_total", "calls of Redis, and those that were not made: outcome";
     counter REQUESTS_LIMITED_TOTAL = "holdfast_requests_limited_total", "requests refused because their client is over a limit: limit";
     counter RESOLVE_FAILURES_TOTAL = "holdfast_resolve_failures_total", "names that could not be resolved: destination";
+    counter SETTINGS_RELOAD_FAILURES_TOTAL = "holdfast_settings_reload_failures_total", "the file of the settings was refused while the process ran; those that it has stay in use";
     counter TLS_HANDSHAKE_FAILURES_TOTAL = "holdfast_tls_handshake_failures_total", "connections refused in the handshake";
     counter TLS_HANDSHAKES_DROPPED_TOTAL = "holdfast_tls_handshakes_dropped_total", "handshakes dropped because too many were silent";
     counter TOKENS_REFUSED_TOTAL = "holdfast_tokens_refused_total", "access tokens refused: cause";

@@ -54,6 +54,8 @@ pub struct Context {
     pub name: &'static str,
     /// Its health, shown on the admin port.
     pub health: Health,
+    /// The file of its settings, if it has one, for those that are followed while it runs.
+    pub config_file: Option<PathBuf>,
     /// Cancelled when the process is asked to stop: accept nothing new, finish what is in progress, return.
     pub stop: CancellationToken,
     tasks: JoinSet<(&'static str, Result<(), BoxError>)>,
@@ -89,9 +91,9 @@ where
     C: Configuration + 'static,
     F: AsyncFnOnce(&mut Context, C) -> Result<(), BoxError> + 'static,
 {
-    let config: C = match command_line(name) {
+    let (config, config_file): (C, _) = match command_line(name) {
         Ok(Command::Run(file)) => match config::load(file.as_deref()) {
-            Ok(config) => config,
+            Ok(config) => (config, file),
             Err(error) => return end_with_a_log(name, &error, EXIT_USAGE),
         },
         Ok(Command::Ready(file)) => return ready::<C>(name, file.as_deref()),
@@ -108,11 +110,11 @@ where
         Err(error) => return complain(name, error.as_ref(), EXIT_USAGE),
     };
     let service = config.service().clone();
-    run(name, &service, Box::new(move |context| start(context, config).boxed_local()))
+    run(name, &service, config_file, Box::new(move |context| start(context, config).boxed_local()))
 }
 
 /// [`run_service`] without its types, so that it is compiled once and not with each service.
-fn run(name: &'static str, service: &ServiceConfig, start: Start) -> ExitCode {
+fn run(name: &'static str, service: &ServiceConfig, config_file: Option<PathBuf>, start: Start) -> ExitCode {
     let metrics = match telemetry::install(name, &service.log) {
         Ok(metrics) => metrics,
         Err(error) => return end_with_a_log(name, &error, EXIT_USAGE),
@@ -133,7 +135,8 @@ fn run(name: &'static str, service: &ServiceConfig, start: Start) -> ExitCode {
         Err(error) => return end(name, &error, EXIT_USAGE),
     };
     let outcome = runtime.block_on(async move {
-        let mut context = Context { name, health, stop: CancellationToken::new(), tasks: JoinSet::new() };
+        let stop = CancellationToken::new();
+        let mut context = Context { name, health, config_file, stop, tasks: JoinSet::new() };
         descriptors::raise_limit();
         tracing::info!(service = name, version = env!("CARGO_PKG_VERSION"), "starting");
         let admin_listener = bind(service.admin_listen).await?;
@@ -326,6 +329,7 @@ mod tests {
         let mut context = Context {
             name: "test",
             health: Health::default(),
+            config_file: None,
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
         };

@@ -282,7 +282,7 @@ async fn an_order_tells_where_it_is() {
     assert_eq!(events[0]["missing_at"], serde_json::json!(["payment"]));
     let (letters, _) = world.dlq_json(&["list", "--order", &order_id]).await;
     let letter = letters["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
-    assert_eq!(events[0]["waits"], format!("payment: parked as dead letter {letter} (attempts-exhausted)"));
+    assert_eq!(events[0]["waits"], format!("dead letter {letter} (attempts-exhausted) of payment"));
     let (stuck, code) = world.orders(&["stuck", "--older-than", "0s"]).await;
     let of_order = |stuck: &Value| {
         let orders = stuck["orders"].as_array().cloned().unwrap_or_default();

@@ -171,6 +171,35 @@ async fn an_interrupted_start_heals() {
     stranger.wait().expect("it ends");
 }
 
+/// A stopped stack says that it is one, and the next start has the ports of the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_stack_remembers_its_ports() {
+    let own = Own::new();
+    let run = |arguments: &[&str]| {
+        let output = own.command(arguments).output().expect("it runs");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &talk(&output);
+        (output.status.code(), shown)
+    };
+    let first = own.is_up();
+    let (code, shown) = run(&["up", "--port-offset", "1", "--infrastructure-only"]);
+    assert!(code == Some(1) && shown.contains("it runs with --port-offset"), "{shown}");
+    assert_eq!(run(&["up", "--infrastructure-only"]).0, Some(0), "nothing else was asked for");
+    assert_eq!(run(&["down"]).0, Some(0));
+    let (code, shown) = run(&["status", "-o", "json"]);
+    assert_eq!(code, Some(3), "{shown}");
+    assert!(
+        shown.contains("\"components\": []") && shown.contains("is stopped, its data is kept"),
+        "{shown}"
+    );
+    let (code, shown) = run(&["up", "--infrastructure-only"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains(&format!("as before: --port-offset {}", own.port_offset)), "{shown}");
+    match control::find(&own.data_dir()).expect("readable") {
+        Found::Running(second) => assert_eq!(second.port_offset, first.port_offset),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// What was left down is named by `doctor`, with the command that starts it; that works, and restarts what runs, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_down_is_restarted() {

@@ -13,6 +13,7 @@
 //! - [`live`]: changes of orders, pushed to the clients that watch them;
 //! - [`redis`]: what gateways share, while it is there;
 //! - [`upstream`]: the services that are called, and what their status codes mean here;
+//! - [`settings`]: those settings that are followed while the gateway runs;
 //! - [`http`]: request context, limits of a request, strict JSON; connections are [`holdfast_common::http`];
 //! - [`problem`]: failures as a client sees them.
 
@@ -27,6 +28,7 @@ mod openapi;
 mod problem;
 mod redis;
 mod router;
+mod settings;
 mod state;
 mod upstream;
 
@@ -49,8 +51,9 @@ use crate::{
     limit::Limits,
     live::Live,
     redis::Redis,
+    settings::Followed,
     state::{Gateway, Parts},
-    upstream::Upstream,
+    upstream::{Upstream, UpstreamAddresses},
 };
 
 /// Runs the gateway to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled
@@ -62,14 +65,20 @@ pub fn run() -> ExitCode {
 async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let identity = Identity::load(config.identity)?;
     let authenticator = Authenticator::load(&config.auth)?;
-    let upstream = Upstream::new(&config.upstream, &identity)?;
+    let addresses = UpstreamAddresses::of(&config.upstream)?;
+    let upstream = Upstream::new(&addresses, &config.upstream, &identity)?;
     let redis = config.redis.as_ref().map(Redis::new).transpose()?;
     let limits = Limits::new(&config.limits, redis.as_ref());
     let listener = bind(config.gateway.listen).await?;
     let stop = context.stop.clone();
     let cache = OrderCache::new(&config.cache, redis.as_ref());
     let live = Live::new(&config.gateway.streams, upstream.clone(), cache.clone(), stop.clone());
-    let replicas = Replicas::new(&config.upstream.order, &identity)?;
+    let replicas = Replicas::new(&addresses.order, &config.upstream.order, &identity)?;
+    if let Some(file) = context.config_file.clone() {
+        let followed = Followed { addresses, cache: cache.clone() };
+        let reload = context.health.periodic(settings::RELOAD, reload::SUCCESS_EVERY_MAX);
+        context.spawn("settings", finished(followed.reload_on_change(file, reload, stop.clone())));
+    }
     let component = context.health.component("order-changes");
     context.spawn("order changes", finished(live.clone().follow(replicas, component)));
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use holdfast_common::{
-    client::{self, Destination, DestinationConfig, Unguarded},
+    client::{self, Addresses, Destination, DestinationConfig, Unguarded},
     deadline::Deadline,
     error::BoxError,
     health::Component,
@@ -36,10 +36,36 @@ macro_rules! upstreams {
             $($service: Destination,)+
         }
 
+        /// The addresses of all services, which can change; clones are the same.
+        #[derive(Debug, Clone)]
+        pub(crate) struct UpstreamAddresses {
+            $(pub(crate) $service: Addresses,)+
+        }
+
+        impl UpstreamAddresses {
+            pub(crate) fn of(config: &UpstreamConfig) -> Result<Self, BoxError> {
+                Ok(Self { $($service: Addresses::of(&config.$service)?,)+ })
+            }
+
+            /// Takes those of `other`. Returns whether any is another than before.
+            pub(crate) fn become_those_of(&self, other: &Self) -> bool {
+                // Each of them, not only the first.
+                [$(self.$service.become_those_of(&other.$service)),+].contains(&true)
+            }
+        }
+
         impl Upstream {
-            pub(crate) fn new(config: &UpstreamConfig, identity: &Identity) -> Result<Self, BoxError> {
-                let destination = |config| client::destination(config, identity, holdfast_proto::is_idempotent);
-                Ok(Self(Arc::new(Destinations { $($service: destination(&config.$service)?,)+ })))
+            pub(crate) fn new(
+                addresses: &UpstreamAddresses,
+                config: &UpstreamConfig,
+                identity: &Identity,
+            ) -> Result<Self, BoxError> {
+                let destination = |addresses, config| {
+                    client::destination_at(addresses, config, identity, holdfast_proto::is_idempotent)
+                };
+                Ok(Self(Arc::new(Destinations {
+                    $($service: destination(&addresses.$service, &config.$service)?,)+
+                })))
             }
 
             $($(

@@ -30,8 +30,8 @@ use self::{
     reconcile::Reconcile,
     secrets::Secrets,
     stack::{
-        doctor::Doctor, down::Down, env::Env, logs::Logs, restart::Restart, roll::Roll, status::Status,
-        token::Token, up::Up,
+        doctor::Doctor, down::Down, env::Env, logs::Logs, restart::Restart, roll::Roll, scale::Scale,
+        status::Status, token::Token, up::Up,
     },
     topics::Topics,
 };
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Restart components: one after the other, each when the one before serves
     Restart(Restart),
+    /// Change the number of replicas of services while they serve; no request fails
+    Scale(Scale),
     /// Find out what is wrong with this machine or this stack, and which command helps
     Doctor(Doctor),
     /// Replace the programs of services while they serve: upgrades them, or rolls them back
@@ -99,6 +101,7 @@ impl Command {
             Self::Status(status) => status.run(),
             Self::Logs(logs) => logs.run(),
             Self::Restart(restart) => restart.run(),
+            Self::Scale(scale) => scale.run(),
             Self::Doctor(doctor) => doctor.run(),
             Self::Roll(roll) => roll.run(),
             Self::Env(env) => env.run(),

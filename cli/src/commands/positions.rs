@@ -1,7 +1,5 @@
 //! `positions`: where each service reads, by its own database and by the broker.
 
-use std::io;
-
 use anyhow::Result;
 use clap::Args;
 use holdfast_proto::ops::v1 as pb;
@@ -113,12 +111,12 @@ impl Positions {
             positions.extend(lines);
         }
         let document = Document { positions };
-        self.output.print(&document, || print(&document.positions))?;
+        self.output.print(&document, || data!("{}", table(&document.positions)))?;
         Ok(answers.outcome(Outcome::Done))
     }
 }
 
-fn print(lines: &[PositionLine]) -> io::Result<()> {
+fn table(lines: &[PositionLine]) -> Table {
     let mut table = Table::new(&[
         "SERVICE",
         "TOPIC",
@@ -134,7 +132,8 @@ fn print(lines: &[PositionLine]) -> io::Result<()> {
         "SET ASIDE",
         "GAP",
     ])
-    .sparing(&["DUPLICATES", "SET ASIDE", "PARKED", "APPLIED", "FIRST", "COMMITTED"]);
+    .cutting(&["GAP", "TOPIC"])
+    .sparing(&["POSITION", "END", "DUPLICATES", "SET ASIDE", "PARKED", "APPLIED", "FIRST", "COMMITTED"]);
     let known = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     for line in lines {
         table.add_row([
@@ -153,12 +152,37 @@ fn print(lines: &[PositionLine]) -> io::Result<()> {
             line.gap,
         ]);
     }
-    data!("{table}")
+    table
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{output::json, snapshot, table::at_all_widths};
+
+    /// Lag and gap are seen at every width.
+    #[test]
+    fn positions_are_shown() {
+        let position = |topic: &str, partition, position, end| pb::ConsumerPosition {
+            topic: topic.to_owned(),
+            partition,
+            position,
+            committed: position,
+            first: Some(0),
+            end,
+            applied: 4_711,
+            duplicates: 2,
+            parked: 1,
+            set_aside: 0,
+        };
+        let positions = vec![
+            PositionLine::of("payment", position("order.created", 0, Some(1_204_711), Some(1_204_712))),
+            PositionLine::of("payment", position("delivery.status.updated", 11, Some(9), Some(5))),
+            PositionLine::of("delivery", position("payment.completed", 1, None, None)),
+        ];
+        snapshot::check("tables/positions.txt", &at_all_widths(&table(&positions)));
+        snapshot::check("json/positions.json", &json(&Document { positions }));
+    }
 
     /// Each way in which database and broker can disagree is named; agreement is not.
     #[test]

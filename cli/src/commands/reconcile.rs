@@ -208,28 +208,73 @@ fn document(found: Examination) -> Document {
 
 fn print(document: &Document) -> io::Result<()> {
     if !document.events.is_empty() {
-        let mut table = Table::new(&["ORDER", "EVENT", "TIME", "WRITER", "MISSING AT", "STATE", "DETAIL"])
-            .cutting(&["DETAIL"])
-            .sparing(&["WRITER", "TIME"]);
-        for event in &document.events {
-            table.add_row([
-                event.order_id.as_str(),
-                &event.topic,
-                &event.time,
-                event.writer,
-                &event.missing_at.join(", "),
-                event.state.name(),
-                &event.detail,
-            ]);
-        }
-        data!("{table}")?;
+        data!("{}", event_table(&document.events))?;
     }
     if !document.blocked.is_empty() {
-        let mut table = Table::new(&["ORDER", "SERVICE", "WAITS BEHIND DEAD LETTER"]);
-        for blocked in &document.blocked {
-            table.add_row([blocked.order_id.as_str(), blocked.service, &blocked.dead_letter_id]);
-        }
-        data!("{table}")?;
+        data!("{}", blocked_table(&document.blocked))?;
     }
     Ok(())
+}
+
+fn event_table(events: &[EventLine]) -> Table {
+    let mut table = Table::new(&["ORDER", "EVENT", "TIME", "WRITER", "MISSING AT", "STATE", "DETAIL"])
+        .cutting(&["DETAIL", "EVENT"])
+        .sparing(&["EVENT", "DETAIL", "MISSING AT", "WRITER", "TIME"]);
+    for event in events {
+        table.add_row([
+            event.order_id.as_str(),
+            &event.topic,
+            &event.time,
+            event.writer,
+            &event.missing_at.join(", "),
+            event.state.name(),
+            &event.detail,
+        ]);
+    }
+    table
+}
+
+fn blocked_table(lines: &[BlockedLine]) -> Table {
+    let mut table = Table::new(&["ORDER", "SERVICE", "WAITS BEHIND DEAD LETTER"]);
+    for blocked in lines {
+        table.add_row([blocked.order_id.as_str(), blocked.service, &blocked.dead_letter_id]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::{output::json, snapshot, table::at_all_widths};
+
+    /// Lost events and orders that wait are shown with whole ids.
+    #[test]
+    fn what_is_lost_is_shown() {
+        let order_id = "01a21184-8763-7214-acea-bb1c3b689082".to_owned();
+        let missing = Missing {
+            order_id: order_id.clone(),
+            topic: "delivery.status.updated".to_owned(),
+            event_id: Some("01a21184-8763-7214-acea-000000000001".to_owned()),
+            time: Some(datetime!(2026-01-31 12:00:00 UTC)),
+            writer: "delivery",
+            readers: vec!["order", "payment"],
+            state: State::OnItsWay,
+            detail: "payment is 17 records behind".to_owned(),
+        };
+        let parked = pb::ParkedAggregate {
+            subject: order_id.clone(),
+            dead_letter_id: "01a21190-0000-7000-8000-000000000001".to_owned(),
+        };
+        let document = document(Examination {
+            orders: vec![order_id],
+            handled: Vec::new(),
+            missing: vec![missing],
+            blocked: vec![("payment", parked)],
+        });
+        snapshot::check("tables/reconcile.txt", &at_all_widths(&event_table(&document.events)));
+        snapshot::check("tables/reconcile-blocked.txt", &at_all_widths(&blocked_table(&document.blocked)));
+        snapshot::check("json/reconcile.json", &json(&document));
+    }
 }

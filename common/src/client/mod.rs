@@ -33,6 +33,7 @@ mod trace;
 use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
+use tokio::sync::watch;
 use tonic::{Status, body::Body};
 use tower::{ServiceBuilder, retry::RetryLayer, util::BoxCloneSyncService};
 
@@ -85,6 +86,31 @@ impl DestinationConfig {
     }
 }
 
+/// The addresses of a destination. They can be changed while it is called; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Addresses(Arc<watch::Sender<Vec<String>>>);
+
+impl Addresses {
+    /// Those of its settings; an error if one is not `host:port`.
+    pub fn of(config: &DestinationConfig) -> Result<Self, BoxError> {
+        Ok(Self(Arc::new(watch::Sender::new(config.addresses()?))))
+    }
+
+    /// Takes the addresses of `other`. Returns whether these are others than before.
+    pub fn become_those_of(&self, other: &Self) -> bool {
+        let wanted = other.0.borrow().clone();
+        self.0.send_if_modified(|addresses| {
+            let changed = *addresses != wanted;
+            *addresses = wanted;
+            changed
+        })
+    }
+
+    fn follow(&self) -> watch::Receiver<Vec<String>> {
+        self.0.subscribe()
+    }
+}
+
 /// The default time of an attempt. Connecting and the time in line at the service must fit into it, with enough left
 /// for the work.
 const ATTEMPT_TIME: Duration = Duration::from_secs(1);
@@ -131,7 +157,17 @@ pub fn destination(
     identity: &Identity,
     is_idempotent: IsIdempotent,
 ) -> Result<Destination, BoxError> {
-    let (addresses, origin) = (config.addresses()?, config.origin()?);
+    destination_at(&Addresses::of(config)?, config, identity, is_idempotent)
+}
+
+/// The same at addresses that can change; those of `config` don't count.
+pub fn destination_at(
+    addresses: &Addresses,
+    config: &DestinationConfig,
+    identity: &Identity,
+    is_idempotent: IsIdempotent,
+) -> Result<Destination, BoxError> {
+    let (addresses, origin) = (addresses.follow(), config.origin()?);
     let endpoints = Arc::new(Endpoints::unknown());
     let (calls, name, identity) = (config.calls.clone(), config.name.clone(), identity.clone());
     let make = move |address: std::net::SocketAddr| {

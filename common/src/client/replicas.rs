@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use super::{DestinationConfig, channel, resolve};
+use super::{Addresses, DestinationConfig, channel, resolve};
 use crate::{error::BoxError, identity::Identity};
 
 /// The replicas of a service.
@@ -20,9 +20,13 @@ pub struct Replicas {
 
 impl Replicas {
     /// Prepares them. Nothing is connected; the addresses are resolved again and again for as long as this lives.
-    pub fn new(config: &DestinationConfig, identity: &Identity) -> Result<Self, BoxError> {
+    pub fn new(
+        where_they_are: &Addresses,
+        config: &DestinationConfig,
+        identity: &Identity,
+    ) -> Result<Self, BoxError> {
         let (known, addresses) = watch::channel(BTreeSet::new());
-        tokio::spawn(resolve::publish_addresses(config.name.clone(), config.addresses()?, known));
+        tokio::spawn(resolve::publish_addresses(config.name.clone(), where_they_are.follow(), known));
         Ok(Self {
             name: config.name.clone(),
             origin: config.origin()?,

@@ -19,34 +19,36 @@ use crate::backoff::Backoff;
 /// How often names are resolved. Resolvers cache by themselves, so this is cheap.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
 
-/// Resolves `addresses` (`host:port`) until nobody holds the endpoints any more.
+/// Resolves `addresses` (`host:port`) until nobody holds the endpoints any more; others at once.
 pub(super) async fn track_addresses<S: Send + Sync + 'static>(
     destination: String,
-    addresses: Vec<String>,
+    mut addresses: watch::Receiver<Vec<String>>,
     endpoints: Weak<Endpoints<S>>,
     make: impl Fn(SocketAddr) -> Endpoint<S> + Send,
 ) {
     let mut backoff = Backoff::for_infrastructure();
     loop {
-        let (found, pause) = look_up(&destination, &addresses, &mut backoff).await;
+        let wanted = addresses.borrow_and_update().clone();
+        let (found, pause) = look_up(&destination, &wanted, &mut backoff).await;
         let Some(endpoints) = endpoints.upgrade() else { return };
         if let Some(found) = found {
             update(&destination, &endpoints, &found, &make);
         }
         drop(endpoints);
-        tokio::time::sleep(pause).await;
+        pause_until_others(&mut addresses, pause).await;
     }
 }
 
 /// The same, for whoever needs the addresses themselves; until nobody does.
 pub(super) async fn publish_addresses(
     destination: String,
-    addresses: Vec<String>,
+    mut addresses: watch::Receiver<Vec<String>>,
     known: watch::Sender<BTreeSet<SocketAddr>>,
 ) {
     let mut backoff = Backoff::for_infrastructure();
     loop {
-        let (found, pause) = look_up(&destination, &addresses, &mut backoff).await;
+        let wanted = addresses.borrow_and_update().clone();
+        let (found, pause) = look_up(&destination, &wanted, &mut backoff).await;
         if let Some(found) = found.filter(|found| !found.is_empty()) {
             known.send_if_modified(|before| {
                 let changed = *before != found;
@@ -56,8 +58,17 @@ pub(super) async fn publish_addresses(
         }
         tokio::select! {
             () = known.closed() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = pause_until_others(&mut addresses, pause) => {}
         }
+    }
+}
+
+/// Returns after the pause, or when there are other addresses.
+async fn pause_until_others(addresses: &mut watch::Receiver<Vec<String>>, pause: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        // Fails once nobody can change them any more; then the pause remains.
+        Ok(()) = addresses.changed() => {}
     }
 }
 
@@ -146,9 +157,43 @@ mod tests {
     #[tokio::test]
     async fn addresses_are_published_while_somebody_listens() {
         let (known, mut addresses) = watch::channel(BTreeSet::new());
-        let task = tokio::spawn(publish_addresses("test".into(), vec!["127.0.0.1:1".to_owned()], known));
+        let wanted = watch::Sender::new(vec!["127.0.0.1:1".to_owned()]);
+        let task = tokio::spawn(publish_addresses("test".into(), wanted.subscribe(), known));
         addresses.wait_for(|found| found.len() == 1).await.expect("resolved");
         drop(addresses);
+        task.await.expect("ended");
+    }
+
+    /// Other addresses are used at once, not after the next pause; whoever called one that stays goes on.
+    #[tokio::test(start_paused = true)]
+    async fn other_addresses_are_used_at_once() {
+        let begin = tokio::time::Instant::now();
+        let wanted = watch::Sender::new(vec!["127.0.0.1:1".to_owned()]);
+        let endpoints = Arc::new(Endpoints::unknown());
+        let task = tokio::spawn(track_addresses(
+            "test".into(),
+            wanted.subscribe(),
+            Arc::downgrade(&endpoints),
+            make,
+        ));
+        let has = async |count: usize| {
+            while endpoints.all().len() != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            endpoints.all()
+        };
+        let first = has(1).await;
+        wanted.send_replace(vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]);
+        let both = has(2).await;
+        assert!(Arc::ptr_eq(&first[0], &both[0]), "the first stays");
+        wanted.send_replace(vec!["127.0.0.1:2".to_owned()]);
+        assert!(Arc::ptr_eq(&has(1).await[0], &both[1]), "the second stays");
+        assert!(begin.elapsed() < RESOLVE_EVERY, "{:?}", begin.elapsed());
+        // Nobody can change them any more, and they are still resolved.
+        drop(wanted);
+        tokio::time::sleep(RESOLVE_EVERY * 3).await;
+        assert!(!task.is_finished());
+        drop((endpoints, first, both));
         task.await.expect("ended");
     }
 

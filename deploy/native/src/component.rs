@@ -20,7 +20,7 @@ use crate::{
     kafka::{self, Broker},
     layout::{
         Extra, GATEWAY, Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, REDIS, Replica,
-        Scope,
+        Replicas, Scope,
     },
     log, postgres,
     prepare::Prepared,
@@ -77,21 +77,21 @@ impl Component {
     /// The services of a prepared stack.
     pub(crate) fn services(prepared: &Prepared) -> Vec<Self> {
         match prepared.scope {
-            Scope::Everything => {
-                let participants = prepared.replicas.all().map(Self::Participant);
-                participants.chain(prepared.replicas.gateways().map(Self::Gateway)).collect()
-            }
+            Scope::Everything => Self::of(prepared.replicas),
             Scope::Infrastructure => Vec::new(),
         }
     }
 
+    /// These replicas, the gateways last.
+    pub(crate) fn of(replicas: Replicas) -> Vec<Self> {
+        let participants = replicas.all().map(Self::Participant);
+        participants.chain(replicas.gateways().map(Self::Gateway)).collect()
+    }
+
     /// The component of a report.
     pub(crate) fn named(name: &str) -> Option<Self> {
-        let services = LARGEST.all().map(Self::Participant).chain(LARGEST.gateways().map(Self::Gateway));
-        Self::infrastructure(&[Extra::Redis])
-            .into_iter()
-            .chain(services)
-            .find(|component| component.name() == name)
+        let infrastructure = Self::infrastructure(&[Extra::Redis]).into_iter();
+        infrastructure.chain(Self::of(LARGEST)).find(|component| component.name() == name)
     }
 
     pub(crate) fn name(self) -> String {

@@ -73,7 +73,7 @@ pub fn find(data_dir: &Path) -> Result<Found> {
 }
 
 /// A supervisor that was started in the background.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Detached {
     /// Where its words begin in its log, in bytes.
     log_from: u64,
@@ -153,18 +153,20 @@ pub enum NotReady {
 
 /// Waits until every component is ready, or until all can serve and some stay degraded. Also for a supervisor that is still to come.
 pub fn wait_ready(data_dir: &Path, time_max: Duration) -> Result<StackReport, NotReady> {
-    wait(data_dir, time_max, || None)
+    wait(data_dir, time_max, |_| {}, || None)
 }
 
-/// The same of a stack that has a supervisor: not longer than that lives. `detached` is the one that this process has started.
+/// The same of a stack that has a supervisor: not longer than that lives. `detached` is the one that this process has started, and
+/// `looked` is told what was found meanwhile.
 pub fn wait_ready_while_supervised(
     data_dir: &Path,
     time_max: Duration,
-    detached: Option<&Detached>,
+    detached: Option<Detached>,
+    looked: impl FnMut(&StackReport),
 ) -> Result<StackReport, NotReady> {
     let layout = Layout::new(data_dir.to_owned(), 0);
     let log = layout.log_file("supervisor");
-    wait(data_dir, time_max, || {
+    wait(data_dir, time_max, looked, || {
         // An error is no proof that it has ended.
         let has_ended = is_locked(&layout).is_ok_and(|locked| !locked);
         has_ended.then(|| NotReady::SupervisorEnded {
@@ -177,6 +179,7 @@ pub fn wait_ready_while_supervised(
 fn wait(
     data_dir: &Path,
     time_max: Duration,
+    mut looked: impl FnMut(&StackReport),
     ended: impl Fn() -> Option<NotReady>,
 ) -> Result<StackReport, NotReady> {
     let begin = Instant::now();
@@ -184,6 +187,7 @@ fn wait(
     loop {
         let found = find(data_dir);
         if let Ok(Found::Running(report)) = &found {
+            looked(report);
             if !report.components.iter().all(|component| component.state.can_serve()) {
                 could_not_serve_at = Instant::now();
             }

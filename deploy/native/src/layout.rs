@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     link::{self, Link},
     postgres,
+    state::StackReport,
 };
 
 /// What a component is.
@@ -194,6 +195,32 @@ impl Replicas {
     pub fn arguments(self) -> impl Iterator<Item = String> {
         let counts = participant_names().zip(self.participants).chain([(GATEWAY, self.gateways)]);
         counts.filter(|(_, count)| *count > 1).map(|(service, count)| format!("{service}={count}"))
+    }
+
+    /// The larger number of each service.
+    #[must_use]
+    pub(crate) fn at_least(self, other: Self) -> Self {
+        let mut larger = self;
+        for (count, other) in larger.participants.iter_mut().zip(other.participants) {
+            *count = (*count).max(other);
+        }
+        larger.gateways = larger.gateways.max(other.gateways);
+        larger
+    }
+
+    /// Those that a report has, if it has services.
+    #[must_use]
+    pub fn of_report(report: &StackReport) -> Option<Self> {
+        let count = |service: &str| {
+            let of_service = |name: &str| service_of(name) == Some(service);
+            let components = report.components.iter().filter(|component| of_service(&component.name));
+            u16::try_from(components.count()).unwrap_or(REPLICAS_MAX)
+        };
+        let mut replicas = Self { participants: [0; PARTICIPANTS.len()], gateways: count(GATEWAY) };
+        for (participant, number) in PARTICIPANTS.iter().zip(&mut replicas.participants) {
+            *number = count(participant.name);
+        }
+        (replicas.gateways > 0 && !replicas.participants.contains(&0)).then_some(replicas)
     }
 
     /// Those of the gateway.
@@ -519,6 +546,21 @@ impl Layout {
     /// While it is there, a component that was left down is to be started.
     pub(crate) fn start_file(&self, component: &str) -> PathBuf {
         self.data_dir.join("config").join(format!("{component}.start"))
+    }
+
+    /// With what the stack was started last, or scaled to.
+    pub(crate) fn remembered_file(&self) -> PathBuf {
+        self.data_dir.join("config").join("remembered.json")
+    }
+
+    /// While it is there, the supervisor is asked for these replicas.
+    pub(crate) fn scale_file(&self) -> PathBuf {
+        self.data_dir.join("config").join("scale")
+    }
+
+    /// Why the supervisor could not do what it was asked for.
+    pub(crate) fn scale_failure_file(&self) -> PathBuf {
+        self.data_dir.join("config").join("scale-failure")
     }
 
     /// The password of all servers of a stack from before each had its own.

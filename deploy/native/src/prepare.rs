@@ -1,11 +1,13 @@
 //! Everything that must be true before anything is started. Each failure says what to do about it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder},
     io,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -19,9 +21,11 @@ use crate::{
     kafka,
     layout::{Extra, KAFKA, Layout, PARTICIPANTS, Replicas, Scope, Tls, identities, service_names},
     link::Link,
+    ports::{self, Taken},
     postgres, programs, redis,
+    remembered::{self, Remembered},
     removal::{self, Content, Folder},
-    services,
+    say, services,
     state::Lock,
 };
 
@@ -31,18 +35,26 @@ const MARKER: &str =
     "The data of a Holdfast stack. `holdfast down --delete-data` deletes what it wrote here.\n";
 const JAVA_VERSION_MIN: u32 = 17;
 
-/// A port that is in use.
+/// Ports that are in use, all of them.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "port {port} for {component} cannot be used ({error}): stop what listens there, or choose other ports with \
-     --port-offset N"
+    "{}; choose other ports with --port-offset N, or stop what is in the way",
+    .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 )]
-pub struct PortTaken {
-    port: u16,
-    component: String,
-    /// Part of the message, so it is not the source as well.
-    error: io::Error,
+pub struct PortTaken(Vec<Taken>);
+
+/// What to do about a port that becomes free by itself, because only an outgoing connection has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Temporary {
+    /// Wait for it.
+    Wait,
+    /// Fail, so that others are tried.
+    Fail,
 }
+
+/// A closed connection keeps its port for a minute.
+const TEMPORARY_TIME_MAX: Duration = Duration::from_secs(70);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The exit code for a test's stack when a port is taken, so that the test tries others. Nobody else gets it.
 pub const PORT_TAKEN_EXIT_CODE: u8 = 5;
@@ -80,6 +92,10 @@ pub struct Wanted<'a> {
     pub database_tls: Tls,
     /// Whether those to the broker are.
     pub kafka_tls: Tls,
+    /// What to do about ports that outgoing connections have.
+    pub temporary_ports: Temporary,
+    /// Settings of services, by `section.key`; services take up others when they are started.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A check with its name.
@@ -127,6 +143,8 @@ pub fn checks(layout: &Layout) -> Vec<(&'static str, Result<()>)> {
         programs: None,
         database_tls: Tls::DEFAULT,
         kafka_tls: Tls::Off,
+        temporary_ports: Temporary::Fail,
+        settings: BTreeMap::new(),
     };
     each_check(layout, &wanted).into_iter().map(|(name, check)| (name, check())).collect()
 }
@@ -159,14 +177,18 @@ pub fn claim(layout: &Layout) -> Result<Option<Lock>> {
 /// completed or made anew. The holder of the lock may do so when nothing of an earlier life runs any more. The stack's folder becomes
 /// the working folder of this process, and so that of components: through it they get to their files wherever it is.
 pub fn prepare(layout: Layout, lock: &Lock, wanted: Wanted<'_>) -> Result<Prepared> {
-    let Wanted { scope, replicas, extras, links, programs, database_tls, kafka_tls } = wanted;
-    check_ports(&layout.ports(scope, replicas, &extras, &links))?;
+    let Wanted { scope, replicas, extras, links, programs, database_tls, kafka_tls, .. } = wanted;
+    let (temporary_ports, settings) = (wanted.temporary_ports, wanted.settings);
+    check_ports(&layout.ports(scope, replicas, &extras, &links), temporary_ports)?;
     let artifacts = Artifacts::ensure()?;
     open_to_components(&layout.data_dir)?;
     std::env::set_current_dir(&layout.data_dir)
         .with_context(|| format!("cannot enter {}", layout.data_dir.display()))?;
     files::folder(&layout.data_dir.join("config"), Passage::Components)?;
     files::folder(&layout.data_dir.join("logs"), Passage::Closed)?;
+    let replicas_asked_for = replicas.arguments().collect();
+    let started = Remembered { port_offset: layout.port_offset, replicas: replicas_asked_for, settings };
+    remembered::remember(&layout, &started)?;
     write_down(&layout.database_tls_file(), database_tls)?;
     write_down(&layout.kafka_tls_file(), kafka_tls)?;
     files::folder(&layout.pki_dir(), Passage::Components)?;
@@ -317,20 +339,29 @@ fn check_java() -> Result<()> {
     }
 }
 
-/// Those of the ports that somebody uses.
-#[must_use]
-pub fn taken_ports(ports: &[(String, u16)]) -> Vec<(String, u16)> {
-    let is_taken = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err();
-    ports.iter().filter(|(_, port)| is_taken(*port)).cloned().collect()
-}
-
-fn check_ports(ports: &[(String, u16)]) -> Result<(), PortTaken> {
-    for (component, port) in ports {
-        if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, *port)) {
-            return Err(PortTaken { port: *port, component: component.clone(), error });
+/// An error if any is taken, at the latest when those that become free by themselves should be.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "called by a command that has no runtime, so there is none to block"
+)]
+fn check_ports(ports: &[(String, u16)], temporary: Temporary) -> Result<(), PortTaken> {
+    let begin = Instant::now();
+    let mut has_said = false;
+    loop {
+        let taken = ports::taken(ports);
+        if taken.is_empty() {
+            return Ok(());
         }
+        let is_temporary = temporary == Temporary::Wait && taken.iter().all(Taken::is_temporary);
+        if !is_temporary || begin.elapsed() > TEMPORARY_TIME_MAX {
+            return Err(PortTaken(taken));
+        }
+        if !has_said {
+            taken.iter().for_each(|taken| say!("{taken}: waiting for it"));
+            has_said = true;
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
-    Ok(())
 }
 
 /// A password, created at the first start.
@@ -345,6 +376,8 @@ pub(crate) fn write_password(path: &Path, owner: Owner) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
 
     /// A full disk is reported before anything is started, with how much is needed and what to do.
@@ -374,14 +407,25 @@ mod tests {
         check_name(Path::new("/x/op st\u{e4}ck, $HOME 'a' %41:#")).expect("a name");
     }
 
-    /// A port in use has an error type of its own, and a message with its number and component.
+    /// Ports in use have an error type of their own, and one message with all of them. Nobody waits for a listener; for what only an
+    /// outgoing connection has, whoever wants to does.
     #[test]
-    fn a_port_in_use_has_its_own_error() {
+    fn ports_in_use_are_one_error() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = listener.local_addr().expect("bound").port();
-        let taken = check_ports(&[("kafka".to_owned(), port)]).expect_err("in use");
-        assert_eq!((taken.port, taken.component.as_str()), (port, "kafka"));
+        let address = listener.local_addr().expect("bound");
+        let connection = TcpStream::connect(address).expect("connected");
+        let (listens, connects) = (address.port(), connection.local_addr().expect("bound").port());
+        let ports = [("kafka".to_owned(), listens), ("order".to_owned(), connects)];
+        let taken = check_ports(&ports, Temporary::Wait).expect_err("in use");
         let text = anyhow::Error::from(taken).to_string();
-        assert!(text.contains(&port.to_string()) && text.contains("--port-offset"), "{text}");
+        for part in [&listens.to_string(), "kafka", &connects.to_string(), "order", "--port-offset"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(check_ports(&ports[1..], Temporary::Fail).is_err());
+        // Its other end closes first, so this one's port is free as soon as it is closed too.
+        drop(listener.accept().expect("accepted"));
+        let waits = std::thread::spawn(move || check_ports(&ports[1..], Temporary::Wait).is_ok());
+        drop(connection);
+        assert!(waits.join().expect("no panic"), "it is free now");
     }
 }

@@ -170,11 +170,15 @@ impl Pulse {
 }
 
 async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    get_up_to(address, path, ANSWER_BYTES_MAX).await
+}
+
+async fn get_up_to(address: SocketAddr, path: &str, bytes_max: u64) -> Option<(u16, String)> {
     let ask = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.ok()?;
         let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await.ok()?;
+        stream.take(bytes_max).read_to_end(&mut answer).await.ok()?;
         let answer = String::from_utf8(answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
@@ -182,6 +186,21 @@ async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     };
     tokio::time::timeout(ANSWER_TIME_MAX, ask).await.ok().flatten()
 }
+
+/// Metrics need more room than answers.
+const METRICS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// When a periodic task of a service has last succeeded, in seconds since 1970, as its metrics say; `None` if it does not answer, or has
+/// no such task.
+pub(crate) async fn last_success(address: SocketAddr, task: &str) -> Option<f64> {
+    let (status, page) = get_up_to(address, "/metrics", METRICS_BYTES_MAX).await?;
+    let series = format!("{PERIODIC_TASK_LAST_SUCCESS}{{task=\"{task}\"}} ");
+    let value = page.lines().find_map(|line| line.strip_prefix(&series)?.trim().parse().ok());
+    value.filter(|_| status == 200)
+}
+
+/// The metric of the services (`holdfast_common::metric`, which is not known here).
+const PERIODIC_TASK_LAST_SUCCESS: &str = "holdfast_periodic_task_last_success_timestamp_seconds";
 
 /// How long a process has run.
 pub(crate) fn age(pid: u32) -> Option<Duration> {

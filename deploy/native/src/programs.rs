@@ -77,6 +77,16 @@ pub(crate) fn choose(layout: &Layout, component: &str, folder: &Path) -> Result<
     files::write(&path, program.as_os_str().as_bytes(), Owner::Supervisor)
 }
 
+/// A further replica runs the program of the first one of its service.
+pub(crate) fn choose_as_first(layout: &Layout, component: &str) -> Result<()> {
+    let service = service_of(component).with_context(|| format!("{component} has no program of ours"))?;
+    match fs::read(layout.program_file(service)) {
+        Ok(program) => files::write(&layout.program_file(component), &program, Owner::Supervisor),
+        Err(error) if error.kind() == ErrorKind::NotFound => forget(layout, component),
+        Err(error) => Err(error).context("cannot read which program the first replica runs"),
+    }
+}
+
 fn forget(layout: &Layout, component: &str) -> Result<()> {
     let path = layout.program_file(component);
     match fs::remove_file(&path) {
@@ -247,6 +257,14 @@ mod tests {
         forget(&layout, "order-2").expect("deleted");
         forget(&layout, "order-2").expect("nothing to do");
         assert!(!layout.program_file("order-2").exists());
+
+        // A further replica runs what the first one runs, whatever it ran before.
+        choose(&layout, "order", &earlier).expect("it is there");
+        choose_as_first(&layout, "order-3").expect("copied");
+        assert_eq!(chosen(&layout, "order-3", "order").expect("chosen"), program);
+        forget(&layout, "order").expect("deleted");
+        choose_as_first(&layout, "order-3").expect("forgotten");
+        assert!(!layout.program_file("order-3").exists());
 
         for (component, folder) in
             [("payment", &earlier), ("order", &config), ("order", &base.join("no")), ("kafka", &earlier)]

@@ -73,8 +73,17 @@ impl Content {
             })
             .chain(PARTICIPANTS.iter().map(|participant| format!("{}.password", participant.owner_role())))
             .chain(
-                ["database-password", "database-tls", "kafka-tls", "redis-password", "redis.conf"]
-                    .map(str::to_owned),
+                [
+                    "database-password",
+                    "database-tls",
+                    "kafka-tls",
+                    "redis-password",
+                    "redis.conf",
+                    "remembered.json",
+                    "scale",
+                    "scale-failure",
+                ]
+                .map(str::to_owned),
             )
             .collect();
         let logs: BTreeSet<String> =
@@ -226,6 +235,9 @@ mod tests {
             "config/order.toml.draft",
             "config/database-password",
             "config/database-tls",
+            "config/remembered.json",
+            "config/scale",
+            "config/scale-failure",
             "config/kafka-tls",
             "config/order.password",
             "config/order-owner.password",

@@ -13,6 +13,7 @@ use crate::{
     layout::{Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, Tls, service_names},
     link::{Link, port_between},
     programs::{Program, says_in_its_help},
+    remembered,
 };
 
 /// The setting of a service that separates the owner of its tables from itself.
@@ -153,6 +154,12 @@ fn service(port: u16) -> Service {
 
 /// Writes the configuration of each service. Secrets are not in it; they are passed in the environment.
 pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], links: &[Link]) -> Result<()> {
+    prepare_participants(layout, replicas, links)?;
+    prepare_gateways(layout, replicas, replicas, extras, links)
+}
+
+/// Those of the services with databases.
+pub(crate) fn prepare_participants(layout: &Layout, replicas: Replicas, links: &[Link]) -> Result<()> {
     for replica in replicas.all() {
         let participant = replica.participant;
         let brokers = loopback(port_between(links, &replica.name(), KAFKA, layout.kafka_port()));
@@ -173,8 +180,19 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], lin
         };
         write(layout, &replica.name(), &file)?;
     }
-    let alone = replicas.gateways().count() == 1 || extras.contains(&Extra::Redis);
-    for gateway in replicas.gateways() {
+    Ok(())
+}
+
+/// Those of these gateways, which call `called`. A gateway that runs reads its file again.
+pub(crate) fn prepare_gateways(
+    layout: &Layout,
+    gateways: Replicas,
+    called: Replicas,
+    extras: &[Extra],
+    links: &[Link],
+) -> Result<()> {
+    let alone = gateways.gateways().count() == 1 || extras.contains(&Extra::Redis);
+    for gateway in gateways.gateways() {
         let file = GatewayFile {
             service: service(layout.gateway_admin_port(gateway)),
             identity: identity(layout, GATEWAY),
@@ -182,7 +200,7 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], lin
             auth: Auth { jwks_file: layout.as_components_see(layout.pki_dir().join("jwks.json")) },
             redis: extras.contains(&Extra::Redis).then(|| Redis { address: loopback(layout.redis_port()) }),
             cache: (!alone).then_some(Cache { unfinished_time: "0s" }),
-            upstream: upstream(layout, gateway, replicas, links),
+            upstream: upstream(layout, gateway, called, links),
         };
         write(layout, &gateway.name(), &file)?;
     }
@@ -263,6 +281,9 @@ fn service_command(layout: &Layout, name: &str, component: &str, program: &Progr
     command.arg("--config").arg(config);
     // A setting of one service is an unknown key for the others, which refuse it.
     command.envs(environment::ours().filter(|(variable, _)| is_for(name, variable)));
+    // What was asked for by an option goes before the environment.
+    let remembered = remembered::recall(layout)?;
+    command.envs(remembered.variables().filter(|(variable, _)| is_for(name, OsStr::new(variable))));
     if let Some((uid, gid)) = unprivileged()? {
         command.uid(uid).gid(gid);
     }
@@ -301,6 +322,17 @@ mod tests {
         assert!(!says_so(&[]));
         assert!(says_so(&[Extra::Redis]));
         assert!(!says_so(&[]), "it is written at each start");
+
+        // Several gateways don't know what the others have shown, and each calls whom it is told to.
+        let (mut gateways, mut called) = (Replicas::default(), Replicas::default());
+        gateways.set("gateway=2").expect("two gateways");
+        called.set("order=2").expect("two orders");
+        prepare_gateways(&layout, gateways, called, &[], &[]).expect("written");
+        for gateway in gateways.gateways() {
+            let text = fs::read_to_string(layout.config_file(&gateway.name())).expect("there");
+            assert!(text.contains("\"127.0.0.1:50051,127.0.0.1:50061\""), "{text}");
+            assert!(text.contains("unfinished_time = \"0s\""), "{text}");
+        }
         fs::remove_dir_all(folder).expect("gone");
     }
 }

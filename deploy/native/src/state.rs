@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    layout::{Kind, Layout},
+    layout::{Kind, Layout, every_component_name},
     link::Link,
     postgres,
     removal::{self, Content, Folder},
@@ -46,6 +46,17 @@ pub enum ComponentState {
 }
 
 impl ComponentState {
+    /// As it is shown, and written in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Starting => "starting",
+            Self::Down => "down",
+        }
+    }
+
     /// A degraded one can.
     #[must_use]
     pub const fn can_serve(self) -> bool {
@@ -160,8 +171,32 @@ impl Reporter {
             return;
         }
         if component.state != before.state {
-            say!("{name}: {:?} -> {:?}", before.state, component.state);
+            say!("{name}: {} -> {}", before.state.name(), component.state.name());
         }
+        self.write(&mut report);
+    }
+
+    /// What is known about a component now.
+    pub(crate) fn of(&self, name: &str) -> Option<ComponentReport> {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.components.iter().find(|component| component.name == name).cloned()
+    }
+
+    /// A component that the stack has from now on, in its place.
+    pub(crate) fn add(&self, component: ComponentReport) {
+        let order = every_component_name();
+        let place = |name: &str| order.iter().position(|known| known == name);
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.components.retain(|before| before.name != component.name);
+        report.components.push(component);
+        report.components.sort_by_key(|component| place(&component.name));
+        self.write(&mut report);
+    }
+
+    /// A component that it has no longer.
+    pub(crate) fn remove(&self, name: &str) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.components.retain(|component| component.name != name);
         self.write(&mut report);
     }
 

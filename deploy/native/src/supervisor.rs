@@ -4,16 +4,17 @@
 //! only makes the first start quicker.
 
 use std::{
+    collections::HashMap,
     fs,
     io::Read as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,12 +22,12 @@ use crate::{
     certificates,
     component::{Component, Ending},
     kafka::Broker,
-    layout::{Kind, Layout},
+    layout::{Kind, Layout, Scope},
     log,
     prepare::{Prepared, renew_certificates},
     probe::Pulse,
-    say,
-    state::{self, ComponentState, Lock, Reporter},
+    removal, say, scale,
+    state::{self, ComponentReport, ComponentState, Lock, Reporter},
     talk,
 };
 
@@ -39,6 +40,8 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 const LOOK_FOR_STARTS_EVERY: Duration = Duration::from_millis(200);
+/// A replica that is added has to serve by then.
+const SERVE_TIME_MAX: Duration = Duration::from_secs(60);
 const LOOK_AT_LOGS_EVERY: Duration = Duration::from_secs(1);
 
 /// What to do with a component that dies.
@@ -64,6 +67,8 @@ pub enum Lifetime {
 pub async fn run(prepared: Prepared, lock: Lock, restart: Restart, lifetime: Lifetime) -> Result<()> {
     talk::say_times();
     let layout = prepared.layout.clone();
+    // Of an earlier life.
+    scale::forget(&layout)?;
     let mut infrastructure = Group::of(Component::infrastructure(&prepared.extras));
     let mut services = Group::of(Component::services(&prepared));
     let components = infrastructure.components.iter().chain(&services.components);
@@ -92,7 +97,11 @@ pub async fn run(prepared: Prepared, lock: Lock, restart: Restart, lifetime: Lif
         infrastructure.start(&supervisor);
         supervisor.infrastructure_is_ready().await;
         services.start(&supervisor);
-        supervisor.renew_forever().await;
+        tokio::select! {
+            () = supervisor.renew_forever() => {}
+            () = supervisor.say_when_ready() => {}
+            () = scale::serve(&supervisor, &mut services) => {}
+        }
     };
     tokio::select! {
         () = asked_to_stop(lifetime) => {}
@@ -103,43 +112,81 @@ pub async fn run(prepared: Prepared, lock: Lock, restart: Restart, lifetime: Lif
     infrastructure.end().await;
     report_task.abort();
     log_task.abort();
-    if lifetime == Lifetime::UntilParentEnds {
-        let _ = state::delete(&layout)?;
+    // It may be writing; nothing is written behind its back.
+    let _ = report_task.await;
+    match lifetime {
+        // Nothing runs, so there is nothing to report.
+        Lifetime::UntilStopped => removal::remove(&layout.state_file())?,
+        Lifetime::UntilParentEnds => {
+            let _ = state::delete(&layout)?;
+        }
     }
     drop(lock);
     Ok(())
 }
 
-/// Components that are started and stopped together.
-struct Group {
+/// Components that are started and stopped together; single ones can come and go meanwhile.
+pub(crate) struct Group {
     components: Vec<Component>,
     stop: CancellationToken,
-    tasks: JoinSet<()>,
+    /// Those that were started, by their names.
+    members: HashMap<String, Member>,
+}
+
+struct Member {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// When a component is to end.
+struct Stop {
+    /// By itself, or with all others.
+    own: CancellationToken,
+    /// With all others.
+    all: CancellationToken,
 }
 
 impl Group {
     fn of(components: Vec<Component>) -> Self {
-        Self { components, stop: CancellationToken::new(), tasks: JoinSet::new() }
+        Self { components, stop: CancellationToken::new(), members: HashMap::new() }
     }
 
     fn start(&mut self, supervisor: &Arc<Supervisor>) {
-        for component in &self.components {
-            self.tasks.spawn(supervisor.clone().supervise(*component, self.stop.clone()));
+        for component in self.components.clone() {
+            self.start_one(supervisor, component);
         }
     }
 
+    pub(crate) fn start_one(&mut self, supervisor: &Arc<Supervisor>, component: Component) {
+        let stop = self.stop.child_token();
+        let when = Stop { own: stop.clone(), all: self.stop.clone() };
+        let task = tokio::spawn(supervisor.clone().supervise(component, when));
+        self.members.insert(component.name(), Member { stop, task });
+    }
+
+    /// Returns when the component has ended. If nobody waits for that any more, it still ends with all others.
+    pub(crate) async fn end_one(&mut self, name: &str) {
+        let Some(member) = self.members.get_mut(name) else { return };
+        member.stop.cancel();
+        // Fails if it has panicked: then there is nothing left to wait for.
+        let _ = (&mut member.task).await;
+        self.members.remove(name);
+    }
+
     /// Returns when all of them have ended.
-    async fn end(mut self) {
+    async fn end(self) {
         self.stop.cancel();
-        // A task that panicked has lost its component; the others still end in order.
-        while self.tasks.join_next().await.is_some() {}
+        for member in self.members.into_values() {
+            // A task that panicked has lost its component; the others still end in order.
+            let _ = member.task.await;
+        }
     }
 }
 
 /// What the tasks of a stack share.
-struct Supervisor {
-    prepared: Prepared,
-    reporter: Reporter,
+pub(crate) struct Supervisor {
+    pub(crate) prepared: Prepared,
+    pub(crate) reporter: Reporter,
     broker: Arc<Broker>,
     restart: Restart,
     ending: Ending,
@@ -155,6 +202,20 @@ impl Supervisor {
             say!("topics are not there yet: {error:#}");
             tokio::time::sleep(RESTART_PAUSE_MIN).await;
         }
+    }
+
+    /// Once, and then waits for ever.
+    async fn say_when_ready(&self) {
+        while !self.reporter.all_ready(&[Kind::Postgres, Kind::Kafka, Kind::Redis, Kind::Service]) {
+            tokio::time::sleep(PROBE_EVERY_STARTING).await;
+        }
+        match self.prepared.scope {
+            Scope::Everything => say!("all are ready: {}", self.prepared.layout.gateway_url()),
+            Scope::Infrastructure => {
+                say!("all are ready: Kafka is at {}", self.prepared.layout.kafka_brokers())
+            }
+        }
+        std::future::pending().await
     }
 
     /// Keeps certificates fresh; services notice the new files on their own, and database servers are told.
@@ -173,10 +234,10 @@ impl Supervisor {
     }
 
     /// One component, from its first start to its end.
-    async fn supervise(self: Arc<Self>, component: Component, stop: CancellationToken) {
+    async fn supervise(self: Arc<Self>, component: Component, stop: Stop) {
         let name = component.name();
         let mut pause = RESTART_PAUSE_MIN;
-        while !stop.is_cancelled() {
+        while !stop.own.is_cancelled() {
             let started = Instant::now();
             self.run_once(component, &stop).await;
             self.reporter.change(&name, |report| {
@@ -184,12 +245,12 @@ impl Supervisor {
                 report.state = ComponentState::Down;
                 report.detail = String::new();
             });
-            if stop.is_cancelled() {
+            if stop.own.is_cancelled() {
                 return;
             }
             if self.restart == Restart::Never {
                 tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.own.cancelled() => return,
                     () = self.asked_to_start(&name) => {}
                 }
             }
@@ -197,12 +258,24 @@ impl Supervisor {
                 pause = RESTART_PAUSE_MIN;
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.own.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(RESTART_PAUSE_MAX);
             self.reporter.change(&name, |report| report.restarts += 1);
         }
+    }
+
+    /// Returns when a component that was started serves.
+    pub(crate) async fn serves(&self, name: &str) -> Result<()> {
+        let begin = Instant::now();
+        let serves = |component: ComponentReport| component.state.can_serve();
+        while !self.reporter.of(name).is_some_and(serves) {
+            let seconds = SERVE_TIME_MAX.as_secs();
+            ensure!(begin.elapsed() < SERVE_TIME_MAX, "{name} does not serve after {seconds} s");
+            tokio::time::sleep(PROBE_EVERY_STARTING).await;
+        }
+        Ok(())
     }
 
     /// Returns when an operator wants a component that was left down to be started.
@@ -218,7 +291,7 @@ impl Supervisor {
     }
 
     /// One process of a component. Returns when it has ended on its own, by the stop signal, or because it was deaf.
-    async fn run_once(&self, component: Component, stop: &CancellationToken) {
+    async fn run_once(&self, component: Component, stop: &Stop) {
         let name = component.name();
         let mut child = match component.spawn(&self.prepared) {
             Ok(child) => child,
@@ -233,7 +306,11 @@ impl Supervisor {
             report.state = ComponentState::Starting;
         });
         tokio::select! {
-            () = stop.cancelled() => component.end(&mut child, self.ending).await,
+            () = stop.own.cancelled() => {
+                // One that goes alone has work that others will need.
+                let ending = if stop.all.is_cancelled() { self.ending } else { Ending::InOrder };
+                component.end(&mut child, ending).await;
+            }
             ended = child.wait() => match ended {
                 Ok(status) => say!("{name}: ended ({status})"),
                 Err(error) => say!("{name}: cannot be watched: {error}"),

@@ -49,12 +49,19 @@ pub(super) struct Entries {
 impl Entries {
     /// If others know orders too (`shared`), only what can't change any more is known without asking them.
     pub(super) fn new(config: &CacheConfig, shared: bool) -> Self {
-        let mut config = *config;
-        if shared {
-            config.unfinished_time = Duration::ZERO;
-        }
+        let config = *config;
         let shown = shared.then(|| LruCache::new(SHOWN_MAX));
         Self { config, known: LruCache::unbounded(), bytes: 0, reading: HashMap::new(), shown }
+    }
+
+    /// How long an order is known that can still change.
+    pub(super) const fn unfinished_time(&self) -> Duration {
+        self.config.unfinished_time
+    }
+
+    /// Returns whether it was another before.
+    pub(super) fn set_unfinished_time(&mut self, time: Duration) -> bool {
+        std::mem::replace(&mut self.config.unfinished_time, time) != time
     }
 
     /// The newest version that was shown of an order, as far as Redis can have an older one that is not too old itself.
@@ -86,8 +93,12 @@ impl Entries {
         now: Instant,
     ) -> Option<Arc<OrderSnapshot>> {
         let entry = self.known.get(&order_id).filter(|entry| entry.order.user_id == *user_id)?;
-        let time_max =
-            if entry.order.is_terminal() { self.config.terminal_time } else { self.config.unfinished_time };
+        let time_max = match (entry.order.is_terminal(), &self.shown) {
+            (true, _) => self.config.terminal_time,
+            (false, None) => self.config.unfinished_time,
+            // Others may have shown something newer.
+            (false, Some(_)) => Duration::ZERO,
+        };
         (now.duration_since(entry.confirmed) < time_max).then(|| entry.order.clone())
     }
 

@@ -92,6 +92,12 @@ impl OrderCache {
         }
     }
 
+    /// How long an order is known from now on that can still change: 0 as soon as there are other gateways without Redis. Returns whether it
+    /// was another before.
+    pub(crate) fn set_unfinished_time(&self, time: Duration) -> bool {
+        self.lock().set_unfinished_time(time)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries> {
         // A panic elsewhere can leave a size wrong, nothing that a client sees.
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
@@ -112,8 +118,11 @@ impl Reading {
     /// What another gateway has read so short a time ago that it needs not be read again.
     async fn known_to_others(&self) -> Option<Arc<OrderSnapshot>> {
         let (order, age) = self.shared().await?;
-        let config = &self.cache.0.config;
-        let time_max = if order.is_terminal() { config.terminal_time } else { config.unfinished_time };
+        let time_max = if order.is_terminal() {
+            self.cache.0.config.terminal_time
+        } else {
+            self.cache.lock().unfinished_time()
+        };
         if age >= time_max {
             return None;
         }

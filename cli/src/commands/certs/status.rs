@@ -137,3 +137,39 @@ fn certificate_table(certificates: &[Line]) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{output::json, snapshot, table::at_all_widths};
+
+    /// What can't be used, and who still uses something else, is seen at every width.
+    #[test]
+    fn certificates_are_shown() {
+        let line = |name: &str, state, used_by: &[&str], not_yet: &[&str]| {
+            let known = |text: &str| if state == "missing" { "-".to_owned() } else { text.to_owned() };
+            Line {
+                name: name.to_owned(),
+                state,
+                serial: known("4f1c0a7be2d94c5f8a3b6d7e9f012345"),
+                issuer: known("Holdfast CA 2026-01-31"),
+                not_after: known("2026-02-01T12:00:00Z"),
+                used_by: used_by.iter().map(ToString::to_string).collect(),
+                not_yet_used_by: not_yet.iter().map(ToString::to_string).collect(),
+            }
+        };
+        let certificates = vec![
+            line("order", "valid", &["order", "order-2"], &["order-3"]),
+            line("payments-db", "stale-trust", &["payments-db"], &[]),
+            line("delivery", "missing", &[], &["delivery"]),
+            line("operator", "valid", &[], &[]),
+        ];
+        snapshot::check("tables/certs-status.txt", &at_all_widths(&certificate_table(&certificates)));
+        let document = Document {
+            phase: "overlap",
+            authority_not_after: "2027-01-31T12:00:00Z".to_owned(),
+            certificates,
+        };
+        snapshot::check("json/certs-status.json", &json(&document));
+    }
+}

@@ -12,7 +12,12 @@ use holdfast_common::duration::parse_duration;
 use holdfast_native::layout::{PORT_OFFSET_MAX, Replicas, ReplicasError, resolve};
 
 use super::show;
-use crate::{commands::stack::roll::parse_programs, consent::Consent, options::Output, output::Outcome};
+use crate::{
+    commands::stack::roll::parse_programs,
+    consent::Consent,
+    options::Output,
+    output::{Outcome, UsageError},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -77,7 +82,7 @@ impl Run {
     fn options(&self) -> Result<Options> {
         let mut scenario =
             if Scenario::names().any(|name| name == self.scenario) || !self.scenario.contains(['/', '.']) {
-                Scenario::named(&self.scenario)?
+                Scenario::named(&self.scenario).map_err(|error| UsageError(format!("{error:#}")))?
             } else {
                 let text = fs::read_to_string(&self.scenario)
                     .with_context(|| format!("cannot read {}", self.scenario))?;

@@ -1,7 +1,5 @@
 //! `dlq audit`.
 
-use std::io;
-
 use anyhow::Result;
 use clap::Args;
 use holdfast_proto::{ops::v1 as pb, to_timestamp};
@@ -84,7 +82,8 @@ impl Audit {
         if nothing {
             say!("nothing was done to any dead letter that matches");
         }
-        self.output.print(&document, || if nothing { Ok(()) } else { print(&document.audit) })?;
+        self.output
+            .print(&document, || if nothing { Ok(()) } else { data!("{}", table(&document.audit)) })?;
         Ok(answers.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
     }
 
@@ -120,7 +119,7 @@ impl Audit {
     }
 }
 
-fn print(lines: &[AuditLine]) -> io::Result<()> {
+pub(super) fn table(lines: &[AuditLine]) -> Table {
     let mut table = Table::new(&["AT", "SERVICE", "ACTOR", "ACTION", "DEAD LETTER", "DETAIL"])
         .cutting(&["DETAIL", "ACTOR"])
         .sparing(&["ACTOR", "SERVICE"]);
@@ -128,5 +127,5 @@ fn print(lines: &[AuditLine]) -> io::Result<()> {
         let letter = if line.dead_letter_id.is_empty() { "-" } else { &line.dead_letter_id };
         table.add_row([&line.at, line.service, &line.actor, &line.action, letter, &line.detail]);
     }
-    data!("{table}")
+    table
 }

@@ -113,7 +113,7 @@ pub(super) fn narrow(letters: &[LetterLine]) -> Table {
     table
 }
 
-fn wide(letters: &[LetterLine]) -> Table {
+pub(super) fn wide(letters: &[LetterLine]) -> Table {
     let mut table = Table::new(&[
         "ID",
         "AGE",

@@ -15,6 +15,8 @@ mod resume;
 mod schema;
 mod show;
 mod skip;
+#[cfg(test)]
+mod snapshots;
 mod stats;
 
 use anyhow::Result;

@@ -33,7 +33,7 @@ struct Document {
 
 /// Letters of one service, topic and class.
 #[derive(Serialize)]
-struct Line {
+pub(super) struct Line {
     service: &'static str,
     topic: String,
     class: String,
@@ -45,7 +45,7 @@ struct Line {
 }
 
 impl Line {
-    fn of(stats: pb::DeadLetterStats, service: &'static str, now: OffsetDateTime) -> Self {
+    pub(super) fn of(stats: pb::DeadLetterStats, service: &'static str, now: OffsetDateTime) -> Self {
         let oldest = stats.oldest_parked_at.as_ref();
         Self {
             service,
@@ -119,7 +119,7 @@ fn print(lines: &[Line]) -> io::Result<()> {
     data!("{}", table(lines))
 }
 
-fn table(lines: &[Line]) -> Table {
+pub(super) fn table(lines: &[Line]) -> Table {
     let mut table = Table::new(&["PARKED", "SERVICE", "CLASS", "TOPIC", "OLDEST"]);
     for line in lines {
         table.add_row([&line.parked.to_string(), line.service, &line.class, &line.topic, &line.age]);

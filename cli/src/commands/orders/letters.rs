@@ -31,9 +31,9 @@ impl Letter {
         Self { service: service.name, id: letter.id, topic: letter.topic, class: letter.class, event_id }
     }
 
-    /// Where the event is, for people.
+    /// Where the event is, for people; its id first, which is what is copied, also from a table that cuts the rest.
     pub(super) fn place(&self) -> String {
-        format!("{}: parked as dead letter {} ({})", self.service, self.id, self.class)
+        format!("dead letter {} ({}) of {}", self.id, self.class, self.service)
     }
 }
 

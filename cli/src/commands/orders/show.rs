@@ -1,6 +1,6 @@
 //! `orders show`: the events of an order in the order of their times, each with who has handled it or where it is.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -69,7 +69,7 @@ impl Show {
         let letters = letters::of_order(&services, &found, &order_id).await?;
         let document = Document { order_id, events: lines(&found, &letters) };
         let nothing = document.events.is_empty();
-        self.output.print(&document, || if nothing { Ok(()) } else { print(&document) })?;
+        self.output.print(&document, || if nothing { Ok(()) } else { data!("{}", table(&document)) })?;
         if nothing {
             say!("no service has written an event about this order");
             return Ok(Outcome::NothingMatched);
@@ -127,7 +127,7 @@ fn text_of(time: Option<OffsetDateTime>) -> String {
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-fn print(document: &Document) -> io::Result<()> {
+fn table(document: &Document) -> Table {
     let mut table = Table::new(&["TIME", "AFTER", "WRITER", "EVENT", "HANDLED BY", "WAITS"])
         .cutting(&["WAITS"])
         .sparing(&["TIME", "WRITER"]);
@@ -141,5 +141,65 @@ fn print(document: &Document) -> io::Result<()> {
             event.waits.as_deref().unwrap_or_default(),
         ]);
     }
-    data!("{table}")
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::{
+        examine::{Handled, Missing, State},
+        output::json,
+        snapshot,
+        table::at_all_widths,
+    };
+
+    /// The story of an order, with what it waits for: a dead letter, or an event that was lost.
+    #[test]
+    fn a_story_is_shown() {
+        let order_id = "01a21184-8763-7214-acea-bb1c3b689082".to_owned();
+        let handled = |topic: &str, event_id: &str, seconds, writer, readers: &[&'static str]| Handled {
+            topic: topic.to_owned(),
+            event_id: event_id.to_owned(),
+            time: Some(datetime!(2026-01-31 12:00:00.123 UTC) + Duration::from_secs(seconds)),
+            writer,
+            readers: readers.to_vec(),
+        };
+        let found = Examination {
+            orders: vec![order_id.clone()],
+            handled: vec![
+                handled("order.created", "01a21184-8763-7214-acea-000000000001", 0, "order", &["payment"]),
+                handled(
+                    "payment.completed",
+                    "01a21184-8763-7214-acea-000000000002",
+                    1,
+                    "payment",
+                    &["order", "delivery"],
+                ),
+            ],
+            missing: vec![Missing {
+                order_id: order_id.clone(),
+                topic: "delivery.status.updated".to_owned(),
+                event_id: None,
+                time: Some(datetime!(2026-01-31 12:01:00 UTC)),
+                writer: "delivery",
+                readers: vec!["order", "payment"],
+                state: State::Lost,
+                detail: "the logs of its readers were read to the end".to_owned(),
+            }],
+            blocked: Vec::new(),
+        };
+        let letter = Letter {
+            service: "delivery",
+            id: "01a21190-0000-7000-8000-000000000001".to_owned(),
+            topic: "payment.completed".to_owned(),
+            class: "decode".to_owned(),
+            event_id: Some("01a21184-8763-7214-acea-000000000002".to_owned()),
+        };
+        let document = Document { order_id, events: lines(&found, &[letter]) };
+        snapshot::check("tables/orders-show.txt", &at_all_widths(&table(&document)));
+        snapshot::check("json/orders-show.json", &json(&document));
+    }
 }

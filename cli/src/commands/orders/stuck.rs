@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
     time::Duration,
 };
 
@@ -67,7 +66,7 @@ impl Stuck {
         let letters = letters::oldest(&services, &found).await?;
         let document = Document { orders: lines(&found, &letters) };
         let nothing = document.orders.is_empty();
-        self.output.print(&document, || if nothing { Ok(()) } else { print(&document) })?;
+        self.output.print(&document, || if nothing { Ok(()) } else { data!("{}", table(&document)) })?;
         if nothing {
             say!("no order is unfinished for that long");
             return Ok(Outcome::NothingMatched);
@@ -116,7 +115,7 @@ fn lines(found: &Examination, letters: &HashMap<String, Letter>) -> Vec<OrderLin
     found.orders.iter().map(line).collect()
 }
 
-fn print(document: &Document) -> io::Result<()> {
+fn table(document: &Document) -> Table {
     let mut table = Table::new(&["ORDER", "WAITS FOR", "SINCE", "AT", "WHERE"])
         .cutting(&["WHERE"])
         .sparing(&["AT", "SINCE"]);
@@ -129,5 +128,44 @@ fn print(document: &Document) -> io::Result<()> {
             &order.place,
         ]);
     }
-    data!("{table}")
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::{examine::State, output::json, snapshot, table::at_all_widths};
+
+    /// Each order is shown with its whole id and what it waits for: a letter, an event, or nothing.
+    #[test]
+    fn stuck_orders_are_shown() {
+        let order = |number: u8| format!("01a21184-8763-7214-acea-bb1c3b68908{number}");
+        let found = Examination {
+            orders: vec![order(1), order(2), order(3)],
+            handled: Vec::new(),
+            missing: vec![Missing {
+                order_id: order(2),
+                topic: "order.created".to_owned(),
+                event_id: Some("01a21184-8763-7214-acea-000000000001".to_owned()),
+                time: Some(datetime!(2026-01-31 12:00:00 UTC)),
+                writer: "order",
+                readers: vec!["payment"],
+                state: State::OnItsWay,
+                detail: "payment is 17 records behind".to_owned(),
+            }],
+            blocked: Vec::new(),
+        };
+        let letter = Letter {
+            service: "delivery",
+            id: "01a21190-0000-7000-8000-000000000001".to_owned(),
+            topic: "payment.completed".to_owned(),
+            class: "decode".to_owned(),
+            event_id: None,
+        };
+        let document = Document { orders: lines(&found, &HashMap::from([(order(1), letter)])) };
+        snapshot::check("tables/orders-stuck.txt", &at_all_widths(&table(&document)));
+        snapshot::check("json/orders-stuck.json", &json(&document));
+    }
 }

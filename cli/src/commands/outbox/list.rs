@@ -1,7 +1,5 @@
 //! `outbox list`.
 
-use std::io;
-
 use anyhow::Result;
 use clap::Args;
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
@@ -94,7 +92,7 @@ impl List {
             answers.each.iter().flat_map(|(_, rows)| rows).cloned().map(RowLine::from).collect();
         let none = rows.is_empty();
         let document = Document { rows };
-        self.output.print(&document, || if none { Ok(()) } else { print(&document.rows) })?;
+        self.output.print(&document, || if none { Ok(()) } else { data!("{}", table(&document.rows)) })?;
         if none {
             say!("nothing is held back");
             return Ok(answers.outcome(Outcome::NothingMatched));
@@ -103,7 +101,7 @@ impl List {
     }
 }
 
-fn print(rows: &[RowLine]) -> io::Result<()> {
+fn table(rows: &[RowLine]) -> Table {
     let mut table =
         Table::new(&["SERVICE", "ID", "TOPIC", "KEY", "BYTES", "WRITTEN", "ATTEMPTS", "BEHIND", "ERROR"])
             .cutting(&["ERROR", "KEY"])
@@ -121,5 +119,34 @@ fn print(rows: &[RowLine]) -> io::Result<()> {
             &row.last_error,
         ]);
     }
-    data!("{table}")
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{output::json, snapshot, table::at_all_widths};
+
+    /// What is typed next, service and id, is seen at every width.
+    #[test]
+    fn rows_are_shown() {
+        let row = pb::HeldBackRow {
+            service: "order".to_owned(),
+            id: 4_711,
+            topic: "order.created".to_owned(),
+            key: b"user-0198".to_vec(),
+            value_bytes: 1_048_577,
+            written_at: Some(prost_types::Timestamp { seconds: 1_769_860_800, nanos: 0 }),
+            retry_at: None,
+            attempts: 12,
+            waiting_behind: 3,
+            last_error: "MessageSizeTooLarge (Broker: Message size too large)".to_owned(),
+        };
+        let rows = vec![
+            RowLine::from(row.clone()),
+            RowLine::from(pb::HeldBackRow { id: 5, key: vec![0xff, 0], ..row }),
+        ];
+        snapshot::check("tables/outbox-list.txt", &at_all_widths(&table(&rows)));
+        snapshot::check("json/outbox-list.json", &json(&Document { rows }));
+    }
 }

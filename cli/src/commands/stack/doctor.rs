@@ -1,6 +1,6 @@
 //! `doctor`: what is wrong with this machine or this stack, and the command that helps.
 
-use std::io;
+use std::fmt::Write as _;
 
 use anyhow::{Error, Result};
 use clap::Args;
@@ -9,9 +9,10 @@ use holdfast_chaos::admin::metric;
 use holdfast_common::metric::{CONSUMER_STOPPED_BY_DEAD_LETTERS, DEAD_LETTERS_PARKED, OUTBOX_HELD_BACK_ROWS};
 use holdfast_native::{
     control::{self, Found, Watched},
-    layout::{Kind, Layout, Replicas, Scope},
-    prepare,
+    layout::{Kind, Layout, PORT_OFFSET_MAX, Replicas, Scope},
+    ports, prepare,
     programs::Running,
+    remembered,
     state::{ComponentState, StackReport},
 };
 use serde::Serialize;
@@ -21,16 +22,15 @@ use crate::{
     options::{At, Output, hint, make_hint},
     output::{Outcome, data, say},
     runtime::block_on,
-    table::Table,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     #[command(flatten)]
     at: At,
-    /// Check the ports of a stack that is started with this offset
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    port_offset: u16,
+    /// Check the ports of a stack that is started with this offset; that of the last start unless it is said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
+    port_offset: Option<u16>,
     #[command(flatten)]
     output: Output,
 }
@@ -94,7 +94,8 @@ impl Doctor {
 
     async fn examine(&self) -> Result<Outcome> {
         let data_dir = self.at.data_dir()?;
-        let layout = Layout::new(data_dir.clone(), self.port_offset);
+        let before = remembered::recall(&Layout::new(data_dir.clone(), 0))?;
+        let layout = Layout::new(data_dir.clone(), self.port_offset.unwrap_or(before.port_offset));
         let mut checks: Vec<Line> =
             prepare::checks(&layout).into_iter().map(|(check, result)| Line::of(check, result)).collect();
         match control::find(&data_dir)? {
@@ -129,7 +130,7 @@ impl Doctor {
         }
         let worst_is_bad = checks.iter().any(|line| line.state == State::Bad);
         let document = Document { checks };
-        self.output.print(&document, || print(&document.checks))?;
+        self.output.print(&document, || data!("{}", findings(&document.checks)))?;
         let wrong = document.checks.iter().filter(|line| line.state != State::Good).count();
         match wrong {
             0 => say!("nothing is wrong"),
@@ -141,13 +142,13 @@ impl Doctor {
 
 /// All that are taken, not only the first.
 fn of_ports(layout: &Layout) -> Line {
-    let taken = prepare::taken_ports(&layout.ports(Scope::Everything, Replicas::default(), &[], &[]));
+    let taken = ports::taken(&layout.ports(Scope::Everything, Replicas::default(), &[], &[]));
     if taken.is_empty() {
         return Line::good("ports", "");
     }
-    let taken: Vec<String> = taken.iter().map(|(component, port)| format!("{port} ({component})")).collect();
+    let taken: Vec<String> = taken.iter().map(ToString::to_string).collect();
     let up = hint(&layout.data_dir, "up --port-offset 1000");
-    Line::wrong("ports", State::Bad, format!("in use: {}", taken.join(", ")), Some(up))
+    Line::wrong("ports", State::Bad, taken.join("; "), Some(up))
 }
 
 async fn of_stack(
@@ -239,15 +240,47 @@ fn of_certificates(layout: &Layout) -> Line {
     }
 }
 
-fn print(lines: &[Line]) -> io::Result<()> {
-    let mut table = Table::new(&["CHECK", "STATE", "DETAIL", "HELPS"]).cutting(&["DETAIL"]);
-    for line in lines {
-        table.add_row([
-            &line.check,
-            line.state.name(),
-            &line.detail,
-            line.helps.as_deref().unwrap_or_default(),
-        ]);
+/// One after the other, and the command on a line of its own: what is wrong must be whole at any width, and the command is copied.
+fn findings(lines: &[Line]) -> String {
+    let width = State::Attention.name().len();
+    let mut text = String::new();
+    for Line { check, state, detail, helps } in lines {
+        let colon = if detail.is_empty() { "" } else { ": " };
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{:width$}  {check}{colon}{detail}", state.name());
+        if let Some(command) = helps {
+            let _ = writeln!(text, "{:width$}  {command}", "");
+        }
     }
-    data!("{table}")
+    text.truncate(text.trim_end().len());
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{output::json, snapshot};
+
+    /// What is wrong is shown with the whole command that helps.
+    #[test]
+    fn checks_are_shown() {
+        let checks = vec![
+            Line::good("programs", ""),
+            Line::of("java", Err(anyhow::anyhow!("no Java was found: install openjdk-17-jre-headless"))),
+            Line::wrong(
+                "order",
+                State::Attention,
+                "was restarted 3 times",
+                Some("holdfast logs order --level warn --tail 20 --data-dir /srv/holdfast".to_owned()),
+            ),
+            Line::wrong(
+                "certificates",
+                State::Bad,
+                "cannot be used: payment",
+                Some("holdfast certs status".to_owned()),
+            ),
+        ];
+        snapshot::check("tables/doctor.txt", &findings(&checks));
+        snapshot::check("json/doctor.json", &json(&Document { checks }));
+    }
 }

@@ -6,6 +6,7 @@ pub(super) mod env;
 pub(super) mod logs;
 pub(super) mod restart;
 pub(super) mod roll;
+pub(super) mod scale;
 pub(super) mod status;
 pub(super) mod token;
 pub(super) mod up;

@@ -28,7 +28,7 @@ pub(crate) struct Restart {
 impl Restart {
     /// One after the other. The first that does not serve again ends it.
     pub(crate) fn run(&self) -> Result<Outcome> {
-        let (layout, report) = self.at.running()?;
+        let (layout, report) = self.at.supervised()?;
         let known: Vec<&str> = report.components.iter().map(|component| component.name.as_str()).collect();
         for name in &self.components {
             ensure!(known.contains(&name.as_str()), "the stack has no {name}; it has {}", known.join(", "));

@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_native::{
-    control::{self, Found},
-    layout::{Kind, Layout, service_names, service_of},
+    control,
+    layout::{Kind, service_names, service_of},
     programs,
     state::StackReport,
 };
@@ -54,11 +54,7 @@ impl Roll {
     /// One after the other, so that other replicas serve meanwhile. The first that does not serve ends it: the rest keeps the
     /// program that works.
     pub(crate) fn run(&self) -> Result<Outcome> {
-        let data_dir = self.at.data_dir()?;
-        let Found::Running(report) = control::find(&data_dir)? else {
-            bail!("no stack with a supervisor runs in {}", data_dir.display());
-        };
-        let layout = Layout::new(data_dir, report.port_offset);
+        let (layout, report) = self.at.supervised()?;
         let components = self.select(&report)?;
         for (index, component) in components.iter().enumerate() {
             let folder = self.folder_for(component)?;

@@ -22,7 +22,7 @@ use tokio::net::lookup_host;
 use super::roll::remarks;
 use crate::{
     admin,
-    options::{At, Output, hint, say_nobody_watches},
+    options::{At, Output, hint, no_stack, nobody_watches},
     output::{Outcome, age_text, data, exact_line, say},
     runtime::block_on,
     table::Table,
@@ -190,13 +190,7 @@ impl Status {
         }
         let all_serve = components.iter().all(|component| component.state.can_serve());
         let document = Answers { components };
-        self.output.print(&document, || {
-            let mut table = Table::new(&["NAME", "ADDRESS", "STATE", "DETAIL"]).cutting(&["DETAIL"]);
-            for line in &document.components {
-                table.add_row([line.name, &line.address, &state_text(line.state), &line.detail]);
-            }
-            data!("{table}")
-        })?;
+        self.output.print(&document, || data!("{}", answer_table(&document.components)))?;
         Ok(if all_serve { Outcome::Done } else { Outcome::Failed })
     }
 
@@ -210,8 +204,8 @@ impl Status {
                 return Ok(Outcome::Failed);
             }
             Found::Nothing => {
-                say!("nothing was started in {}", data_dir.display());
-                return Ok(Outcome::NothingMatched);
+                self.output.print(&Document { components: Vec::new() }, || Ok(()))?;
+                return Err(no_stack(&data_dir).into());
             }
         };
         let layout = Layout::new(data_dir, report.port_offset);
@@ -223,7 +217,7 @@ impl Status {
         // A probe that hangs must not delay the end of the command.
         runtime.shutdown_background();
         match (watched, report.stale_for()) {
-            (Watched::ByNobody, _) => say_nobody_watches(&layout, &report),
+            (Watched::ByNobody, _) => say!("{}", nobody_watches(&layout, &report)),
             (Watched::BySupervisor, Some(age)) => say!(
                 "{} is {} s old: its supervisor cannot write it (is the disk full?), so PID and RESTARTS may be older \
                  than STATE",
@@ -237,7 +231,7 @@ impl Status {
             say!("{remark}");
         }
         self.output.print(&Document::of(&components, &programs), || {
-            data!("{}", component_table(&layout, &components))
+            data!("{}", component_table(&layout, &components, control::age))
         })?;
         if parked > 0.0 {
             say!("{parked} dead letters are parked: `{}`", hint(&layout.data_dir, "dlq stats"));
@@ -253,11 +247,19 @@ async fn parked(layout: &Layout) -> f64 {
     pages.iter().map(|(_, page)| metric(page, DEAD_LETTERS_PARKED, &[])).sum()
 }
 
-fn state_text(state: ComponentState) -> String {
-    format!("{state:?}").to_lowercase()
+fn answer_table(answers: &[AnswerLine]) -> Table {
+    let mut table = Table::new(&["NAME", "ADDRESS", "STATE", "DETAIL"]).cutting(&["DETAIL"]);
+    for line in answers {
+        table.add_row([line.name, &line.address, line.state.name(), &line.detail]);
+    }
+    table
 }
 
-fn component_table(layout: &Layout, components: &[ComponentReport]) -> Table {
+fn component_table(
+    layout: &Layout,
+    components: &[ComponentReport],
+    age: impl Fn(&ComponentReport) -> Option<Duration>,
+) -> Table {
     let mut table =
         Table::new(&["NAME", "STATE", "AGE", "RESTARTS", "PORT", "ADMIN", "PID", "KIND", "DETAIL"])
             .cutting(&["DETAIL"])
@@ -266,8 +268,8 @@ fn component_table(layout: &Layout, components: &[ComponentReport]) -> Table {
     for component in components {
         table.add_row([
             component.name.clone(),
-            state_text(component.state),
-            or_none(control::age(component).map(age_text)),
+            component.state.name().to_owned(),
+            or_none(age(component).map(age_text)),
             component.restarts.to_string(),
             component.port.to_string(),
             or_none(layout.component_admin_port(&component.name).map(|port| port.to_string())),
@@ -277,4 +279,82 @@ fn component_table(layout: &Layout, components: &[ComponentReport]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{output::json, snapshot, table::at_all_widths};
+
+    /// What is wrong is seen at every width, and JSON has the same keys for whatever runs.
+    #[test]
+    fn components_are_shown() {
+        let layout = Layout::new(PathBuf::from("/srv/holdfast"), 1_000);
+        let component = |name: &str, kind, port, state, restarts, detail: &str| ComponentReport {
+            name: name.to_owned(),
+            kind,
+            pid: (state != ComponentState::Down).then_some(47_110 + u32::from(port % 100)),
+            port,
+            state,
+            restarts,
+            log: format!("/srv/holdfast/logs/{name}.log"),
+            detail: detail.to_owned(),
+        };
+        let components = [
+            component("orders-db", Kind::Postgres, 6_432, ComponentState::Ready, 0, ""),
+            component(
+                "kafka",
+                Kind::Kafka,
+                10_092,
+                ComponentState::Starting,
+                0,
+                "does not accept connections",
+            ),
+            component("redis", Kind::Redis, 7_379, ComponentState::Ready, 0, ""),
+            component("order", Kind::Service, 51_051, ComponentState::Ready, 3, ""),
+            component("order-2", Kind::Service, 51_061, ComponentState::Down, 12, ""),
+            component(
+                "payment",
+                Kind::Service,
+                51_052,
+                ComponentState::Degraded,
+                0,
+                "consumer: stopped because of too many dead letters, the last one in order.created/3 at 4711",
+            ),
+            component("gateway", Kind::Service, 9_080, ComponentState::Ready, 0, ""),
+        ];
+        let age = |component: &ComponentReport| {
+            component.pid.map(|pid| Duration::from_secs(u64::from(pid % 7 + 1) * 4_000))
+        };
+        let table = component_table(&layout, &components, age);
+        snapshot::check("tables/status.txt", &at_all_widths(&table));
+        let program = Running { file: PathBuf::from("/opt/holdfast/holdfast-order"), is_replaced: false };
+        let programs = [("order".to_owned(), program)];
+        snapshot::check("json/status.json", &json(&Document::of(&components, &programs)));
+    }
+
+    /// Services that are asked by their addresses.
+    #[test]
+    fn answers_are_shown() {
+        let line = |name, address: &str, state, detail: &str| AnswerLine {
+            name,
+            address: address.to_owned(),
+            state,
+            detail: detail.to_owned(),
+        };
+        let components = vec![
+            line("order", "10.0.3.17:9101", ComponentState::Ready, ""),
+            line(
+                "payment",
+                "payment.example:9102",
+                ComponentState::Down,
+                "its name cannot be resolved: unknown host",
+            ),
+            line("gateway", "[2001:db8::17]:9100", ComponentState::Degraded, "payment: UNAVAILABLE"),
+        ];
+        snapshot::check("tables/status-addresses.txt", &at_all_widths(&answer_table(&components)));
+        snapshot::check("json/status-addresses.json", &json(&Answers { components }));
+    }
 }

@@ -10,9 +10,10 @@ use clap::Args;
 use holdfast_certs::{Claims, TokenIssuer};
 use holdfast_common::duration::parse_duration;
 use holdfast_native::layout::Layout;
+use holdfast_proto::scope;
 
 use crate::{
-    options::{At, hint, make_hint, quoted},
+    options::{At, hint, no_stack, quoted},
     output::{Outcome, data},
 };
 
@@ -30,7 +31,7 @@ pub(crate) struct Token {
     #[arg(long, value_name = "USER", value_parser = parse_user)]
     user: String,
     /// Scopes, separated by spaces
-    #[arg(long, default_value = SCOPES)]
+    #[arg(long, default_value = SCOPES, value_parser = parse_scopes)]
     scope: String,
     /// How long it is valid: 30s, 15m, 1h
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_duration)]
@@ -40,6 +41,18 @@ pub(crate) struct Token {
 fn parse_user(text: &str) -> Result<String> {
     anyhow::ensure!(!text.trim().is_empty(), "must name a user");
     Ok(text.to_owned())
+}
+
+/// Scopes that mean something to the gateway: any other one would be a token that is refused, and nothing would say why.
+fn parse_scopes(text: &str) -> Result<String> {
+    let scopes: Vec<&str> = text.split_whitespace().collect();
+    let unknown = scopes.iter().find(|wanted| !scope::ALL.contains(wanted));
+    anyhow::ensure!(
+        !scopes.is_empty() && unknown.is_none(),
+        "must be some of these, separated by spaces: {}",
+        scope::ALL.join(" ")
+    );
+    Ok(scopes.join(" "))
 }
 
 impl Token {
@@ -59,7 +72,7 @@ impl Token {
 pub(super) fn sign(data_dir: &Path, user: &str, scope: &str, life: Duration) -> Result<String> {
     let layout = Layout::new(data_dir.to_owned(), 0);
     if !layout.pki_dir().exists() {
-        bail!("there is no stack in {}: start one with `{}`", data_dir.display(), make_hint(data_dir, "up"));
+        return Err(no_stack(data_dir).into());
     }
     sign_with(&layout.pki_dir(), user, scope, life, || hint(data_dir, "certs init"))
 }
@@ -88,5 +101,9 @@ mod tests {
     fn an_empty_value_selects_nothing() {
         assert!(parse_user("").is_err() && parse_user(" ").is_err());
         assert!(parse_user("alice").is_ok());
+        for wrong in ["", " ", "orders:read,orders:write", "orders:all", "orders:read orders"] {
+            assert!(parse_scopes(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(parse_scopes(" orders:read  orders:write ").expect("known"), "orders:read orders:write");
     }
 }

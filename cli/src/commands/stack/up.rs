@@ -15,8 +15,9 @@ use holdfast_common::duration::parse_duration;
 use holdfast_native::{
     control::{self, Detached, Found, Stopped},
     layout::{Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope, Tls, service_of},
-    prepare::{self, PortTaken, Prepared, Wanted, prepare},
-    state::{ComponentReport, Lock, StackReport},
+    prepare::{self, PortTaken, Prepared, Temporary, Wanted, prepare},
+    remembered::{self, Remembered, Setting},
+    state::{ComponentReport, ComponentState, Lock, StackReport},
     supervisor::{self, Lifetime, Restart},
 };
 
@@ -40,15 +41,20 @@ pub(crate) struct Up {
     /// Stay in the foreground; Ctrl-C stops the stack
     #[arg(long)]
     foreground: bool,
-    /// Add N to each port, so that stacks can coexist
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
-    port_offset: u16,
-    /// Start N replicas of a service that has a database; may be repeated for each
+    /// Add N to each port, so that stacks can coexist; as at the last start unless it is said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=i64::from(PORT_OFFSET_MAX)))]
+    port_offset: Option<u16>,
+    /// Start N replicas of a service, 1 to 9; may be repeated for each. As at the last start, or as `holdfast scale` has left it, unless it
+    /// is said
     #[arg(long, value_name = "SERVICE=N", value_parser = parse_replicas)]
     replicas: Vec<String>,
     /// Start this as well; `redis` has all gateways share the limits of their clients
     #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
     with: Vec<Extra>,
+    /// Set a setting of services, such as `kafka.dead_letters_in_a_row_max=9`; may be repeated. It is kept for later starts until it is
+    /// set to nothing (`kafka.dead_letters_in_a_row_max=`)
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = str::parse::<Setting>)]
+    set: Vec<Setting>,
     /// Whether connections to the databases are encrypted, and both ends show certificates
     #[arg(long, env = "HOLDFAST_DATABASE_TLS", default_value = Tls::DEFAULT.name(), value_name = "on|off", value_parser = str::parse::<Tls>)]
     database_tls: Tls,
@@ -89,19 +95,44 @@ enum Turn {
     Running(StackReport),
 }
 
-fn parse_replicas(text: &str) -> Result<String, ReplicasError> {
+pub(super) fn parse_replicas(text: &str) -> Result<String, ReplicasError> {
     Replicas::default().set(text)?;
     Ok(text.to_owned())
+}
+
+/// A line for each component when it is ready.
+struct Progress {
+    begin: Instant,
+    /// Nothing is said of what ran already.
+    says: bool,
+    said: Vec<String>,
+}
+
+impl Progress {
+    fn new(says: bool) -> Self {
+        Self { begin: Instant::now(), says, said: Vec::new() }
+    }
+
+    fn looked(&mut self, report: &StackReport) {
+        let is_ready = |component: &&ComponentReport| component.state == ComponentState::Ready;
+        for component in report.components.iter().filter(is_ready) {
+            if self.says && !self.said.contains(&component.name) {
+                say!("{} is ready ({:.1} s)", component.name, self.begin.elapsed().as_secs_f32());
+                self.said.push(component.name.clone());
+            }
+        }
+    }
 }
 
 impl Up {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let data_dir = self.at.data_dir()?;
+        let before = remembered::recall(&Layout::new(data_dir.clone(), 0))?;
         let mut replicas = Replicas::default();
-        for wanted in &self.replicas {
+        for wanted in before.replicas.iter().chain(&self.replicas) {
             replicas.set(wanted)?;
         }
-        let layout = Layout::new(data_dir.clone(), self.port_offset);
+        let layout = Layout::new(data_dir.clone(), self.port_offset.unwrap_or(before.port_offset));
         let wanted = Wanted {
             scope: if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything },
             replicas,
@@ -110,14 +141,19 @@ impl Up {
             programs: self.programs.as_deref(),
             database_tls: self.database_tls,
             kafka_tls: self.kafka_tls,
+            settings: self.settings(&before),
+            temporary_ports: if self.until_parent_ends { Temporary::Fail } else { Temporary::Wait },
         };
         let lock = if self.inherit_lock {
             Lock::inherited(&layout)?
         } else {
             match self.wait_for_turn(&layout, &wanted)? {
-                Turn::Ours(lock) => lock,
+                Turn::Ours(lock) => {
+                    self.say_what_is_remembered(&before);
+                    lock
+                }
                 Turn::Running(report) => {
-                    self.check_same(&data_dir, &report)?;
+                    self.check_same(&data_dir, &report, &before)?;
                     return self.greet_when_ready(&data_dir, None);
                 }
             }
@@ -139,10 +175,43 @@ impl Up {
         if self.foreground {
             return self.supervise(prepared, lock);
         }
-        let detached = control::detach(&layout, &lock, &self.supervisor_arguments(&data_dir, replicas))?;
+        let detached = control::detach(&layout, &lock, &self.supervisor_arguments(&layout, replicas))?;
         // The supervisor alone has it now, so whoever asks sees when that ends.
         drop(lock);
-        self.greet_when_ready(&data_dir, Some(&detached))
+        self.greet_when_ready(&data_dir, Some(detached))
+    }
+
+    /// Those of before, with what is asked for.
+    fn settings(&self, before: &Remembered) -> BTreeMap<String, String> {
+        let mut settings = before.settings.clone();
+        for Setting { key, value } in self.set.clone() {
+            match value {
+                Some(value) => settings.insert(key, value),
+                None => settings.remove(&key),
+            };
+        }
+        settings
+    }
+
+    /// What was not asked for, and is not the default.
+    fn say_what_is_remembered(&self, before: &Remembered) {
+        let is_asked = |replicas: &String| {
+            let service = |text: &str| text.split('=').next().map(str::to_owned);
+            self.replicas.iter().any(|asked| service(asked) == service(replicas))
+        };
+        let kept = Remembered {
+            port_offset: if self.port_offset.is_some() { 0 } else { before.port_offset },
+            replicas: before.replicas.iter().filter(|replicas| !is_asked(replicas)).cloned().collect(),
+            settings: before
+                .settings
+                .iter()
+                .filter(|(key, _)| !self.set.iter().any(|asked| asked.key == **key))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+        };
+        if kept != Remembered::default() {
+            say!("as before: {}", kept.options());
+        }
     }
 
     /// Of several starts at once in a folder the first has its lock; the others wait for what becomes of it.
@@ -176,12 +245,19 @@ impl Up {
     }
 
     /// Fails if the running stack is not the one that was asked for.
-    fn check_same(&self, data_dir: &Path, report: &StackReport) -> Result<()> {
+    fn check_same(&self, data_dir: &Path, report: &StackReport, before: &Remembered) -> Result<()> {
         say!("the stack in {} runs already", data_dir.display());
         let layout = Layout::new(data_dir.to_owned(), report.port_offset);
         let stop = hint(data_dir, "down");
         if let Some(difference) = self.difference(&layout, report) {
             bail!("it runs {difference}: stop it with `{stop}` first");
+        }
+        if let Some(other) = self.other_setting(before) {
+            bail!("it runs without --set {other}: stop it with `{stop}` first");
+        }
+        if let Some((runs, wanted)) = self.other_replicas(report) {
+            let scale = hint(data_dir, &format!("scale {wanted}"));
+            bail!("it runs with --replicas {runs}: `{scale}` changes that");
         }
         if self.programs.is_some() {
             let roll = hint(data_dir, "roll --programs DIR");
@@ -193,9 +269,9 @@ impl Up {
         Ok(())
     }
 
-    /// How the stack that runs is other than what was asked for. Replicas are compared as far as they were.
+    /// How the stack that runs is other than what was asked for, if it has to be stopped for that.
     fn difference(&self, layout: &Layout, report: &StackReport) -> Option<String> {
-        if report.port_offset != self.port_offset {
+        if self.port_offset.is_some_and(|offset| offset != report.port_offset) {
             return Some(format!("with --port-offset {}", report.port_offset));
         }
         if self.links && report.links.is_empty() {
@@ -220,13 +296,23 @@ impl Up {
             let word = if self.infrastructure_only { "without" } else { "with" };
             return Some(format!("{word} --infrastructure-only"));
         }
+        None
+    }
+
+    /// The first setting that the stack was not started with.
+    fn other_setting(&self, before: &Remembered) -> Option<&Setting> {
+        self.set.iter().find(|setting| before.settings.get(&setting.key) != setting.value.as_ref())
+    }
+
+    /// `SERVICE=N` as it runs and as it is wanted, of the first service that has another number of replicas than was asked for.
+    fn other_replicas(&self, report: &StackReport) -> Option<(String, String)> {
         // Of several for one service the last counts.
         let wanted: BTreeMap<&str, &str> =
             self.replicas.iter().filter_map(|text| text.split_once('=')).collect();
         wanted.into_iter().find_map(|(service, number)| {
             let of_service = |component: &&ComponentReport| service_of(&component.name) == Some(service);
             let runs = report.components.iter().filter(of_service).count().to_string();
-            (runs != number).then(|| format!("with --replicas {service}={runs}"))
+            (runs != number).then(|| (format!("{service}={runs}"), format!("{service}={number}")))
         })
     }
 
@@ -248,11 +334,11 @@ impl Up {
         outcome.map(|()| Outcome::Done)
     }
 
-    fn supervisor_arguments(&self, data_dir: &Path, replicas: Replicas) -> Vec<OsString> {
+    fn supervisor_arguments(&self, layout: &Layout, replicas: Replicas) -> Vec<OsString> {
         let mut arguments: Vec<OsString> =
             ["up", "--foreground", "--inherit-lock"].map(OsString::from).into();
-        arguments.extend(["--port-offset".into(), self.port_offset.to_string().into()]);
-        arguments.extend(["--data-dir".into(), data_dir.into()]);
+        arguments.extend(["--port-offset".into(), layout.port_offset.to_string().into()]);
+        arguments.extend(["--data-dir".into(), layout.data_dir.clone().into()]);
         arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".into(), replicas.into()]));
         arguments
             .extend(self.extras().into_iter().flat_map(|extra| ["--with", extra.name()].map(OsString::from)));
@@ -273,9 +359,32 @@ impl Up {
         arguments
     }
 
+    /// Says what has become ready meanwhile. `None` if the operator does not want to wait any longer (Ctrl-C).
+    fn wait_until_ready(&self, data_dir: &Path, detached: Option<Detached>) -> Result<Option<StackReport>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (folder, time_max) = (data_dir.to_owned(), self.wait);
+        let ready = runtime.block_on(async {
+            let mut progress = Progress::new(detached.is_some());
+            let waited = tokio::task::spawn_blocking(move || {
+                let looked = |report: &StackReport| progress.looked(report);
+                control::wait_ready_while_supervised(&folder, time_max, detached, looked)
+            });
+            tokio::select! {
+                report = waited => Ok::<_, anyhow::Error>(Some(report??)),
+                interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| None).map_err(Into::into),
+            }
+        });
+        runtime.shutdown_background();
+        ready
+    }
+
     /// Prints what a new user needs next.
-    fn greet_when_ready(&self, data_dir: &Path, detached: Option<&Detached>) -> Result<Outcome> {
-        let report = control::wait_ready_while_supervised(data_dir, self.wait, detached)?;
+    fn greet_when_ready(&self, data_dir: &Path, detached: Option<Detached>) -> Result<Outcome> {
+        let Some(report) = self.wait_until_ready(data_dir, detached)? else {
+            let (status, stop) = (hint(data_dir, "status"), hint(data_dir, "down"));
+            say!("the start goes on in the background: `{status}` shows it, `{stop}` stops it");
+            return Ok(Outcome::Failed);
+        };
         let layout = Layout::new(data_dir.to_owned(), report.port_offset);
         for component in report.components.iter().filter(|component| !component.detail.is_empty()) {
             say!("{} is degraded: {}", component.name, component.detail);
@@ -299,7 +408,7 @@ impl Up {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_native::{layout::Kind, state::ComponentState};
+    use holdfast_native::layout::Kind;
 
     use super::*;
 
@@ -344,12 +453,35 @@ mod tests {
         let difference = |report: &StackReport, arguments: &[&str]| {
             up(&[&offset[..], arguments].concat()).difference(&layout, report)
         };
+        for (arguments, runs, wanted) in [
+            (&["--replicas", "order=3"][..], "order=2", "order=3"),
+            (&["--replicas", "order=2", "--replicas", "gateway=2"], "gateway=1", "gateway=2"),
+        ] {
+            let other = up(arguments).other_replicas(&report);
+            assert_eq!(other, Some((runs.to_owned(), wanted.to_owned())), "{arguments:?}");
+        }
+        for same in [&[][..], &["--replicas", "order=1", "--replicas", "order=2"]] {
+            assert_eq!(up(same).other_replicas(&report), None, "{same:?}");
+        }
+        let before = Remembered {
+            settings: BTreeMap::from([("kafka.x".to_owned(), "9".to_owned())]),
+            ..Remembered::default()
+        };
+        for (arguments, other) in [
+            (&[][..], None),
+            (&["--set", "kafka.x=9"], None),
+            (&["--set", "kafka.y="], None),
+            (&["--set", "kafka.x=8"], Some("kafka.x=8")),
+            (&["--set", "kafka.x="], Some("kafka.x=")),
+        ] {
+            let up = up(arguments);
+            assert_eq!(up.other_setting(&before).map(ToString::to_string).as_deref(), other, "{arguments:?}");
+        }
+        let settings = up(&["--set", "kafka.x=", "--set", "kafka.y=1"]).settings(&before);
+        assert_eq!(settings, BTreeMap::from([("kafka.y".to_owned(), "1".to_owned())]));
         for (arguments, expected) in [
             (&[][..], None),
-            (&["--replicas", "order=2"], None),
-            (&["--replicas", "order=1", "--replicas", "order=2"], None),
-            (&["--replicas", "order=3"], Some("with --replicas order=2")),
-            (&["--replicas", "order=2", "--replicas", "gateway=2"], Some("with --replicas gateway=1")),
+            (&["--replicas", "order=3"], None),
             (&["--no-restart"], Some("without --no-restart")),
             (&["--with", "redis"], Some("without --with redis")),
             (&["--kafka-tls", "on"], Some("with --kafka-tls off")),
@@ -358,7 +490,10 @@ mod tests {
         ] {
             assert_eq!(difference(&report, arguments).as_deref(), expected, "{arguments:?}");
         }
-        assert_eq!(up(&[]).difference(&layout, &report).as_deref(), Some("with --port-offset 100"));
+        let offset =
+            |offset| up(&["--database-tls", "off", "--port-offset", offset]).difference(&layout, &report);
+        assert_eq!(offset("0").as_deref(), Some("with --port-offset 100"));
+        assert_eq!(up(&["--database-tls", "off"]).difference(&layout, &report), None, "nothing was said");
         report.leaves_down = true;
         assert_eq!(difference(&report, &["--no-restart"]), None);
         report.components.truncate(1);

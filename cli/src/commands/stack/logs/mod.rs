@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use holdfast_native::{
-    layout::{Layout, every_component_name},
+    layout::{Layout, every_component_name, service_of},
     log,
 };
 use time::OffsetDateTime;
@@ -65,10 +65,11 @@ enum Format {
 
 pub(super) fn parse_component(text: &str) -> Result<String> {
     let known = every_component_name();
+    let is_first = |name: &&String| service_of(name).is_none_or(|service| service == name.as_str());
     anyhow::ensure!(
         known.iter().any(|name| name == text),
-        "there is no such component; there are {}",
-        known.join(", ")
+        "there is no such component; there are {}, and replicas of services such as order-2",
+        known.iter().filter(is_first).map(String::as_str).collect::<Vec<_>>().join(", ")
     );
     Ok(text.to_owned())
 }
@@ -93,9 +94,9 @@ impl Logs {
         }
         let exists = |name: &String| layout.log_file(name).exists();
         if wanted.is_empty() || (!self.follow && !wanted.iter().any(|name| exists(name))) {
-            if self.names.is_empty() {
-                say!("there are no logs in {}", layout.data_dir.display());
-            }
+            let of =
+                if self.names.is_empty() { String::new() } else { format!(" of {}", self.names.join(", ")) };
+            say!("there are no logs{of} in {}", layout.data_dir.display());
             return Ok(Outcome::NothingMatched);
         }
         let width = wanted.iter().map(|name| name.len()).max().unwrap_or(0);

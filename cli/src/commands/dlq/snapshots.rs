@@ -1,0 +1,85 @@
+//! What is seen of dead letters, from fixed data.
+
+use holdfast_proto::ops::v1 as pb;
+use prost_types::Timestamp;
+use time::macros::datetime;
+
+use super::{audit, letter::LetterLine, list, stats};
+use crate::{output::json, snapshot, table::at_all_widths};
+
+const NOON: Timestamp = Timestamp { seconds: 1_769_860_800, nanos: 123_456_789 };
+
+fn letter(number: u8, class: &str, reason: &str, blocked_by: &str) -> LetterLine {
+    let letter = pb::DeadLetter {
+        id: format!("01a21190-0000-7000-8000-00000000000{number}"),
+        service: "payment".to_owned(),
+        state: pb::DeadLetterState::Parked.into(),
+        class: class.to_owned(),
+        reason: reason.to_owned(),
+        topic: "order.created".to_owned(),
+        partition: 3,
+        offset: 4_711,
+        subject: if class == "decode" {
+            String::new()
+        } else {
+            "01a21184-8763-7214-acea-bb1c3b689082".to_owned()
+        },
+        blocked_by: blocked_by.to_owned(),
+        attempts: 1,
+        redrive_count: 2,
+        parked_at: Some(NOON),
+        first_failed_at: Some(NOON),
+        ..pb::DeadLetter::default()
+    };
+    LetterLine { age: "17m".to_owned(), ..LetterLine::of(&letter) }
+}
+
+/// Ids are whole at every width, and the reason as long as there is room.
+#[test]
+fn letters_are_shown() {
+    let letters = [
+        letter(1, "decode", "the value is no event of this topic: buffer underflow", ""),
+        letter(2, "wrong-topic", "belongs to payment.completed", ""),
+        letter(3, "blocked-by-key", "waits behind an earlier one", "01a21190-0000-7000-8000-000000000002"),
+    ];
+    snapshot::check("tables/dlq-list.txt", &at_all_widths(&list::narrow(&letters)));
+    snapshot::check("tables/dlq-list-wide.txt", &at_all_widths(&list::wide(&letters)));
+    snapshot::check("json/dlq-list.json", &json(&letters));
+}
+
+/// What there is most of is counted by service, class and topic.
+#[test]
+fn counts_are_shown() {
+    let line = |service, class: &str, parked| {
+        let stats = pb::DeadLetterStats {
+            topic: "order.created".to_owned(),
+            class: class.to_owned(),
+            parked,
+            ..pb::DeadLetterStats::default()
+        };
+        stats::Line::of(stats, service, datetime!(2026-01-31 12:17 UTC))
+    };
+    let lines = [line("payment", "decode", 1_204), line("delivery", "attempts-exhausted", 3)];
+    snapshot::check("tables/dlq-stats.txt", &at_all_widths(&stats::table(&lines)));
+    snapshot::check("json/dlq-stats.json", &json(&lines));
+}
+
+/// Who did what to which letter.
+#[test]
+fn the_audit_is_shown() {
+    let entry = |action: &str, detail: &str, letter: &str| pb::DeadLetterAuditEntry {
+        at: Some(NOON),
+        actor: "operator (alice)".to_owned(),
+        action: action.to_owned(),
+        dead_letter_id: letter.to_owned(),
+        detail: detail.to_owned(),
+        ..pb::DeadLetterAuditEntry::default()
+    };
+    let entries = [
+        entry("edited", "amount was missing: value, ce_type", "01a21190-0000-7000-8000-000000000001"),
+        entry("resumed", "known garbage: 5000 more may be parked", ""),
+    ];
+    let lines = entries.map(|entry| audit::AuditLine::of(entry, "payment"));
+    snapshot::check("tables/dlq-audit.txt", &at_all_widths(&audit::table(&lines)));
+    snapshot::check("json/dlq-audit.json", &json(&lines));
+}
