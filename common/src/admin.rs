@@ -146,6 +146,7 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{FutureExt as _, future::select_all};
     use metrics_exporter_prometheus::PrometheusBuilder;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -174,6 +175,10 @@ mod tests {
         let mut answer = String::new();
         probe.read_to_string(&mut answer).await.expect("answered");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        // In the place of one of them, whose time for a head has not passed yet.
+        let ends = silent.iter_mut().map(|connection| connection.read_u8().boxed());
+        let gone = tokio::time::timeout(Duration::from_secs(2), select_all(ends)).await;
+        gone.expect("there is no end of connections").0.expect_err("it says nothing");
         stop.cancel();
         server.await.expect("ended in order");
     }
