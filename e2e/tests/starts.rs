@@ -193,7 +193,9 @@ async fn a_stopped_stack_remembers_its_ports() {
     );
     let (code, shown) = run(&["up", "--infrastructure-only"]);
     assert_eq!(code, Some(0), "{shown}");
-    assert!(shown.contains(&format!("as before: --port-offset {}", own.port_offset)), "{shown}");
+    for part in [&format!("as before: --port-offset {}", own.port_offset), "kafka is ready ("] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
     match control::find(&own.data_dir()).expect("readable") {
         Found::Running(second) => assert_eq!(second.port_offset, first.port_offset),
         other => panic!("{other:?}"),

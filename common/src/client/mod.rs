@@ -97,6 +97,7 @@ impl Addresses {
     }
 
     /// Takes the addresses of `other`. Returns whether these are others than before.
+    #[must_use]
     pub fn become_those_of(&self, other: &Self) -> bool {
         let wanted = other.0.borrow().clone();
         self.0.send_if_modified(|addresses| {

@@ -60,9 +60,14 @@ impl fmt::Display for Taken {
 /// All of the ports that are taken.
 #[must_use]
 pub fn taken(ports: &[(String, u16)]) -> Vec<Taken> {
+    let refused = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).err();
     let look = |(component, port): &(String, u16)| {
-        let error = TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).err()?;
-        Some(Taken { port: *port, component: component.clone(), holder: holder(*port, error) })
+        let holder = match holder(*port, refused(*port)?) {
+            // Whoever had it may have ended before it was looked for.
+            Holder::Unknown(_) => Holder::Unknown(refused(*port)?),
+            found => found,
+        };
+        Some(Taken { port: *port, component: component.clone(), holder })
     };
     ports.iter().filter_map(look).collect()
 }

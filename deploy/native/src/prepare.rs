@@ -357,7 +357,9 @@ fn check_ports(ports: &[(String, u16)], temporary: Temporary) -> Result<(), Port
             return Err(PortTaken(taken));
         }
         if !has_said {
-            taken.iter().for_each(|taken| say!("{taken}: waiting for it"));
+            for taken in &taken {
+                say!("{taken}: waiting for it");
+            }
             has_said = true;
         }
         std::thread::sleep(LOOK_EVERY);

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::ErrorKind,
     net::Ipv4Addr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,11 +49,11 @@ pub fn is_asked(layout: &Layout) -> bool {
 
 /// Why the last change was not made; `None` if it was.
 pub fn failure(layout: &Layout) -> Result<Option<String>> {
-    read(layout.scale_failure_file())
+    read(&layout.scale_failure_file())
 }
 
-fn read(path: std::path::PathBuf) -> Result<Option<String>> {
-    match fs::read_to_string(&path) {
+fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         text => text.map(Some).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -64,7 +65,7 @@ pub(crate) fn forget(layout: &Layout) -> Result<()> {
 }
 
 fn asked(layout: &Layout) -> Result<Option<Replicas>> {
-    let Some(text) = read(layout.scale_file())? else { return Ok(None) };
+    let Some(text) = read(&layout.scale_file())? else { return Ok(None) };
     let mut replicas = Replicas::default();
     for words in text.split_whitespace() {
         replicas.set(words)?;

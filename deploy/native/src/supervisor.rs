@@ -209,13 +209,13 @@ impl Supervisor {
         while !self.reporter.all_ready(&[Kind::Postgres, Kind::Kafka, Kind::Redis, Kind::Service]) {
             tokio::time::sleep(PROBE_EVERY_STARTING).await;
         }
-        match self.prepared.scope {
-            Scope::Everything => say!("all are ready: {}", self.prepared.layout.gateway_url()),
-            Scope::Infrastructure => {
-                say!("all are ready: Kafka is at {}", self.prepared.layout.kafka_brokers())
-            }
-        }
-        std::future::pending().await
+        let layout = &self.prepared.layout;
+        let place = match self.prepared.scope {
+            Scope::Everything => layout.gateway_url(),
+            Scope::Infrastructure => format!("Kafka is at {}", layout.kafka_brokers()),
+        };
+        say!("all are ready: {place}");
+        std::future::pending::<()>().await;
     }
 
     /// Keeps certificates fresh; services notice the new files on their own, and database servers are told.
