@@ -122,6 +122,8 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("holdfast dlq redrive --all", "what would be done"),
             ("holdfast dlq redrive 01a21184 --execute", "one letter, with what waits behind it"),
             ("holdfast dlq redrive --class attempts-exhausted --execute --rate 50/s --max 1000", "slowly"),
+            ("holdfast dlq redrive --status", "who redrives, since when, how far"),
+            ("holdfast dlq redrive --cancel --service payment", "end the one that runs there"),
         ],
     ),
     (
@@ -135,6 +137,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
                 "holdfast dlq edit 01a21184 --header ce_type=holdfast.order.created.v1 --reason \"wrong type\"",
                 "another header",
             ),
+            (
+                "holdfast dlq edit 01a21184 --fill --everywhere --reason \"sent by hand\"",
+                "the same event in all services that have it parked",
+            ),
         ],
     ),
     (
@@ -146,6 +152,16 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
                 "by a filter",
             ),
             ("holdfast dlq discard - --reason \"known garbage\" --yes", "ids on standard input"),
+        ],
+    ),
+    (
+        "dlq restore",
+        &[
+            ("holdfast dlq restore 01a21184 --reason \"it was no test data\"", "one that was discarded"),
+            (
+                "holdfast dlq restore - --reason \"the wrong filter\"",
+                "ids on standard input, as from `holdfast dlq list --state discarded -o id`",
+            ),
         ],
     ),
     (

@@ -152,6 +152,11 @@ pub(crate) struct Answers<'s, T> {
 }
 
 impl<T> Answers<'_, T> {
+    /// Whether a service could not be asked.
+    pub(crate) const fn any_away(&self) -> bool {
+        self.any_away
+    }
+
     /// How a command ended that would have ended with `outcome` if every service had answered.
     pub(crate) const fn outcome(&self, outcome: Outcome) -> Outcome {
         match outcome {

@@ -13,7 +13,7 @@ use crate::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
     consumer::{Handler, batch::Processor, group::Group, runtime::Runtime},
     database::Database,
-    dead_letter::{depth, service::DeadLetters},
+    dead_letter::{depth, progress, service::DeadLetters},
     error::BoxError,
     grpc::{self, Permissions},
     identity::Identity,
@@ -119,7 +119,7 @@ impl Participant<'_> {
     fn spawn_periodic(&self, context: &mut Context, database: &Database) {
         let (health, stop) = (context.health.clone(), context.stop.clone());
         let task = health.periodic("janitor", janitor::SUCCESS_EVERY_MAX);
-        let expiring = [&[janitor::INBOX], self.expiring].concat();
+        let expiring = [&[janitor::INBOX, progress::REDRIVES], self.expiring].concat();
         context.spawn("janitor", finished(janitor::run(database.clone(), expiring, task, stop.clone())));
         let task = health.periodic("dead-letter-depth", depth::SUCCESS_EVERY_MAX);
         let depth = depth::publish_depth(database.clone(), context.name, task, stop);

@@ -4,20 +4,23 @@ mod support;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::{FutureExt as _, future::join_all};
+use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use holdfast_common::{
     consumer::PARKED_BYTES_MAX,
     database::TransactionStep,
     dead_letter::{
         Filter, State,
-        redrive::{Exhausted, Mode, Outcome, Redrive, RedriveError, Redriver, Step},
+        redrive::{Ended, Exhausted, Mode, Outcome, Redrive, RedriveError, Redriver, Step},
         service::DeadLetters,
     },
     event::{Metadata, NewEvent},
     identity::{Peer, SpiffeId},
     record::Record,
 };
-use holdfast_proto::ops::v1::{self as pb, dead_letter_service_server::DeadLetterService as _};
+use holdfast_proto::ops::v1::{
+    self as pb, dead_letter_service_server::DeadLetterService as _,
+    redrive_dead_letters_response::Step as ReportedStep,
+};
 use sqlx::{Connection as _, Row as _};
 use support::Lab;
 use tokio::sync::mpsc;
@@ -26,6 +29,7 @@ use uuid::Uuid;
 
 fn all(mode: Mode) -> Redrive {
     Redrive {
+        id: None,
         filter: Filter::default(),
         mode,
         rate_per_second: None,
@@ -377,12 +381,69 @@ async fn a_discarded_event_releases_those_behind_it() {
     assert_eq!(audit(&lab).await[0], ("discard".to_owned(), poisoned));
 }
 
+/// A discarded letter is parked again, once, with a reason, and then it is as if it had never been discarded: later events wait
+/// behind it, and it is repaired and redriven with them in order. What was not discarded is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_letter_is_restored() {
+    let lab = Lab::new("restore").await;
+    five_with_a_poisoned_second(&lab).await;
+    let parked = letters(&lab).await;
+    let ids: Vec<String> = parked.iter().map(|letter| letter.id.clone()).collect();
+    let discard = pb::DiscardDeadLettersRequest {
+        ids: ids[..2].to_vec(),
+        reason: "test data".to_owned(),
+        author: "bob".to_owned(),
+    };
+    service(&lab).discard_dead_letters(as_operator(discard)).await.expect("discarded");
+    let restore = |ids: &[String], reason: &str| {
+        let request = pb::RestoreDeadLettersRequest {
+            ids: ids.to_vec(),
+            reason: reason.to_owned(),
+            author: "alice".to_owned(),
+        };
+        as_operator(request)
+    };
+    let before = everything(&lab).await;
+    let unknown = Uuid::now_v7().to_string();
+    for wrong in [restore(&ids, " "), restore(&[], "x"), restore(&["nonsense".to_owned()], "x")] {
+        let refused = service(&lab).restore_dead_letters(wrong).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    assert_eq!(everything(&lab).await, before);
+
+    let tally = lab.tally().await;
+    let asked = [ids.clone(), vec![unknown]].concat();
+    let restored = service(&lab).restore_dead_letters(restore(&asked, "a mistake")).await.expect("answered");
+    let mut restored = restored.into_inner().restored;
+    restored.sort();
+    assert_eq!(restored, ids[..2], "those that were discarded, and no other");
+    let again = service(&lab).restore_dead_letters(restore(&asked, "a mistake")).await.expect("answered");
+    assert!(again.into_inner().restored.is_empty(), "once");
+    assert_eq!(letters(&lab).await, parked, "as if it had never been discarded");
+    assert_eq!(lab.tally().await, tally, "records are counted when they are read");
+    let stats = service(&lab).get_dead_letter_stats(as_operator(pb::GetDeadLetterStatsRequest {})).await;
+    let parked_now: u64 = stats.expect("counted").into_inner().stats.iter().map(|stats| stats.parked).sum();
+    assert_eq!(parked_now, 4);
+    let actions = audit(&lab).await;
+    assert_eq!(actions.iter().filter(|(action, _)| action == "restore").count(), 2, "{actions:?}");
+
+    park(&lab, vec![lab.record(100, lab.event("order", "6"))]).await;
+    assert_eq!(effects_of(&lab, "order").await, ["1"], "what arrives waits behind it");
+    edit(&lab, &ids[0], "2").await.expect("edited");
+    redrive(&lab, all(Mode::Execute)).await;
+    assert_eq!(effects_of(&lab, "order").await, ["1", "2", "3", "4", "5", "6"]);
+    let late = service(&lab).restore_dead_letters(restore(&ids, "too late")).await.expect("answered");
+    assert!(late.into_inner().restored.is_empty(), "what was redriven stays redriven");
+    assert_eq!(effects_of(&lab, "order").await.len(), 6);
+}
+
 /// All rows of all tables that a redrive could touch.
 async fn everything(lab: &Lab) -> Vec<String> {
     let mut all = Vec::new();
     for sql in [
         "select row_to_json(t)::text from dead_letters as t order by 1",
         "select row_to_json(t)::text from dead_letter_audit as t order by 1",
+        "select row_to_json(t)::text from dead_letter_redrives as t order by 1",
         "select row_to_json(t)::text from effects as t order by 1",
         "select row_to_json(t)::text from outbox as t order by 1",
         "select row_to_json(t)::text from inbox as t order by 1",
@@ -400,7 +461,7 @@ async fn a_dry_run_changes_nothing() {
     let lab = Lab::new("dry").await;
     five_with_a_poisoned_second(&lab).await;
     let before = everything(&lab).await;
-    let lock = lab.redriver().begin().await.expect("nobody else");
+    let lock = lab.redriver().begin(&all(Mode::Execute)).await.expect("nobody else");
     let planned = redrive(&lab, all(Mode::DryRun)).await;
     assert_eq!(planned.len(), 4);
     assert!(planned.iter().all(|(_, outcome)| *outcome == Outcome::Planned));
@@ -413,14 +474,17 @@ async fn a_dry_run_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_redrive_is_refused() {
     let lab = Lab::new("second").await;
-    let first = lab.redriver().begin().await.expect("nobody else");
-    assert!(matches!(lab.redriver().begin().await, Err(RedriveError::Running)));
+    let first = lab.redriver().begin(&all(Mode::Execute)).await.expect("nobody else");
+    assert!(matches!(lab.redriver().begin(&all(Mode::Execute)).await, Err(RedriveError::Running(None))));
     let request =
         pb::RedriveDeadLettersRequest { mode: pb::RedriveMode::Execute.into(), ..Default::default() };
     let refused = service(&lab).redrive_dead_letters(as_operator(request)).await.err().expect("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     drop(first);
-    support::eventually("the lock is free", || async { lab.redriver().begin().await.is_ok() }).await;
+    support::eventually("the lock is free", || async {
+        lab.redriver().begin(&all(Mode::Execute)).await.is_ok()
+    })
+    .await;
 
     five_with_a_poisoned_second(&lab).await;
     edit(&lab, &letters(&lab).await[0].id, "2").await.expect("edited");
@@ -607,4 +671,261 @@ async fn large_letters_are_edited_shown_and_redriven() {
     assert_eq!(outcomes.len(), 11);
     let names: String = effects_of(&lab, "order").await.iter().map(|effect| &effect[..1]).collect();
     assert_eq!(names, "abcdefghijk");
+}
+
+/// Orders of one repaired letter each.
+async fn repaired(lab: &Lab, count: i64) {
+    let records = (0..count).map(|n| lab.record(n, lab.event(&format!("order-{n}"), "poison"))).collect();
+    park(lab, records).await;
+    lab.alter("update dead_letters set edited_value = 'fine'").await;
+}
+
+fn execute(id: Uuid, rate_per_second: f64) -> Request<pb::RedriveDeadLettersRequest> {
+    as_operator(pb::RedriveDeadLettersRequest {
+        mode: pb::RedriveMode::Execute.into(),
+        rate_per_second,
+        redrive_id: id.to_string(),
+        author: "alice".to_owned(),
+        ..Default::default()
+    })
+}
+
+/// The letters that a call reports, and how it ends.
+async fn reported(
+    call: impl Future<Output = Result<tonic::Response<Steps>, tonic::Status>>,
+) -> Result<usize, tonic::Status> {
+    let mut steps = call.await?.into_inner();
+    let mut letters = 0;
+    while let Some(step) = steps.next().await {
+        letters += usize::from(matches!(step?.step, Some(ReportedStep::Outcome(_))));
+    }
+    Ok(letters)
+}
+
+type Steps = futures_util::stream::BoxStream<'static, Result<pb::RedriveDeadLettersResponse, tonic::Status>>;
+
+async fn redrives(lab: &Lab) -> Vec<pb::Redrive> {
+    let request = as_operator(pb::ListRedrivesRequest { page_size: 10 });
+    service(lab).list_redrives(request).await.expect("listed").into_inner().redrives
+}
+
+async fn cancel(lab: &Lab, id: Uuid) -> Result<pb::Redrive, tonic::Status> {
+    let request = pb::CancelRedriveRequest { id: id.to_string(), author: "bob".to_owned() };
+    let answer = service(lab).cancel_redrive(as_operator(request)).await?;
+    Ok(answer.into_inner().redrive.expect("a redrive"))
+}
+
+/// A redrive is seen by others while it runs: who, since when, of what, how far. Whoever cancels it knows that no further letter is
+/// handled, the same command can't go on, and another one does the rest, each letter once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_is_seen_and_cancelled() {
+    let lab = Lab::new("cancel").await;
+    repaired(&lab, 20).await;
+    assert_eq!(redrives(&lab).await, []);
+    let id = Uuid::now_v7();
+    let mut steps =
+        service(&lab).redrive_dead_letters(execute(id, 5.0)).await.expect("it begins").into_inner();
+    for _ in 0..3 {
+        steps.next().await.expect("a step").expect("of a redrive");
+    }
+    let seen = redrives(&lab).await;
+    let [running] = seen.as_slice() else { panic!("one redrive: {seen:?}") };
+    assert_eq!((running.state(), running.id.as_str()), (pb::RedriveState::Running, id.to_string().as_str()));
+    assert_eq!((running.actor.as_str(), running.selection.as_str()), ("operator (alice)", "all letters"));
+    assert!(running.dead_letters == 20 && (2..20).contains(&running.redriven), "{running:?}");
+    assert!(running.ended_at.is_none() && running.started_at.is_some());
+    let refused = reported(service(&lab).redrive_dead_letters(execute(Uuid::now_v7(), 0.0))).await;
+    let refused = refused.expect_err("one at a time");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().starts_with("operator (alice) redrives since 20"), "{refused}");
+    assert!(refused.message().ends_with(" of 20 letters done)"), "{refused}");
+
+    let cancelled = cancel(&lab, id).await.expect("cancelled");
+    let done = lab.effects().await.len();
+    assert_eq!(cancelled.state(), pb::RedriveState::Cancelled);
+    assert_eq!((cancelled.redriven, cancelled.cancelled_by.as_str()), (done as u64, "operator (bob)"));
+    let ended = loop {
+        match steps.next().await {
+            Some(Ok(_)) => {}
+            Some(Err(status)) => break status,
+            None => panic!("it does not say that it was cancelled"),
+        }
+    };
+    assert_eq!((ended.code(), ended.message()), (Code::Aborted, "cancelled by operator (bob)"));
+    assert!(cancel(&lab, id).await.is_ok(), "it is");
+    let again = reported(service(&lab).redrive_dead_letters(execute(id, 0.0))).await.expect_err("cancelled");
+    assert_eq!(again.code(), Code::Aborted, "{again}");
+    assert_eq!(lab.effects().await.len(), done, "nothing more is done");
+    let actions = audit(&lab).await;
+    assert_eq!(actions.iter().filter(|(action, _)| action == "cancel-redrive").count(), 1, "{actions:?}");
+
+    let rest = Uuid::now_v7();
+    let reported = reported(service(&lab).redrive_dead_letters(execute(rest, 0.0))).await.expect("the rest");
+    assert_eq!((reported, lab.effects().await.len()), (20 - done, 20));
+    let seen = redrives(&lab).await;
+    assert_eq!((seen.len(), seen[0].state()), (2, pb::RedriveState::Finished), "the latest first");
+    assert_eq!((seen[0].redriven, seen[0].dead_letters), (20 - done as u64, 20 - done as u64));
+    assert_eq!(cancel(&lab, rest).await.expect_err("done").code(), Code::FailedPrecondition);
+    assert_eq!(cancel(&lab, Uuid::now_v7()).await.expect_err("unknown").code(), Code::NotFound);
+}
+
+/// A redrive whose command has gone away has ended, and says since when; the command may come back, and everything is counted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_without_its_command_has_ended() {
+    let lab = Lab::new("gone").await;
+    repaired(&lab, 20).await;
+    let id = Uuid::now_v7();
+    let mut steps =
+        service(&lab).redrive_dead_letters(execute(id, 5.0)).await.expect("it begins").into_inner();
+    steps.next().await.expect("a step").expect("the plan");
+    drop(steps);
+    support::eventually("it has ended", || async {
+        redrives(&lab).await[0].state() == pb::RedriveState::Interrupted
+    })
+    .await;
+    let seen = redrives(&lab).await;
+    assert!(seen[0].ended_at.is_some() && seen[0].redriven < 20, "{seen:?}");
+    reported(service(&lab).redrive_dead_letters(execute(id, 0.0))).await.expect("it goes on");
+    let seen = redrives(&lab).await;
+    assert_eq!((seen.len(), seen[0].state()), (1, pb::RedriveState::Finished));
+    assert_eq!((seen[0].redriven, seen[0].dead_letters, lab.effects().await.len()), (20, 20, 20));
+}
+
+/// What was counted is what was done, at whatever step the service dies. Then nothing runs, although nobody could write that; and who
+/// cancels before the command has reached the next replica keeps it from going on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_whose_service_died_is_abandoned() {
+    for (step, had_before) in [(TransactionStep::Worked, 0), (TransactionStep::Committed, 1)] {
+        let lab = Lab::new("abandoned").await;
+        repaired(&lab, 3).await;
+        let (_, nobody_looks) = tokio::sync::watch::channel(None);
+        let id = Uuid::now_v7();
+        let dying =
+            DeadLetters::new(lab.consumers_that_die_at("dead_letter.redrive", step), nobody_looks.clone());
+        // The stream ends as if all were well: in this process there is no connection that breaks.
+        reported(dying.redrive_dead_letters(execute(id, 0.0))).await.expect("it ends");
+        support::eventually("nothing runs", || async {
+            redrives(&lab).await[0].state() == pb::RedriveState::Abandoned
+        })
+        .await;
+        let seen = redrives(&lab).await;
+        assert_eq!(
+            (seen[0].redriven, lab.effects().await.len()),
+            (had_before as u64, had_before),
+            "{step:?}"
+        );
+        assert!(seen[0].ended_at == seen[0].seen_at && seen[0].ended_at.is_some(), "{seen:?}");
+
+        // The same command on another replica: what was done is not done again.
+        let dying = DeadLetters::new(lab.consumers_that_die_at("dead_letter.redrive", step), nobody_looks);
+        reported(dying.redrive_dead_letters(execute(id, 0.0))).await.expect("it ends");
+        support::eventually("nothing runs", || async {
+            redrives(&lab).await[0].state() == pb::RedriveState::Abandoned
+        })
+        .await;
+        cancel(&lab, id).await.expect("its command may come back");
+        let again =
+            reported(service(&lab).redrive_dead_letters(execute(id, 0.0))).await.expect_err("no more");
+        assert_eq!(again.code(), Code::Aborted, "{again}");
+        assert_eq!(lab.effects().await.len(), 2 * had_before, "{step:?}");
+        let rest = reported(service(&lab).redrive_dead_letters(execute(Uuid::now_v7(), 0.0))).await;
+        assert_eq!(rest.expect("the rest"), 3 - 2 * had_before);
+        assert_eq!(lab.effects().await.len(), 3, "each once: {step:?}");
+    }
+}
+
+/// A redrive that another one finds unfinished was abandoned, and is written down as such.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_redrive_is_closed_by_the_next_one() {
+    let lab = Lab::new("closed").await;
+    let [first, second] =
+        [Uuid::now_v7(), Uuid::now_v7()].map(|id| Redrive { id: Some(id), ..all(Mode::Execute) });
+    drop(lab.redriver().begin(&first).await.expect("nobody else"));
+    support::eventually("the lock is free", || async {
+        let Ok(lock) = lab.redriver().begin(&second).await else { return false };
+        lab.redriver().end(lock, &second, &Ok(Ended::Done)).await;
+        true
+    })
+    .await;
+    // The second one has found nothing, so nothing is left of it.
+    let states: Vec<_> = redrives(&lab).await.iter().map(pb::Redrive::state).collect();
+    assert_eq!(states, [pb::RedriveState::Abandoned]);
+    let open = "select count(*) from dead_letter_redrives where ended_at is null";
+    assert_eq!(lab.count(open).await, 0, "it is written down");
+}
+
+/// A dry run says of each letter what can be known: what would fail as it is and why, what was redriven too often, what waits behind one
+/// of these, and what was edited.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_would_fail() {
+    use pb::RedriveResult::{Behind, Planned, Refused, WouldFail};
+    let lab = Lab::new("foresight").await;
+    let known = lab.record(0, lab.event("known", "1"));
+    let known_id = Metadata::inbox_id(&known).to_string();
+    let mut bare = lab.record(1, lab.event("bare", "1"));
+    bare.headers.clear();
+    let mut doubled = lab.record(5, lab.event("doubled", "1"));
+    doubled.headers.push(doubled.headers[0].clone());
+    let records = vec![
+        known,
+        bare,
+        lab.record(2, lab.event("broken", "undecodable")),
+        lab.record(3, lab.event("broken", "fine")),
+        lab.record(4, lab.event("repaired", "poison")),
+        doubled,
+        lab.record(6, lab.event("often", "poison")),
+        lab.record(7, lab.event("untouched", "poison")),
+    ];
+    park(&lab, records).await;
+    let parked = letters(&lab).await;
+    let of = |subject: &str| {
+        parked.iter().find(|letter| letter.subject == subject).expect("it is parked").id.clone()
+    };
+    edit(&lab, &of("repaired"), "fine").await.expect("edited");
+    edit_parts(&lab, &of("doubled"), None, &[("ce_specversion", "1.0"), ("ce_id", &known_id)])
+        .await
+        .expect("edited");
+    lab.alter("update dead_letters set redrive_count = 3 where subject = 'often'").await;
+
+    let before = everything(&lab).await;
+    let request = as_operator(pb::RedriveDeadLettersRequest::default());
+    let mut steps = service(&lab).redrive_dead_letters(request).await.expect("planned").into_inner();
+    let mut outcomes = BTreeMap::new();
+    while let Some(step) = steps.next().await {
+        if let Some(ReportedStep::Outcome(outcome)) = step.expect("planned").step {
+            let seen = (outcome.result(), outcome.class.clone(), outcome.edited, outcome.redrive_count);
+            outcomes.insert((outcome.subject.clone(), outcome.dead_letter_id.clone()), seen);
+        }
+    }
+    let seen: Vec<_> = outcomes
+        .iter()
+        .map(|((subject, _), (result, class, edited, redrives))| {
+            (subject.as_str(), *result, class.as_str(), *edited, *redrives)
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("", WouldFail, "schema-violation", false, 0),
+            ("broken", WouldFail, "decode", false, 0),
+            ("broken", Behind, "", false, 0),
+            ("doubled", WouldFail, "schema-violation", true, 0),
+            ("often", Refused, "", false, 3),
+            ("repaired", Planned, "", true, 0),
+            ("untouched", Planned, "", false, 0),
+        ]
+    );
+    assert_eq!(everything(&lab).await, before);
+    assert_eq!(redrives(&lab).await, [], "nothing was begun");
+    // What it says of the form is what happens.
+    let executed = redrive(&lab, all(Mode::Execute)).await;
+    for (subject, outcome) in executed {
+        let foreseen = seen.iter().filter(|(of, ..)| *of == subject).any(|(_, result, ..)| match outcome {
+            Outcome::Failed(_) => matches!(result, WouldFail) || subject == "untouched",
+            Outcome::Redriven => *result == Planned,
+            Outcome::Refused => *result == Refused,
+            _ => *result == Behind,
+        });
+        assert!(foreseen, "{subject}: {outcome:?}");
+    }
 }

@@ -15,6 +15,8 @@ pub mod events;
 pub mod log_collection;
 pub mod openapi;
 pub mod operator;
+pub mod orders;
+pub mod terminal;
 
 use std::{collections::HashMap, sync::OnceLock};
 

@@ -1,18 +1,15 @@
 //! Dead letters from an operator's view: through real Kafka, with the command line, while everything is killed.
 
-use std::{process::Stdio, sync::OnceLock, time::Duration};
+use std::{process::Stdio, sync::OnceLock};
 
-use holdfast_chaos::{
-    load::{Plan, open_loop},
-    rest::{is_terminal, sample_order},
-};
+use holdfast_chaos::rest::is_terminal;
 use holdfast_e2e::{
     PATIENCE, World,
     events::{created, send_created},
     eventually, id, reaches,
 };
 use holdfast_native::layout::Scope;
-use holdfast_proto::order::v1 as order;
+use holdfast_proto::{Currency, Money, order::v1 as order, payment::v1 as payment, to_timestamp};
 use holdfast_testkit::stack::TestStack;
 use prost::Message as _;
 use rdkafka::{
@@ -41,13 +38,6 @@ fn world() -> World {
         )
     }))
 }
-
-/// A database that refuses payments, for a reason in the data.
-const REFUSE_PAYMENTS: &str = "
-    create function refuse() returns trigger language plpgsql as
-        $$ begin raise exception 'refused' using errcode = '23514'; end $$;
-    create trigger refuse before insert on payments for each row execute function refuse()";
-const ACCEPT_PAYMENTS: &str = "drop trigger refuse on payments; drop function refuse";
 
 async fn parked_of(world: &World, order_id: &str) -> i64 {
     let sql = "select count(*) from dead_letters where subject = $1 and state = 'parked'";
@@ -231,8 +221,7 @@ async fn services_are_operated_by_their_addresses() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let session = world.user("by-address", "10.00").await;
-    let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("refusing");
+    world.refuse_payments().await;
     let order_id = id(&world.create(&session, "1 Quay Street", 300).await);
     let json = async |arguments: &[&str]| {
         let mut command = world.command_by_address(&[arguments, &["-o", "json"]].concat());
@@ -245,7 +234,7 @@ async fn services_are_operated_by_their_addresses() {
         json(&["dlq", "list", "--order", &order_id]).await.1 == 0
     })
     .await;
-    sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("accepting");
+    world.accept_payments().await;
     let (list, _) = json(&["dlq", "list", "--order", &order_id]).await;
     let letter = list["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
     let (shown, code) = json(&["dlq", "show", &letter]).await;
@@ -269,11 +258,10 @@ async fn an_order_tells_where_it_is() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let session = world.user("where", "10.00").await;
-    let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("refusing");
+    world.refuse_payments().await;
     let order_id = id(&world.create(&session, "1 Where Street", 300).await);
     eventually("it is parked", || async { parked_of(&world, &order_id).await == 1 }).await;
-    sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("accepting");
+    world.accept_payments().await;
 
     let (shown, code) = world.orders(&["show", &order_id]).await;
     let events = shown["events"].as_array().expect("a list");
@@ -361,6 +349,61 @@ async fn a_bare_record_is_repaired() {
     world.every_record_is_tallied().await;
 }
 
+/// What was discarded by mistake is parked again, by the beginning of its id or a list of ids; the rest is named and left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discard_is_taken_back() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("restore", "10.00").await.user;
+    let order_id = Uuid::now_v7().to_string();
+    world.send_created(&user, &order_id, &[0xff; 7]).await;
+    world.send_created(&user, &order_id, &created(&user, &order_id, 300).encode_to_vec()).await;
+    eventually("both are parked", || async { parked_of(&world, &order_id).await == 2 }).await;
+    let (list, _) = world.dlq_json(&["list", "--order", &order_id]).await;
+    let ids: Vec<&str> =
+        (0..2).map(|index| list["dead_letters"][index]["id"].as_str().expect("an id")).collect();
+    let reason = ["--reason", "by mistake"];
+
+    let nothing = world.dlq(&[&["restore", ids[0]], &reason[..]].concat()).await;
+    let talk = String::from_utf8_lossy(&nothing.stderr);
+    assert_eq!(nothing.status.code(), Some(3), "{talk}");
+    assert!(talk.contains("is parked: only what was discarded can be restored"), "{talk}");
+    let discarded = world.dlq(&[&["discard", ids[0], ids[1], "--yes"], &reason[..]].concat()).await;
+    assert!(discarded.status.success());
+    assert_eq!(parked_of(&world, &order_id).await, 0);
+
+    // Enough of it to be the only one of this moment.
+    let restored = world.dlq(&[&["restore", &ids[0][..23]], &reason[..]].concat()).await;
+    assert_eq!((restored.status.code(), restored.stdout), (Some(0), format!("{}\n", ids[0]).into_bytes()));
+    assert_eq!(parked_of(&world, &order_id).await, 1);
+    let mut command = world.dlq_command(&[&["restore", "-"], &reason[..]].concat());
+    let both = format!("{}\n{}\n", ids[0], ids[1]);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), both).expect("written");
+    command.stdin(file.reopen().expect("open"));
+    let rest = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("runs");
+    assert_eq!((rest.status.code(), rest.stdout), (Some(4), format!("{}\n", ids[1]).into_bytes()));
+    assert_eq!(parked_of(&world, &order_id).await, 2);
+
+    let (audit, _) = world.dlq_json(&["audit", ids[0]]).await;
+    let line =
+        |index: usize| (audit["audit"][index]["action"].as_str(), audit["audit"][index]["detail"].as_str());
+    assert_eq!(
+        (line(0), line(1)),
+        ((Some("restore"), Some("by mistake")), (Some("discard"), Some("by mistake")))
+    );
+    let undecoded =
+        "select count(*) from dead_letters where state = 'parked' and topic = $1 and class = 'decode'";
+    let undecoded = world.count("payment", undecoded, "order.created").await.to_string();
+    let parts = [r#"topic="order.created""#, r#"class="decode""#];
+    eventually("the gauge counts it", || async {
+        world.metric("payment", "holdfast_dead_letters_parked", &parts).await.to_string() == undecoded
+    })
+    .await;
+    let again = world.dlq(&[&["discard", ids[0], ids[1], "--yes"], &reason[..]].concat()).await;
+    assert!(again.status.success(), "what was restored can be discarded again");
+}
+
 /// `skip` of one record of payment.
 fn skip<'a>(topic: &'a str, offset: &'a str) -> Vec<&'a str> {
     let place = ["skip", "--service", "payment", "--topic", topic, "--partition", "0", "--offset", offset];
@@ -392,6 +435,13 @@ fn wrong_commands<'a>(unknown: &'a str, upper: &'a str) -> Vec<(Vec<&'a str>, i3
         (vec!["show", ""], 2, "must be an id"),
         (vec!["audit", ""], 2, "must be an id"),
         (vec!["edit", unknown, "--record-key", "x", "--reason", " "], 2, "--reason"),
+        (vec!["redrive", "--status", "--all"], 2, "cannot be used with"),
+        (vec!["redrive", "--cancel", "--execute"], 2, "cannot be used with"),
+        (vec!["redrive", "--status", "--cancel"], 2, "cannot be used with"),
+        (vec!["restore", unknown, "--reason", "x"], 3, "no service has"),
+        (vec!["restore", "", "--reason", "x"], 2, "must be an id"),
+        (vec!["restore", unknown, "--reason", " "], 2, "--reason"),
+        (vec!["restore", "--reason", "x"], 2, "required"),
         (vec!["discard", "", "--reason", "x", "--yes"], 2, "must be an id"),
         (vec!["show", unknown], 3, "no service has"),
         (vec!["list", "--service", "kafka"], 2, "--service"),
@@ -513,7 +563,7 @@ async fn a_redrive_keeps_its_rate() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
     let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("created");
+    world.refuse_payments().await;
     let user = format!("pace-{}", Uuid::now_v7());
     let producer = world.producer();
     for _ in 0..LETTERS {
@@ -524,7 +574,7 @@ async fn a_redrive_keeps_its_rate() {
     let of_user =
         "select count(*) from dead_letters where convert_from(key, 'UTF8') = $1 and state = 'parked'";
     reaches("all are parked", LETTERS, || world.count("payment", of_user, &user)).await;
-    sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("done");
+    world.accept_payments().await;
     eventually("all copies are sent", || async {
         world.count("payment", "select count(*) from outbox where $1 <> ''", "any").await == 0
     })
@@ -552,29 +602,142 @@ async fn a_redrive_keeps_its_rate() {
     world.every_record_is_tallied().await;
 }
 
-/// Creates `count` orders under load. Returns their ids.
-async fn create_orders(world: &World, count: u64) -> Vec<String> {
-    let mut users = Vec::new();
-    for n in 0..20 {
-        users.push(world.user(&format!("thousand-{n}"), "1000.00").await);
-    }
-    let plan = Plan { rate: 150.0, requests: count, clients: 16 };
-    let created = open_loop(plan, move |number, _| {
-        let user = users[usize::try_from(number).unwrap_or(0) % users.len()].clone();
-        async move {
-            let (order, key) = (sample_order("1 Kill Street", 100), Uuid::now_v7().to_string());
-            // A busy machine may answer 503; the key makes it safe to try again.
-            loop {
-                let answer = user.create_order(&order, Some(&key)).await.expect("answered");
-                if answer.status == 201 {
-                    return answer.json();
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    })
-    .await;
-    created.iter().map(id).collect()
+/// A redrive is seen from another terminal, also after its service was killed in the middle, and is cancelled there: nothing more is done,
+/// its command says who did it, and the next one does the rest, each letter once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_is_cancelled_from_another_terminal() {
+    const LETTERS: i64 = 120;
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    world.refuse_payments().await;
+    let orders = world.create_orders("1 Cancel Street", LETTERS.unsigned_abs()).await;
+    let parked = "select count(*) from dead_letters where class = $1 and state = 'parked'";
+    let left = async || world.count("payment", parked, "attempts-exhausted").await;
+    reaches("all are parked", LETTERS, &left).await;
+    world.accept_payments().await;
+
+    let which = ["redrive", "--service", "payment", "--class", "attempts-exhausted", "--execute"];
+    let mut command = world.dlq_command(&[&which[..], &["--rate", "2/s"]].concat());
+    let redrive = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("holdfast runs");
+    let running = async || {
+        // While the service is away there is no answer.
+        let output = world.dlq(&["redrive", "--status", "--service", "payment", "-o", "json"]).await;
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let redrives = status["redrives"].as_array().cloned().unwrap_or_default();
+        redrives.into_iter().find(|redrive| redrive["state"] == "running")
+    };
+    let redriven =
+        |redrive: &Option<Value>| redrive.as_ref().and_then(|redrive| redrive["redriven"].as_i64());
+    eventually("it is seen", async || redriven(&running().await).is_some_and(|done| done > 0)).await;
+    let seen = running().await.expect("it runs");
+    assert_eq!(
+        (&seen["actor"], &seen["selection"]),
+        (&"operator (tester)".into(), &"class attempts-exhausted".into())
+    );
+    world.restart("payment").await;
+    let before = seen["redriven"].as_i64();
+    eventually("it goes on after the restart", async || redriven(&running().await) > before).await;
+    let again = running().await.expect("it runs");
+    assert_eq!(again["id"], seen["id"], "the same one");
+
+    let cancel = ["redrive", "--cancel", "--service", "payment", "--author", "bob"];
+    let (cancelled, code) = world.dlq_json(&cancel).await;
+    let left_then = left().await;
+    assert_eq!((cancelled["redrives"][0]["state"].as_str(), code), (Some("cancelled"), 0), "{cancelled}");
+    let done = cancelled["redrives"][0]["redriven"].as_i64().expect("a number");
+    assert_eq!((done, left_then), (LETTERS - left_then, LETTERS - done), "what is counted is what was done");
+    let output = tokio::task::spawn_blocking(move || redrive.wait_with_output())
+        .await
+        .expect("no panic")
+        .expect("it ends");
+    let talk = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{talk}");
+    assert!(talk.contains("payment: cancelled by operator (bob)"), "{talk}");
+    assert_eq!(left().await, left_then, "nothing more is done");
+    let (_, code) = world.dlq_json(&cancel).await;
+    assert_eq!(code, 3, "none is under way");
+    let (audit, _) = world.dlq_json(&["audit", "--limit", "1000"]).await;
+    let entries = audit["audit"].as_array().expect("a list");
+    let entry = entries.iter().find(|entry| entry["action"] == "cancel-redrive").expect("it is there");
+    assert_eq!((&entry["actor"], &entry["dead_letter_id"]), (&"operator (bob)".into(), &"".into()));
+
+    let (rest, code) = world.dlq_json(&which).await;
+    assert_eq!((rest["redriven"].as_i64(), code), (Some(left_then), 0), "{rest}");
+    let charged =
+        "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)";
+    let charged = count_of_orders(&mut world.connect("payment").await, charged, &orders).await;
+    assert_eq!(charged, (LETTERS, LETTERS), "each was charged exactly once");
+}
+
+/// A record that two services have parked is one event: each names the other's letter, and one edit repairs both, in the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_edit_reaches_every_service() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let order_id = Uuid::now_v7().to_string();
+    let event = payment::PaymentCompleted {
+        payment_id: Uuid::now_v7().to_string(),
+        order_id: order_id.clone(),
+        user_id: "nobody".to_owned(),
+        amount: Some(Money { minor_units: 300, currency: Currency::EUR }.to_proto()),
+        status: payment::PaymentStatus::Success.into(),
+        delivery_address: "1 Sibling Street".to_owned(),
+        completed_at: Some(to_timestamp(time::OffsetDateTime::now_utc())),
+    };
+    let value = event.encode_to_vec();
+    let bare = FutureRecord::<[u8], [u8]>::to("payment.completed").payload(&value);
+    world.producer().send(bare, PATIENCE).await.expect("acknowledged");
+    let found = async || {
+        let (list, _) =
+            world.dlq_json(&["list", "--topic", "payment.completed", "--class", "schema-violation"]).await;
+        let letters = list["dead_letters"].as_array().cloned().unwrap_or_default();
+        letters.into_iter().filter(|letter| letter["key"] == Value::Null).collect::<Vec<_>>()
+    };
+    eventually("both have parked it", async || found().await.len() == 2).await;
+    let letters = found().await;
+    let [one, other] = letters.as_slice() else { panic!("{letters:?}") };
+    let (id, sibling) = (one["id"].as_str().expect("an id"), other["id"].as_str().expect("an id"));
+    let (shown, code) = world.dlq_json(&["show", id]).await;
+    let expected = serde_json::json!([{ "service": other["service"], "id": sibling, "state": "parked" }]);
+    assert_eq!((&shown["siblings"], code), (&expected, 0));
+    let (dry, _) = world.dlq_json(&["redrive", id, sibling]).await;
+    assert_eq!((dry["would_fail"].as_u64(), dry["planned"].as_u64()), (Some(2), Some(0)), "{dry}");
+    assert_eq!(dry["dead_letters"][0]["reason"], "header ce_specversion is missing");
+
+    let edit = ["edit", id, "--fill", "--everywhere", "--reason", "sent by hand"];
+    let mut asks = world.dlq_command(&edit);
+    asks.stdin(Stdio::null());
+    let unasked = tokio::task::spawn_blocking(move || asks.output()).await.expect("no panic").expect("runs");
+    let talk = String::from_utf8_lossy(&unasked.stderr);
+    assert_eq!(unasked.status.code(), Some(2), "{talk}");
+    assert!(talk.contains(id) && talk.contains(sibling), "it is shown before it is asked: {talk}");
+    let (shown, _) = world.dlq_json(&["show", id]).await;
+    assert_eq!(shown["edited_headers"], serde_json::json!([]), "nothing was done");
+    let edited = world.dlq(&[&edit[..], &["--yes"]].concat()).await;
+    let talk = String::from_utf8_lossy(&edited.stderr);
+    assert_eq!(edited.status.code(), Some(0), "{talk}");
+    let (shown, _) = world.dlq_json(&["show", id, sibling]).await;
+    let of = |index: usize, field: &str| shown["dead_letters"][index][field].clone();
+    assert_eq!(of(0, "edited_headers"), of(1, "edited_headers"), "the same event: the same id, too");
+    assert!(of(0, "edited_headers").as_array().is_some_and(|headers| headers.len() > 5));
+    assert_eq!(of(0, "history")[0]["detail"], of(1, "history")[0]["detail"]);
+    let (dry, _) = world.dlq_json(&["redrive", id, sibling]).await;
+    assert_eq!(
+        (dry["planned"].as_u64(), dry["dead_letters"][0]["edited"].as_bool()),
+        (Some(2), Some(true)),
+        "{dry}"
+    );
+
+    // One is edited by itself; then they are not the same event any more.
+    let header = ["edit", sibling, "--header", "ce_time=2026-01-31T12:00:00Z", "--reason", "by itself"];
+    assert!(world.dlq(&header).await.status.success());
+    let revert = ["edit", id, "--revert", "--everywhere", "--yes", "--reason", "back"];
+    let reverted = world.dlq(&revert).await;
+    let talk = String::from_utf8_lossy(&reverted.stderr);
+    assert_eq!(reverted.status.code(), Some(4), "{talk}");
+    assert!(talk.contains("was edited otherwise"), "{talk}");
+    let given_up = ["discard", id, sibling, "--yes", "--reason", "a test"];
+    assert!(world.dlq(&given_up).await.status.success());
 }
 
 /// Two counts over rows of these orders: all of them, and the distinct ones.
@@ -591,12 +754,12 @@ async fn a_thousand_letters_survive_every_kill() {
     let world = world();
     // The cause: a database that refuses payments, for a reason in the data.
     let mut payments = world.connect("payment").await;
-    sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("created");
-    let orders = create_orders(&world, 1000).await;
+    world.refuse_payments().await;
+    let orders = world.create_orders("1 Kill Street", 1000).await;
     assert_eq!(orders.len(), 1000);
     let class = "select count(*) from dead_letters where class = $1 and state = 'parked'";
     reaches("all are parked", 1000, || world.count("payment", class, "attempts-exhausted")).await;
-    sqlx::raw_sql(ACCEPT_PAYMENTS).execute(&mut payments).await.expect("done");
+    world.accept_payments().await;
 
     let left = async || world.count("payment", class, "attempts-exhausted").await;
     let arguments =
@@ -617,7 +780,8 @@ async fn a_thousand_letters_survive_every_kill() {
     let refused = world.dlq(&["redrive", "--service", "payment", "--all", "--execute"]).await;
     assert_eq!(refused.status.code(), Some(1));
     let talk = String::from_utf8_lossy(&refused.stderr);
-    assert!(talk.contains("another redrive of this service is running"), "{talk}");
+    assert!(talk.contains("operator (tester) redrives since"), "{talk}");
+    assert!(talk.contains("end it with `holdfast dlq redrive --cancel --service payment"), "{talk}");
     // The service dies, then the broker; the command waits for the one and doesn't need the other.
     world.kill("payment");
     eventually("it continues", || async { left().await < 600 }).await;

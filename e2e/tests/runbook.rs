@@ -1,18 +1,16 @@
 //! The runbook of dead letters, literally: each of its command lines is typed on a terminal of 80 columns, in its order, for a value that
 //! is no event and for a record without key and headers.
 
-use std::{
-    fs,
-    io::Write as _,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::{Command, Stdio},
-    sync::OnceLock,
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, sync::OnceLock};
 
-use holdfast_e2e::{PATIENCE, World, events::created, eventually, skipped};
+use holdfast_e2e::{
+    PATIENCE, World,
+    events::created,
+    eventually, skipped,
+    terminal::{COLUMNS, Shown, Terminal},
+};
 use holdfast_native::layout::Scope;
-use holdfast_testkit::stack::{TestStack, binary};
+use holdfast_testkit::stack::TestStack;
 use prost::Message as _;
 use rdkafka::producer::FutureRecord;
 use tokio::sync::Mutex;
@@ -20,7 +18,6 @@ use uuid::Uuid;
 
 /// One test stops what the other one works with.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-const COLUMNS: usize = 80;
 
 fn world() -> World {
     static STACK: OnceLock<TestStack> = OnceLock::new();
@@ -42,30 +39,10 @@ fn blocks() -> Vec<Vec<String>> {
     text.split("```console").skip(1).map(|rest| block(rest.split("```").next().unwrap_or_default())).collect()
 }
 
-/// Types a line, and a yes for whatever is asked. Returns exit code and what the terminal has shown.
-fn typed(world: &World, folder: &Path, line: &str) -> (i32, String) {
-    let programs = binary().parent().expect("a folder").display().to_string();
-    let mut command = Command::new("script");
-    command
-        .args([
-            "--quiet",
-            "--return",
-            "--command",
-            &format!("stty cols {COLUMNS} rows 24; {line}"),
-            "/dev/null",
-        ])
-        .env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap_or_default()))
-        .env("HOLDFAST_DATA_DIR", &world.stack.layout.data_dir)
-        .env("USER", "tester")
-        .env("EDITOR", folder.join("editor"))
-        .env_remove("VISUAL")
-        .current_dir(folder);
-    let mut terminal = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script runs");
-    terminal.stdin.take().expect("piped").write_all(b"y\n").expect("typed");
-    let output = terminal.wait_with_output().expect("it ends");
-    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    eprintln!("$ {line}\n{shown}");
-    (output.status.code().unwrap_or(-1), shown)
+/// Types a line. Returns exit code and what the terminal shows.
+fn typed(world: &World, terminal: &Terminal, line: &str) -> (i32, String) {
+    let Shown { code, text } = terminal.type_line(line, Some(&world.stack.layout.data_dir));
+    (code, text)
 }
 
 /// Parks a record, and returns the letter's id as far as an operator types it.
@@ -113,13 +90,13 @@ async fn an_absent_service_hides_no_other() {
 /// See the file.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_runbook_works_literally() {
-    if Command::new("script").arg("--version").output().is_err() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(terminal) = Terminal::open(folder.path()) else {
         skipped("`script` (util-linux) is not installed, so no terminal was there to type on");
         return;
-    }
+    };
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
-    let folder = tempfile::tempdir().expect("a folder");
     // What an operator does in an editor.
     let editor = folder.path().join("editor");
     let edits = r#"s/"deliveryAddress": ".*"/"deliveryAddress": "7 Quay Street"/; s/"minorUnits": "0"/"minorUnits": "300"/"#;
@@ -132,7 +109,8 @@ async fn the_runbook_works_literally() {
     };
     let looking = find("holdfast dlq stats");
     let (by_editor, by_options) =
-        (find("holdfast dlq edit ID --reason"), find("holdfast dlq edit ID --fill"));
+        (find("holdfast dlq edit ID --reason"), find("holdfast dlq edit ID --fill --reason"));
+    let everywhere = find("holdfast dlq edit ID --fill --everywhere");
 
     // A value that is no event: its document is a skeleton, which the editor completes.
     let user = world.user("runbook", "10.00").await.user;
@@ -140,10 +118,11 @@ async fn the_runbook_works_literally() {
     let letter = parked(&world, &[0xff; 7], Some(&user), Some(&order_id)).await;
     for line in looking.iter().chain(&by_editor) {
         let (code, shown) =
-            typed(&world, folder.path(), &line.replace("ORDER_ID", &order_id).replace("ID", &letter));
+            typed(&world, &terminal, &line.replace("ORDER_ID", &order_id).replace("ID", &letter));
         // Nothing was done yet, nothing else is parked, and what was redriven can't be given up.
-        let nothing =
-            ["dlq audit", "--class attempts-exhausted", "discard"].iter().any(|part| line.contains(part));
+        let nothing = ["dlq audit", "--class attempts-exhausted", "discard", "restore", "--cancel"]
+            .iter()
+            .any(|part| line.contains(part));
         assert_eq!(code, if nothing { 3 } else { 0 }, "{line}: {shown}");
         if line.contains(" list") && !line.contains("wide") {
             assert!(shown.lines().all(|line| line.chars().count() <= COLUMNS), "{shown}");
@@ -158,21 +137,23 @@ async fn the_runbook_works_literally() {
     let letter = parked(&world, &created(&user, &order_id, 300).encode_to_vec(), None, None).await;
     for line in &by_options {
         if line.contains("--document") {
-            let (_, shown) = typed(&world, folder.path(), "./editor letter.json && grep Quay letter.json");
+            let (_, shown) = typed(&world, &terminal, "./editor letter.json && grep Quay letter.json");
             assert!(shown.contains("7 Quay Street"), "{shown}");
         }
-        let (code, shown) = typed(&world, folder.path(), &line.replace("ID", &letter));
+        let (code, shown) = typed(&world, &terminal, &line.replace("ID", &letter));
         assert_eq!(code, 0, "{line}: {shown}");
         if line.contains("--fill") {
             assert!(shown.contains("filled in: ce_type=holdfast.order.created.v1"), "{shown}");
         }
     }
     // It is as it was received; made whole again it is handled.
-    let (code, shown) =
-        typed(&world, folder.path(), &format!("holdfast dlq edit {letter} --fill --reason again"));
-    assert_eq!(code, 0, "{shown}");
-    let (code, shown) = typed(&world, folder.path(), &format!("holdfast dlq redrive {letter} --execute"));
+    for line in &everywhere {
+        let (code, shown) = typed(&world, &terminal, &line.replace("ID", &letter));
+        assert_eq!(code, 0, "{shown}");
+        assert!(shown.contains("no other service has this event parked"), "{shown}");
+    }
+    let (code, shown) = typed(&world, &terminal, &format!("holdfast dlq redrive {letter} --execute"));
     assert_eq!(code, 0, "{shown}");
     assert_eq!(world.count("payment", charges, &order_id).await, 1, "charged once");
-    assert_eq!(typed(&world, folder.path(), "holdfast dlq list --service payment").0, 3, "nothing is left");
+    assert_eq!(typed(&world, &terminal, "holdfast dlq list --service payment").0, 3, "nothing is left");
 }

@@ -384,7 +384,7 @@ impl<T: Tables> Participant<T> {
                 letter.redrive_count += 1;
                 letter.blocked_by = None;
             }
-            Outcome::Planned | Outcome::Refused | Outcome::Behind => {}
+            Outcome::Planned | Outcome::WouldFail(_) | Outcome::Refused | Outcome::Behind => {}
         }
     }
 

@@ -65,7 +65,7 @@ pub(crate) enum Command {
     /// Create passwords
     #[command(subcommand)]
     Secrets(Secrets),
-    /// Look at dead letters, redrive, edit or discard them
+    /// Look at dead letters, redrive, edit, discard or restore them
     #[command(subcommand)]
     Dlq(Dlq),
     /// Look at orders over all services: what has happened to one, and which are stuck

@@ -176,6 +176,23 @@ pub(super) async fn lock_and_insert(
     Ok((positions, inserted))
 }
 
+/// Whether an event with this id was dealt with.
+pub(crate) async fn has(
+    connection: &mut PgConnection,
+    group: &str,
+    event_id: Uuid,
+) -> Result<bool, DatabaseError> {
+    let has = database::query(
+        "-- inbox.has
+        select exists (select from inbox where group_name = $1 and event_id = $2) as there",
+    )
+    .bind(group)
+    .bind(event_id)
+    .scalar(connection)
+    .await?;
+    Ok(has)
+}
+
 /// Writes the entries that don't exist yet and returns their ids: for records that are entered under an id other than
 /// their own.
 pub(super) async fn insert(

@@ -10,7 +10,7 @@ pub mod batch;
 pub mod check;
 pub mod group;
 mod handler;
-mod inbox;
+pub(crate) mod inbox;
 pub mod limit;
 mod member;
 pub mod observer;

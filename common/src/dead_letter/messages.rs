@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{
     AuditEntry, Edited, Filter, State, Summary,
+    progress::{Counts, Progress, RedriveState},
     redrive::{Outcome, Step},
     skip::{SKIPPED_RECORDS_MAX, Skip},
 };
@@ -46,6 +47,22 @@ pub(crate) fn parse_reason(reason: &str) -> Result<String, Status> {
         return Err(Status::invalid_argument("reason must be 1 to 512 bytes"));
     }
     Ok(reason.to_owned())
+}
+
+/// What is done to letters as a whole, and by whom.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) reason: String,
+    pub(super) actor: String,
+}
+
+pub(super) fn parse_change(ids: &[String], reason: &str, actor: &str) -> Result<Change, Status> {
+    let ids = parse_ids(ids)?;
+    if ids.is_empty() {
+        return Err(Status::invalid_argument("ids must not be empty"));
+    }
+    Ok(Change { ids, reason: parse_reason(reason)?, actor: actor.to_owned() })
 }
 
 /// What an edit does to a letter.
@@ -145,7 +162,7 @@ pub(super) fn parse_id_prefix(digits: &str) -> Result<Option<(Uuid, Uuid)>, Stat
         .ok_or_else(|| Status::invalid_argument("id_prefix is not the beginning of an id"))
 }
 
-pub(super) fn parse_ids(ids: &[String]) -> Result<Vec<Uuid>, Status> {
+fn parse_ids(ids: &[String]) -> Result<Vec<Uuid>, Status> {
     if ids.len() > IDS_MAX {
         return Err(Status::invalid_argument(format!("at most {IDS_MAX} ids")));
     }
@@ -182,7 +199,16 @@ pub(super) fn parse_filter(filter: pb::DeadLetterFilter) -> Result<Filter, Statu
         since: parse_time("since", filter.since.as_ref())?,
         until: parse_time("until", filter.until.as_ref())?,
         range: None,
+        place: None,
     })
+}
+
+pub(super) fn parse_place(place: Option<pb::RecordPlace>, topic: &str) -> Result<Option<(i32, i64)>, Status> {
+    let Some(pb::RecordPlace { partition, offset }) = place else { return Ok(None) };
+    if topic.is_empty() || partition < 0 || offset < 0 {
+        return Err(Status::invalid_argument("topic and place must name a record"));
+    }
+    Ok(Some((partition, offset)))
 }
 
 /// A number that this version does not know is not "any state".
@@ -273,7 +299,9 @@ pub(super) fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
         }
         Step::Letter { letter, outcome } => {
             let (class, reason) = match &outcome {
-                Outcome::Failed(poison) => (poison.class.as_str().to_owned(), poison.reason().to_owned()),
+                Outcome::Failed(poison) | Outcome::WouldFail(poison) => {
+                    (poison.class.as_str().to_owned(), poison.reason().to_owned())
+                }
                 _ => (String::new(), String::new()),
             };
             Proto::Outcome(pb::RedriveOutcome {
@@ -282,6 +310,7 @@ pub(super) fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
                 subject: letter.subject.unwrap_or_default(),
                 result: match outcome {
                     Outcome::Planned => pb::RedriveResult::Planned,
+                    Outcome::WouldFail(_) => pb::RedriveResult::WouldFail,
                     Outcome::Redriven => pb::RedriveResult::Redriven,
                     Outcome::Failed(_) => pb::RedriveResult::Failed,
                     Outcome::Refused => pb::RedriveResult::Refused,
@@ -290,10 +319,39 @@ pub(super) fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
                 .into(),
                 class,
                 reason,
+                edited: letter.is_edited,
+                redrive_count: letter.redrive_count,
             })
         }
     };
     pb::RedriveDeadLettersResponse { step: Some(step) }
+}
+
+pub(super) fn redrive_to_proto(progress: &Progress) -> pb::Redrive {
+    let Counts { redriven, failed, refused, behind } = progress.counts;
+    pb::Redrive {
+        id: progress.id.to_string(),
+        actor: progress.actor.clone(),
+        selection: progress.selection.clone(),
+        started_at: Some(to_timestamp(progress.started_at)),
+        seen_at: Some(to_timestamp(progress.seen_at)),
+        dead_letters: progress.letters.unsigned_abs(),
+        redriven: redriven.unsigned_abs(),
+        failed: failed.unsigned_abs(),
+        refused: refused.unsigned_abs(),
+        behind: behind.unsigned_abs(),
+        state: match progress.state {
+            RedriveState::Running => pb::RedriveState::Running,
+            RedriveState::Finished => pb::RedriveState::Finished,
+            RedriveState::Cancelled => pb::RedriveState::Cancelled,
+            RedriveState::Interrupted => pb::RedriveState::Interrupted,
+            RedriveState::Failed => pb::RedriveState::Failed,
+            RedriveState::Abandoned => pb::RedriveState::Abandoned,
+        }
+        .into(),
+        ended_at: progress.ended_at.map(to_timestamp),
+        cancelled_by: progress.cancelled_by.clone().unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]

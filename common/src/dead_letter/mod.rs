@@ -2,11 +2,12 @@
 //!
 //! A letter is a row of `dead_letters`, written by the consumer in the transaction of its batch. Operators look at it
 //! ([`store`]), edit or discard it, and redrive it ([`redrive`]) through the same handler that the consumer uses, whole
-//! aggregates in order. [`service`] shows this as gRPC. Every change of a letter writes its audit row in the same
+//! aggregates in order, and others can follow and cancel it ([`progress`]). [`service`] shows this as gRPC. Every change of a letter writes its audit row in the same
 //! transaction.
 
 pub mod depth;
 pub(crate) mod messages;
+pub mod progress;
 pub mod redrive;
 pub mod service;
 pub mod skip;
@@ -128,6 +129,8 @@ pub struct Summary {
     pub first_failed_at: OffsetDateTime,
     /// See [`Letter::parked_at`].
     pub parked_at: OffsetDateTime,
+    /// Whether parts of the record were replaced, see [`Letter::edited`].
+    pub is_edited: bool,
 }
 
 impl Letter {
@@ -149,6 +152,7 @@ impl Letter {
             redrive_count: self.redrive_count,
             first_failed_at: self.first_failed_at,
             parked_at: self.parked_at,
+            is_edited: self.edited != Edited::default(),
         }
     }
 
@@ -196,6 +200,8 @@ pub struct Filter {
     pub until: Option<OffsetDateTime>,
     /// With ids from the first to the second of these.
     pub range: Option<(Uuid, Uuid)>,
+    /// Partition and offset of the record.
+    pub place: Option<(i32, i64)>,
 }
 
 /// What an operator did.
@@ -209,10 +215,14 @@ pub enum Action {
     Edit,
     /// Given up.
     Discard,
+    /// No longer given up: parked again.
+    Restore,
     /// Consumers that the limit had stopped were resumed; concerns no letter.
     Resume,
     /// Records that could not be read were skipped.
     Skip,
+    /// A redrive was cancelled; concerns no letter.
+    CancelRedrive,
 }
 
 impl Action {
@@ -224,8 +234,10 @@ impl Action {
             Self::RedriveFailed => "redrive-failed",
             Self::Edit => "edit",
             Self::Discard => "discard",
+            Self::Restore => "restore",
             Self::Resume => "resume",
             Self::Skip => "skip",
+            Self::CancelRedrive => "cancel-redrive",
         }
     }
 }

@@ -5,13 +5,15 @@
 //!   transaction. So a redrive can be killed at any point, and run again.
 //! - **One at a time.** A redrive holds an advisory lock of its group on a connection of its own, so the lock ends with
 //!   the process that holds it, however that ends.
+//! - **Seen and cancelled by others.** Its row ([`super::progress`]) is counted up in the transactions of its letters, and
+//!   asked in each of them whether it was cancelled.
 //! - **Nothing else is touched.** Nothing is published but what the handler writes, so other groups see nothing; the
 //!   consumer keeps running beside it, and parks what arrives for an aggregate that still has parked letters.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{Connection as _, PgConnection};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -20,11 +22,12 @@ use uuid::Uuid;
 
 use super::{
     Action, Filter, Letter, REDRIVES_MAX, Summary,
+    progress::{self, Counts, RedriveState, Turn},
     store::{self, RedriveGroup},
 };
 use crate::{
     backoff::Backoff,
-    consumer::{Answer, Class, Handler, Poison, group::Group, is_in_the_data, trace},
+    consumer::{Answer, Class, Handler, Poison, group::Group, inbox, is_in_the_data, trace},
     database::{self, BACKGROUND_TIME_MAX, DatabaseError, after_commit, bounded, mark, undo_since},
     deadline::Deadline,
     error::chain,
@@ -38,6 +41,8 @@ const LETTERS_PER_TRANSACTION_MAX: i64 = 100;
 const BYTES_PER_TRANSACTION_MAX: i64 = 8 * 1024 * 1024;
 /// Attempts of a transaction while the database is away; then the command fails, and the operator runs it again.
 const ATTEMPTS_MAX: u32 = 8;
+/// A redrive that waits looks this often whether it was cancelled.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether anything is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,8 @@ pub enum Exhausted {
 /// What an operator asks for.
 #[derive(Debug, Clone)]
 pub struct Redrive {
+    /// Of the command, the same in each of its calls; `None`: nobody follows it, as a dry run.
+    pub id: Option<Uuid>,
     /// Aggregates with a parked letter that matches.
     pub filter: Filter,
     /// Whether anything is done.
@@ -83,6 +90,8 @@ pub enum Outcome {
     Planned,
     /// It was handled after all.
     Redriven,
+    /// A dry run: it would fail, because this is wrong with what a redrive would handle.
+    WouldFail(Poison),
     /// It failed again and stays parked.
     Failed(Poison),
     /// It was redriven too often.
@@ -113,12 +122,28 @@ pub enum Step {
 /// Why a redrive did not begin, or did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum RedriveError {
-    /// One at a time.
-    #[error("another redrive of this service is running")]
-    Running,
+    /// One at a time. Which one, if it is known: replicas of an earlier version don't say.
+    #[error("{}", running(.0.as_deref()))]
+    Running(Option<String>),
+    /// By this operator.
+    #[error("cancelled by {0}")]
+    Cancelled(String),
     /// The database is away; what was redriven stays redriven.
     #[error("redrive was interrupted")]
     Database(#[from] DatabaseError),
+}
+
+fn running(which: Option<&str>) -> &str {
+    which.unwrap_or("another redrive of this service is running")
+}
+
+/// Why a redrive ended that nothing has kept from going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All that was selected was tried.
+    Done,
+    /// Nobody listens any more.
+    CallerGone,
 }
 
 /// What became of the first letters of a group.
@@ -162,24 +187,69 @@ impl<H: Handler> Redriver<H> {
         Self { group }
     }
 
-    /// Takes the lock of this group.
-    pub async fn begin(&self) -> Result<RedriveLock, RedriveError> {
+    /// Takes the lock of this group, and says that a redrive begins, or that another call of it does.
+    pub async fn begin(&self, request: &Redrive) -> Result<RedriveLock, RedriveError> {
+        let group = self.group.name;
         let mut connection = self.group.database.connect().await?;
-        let query = database::query(
-            "-- dead_letter.begin_redrive
-            select pg_try_advisory_lock(hashtextextended('holdfast redrive ' || $1, 0)) as locked",
-        )
-        .bind(self.group.name);
-        let row = bounded(query.fetch_one(&mut connection)).await?;
-        if row.try_get("locked").map_err(DatabaseError::from)? {
-            Ok(RedriveLock(connection))
-        } else {
-            Err(RedriveError::Running)
+        if !bounded(progress::lock(&mut connection, group)).await? {
+            let open = progress::open(&mut connection, group);
+            let open = tokio::time::timeout(BACKGROUND_TIME_MAX, open).await;
+            // Whoever it is: this one does not begin.
+            let which = open.ok().and_then(Result::ok).flatten();
+            return Err(RedriveError::Running(which.map(|progress| progress.to_string())));
+        }
+        let lock = RedriveLock(connection);
+        match self.open(lock, request).await? {
+            (lock, Turn::Go) => Ok(lock),
+            (lock, Turn::Cancelled { by }) => {
+                lock.release().await;
+                Err(RedriveError::Cancelled(by))
+            }
         }
     }
 
-    /// Redrives, and reports each letter to `steps`. Ends after the current transaction when nobody listens any more.
-    pub async fn redrive(&self, request: &Redrive, steps: &mpsc::Sender<Step>) -> Result<(), RedriveError> {
+    async fn open(
+        &self,
+        mut lock: RedriveLock,
+        request: &Redrive,
+    ) -> Result<(RedriveLock, Turn), DatabaseError> {
+        let Some(id) = request.id else { return Ok((lock, Turn::Go)) };
+        let selection = progress::selection(&request.filter);
+        let begun = bounded(async {
+            let mut transaction = lock.0.begin().await?;
+            let begun =
+                progress::begin(&mut transaction, self.group.name, id, &request.actor, &selection).await?;
+            transaction.commit().await?;
+            Ok(begun)
+        })
+        .await?;
+        Ok((lock, begun))
+    }
+
+    /// Says how a redrive ended, and gives the lock back. If the first fails, it looks as if the service had died: nobody holds the lock.
+    pub async fn end(&self, mut lock: RedriveLock, request: &Redrive, outcome: &Result<Ended, RedriveError>) {
+        let state = match outcome {
+            Ok(Ended::Done) => RedriveState::Finished,
+            Ok(Ended::CallerGone) => RedriveState::Interrupted,
+            Err(RedriveError::Cancelled(_)) => RedriveState::Cancelled,
+            Err(RedriveError::Running(_) | RedriveError::Database(_)) => RedriveState::Failed,
+        };
+        // Whoever has cancelled it has written that.
+        if let Some(id) = request.id.filter(|_| state != RedriveState::Cancelled)
+            && let Err(error) = bounded(progress::end(&mut lock.0, self.group.name, id, state)).await
+        {
+            tracing::debug!(error = chain(&error), "cannot write how a redrive ended");
+        }
+        lock.release().await;
+    }
+
+    /// Redrives, and reports each letter to `steps`. Ends after the current transaction when nobody listens any more, or when it was
+    /// cancelled.
+    pub async fn redrive(
+        &self,
+        request: &Redrive,
+        steps: &mpsc::Sender<Step>,
+    ) -> Result<Ended, RedriveError> {
         let (group, filter) = (self.group.name, request.filter.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         let groups = self
@@ -190,17 +260,21 @@ impl<H: Handler> Redriver<H> {
             })
             .await?;
         let letters: i64 = groups.iter().map(|(_, letters)| letters).sum();
+        self.plan(request, letters).await?;
         let plan = Step::Plan { letters: letters.unsigned_abs(), aggregates: groups.len() as u64 };
         if steps.send(plan).await.is_err() {
-            return Ok(());
+            return Ok(Ended::CallerGone);
         }
         let mut left = request.letters_max.unwrap_or(u64::MAX);
         let mut rate_limit = RateLimit::new(request.rate_per_second);
         for (redrive_group, _) in groups {
             // An aggregate may need several transactions; after a failure the next aggregate follows.
             loop {
-                if left == 0 || steps.is_closed() {
-                    return Ok(());
+                if left == 0 {
+                    return Ok(Ended::Done);
+                }
+                if steps.is_closed() {
+                    return Ok(Ended::CallerGone);
                 }
                 let most = i64::try_from(left).unwrap_or(i64::MAX).min(LETTERS_PER_TRANSACTION_MAX);
                 // At a low rate, small steps keep it even.
@@ -209,23 +283,77 @@ impl<H: Handler> Redriver<H> {
                     self.redrive_group_with_retries(&redrive_group, most, request).await?;
                 let all_redriven = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven);
                 let done = outcomes.len();
-                for (letter, outcome) in outcomes {
+                for (_, outcome) in &outcomes {
                     metrics::counter!(crate::metric::DEAD_LETTERS_REDRIVEN_TOTAL, "outcome" => outcome.name())
                         .increment(1);
-                    // If nobody listens, what is done stays done, and the loop ends above.
-                    let _ = steps.send(Step::Letter { letter: Box::new(letter), outcome }).await;
                 }
-                left = left.saturating_sub(done as u64);
+                // All that was done is reported, cancelled or not, however slowly it is taken in.
+                tokio::select! {
+                    () = report(outcomes, steps) => {}
+                    () = self.stay_alive(request) => {}
+                }
                 tokio::select! {
                     () = rate_limit.wait_for(done) => {}
-                    () = steps.closed() => return Ok(()),
+                    () = steps.closed() => return Ok(Ended::CallerGone),
+                    by = self.cancelled(request) => return Err(RedriveError::Cancelled(by)),
                 }
+                left = left.saturating_sub(done as u64);
                 if done == 0 || !all_redriven || !may_have_more {
                     break;
                 }
             }
         }
-        Ok(())
+        Ok(Ended::Done)
+    }
+
+    /// Says again and again that the redrive is alive; never returns.
+    async fn stay_alive(&self, request: &Redrive) {
+        loop {
+            self.cancelled(request).await;
+        }
+    }
+
+    /// Says again and again that the redrive is alive, until somebody has cancelled it. Returns who.
+    async fn cancelled(&self, request: &Redrive) -> String {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Some(Turn::Cancelled { by }) = self.look(request).await {
+                return by;
+            }
+        }
+    }
+
+    /// Whether the redrive may go on; `None` if that is not known now, and then the next transaction asks again.
+    async fn look(&self, request: &Redrive) -> Option<Turn> {
+        let (group, id) = (self.group.name, request.id?);
+        let turn: Result<Turn, DatabaseError> = self
+            .group
+            .database
+            .transaction(
+                "dead_letter.look",
+                Deadline::after(BACKGROUND_TIME_MAX),
+                (),
+                move |connection, ()| progress::turn(connection, group, id).boxed(),
+            )
+            .await;
+        // The database component says that the database is away.
+        turn.inspect_err(|error| tracing::debug!(error = chain(error), "cannot look for a cancellation")).ok()
+    }
+
+    /// Says how many letters are left.
+    async fn plan(&self, request: &Redrive, letters: i64) -> Result<(), DatabaseError> {
+        let (group, Some(id)) = (self.group.name, request.id) else { return Ok(()) };
+        let most = request.letters_max.and_then(|most| i64::try_from(most).ok()).unwrap_or(i64::MAX);
+        let letters = letters.min(most);
+        self.group
+            .database
+            .transaction(
+                "dead_letter.plan",
+                Deadline::after(BACKGROUND_TIME_MAX),
+                (),
+                move |connection, ()| progress::plan(connection, group, id, letters).boxed(),
+            )
+            .await
     }
 
     /// Tries again while the database is away, for a while.
@@ -234,11 +362,11 @@ impl<H: Handler> Redriver<H> {
         redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
-    ) -> Result<Done, DatabaseError> {
+    ) -> Result<Done, RedriveError> {
         let mut backoff = Backoff::for_infrastructure();
         loop {
             let outcome = match request.mode {
-                Mode::DryRun => self.plan_group(redrive_group, request.exhausted).await,
+                Mode::DryRun => self.plan_group(redrive_group, request.exhausted).await.map(Ok),
                 Mode::Execute => self.redrive_group(redrive_group, most, request).await,
             };
             match outcome {
@@ -246,41 +374,69 @@ impl<H: Handler> Redriver<H> {
                     tracing::warn!(error = chain(&error), "redrive waits for its database");
                     tokio::time::sleep(backoff.next_pause()).await;
                 }
-                outcome => return outcome,
+                Err(error) => return Err(error.into()),
+                Ok(Err(by)) => return Err(RedriveError::Cancelled(by)),
+                Ok(Ok(done)) => return Ok(done),
             }
         }
     }
 
-    /// What would be done with the letters of a group, all of them.
+    /// What would be done with the letters of a group, all of them. Each is looked at alone, because it may have megabytes.
     async fn plan_group(
         &self,
         redrive_group: &RedriveGroup,
         exhausted: Exhausted,
     ) -> Result<Done, DatabaseError> {
-        let (group, redrive_group) = (self.group.name, redrive_group.clone());
+        let (redriver, redrive_group) = (self.clone(), redrive_group.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
-        let letters = self
-            .group
+        self.group
             .database
             .read(deadline, move |connection| {
-                Box::pin(async move { store::parked(connection, group, &redrive_group).await })
+                Box::pin(async move {
+                    let mut line = Line::new(exhausted);
+                    let mut outcomes = Vec::new();
+                    for letter in store::parked(connection, redriver.group.name, &redrive_group).await? {
+                        let outcome = match line.stopped_at(letter.redrive_count) {
+                            Some(outcome) => outcome,
+                            None => match line.passed(redriver.try_form(connection, letter.id).await?) {
+                                Outcome::Failed(poison) => Outcome::WouldFail(poison),
+                                _ => Outcome::Planned,
+                            },
+                        };
+                        outcomes.push((letter, outcome));
+                    }
+                    Ok(Done { outcomes, may_have_more: false })
+                })
             })
-            .await?;
-        let mut line = Line::new(exhausted);
-        let planned = letters.into_iter().map(|letter| {
-            let outcome = line.stopped_at(letter.redrive_count).unwrap_or(Outcome::Planned);
-            (letter, outcome)
-        });
-        Ok(Done { outcomes: planned.collect(), may_have_more: false })
+            .await
     }
 
-    /// One transaction: the first letters of a group, in order, up to the first that fails.
+    /// What can be known of a redrive without its effects: whether headers, key and value are what the service can handle, and whether
+    /// the event's id is free.
+    async fn try_form(
+        &self,
+        connection: &mut PgConnection,
+        id: Uuid,
+    ) -> Result<Result<(), Poison>, DatabaseError> {
+        let group = self.group.name;
+        // It may have been redriven since; then there is nothing wrong with it.
+        let Some(letter) = store::get(connection, group, id).await? else { return Ok(Ok(())) };
+        let accepted = match self.group.check(&letter.effective_record()) {
+            Ok(accepted) => accepted,
+            Err(poison) => return Ok(Err(poison)),
+        };
+        let is_taken = accepted.metadata.id != letter.event_id
+            && inbox::has(connection, group, accepted.metadata.id).await?;
+        Ok(if is_taken { Err(id_is_taken()) } else { Ok(()) })
+    }
+
+    /// One transaction: the first letters of a group, in order, up to the first that fails. The inner error is who has cancelled it.
     async fn redrive_group(
         &self,
         redrive_group: &RedriveGroup,
         most: i64,
         request: &Redrive,
-    ) -> Result<Done, DatabaseError> {
+    ) -> Result<Result<Done, String>, DatabaseError> {
         let input = Arc::new((self.clone(), redrive_group.clone(), request.clone()));
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         self.group
@@ -288,7 +444,19 @@ impl<H: Handler> Redriver<H> {
             .transaction("dead_letter.redrive", deadline, input, move |connection, input| {
                 async move {
                     let (redriver, redrive_group, request) = &*input;
-                    redriver.redrive_letters(connection, redrive_group, most, request).await
+                    let group = redriver.group.name;
+                    if let Some(id) = request.id
+                        && let Turn::Cancelled { by } = progress::turn(connection, group, id).await?
+                    {
+                        return Ok(Err(by));
+                    }
+                    let done = redriver.redrive_letters(connection, redrive_group, most, request).await?;
+                    if let Some(id) = request.id {
+                        let mut counts = Counts::default();
+                        done.outcomes.iter().for_each(|(_, outcome)| counts.count(outcome));
+                        progress::count(connection, group, id, counts).await?;
+                    }
+                    Ok(Ok(done))
                 }
                 .boxed()
             })
@@ -325,7 +493,7 @@ impl<H: Handler> Redriver<H> {
                         format!("redrive {}: {class}: {}", letter.redrive_count + 1, poison.reason());
                     self.audit(connection, request, Action::RedriveFailed, letter.id, &detail).await?;
                 }
-                Outcome::Planned | Outcome::Refused | Outcome::Behind => {}
+                Outcome::Planned | Outcome::WouldFail(_) | Outcome::Refused | Outcome::Behind => {}
             }
             outcomes.push((letter.summary(), outcome));
         }
@@ -382,7 +550,7 @@ impl<H: Handler> Redriver<H> {
             && !self.group.record_in_inbox(&mut savepoint, &record).await?
         {
             savepoint.rollback().await?;
-            return Ok(Err(Poison::new(Class::SchemaViolation, "event id was used for another event")));
+            return Ok(Err(id_is_taken()));
         }
         let answers = self.group.handler.handle(&mut savepoint, std::slice::from_ref(&accepted)).await;
         let poison = match answers {
@@ -413,6 +581,17 @@ impl<H: Handler> Redriver<H> {
     ) -> Result<(), DatabaseError> {
         store::audit(connection, self.group.name, &request.actor, action, Some(letter), detail).await
     }
+}
+
+/// If nobody listens, what is done stays done.
+async fn report(outcomes: Vec<(Summary, Outcome)>, steps: &mpsc::Sender<Step>) {
+    for (letter, outcome) in outcomes {
+        let _ = steps.send(Step::Letter { letter: Box::new(letter), outcome }).await;
+    }
+}
+
+fn id_is_taken() -> Poison {
+    Poison::new(Class::SchemaViolation, "event id was used for another event")
 }
 
 /// The letters of one aggregate, oldest first: behind one that is not redriven none is. Pure.
@@ -459,6 +638,7 @@ impl Outcome {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Planned => "planned",
+            Self::WouldFail(_) => "would-fail",
             Self::Redriven => "redriven",
             Self::Failed(_) => "failed",
             Self::Refused => "refused",

@@ -6,6 +6,7 @@ use holdfast_proto::{
     ops::v1::{self as pb, dead_letter_service_server::DeadLetterService},
     to_timestamp,
 };
+use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -14,10 +15,12 @@ use uuid::Uuid;
 use super::{
     Action, Edited, Filter,
     messages::{
-        Edit, actor, entry_to_proto, header_to_proto, next_page, parse_edit, parse_filter, parse_id,
-        parse_id_prefix, parse_ids, parse_page, parse_reason, parse_skip, parse_state, parse_time, peer_of,
-        positions_to_proto, step_to_proto, summary_to_proto,
+        Change, Edit, actor, entry_to_proto, header_to_proto, next_page, parse_change, parse_edit,
+        parse_filter, parse_id, parse_id_prefix, parse_page, parse_place, parse_reason, parse_skip,
+        parse_state, parse_time, peer_of, positions_to_proto, redrive_to_proto, step_to_proto,
+        summary_to_proto,
     },
+    progress::{self, Cancelled, NotCancelled, Progress},
     redrive::{Exhausted, Mode, Redrive, RedriveError, Redriver},
     skip::{self, SkipError},
     store,
@@ -61,6 +64,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let deadline = Deadline::of(&request);
         let request = request.into_inner();
         let state = parse_state(request.state)?;
+        let place = parse_place(request.place, &request.topic)?;
         let filter = pb::DeadLetterFilter {
             ids: request.ids,
             topic: request.topic,
@@ -70,7 +74,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             until: request.until,
         };
         let range = parse_id_prefix(&request.id_prefix)?;
-        let filter = Filter { state, range, ..parse_filter(filter)? };
+        let filter = Filter { state, range, place, ..parse_filter(filter)? };
         let (limit, after) = parse_page(request.page_size, &request.page_token)?;
         let group = self.group.name;
         let mut letters = self
@@ -129,7 +133,14 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         if !(request.rate_per_second.is_finite() && request.rate_per_second >= 0.0) {
             return Err(Status::invalid_argument("rate_per_second must be 0 or more"));
         }
+        let id = match request.redrive_id.as_str() {
+            "" => Uuid::now_v7(),
+            id => parse_id("redrive_id", id)?,
+        };
+        let is_executed = request.mode() == pb::RedriveMode::Execute;
         let redrive = Redrive {
+            // A dry run changes nothing, so nobody needs to follow it.
+            id: is_executed.then_some(id),
             mode: match request.mode() {
                 pb::RedriveMode::Execute => Mode::Execute,
                 pb::RedriveMode::Unspecified | pb::RedriveMode::DryRun => Mode::DryRun,
@@ -145,7 +156,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         // A dry run changes nothing, so it may run beside a redrive.
         let lock = match redrive.mode {
             Mode::DryRun => None,
-            Mode::Execute => Some(redriver.begin().await?),
+            Mode::Execute => Some(redriver.begin(&redrive).await?),
         };
         let (steps, receiver) = mpsc::channel(STEPS_MAX);
         let (failed, failure) = tokio::sync::oneshot::channel();
@@ -153,10 +164,14 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             let outcome = redriver.redrive(&redrive, &steps).await;
             // Released before the stream ends, so that a command that follows at once finds the lock free.
             if let Some(lock) = lock {
-                lock.release().await;
+                redriver.end(lock, &redrive, &outcome).await;
             }
             if let Err(error) = outcome {
-                tracing::warn!(error = chain(&error), "redrive was interrupted");
+                if matches!(error, RedriveError::Cancelled(_)) {
+                    tracing::info!(by = chain(&error), "redrive was cancelled");
+                } else {
+                    tracing::warn!(error = chain(&error), "redrive was interrupted");
+                }
                 // Fails if the operator is gone.
                 let _ = failed.send(Status::from(error));
             }
@@ -165,6 +180,60 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let failure = failure.into_stream().filter_map(async |failure| failure.ok().map(Err));
         let steps = ReceiverStream::new(receiver).map(|step| Ok(step_to_proto(step)));
         Ok(Response::new(steps.chain(failure).boxed()))
+    }
+
+    async fn list_redrives(
+        &self,
+        request: Request<pb::ListRedrivesRequest>,
+    ) -> Result<Response<pb::ListRedrivesResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let (limit, _) = parse_page(request.into_inner().page_size, "")?;
+        let group = self.group.name;
+        let redrives = self
+            .group
+            .database
+            .read(deadline, move |connection| progress::latest(connection, group, limit).boxed())
+            .await?;
+        let redrives = redrives.iter().map(redrive_to_proto).collect();
+        Ok(Response::new(pb::ListRedrivesResponse { redrives }))
+    }
+
+    async fn cancel_redrive(
+        &self,
+        request: Request<pb::CancelRedriveRequest>,
+    ) -> Result<Response<pb::CancelRedriveResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let request = request.into_inner();
+        let id = parse_id("id", &request.id)?;
+        let actor = actor(&peer, &request.author)?;
+        let group = self.group.name;
+        let cancelled: Result<Result<Progress, NotCancelled>, DatabaseError> = self
+            .group
+            .database
+            .transaction("dead_letter.cancel_redrive", deadline, actor, move |connection, actor| {
+                async move {
+                    let (cancelled, progress) = match progress::cancel(connection, group, id, &actor).await? {
+                        Ok(done) => done,
+                        Err(not) => return Ok(Err(not)),
+                    };
+                    if cancelled == Cancelled::Now {
+                        let detail = format!("redrive {id}: {progress}");
+                        store::audit(connection, group, &actor, Action::CancelRedrive, None, &detail).await?;
+                    }
+                    Ok(Ok(progress))
+                }
+                .boxed()
+            })
+            .await;
+        match cancelled? {
+            Ok(progress) => {
+                Ok(Response::new(pb::CancelRedriveResponse { redrive: Some(redrive_to_proto(&progress)) }))
+            }
+            Err(NotCancelled::Unknown) => Err(Status::not_found("no such redrive")),
+            Err(NotCancelled::Finished) => {
+                Err(Status::failed_precondition("the redrive has done everything"))
+            }
+        }
     }
 
     async fn edit_dead_letter(
@@ -222,23 +291,15 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
     ) -> Result<Response<pb::DiscardDeadLettersResponse>, Status> {
         let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
         let request = request.into_inner();
-        let ids = parse_ids(&request.ids)?;
-        if ids.is_empty() {
-            return Err(Status::invalid_argument("ids must not be empty"));
-        }
-        let reason = parse_reason(&request.reason)?;
-        let actor = actor(&peer, &request.author)?;
+        let change = parse_change(&request.ids, &request.reason, &actor(&peer, &request.author)?)?;
         let group = self.group.name;
-        let input = (ids, reason, actor);
         let discarded: Result<Vec<Uuid>, DatabaseError> = self
             .group
             .database
-            .transaction("dead_letter.discard", deadline, input, move |connection, (ids, reason, actor)| {
+            .transaction("dead_letter.discard", deadline, change, move |connection, change| {
                 async move {
-                    let discarded = store::discard(connection, group, &ids).await?;
-                    for id in &discarded {
-                        store::audit(connection, group, &actor, Action::Discard, Some(*id), &reason).await?;
-                    }
+                    let discarded = store::discard(connection, group, &change.ids).await?;
+                    audit_each(connection, group, Action::Discard, &discarded, &change).await?;
                     Ok(discarded)
                 }
                 .boxed()
@@ -246,6 +307,30 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             .await;
         let discarded = discarded?.iter().map(Uuid::to_string).collect();
         Ok(Response::new(pb::DiscardDeadLettersResponse { discarded }))
+    }
+
+    async fn restore_dead_letters(
+        &self,
+        request: Request<pb::RestoreDeadLettersRequest>,
+    ) -> Result<Response<pb::RestoreDeadLettersResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let request = request.into_inner();
+        let change = parse_change(&request.ids, &request.reason, &actor(&peer, &request.author)?)?;
+        let group = self.group.name;
+        let restored: Result<Vec<Uuid>, DatabaseError> = self
+            .group
+            .database
+            .transaction("dead_letter.restore", deadline, change, move |connection, change| {
+                async move {
+                    let restored = store::restore(connection, group, &change.ids).await?;
+                    audit_each(connection, group, Action::Restore, &restored, &change).await?;
+                    Ok(restored)
+                }
+                .boxed()
+            })
+            .await;
+        let restored = restored?.iter().map(Uuid::to_string).collect();
+        Ok(Response::new(pb::RestoreDeadLettersResponse { restored }))
     }
 
     async fn resume_consumers(
@@ -370,6 +455,20 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
     }
 }
 
+/// Writes that something was done to each of these letters.
+async fn audit_each(
+    connection: &mut PgConnection,
+    group: &str,
+    action: Action,
+    letters: &[Uuid],
+    change: &Change,
+) -> Result<(), DatabaseError> {
+    for letter in letters {
+        store::audit(connection, group, &change.actor, action, Some(*letter), &change.reason).await?;
+    }
+    Ok(())
+}
+
 /// What could not be kept, or not be handled, is refused at once, while the operator is looking.
 fn must_be_handled<H: Handler>(group: &Group<H>, record: &Record) -> Result<(), EditError> {
     // It is kept, shown and handled like a record that was parked.
@@ -427,7 +526,8 @@ impl From<SkipError> for Status {
 impl From<RedriveError> for Status {
     fn from(error: RedriveError) -> Self {
         match error {
-            RedriveError::Running => Self::failed_precondition(error.to_string()),
+            RedriveError::Running(_) => Self::failed_precondition(error.to_string()),
+            RedriveError::Cancelled(_) => Self::aborted(error.to_string()),
             RedriveError::Database(error) => error.into(),
         }
     }

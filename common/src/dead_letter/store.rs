@@ -15,7 +15,8 @@ use crate::{
 macro_rules! summary_columns {
     () => {
         "id, class, reason, state, topic, partition, record_offset, record_timestamp_ms, subject, blocked_by, attempts,
-            redrive_count, first_failed_at, parked_at"
+            redrive_count, first_failed_at, parked_at,
+            coalesce(edited_key, edited_value, edited_headers) is not null as is_edited"
     };
 }
 
@@ -61,6 +62,7 @@ pub(super) async fn list(
             and ($8::timestamptz is null or parked_at < $8)
             and ($9::uuid is null or id > $9)
             and ($10::uuid is null or id between $10 and $11)
+            and ($13::int is null or (partition = $13 and record_offset = $14))
         order by id limit $12"
     ))
     .bind(group)
@@ -75,6 +77,8 @@ pub(super) async fn list(
     .bind(filter.range.map(|(first, _)| first))
     .bind(filter.range.map(|(_, last)| last))
     .bind(limit)
+    .bind(filter.place.map(|(partition, _)| partition))
+    .bind(filter.place.map(|(_, offset)| offset))
     .fetch_all(connection)
     .await?;
     rows.iter().map(summary).collect()
@@ -346,6 +350,26 @@ pub(super) async fn discard(
     rows.into_iter().map(|row| Ok(row.try_get("id")?)).collect()
 }
 
+/// Parks discarded letters again, with their edits and their count of redrives; returns those that were discarded. What a consumer is
+/// handling meanwhile counts as handled before: it has seen none that blocks it.
+pub(super) async fn restore(
+    connection: &mut PgConnection,
+    group: &str,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, DatabaseError> {
+    let rows = database::query(
+        "-- dead_letter.restore
+        update dead_letters set state = 'parked'
+        where group_name = $1 and id = any($2) and state = 'discarded'
+        returning id",
+    )
+    .bind(group)
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| Ok(row.try_get("id")?)).collect()
+}
+
 /// Writes an audit row.
 pub(super) async fn audit(
     connection: &mut PgConnection,
@@ -450,6 +474,7 @@ fn summary(row: &PgRow) -> Result<Summary, DatabaseError> {
         redrive_count: row.try_get("redrive_count")?,
         first_failed_at: row.try_get("first_failed_at")?,
         parked_at: row.try_get("parked_at")?,
+        is_edited: row.try_get("is_edited")?,
     })
 }
 

@@ -127,7 +127,8 @@ impl Discard {
 
 /// What is given up: each letter, or how many of which kind.
 fn touched(parked: &[&pb::DeadLetter], waiting: usize) -> String {
-    let mut text = format!("{} dead letters are given up for good:", parked.len());
+    let mut text =
+        format!("{} dead letters are given up (`holdfast dlq restore` takes that back):", parked.len());
     if parked.len() <= SHOWN_MAX {
         let lines: Vec<LetterLine> = parked.iter().map(|letter| LetterLine::of(letter)).collect();
         // Writing to a String can't fail.

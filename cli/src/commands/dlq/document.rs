@@ -28,7 +28,13 @@ pub(super) struct Document {
     is_whole: bool,
 }
 
+/// Whether two services have parked the same record, and both have the same edits or none.
+pub(super) fn is_same_record(a: &pb::DeadLetter, b: &pb::DeadLetter) -> bool {
+    (&a.key, &a.value, &a.headers) == (&b.key, &b.value, &b.headers) && Effective::of(a) == Effective::of(b)
+}
+
 /// What a redrive would handle: the record with its edits.
+#[derive(PartialEq)]
 struct Effective<'l> {
     key: Option<&'l [u8]>,
     value: Option<&'l [u8]>,
@@ -280,6 +286,24 @@ mod tests {
             difference.iter().any(|line| line.starts_with('+') && line.contains("1 Quay")),
             "{difference:?}"
         );
+    }
+
+    /// Letters of one record are the same until one of them is edited.
+    #[test]
+    fn what_was_edited_otherwise_is_not_the_same() {
+        let one = letter(Some(created()), &[("ce_id", "7")], None);
+        let other = pb::DeadLetter { id: "other".to_owned(), class: "decode".to_owned(), ..one.clone() };
+        assert!(is_same_record(&one, &other));
+        let header = pb::RecordHeader { name: "ce_id".to_owned(), value: b"8".to_vec() };
+        for different in [
+            pb::DeadLetter { edited_key: Some(b"alice".to_vec()), ..other.clone() },
+            pb::DeadLetter { edited_headers: vec![header], ..other.clone() },
+            pb::DeadLetter { edited_value: Some(Vec::new()), ..other.clone() },
+            // The topic was made anew, and another record is at this place.
+            pb::DeadLetter { value: Some(Vec::new()), ..other.clone() },
+        ] {
+            assert!(!is_same_record(&one, &different), "{different:?}");
+        }
     }
 
     /// Of a whole record only what was changed is an edit; a header can't be taken away, and garbage is refused.

@@ -17,6 +17,7 @@ use super::{
     document::{Document, fill},
     named::{Named, parse_named},
     schema,
+    siblings::Everywhere,
 };
 use crate::{
     consent::{Consent, asked},
@@ -27,6 +28,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a command line")]
 pub(crate) struct Edit {
     #[command(flatten)]
     target: Target,
@@ -54,6 +56,9 @@ pub(crate) struct Edit {
     /// Take all edits back
     #[arg(long, conflicts_with_all = ["value", "header", "record_key", "fill", "template", "document"])]
     revert: bool,
+    /// Make the same edit of the letters that other services have made of this event, after a question
+    #[arg(long, conflicts_with = "template")]
+    everywhere: bool,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", value_parser = parse_reason, required_unless_present = "template")]
     reason: Option<String>,
@@ -113,16 +118,23 @@ impl Edit {
             data!("{}", Document::of(&letter)?.to_text()?)?;
             return Ok(Outcome::Done);
         }
+        let everywhere = if self.everywhere { Some(Everywhere::of(&services, &letter).await?) } else { None };
         if opens_editor {
-            return self.in_editor(service, &letter).await;
+            return self.in_editor(service, &letter, everywhere.as_ref()).await;
         }
         let request = if let Some(path) = &self.document {
             Document::of(&letter)?.edit_to(&letter, &read_from(path)?)?
         } else {
             self.by_options(&letter)?
         };
-        service.answer(self.send(service, &letter, request).await?)?;
-        self.conclude(&letter)
+        let request = self.complete(&letter, request)?;
+        if let Some(everywhere) = &everywhere
+            && !self.consent.to(&everywhere.touched(&letter), "edit them?")?
+        {
+            return Ok(Outcome::Failed);
+        }
+        send(service, &letter, &request).await?;
+        self.conclude(&letter, &request, everywhere.as_ref()).await
     }
 
     /// What the options ask for.
@@ -141,13 +153,12 @@ impl Edit {
         })
     }
 
-    /// Fills in what is missing, says so, and asks the service to keep it.
-    async fn send(
+    /// Fills in what is missing, and says so.
+    fn complete(
         &self,
-        service: &Service,
         letter: &pb::DeadLetter,
         mut request: pb::EditDeadLetterRequest,
-    ) -> Result<Result<tonic::Response<pb::EditDeadLetterResponse>, tonic::Status>> {
+    ) -> Result<pb::EditDeadLetterRequest> {
         if !request.revert {
             for filled in fill(letter, &mut request)? {
                 say!("filled in: {filled}");
@@ -157,14 +168,18 @@ impl Edit {
         {
             bail!(NothingMatched("nothing is missing, and nothing was changed".to_owned()));
         }
-        request.id.clone_from(&letter.id);
         request.reason = self.reason.clone().unwrap_or_default();
         request.author = self.by.name();
-        Ok(service.dead_letters().edit_dead_letter(service.request(request)?).await)
+        Ok(request)
     }
 
     /// Until the service takes the result, or the operator gives up.
-    async fn in_editor(&self, service: &Service, letter: &pb::DeadLetter) -> Result<Outcome> {
+    async fn in_editor(
+        &self,
+        service: &Service,
+        letter: &pb::DeadLetter,
+        everywhere: Option<&Everywhere<'_>>,
+    ) -> Result<Outcome> {
         let before = Document::of(letter)?;
         let original = before.to_text()?;
         let file = tempfile::Builder::new().prefix("dead-letter-").suffix(".json").tempfile()?;
@@ -179,12 +194,16 @@ impl Edit {
             }
             let refused = match before.edit_to(letter, &text) {
                 Ok(request) => {
-                    let difference = before.difference(&text)?.join("\n");
-                    if !self.consent.to(&difference, "keep this edit?")? {
+                    let mut touched = before.difference(&text)?.join("\n");
+                    if let Some(everywhere) = everywhere {
+                        touched = format!("{touched}\n{}", everywhere.touched(letter));
+                    }
+                    if !self.consent.to(&touched, "keep this edit?")? {
                         return Ok(Outcome::Failed);
                     }
-                    match service.answer(self.send(service, letter, request).await?) {
-                        Ok(_) => return self.conclude(letter),
+                    let request = self.complete(letter, request)?;
+                    match send(service, letter, &request).await {
+                        Ok(()) => return self.conclude(letter, &request, everywhere).await,
                         Err(CallError::Refused { code: Code::InvalidArgument, why, .. }) => {
                             anyhow::anyhow!(why)
                         }
@@ -202,12 +221,46 @@ impl Edit {
         }
     }
 
-    fn conclude(&self, letter: &pb::DeadLetter) -> Result<Outcome> {
-        let next = self.target.hint(&format!("dlq redrive {} --execute", letter.id))?;
+    /// Makes the same edit elsewhere, now that it was taken once, and says what comes next.
+    async fn conclude(
+        &self,
+        letter: &pb::DeadLetter,
+        request: &pb::EditDeadLetterRequest,
+        everywhere: Option<&Everywhere<'_>>,
+    ) -> Result<Outcome> {
+        let mut edited = vec![letter.id.as_str()];
+        let mut is_partial = everywhere.is_some_and(|everywhere| everywhere.is_partial);
+        for (service, letter) in everywhere.iter().flat_map(|everywhere| &everywhere.letters) {
+            match send(service, letter, request).await {
+                Ok(()) => edited.push(&letter.id),
+                Err(error) => {
+                    say!("{} is not edited: {error}", letter.id);
+                    is_partial = true;
+                }
+            }
+        }
+        let next = self.target.hint(&format!("dlq redrive {} --execute", edited.join(" ")))?;
         let done = if self.revert { "as it was received" } else { "edited; the original is kept" };
-        say!("{done}. Next: {next}");
-        Ok(Outcome::Done)
+        match edited.len() {
+            1 => say!("{done}. Next: {next}"),
+            several => say!("{several} letters: {done}. Next: {next}"),
+        }
+        Ok(if is_partial { Outcome::Partly } else { Outcome::Done })
     }
+}
+
+/// Asks a service to keep an edit of a letter.
+async fn send(
+    service: &Service,
+    letter: &pb::DeadLetter,
+    request: &pb::EditDeadLetterRequest,
+) -> Result<(), CallError> {
+    let request = pb::EditDeadLetterRequest { id: letter.id.clone(), ..request.clone() };
+    let request = match service.request(request) {
+        Ok(request) => request,
+        Err(error) => return Err(service.error(&tonic::Status::internal(error.to_string()))),
+    };
+    service.answer(service.dead_letters().edit_dead_letter(request).await).map(drop)
 }
 
 /// As `$VISUAL` or `$EDITOR` says, which may have options of their own.

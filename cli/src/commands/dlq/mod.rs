@@ -11,9 +11,12 @@ mod list;
 mod listing;
 mod named;
 mod redrive;
+mod redrives;
+mod restore;
 mod resume;
 mod schema;
 mod show;
+mod siblings;
 mod skip;
 #[cfg(test)]
 mod snapshots;
@@ -23,8 +26,8 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use self::{
-    audit::Audit, discard::Discard, edit::Edit, list::List, redrive::Redrive, resume::Resume, show::Show,
-    skip::Skip, stats::Stats,
+    audit::Audit, discard::Discard, edit::Edit, list::List, redrive::Redrive, restore::Restore,
+    resume::Resume, show::Show, skip::Skip, stats::Stats,
 };
 use crate::{output::Outcome, runtime::block_on};
 
@@ -34,12 +37,14 @@ pub(crate) enum Dlq {
     List(List),
     /// Show letters: headers, reason, attempts, history, and the value decoded by its schema
     Show(Show),
-    /// Handle dead letters again, whole aggregates in order; a dry run unless --execute
+    /// Handle dead letters again, whole aggregates in order; a dry run unless --execute. Also shows and cancels redrives
     Redrive(Redrive),
     /// Repair a dead letter in an editor or by options: event, key, headers; the original is kept
     Edit(Edit),
     /// Give up dead letters; what waits behind them is released at the next redrive
     Discard(Discard),
+    /// Take a discard back: the letters are parked again, as they were
+    Restore(Restore),
     /// Resume consumers that stopped because of too many dead letters
     Resume(Resume),
     /// Skip records that cannot be read at all, as readiness names them; their place is kept
@@ -59,6 +64,7 @@ impl Dlq {
                 Self::Redrive(redrive) => redrive.run().await,
                 Self::Edit(edit) => edit.run().await,
                 Self::Discard(discard) => discard.run().await,
+                Self::Restore(restore) => restore.run().await,
                 Self::Resume(resume) => resume.run().await,
                 Self::Skip(skip) => skip.run().await,
                 Self::Stats(stats) => stats.run().await,

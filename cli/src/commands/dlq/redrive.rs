@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use super::{
     filter::Filter,
-    letter::groups,
     named::{Named, parse_named},
+    redrives,
 };
 use crate::{
     options::{By, ListOutput},
@@ -37,6 +37,10 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 const IDS_PER_CALL: usize = 1_000;
 /// A plan with more letters is a summary.
 const PLAN_ROWS_MAX: usize = 20;
+
+/// Options that say what to redrive, and how.
+const SELECTION: [&str; 12] =
+    ["ids", "topic", "class", "order", "since", "until", "all", "execute", "rate", "max", "force", "verbose"];
 
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "the flags of a command line")]
@@ -66,6 +70,12 @@ pub(crate) struct Redrive {
     /// Show each letter of a long plan
     #[arg(short, long)]
     verbose: bool,
+    /// Show redrives: which are under way, by whom, how far; and the latest that have ended
+    #[arg(long, conflicts_with_all = SELECTION, conflicts_with = "cancel")]
+    status: bool,
+    /// End redrives that are under way, whoever has begun them; what they have redriven stays redriven
+    #[arg(long, conflicts_with_all = SELECTION)]
+    cancel: bool,
     #[command(flatten)]
     by: By,
     #[command(flatten)]
@@ -91,6 +101,10 @@ struct Line {
     class: Option<String>,
     /// Why it is not redriven.
     reason: Option<String>,
+    /// Whether it was edited.
+    edited: bool,
+    /// Redrives since its last edit, before this one.
+    redrives: i32,
 }
 
 #[derive(Serialize)]
@@ -101,6 +115,7 @@ struct Document {
     refused: usize,
     behind: usize,
     planned: usize,
+    would_fail: usize,
     dead_letters: Vec<Line>,
 }
 
@@ -114,6 +129,7 @@ impl Document {
             refused: count("refused"),
             behind: count("behind"),
             planned: count("planned"),
+            would_fail: count("would-fail"),
             dead_letters: lines,
         }
     }
@@ -125,10 +141,20 @@ enum Ended {
     Done,
     /// The operator has pressed Ctrl-C: the service ends after its current transaction.
     Interrupted,
+    /// Another operator has cancelled it.
+    Cancelled,
 }
 
 impl Redrive {
     pub(super) async fn run(&self) -> Result<Outcome> {
+        if self.status || self.cancel {
+            let services = Services::connect(&self.target, self.filter.service.as_deref())?;
+            return if self.status {
+                redrives::status(&services, &self.target, &self.output).await
+            } else {
+                redrives::cancel(&services, &self.by, &self.output).await
+            };
+        }
         if self.ids.is_empty() && self.filter.is_empty() && !self.all {
             bail!(UsageError("which? Name ids, a filter, or --all".to_owned()));
         }
@@ -139,17 +165,19 @@ impl Redrive {
         let before = parked_at_each(everywhere.as_ref()).await;
         let mut progress = Progress::new();
         let mut failed = Vec::new();
-        let mut is_interrupted = false;
+        let mut ended = Ended::Done;
+        // The same at all services, in each call.
+        let id = Uuid::now_v7();
         for service in &services.all {
             let done = u32::try_from(progress.lines.len()).unwrap_or(u32::MAX);
             let left = self.max.map(|max| max.saturating_sub(done));
             if left == Some(0) {
                 break;
             }
-            match self.redrive_at(service, &ids, left, &mut progress).await {
+            match self.redrive_at(service, id, &ids, left, &mut progress).await {
                 Ok(Ended::Done) => {}
-                Ok(Ended::Interrupted) => {
-                    is_interrupted = true;
+                Ok(early) => {
+                    ended = early;
                     break;
                 }
                 Err(error) => failed.push(error),
@@ -164,9 +192,17 @@ impl Redrive {
             let stats = self.target.hint("dlq stats")?;
             say!("{service} has {more} more parked than before: {stats}");
         }
-        if is_interrupted {
-            say!("interrupted: what is left stays parked; run the command again for it");
-            return Ok(Outcome::Partly);
+        match ended {
+            Ended::Done => {}
+            Ended::Interrupted => {
+                say!("interrupted: what is left stays parked; run the command again for it");
+                return Ok(Outcome::Partly);
+            }
+            // Who has cancelled it is said already.
+            Ended::Cancelled => {
+                say!("what is left stays parked");
+                return Ok(Outcome::Partly);
+            }
         }
         // Others were still redriven.
         let Some(last) = failed.pop() else { return Ok(outcome) };
@@ -184,12 +220,13 @@ impl Redrive {
     async fn redrive_at(
         &self,
         service: &Service,
+        id: Uuid,
         ids: &[Uuid],
         left: Option<u32>,
         progress: &mut Progress,
     ) -> Result<Ended> {
         if ids.is_empty() {
-            return self.redrive_service(service, ids, left, progress).await;
+            return self.redrive_service(service, id, ids, left, progress).await;
         }
         let before = progress.lines.len();
         for ids in ids.chunks(IDS_PER_CALL) {
@@ -198,8 +235,9 @@ impl Redrive {
             if left == Some(0) {
                 break;
             }
-            if self.redrive_service(service, ids, left, progress).await? == Ended::Interrupted {
-                return Ok(Ended::Interrupted);
+            let ended = self.redrive_service(service, id, ids, left, progress).await?;
+            if ended != Ended::Done {
+                return Ok(ended);
             }
         }
         Ok(Ended::Done)
@@ -210,6 +248,7 @@ impl Redrive {
     async fn redrive_service(
         &self,
         service: &Service,
+        id: Uuid,
         ids: &[Uuid],
         mut left: Option<u32>,
         progress: &mut Progress,
@@ -218,10 +257,14 @@ impl Redrive {
         let mut has_said = false;
         loop {
             let before = progress.lines.len();
-            let status = match self.stream(service, ids, left, progress).await? {
+            let status = match self.stream(service, id, ids, left, progress).await? {
                 Ok(ended) => return Ok(ended),
                 Err(status) => status,
             };
+            if status.code() == Code::Aborted {
+                say!("{}", service.error(&status));
+                return Ok(Ended::Cancelled);
+            }
             let done = progress.lines.len() - before;
             left = left.map(|left| left.saturating_sub(u32::try_from(done).unwrap_or(u32::MAX)));
             interruptions = if done > 0 { 0 } else { interruptions + 1 };
@@ -234,7 +277,12 @@ impl Redrive {
                 && left != Some(0);
             if !again {
                 let of_service = progress.lines.iter().filter(|line| line.service == service.name).count();
-                let error = anyhow::Error::from(service.error(&status));
+                let mut error = anyhow::Error::from(service.error(&status));
+                if status.code() == Code::FailedPrecondition {
+                    let cancel =
+                        self.target.hint(&format!("dlq redrive --cancel --service {}", service.name))?;
+                    error = anyhow::anyhow!("{error}; wait, or end it with {cancel}");
+                }
                 return Err(match of_service {
                     0 => error,
                     done => error.context(format!(
@@ -265,6 +313,7 @@ impl Redrive {
     async fn stream(
         &self,
         service: &Service,
+        id: Uuid,
         ids: &[Uuid],
         left: Option<u32>,
         progress: &mut Progress,
@@ -279,6 +328,7 @@ impl Redrive {
             letters_max: left.unwrap_or_default(),
             force: self.force,
             author: self.by.name(),
+            redrive_id: id.to_string(),
         };
         let mut steps = match service.dead_letters().redrive_dead_letters(service.request(request)?).await {
             Ok(answer) => answer.into_inner(),
@@ -309,11 +359,7 @@ impl Redrive {
             return Ok(());
         }
         if !self.execute && !self.verbose && lines.len() > PLAN_ROWS_MAX {
-            let planned = lines.iter().filter(|line| line.result == "planned");
-            for group in groups(planned.map(|line| (line.service, line.topic.as_str(), "letters"))) {
-                data!("{group}")?;
-            }
-            return Ok(());
+            return data!("{}", summary(lines));
         }
         data!("{}", table(lines))
     }
@@ -383,10 +429,44 @@ async fn more_since(
     more.filter(|(_, more)| *more > 0).collect()
 }
 
+/// What a dry run foresees, by service and topic: how many letters of each kind.
+fn summary(lines: &[Line]) -> Table {
+    let mut kinds: BTreeMap<(&str, &str, String), usize> = BTreeMap::new();
+    for line in lines {
+        *kinds.entry((line.service, line.topic.as_str(), foreseen(line))).or_default() += 1;
+    }
+    let mut table = Table::new(&["LETTERS", "SERVICE", "TOPIC", "FORESEEN"]).cutting(&["FORESEEN"]);
+    for ((service, topic, foreseen), letters) in &kinds {
+        table.add_row([&letters.to_string(), *service, *topic, foreseen]);
+    }
+    table
+}
+
+/// What a dry run foresees of a letter, without what is its own.
+fn foreseen(line: &Line) -> String {
+    match (line.result, &line.class) {
+        ("planned", _) if line.edited => "would be tried, was edited".to_owned(),
+        ("planned", _) => "would be tried".to_owned(),
+        ("would-fail", Some(class)) => format!("would fail: {class}"),
+        ("behind", _) => "would wait behind one of these".to_owned(),
+        (result, _) => result.to_owned(),
+    }
+}
+
+/// What is known of a letter that would be tried.
+fn known(outcome: &pb::RedriveOutcome) -> Option<String> {
+    let edited = outcome.edited.then(|| "edited".to_owned());
+    let redrives =
+        (outcome.redrive_count > 0).then(|| format!("redriven {} times in vain", outcome.redrive_count));
+    let known: Vec<String> = [edited, redrives].into_iter().flatten().collect();
+    (!known.is_empty()).then(|| known.join(", "))
+}
+
 fn line(outcome: pb::RedriveOutcome, service: &'static str) -> Line {
     let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let why = match outcome.result() {
         pb::RedriveResult::Refused => Some("redriven 3 times without success".to_owned()),
+        pb::RedriveResult::Planned => known(&outcome),
         pb::RedriveResult::Behind => Some("waits behind an earlier letter of its order".to_owned()),
         _ => given(&outcome.reason),
     };
@@ -394,6 +474,7 @@ fn line(outcome: pb::RedriveOutcome, service: &'static str) -> Line {
         result: match outcome.result() {
             pb::RedriveResult::Unspecified => "unknown",
             pb::RedriveResult::Planned => "planned",
+            pb::RedriveResult::WouldFail => "would-fail",
             pb::RedriveResult::Redriven => "redriven",
             pb::RedriveResult::Failed => "failed",
             pb::RedriveResult::Refused => "refused",
@@ -401,6 +482,8 @@ fn line(outcome: pb::RedriveOutcome, service: &'static str) -> Line {
         },
         class: given(&outcome.class),
         reason: why,
+        edited: outcome.edited,
+        redrives: outcome.redrive_count,
         id: outcome.dead_letter_id,
         service,
         topic: outcome.topic,
@@ -421,13 +504,14 @@ fn table(lines: &[Line]) -> Table {
 }
 
 fn conclude(document: &Document) -> Outcome {
-    let Document { redriven, failed, refused, behind, planned, .. } = document;
+    let Document { redriven, failed, refused, behind, planned, would_fail, .. } = document;
     if document.dead_letters.is_empty() {
         say!("no parked dead letter matches");
         return Outcome::NothingMatched;
     }
     let counted = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
     let parts = [
+        counted(*would_fail, "would fail as they are (see `dlq edit`)"),
         counted(*failed, "failed again"),
         counted(*refused, "refused (redriven 3 times without success, see --force)"),
         counted(*behind, "wait behind"),
@@ -438,7 +522,10 @@ fn conclude(document: &Document) -> Outcome {
         rest.push_str(&part);
     }
     if !document.executed {
-        say!("dry run: {planned} would be tried{rest}; do it with --execute");
+        let edited =
+            document.dead_letters.iter().filter(|line| line.result == "planned" && line.edited).count();
+        let edited = if edited > 0 { format!(" ({edited} edited)") } else { String::new() };
+        say!("dry run: {planned} would be tried{edited}{rest}; do it with --execute");
         return Outcome::Done;
     }
     say!("{redriven} redriven{rest}");
@@ -493,5 +580,40 @@ mod tests {
         assert_eq!(of(pb::RedriveResult::Failed, "no such order").as_deref(), Some("no such order"));
         assert_eq!(of(pb::RedriveResult::Refused, "").as_deref(), Some("redriven 3 times without success"));
         assert!(of(pb::RedriveResult::Behind, "").is_some_and(|reason| reason.starts_with("waits behind")));
+        assert_eq!(of(pb::RedriveResult::WouldFail, "no key").as_deref(), Some("no key"));
+    }
+
+    /// A plan of many letters is a few lines: what would be tried, and what would not, and why.
+    #[test]
+    fn a_long_plan_is_summarised() {
+        let planned = |result: pb::RedriveResult, class: &str, edited: bool, redrive_count: i32| {
+            let class = class.to_owned();
+            let result = result.into();
+            line(pb::RedriveOutcome { result, class, edited, redrive_count, ..Default::default() }, "payment")
+        };
+        let lines = [
+            planned(pb::RedriveResult::Planned, "", true, 0),
+            planned(pb::RedriveResult::Planned, "", false, 2),
+            planned(pb::RedriveResult::WouldFail, "decode", false, 0),
+            planned(pb::RedriveResult::Behind, "", false, 0),
+            planned(pb::RedriveResult::Refused, "", false, 3),
+        ];
+        let foreseen = lines.each_ref().map(foreseen);
+        assert_eq!(
+            foreseen,
+            [
+                "would be tried, was edited",
+                "would be tried",
+                "would fail: decode",
+                "would wait behind one of these",
+                "refused"
+            ]
+        );
+        assert_eq!(lines[0].reason.as_deref(), Some("edited"));
+        assert_eq!(lines[1].reason.as_deref(), Some("redriven 2 times in vain"));
+        let table = summary(&lines).to_string();
+        assert!(table.contains("1        payment         would fail: decode"), "{table}");
+        let document = Document::of(lines.into(), false);
+        assert_eq!((document.planned, document.would_fail, document.refused, document.behind), (2, 1, 1, 1));
     }
 }

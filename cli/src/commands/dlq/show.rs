@@ -13,6 +13,7 @@ use super::{
     letter::LetterLine,
     named::{Named, parse_named},
     schema,
+    siblings::{SiblingLine, Siblings},
 };
 use crate::{
     options::Output,
@@ -84,10 +85,12 @@ struct Document {
     edited_headers: Vec<Header>,
     edited_value: Option<Value>,
     history: Vec<AuditLine>,
+    /// What other services have made of the same record.
+    siblings: Vec<SiblingLine>,
 }
 
 impl Document {
-    fn of(letter: &pb::DeadLetter, service: &'static str) -> Result<Self> {
+    fn of(letter: &pb::DeadLetter, service: &'static str, siblings: Vec<SiblingLine>) -> Result<Self> {
         let decode = |value: &Option<Vec<u8>>| match value {
             Some(value) => schema::decode(&letter.topic, value),
             None => Ok(None),
@@ -102,6 +105,7 @@ impl Document {
             edited_headers: letter.edited_headers.iter().map(Header::of).collect(),
             edited_value: decode(&letter.edited_value)?,
             history: letter.history.iter().map(|entry| AuditLine::of(entry.clone(), service)).collect(),
+            siblings,
         })
     }
 }
@@ -132,7 +136,8 @@ impl Show {
                 say!("{} bytes are in {}", value.len(), path.display());
                 return Ok(Outcome::Done);
             }
-            documents.push(Document::of(&letter, service.name)?);
+            let siblings = Siblings::of(&services, &letter).await?.lines();
+            documents.push(Document::of(&letter, service.name, siblings)?);
         }
         let found = documents.len();
         match <[Document; 1]>::try_from(documents) {
@@ -189,6 +194,9 @@ fn print(document: &Document) -> io::Result<()> {
     }
     if let Some(edited) = &document.edited_value {
         data!("EDITED VALUE\n{}\n", serde_json::to_string_pretty(edited)?)?;
+    }
+    for SiblingLine { service, id, state } in &document.siblings {
+        data!("{service} has the same event: {id}, {state}")?;
     }
     if !document.history.is_empty() {
         // In the order of time; what is older than these is left to the audit.
