@@ -8,7 +8,6 @@ use std::{
     fmt,
     io::{self, Write as _},
     process::ExitCode,
-    time::Duration,
 };
 
 use holdfast_native::prepare::PORT_TAKEN_EXIT_CODE;
@@ -110,13 +109,4 @@ pub(crate) use data;
 
 /// Says something; a terminal that is gone is no reason to fail.
 pub(crate) use holdfast_native::say;
-
-/// How long something has lasted: `45s`, `12m`, `3h`, `2d`.
-pub(crate) fn age_text(age: Duration) -> String {
-    match age.as_secs() {
-        seconds @ ..120 => format!("{seconds}s"),
-        seconds @ ..7_200 => format!("{}m", seconds / 60),
-        seconds @ ..172_800 => format!("{}h", seconds / 3_600),
-        seconds => format!("{}d", seconds / 86_400),
-    }
-}
+pub(crate) use holdfast_operator::text::age_text;

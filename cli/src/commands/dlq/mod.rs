@@ -3,7 +3,6 @@
 
 mod audit;
 mod discard;
-mod document;
 mod edit;
 mod filter;
 mod letter;
@@ -12,13 +11,13 @@ mod listing;
 mod named;
 mod redrive;
 mod resume;
-mod schema;
 mod show;
 mod skip;
 mod stats;
 
 use anyhow::Result;
 use clap::Subcommand;
+use holdfast_operator::{document, schema};
 
 use self::{
     audit::Audit, discard::Discard, edit::Edit, list::List, redrive::Redrive, resume::Resume, show::Show,
