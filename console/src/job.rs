@@ -173,10 +173,7 @@ pub(crate) struct Preview {
 
 impl Preview {
     fn of(selection: &Selection, letters: u64, lines: Vec<Line>) -> Self {
-        let mut text = format!("{selection:?}\n{letters}\n");
-        for line in &lines {
-            text.push_str(&format!("{line:?}\n"));
-        }
+        let text = format!("{selection:?}\n{letters}\n{lines:?}");
         Self { letters, lines, digest: digest_of(&text) }
     }
 }

@@ -105,7 +105,7 @@ fn reading(evidence: &Evidence, event: &pb::WrittenEvent, name: &str, now: Offse
     }
     if !reader.unhandled.contains(&event.event_id) {
         // What is parked is in the inbox, too.
-        let may_be_parked = evidence.has_more_letters.iter().any(|service| *service == name);
+        let may_be_parked = evidence.has_more_letters.contains(&name);
         return if may_be_parked { Reading::NotKnown } else { Reading::Handled };
     }
     Reading::Unhandled(place(event, reader, now))

@@ -91,6 +91,7 @@ impl Document {
     }
 
     /// Whether the record had all of it: then the same document is no edit.
+    #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.is_whole
     }

@@ -158,7 +158,6 @@ impl Service {
     }
 
     /// The same with a deadline of its own: for streams that take longer.
-    #[expect(clippy::unused_self, reason = "reads as what it is: a request to this service")]
     pub fn request_within<M>(&self, message: M, time_max: Duration) -> Result<Request<M>> {
         Ok(Deadline::after(time_max).request(message)?)
     }

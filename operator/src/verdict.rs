@@ -61,6 +61,7 @@ pub enum Progress {
 /// Of a reader's positions in one topic. A log that ends before the position was truncated: the reader reads it again from its
 /// oldest record, and no number says how far it is. It counts as read: what it holds was handled before, and if not, re-emitting
 /// it too is harmless.
+#[must_use]
 pub fn progress(positions: &[&pb::ConsumerPosition]) -> Progress {
     let mut behind = 0;
     for position in positions {
@@ -72,6 +73,7 @@ pub fn progress(positions: &[&pb::ConsumerPosition]) -> Progress {
 }
 
 /// The state of an event that these readers have not handled, and a detail for people.
+#[must_use]
 pub fn judge(
     event: &pb::WrittenEvent,
     time: Option<OffsetDateTime>,

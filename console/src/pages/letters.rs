@@ -43,7 +43,7 @@ pub(super) fn groups(
     let of_each =
         stats.iter().flat_map(|(service, stats)| stats.stats.iter().map(move |stats| (*service, stats)));
     let mut all: Vec<_> = of_each.filter(|(_, stats)| stats.parked > 0).collect();
-    all.sort_by(|(_, a), (_, b)| b.parked.cmp(&a.parked));
+    all.sort_by_key(|(_, stats)| std::cmp::Reverse(stats.parked));
     let group = |(service, stats): &(&'static str, &pb::DeadLetterStats)| {
         let of = |action: &str| {
             let mut parameters =

@@ -199,11 +199,12 @@ pub(crate) async fn page(
         })
     );
     let listed = answers(listed, &mut missing_letters);
-    let mut evidence = Evidence::default();
-    evidence.readers = readers(&console, &written, &subjects, &mut missing).await;
-    evidence.written = written;
+    let readers = readers(&console, &written, &subjects, &mut missing).await;
+    let mut evidence = Evidence { written, readers, ..Evidence::default() };
     look_into(&console, &listed, &mut evidence, &mut missing_letters).await;
-    missing_letters.into_iter().for_each(|why| note(&mut missing, why));
+    for why in missing_letters {
+        note(&mut missing, why);
+    }
     let mut letters: Vec<pb::DeadLetter> =
         listed.into_iter().flat_map(|(_, page)| page.dead_letters).collect();
     // The ids are of version 7: the order of parking.

@@ -99,7 +99,9 @@ fn written(topic: &str) -> pb::WrittenEvent {
 fn evidence(rows: usize) -> Evidence {
     let reader = || Reader { seen_at: Some(now()), ..Reader::default() };
     let mut letters = vec![letter(1); rows.min(1)];
-    letters.iter_mut().for_each(|letter| letter.headers[0].name = "ce_id".to_owned());
+    for letter in &mut letters {
+        "ce_id".clone_into(&mut letter.headers[0].name);
+    }
     Evidence {
         written: vec![
             ("order", vec![written(topic::ORDER_CREATED); rows]),
