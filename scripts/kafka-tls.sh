@@ -10,8 +10,8 @@ if ! pkg-config --exists 'openssl >= 3'; then
     exit 3
 fi
 target=${CARGO_TARGET_DIR:-target}
-programs=(holdfast holdfast-gateway holdfast-order holdfast-payment holdfast-delivery)
-# The gateway has no client of Kafka.
+programs=(holdfast holdfast-console holdfast-gateway holdfast-order holdfast-payment holdfast-delivery)
+# Gateway and console have no client of Kafka.
 cargo build --locked "${programs[@]/#/--package=}" \
     --features holdfast/kafka-tls,holdfast-order/kafka-tls,holdfast-payment/kafka-tls,holdfast-delivery/kafka-tls "$@"
 mkdir -p "$target/kafka-tls"

@@ -8,8 +8,9 @@ use clap::{Command, CommandFactory as _};
 use crate::{Arguments, examples};
 
 /// Documents whose commands people type.
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 15] = [
     "README.md",
+    "docs/console.md",
     "docs/runbook.md",
     "docs/runbook-dead-letters.md",
     "docs/alerts.md",

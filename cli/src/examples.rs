@@ -205,6 +205,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ),
     ("positions", &[("holdfast positions --service order", "where it reads, and any gap")]),
     (
+        "console",
+        &[
+            ("holdfast console", "look"),
+            ("holdfast console --allow-write --author alice", "and redrive, edit and discard dead letters"),
+        ],
+    ),
+    (
         "topics ensure",
         &[(
             "holdfast topics ensure --brokers kafka:9092 --replication-factor 3 --min-insync-replicas 2",

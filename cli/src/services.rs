@@ -1,144 +1,23 @@
-//! The services, called as the operator.
+//! The services of a target, called as the operator.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use holdfast_common::{
-    client::{self, CallsConfig, Destination, DestinationConfig},
-    deadline::Deadline,
-    grpc::code_name,
-};
 use holdfast_native::layout::participant_names;
-use holdfast_proto::ops::v1::{
-    self as pb, dead_letter_service_client::DeadLetterServiceClient,
-    outbox_service_client::OutboxServiceClient, reconcile_service_client::ReconcileServiceClient,
-};
-use tonic::{Code, Request, Response, Status};
+pub(crate) use holdfast_operator::service::{CallError, Service};
+use holdfast_operator::service::{Hints, Patience};
+use holdfast_proto::ops::v1 as pb;
+use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    output::{Outcome, say, without_numbers},
+    output::{Outcome, say},
     target::Target,
 };
 
-/// An operator waits longer than an API client.
-const CALL_TIME_MAX: Duration = Duration::from_secs(10);
-/// Leaves time for a second attempt, while a service starts or fails over.
-const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Responses hold whole records.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Why a service has not done what it was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum CallError {
-    /// It was not reached, or has not answered in time.
-    Away {
-        service: &'static str,
-        address: String,
-        why: String,
-        /// The command that shows how it is.
-        hint: String,
-    },
-    /// It does not let this caller in.
-    NotAllowed { service: &'static str, why: String, hint: String },
-    /// It was reached, and has refused.
-    Refused { service: &'static str, code: Code, why: String },
-}
-
-impl CallError {
-    /// The service can't be asked now; others can.
-    pub(crate) const fn is_away(&self) -> bool {
-        matches!(self, Self::Away { .. })
-    }
-}
-
-impl fmt::Display for CallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Away { service, address, why, hint } => {
-                write!(f, "{service} cannot be reached at {address} ({why}); see {hint}")
-            }
-            Self::NotAllowed { service, why, hint } => {
-                write!(f, "{service} does not accept the operator's certificate ({why}); see {hint}")
-            }
-            Self::Refused { service, code: Code::Internal | Code::Unknown, why } => {
-                write!(f, "{service} has failed ({why}); see its log")
-            }
-            Self::Refused { service, code: Code::Unimplemented, .. } => {
-                write!(f, "{service} is of a version that cannot do this")
-            }
-            Self::Refused { service, why, .. } => write!(f, "{service}: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for CallError {}
-
-/// One service, over all its replicas.
-pub(crate) struct Service {
-    pub(crate) name: &'static str,
-    address: String,
-    destination: Destination,
-    hints: Hints,
-}
-
-/// Commands to type for the same services.
-#[derive(Debug, Clone)]
-struct Hints {
-    /// When one does not answer.
-    status: String,
-    /// When one lets nobody in.
-    certificates: String,
-}
-
-impl Service {
-    pub(crate) fn dead_letters(&self) -> DeadLetterServiceClient<Destination> {
-        DeadLetterServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
-    }
-
-    pub(crate) fn outbox(&self) -> OutboxServiceClient<Destination> {
-        OutboxServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
-    }
-
-    pub(crate) fn reconcile(&self) -> ReconcileServiceClient<Destination> {
-        ReconcileServiceClient::new(self.destination.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
-    }
-
-    #[expect(clippy::unused_self, reason = "reads as what it is: a request to this service")]
-    pub(crate) fn request<M>(&self, message: M) -> Result<Request<M>> {
-        Ok(Deadline::after(CALL_TIME_MAX).request(message)?)
-    }
-
-    /// What it has answered, or why it has not.
-    pub(crate) fn answer<M>(&self, answer: Result<Response<M>, Status>) -> Result<M, CallError> {
-        answer.map(Response::into_inner).map_err(|status| self.error(&status))
-    }
-
-    /// What a status means to an operator.
-    pub(crate) fn error(&self, status: &Status) -> CallError {
-        error_of(self.name, &self.address, &self.hints, status)
-    }
-}
-
-fn error_of(service: &'static str, address: &str, hints: &Hints, status: &Status) -> CallError {
-    let (address, why) = (address.to_owned(), in_words(status));
-    match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
-            CallError::Away { service, address, why, hint: hints.status.clone() }
-        }
-        Code::Unauthenticated | Code::PermissionDenied => {
-            CallError::NotAllowed { service, why, hint: hints.certificates.clone() }
-        }
-        code => CallError::Refused { service, code, why },
-    }
-}
-
-/// The message of a status without what only its programmers need, or its code where it has none.
-fn in_words(status: &Status) -> String {
-    let message = status.message();
-    let message = message.strip_prefix("endpoint cannot be reached: ").unwrap_or(message);
-    if message.is_empty() { code_name(status.code()).to_owned() } else { without_numbers(message) }
-}
+/// An operator waits longer than an API client, and a service that starts or fails over has time for a second attempt.
+const PATIENCE: Patience =
+    Patience { call_time_max: Duration::from_secs(10), attempt_time_max: Duration::from_secs(5) };
 
 /// The services that were asked for.
 pub(crate) struct Services {
@@ -177,11 +56,7 @@ impl Services {
             if only.is_some_and(|only| only != name) {
                 continue;
             }
-            let calls = CallsConfig { attempt_timeout: ATTEMPT_TIME_MAX, ..CallsConfig::default() };
-            let config = DestinationConfig { address: address.clone(), name: name.to_owned(), calls };
-            let destination = client::destination(&config, &identity, holdfast_proto::is_idempotent);
-            let destination = destination.map_err(|error| anyhow::anyhow!("{error}"))?;
-            all.push(Service { name, address: address.clone(), destination, hints: hints.clone() });
+            all.push(Service::new(name, address, &identity, PATIENCE, hints.clone())?);
         }
         if all.is_empty() {
             bail!("the stack runs no services");
@@ -235,42 +110,6 @@ impl Services {
         match away {
             Some(error) => Err(error).with_context(|| format!("no other service has a dead letter {id}")),
             None => Ok(None),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An error is a sentence that names the service, the reason and the next command, without words of a library.
-    #[test]
-    fn errors_are_in_words() {
-        let hints = Hints {
-            status: "`holdfast status`".to_owned(),
-            certificates: "`holdfast certs status`".to_owned(),
-        };
-        for (status, expected) in [
-            (
-                Status::unavailable("endpoint cannot be reached: Connection refused (os error 111)"),
-                "payment cannot be reached at 127.0.0.1:50052 (Connection refused); see `holdfast status`",
-            ),
-            (
-                Status::deadline_exceeded("deadline has elapsed"),
-                "payment cannot be reached at 127.0.0.1:50052 (deadline has elapsed); see `holdfast status`",
-            ),
-            (
-                Status::permission_denied("not open to order"),
-                "payment does not accept the operator's certificate (not open to order); see `holdfast certs status`",
-            ),
-            (
-                Status::failed_precondition("the dead letter is not parked"),
-                "payment: the dead letter is not parked",
-            ),
-            (Status::internal(""), "payment has failed (INTERNAL); see its log"),
-            (Status::unimplemented("x"), "payment is of a version that cannot do this"),
-        ] {
-            assert_eq!(error_of("payment", "127.0.0.1:50052", &hints, &status).to_string(), expected);
         }
     }
 }

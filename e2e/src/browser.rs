@@ -126,6 +126,49 @@ impl Browser {
         eventually(expression, || async { browser.lock().await.evaluate(expression).await == true }).await;
     }
 
+    /// Shows pages as a screen of this width does, whose reader likes it light or dark.
+    pub async fn show_as(&mut self, width: u32, scheme: &str) {
+        let screen = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false});
+        self.call("Emulation.setDeviceMetricsOverride", screen).await;
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.call("Emulation.setEmulatedMedia", json!({"features": features})).await;
+    }
+
+    /// Writes into a field as a form has it.
+    pub async fn fill(&mut self, selector: &str, text: &str) {
+        let (selector, text) = (json!(selector), json!(text));
+        let written =
+            self.evaluate(&format!("(document.querySelector({selector}).value = {text}) === {text}")).await;
+        assert_eq!(written, true, "{selector}");
+    }
+
+    /// Follows a link, or presses a button, and waits until the page that it leads to is there.
+    pub async fn press(&mut self, selector: &str) {
+        let before = self.loaded();
+        self.evaluate(&format!("void document.querySelector({}).click()", json!(selector))).await;
+        self.wait_for_page(before).await;
+    }
+
+    /// Opens a page and waits until it is there.
+    pub async fn visit(&mut self, url: &str) {
+        let before = self.loaded();
+        self.open(url).await;
+        self.wait_for_page(before).await;
+    }
+
+    /// How many pages have been there.
+    fn loaded(&self) -> usize {
+        self.events.iter().filter(|event| event["method"] == "Page.loadEventFired").count()
+    }
+
+    /// By its events: whoever evaluates something meanwhile may meet the page that goes.
+    async fn wait_for_page(&mut self, before: usize) {
+        while self.loaded() == before {
+            let event = self.message().await;
+            self.events.push_back(event);
+        }
+    }
+
     /// What the page looks like, as a PNG in `file`.
     pub async fn screenshot(&mut self, file: &Path) {
         let answer = self

@@ -4,6 +4,7 @@ mod bench;
 mod certs;
 mod chaos;
 mod completions;
+mod console;
 mod databases;
 mod dlq;
 mod orders;
@@ -22,6 +23,7 @@ use self::{
     certs::Certs,
     chaos::Chaos,
     completions::Completions,
+    console::Console,
     databases::Databases,
     dlq::Dlq,
     orders::Orders,
@@ -82,6 +84,8 @@ pub(crate) enum Command {
     /// Create roles and databases in servers that are not the native stack's
     #[command(subcommand)]
     Databases(Databases),
+    /// Open the pages for operators in a browser: orders, dead letters, components
+    Console(Console),
     /// Find events that were lost between two services, and have them re-emitted
     Reconcile(Reconcile),
     /// Kill components under load, and judge what held
@@ -114,6 +118,7 @@ impl Command {
             Self::Positions(positions) => positions.run(),
             Self::Topics(topics) => topics.run(),
             Self::Databases(databases) => databases.run(),
+            Self::Console(console) => console.run(),
             Self::Reconcile(reconcile) => reconcile.run(),
             Self::Chaos(chaos) => chaos.run(),
             Self::Bench(bench) => bench.run(),

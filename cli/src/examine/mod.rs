@@ -4,8 +4,6 @@
 //! then; a reader that is at the end of the log *after* that has read whatever the log still had; only then its inbox is asked. An
 //! event that is not in it was lost. A mistake would be harmless: a reader ignores an id that it has handled.
 
-mod verdict;
-
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
@@ -16,9 +14,9 @@ use holdfast_proto::{OrderId, from_timestamp, ops::v1 as pb, to_timestamp, topic
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-pub(crate) use self::verdict::State;
-use self::verdict::{Progress, judge, progress};
 use crate::services::{Service, Services};
+pub(crate) use holdfast_operator::verdict::State;
+use holdfast_operator::verdict::{Progress, judge, progress};
 
 /// Orders of one page.
 const PAGE_SIZE: u32 = 500;

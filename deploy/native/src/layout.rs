@@ -299,6 +299,9 @@ const KAFKA_PORT: u16 = 9092;
 const REDIS_PORT: u16 = 6379;
 /// KRaft's own port; nobody else talks to it.
 const KAFKA_CONTROLLER_PORT: u16 = 9093;
+/// The console's, which is started by `holdfast console`.
+const CONSOLE_PORT: u16 = 8090;
+const CONSOLE_ADMIN_PORT: u16 = 9104;
 /// The highest port is 50133, so this keeps all below 65536.
 pub const PORT_OFFSET_MAX: u16 = 15_000;
 
@@ -395,6 +398,24 @@ impl Layout {
 
     pub(crate) fn gateway_admin_port(&self, gateway: Gateway) -> u16 {
         self.port(GATEWAY_ADMIN_PORT + REPLICA_PORT_STEP * gateway.number)
+    }
+
+    /// The pages for operators.
+    #[must_use]
+    pub fn console_port(&self) -> u16 {
+        self.port(CONSOLE_PORT)
+    }
+
+    /// The admin port of the console.
+    #[must_use]
+    pub fn console_admin_port(&self) -> u16 {
+        self.port(CONSOLE_ADMIN_PORT)
+    }
+
+    /// What the console of the stack has: settings, log, and tickets of those who may come in.
+    #[must_use]
+    pub fn console_dir(&self) -> PathBuf {
+        self.data_dir.join("console")
     }
 
     pub(crate) fn kafka_port(&self) -> u16 {
@@ -771,6 +792,8 @@ mod tests {
     fn no_two_components_share_a_port() {
         let layout = Layout::new(PathBuf::from("/"), PORT_OFFSET_MAX);
         let ports = layout.ports(Scope::Everything, LARGEST, &[Extra::Redis], &layout.links(LARGEST));
+        let consoles = [layout.console_port(), layout.console_admin_port()];
+        let ports = [ports, consoles.map(|port| ("console".to_owned(), port)).into()].concat();
         let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
     }

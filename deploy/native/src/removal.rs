@@ -34,6 +34,10 @@ const PKI_FILES: [&str; 10] = [
 /// Files of the broker, beside its logs.
 const BROKER_FILES: [&str; 5] =
     ["log4j2.xml", "server.properties", "tls.pem", "ca.crt", crate::certificates::UNREAD];
+/// Files of the console.
+const CONSOLE_FILES: [&str; 3] = ["console.log", "console.toml", "process"];
+/// Digits of the name of a ticket, the digest of a secret.
+const TICKET_DIGITS: usize = 64;
 /// Files of one identity.
 const IDENTITY_FILES: [&str; 7] =
     ["addresses", "ca.crl", "ca.crt", "jwks.json", "revoked", "tls.crt", "tls.key"];
@@ -112,6 +116,19 @@ impl Content {
                 && (is_file_named(path, |_| true)
                     || is_folder_with(path, &["PG_VERSION", "initialising", "pg_wal"]))
         })?;
+
+        let console = layout.console_dir();
+        let tickets = console.join("tickets");
+        if is_folder(&tickets) {
+            let is_ticket =
+                |name: &str| name.len() == TICKET_DIGITS && name.bytes().all(|b| b.is_ascii_hexdigit());
+            content.divide(&tickets, |path| proven && is_file_named(path, is_ticket))?;
+        }
+        content.divide(&console, |path| {
+            let is_file = is_file_named(path, |name| CONSOLE_FILES.contains(&name));
+            proven && (is_file || (*path == tickets && is_folder(path)))
+        })?;
+        content.ours.retain(|path| *path != tickets);
 
         let identities: Vec<PathBuf> = entries(&layout.pki_dir())?
             .into_iter()
@@ -224,7 +241,15 @@ mod tests {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("holdfast-removal-{}-{number}", std::process::id()));
-        for inner in ["config", "logs", "kafka/logs", "postgres/orders-db", "pki/order", "pki/reporting"] {
+        for inner in [
+            "config",
+            "logs",
+            "kafka/logs",
+            "postgres/orders-db",
+            "pki/order",
+            "pki/reporting",
+            "console/tickets",
+        ] {
             fs::create_dir_all(folder.join(inner)).expect("created");
         }
         for file in [
@@ -266,6 +291,10 @@ mod tests {
             "pki/order/tls.draft",
             "pki/reporting/ca.crt",
             "pki/reporting/tls.crt",
+            "console/console.toml",
+            "console/console.log",
+            "console/process",
+            "console/tickets/00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
         ] {
             fs::write(folder.join(file), "x").expect("written");
         }
@@ -298,6 +327,8 @@ mod tests {
             "postgres/payments-db",
             "pki/order/notes",
             "pki/mine.pem",
+            "console/notes",
+            "console/tickets/notes",
         ];
         for file in foreign {
             if file == "postgres/payments-db" {

@@ -3,7 +3,6 @@
 
 mod audit;
 mod discard;
-mod document;
 mod edit;
 mod filter;
 mod letter;
@@ -14,7 +13,6 @@ mod redrive;
 mod redrives;
 mod restore;
 mod resume;
-mod schema;
 mod show;
 mod siblings;
 mod skip;
@@ -24,6 +22,7 @@ mod stats;
 
 use anyhow::Result;
 use clap::Subcommand;
+use holdfast_operator::{document, schema};
 
 use self::{
     audit::Audit, discard::Discard, edit::Edit, list::List, redrive::Redrive, restore::Restore,

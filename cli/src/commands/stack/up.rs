@@ -399,6 +399,7 @@ impl Up {
         data!("health     {url}/readyz")?;
         data!("metrics    {}/metrics", layout.admin_url(GATEWAY))?;
         data!("Kafka      {}", layout.kafka_brokers())?;
+        data!("console    {}", hint(data_dir, "console"))?;
         data!("token      {token}")?;
         data!("")?;
         data!("next: {}", make_hint(data_dir, "test-create-order"))?;

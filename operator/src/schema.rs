@@ -1,19 +1,27 @@
 //! Values of events, by the schema of their topic: protobuf to JSON and back.
 
+use std::sync::LazyLock;
+
 use anyhow::{Context as _, Result, bail};
 use holdfast_proto::{Currency, DESCRIPTORS, topic};
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, prost::Message as _,
+    DescriptorError, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
+    prost::Message as _,
 };
 use serde_json::Value;
 
+/// Decoded once: it takes longer than what it is used for.
+static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS));
+
 fn descriptor(topic: &str) -> Result<Option<MessageDescriptor>> {
     let Some(name) = topic::message_name(topic) else { return Ok(None) };
-    Ok(DescriptorPool::decode(DESCRIPTORS)?.get_message_by_name(name))
+    let pool = POOL.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(pool.get_message_by_name(name))
 }
 
 /// The value as JSON; `None` if it is not what the topic carries.
-pub(super) fn decode(topic: &str, value: &[u8]) -> Result<Option<Value>> {
+pub fn decode(topic: &str, value: &[u8]) -> Result<Option<Value>> {
     let Some(descriptor) = descriptor(topic)? else { return Ok(None) };
     match DynamicMessage::decode(descriptor, value) {
         Ok(message) => Ok(Some(serde_json::to_value(message)?)),
@@ -22,7 +30,7 @@ pub(super) fn decode(topic: &str, value: &[u8]) -> Result<Option<Value>> {
 }
 
 /// An event of the topic in which every field is named, with values that say what belongs there.
-pub(super) fn skeleton(topic: &str) -> Result<Value> {
+pub fn skeleton(topic: &str) -> Result<Value> {
     let Some(descriptor) = descriptor(topic)? else {
         bail!("the schema of {topic} is not known here");
     };
@@ -52,7 +60,7 @@ fn skeleton_of(message: &MessageDescriptor) -> Value {
 }
 
 /// The bytes of an event given as JSON.
-pub(super) fn encode(topic: &str, text: &str) -> Result<Vec<u8>> {
+pub fn encode(topic: &str, text: &str) -> Result<Vec<u8>> {
     let Some(descriptor) = descriptor(topic)? else {
         bail!("the schema of {topic} is not known here");
     };

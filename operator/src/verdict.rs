@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 /// What is known of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum State {
+pub enum State {
     /// Acknowledged by the broker, and the readers that lack it have read their logs to the end.
     Lost,
     /// In the outbox of its writer.
@@ -28,7 +28,9 @@ pub(crate) enum State {
 }
 
 impl State {
-    pub(crate) const fn name(self) -> &'static str {
+    /// As people and programs read it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Lost => "lost",
             Self::Waiting => "waiting",
@@ -44,10 +46,12 @@ impl State {
 
 /// How far a reader is with a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Progress {
+pub enum Progress {
     /// It has read everything that was there after the writers were asked.
     AtTheEnd,
+    /// It has this many records to read.
     Behind {
+        /// Of all partitions.
         records: i64,
     },
     /// It has not seen the broker since the writers were asked.
@@ -57,7 +61,8 @@ pub(super) enum Progress {
 /// Of a reader's positions in one topic. A log that ends before the position was truncated: the reader reads it again from its
 /// oldest record, and no number says how far it is. It counts as read: what it holds was handled before, and if not, re-emitting
 /// it too is harmless.
-pub(super) fn progress(positions: &[&pb::ConsumerPosition]) -> Progress {
+#[must_use]
+pub fn progress(positions: &[&pb::ConsumerPosition]) -> Progress {
     let mut behind = 0;
     for position in positions {
         let Some((first, end)) = position.first.zip(position.end) else { return Progress::Blind };
@@ -68,7 +73,8 @@ pub(super) fn progress(positions: &[&pb::ConsumerPosition]) -> Progress {
 }
 
 /// The state of an event that these readers have not handled, and a detail for people.
-pub(super) fn judge(
+#[must_use]
+pub fn judge(
     event: &pb::WrittenEvent,
     time: Option<OffsetDateTime>,
     readers: &[(&str, Progress)],

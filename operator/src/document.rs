@@ -14,12 +14,12 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::schema;
+use crate::schema;
 
 /// See the module. Headers that are not text are not in it, and stay as they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Document {
+pub struct Document {
     record_key: Option<String>,
     headers: BTreeMap<String, String>,
     event: Value,
@@ -29,7 +29,8 @@ pub(super) struct Document {
 }
 
 /// Whether two services have parked the same record, and both have the same edits or none.
-pub(super) fn is_same_record(a: &pb::DeadLetter, b: &pb::DeadLetter) -> bool {
+#[must_use]
+pub fn is_same_record(a: &pb::DeadLetter, b: &pb::DeadLetter) -> bool {
     (&a.key, &a.value, &a.headers) == (&b.key, &b.value, &b.headers) && Effective::of(a) == Effective::of(b)
 }
 
@@ -59,7 +60,7 @@ impl<'l> Effective<'l> {
 
 impl Document {
     /// That of a letter. Where its value is no event of its topic, the event is a skeleton.
-    pub(super) fn of(letter: &pb::DeadLetter) -> Result<Self> {
+    pub fn of(letter: &pb::DeadLetter) -> Result<Self> {
         let effective = Effective::of(letter);
         let decoded =
             effective.value.map(|value| schema::decode(&letter.topic, value)).transpose()?.flatten();
@@ -97,11 +98,13 @@ impl Document {
     }
 
     /// Whether the record had all of it: then the same document is no edit.
-    pub(super) const fn is_complete(&self) -> bool {
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
         self.is_whole
     }
 
-    pub(super) fn to_text(&self) -> Result<String> {
+    /// For an editor: JSON on lines of its own.
+    pub fn to_text(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)?)
     }
 
@@ -110,7 +113,7 @@ impl Document {
     }
 
     /// The edit that makes a letter what `text` says.
-    pub(super) fn edit_to(&self, letter: &pb::DeadLetter, text: &str) -> Result<pb::EditDeadLetterRequest> {
+    pub fn edit_to(&self, letter: &pb::DeadLetter, text: &str) -> Result<pb::EditDeadLetterRequest> {
         let wanted = Self::parse(text)?;
         let effective = Effective::of(letter);
         if let Some(missing) = self.headers.keys().find(|name| !wanted.headers.contains_key(*name)) {
@@ -135,7 +138,7 @@ impl Document {
     }
 
     /// Lines that `text` has and this one has not, and the other way round.
-    pub(super) fn difference(&self, text: &str) -> Result<Vec<String>> {
+    pub fn difference(&self, text: &str) -> Result<Vec<String>> {
         let (before, after) = (self.to_text()?, Self::parse(text)?.to_text()?);
         let only = |mark: char, lines: &str, others: &str| {
             let others: Vec<&str> = others.lines().collect();
@@ -180,7 +183,7 @@ fn known_headers(letter: &pb::DeadLetter, event: &Value) -> Result<Vec<pb::Recor
 }
 
 /// Adds headers and key to an edit where the letter has none, and returns what was added, for people.
-pub(super) fn fill(letter: &pb::DeadLetter, edit: &mut pb::EditDeadLetterRequest) -> Result<Vec<String>> {
+pub fn fill(letter: &pb::DeadLetter, edit: &mut pb::EditDeadLetterRequest) -> Result<Vec<String>> {
     let effective = Effective::of(letter);
     let value = if edit.value.is_empty() { effective.value } else { Some(edit.value.as_slice()) };
     let event =

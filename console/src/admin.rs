@@ -1,0 +1,153 @@
+//! The admin ports of the services: readiness, breakers, certificates.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use futures_util::future::{join, join_all};
+use holdfast_common::metric::{CERTIFICATE_NOT_AFTER_TIMESTAMP_SECONDS, CIRCUIT_BREAKER_STATE};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use crate::{ask::Asked, state::CALL_TIME_MAX};
+
+/// Of a page of metrics: far more than a service has.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Where the replicas of a service show themselves.
+#[derive(Debug, Clone)]
+pub(crate) struct Ports {
+    service: &'static str,
+    addresses: Vec<String>,
+}
+
+/// One replica.
+#[derive(Debug, Clone)]
+pub(crate) struct Replica {
+    pub(crate) name: String,
+    pub(crate) readiness: Asked<Readiness>,
+    pub(crate) metrics: Asked<Metrics>,
+}
+
+/// The body of `/readyz`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct Readiness {
+    pub(crate) ready: bool,
+    pub(crate) degraded: bool,
+    pub(crate) components: BTreeMap<String, Part>,
+}
+
+/// A part of a process.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) ready: bool,
+    pub(crate) required: bool,
+    pub(crate) detail: String,
+}
+
+/// What of `/metrics` is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Metrics {
+    /// Destination, endpoint and state of each breaker.
+    pub(crate) breakers: Vec<[String; 3]>,
+    pub(crate) certificate_ends: Option<OffsetDateTime>,
+}
+
+impl Ports {
+    pub(crate) fn new(service: &'static str, addresses: &str) -> Self {
+        Self { service, addresses: addresses.split(',').map(|address| address.trim().to_owned()).collect() }
+    }
+
+    /// Asks all replicas at once.
+    async fn look(&self) -> Vec<Replica> {
+        let replicas = self.addresses.iter().enumerate().map(|(number, address)| async move {
+            let name = match number {
+                0 => self.service.to_owned(),
+                number => format!("{}-{}", self.service, number + 1),
+            };
+            let (readiness, metrics) = join(readiness(address), metrics(address)).await;
+            Replica { name, readiness: readiness.into(), metrics: metrics.into() }
+        });
+        join_all(replicas).await
+    }
+}
+
+/// All replicas of all services.
+pub(crate) async fn look(ports: &[Ports]) -> Vec<Replica> {
+    join_all(ports.iter().map(Ports::look)).await.into_iter().flatten().collect()
+}
+
+async fn readiness(address: &str) -> Result<Readiness> {
+    let page = page(address, "/readyz").await?;
+    serde_json::from_str(&page).context("its readiness is not what was expected")
+}
+
+async fn metrics(address: &str) -> Result<Metrics> {
+    Ok(Metrics::parse(&page(address, "/metrics").await?))
+}
+
+/// A page as text; a page of "not ready" is one, too.
+async fn page(address: &str, path: &str) -> Result<String> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let ask = async {
+        let answer = client.get(format!("http://{address}{path}").parse()?).await?;
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&body).into_owned())
+    };
+    let page = tokio::time::timeout(CALL_TIME_MAX, ask).await.context("no response in time")??;
+    ensure!(!page.is_empty(), "an empty response");
+    Ok(page)
+}
+
+impl Metrics {
+    fn parse(page: &str) -> Self {
+        let mut metrics = Self::default();
+        for line in page.lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let name = series.split('{').next().unwrap_or_default();
+            if name == CIRCUIT_BREAKER_STATE && value == "1" {
+                let [destination, endpoint, state] =
+                    ["destination", "endpoint", "state"].map(|label| label_of(series, label));
+                metrics.breakers.push([destination, endpoint, state]);
+            } else if name == CERTIFICATE_NOT_AFTER_TIMESTAMP_SECONDS {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "whole seconds, and a cast of a float is bounded"
+                )]
+                let seconds = value.parse::<f64>().ok().map(|seconds| seconds as i64);
+                metrics.certificate_ends =
+                    seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+            }
+        }
+        metrics.breakers.sort();
+        metrics
+    }
+}
+
+/// The value of a label; ours have no quotes in them.
+fn label_of(series: &str, label: &str) -> String {
+    let after = series.split_once(&format!("{label}=\"")).map_or("", |(_, after)| after);
+    after.split('"').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a breaker the state that it is in is shown, and of a certificate its end.
+    #[test]
+    fn breakers_and_certificates_are_found() {
+        let page = "# TYPE holdfast_circuit_breaker_state gauge\n\
+            holdfast_circuit_breaker_state{destination=\"order\",endpoint=\"127.0.0.1:1\",state=\"closed\"} 0\n\
+            holdfast_circuit_breaker_state{destination=\"order\",endpoint=\"127.0.0.1:1\",state=\"open\"} 1\n\
+            holdfast_certificate_not_after_timestamp_seconds 1769860800\n\
+            nonsense\n";
+        let metrics = Metrics::parse(page);
+        assert_eq!(metrics.breakers, [["order", "127.0.0.1:1", "open"].map(str::to_owned)]);
+        assert_eq!(metrics.certificate_ends.map(OffsetDateTime::unix_timestamp), Some(1_769_860_800));
+        assert_eq!(Metrics::parse(""), Metrics::default());
+    }
+}

@@ -1,0 +1,83 @@
+//! Settings of the console.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use holdfast_common::{
+    config::{IdentityConfig, ServiceConfig},
+    service::Configuration,
+};
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The process.
+    pub service: ServiceConfig,
+    /// The operator's certificate.
+    pub identity: IdentityConfig,
+    /// The pages.
+    pub console: ConsoleConfig,
+    /// The gateway, of which only the admin port is asked.
+    pub gateway: GatewayConfig,
+    /// The order service.
+    pub order: ParticipantConfig,
+    /// The payment service.
+    pub payment: ParticipantConfig,
+    /// The delivery service.
+    pub delivery: ParticipantConfig,
+}
+
+/// The pages.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleConfig {
+    /// Address to listen on. It speaks plain HTTP and answers to the names of loopback only.
+    pub listen: SocketAddr,
+    /// Folder in which `holdfast console` leaves tickets: who may write there is let in.
+    pub tickets: PathBuf,
+    /// Whether anything may be changed: redrive, edit, discard. Default false.
+    #[serde(default)]
+    pub allow_write: bool,
+    /// Options that the commands need that are shown on the pages, such as ` --data-dir DIR`. Default none.
+    #[serde(default)]
+    pub command_options: String,
+}
+
+/// The gateway.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Its admin ports: `host:port`, several separated by commas.
+    pub admin: String,
+}
+
+/// A service with dead letters, an outbox and positions.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParticipantConfig {
+    /// Where it answers gRPC: `host:port`, several separated by commas.
+    pub address: String,
+    /// Its admin ports, likewise.
+    pub admin: String,
+}
+
+impl Configuration for Config {
+    fn service(&self) -> &ServiceConfig {
+        &self.service
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_common::config::check_sample;
+
+    use super::*;
+
+    /// The sample has every setting with its default value.
+    #[test]
+    fn the_sample_says_the_defaults() {
+        let sample = include_str!("../../deploy/config/console.toml");
+        check_sample::<Config>(sample, &["tickets", "address", "admin"]);
+    }
+}

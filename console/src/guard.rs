@@ -1,0 +1,135 @@
+//! Who may, and from where: the one guard, through which every request goes.
+//!
+//! A page of another origin can make a browser send requests here with the operator's cookie. They are told apart by what the browser
+//! says of them and no page can change: `Sec-Fetch-Site`, `Origin` and `Host`. Another port of the same host is another origin, but
+//! the same *site*, so `SameSite` alone would let it in.
+
+use std::time::Duration;
+
+use axum::{
+    extract::Request,
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use time::OffsetDateTime;
+
+use crate::{session::Session, state::Console, view::message};
+
+/// What a route may do, and so who may use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Shows nothing of the stack: for everybody on this machine.
+    Public,
+    /// Looks.
+    Read,
+    /// Changes something.
+    Write,
+}
+
+/// For a whole page. Every question to a service has a shorter deadline.
+const PAGE_TIME_MAX: Duration = Duration::from_secs(20);
+
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// No script, no frame, nothing from elsewhere.
+pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// On every answer. The referrer stays within the console: with `no-referrer` browsers would send `Origin: null` with our own forms.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "same-origin"),
+    (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// Passes on what is allowed, with its [`Session`] in the extensions, and refuses the rest.
+pub(crate) async fn guard(console: Console, effect: Effect, request: Request, next: Next) -> Response {
+    let response = match admit(&console, effect, request) {
+        Ok(request) => match tokio::time::timeout(PAGE_TIME_MAX, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => message(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too slow",
+                "this page was not ready in time. What was begun may still end: the audit says what was done",
+            ),
+        },
+        Err(refusal) => *refusal,
+    };
+    with_headers(response)
+}
+
+pub(crate) fn with_headers(mut response: Response) -> Response {
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Request, Box<Response>> {
+    let refused = |status, title, text: &str| Err(Box::new(message(status, title, text)));
+    let headers = request.headers();
+    let text_of = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    // Over HTTP/2 it is in the address.
+    let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let host = host.or_else(|| text_of(&header::HOST).map(str::to_owned)).unwrap_or_default();
+    if !console.hosts.contains(&host) {
+        return refused(
+            StatusCode::MISDIRECTED_REQUEST,
+            "Not this host",
+            "the console answers to 127.0.0.1, localhost and [::1] with its own port only",
+        );
+    }
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_foreign = match headers.get(FETCH_SITE) {
+        // A browser that does not say it, or no browser: cookie and origin decide.
+        None => false,
+        Some(site) => site != "same-origin" && site != "none",
+    };
+    let has_origin = text_of(&header::ORIGIN) == Some(format!("http://{host}").as_str());
+    if is_foreign || (!is_safe && !has_origin) {
+        return refused(
+            StatusCode::FORBIDDEN,
+            "From elsewhere",
+            "another page has sent this request. Type the address, or use the links of the console",
+        );
+    }
+    if effect == Effect::Public {
+        return Ok(request);
+    }
+    let now = OffsetDateTime::now_utc();
+    let session: Option<Session> = cookies(&request)
+        .filter(|(name, _)| *name == console.cookie)
+        .find_map(|(_, value)| console.sessions.of(value, now));
+    let Some(session) = session else {
+        let command = console.command("console");
+        return refused(
+            StatusCode::UNAUTHORIZED,
+            "Not signed in",
+            &format!("type `{command}`: it prints an address that lets one browser in"),
+        );
+    };
+    if effect == Effect::Write && !console.allow_write {
+        let command = console.command("console --allow-write");
+        return refused(
+            StatusCode::FORBIDDEN,
+            "Read-only",
+            &format!("this console changes nothing: it was started without --allow-write (`{command}`)"),
+        );
+    }
+    request.extensions_mut().insert(session);
+    Ok(request)
+}
+
+fn cookies(request: &Request) -> impl Iterator<Item = (&str, &str)> {
+    let lines = request.headers().get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='))
+}
+
+/// A request for nothing that there is.
+pub(crate) async fn no_such_page() -> Response {
+    with_headers(message(StatusCode::NOT_FOUND, "No such page", "there is no such page").into_response())
+}

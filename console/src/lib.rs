@@ -1,0 +1,61 @@
+//! The console: what an operator sees and does in a browser. It asks the services, as the identity `operator`, what `holdfast` asks
+//! them, and never their databases. Pages are made here and need neither JavaScript nor a network.
+//!
+//! From top to bottom; a module imports only from below:
+//!
+//! - [`router`]: all routes, each behind the one guard;
+//! - [`pages`]: one file each: what is asked, and what is shown;
+//! - [`job`]: a redrive or discard that runs, and what became of it;
+//! - [`guard`]: who may, and from where;
+//! - [`session`]: who is signed in;
+//! - [`saga`]: where an order is, from what the services know of it; pure;
+//! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
+//! - [`view`]: text of strangers, times and frames of pages.
+
+mod admin;
+mod ask;
+mod config;
+mod guard;
+mod job;
+mod pages;
+mod router;
+mod saga;
+mod session;
+mod state;
+mod view;
+
+use std::process::ExitCode;
+
+use holdfast_common::{
+    error::BoxError,
+    http::{Limits, Server},
+    identity::Identity,
+    participant::finished,
+    reload,
+    service::{Context, bind, run_service},
+};
+
+pub use crate::config::Config;
+use crate::state::Console;
+
+/// Connections at a time: the browsers of a few operators.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Runs the console to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled a
+/// second time.
+pub fn run() -> ExitCode {
+    run_service("console", start)
+}
+
+async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
+    let identity = Identity::load(config.identity.clone())?;
+    let console = Console::new(&config, &identity)?;
+    let listener = bind(config.console.listen).await?;
+    let stop = context.stop.clone();
+    let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
+    let server = Server { name: "console", limits, tls: None, proxies: Vec::new() };
+    context.spawn("http", finished(server.serve(listener, router::router(console), stop.clone())));
+    let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
+    context.spawn("identity", finished(identity.reload_on_change(reload, stop)));
+    Ok(())
+}

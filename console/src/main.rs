@@ -1,0 +1,7 @@
+//! The console process; see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    holdfast_console::run()
+}

@@ -1,0 +1,146 @@
+//! One letter: what it is, its record, decoded and as bytes, what a redrive would use instead, and what was done to it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use askama::Template;
+use axum::{
+    Extension,
+    extract::{Path, State},
+    http::StatusCode,
+    response::Response,
+};
+use holdfast_operator::schema;
+use holdfast_proto::{from_timestamp, ops::v1 as pb};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{AuditRow, LetterRow, find_letter, letter_link, no_such_id, not_found};
+use crate::{
+    session::Session,
+    state::Console,
+    view::{self, Frame, Moment, ROWS_MAX, Shown, link, message},
+};
+
+#[derive(Debug, Template)]
+#[template(path = "letter.html")]
+pub(super) struct View {
+    frame: Frame,
+    letter: LetterRow,
+    partition: i32,
+    offset: i64,
+    blocked_by: Shown,
+    blocked_link: String,
+    attempts: i32,
+    redrives: i32,
+    first_failed: Moment,
+    original: Record,
+    edited: Option<Record>,
+    history: Vec<AuditRow>,
+    has_more: bool,
+    redrive: String,
+    discard: String,
+    is_parked: bool,
+}
+
+/// Key, headers and value.
+#[derive(Debug)]
+struct Record {
+    key: Shown,
+    headers: Vec<(Shown, Shown)>,
+    /// Decoded by the schema of its topic; empty if it is not what the topic carries.
+    decoded: Shown,
+    hex: Shown,
+    bytes: usize,
+}
+
+impl Record {
+    fn of(
+        topic: &str,
+        key: Option<&[u8]>,
+        headers: &[pb::RecordHeader],
+        value: Option<&[u8]>,
+    ) -> Result<Self> {
+        let decoded = value.map(|value| schema::decode(topic, value)).transpose()?.flatten();
+        let decoded = decoded.map(|value| serde_json::to_string_pretty(&value)).transpose()?;
+        Ok(Self {
+            key: key.map(Shown::bytes).unwrap_or_default(),
+            headers: headers
+                .iter()
+                .take(ROWS_MAX)
+                .map(|header| (Shown::of(&header.name), Shown::bytes(&header.value)))
+                .collect(),
+            decoded: Shown::lines(decoded.unwrap_or_default()),
+            hex: value.map(Shown::hex).unwrap_or_default(),
+            bytes: value.map_or(0, <[u8]>::len),
+        })
+    }
+}
+
+impl View {
+    pub(super) fn of(
+        frame: Frame,
+        service: &'static str,
+        letter: &pb::DeadLetter,
+        now: OffsetDateTime,
+    ) -> Result<Self> {
+        let topic = &letter.topic;
+        let original = Record::of(topic, letter.key.as_deref(), &letter.headers, letter.value.as_deref())?;
+        let is_edited =
+            letter.edited_value.is_some() || letter.edited_key.is_some() || !letter.edited_headers.is_empty();
+        let edited = is_edited.then(|| {
+            let headers =
+                if letter.edited_headers.is_empty() { &letter.headers } else { &letter.edited_headers };
+            let key = letter.edited_key.as_deref().or(letter.key.as_deref());
+            Record::of(topic, key, headers, letter.edited_value.as_deref().or(letter.value.as_deref()))
+        });
+        let desk = |action| {
+            link(
+                "/desk",
+                &BTreeMap::from([("action", action), ("service", service), ("id", letter.id.as_str())]),
+            )
+        };
+        Ok(Self {
+            frame,
+            partition: letter.partition,
+            offset: letter.offset,
+            blocked_by: Shown::of(&letter.blocked_by),
+            blocked_link: letter_link(&letter.blocked_by),
+            attempts: letter.attempts,
+            redrives: letter.redrive_count,
+            first_failed: Moment::of(from_timestamp(letter.first_failed_at.as_ref()), now),
+            original,
+            edited: edited.transpose()?,
+            has_more: letter.history.len() > ROWS_MAX,
+            history: letter
+                .history
+                .iter()
+                .take(ROWS_MAX)
+                .map(|entry| AuditRow::of(entry, service, now))
+                .collect(),
+            redrive: desk("redrive"),
+            discard: desk("discard"),
+            is_parked: letter.state() == pb::DeadLetterState::Parked,
+            letter: LetterRow::of(letter, now),
+        })
+    }
+}
+
+pub(crate) async fn page(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Path(id): Path<String>,
+) -> Response {
+    let Ok(id) = Uuid::try_parse(&id) else { return no_such_id() };
+    let mut missing = Vec::new();
+    let Some((service, letter)) = find_letter(&console, id, &mut missing).await else {
+        return not_found(&missing, id);
+    };
+    let frame = Frame::new(&console, "Dead letter", &session.author)
+        .missing(&missing)
+        .command(console.command(&format!("dlq show {id}")));
+    match View::of(frame, service.name, &letter, OffsetDateTime::now_utc()) {
+        Ok(view) => view::page(StatusCode::OK, &view),
+        Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, "Cannot be shown", format!("{error:#}")),
+    }
+}

@@ -1,0 +1,207 @@
+//! The pages, one file each: what is asked, and what is shown. What is shown is made by a pure function of what was answered.
+
+pub(crate) mod asset;
+pub(crate) mod audit;
+pub(crate) mod components;
+pub(crate) mod desk;
+pub(crate) mod edit;
+pub(crate) mod enter;
+pub(crate) mod find;
+pub(crate) mod job;
+pub(crate) mod letter;
+pub(crate) mod letters;
+pub(crate) mod list;
+pub(crate) mod order;
+pub(crate) mod start;
+pub(crate) mod stuck;
+
+#[cfg(test)]
+mod tests;
+
+use anyhow::Result;
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::{StatusCode, header},
+    response::Response,
+};
+use holdfast_common::consumer::REASON_BYTES_MAX;
+use holdfast_operator::service::Service;
+use holdfast_proto::{from_timestamp, ops::v1 as pb};
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    ask::{Asked, is_not_found},
+    state::Console,
+    view::{Moment, Shown, message, word},
+};
+
+/// Characters of a reason: with the name of its author it fits where the audit keeps it.
+const REASON_CHARACTERS_MAX: usize = 128;
+// A character has at most four bytes.
+const _: () = assert!(REASON_CHARACTERS_MAX * 4 <= REASON_BYTES_MAX);
+
+/// The fields of a form.
+pub(crate) struct Form<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let refused = |status, text: &str| message(status, "Not understood", text);
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        // Without its parameters.
+        let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
+        if kind != Some("application/x-www-form-urlencoded") {
+            return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "only forms are taken"));
+        }
+        let body = Bytes::from_request(request, state).await;
+        let body = body.map_err(|_| {
+            refused(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large, or was not sent whole")
+        })?;
+        let fields = serde_urlencoded::from_bytes(&body);
+        fields.map(Self).map_err(|error| {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, &format!("the form is wrong: {error}"))
+        })
+    }
+}
+
+/// The reason of a change, or what is wrong with it.
+fn reason_of(text: &str) -> Result<String, &'static str> {
+    let fits = !text.trim().is_empty()
+        && text.chars().count() <= REASON_CHARACTERS_MAX
+        && !text.chars().any(char::is_control);
+    if fits {
+        Ok(text.trim().to_owned())
+    } else {
+        Err("a reason is needed, of 1 to 128 characters on one line")
+    }
+}
+
+/// The path of an order's page; empty if this is no id of one.
+fn order_link(id: &str) -> String {
+    Uuid::try_parse(id).map(|id| format!("/orders/{id}")).unwrap_or_default()
+}
+
+/// The path of a letter's page; empty if this is no id of one.
+fn letter_link(id: &str) -> String {
+    Uuid::try_parse(id).map(|id| format!("/letters/{id}")).unwrap_or_default()
+}
+
+fn no_such_id() -> Response {
+    message(StatusCode::NOT_FOUND, "No such id", "this is no id such as 01a21184-8763-7214-acea-bb1c3b689082")
+}
+
+/// The state of a letter as people write it.
+fn state_of(letter: &pb::DeadLetter) -> String {
+    word(letter.state().as_str_name(), "DEAD_LETTER_STATE_")
+}
+
+/// A letter in a list.
+#[derive(Debug, Clone)]
+struct LetterRow {
+    id: Shown,
+    link: String,
+    service: Shown,
+    class: Shown,
+    topic: Shown,
+    order: Shown,
+    order_link: String,
+    state: String,
+    reason: Shown,
+    parked: Moment,
+}
+
+impl LetterRow {
+    fn of(letter: &pb::DeadLetter, now: OffsetDateTime) -> Self {
+        Self {
+            id: Shown::of(&letter.id),
+            link: letter_link(&letter.id),
+            service: Shown::of(&letter.service),
+            class: Shown::of(&letter.class),
+            topic: Shown::of(&letter.topic),
+            order: Shown::of(&letter.subject),
+            order_link: order_link(&letter.subject),
+            state: state_of(letter),
+            reason: Shown::of(&letter.reason),
+            parked: Moment::of(from_timestamp(letter.parked_at.as_ref()), now),
+        }
+    }
+}
+
+/// An action in the audit.
+#[derive(Debug, Clone)]
+struct AuditRow {
+    at: Moment,
+    service: Shown,
+    actor: Shown,
+    action: Shown,
+    letter: Shown,
+    link: String,
+    detail: Shown,
+}
+
+impl AuditRow {
+    fn of(entry: &pb::DeadLetterAuditEntry, service: &str, now: OffsetDateTime) -> Self {
+        Self {
+            at: Moment::of(from_timestamp(entry.at.as_ref()), now),
+            service: Shown::of(service),
+            actor: Shown::of(&entry.actor),
+            action: Shown::of(&entry.action),
+            letter: Shown::of(&entry.dead_letter_id),
+            link: letter_link(&entry.dead_letter_id),
+            detail: Shown::of(&entry.detail),
+        }
+    }
+}
+
+/// A letter and the service that has it, as far as services were asked; why the others were not goes to `missing`.
+async fn find_letter(
+    console: &Console,
+    id: Uuid,
+    missing: &mut Vec<String>,
+) -> Option<(Service, pb::DeadLetter)> {
+    let asked = console
+        .ask(|service| async move {
+            match letter_of(&service, id).await {
+                Err(error) if is_not_found(&error) => Ok(None),
+                other => other.map(|letter| letter.map(|letter| (service, letter))),
+            }
+        })
+        .await;
+    let mut found = None;
+    for (_, asked) in asked {
+        match asked {
+            Asked::Answer(letter) => found = found.or(letter),
+            Asked::NotAsked(why) => crate::ask::note(missing, why),
+        }
+    }
+    found
+}
+
+async fn letter_of(service: &Service, id: Uuid) -> Result<Option<pb::DeadLetter>> {
+    let request = service.request(pb::GetDeadLetterRequest { id: id.to_string() })?;
+    Ok(service.answer(service.dead_letters().get_dead_letter(request).await)?.dead_letter)
+}
+
+/// A page of letters of one service.
+async fn letters_of(
+    service: &Service,
+    wanted: pb::ListDeadLettersRequest,
+) -> Result<pb::ListDeadLettersResponse> {
+    let request = service.request(wanted)?;
+    Ok(service.answer(service.dead_letters().list_dead_letters(request).await)?)
+}
+
+fn not_found(missing: &[String], id: Uuid) -> Response {
+    let text = match missing {
+        [] => format!("no service has a dead letter {id}"),
+        missing => format!(
+            "no service that could be asked has a dead letter {id}. Not asked: {}",
+            missing.join("; ")
+        ),
+    };
+    message(StatusCode::NOT_FOUND, "No such letter", text)
+}

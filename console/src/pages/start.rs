@@ -1,0 +1,67 @@
+//! The first page: what to look for, and whether anything is parked.
+
+use askama::Template;
+use axum::{Extension, extract::State, http::StatusCode, response::Response};
+use holdfast_proto::{from_timestamp, ops::v1 as pb};
+use time::OffsetDateTime;
+
+use crate::{
+    ask::answers,
+    job::stats,
+    session::Session,
+    state::Console,
+    view::{self, Frame, Moment, Shown},
+};
+
+#[derive(Debug, Template)]
+#[template(path = "start.html")]
+pub(super) struct View {
+    pub(super) frame: Frame,
+    pub(super) services: Vec<ServiceRow>,
+}
+
+#[derive(Debug)]
+pub(super) struct ServiceRow {
+    name: &'static str,
+    parked: u64,
+    oldest: Moment,
+    stops: Vec<Stop>,
+}
+
+#[derive(Debug)]
+struct Stop {
+    reason: Shown,
+    since: Moment,
+}
+
+impl ServiceRow {
+    pub(super) fn of(
+        name: &'static str,
+        stats: &pb::GetDeadLetterStatsResponse,
+        now: OffsetDateTime,
+    ) -> Self {
+        let oldest =
+            stats.stats.iter().filter_map(|stats| from_timestamp(stats.oldest_parked_at.as_ref())).min();
+        let stop = |stop: &pb::ConsumerStop| Stop {
+            reason: Shown::of(&stop.reason),
+            since: Moment::of(from_timestamp(stop.stopped_at.as_ref()), now),
+        };
+        Self {
+            name,
+            parked: stats.stats.iter().map(|stats| stats.parked).sum(),
+            oldest: Moment::of(oldest, now),
+            stops: stats.stops.iter().take(view::ROWS_MAX).map(stop).collect(),
+        }
+    }
+}
+
+pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+    let mut missing = Vec::new();
+    let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
+    let now = OffsetDateTime::now_utc();
+    let frame = Frame::new(&console, "Holdfast console", &session.author)
+        .missing(&missing)
+        .command(console.command("dlq stats"));
+    let services = stats.iter().map(|(name, stats)| ServiceRow::of(name, stats, now)).collect();
+    view::page(StatusCode::OK, &View { frame, services })
+}

@@ -1,0 +1,272 @@
+//! Pages without a browser: hostile text in every field, and 0, 1 and 10,000 rows.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::LazyLock,
+};
+
+use holdfast_proto::{ops::v1 as pb, to_timestamp, topic};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{audit, components, desk, edit, job, letter, letters, list, order, start, stuck};
+use crate::{
+    admin::{Metrics, Part, Readiness, Replica},
+    ask::Asked,
+    job::{Action, Job, Line, Preview, Progress, Selection},
+    saga::{Evidence, Reader},
+    view::{Frame, ROWS_MAX, Shown},
+};
+
+/// Ends elements, attributes and comments, begins scripts, reorders, hides, and acts on terminals.
+const HOSTILE: &str = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>--></textarea>\u{202e}\u{2066}\u{200b}\u{feff}\u{1b}[2J\u{0}\u{7f}\u{85}\u{2028}\r\n\t&lt;";
+const ORDER: &str = "01a21184-8763-7214-acea-bb1c3b689082";
+/// A page of as many rows as there may be at most.
+const PAGE_BYTES_MAX: usize = 256 * 1024;
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000)
+}
+
+fn frame() -> Frame {
+    Frame {
+        title: "Test",
+        author: Shown::of(HOSTILE),
+        missing: vec![Shown::of(HOSTILE)],
+        commands: vec![crate::view::escaped(HOSTILE)],
+        allow_write: true,
+    }
+}
+
+fn hostile() -> String {
+    HOSTILE.to_owned()
+}
+
+fn letter(number: usize) -> pb::DeadLetter {
+    let header = pb::RecordHeader { name: hostile(), value: HOSTILE.as_bytes().to_vec() };
+    let stamp = Some(to_timestamp(now()));
+    pb::DeadLetter {
+        id: if number == 0 { hostile() } else { Uuid::from_u128(number as u128).to_string() },
+        service: hostile(),
+        group: hostile(),
+        class: hostile(),
+        reason: hostile(),
+        state: pb::DeadLetterState::Parked.into(),
+        topic: topic::ORDER_CREATED.to_owned(),
+        subject: hostile(),
+        blocked_by: hostile(),
+        first_failed_at: stamp,
+        parked_at: stamp,
+        key: Some(HOSTILE.as_bytes().to_vec()),
+        value: Some(EVENT.clone()),
+        headers: vec![header.clone(); 3],
+        edited_value: Some(HOSTILE.as_bytes().to_vec()),
+        edited_key: Some(HOSTILE.as_bytes().to_vec()),
+        edited_headers: vec![header],
+        history: vec![entry()],
+        ..pb::DeadLetter::default()
+    }
+}
+
+/// An event whose texts are hostile.
+static EVENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let text = serde_json::json!({ "orderId": HOSTILE, "userId": HOSTILE, "deliveryAddress": HOSTILE });
+    holdfast_operator::schema::encode(topic::ORDER_CREATED, &text.to_string()).expect("an event")
+});
+
+fn entry() -> pb::DeadLetterAuditEntry {
+    pb::DeadLetterAuditEntry {
+        id: hostile(),
+        at: Some(to_timestamp(now())),
+        actor: hostile(),
+        action: hostile(),
+        dead_letter_id: hostile(),
+        detail: hostile(),
+    }
+}
+
+fn written(topic: &str) -> pb::WrittenEvent {
+    pb::WrittenEvent {
+        event_id: hostile(),
+        topic: topic.to_owned(),
+        subject: ORDER.to_owned(),
+        time: Some(to_timestamp(now())),
+        unprovable: hostile(),
+        ..pb::WrittenEvent::default()
+    }
+}
+
+fn evidence(rows: usize) -> Evidence {
+    let reader = || Reader { seen_at: Some(now()), ..Reader::default() };
+    let mut letters = vec![letter(1); rows.min(1)];
+    for letter in &mut letters {
+        "ce_id".clone_into(&mut letter.headers[0].name);
+    }
+    Evidence {
+        written: vec![
+            ("order", vec![written(topic::ORDER_CREATED); rows]),
+            ("payment", vec![written(HOSTILE); rows]),
+        ],
+        readers: HashMap::from([("order", reader()), ("payment", reader())]),
+        letters: letters.into_iter().map(|letter| ("payment", letter)).collect(),
+        has_more_letters: Vec::new(),
+    }
+}
+
+fn line() -> Line {
+    Line { id: hostile(), topic: hostile(), order: hostile(), result: hostile(), why: hostile() }
+}
+
+fn selection() -> Selection {
+    Selection {
+        action: Action::Redrive,
+        service: hostile(),
+        topic: hostile(),
+        class: hostile(),
+        order: hostile(),
+        id: hostile(),
+        max: 5,
+    }
+}
+
+/// Every page with this many rows, by its name.
+fn pages(rows: usize) -> Vec<(&'static str, String)> {
+    let (now, letters) = (now(), (0..rows).map(letter).collect::<Vec<_>>());
+    let stats = pb::GetDeadLetterStatsResponse {
+        stats: vec![
+            pb::DeadLetterStats {
+                topic: hostile(),
+                class: hostile(),
+                parked: 3,
+                oldest_parked_at: Some(to_timestamp(now))
+            };
+            rows
+        ],
+        stops: vec![pb::ConsumerStop { reason: hostile(), stopped_at: Some(to_timestamp(now)) }; rows],
+    };
+    let mut pages: Vec<(&'static str, String)> = Vec::new();
+    let mut add =
+        |name, page: &dyn askama::DynTemplate| pages.push((name, page.dyn_render().expect("rendered")));
+    add(
+        "start",
+        &start::View { frame: frame(), services: vec![start::ServiceRow::of("order", &stats, now)] },
+    );
+    add("order", &order::View::of(frame(), ORDER, &evidence(rows), &letters, true, now));
+    let orders: Vec<String> =
+        (0..rows).map(|number| if number == 0 { hostile() } else { ORDER.to_owned() }).collect();
+    let stuck = stuck::rows(&evidence(1), &orders, true, now);
+    add(
+        "stuck",
+        &stuck::View { frame: frame(), older: Shown::of(HOSTILE), orders: stuck, next: String::new() },
+    );
+    let (groups, has_more) = letters::groups(&[("order", stats)], now);
+    assert_eq!(has_more, rows > ROWS_MAX);
+    add("letters", &letters::View { frame: frame(), groups, has_more });
+    let page = pb::ListDeadLettersResponse { dead_letters: letters.clone(), next_page_token: hostile() };
+    let filter: list::Filter =
+        serde_urlencoded::from_str(&crate::view::link("", &[("service", "order"), ("order", HOSTILE)])[1..])
+            .expect("a filter");
+    add("list", &list::View::of(frame(), &filter, vec![("order", page)], now));
+    let mut whole = letter(1);
+    whole.history = vec![entry(); rows];
+    whole.headers = vec![whole.headers[0].clone(); rows];
+    add("letter", &letter::View::of(frame(), "order", &whole, now).expect("shown"));
+    add("edit", &edit::View::of(frame(), &letter(1), None, HOSTILE).expect("a document"));
+    let lines = vec![line(); rows];
+    let preview = Preview { letters: 3, lines: lines.clone(), digest: "d".to_owned() };
+    add("desk", &desk::View::of(frame(), &selection(), &preview, Uuid::from_u128(1), (HOSTILE, HOSTILE)));
+    let done = Job {
+        selection: selection(),
+        author: hostile(),
+        reason: hostile(),
+        began_at: now,
+        planned: rows,
+        progress: Progress::Broken(hostile()),
+        lines,
+        parked_before: BTreeMap::from([("order", 1)]),
+    };
+    let states = BTreeMap::from([(hostile(), hostile())]);
+    add("job", &job::View::of(frame(), &done, &states, &BTreeMap::from([("order", 2)]), now));
+    let audit =
+        pb::ListDeadLetterAuditResponse { entries: vec![entry(); rows], next_page_token: String::new() };
+    let (entries, has_more) = audit::rows(&[("order", audit)], now);
+    add(
+        "audit",
+        &audit::View { frame: frame(), services: Vec::new(), entries, next: String::new(), has_more },
+    );
+    let part = Part { ready: false, required: true, detail: hostile() };
+    let parts = (0..rows).map(|number| (format!("{HOSTILE}{number}"), part.clone())).collect();
+    let replica = Replica {
+        name: hostile(),
+        readiness: Asked::Answer(Readiness { ready: true, degraded: true, components: parts }),
+        metrics: Asked::Answer(Metrics {
+            breakers: vec![[hostile(), hostile(), hostile()]; rows],
+            certificate_ends: Some(now),
+        }),
+    };
+    let away = Replica {
+        name: hostile(),
+        readiness: Asked::NotAsked(hostile()),
+        metrics: Asked::NotAsked(hostile()),
+    };
+    let replicas = [replica, away].iter().map(|replica| components::Row::of(replica, now)).collect();
+    add("components", &components::View { frame: frame(), replicas });
+    pages
+}
+
+/// What strangers have written, in every field of every page, is read and never acts: not as HTML, not as an instruction to reorder
+/// or hide what stands beside it.
+#[test]
+fn what_strangers_write_acts_on_no_page() {
+    for (name, page) in pages(1) {
+        let text = page.to_lowercase();
+        for wrong in ["<script", "<img", "onerror=alert(2)>-->", "</textarea>\\u"] {
+            assert!(!text.contains(wrong), "{name}: {wrong} in {page}");
+        }
+        assert_eq!(text.matches("</textarea>").count(), usize::from(name == "edit"), "{name}");
+        let acts = |c: char| {
+            (c.is_control() && c != '\n')
+                || holdfast_proto::text::reorders(c)
+                || holdfast_proto::text::separates_lines(c)
+                || matches!(c, '\u{200b}' | '\u{feff}')
+        };
+        let found: Vec<char> = page.chars().filter(|c| acts(*c)).collect();
+        assert!(found.is_empty(), "{name}: {found:?}");
+        // Its letters are there.
+        assert!(page.contains("alert(1)"), "{name}");
+        let title =
+            page.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")).expect("a title").0;
+        assert_eq!(title, "Test · Holdfast");
+    }
+}
+
+/// A page has an end, however much there is to show; and it says that there is more.
+#[test]
+fn a_page_has_an_end() {
+    for rows in [0, 1, 10_000] {
+        for (name, page) in pages(rows) {
+            assert!(page.len() < PAGE_BYTES_MAX, "{name} with {rows} rows has {} bytes", page.len());
+            assert!(page.ends_with("</html>\n") || page.ends_with("</html>"), "{name}");
+            let most = page.matches("<tr>").count();
+            assert!(most <= 3 * (ROWS_MAX + 1) + 1, "{name} with {rows} rows has {most}");
+        }
+    }
+}
+
+/// Links and forms lead to the console only, and each works without a script.
+#[test]
+fn links_stay_in_the_console() {
+    for (name, page) in pages(1) {
+        for attribute in ["href=\"", "action=\"", "src=\""] {
+            for target in page.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()) {
+                let is_ours = target.is_empty()
+                    || target == "#main"
+                    || (target.starts_with('/') && !target.starts_with("//"));
+                assert!(is_ours, "{name}: {attribute}{target}");
+            }
+        }
+        for wrong in ["javascript:", " onclick", " style=", "http://", "https://"] {
+            assert!(!page.contains(wrong), "{name}: {wrong}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! All routes. They are rows of one table, and each row goes through the guard: there is no other way in.
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    middleware::{self, Next},
+    routing::{MethodRouter, get, post},
+};
+
+use crate::{
+    guard::{Effect, guard, no_such_page},
+    pages::{
+        asset, audit, components, desk, edit, enter, find, job, letter, letters, list, order, start, stuck,
+    },
+    state::Console,
+};
+
+/// Of a body: an event as JSON in a form. What is larger is edited with the command.
+pub(crate) const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// One route: `POST` if it changes something, else `GET`.
+pub(crate) struct Route {
+    pub(crate) path: &'static str,
+    pub(crate) effect: Effect,
+    handler: fn() -> MethodRouter<Console>,
+}
+
+const fn route(path: &'static str, effect: Effect, handler: fn() -> MethodRouter<Console>) -> Route {
+    Route { path, effect, handler }
+}
+
+/// See the module.
+pub(crate) static ROUTES: [Route; 17] = [
+    route("/open", Effect::Public, || get(enter::page)),
+    route("/console.css", Effect::Public, || get(asset::style)),
+    route("/icon.svg", Effect::Public, || get(asset::icon)),
+    route("/", Effect::Read, || get(start::page)),
+    route("/find", Effect::Read, || get(find::page)),
+    route("/orders/{id}", Effect::Read, || get(order::page)),
+    route("/stuck", Effect::Read, || get(stuck::page)),
+    route("/letters", Effect::Read, || get(letters::page)),
+    route("/letters/list", Effect::Read, || get(list::page)),
+    route("/letters/{id}", Effect::Read, || get(letter::page)),
+    route("/letters/{id}/edit", Effect::Read, || get(edit::page)),
+    route("/letters/{id}/edit", Effect::Write, || post(edit::submit)),
+    route("/desk", Effect::Read, || get(desk::page)),
+    route("/desk", Effect::Write, || post(desk::submit)),
+    route("/jobs/{id}", Effect::Read, || get(job::page)),
+    route("/audit", Effect::Read, || get(audit::page)),
+    route("/components", Effect::Read, || get(components::page)),
+];
+
+/// Puts routes and guard together.
+pub(crate) fn router(console: Console) -> Router {
+    let mut router = Router::new();
+    for Route { path, effect, handler, .. } in &ROUTES {
+        let (console, effect) = (console.clone(), *effect);
+        let layer = middleware::from_fn(move |request: Request, next: Next| {
+            let console = console.clone();
+            async move { guard(console, effect, request, next).await }
+        });
+        router = router.route(path, handler().layer(layer));
+    }
+    router
+        .fallback(no_such_page)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(holdfast_common::http::refuse))
+        .with_state(console)
+}
+
+#[cfg(test)]
+mod tests;

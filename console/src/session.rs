@@ -1,0 +1,80 @@
+//! Who is signed in. Sessions are in memory only: they end with the process, and after [`SESSION_TIME`].
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Result;
+use holdfast_operator::ticket::{digest_of, secret};
+use time::OffsetDateTime;
+
+/// A working day.
+pub(crate) const SESSION_TIME: Duration = Duration::from_secs(8 * 3600);
+/// At a time; beyond that the one that ends first goes.
+const SESSIONS_MAX: usize = 64;
+
+/// Somebody who is signed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    /// Named in the audit.
+    pub(crate) author: String,
+    ends_at: OffsetDateTime,
+}
+
+/// By the digest of their cookie.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(Mutex<HashMap<String, Session>>);
+
+impl Sessions {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        // Nothing that holds it can leave it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a session and returns its cookie.
+    pub(crate) fn begin(&self, author: String, now: OffsetDateTime) -> Result<String> {
+        let cookie = secret()?;
+        let ends_at = now + time::Duration::try_from(SESSION_TIME)?;
+        let mut all = self.all();
+        all.retain(|_, session| session.ends_at > now);
+        if all.len() >= SESSIONS_MAX
+            && let Some(first) = all.iter().min_by_key(|(_, session)| session.ends_at)
+        {
+            let first = first.0.clone();
+            all.remove(&first);
+        }
+        all.insert(digest_of(&cookie), Session { author, ends_at });
+        Ok(cookie)
+    }
+
+    /// The session of a cookie.
+    pub(crate) fn of(&self, cookie: &str, now: OffsetDateTime) -> Option<Session> {
+        self.all().get(&digest_of(cookie)).filter(|session| session.ends_at > now).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A session is that of its cookie, ends, and there are never more than so many.
+    #[test]
+    fn a_session_ends() {
+        let sessions = Sessions::default();
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let first = sessions.begin("alice".to_owned(), now).expect("random");
+        assert_eq!(sessions.of(&first, now).map(|session| session.author).as_deref(), Some("alice"));
+        assert_eq!(sessions.of("", now), None);
+        assert_eq!(sessions.of(&digest_of(&first), now), None);
+        let later = now + time::Duration::try_from(SESSION_TIME).expect("short");
+        assert_eq!(sessions.of(&first, later), None);
+        for seconds in 1..=SESSIONS_MAX {
+            let now = now + time::Duration::seconds(i64::try_from(seconds).expect("small"));
+            sessions.begin("bob".to_owned(), now).expect("random");
+        }
+        assert_eq!(sessions.of(&first, now), None, "the oldest had to go");
+        assert_eq!(sessions.all().len(), SESSIONS_MAX);
+    }
+}
