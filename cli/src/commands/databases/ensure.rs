@@ -65,12 +65,11 @@ impl Ensure {
             let name = server.participant.name;
             let (service, owner) = (self.password(name)?, self.password(&format!("{name}-owner"))?);
             let superuser;
-            let login = match &self.identity_dir {
-                Some(folder) => Login::Certificate(folder),
-                None => {
-                    superuser = self.password(&format!("{name}-db"))?;
-                    Login::Password(&superuser)
-                }
+            let login = if let Some(folder) = &self.identity_dir {
+                Login::Certificate(folder)
+            } else {
+                superuser = self.password(&format!("{name}-db"))?;
+                Login::Password(&superuser)
             };
             let there =
                 roles::Server { host: &server.host, port: server.port, superuser: &self.superuser, login };
