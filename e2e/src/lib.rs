@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod operator;
 pub mod orders;
 pub mod terminal;
+pub mod transcript;
 
 use std::{collections::HashMap, sync::OnceLock};
 
