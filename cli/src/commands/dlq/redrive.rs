@@ -1,7 +1,7 @@
 //! `dlq redrive`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -110,7 +110,10 @@ struct Line {
 #[derive(Serialize)]
 struct Document {
     executed: bool,
+    /// Those that are not named included.
     redriven: usize,
+    /// Redriven, as their services say, but not named: the answer was lost with the connection, or with the service.
+    unnamed: usize,
     failed: usize,
     refused: usize,
     behind: usize,
@@ -120,11 +123,12 @@ struct Document {
 }
 
 impl Document {
-    fn of(lines: Vec<Line>, executed: bool) -> Self {
+    fn of(lines: Vec<Line>, unnamed: usize, executed: bool) -> Self {
         let count = |result: &str| lines.iter().filter(|line| line.result == result).count();
         Self {
             executed,
-            redriven: count("redriven"),
+            redriven: count("redriven") + unnamed,
+            unnamed,
             failed: count("failed"),
             refused: count("refused"),
             behind: count("behind"),
@@ -184,7 +188,8 @@ impl Redrive {
             }
         }
         progress.bar.finish_and_clear();
-        let document = Document::of(progress.lines, self.execute);
+        let unnamed = if self.execute { unnamed(&services, id, &progress).await } else { 0 };
+        let document = Document::of(progress.lines, unnamed, self.execute);
         let ids = document.dead_letters.iter().map(|line| line.id.as_str());
         self.output.print(&document, ids, |_| self.print(&document.dead_letters))?;
         let outcome = conclude(&document);
@@ -265,6 +270,7 @@ impl Redrive {
                 say!("{}", service.error(&status));
                 return Ok(Ended::Cancelled);
             }
+            progress.interrupted.insert(service.name);
             let done = progress.lines.len() - before;
             left = left.map(|left| left.saturating_sub(u32::try_from(done).unwrap_or(u32::MAX)));
             interruptions = if done > 0 { 0 } else { interruptions + 1 };
@@ -368,6 +374,8 @@ impl Redrive {
 /// What was done so far, and how far that is.
 struct Progress {
     lines: Vec<Line>,
+    /// Services that were away in the middle.
+    interrupted: BTreeSet<&'static str>,
     bar: ProgressBar,
     /// Letters of all plans, as the last one of each service has it.
     total: usize,
@@ -387,7 +395,7 @@ impl Progress {
             };
             bar.set_style(style.with_key("rate", rate));
         }
-        Self { lines: Vec::new(), bar, total: 0, said: Instant::now() }
+        Self { lines: Vec::new(), interrupted: BTreeSet::new(), bar, total: 0, said: Instant::now() }
     }
 
     /// The plan of a stream has no letters of those before it: what was redriven is not parked any more.
@@ -404,6 +412,26 @@ impl Progress {
             self.said = Instant::now();
         }
     }
+}
+
+/// How many letters the services have redriven beyond those whose answers have arrived. They count in the transaction that redrives.
+async fn unnamed(services: &Services, id: Uuid, progress: &Progress) -> usize {
+    let mut unnamed = 0;
+    for service in &services.all {
+        let of_service = |line: &&Line| line.service == service.name && line.result == "redriven";
+        let named = progress.lines.iter().filter(of_service).count();
+        match redrives::redriven_at(service, id).await {
+            Ok(Some(redriven)) => {
+                unnamed += usize::try_from(redriven).unwrap_or(usize::MAX).saturating_sub(named);
+            }
+            // Only where an answer can have been lost: a service that was never interrupted may be of a version that doesn't count.
+            Err(error) if progress.interrupted.contains(service.name) => {
+                say!("whether {} has redriven more than is named is not known: {error:#}", service.name);
+            }
+            Ok(None) | Err(_) => {}
+        }
+    }
+    unnamed
 }
 
 /// How many letters each service has parked; those that can't be asked are left out: this is only for a hint.
@@ -505,7 +533,7 @@ fn table(lines: &[Line]) -> Table {
 
 fn conclude(document: &Document) -> Outcome {
     let Document { redriven, failed, refused, behind, planned, would_fail, .. } = document;
-    if document.dead_letters.is_empty() {
+    if document.dead_letters.is_empty() && document.unnamed == 0 {
         say!("no parked dead letter matches");
         return Outcome::NothingMatched;
     }
@@ -529,6 +557,12 @@ fn conclude(document: &Document) -> Outcome {
         return Outcome::Done;
     }
     say!("{redriven} redriven{rest}");
+    if document.unnamed > 0 {
+        say!(
+            "{} of them were redriven, but their answers were lost, so they are not named",
+            document.unnamed
+        );
+    }
     match (redriven, failed + refused + behind) {
         (_, 0) => Outcome::Done,
         (0, _) => Outcome::Failed,
@@ -613,7 +647,7 @@ mod tests {
         assert_eq!(lines[1].reason.as_deref(), Some("redriven 2 times in vain"));
         let table = summary(&lines).to_string();
         assert!(table.contains("1        payment         would fail: decode"), "{table}");
-        let document = Document::of(lines.into(), false);
+        let document = Document::of(lines.into(), 0, false);
         assert_eq!((document.planned, document.would_fail, document.refused, document.behind), (2, 1, 1, 1));
     }
 }

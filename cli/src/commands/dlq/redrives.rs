@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use serde::Serialize;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::letter::{age_of, time_text};
 use crate::{
@@ -169,6 +170,14 @@ fn may_go_on(redrive: &pb::Redrive, now: OffsetDateTime) -> bool {
 }
 
 /// The latest redrives of each service, the last one first.
+/// How many letters this service has redriven under the id of a command; `None` if it knows no such redrive.
+pub(super) async fn redriven_at(service: &Service, id: Uuid) -> Result<Option<u64>> {
+    let id = id.to_string();
+    let request = service.request(pb::ListRedrivesRequest { page_size: SHOWN_MAX })?;
+    let answer = service.answer(service.dead_letters().list_redrives(request).await)?;
+    Ok(answer.redrives.iter().find(|redrive| redrive.id == id).map(|redrive| redrive.redriven))
+}
+
 async fn latest(services: &Services) -> Result<Answers<'_, Vec<pb::Redrive>>> {
     services
         .ask(async |service| {
