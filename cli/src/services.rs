@@ -36,6 +36,11 @@ impl<T> Answers<'_, T> {
         self.any_away
     }
 
+    /// " elsewhere" if a service could not be asked, which is said before: for words about what there is.
+    pub(crate) const fn elsewhere(&self) -> &'static str {
+        if self.any_away { " elsewhere" } else { "" }
+    }
+
     /// How a command ended that would have ended with `outcome` if every service had answered.
     pub(crate) const fn outcome(&self, outcome: Outcome) -> Outcome {
         match outcome {

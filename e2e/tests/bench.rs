@@ -36,4 +36,6 @@ async fn each_part_of_an_order_has_its_cost() {
     let sustained = &report["sustained"];
     assert_eq!(sustained["post"]["count"], 15, "3 s at 5 orders/s: {sustained}");
     assert!(sustained["kept_up"].is_boolean() && sustained["unpaid_at_end"].is_u64(), "{sustained}");
+    // A machine that is busy with other things may make it shed load, which is counted and no failure.
+    assert!(report["throughput"]["refused"].is_u64() && sustained["refused"].is_u64(), "{report}");
 }

@@ -83,6 +83,7 @@ async fn an_absent_service_hides_no_other() {
     assert!(stats["stats"].is_array(), "{stats}");
     assert!(talk.contains("not asked: payment cannot be reached at 127.0.0.1:"), "{talk}");
     assert!(talk.contains("`holdfast status --data-dir"), "{talk}");
+    assert!(talk.contains("elsewhere"), "what is counted is not all there is: {talk}");
     assert_eq!(listed.status.code(), Some(4), "nothing that was found says that there is nothing");
     eventually("it answers again", || async { world.dlq(&["stats"]).await.status.code() == Some(0) }).await;
 }

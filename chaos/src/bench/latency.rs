@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use hdrhistogram::Histogram;
 use http::StatusCode;
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::followed::{FollowedOrders, Milestone};
@@ -15,6 +16,9 @@ use crate::{
 };
 
 const PAID_TIME_MAX: Duration = Duration::from_secs(30);
+/// For an order whose stack sheds load.
+const ACCEPTED_TIME_MAX: Duration = Duration::from_secs(30);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Latency of many requests, in milliseconds.
 #[derive(Debug, Clone, Serialize)]
@@ -53,6 +57,8 @@ pub struct LatencyPhase {
     pub clients: usize,
     /// Orders per second.
     pub rate: f64,
+    /// Answers 503: the stack sheds load. Each was asked again until it was accepted, and its time counts from when it was due.
+    pub refused: u64,
     /// From when the request was due to its answer.
     pub post: Latency,
     /// From when the request was due until the user's stream said that the order is PAID.
@@ -62,8 +68,14 @@ pub struct LatencyPhase {
 /// An order of the load: its id, when it was due, and how long its `POST` took from then.
 pub(super) struct Posted {
     pub(super) order_id: String,
-    pub(super) due: tokio::time::Instant,
+    pub(super) due: Instant,
     pub(super) post: Duration,
+    refused: u64,
+}
+
+/// How often the stack has refused them before it accepted them.
+pub(super) fn refused(posted: &[Posted]) -> u64 {
+    posted.iter().map(|order| order.refused).sum()
 }
 
 /// How many requests come at this rate in this time.
@@ -72,7 +84,7 @@ fn requests(rate: f64, time: Duration) -> u64 {
     (rate * time.as_secs_f64()).ceil() as u64
 }
 
-/// Orders at this rate, by all users in turn; an error if one is refused.
+/// Orders at this rate, by all users in turn; an error if one is refused for good.
 pub(super) async fn post_orders(
     sessions: &Arc<[Session]>,
     clients: usize,
@@ -84,22 +96,42 @@ pub(super) async fn post_orders(
     let posted = load::open_loop(plan, move |number, due| {
         let users = users.clone();
         async move {
-            let order_id = create(&users[usize::try_from(number).unwrap_or(0) % users.len()]).await?;
-            Ok(Posted { order_id, due, post: due.elapsed() })
+            let user = &users[usize::try_from(number).unwrap_or(0) % users.len()];
+            let Created { order_id, refused } = create(user).await?;
+            Ok(Posted { order_id, due, post: due.elapsed(), refused })
         }
     });
     posted.await.into_iter().collect()
 }
 
-/// Creates an order and answers with its id.
-pub(super) async fn create(session: &Session) -> Result<String> {
+/// An order that was accepted.
+pub(super) struct Created {
+    pub(super) order_id: String,
+    /// How often it was refused before.
+    pub(super) refused: u64,
+}
+
+/// Creates an order. While the stack sheds load it is asked again, with the same key.
+pub(super) async fn create(session: &Session) -> Result<Created> {
     let order = sample_order("1 Quay Street", 100);
-    let answer = session.create_order(&order, Some(&Uuid::now_v7().to_string())).await?;
-    if answer.status != StatusCode::CREATED {
-        bail!("an order was answered {}: {:?}", answer.status, answer.body);
+    let key = Uuid::now_v7().to_string();
+    let until = Instant::now() + ACCEPTED_TIME_MAX;
+    let mut refused = 0;
+    loop {
+        let answer = session.create_order(&order, Some(&key)).await?;
+        match answer.status {
+            StatusCode::CREATED => {
+                let order = answer.json();
+                let order_id = order["order_id"].as_str().context("an order without id")?.to_owned();
+                return Ok(Created { order_id, refused });
+            }
+            StatusCode::SERVICE_UNAVAILABLE if Instant::now() < until => {
+                refused += 1;
+                sleep(ASK_AGAIN_AFTER).await;
+            }
+            status => bail!("an order was answered {status}: {:?}", answer.body),
+        }
     }
-    let order = answer.json();
-    order["order_id"].as_str().map(str::to_owned).context("an order without id")
 }
 
 /// A phase at this rate.
@@ -117,5 +149,6 @@ pub(super) async fn measure(
         until_paid.push(paid.duration_since(order.due));
     }
     let post = Latency::of(posted.iter().map(|order| order.post))?;
-    Ok(LatencyPhase { clients, rate, post, post_to_paid: Latency::of(until_paid.into_iter())? })
+    let refused = refused(&posted);
+    Ok(LatencyPhase { clients, rate, refused, post, post_to_paid: Latency::of(until_paid.into_iter())? })
 }

@@ -11,7 +11,7 @@ use super::{
     CLIENTS,
     cost::{Cost, Costs},
     followed::{FollowedOrders, Milestone},
-    latency::{Latency, Posted, post_orders},
+    latency::{Latency, Posted, post_orders, refused},
 };
 use crate::rest::Session;
 
@@ -33,6 +33,8 @@ pub struct SustainedPhase {
     pub rate: f64,
     /// Length of the load in seconds.
     pub seconds: f64,
+    /// Answers 503: the stack sheds load. Each was asked again until it was accepted.
+    pub refused: u64,
     /// From when a request was due to its answer.
     pub post: Latency,
     /// From when a request was due until the user's stream said that the order is PAID: the first third of the load, and the last.
@@ -54,7 +56,8 @@ impl SustainedPhase {
         #[expect(clippy::cast_precision_loss, reason = "a count of orders is far below 2^52")]
         let backlog_seconds = self.unpaid_at_end as f64 / self.rate;
         let (first, last) = (self.post_to_paid_first.p99_ms, self.post_to_paid_last.p99_ms);
-        backlog_seconds <= BACKLOG_SECONDS_MAX
+        self.refused == 0
+            && backlog_seconds <= BACKLOG_SECONDS_MAX
             && self.complete_after_seconds <= BACKLOG_SECONDS_MAX * 2.0
             && (last <= FLAT_BELOW_MS || last <= first * SLOWER_MAX)
             // As slow from the beginning is not flat either, but late.
@@ -90,6 +93,7 @@ pub(super) async fn measure(
     let mut phase = SustainedPhase {
         rate,
         seconds: time.as_secs_f64(),
+        refused: refused(&posted),
         post: Latency::of(posted.iter().map(|order: &Posted| order.post))?,
         post_to_paid_first: Latency::of(paid.iter().take(third).copied())?,
         post_to_paid_last: Latency::of(paid.iter().rev().take(third).copied())?,
@@ -132,8 +136,8 @@ pub(super) async fn search(
 pub(super) fn verdict(phase: &SustainedPhase) -> String {
     let kept_up = if phase.kept_up { "kept up" } else { "did not keep up" };
     format!(
-        "{kept_up}, {} unpaid at the end, PAID p99 {:.0} ms, then {:.0} ms",
-        phase.unpaid_at_end, phase.post_to_paid_first.p99_ms, phase.post_to_paid_last.p99_ms
+        "{kept_up}, {} refused, {} unpaid at the end, PAID p99 {:.0} ms, then {:.0} ms",
+        phase.refused, phase.unpaid_at_end, phase.post_to_paid_first.p99_ms, phase.post_to_paid_last.p99_ms
     )
 }
 
@@ -218,10 +222,11 @@ mod tests {
         Latency { count: 1000, p50_ms: p99_ms / 3.0, p99_ms, max_ms: p99_ms * 2.0 }
     }
 
-    fn phase(unpaid_at_end: usize, first: f64, last: f64, complete_after_seconds: f64) -> bool {
+    fn phase(refused: u64, unpaid_at_end: usize, first: f64, last: f64, complete_after_seconds: f64) -> bool {
         SustainedPhase {
             rate: 100.0,
             seconds: 60.0,
+            refused,
             post: latency(10.0),
             post_to_paid_first: latency(first),
             post_to_paid_last: latency(last),
@@ -236,11 +241,12 @@ mod tests {
     /// A backlog that grows is seen by what is left of it, by the times, or by the sagas that end late.
     #[test]
     fn a_growing_backlog_is_not_kept_up_with() {
-        assert!(phase(5, 40.0, 45.0, 0.1));
-        assert!(phase(5, 40.0, 200.0, 0.1), "below the floor a factor says nothing");
-        assert!(!phase(101, 40.0, 45.0, 0.1), "more than a second's orders wait");
-        assert!(!phase(5, 200.0, 500.0, 0.1), "the time to PAID grows");
-        assert!(!phase(5, 2000.0, 2000.0, 0.1), "late from the beginning");
-        assert!(!phase(5, 40.0, 45.0, 5.0), "deliveries lag behind");
+        assert!(phase(0, 5, 40.0, 45.0, 0.1));
+        assert!(!phase(1, 5, 40.0, 45.0, 0.1), "one was refused");
+        assert!(phase(0, 5, 40.0, 200.0, 0.1), "below the floor a factor says nothing");
+        assert!(!phase(0, 101, 40.0, 45.0, 0.1), "more than a second's orders wait");
+        assert!(!phase(0, 5, 200.0, 500.0, 0.1), "the time to PAID grows");
+        assert!(!phase(0, 5, 2000.0, 2000.0, 0.1), "late from the beginning");
+        assert!(!phase(0, 5, 40.0, 45.0, 5.0), "deliveries lag behind");
     }
 }

@@ -81,6 +81,7 @@ fn throughput(phase: &ThroughputPhase) -> Vec<Row> {
     .into_iter()
     .map(|(name, value)| row(format!("{name}, {} clients", phase.clients), format!("{value:.0}")))
     .collect();
+    rows.push(row("refused and asked again", phase.refused.to_string()));
     let services = format!("{:.2} of {:.2} ms", phase.service_cpu_ms_per_order, phase.cpu_ms_per_order);
     rows.push(row("CPU of our services per order", services));
     if let Some(spans) = phase.spans_per_order {

@@ -27,6 +27,8 @@ pub struct ThroughputPhase {
     pub clients: usize,
     /// Orders created.
     pub orders: u64,
+    /// Answers 503: the stack sheds load. Each was asked again until it was accepted.
+    pub refused: u64,
     /// Orders per second accepted.
     pub accepted_per_second: f64,
     /// Orders per second until the last one was PAID.
@@ -77,6 +79,7 @@ pub(super) async fn measure(
     Ok(ThroughputPhase {
         clients: CLIENTS,
         orders,
+        refused: created.iter().map(|order| order.refused).sum(),
         accepted_per_second: count / accepted.as_secs_f64(),
         paid_per_second: count / paid.as_secs_f64(),
         complete_per_second: count / complete.as_secs_f64(),

@@ -80,7 +80,7 @@ impl Audit {
         let document = Document { audit };
         let nothing = document.audit.is_empty();
         if nothing {
-            say!("nothing was done to any dead letter that matches");
+            say!("nothing was done{} to any dead letter that matches", answers.elsewhere());
         }
         self.output
             .print(&document, || if nothing { Ok(()) } else { data!("{}", table(&document.audit)) })?;

@@ -69,7 +69,7 @@ impl Discard {
                 .map(|letter| letter.id.as_str())
                 .collect();
             for id in ids.iter().map(uuid::Uuid::to_string).filter(|id| !known.contains(id.as_str())) {
-                say!("no service has a dead letter {id}");
+                say!("no {}service has a dead letter {id}", if answers.any_away() { "other " } else { "" });
             }
             answers
         };
@@ -81,7 +81,7 @@ impl Discard {
         let parked: Vec<&pb::DeadLetter> =
             letters.iter().copied().filter(|letter| is_parked(letter)).collect();
         if parked.is_empty() {
-            say!("nothing that is parked matches");
+            say!("nothing that is parked{} matches", answers.elsewhere());
             return Ok(answers.outcome(Outcome::NothingMatched));
         }
         let touched = touched(&parked, self.waiting_behind(&services, &parked).await?);

@@ -4,6 +4,7 @@ use std::{
     env,
     fs::{self, File},
     io::{self, IsTerminal as _, Read as _},
+    ops::ControlFlow,
     path::Path,
     process::Command,
 };
@@ -186,32 +187,16 @@ impl Edit {
         fs::write(file.path(), &original)?;
         loop {
             open_editor(file.path())?;
-            let text =
-                File::open(file.path()).and_then(read_bounded).context("cannot read what was edited")?;
-            if text == original && before.is_complete() {
-                say!("nothing was changed");
-                return Ok(Outcome::Failed);
-            }
-            let refused = match before.edit_to(letter, &text) {
-                Ok(request) => {
-                    let mut touched = before.difference(&text)?.join("\n");
-                    if let Some(everywhere) = everywhere {
-                        touched = format!("{touched}\n{}", everywhere.touched(letter));
-                    }
-                    if !self.consent.to(&touched, "keep this edit?")? {
-                        return Ok(Outcome::Failed);
-                    }
-                    let request = self.complete(letter, request)?;
-                    match send(service, letter, &request).await {
-                        Ok(()) => return self.conclude(letter, &request, everywhere).await,
-                        Err(CallError::Refused { code: Code::InvalidArgument, why, .. }) => {
-                            anyhow::anyhow!(why)
-                        }
-                        // What was typed is not lost because a service is away.
-                        Err(error) => error.into(),
-                    }
+            let refused = match File::open(file.path()).and_then(read_bounded) {
+                Ok(text) if text == original && before.is_complete() => {
+                    say!("nothing was changed");
+                    return Ok(Outcome::Failed);
                 }
-                Err(error) => error,
+                Ok(text) => match self.offer(service, letter, &before, &text, everywhere).await? {
+                    ControlFlow::Break(outcome) => return Ok(outcome),
+                    ControlFlow::Continue(refused) => refused,
+                },
+                Err(error) => anyhow::Error::from(error).context("cannot read what was edited"),
             };
             say!("not kept: {refused:#}");
             if !asked("edit it again?")? {
@@ -219,6 +204,37 @@ impl Edit {
                 return Ok(Outcome::Failed);
             }
         }
+    }
+
+    /// Shows what was typed, and has the service take it if the operator wants that. Goes on with why it was not taken: what was typed is not
+    /// lost because it is wrong, or because a service is away.
+    async fn offer(
+        &self,
+        service: &Service,
+        letter: &pb::DeadLetter,
+        before: &Document,
+        text: &str,
+        everywhere: Option<&Everywhere<'_>>,
+    ) -> Result<ControlFlow<Outcome, anyhow::Error>> {
+        let request = match before.edit_to(letter, text) {
+            Ok(request) => request,
+            Err(error) => return Ok(ControlFlow::Continue(error)),
+        };
+        let mut touched = before.difference(text)?.join("\n");
+        if let Some(everywhere) = everywhere {
+            touched = format!("{touched}\n{}", everywhere.touched(letter));
+        }
+        if !self.consent.to(&touched, "keep this edit?")? {
+            return Ok(ControlFlow::Break(Outcome::Failed));
+        }
+        let request = self.complete(letter, request)?;
+        Ok(match send(service, letter, &request).await {
+            Ok(()) => ControlFlow::Break(self.conclude(letter, &request, everywhere).await?),
+            Err(CallError::Refused { code: Code::InvalidArgument, why, .. }) => {
+                ControlFlow::Continue(anyhow::anyhow!(why))
+            }
+            Err(error) => ControlFlow::Continue(error.into()),
+        })
     }
 
     /// Makes the same edit elsewhere, now that it was taken once, and says what comes next.

@@ -74,10 +74,13 @@ impl List {
             say!("only the {most} oldest: narrow the filter, or raise --limit");
         }
         let nothing = letters.is_empty();
+        let elsewhere = answers.elsewhere();
         if nothing {
             match self.state {
-                State::All => say!("no dead letter matches"),
-                _ => say!("no dead letter matches; --state all looks for those that have ended, too"),
+                State::All => say!("no dead letter matches{elsewhere}"),
+                _ => say!(
+                    "no dead letter matches{elsewhere}; --state all looks for those that have ended, too"
+                ),
             }
         }
         let document = Document { dead_letters: letters };

@@ -113,12 +113,12 @@ pub(super) async fn status(services: &Services, target: &Target, output: &ListOu
     let document = Document { redrives };
     show(&document, output)?;
     if document.redrives.is_empty() {
-        say!("nothing was redriven in the last 90 days");
+        say!("nothing was redriven{} in the last 90 days", answers.elsewhere());
         return Ok(answers.outcome(Outcome::NothingMatched));
     }
     let running: Vec<&Line> = document.redrives.iter().filter(|line| line.state == "running").collect();
     if running.is_empty() {
-        say!("none is under way");
+        say!("none is under way{}", answers.elsewhere());
     }
     for line in running {
         let cancel = target.hint(&format!("dlq redrive --cancel --service {}", line.service))?;
@@ -147,7 +147,7 @@ pub(super) async fn cancel(services: &Services, by: &By, output: &ListOutput) ->
     }
     let nothing = document.redrives.is_empty();
     if nothing {
-        say!("none is under way");
+        say!("none is under way{}", answers.elsewhere());
     }
     Ok(answers.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
 }

@@ -44,7 +44,7 @@ impl Restore {
         let letters: Vec<&pb::DeadLetter> = answers.each.iter().flat_map(|(_, letters)| letters).collect();
         let known: BTreeSet<&str> = letters.iter().map(|letter| letter.id.as_str()).collect();
         for id in ids.iter().map(uuid::Uuid::to_string).filter(|id| !known.contains(id.as_str())) {
-            say!("no service has a dead letter {id}");
+            say!("no {}service has a dead letter {id}", if answers.any_away() { "other " } else { "" });
         }
         for letter in letters.iter().filter(|letter| !is_discarded(letter)) {
             let state = state_name(letter.state());
@@ -64,7 +64,7 @@ impl Restore {
             }
         }
         if restored == 0 {
-            say!("nothing that is discarded matches");
+            say!("nothing that is discarded{} matches", answers.elsewhere());
             return Ok(answers.outcome(Outcome::NothingMatched));
         }
         let next = self.target.hint("dlq list")?;

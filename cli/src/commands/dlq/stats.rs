@@ -96,18 +96,19 @@ impl Stats {
             );
         }
         self.output.print(&document, || print(&document.stats))?;
-        say!("{}", total(&document.stats));
+        say!("{}", total(&document.stats, answers.elsewhere()));
         Ok(answers.outcome(Outcome::Done))
     }
 }
 
-fn total(lines: &[Line]) -> String {
+/// `elsewhere` is as [`Answers::elsewhere`] has it.
+fn total(lines: &[Line], elsewhere: &str) -> String {
     let parked: u64 = lines.iter().map(|line| line.parked).sum();
     let oldest = lines.iter().max_by_key(|line| line.oldest_age_seconds);
     match oldest {
-        None => "no dead letter is parked".to_owned(),
+        None => format!("no dead letter is parked{elsewhere}"),
         Some(oldest) => {
-            format!("{parked} parked, the oldest for {}", oldest.age)
+            format!("{parked} parked{elsewhere}, the oldest for {}", oldest.age)
         }
     }
 }

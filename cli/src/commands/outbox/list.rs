@@ -94,7 +94,7 @@ impl List {
         let document = Document { rows };
         self.output.print(&document, || if none { Ok(()) } else { data!("{}", table(&document.rows)) })?;
         if none {
-            say!("nothing is held back");
+            say!("nothing is held back{}", answers.elsewhere());
             return Ok(answers.outcome(Outcome::NothingMatched));
         }
         Ok(answers.outcome(Outcome::Done))
