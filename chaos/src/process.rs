@@ -16,24 +16,36 @@ pub struct Process {
 }
 
 /// What a component uses.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Usage {
     /// User and system time since its start.
     pub cpu: Duration,
     /// Its share of the memory in bytes: pages that several processes share count once (PSS).
     pub memory_bytes: u64,
-    /// Context switches of the threads that run now, voluntary or not.
-    pub context_switches: u64,
-    /// Bytes that it has caused to be written to disks.
-    pub written_bytes: u64,
+    /// Context switches, voluntary or not, of each thread that runs now.
+    pub context_switches: Counters,
+    /// Bytes that each of its processes has caused to be written to disks.
+    pub written_bytes: Counters,
+}
+
+/// Counters of threads or processes, by their ids. One that has ended has taken its own with it.
+#[derive(Debug, Clone, Default)]
+pub struct Counters(BTreeMap<u32, u64>);
+
+impl Counters {
+    /// What those that are there now have counted since then; they begin at 0.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> u64 {
+        self.0.iter().map(|(id, now)| now.saturating_sub(before.0.get(id).copied().unwrap_or_default())).sum()
+    }
 }
 
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
         self.cpu += other.cpu;
         self.memory_bytes += other.memory_bytes;
-        self.context_switches += other.context_switches;
-        self.written_bytes += other.written_bytes;
+        self.context_switches.0.extend(other.context_switches.0);
+        self.written_bytes.0.extend(other.written_bytes.0);
     }
 }
 
@@ -45,8 +57,7 @@ pub fn usage(processes: &[Process]) -> Result<BTreeMap<String, Usage>> {
     let children = children()?;
     let mut all = BTreeMap::new();
     for process in processes {
-        let own = usage_of(process.pid).with_context(|| format!("{} is gone", process.name))?;
-        let mut sum = own;
+        let mut sum = usage_of(process.pid).with_context(|| format!("{} is gone", process.name))?;
         for child in children.get(&process.pid).into_iter().flatten() {
             // A database's child may end while we look.
             if let Ok(usage) = usage_of(*child) {
@@ -96,20 +107,26 @@ fn usage_of(pid: u32) -> Result<Usage> {
         cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND),
         memory_bytes: kib * 1024,
         context_switches: context_switches(pid)?,
-        written_bytes: number(&fs::read_to_string(format!("/proc/{pid}/io"))?, "write_bytes:"),
+        written_bytes: Counters(BTreeMap::from([(
+            pid,
+            number(&fs::read_to_string(format!("/proc/{pid}/io"))?, "write_bytes:"),
+        )])),
     })
 }
 
 /// Of all its threads; one may end while we look.
-fn context_switches(pid: u32) -> Result<u64> {
-    let mut sum = 0;
+fn context_switches(pid: u32) -> Result<Counters> {
+    let mut counters = Counters::default();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        if let Ok(status) = fs::read_to_string(thread?.path().join("status")) {
-            sum +=
+        let thread = thread?;
+        let Some(id) = thread.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Ok(status) = fs::read_to_string(thread.path().join("status")) {
+            let switches =
                 number(&status, "voluntary_ctxt_switches:") + number(&status, "nonvoluntary_ctxt_switches:");
+            counters.0.insert(id, switches);
         }
     }
-    Ok(sum)
+    Ok(counters)
 }
 
 /// The number in the line that begins with `name`; 0 if there is none.
@@ -126,16 +143,24 @@ mod tests {
     #[test]
     fn a_process_is_seen_to_work() {
         let me = Process { name: "test".to_owned(), is_service: true, pid: std::process::id() };
-        let before = usage(std::slice::from_ref(&me)).expect("there")["test"];
-        assert!(before.memory_bytes > 0 && before.context_switches > 0, "{before:?}");
-        let mut after = before;
-        while after.cpu == before.cpu || after.context_switches == before.context_switches {
+        let look = || usage(std::slice::from_ref(&me)).expect("there")["test"].clone();
+        let before = look();
+        assert!(before.memory_bytes > 0, "{before:?}");
+        loop {
             std::thread::yield_now();
-            after = usage(std::slice::from_ref(&me)).expect("there")["test"];
+            let after = look();
+            assert!(after.cpu >= before.cpu, "{before:?} {after:?}");
+            if after.cpu > before.cpu && after.context_switches.since(&before.context_switches) > 0 {
+                break;
+            }
         }
-        assert!(
-            after.cpu > before.cpu && after.written_bytes >= before.written_bytes,
-            "{before:?} {after:?}"
-        );
+    }
+
+    /// One that has ended takes nothing away from the others, and a new one counts from its beginning.
+    #[test]
+    fn who_has_ended_takes_nothing_away() {
+        let before = Counters(BTreeMap::from([(1, 1_000), (2, 10)]));
+        let after = Counters(BTreeMap::from([(2, 13), (3, 4)]));
+        assert_eq!(after.since(&before), 7);
     }
 }

@@ -1,7 +1,7 @@
 //! What an order costs: CPU time, context switches and bytes written by each component, WAL and its flushes by each database.
 //!
-//! From `/proc` and from PostgreSQL's own counters, read before and after a load. Threads and processes that have ended meanwhile take
-//! their context switches and bytes with them; CPU time of children that have ended is kept by the kernel.
+//! From `/proc` and from PostgreSQL's own counters, read before and after a load. Threads and processes that have ended meanwhile have
+//! taken their context switches and bytes with them; CPU time of children that have ended is kept by the kernel.
 
 use std::collections::BTreeMap;
 
@@ -125,12 +125,11 @@ impl Spent {
     pub(super) fn until(&self, later: &Self, orders: usize) -> Cost {
         let orders = orders.max(1) as f64;
         let components = later.processes.iter().map(|(name, after)| {
-            let before = self.processes.get(name).copied().unwrap_or_default();
+            let before = self.processes.get(name).cloned().unwrap_or_default();
             let cost = ComponentCost {
                 cpu_ms: after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1000.0 / orders,
-                context_switches: after.context_switches.saturating_sub(before.context_switches) as f64
-                    / orders,
-                written_bytes: after.written_bytes.saturating_sub(before.written_bytes) as f64 / orders,
+                context_switches: after.context_switches.since(&before.context_switches) as f64 / orders,
+                written_bytes: after.written_bytes.since(&before.written_bytes) as f64 / orders,
             };
             (name.clone(), cost)
         });
