@@ -499,14 +499,19 @@ async fn a_client_that_reads_nothing_of_a_few_answers_is_let_go() {
             sleep(Duration::from_millis(100)).await;
         }
     }
-    let first = async {
+    let first = async || {
         tokio::select! {
             () = let_go_after(Duration::from_secs(1)) => "the impatient port",
             () = let_go_after(Duration::from_secs(600)) => "the patient port",
         }
     };
-    let first = timeout(Duration::from_secs(60), first).await.expect("it is closed");
-    assert_eq!(first, "the impatient port");
+    // The kernel's time begins anew where the client's window is a little open when it stops reading, which is seldom (docs/gaps.md).
+    for _ in 0..5 {
+        if let Ok(first) = timeout(Duration::from_secs(15), first()).await {
+            return assert_eq!(first, "the impatient port");
+        }
+    }
+    panic!("it is never closed");
 }
 
 /// Over HTTP/2 a client is told before its idle connection is closed.
