@@ -30,7 +30,7 @@ use crate::{
     config::ServiceConfig,
     database::Tables,
     error::{BoxError, chain},
-    health::Health,
+    health::{Component, Health},
     http::descriptors,
     panic, telemetry,
     trace::export,
@@ -77,8 +77,6 @@ impl Context {
 const BACKLOG: u32 = 1024;
 /// Time for the last spans, after the drain. A supervisor kills 2 s after it.
 const LAST_SPANS_TIME_MAX: Duration = Duration::from_secs(1);
-/// What stands for the process as a whole in the readiness body: not ready while it starts and while it drains.
-const PROCESS: &str = "process";
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
@@ -152,8 +150,8 @@ fn run(name: &'static str, service: &ServiceConfig, config_file: Option<PathBuf>
         tokio::spawn(telemetry::lag::measure());
         let exported = CancellationToken::new();
         let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(exported.clone())));
-        started(&mut context, start).await?;
-        let outcome = supervise(context, drain).await;
+        let process = started(&mut context, start).await?;
+        let outcome = supervise(context, process, drain).await;
         exported.cancel();
         if let Some(exporting) = exporting {
             // What can't be delivered by then is lost, as it would be if the process had been killed.
@@ -190,12 +188,12 @@ fn migrate(name: &'static str, service: &ServiceConfig, tables: Option<Tables<'_
 }
 
 /// Starts the service. Until all its parts are there the process is not ready, whatever those that came first say: the one that
-/// would refuse may come last.
-async fn started(context: &mut Context, start: Start) -> Result<(), BoxError> {
-    let process = context.health.required(PROCESS);
+/// would refuse may come last. Returns what stands for the process as a whole in the readiness body.
+async fn started(context: &mut Context, start: Start) -> Result<Component, BoxError> {
+    let process = context.health.required("process");
     start(context).await?;
     process.ready();
-    Ok(())
+    Ok(process)
 }
 
 /// The one form of an error that ends the process: a line of the log.
@@ -211,7 +209,7 @@ fn end_with_a_log(name: &'static str, error: &(dyn StdError + 'static), code: u8
 }
 
 /// Waits for a signal or the end of a task, then drains within `drain`.
-async fn supervise(mut context: Context, drain: Duration) -> Result<(), BoxError> {
+async fn supervise(mut context: Context, process: Component, drain: Duration) -> Result<(), BoxError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let outcome = tokio::select! {
@@ -220,8 +218,7 @@ async fn supervise(mut context: Context, drain: Duration) -> Result<(), BoxError
         Some(ended) = context.tasks.join_next() => Err(describe_end(ended)),
     };
     tracing::info!(service = context.name, "draining");
-    let draining = context.health.required(PROCESS);
-    draining.waiting("draining");
+    process.waiting("draining");
     context.stop.cancel();
     let finish = async {
         // The admin task never ends by itself; it is the last one left.
@@ -343,7 +340,9 @@ mod tests {
             }
             .boxed_local()
         });
-        started(&mut context, start).await.expect("started");
+        let process = started(&mut context, start).await.expect("started");
         assert!(context.health.is_ready());
+        process.waiting("draining");
+        assert!(!context.health.is_ready());
     }
 }

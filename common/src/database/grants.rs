@@ -24,7 +24,6 @@ macro_rules! tables {
 /// Makes the role of this connection the owner of what `service` owns, from when it was the only role: for which this role must be a member of
 /// that one, or a superuser. Each table changes hands together with what the service needs of it, so that one that is running goes on.
 pub(super) async fn take_over(connection: &mut PgConnection, service: &str) -> Result<(), sqlx::Error> {
-    lock(connection).await?;
     let taken: Vec<String> = statement::query(concat!(
         "-- database.take_over
         select format('alter table %1$s owner to current_user; grant %2$s on %1$s to %3$I', oid::regclass, needed, $1)
@@ -43,9 +42,8 @@ pub(super) async fn take_over(connection: &mut PgConnection, service: &str) -> R
     Ok(())
 }
 
-/// Grants `service` what it needs of every table. The connection is the owner's, and ends soon: it keeps a lock.
+/// Grants `service` what it needs of every table. The connection is the owner's.
 pub(super) async fn rows_to(connection: &mut PgConnection, service: &str) -> Result<(), sqlx::Error> {
-    lock(connection).await?;
     let grants: Option<String> = statement::query(concat!(
         "-- database.grants
         select string_agg(format('grant %s on %s to %I', needed, oid::regclass, $1), '; ')
@@ -65,7 +63,8 @@ pub(super) async fn rows_to(connection: &mut PgConnection, service: &str) -> Res
     Ok(())
 }
 
-async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// Replicas that migrate at once take turns with what follows. The lock ends with the connection.
+pub(super) async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     statement::query("-- database.grants_lock\nselect pg_advisory_lock($1)")
         .bind(LOCK)
         .execute(connection)

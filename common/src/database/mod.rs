@@ -279,6 +279,7 @@ impl Database {
         let mut connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         let service = self.owner.as_ref().map(|_| self.pool.connect_options());
         if let Some(service) = &service {
+            grants::lock(&mut connection).await?;
             grants::take_over(&mut connection, service.get_username()).await?;
         }
         schema::refuse_missing(&mut connection, &migrator).await?;

@@ -6,7 +6,6 @@ use holdfast_proto::{
     ops::v1::{self as pb, dead_letter_service_server::DeadLetterService},
     to_timestamp,
 };
-use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -23,7 +22,7 @@ use super::{
     progress::{self, Cancelled, NotCancelled, Progress},
     redrive::{Exhausted, Mode, Redrive, RedriveError, Redriver},
     skip::{self, SkipError},
-    store,
+    store::{self, Move},
 };
 use crate::{
     consumer::{Handler, PARKED_BYTES_MAX, group::Group, observer::ViewReceiver, positions, stops},
@@ -52,6 +51,32 @@ impl<H: Handler> DeadLetters<H> {
     #[must_use]
     pub const fn new(group: Group<H>, view: ViewReceiver) -> Self {
         Self { group, view }
+    }
+
+    /// Moves letters, and writes that to the audit. Returns the ids of those that were moved.
+    async fn move_letters(
+        &self,
+        which: Move,
+        deadline: Deadline,
+        change: Change,
+    ) -> Result<Vec<String>, Status> {
+        let group = self.group.name;
+        let moved: Result<Vec<Uuid>, DatabaseError> = self
+            .group
+            .database
+            .transaction(which.name(), deadline, change, move |connection, change| {
+                async move {
+                    let moved = store::move_letters(connection, group, &change.ids, which).await?;
+                    for id in &moved {
+                        let Change { actor, reason, .. } = &change;
+                        store::audit(connection, group, actor, which.action(), Some(*id), reason).await?;
+                    }
+                    Ok(moved)
+                }
+                .boxed()
+            })
+            .await;
+        Ok(moved?.iter().map(Uuid::to_string).collect())
     }
 }
 
@@ -292,20 +317,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
         let request = request.into_inner();
         let change = parse_change(&request.ids, &request.reason, &actor(&peer, &request.author)?)?;
-        let group = self.group.name;
-        let discarded: Result<Vec<Uuid>, DatabaseError> = self
-            .group
-            .database
-            .transaction("dead_letter.discard", deadline, change, move |connection, change| {
-                async move {
-                    let discarded = store::discard(connection, group, &change.ids).await?;
-                    audit_each(connection, group, Action::Discard, &discarded, &change).await?;
-                    Ok(discarded)
-                }
-                .boxed()
-            })
-            .await;
-        let discarded = discarded?.iter().map(Uuid::to_string).collect();
+        let discarded = self.move_letters(Move::Discard, deadline, change).await?;
         Ok(Response::new(pb::DiscardDeadLettersResponse { discarded }))
     }
 
@@ -316,20 +328,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
         let request = request.into_inner();
         let change = parse_change(&request.ids, &request.reason, &actor(&peer, &request.author)?)?;
-        let group = self.group.name;
-        let restored: Result<Vec<Uuid>, DatabaseError> = self
-            .group
-            .database
-            .transaction("dead_letter.restore", deadline, change, move |connection, change| {
-                async move {
-                    let restored = store::restore(connection, group, &change.ids).await?;
-                    audit_each(connection, group, Action::Restore, &restored, &change).await?;
-                    Ok(restored)
-                }
-                .boxed()
-            })
-            .await;
-        let restored = restored?.iter().map(Uuid::to_string).collect();
+        let restored = self.move_letters(Move::Restore, deadline, change).await?;
         Ok(Response::new(pb::RestoreDeadLettersResponse { restored }))
     }
 
@@ -453,20 +452,6 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let entries = entries.iter().map(entry_to_proto).collect();
         Ok(Response::new(pb::ListDeadLetterAuditResponse { entries, next_page_token }))
     }
-}
-
-/// Writes that something was done to each of these letters.
-async fn audit_each(
-    connection: &mut PgConnection,
-    group: &str,
-    action: Action,
-    letters: &[Uuid],
-    change: &Change,
-) -> Result<(), DatabaseError> {
-    for letter in letters {
-        store::audit(connection, group, &change.actor, action, Some(*letter), &change.reason).await?;
-    }
-    Ok(())
 }
 
 /// What could not be kept, or not be handled, is refused at once, while the operator is looking.

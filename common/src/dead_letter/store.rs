@@ -331,43 +331,57 @@ pub(super) async fn edit(
     Ok(done.rows_affected() == 1)
 }
 
-/// Discards parked letters; returns those that were parked.
-pub(super) async fn discard(
-    connection: &mut PgConnection,
-    group: &str,
-    ids: &[Uuid],
-) -> Result<Vec<Uuid>, DatabaseError> {
-    let rows = database::query(
-        "-- dead_letter.discard
-        update dead_letters set state = 'discarded'
-        where group_name = $1 and id = any($2) and state = 'parked'
-        returning id",
-    )
-    .bind(group)
-    .bind(ids)
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter().map(|row| Ok(row.try_get("id")?)).collect()
+/// What operators do to letters as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Move {
+    /// Parked letters are given up.
+    Discard,
+    /// Discarded letters are parked again, with their edits and their count of redrives. What a consumer is handling meanwhile counts as
+    /// handled before: it has seen none that blocks it.
+    Restore,
 }
 
-/// Parks discarded letters again, with their edits and their count of redrives; returns those that were discarded. What a consumer is
-/// handling meanwhile counts as handled before: it has seen none that blocks it.
-pub(super) async fn restore(
+impl Move {
+    const fn statement(self) -> &'static str {
+        match self {
+            Self::Discard => {
+                "-- dead_letter.discard
+                update dead_letters set state = 'discarded'
+                where group_name = $1 and id = any($2) and state = 'parked' returning id"
+            }
+            Self::Restore => {
+                "-- dead_letter.restore
+                update dead_letters set state = 'parked'
+                where group_name = $1 and id = any($2) and state = 'discarded' returning id"
+            }
+        }
+    }
+
+    /// Of its transaction.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Discard => "dead_letter.discard",
+            Self::Restore => "dead_letter.restore",
+        }
+    }
+
+    /// What the audit calls it.
+    pub(super) const fn action(self) -> Action {
+        match self {
+            Self::Discard => Action::Discard,
+            Self::Restore => Action::Restore,
+        }
+    }
+}
+
+/// Returns those of the letters that were moved.
+pub(super) async fn move_letters(
     connection: &mut PgConnection,
     group: &str,
     ids: &[Uuid],
+    which: Move,
 ) -> Result<Vec<Uuid>, DatabaseError> {
-    let rows = database::query(
-        "-- dead_letter.restore
-        update dead_letters set state = 'parked'
-        where group_name = $1 and id = any($2) and state = 'discarded'
-        returning id",
-    )
-    .bind(group)
-    .bind(ids)
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter().map(|row| Ok(row.try_get("id")?)).collect()
+    Ok(database::query(which.statement()).bind(group).bind(ids).scalars(connection).await?)
 }
 
 /// Writes an audit row.
