@@ -2,6 +2,16 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
+/// An error of Kafka's client without the name that it has for its code: it writes `BrokerTransportFailure (Local: Broker transport
+/// failure)`. `text` is what it says, and `code` how it writes the code, if there is one.
+#[must_use]
+pub fn kafka_in_words(text: &str, code: Option<&str>) -> String {
+    let words = code.and_then(|code| code.split_once(" (")?.1.strip_suffix(')'));
+    let Some((code, words)) = code.zip(words) else { return text.to_owned() };
+    let words = ["Local: ", "Broker: "].iter().find_map(|whose| words.strip_prefix(whose)).unwrap_or(words);
+    text.replace(code, words)
+}
+
 /// Whether nothing is seen of a character although it is there: white space, and what Unicode has displays ignore.
 #[must_use]
 pub fn is_invisible(c: char) -> bool {
@@ -109,6 +119,19 @@ mod tests {
             assert_eq!(on_one_line(text), expected, "{text:?}");
         }
         assert_eq!(on_its_lines("a\n\u{1b}b\r\n"), "a\n\\u001bb\\r\n");
+    }
+
+    /// Of an error of Kafka's client the words stay.
+    #[test]
+    fn an_error_of_kafka_is_said_in_words() {
+        let code = "BrokerTransportFailure (Local: Broker transport failure)";
+        let said = format!("Meta data fetch error: {code}");
+        assert_eq!(kafka_in_words(&said, Some(code)), "Meta data fetch error: Broker transport failure");
+        assert_eq!(kafka_in_words(code, Some(code)), "Broker transport failure");
+        for same in ["Client dropped", ""] {
+            assert_eq!(kafka_in_words(same, None), same);
+            assert_eq!(kafka_in_words(same, Some("Odd")), same);
+        }
     }
 
     proptest! {

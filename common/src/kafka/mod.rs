@@ -6,7 +6,7 @@ pub mod tls;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use holdfast_proto::topic;
+use holdfast_proto::{text::kafka_in_words, topic};
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
@@ -59,15 +59,10 @@ impl ClientContext for QuietContext {
 
 impl ConsumerContext for QuietContext {}
 
-/// What went wrong, without the name that the library has for it: it writes `BrokerTransportFailure (Local: Broker transport failure)`.
+/// What went wrong, without the name that the library has for it.
 pub(crate) fn in_words(error: &KafkaError) -> String {
-    let text = error.to_string();
-    let Some(code) = error.rdkafka_error_code() else { return text };
-    let code = code.to_string();
-    let words = code.split_once(" (").and_then(|(_, words)| words.strip_suffix(')'));
-    let whose = ["Local: ", "Broker: "];
-    let words = words.map(|words| whose.iter().find_map(|whose| words.strip_prefix(whose)).unwrap_or(words));
-    words.map_or_else(|| text.clone(), |words| text.replace(&code, words))
+    let code = error.rdkafka_error_code().map(|code| code.to_string());
+    kafka_in_words(&error.to_string(), code.as_deref())
 }
 
 /// Where the brokers are, and what we show them: every client of a process is made here. Clones share it.

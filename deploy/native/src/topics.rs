@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use holdfast_proto::topic;
+use holdfast_proto::{text::kafka_in_words, topic};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -14,7 +14,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-use crate::kafka::{CAN_ENCRYPT, NOT_BUILT, access, client_at};
+use crate::kafka::{CAN_ENCRYPT, NOT_BUILT, access, client_at, in_words};
 
 /// Partitions of each topic: enough for several replicas of a service to share the work, with few open files.
 const PARTITIONS: i32 = 4;
@@ -125,10 +125,13 @@ pub(crate) async fn ensure(
         .collect();
     let options =
         AdminOptions::new().request_timeout(Some(CREATE_TIME_MAX)).operation_timeout(Some(CREATE_TIME_MAX));
-    for result in client.create_topics(&topics, &options).await? {
+    for result in client.create_topics(&topics, &options).await.map_err(in_words)? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((topic, error)) => bail!("cannot create the topic {topic}: {error}"),
+            Err((topic, code)) => {
+                let code = code.to_string();
+                bail!("cannot create the topic {topic}: {}", kafka_in_words(&code, Some(&code)))
+            }
         }
     }
     Ok(())

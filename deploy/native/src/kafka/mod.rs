@@ -12,10 +12,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use holdfast_proto::text::kafka_in_words;
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, AlterConfig, OwnedResourceSpecifier, ResourceSpecifier},
     client::DefaultClientContext,
+    error::KafkaError,
 };
 use uuid::Uuid;
 
@@ -301,7 +303,7 @@ impl Broker {
 
     /// Fails if it does not answer. Blocks.
     pub(crate) fn answers(&self) -> Result<()> {
-        let metadata = self.client()?.inner().fetch_metadata(None, PROBE_TIME_MAX)?;
+        let metadata = self.client()?.inner().fetch_metadata(None, PROBE_TIME_MAX).map_err(in_words)?;
         ensure!(!metadata.brokers().is_empty(), "it names no broker");
         Ok(())
     }
@@ -345,6 +347,13 @@ impl Broker {
         }
         Ok(())
     }
+}
+
+/// What a client says, for people.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub(crate) fn in_words(error: KafkaError) -> anyhow::Error {
+    let code = error.rdkafka_error_code().map(|code| code.to_string());
+    anyhow::anyhow!(kafka_in_words(&error.to_string(), code.as_deref()))
 }
 
 #[cfg(test)]
