@@ -3,18 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use holdfast_common::metric::{CERTIFICATE_NOT_AFTER_TIMESTAMP_SECONDS, CIRCUIT_BREAKER_STATE};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use holdfast_operator::admin;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
 use crate::{ask::Asked, state::CALL_TIME_MAX};
-
-/// Of a page of metrics: far more than a service has.
-const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Where the replicas of a service show themselves.
 #[derive(Debug, Clone)]
@@ -88,16 +83,8 @@ async fn metrics(address: &str) -> Result<Metrics> {
     Ok(Metrics::parse(&page(address, "/metrics").await?))
 }
 
-/// A page as text; a page of "not ready" is one, too.
 async fn page(address: &str, path: &str) -> Result<String> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let ask = async {
-        let answer = client.get(format!("http://{address}{path}").parse()?).await?;
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
-        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&body).into_owned())
-    };
-    let page = tokio::time::timeout(CALL_TIME_MAX, ask).await.context("no response in time")??;
+    let page = admin::page(&format!("http://{address}{path}"), CALL_TIME_MAX).await?;
     ensure!(!page.is_empty(), "an empty response");
     Ok(page)
 }

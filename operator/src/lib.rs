@@ -1,11 +1,13 @@
 //! What the operator's tools share, whether they are commands or pages: `holdfast` and the console.
 //!
+//! - [`admin`]: pages of admin ports;
 //! - [`service`]: a service, called as the identity `operator`, and what its refusals mean;
 //! - [`verdict`]: whether an event that a reader has not handled is lost;
 //! - [`document`], [`schema`]: a dead letter and its event as JSON, and back;
 //! - [`text`]: figures as people read them;
 //! - [`ticket`]: how somebody who may read the stack's folder is let into the console.
 
+pub mod admin;
 pub mod document;
 pub mod schema;
 pub mod service;

@@ -42,7 +42,7 @@ impl User {
     /// Whether it uses the files of this leaf.
     async fn uses(&self, leaf: &LeafStatus) -> Result<bool> {
         match &self.kind {
-            Kind::Service { admin_url } => Ok(uses(&metrics(admin_url).await?, leaf)),
+            Kind::Service { admin_url } => Ok(uses(&admin::metrics(admin_url).await?, leaf)),
             Kind::Database { layout, participant } => certificates::are_used(layout, participant, leaf).await,
             Kind::Broker { layout, links } => certificates::are_used_by_broker(layout, links, leaf).await,
         }
@@ -126,10 +126,6 @@ impl Running {
         }
         (these, others)
     }
-}
-
-async fn metrics(admin_url: &str) -> Result<String> {
-    admin::page(admin_url, "/metrics").await
 }
 
 /// Whether a service uses the files of this leaf, by its metrics, and all of its clients of Kafka as well, if they show any.
