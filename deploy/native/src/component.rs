@@ -148,12 +148,24 @@ impl Component {
             Self::Redis => redis::command(layout)?,
             Self::Participant(replica) => {
                 let program = program(replica.participant.name)?;
-                let command = services::participant_command(layout, replica, &program, &prepared.links)?;
+                let command = services::participant_command(
+                    layout,
+                    replica,
+                    &program,
+                    &prepared.links,
+                    &prepared.started,
+                )?;
                 return Ok((command, Some(program)));
             }
             Self::Gateway(gateway) => {
                 let program = program(GATEWAY)?;
-                let command = services::gateway_command(layout, gateway, &program, &prepared.extras)?;
+                let command = services::gateway_command(
+                    layout,
+                    gateway,
+                    &program,
+                    &prepared.extras,
+                    &prepared.started,
+                )?;
                 return Ok((command, Some(program)));
             }
         };

@@ -72,6 +72,8 @@ pub struct Prepared {
     pub(crate) extras: Vec<Extra>,
     /// Its links, if it has any.
     pub(crate) links: Vec<Link>,
+    /// What is remembered of this start. Not read again while the stack runs: components must start again whatever became of the file.
+    pub(crate) started: Remembered,
     pub(crate) artifacts: Artifacts,
 }
 
@@ -211,7 +213,7 @@ pub fn prepare(layout: Layout, lock: &Lock, wanted: Wanted<'_>) -> Result<Prepar
         services::prepare(&layout, replicas, &extras, &links)?;
         programs::prepare(&layout, replicas, programs)?;
     }
-    Ok(Prepared { layout, scope, replicas, extras, links, artifacts })
+    Ok(Prepared { layout, scope, replicas, extras, links, started, artifacts })
 }
 
 /// Components that run as another user get through the stack's folder, and can't list it.

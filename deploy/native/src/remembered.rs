@@ -92,10 +92,9 @@ pub(crate) fn remember(layout: &Layout, remembered: &Remembered) -> Result<()> {
     files::write(&layout.remembered_file(), &serde_json::to_vec(remembered)?, Owner::Supervisor)
 }
 
-/// Remembers another number of replicas.
-pub(crate) fn remember_replicas(layout: &Layout, replicas: Replicas) -> Result<()> {
-    let before = recall(layout)?;
-    remember(layout, &Remembered { replicas: replicas.arguments().collect(), ..before })
+/// Remembers another number of replicas of a stack that was started like this.
+pub(crate) fn remember_replicas(layout: &Layout, started: &Remembered, replicas: Replicas) -> Result<()> {
+    remember(layout, &Remembered { replicas: replicas.arguments().collect(), ..started.clone() })
 }
 
 #[cfg(test)]
@@ -120,7 +119,7 @@ mod tests {
         );
         let mut replicas = Replicas::default();
         replicas.set("order=2").expect("known");
-        remember_replicas(&layout, replicas).expect("written");
+        remember_replicas(&layout, &remembered, replicas).expect("written");
         let options = "--port-offset 700 --replicas order=2 --set kafka.tls.mode=off";
         assert_eq!(recall(&layout).expect("read").options(), options);
         fs::write(layout.remembered_file(), "x").expect("written");

@@ -5,7 +5,7 @@
 //! read their files again while they run; nothing else calls a replica by its address.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::ErrorKind,
     net::Ipv4Addr,
     path::Path,
@@ -33,12 +33,16 @@ const READ_TIME_MAX: Duration = Duration::from_secs(20);
 /// The task of a gateway that reads it.
 const SETTINGS_RELOAD: &str = "settings-reload";
 
-/// Asks the supervisor for these replicas. An error if it is about to make another change.
+/// Asks the supervisor for these replicas. An error if it is about to make another change: of two who ask at once one is refused.
 pub fn ask(layout: &Layout, replicas: Replicas) -> Result<()> {
+    let path = layout.scale_file();
+    // Until this returns, however it ends.
+    let turn = path.parent().map(File::open).transpose()?.context("a file has a folder")?;
+    turn.lock().context("cannot lock the folder of the stack")?;
     ensure!(!is_asked(layout), "another change of the number of replicas is being made");
     remove(&layout.scale_failure_file())?;
     let text: Vec<String> = replicas.arguments().collect();
-    files::write(&layout.scale_file(), text.join(" ").as_bytes(), Owner::Supervisor)
+    files::write(&path, text.join(" ").as_bytes(), Owner::Supervisor)
 }
 
 /// Whether the supervisor has still to do what it was asked for.
@@ -47,7 +51,7 @@ pub fn is_asked(layout: &Layout) -> bool {
     layout.scale_file().exists()
 }
 
-/// Why the last change was not made; `None` if it was.
+/// What was wrong with the last change, in a sentence; `None` if nothing was.
 pub fn failure(layout: &Layout) -> Result<Option<String>> {
     read(&layout.scale_failure_file())
 }
@@ -75,21 +79,27 @@ fn asked(layout: &Layout) -> Result<Option<Replicas>> {
 
 /// Does what is asked for, again and again.
 pub(crate) async fn serve(supervisor: &Arc<Supervisor>, group: &mut Group) {
-    let layout = &supervisor.prepared.layout;
+    let Prepared { layout, started, .. } = &supervisor.prepared;
     let mut now = supervisor.prepared.replicas;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let done = match asked(layout) {
+        let changed = match asked(layout) {
             Ok(None) => continue,
-            Ok(Some(wanted)) => change(supervisor, group, now, wanted).await.and_then(|()| {
-                now = wanted;
-                remembered::remember_replicas(layout, wanted)
-            }),
+            Ok(Some(wanted)) => change(supervisor, group, now, wanted).await.map(|()| wanted),
             Err(error) => Err(error),
         };
-        if let Err(error) = done {
-            let why = format!("{error:#}");
-            say!("the number of replicas was not changed: {why}");
+        let failure = match changed {
+            Ok(wanted) => {
+                now = wanted;
+                let remembered = remembered::remember_replicas(layout, started, wanted);
+                remembered
+                    .err()
+                    .map(|error| format!("it is done, but the next start will not know of it: {error:#}"))
+            }
+            Err(error) => Some(format!("nothing was changed: {error:#}")),
+        };
+        if let Some(why) = failure {
+            say!("another number of replicas was asked for: {why}");
             if let Err(error) = files::write(&layout.scale_failure_file(), why.as_bytes(), Owner::Supervisor)
             {
                 say!("{error:#}");
@@ -215,6 +225,16 @@ mod tests {
             forget(&layout).expect("deleted");
             assert!(!is_asked(&layout) && failure(&layout).expect("read").is_none());
         }
+        // Of many at once one is heard.
+        let asked_at_once: Vec<_> = (2..=9)
+            .map(|count| {
+                let layout = layout.clone();
+                std::thread::spawn(move || ask(&layout, replicas(&[&format!("order={count}")])).is_ok())
+            })
+            .collect();
+        let heard = asked_at_once.into_iter().filter_map(|one| one.join().ok()).filter(|heard| *heard);
+        assert_eq!(heard.count(), 1);
+        forget(&layout).expect("deleted");
         fs::write(layout.scale_file(), "order=nonsense").expect("written");
         assert!(asked(&layout).is_err());
         fs::remove_dir_all(folder).expect("gone");

@@ -13,7 +13,7 @@ use crate::{
     layout::{Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, Tls, service_names},
     link::{Link, port_between},
     programs::{Program, says_in_its_help},
-    remembered,
+    remembered::Remembered,
 };
 
 /// The setting of a service that separates the owner of its tables from itself.
@@ -240,9 +240,10 @@ pub(crate) fn participant_command(
     replica: Replica,
     program: &Program,
     links: &[Link],
+    started: &Remembered,
 ) -> Result<Command> {
     let (name, participant) = (replica.name(), replica.participant);
-    let mut command = service_command(layout, participant.name, &name, program)?;
+    let mut command = service_command(layout, participant.name, &name, program, started)?;
     let port = port_between(links, &name, participant.server, layout.database_port(participant));
     let url = layout.service_database_url(participant, port).context("cannot read the database password")?;
     let owner =
@@ -262,8 +263,9 @@ pub(crate) fn gateway_command(
     gateway: Gateway,
     program: &Program,
     extras: &[Extra],
+    started: &Remembered,
 ) -> Result<Command> {
-    let mut command = service_command(layout, GATEWAY, &gateway.name(), program)?;
+    let mut command = service_command(layout, GATEWAY, &gateway.name(), program, started)?;
     if extras.contains(&Extra::Redis) {
         let file = layout.as_components_see(layout.redis_password_file());
         command.env("HOLDFAST__REDIS__PASSWORD_FILE", file);
@@ -271,7 +273,13 @@ pub(crate) fn gateway_command(
     Ok(command)
 }
 
-fn service_command(layout: &Layout, name: &str, component: &str, program: &Program) -> Result<Command> {
+fn service_command(
+    layout: &Layout,
+    name: &str,
+    component: &str,
+    program: &Program,
+    started: &Remembered,
+) -> Result<Command> {
     let mut command = program.command();
     let config = layout.as_components_see(layout.config_file(component));
     if config.is_relative() {
@@ -282,8 +290,7 @@ fn service_command(layout: &Layout, name: &str, component: &str, program: &Progr
     // A setting of one service is an unknown key for the others, which refuse it.
     command.envs(environment::ours().filter(|(variable, _)| is_for(name, variable)));
     // What was asked for by an option goes before the environment.
-    let remembered = remembered::recall(layout)?;
-    command.envs(remembered.variables().filter(|(variable, _)| is_for(name, OsStr::new(variable))));
+    command.envs(started.variables().filter(|(variable, _)| is_for(name, OsStr::new(variable))));
     if let Some((uid, gid)) = unprivileged()? {
         command.uid(uid).gid(gid);
     }

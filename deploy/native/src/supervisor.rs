@@ -204,7 +204,7 @@ impl Supervisor {
         }
     }
 
-    /// Once, and then waits for ever.
+    /// Once; never returns.
     async fn say_when_ready(&self) {
         while !self.reporter.all_ready(&[Kind::Postgres, Kind::Kafka, Kind::Redis, Kind::Service]) {
             tokio::time::sleep(PROBE_EVERY_STARTING).await;

@@ -94,10 +94,15 @@ impl Doctor {
 
     async fn examine(&self) -> Result<Outcome> {
         let data_dir = self.at.data_dir()?;
-        let before = remembered::recall(&Layout::new(data_dir.clone(), 0))?;
-        let layout = Layout::new(data_dir.clone(), self.port_offset.unwrap_or(before.port_offset));
+        let before = remembered::recall(&Layout::new(data_dir.clone(), 0));
+        let before_offset = before.as_ref().map_or(0, |before| before.port_offset);
+        let layout = Layout::new(data_dir.clone(), self.port_offset.unwrap_or(before_offset));
         let mut checks: Vec<Line> =
             prepare::checks(&layout).into_iter().map(|(check, result)| Line::of(check, result)).collect();
+        // The rest is looked at all the same.
+        if let Err(error) = before {
+            checks.push(Line::of("last start", Err(error)));
+        }
         match control::find(&data_dir)? {
             Found::Running(report) => {
                 let layout = Layout::new(data_dir, report.port_offset);

@@ -70,7 +70,7 @@ impl Scale {
             };
             if !is_asked {
                 return match scale::failure(layout)? {
-                    Some(why) => bail!("nothing was changed: {why} (more in `{log}`)"),
+                    Some(why) => bail!("{why} (more in `{log}`)"),
                     None => Ok(report),
                 };
             }
