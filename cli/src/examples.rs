@@ -248,7 +248,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "databases",
         &[(
             "holdfast databases ensure --identity-dir operator --secrets-dir secrets order=orders-db:5432",
-            "role and database of one service",
+            "roles and database of one service",
         )],
     ),
     ("chaos", &[("holdfast chaos list", "the scenarios")]),

@@ -41,7 +41,7 @@ const JOBS_MAX: usize = 64;
 pub(crate) enum Action {
     /// Handle letters again, whole aggregates in order.
     Redrive,
-    /// Give them up for good.
+    /// Give them up; `holdfast dlq restore` takes that back.
     Discard,
 }
 

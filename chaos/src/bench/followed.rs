@@ -47,21 +47,30 @@ impl Seen {
 #[derive(Debug, Default)]
 pub(super) struct FollowedOrders {
     seen: Mutex<HashMap<String, Seen>>,
+    /// Why a stream has ended: what is still to come would not be seen.
+    ended: Mutex<Option<String>>,
     changed: Notify,
 }
 
 impl FollowedOrders {
     /// Follows them until the answer is dropped.
-    pub(super) async fn follow(self: &Arc<Self>, sessions: &[Session]) -> Result<JoinSet<Result<()>>> {
+    pub(super) async fn follow(self: &Arc<Self>, sessions: &[Session]) -> Result<JoinSet<()>> {
         let mut streams = JoinSet::new();
         for session in sessions {
             let stream = session.watch(None).await?;
-            streams.spawn(self.clone().read(stream));
+            let followed = self.clone();
+            streams.spawn(async move {
+                let ended = followed.read(stream).await;
+                let why = ended
+                    .map_or_else(|error| format!("{error:#}"), |()| "the gateway has ended it".to_owned());
+                *followed.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                followed.changed.notify_waiters();
+            });
         }
         Ok(streams)
     }
 
-    async fn read(self: Arc<Self>, mut stream: EventStream) -> Result<()> {
+    async fn read(&self, mut stream: EventStream) -> Result<()> {
         while let Some(order) = stream.next_order().await? {
             let Some(order_id) = order["order_id"].as_str() else { continue };
             let now = Instant::now();
@@ -99,6 +108,9 @@ impl FollowedOrders {
             let at = self.lock().get(order_id).and_then(|seen| seen.at(milestone));
             if let Some(at) = at {
                 return Ok(at);
+            }
+            if let Some(why) = self.ended.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                bail!("a stream of events has ended: {why}");
             }
             if timeout_at(until, changed).await.is_err() {
                 bail!("order {order_id} was not {milestone:?} within {} s", patience.as_secs())

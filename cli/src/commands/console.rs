@@ -6,8 +6,7 @@
 use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{ErrorKind, Write as _},
-    net::{Ipv4Addr, TcpListener},
+    io::Write as _,
     os::unix::{
         ffi::OsStrExt as _,
         fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -22,7 +21,7 @@ use clap::Args;
 use holdfast_common::config::IdentityConfig;
 use holdfast_native::{
     layout::{GATEWAY, Layout, OPERATOR, participant_names, service_of},
-    programs,
+    ports, programs,
     state::StackReport,
 };
 use holdfast_operator::ticket;
@@ -31,7 +30,7 @@ use time::OffsetDateTime;
 
 use crate::{
     options::{At, By, folder_option, hint},
-    output::{Outcome, UsageError, data, say},
+    output::{Outcome, data, say},
 };
 
 #[derive(Debug, Args)]
@@ -122,9 +121,6 @@ impl Console {
     pub(crate) fn run(&self) -> Result<Outcome> {
         let (layout, report) = self.at.running()?;
         let author = self.by.name();
-        if author.is_empty() {
-            return Err(UsageError("say who you are, for the audit: --author NAME".to_owned()).into());
-        }
         let (files, port) = (Files::of(&layout), layout.console_port());
         // The folder is closed to others before anything is in it.
         let folder = layout.console_dir();
@@ -134,14 +130,9 @@ impl Console {
             .create(&folder)
             .context("cannot create the console's folder")?;
         let settings = toml::to_string(&self.settings(&layout, &report, &files)?)?;
-        let is_taken = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => false,
-            Err(error) if error.kind() == ErrorKind::AddrInUse => true,
-            Err(error) => return Err(error).with_context(|| format!("cannot listen on port {port}")),
-        };
-        if is_taken {
+        if let [taken] = ports::taken(&[("the console".to_owned(), port)]).as_slice() {
             let Some(process) = files.running() else {
-                bail!("port {port} is taken, and not by this stack's console")
+                bail!("{taken}, and that is not this stack's console")
             };
             if fs::read_to_string(&files.settings)? != settings {
                 bail!("a console with other settings runs already: end it (process {process}) first");

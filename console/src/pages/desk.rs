@@ -27,7 +27,7 @@ const STEPS: [u32; 4] = [1, 5, 50, LETTERS_MAX];
 pub(super) struct View {
     frame: Frame,
     action: &'static str,
-    is_for_good: bool,
+    is_discard: bool,
     fields: Vec<(&'static str, Shown)>,
     steps: Vec<Step>,
     letters: u64,
@@ -132,7 +132,7 @@ impl View {
         Self {
             frame,
             action: selection.action.name(),
-            is_for_good: selection.action == Action::Discard,
+            is_discard: selection.action == Action::Discard,
             fields: fields
                 .into_iter()
                 .filter(|(_, value)| !value.is_empty())

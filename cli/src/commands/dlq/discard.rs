@@ -11,7 +11,7 @@ use super::{
     filter::Filter,
     letter::{LetterLine, groups, state_name},
     list::narrow,
-    listing::{matching, with_ids},
+    listing::{IDS_PER_CALL, matching, with_ids},
     named::{Named, parse_named},
 };
 use crate::{
@@ -22,8 +22,6 @@ use crate::{
     target::Target,
 };
 
-/// Letters of one call.
-const IDS_PER_CALL: usize = 500;
 /// Letters that are shown one by one before they are given up.
 const SHOWN_MAX: usize = 20;
 /// Of a filter, in each service.
@@ -60,18 +58,7 @@ impl Discard {
         let answers = if self.ids.is_empty() {
             matching(&services, &self.filter.in_state(pb::DeadLetterState::Parked), LETTERS_MAX).await?
         } else {
-            let ids = services.resolve(&self.ids).await?;
-            let answers = with_ids(&services, &ids).await?;
-            let known: BTreeSet<&str> = answers
-                .each
-                .iter()
-                .flat_map(|(_, letters)| letters)
-                .map(|letter| letter.id.as_str())
-                .collect();
-            for id in ids.iter().map(uuid::Uuid::to_string).filter(|id| !known.contains(id.as_str())) {
-                say!("no {}service has a dead letter {id}", if answers.any_away() { "other " } else { "" });
-            }
-            answers
+            with_ids(&services, &services.resolve(&self.ids).await?).await?
         };
         let letters: Vec<&pb::DeadLetter> = answers.each.iter().flat_map(|(_, letters)| letters).collect();
         let is_parked = |letter: &pb::DeadLetter| letter.state() == pb::DeadLetterState::Parked;

@@ -1,14 +1,19 @@
 //! Letters that match, over all services.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use holdfast_proto::ops::v1 as pb;
 use uuid::Uuid;
 
 use super::letter::PAGE_SIZE;
-use crate::services::{Answers, Service, Services};
+use crate::{
+    output::say,
+    services::{Answers, Service, Services},
+};
 
 /// Ids of one call.
-const IDS_PER_CALL: usize = 500;
+pub(super) const IDS_PER_CALL: usize = 500;
 
 /// The letters that match `wanted`, of each service oldest first. Stops asking a service for more when it has given more than `most`.
 pub(super) async fn matching<'s>(
@@ -38,12 +43,12 @@ async fn of_service(
     }
 }
 
-/// Those of these ids that there are, in whatever state.
+/// Those of these ids that there are, in whatever state; the others are said.
 pub(super) async fn with_ids<'s>(
     services: &'s Services,
     ids: &[Uuid],
 ) -> Result<Answers<'s, Vec<pb::DeadLetter>>> {
-    services
+    let answers = services
         .ask(async |service| {
             let mut letters = Vec::new();
             for ids in ids.chunks(IDS_PER_CALL) {
@@ -55,5 +60,11 @@ pub(super) async fn with_ids<'s>(
             }
             Ok(letters)
         })
-        .await
+        .await?;
+    let letters = answers.each.iter().flat_map(|(_, letters)| letters);
+    let known: BTreeSet<&str> = letters.map(|letter| letter.id.as_str()).collect();
+    for id in ids.iter().map(Uuid::to_string).filter(|id| !known.contains(id.as_str())) {
+        say!("no {}service has a dead letter {id}", if answers.any_away() { "other " } else { "" });
+    }
+    Ok(answers)
 }

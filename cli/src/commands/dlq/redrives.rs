@@ -169,22 +169,21 @@ fn may_go_on(redrive: &pb::Redrive, now: OffsetDateTime) -> bool {
     }
 }
 
-/// The latest redrives of each service, the last one first.
 /// How many letters this service has redriven under the id of a command; `None` if it knows no such redrive.
 pub(super) async fn redriven_at(service: &Service, id: Uuid) -> Result<Option<u64>> {
     let id = id.to_string();
-    let request = service.request(pb::ListRedrivesRequest { page_size: SHOWN_MAX })?;
-    let answer = service.answer(service.dead_letters().list_redrives(request).await)?;
-    Ok(answer.redrives.iter().find(|redrive| redrive.id == id).map(|redrive| redrive.redriven))
+    let redrives = latest_at(service).await?;
+    Ok(redrives.iter().find(|redrive| redrive.id == id).map(|redrive| redrive.redriven))
 }
 
+/// The latest redrives of each service, the last one first.
 async fn latest(services: &Services) -> Result<Answers<'_, Vec<pb::Redrive>>> {
-    services
-        .ask(async |service| {
-            let request = service.request(pb::ListRedrivesRequest { page_size: SHOWN_MAX })?;
-            Ok(service.answer(service.dead_letters().list_redrives(request).await)?.redrives)
-        })
-        .await
+    services.ask(latest_at).await
+}
+
+async fn latest_at(service: &Service) -> Result<Vec<pb::Redrive>> {
+    let request = service.request(pb::ListRedrivesRequest { page_size: SHOWN_MAX })?;
+    Ok(service.answer(service.dead_letters().list_redrives(request).await)?.redrives)
 }
 
 fn show(document: &Document, output: &ListOutput) -> Result<()> {

@@ -1,14 +1,12 @@
 //! `dlq restore`: takes a discard back.
 
-use std::collections::BTreeSet;
-
 use anyhow::Result;
 use clap::Args;
 use holdfast_proto::ops::v1 as pb;
 
 use super::{
     letter::state_name,
-    listing::with_ids,
+    listing::{IDS_PER_CALL, with_ids},
     named::{Named, parse_named},
 };
 use crate::{
@@ -17,9 +15,6 @@ use crate::{
     services::{Service, Services},
     target::Target,
 };
-
-/// Letters of one call.
-const IDS_PER_CALL: usize = 500;
 
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
@@ -42,10 +37,6 @@ impl Restore {
         let ids = services.resolve(&self.ids).await?;
         let answers = with_ids(&services, &ids).await?;
         let letters: Vec<&pb::DeadLetter> = answers.each.iter().flat_map(|(_, letters)| letters).collect();
-        let known: BTreeSet<&str> = letters.iter().map(|letter| letter.id.as_str()).collect();
-        for id in ids.iter().map(uuid::Uuid::to_string).filter(|id| !known.contains(id.as_str())) {
-            say!("no {}service has a dead letter {id}", if answers.any_away() { "other " } else { "" });
-        }
         for letter in letters.iter().filter(|letter| !is_discarded(letter)) {
             let state = state_name(letter.state());
             say!("{} is {state}: only what was discarded can be restored", letter.id);
