@@ -40,18 +40,20 @@ load_pid=
 
 say() { printf '%6s s  %s\n' "$SECONDS" "$*"; }
 
-finish() {
+finish() { # the command that ended the script
     local status=$?
     [ -z "$load_pid" ] || kill "$load_pid" 2>/dev/null || true
     if [ "$status" -ne 0 ]; then
         docker compose ps --all
         docker compose logs --no-color --tail 20
         tail -n 40 "$talk"
+        # Last, where it is looked for.
+        say "FAILED with status $status in ${FUNCNAME[*]:1}: $1"
     fi
     [ -n "${KEEP:-}" ] || docker compose down --volumes --timeout 15 >/dev/null 2>&1
     rm -f "$orders" "$failures" "$talk"
 }
-trap finish EXIT
+trap 'finish "$BASH_COMMAND"' EXIT
 
 call() { # method, path, more arguments of curl
     "${curl[@]}" --silent --show-error --max-time 10 -X "$1" "$url$2" -H "Authorization: Bearer $token" "${@:3}"

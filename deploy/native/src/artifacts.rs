@@ -123,8 +123,8 @@ fn platform() -> Result<&'static str> {
 
 fn fetch(pom: &Path, jars: &Path, platform: &str, lock: &File) -> Result<()> {
     // Strict: also what Maven fetches for itself must have the registry's checksums.
-    // In the caller's environment: proxies and Maven's own settings are there.
-    run(Command::new("mvn")
+    // In the caller's environment: proxies and Maven's own settings are there, and other programs read its repository.
+    run(environment::callers_command("mvn")
         .stdin(held_by_child(lock)?)
         .args(["-B", "-q", "-C", "-f"])
         .arg(pom)

@@ -5,6 +5,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     process::Command,
+    sync::OnceLock,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -61,9 +62,24 @@ pub(crate) fn check_user() -> Result<()> {
     Ok(())
 }
 
+/// That of the caller, from before it was changed.
+static CALLERS_UMASK: OnceLock<Mode> = OnceLock::new();
+
 /// Has whatever this process and its children create be readable for its owner only, whatever the caller's umask is.
 pub(crate) fn keep_private() {
-    umask(Mode::from_bits_truncate(0o077));
+    CALLERS_UMASK.get_or_init(|| umask(Mode::from_bits_truncate(0o077)));
+}
+
+/// A command of the caller's, in its environment and with its umask: what it leaves outside of the stack is shared with other programs.
+pub(crate) fn callers_command(program: &str) -> Command {
+    CALLERS_UMASK.get().map_or_else(|| Command::new(program), |umask| with_umask(*umask, program))
+}
+
+fn with_umask(umask: Mode, program: &str) -> Command {
+    let mut command = Command::new("sh");
+    // It is the process's, and Rust has no way to set it for a child alone.
+    command.args(["-c", "umask \"$0\" && exec \"$@\"", &format!("{:04o}", umask.bits()), program]);
+    command
 }
 
 /// Raises the soft limit of open files to the hard one, for this process and its children; an error if that is too little.
@@ -101,6 +117,17 @@ mod tests {
         let text = String::from_utf8(output.stdout).expect("text");
         let names: BTreeSet<&str> = text.lines().filter_map(|line| line.split('=').next()).collect();
         assert_eq!(names, BTreeSet::from(["HOME", "LC_ALL", "PATH", "TZ"]));
+    }
+
+    /// What the caller's programs create is as they create it elsewhere.
+    #[test]
+    fn the_callers_programs_have_its_umask() {
+        for umask in ["0022", "0027", "0077"] {
+            let mode = Mode::from_bits_truncate(u32::from_str_radix(umask, 8).expect("octal"));
+            let output = with_umask(mode, "sh").args(["-c", "umask; echo \"$1\"", "-", "a 'b'"]).output();
+            let said = String::from_utf8(output.expect("it runs").stdout).expect("text");
+            assert_eq!(said, format!("{umask}\na 'b'\n"));
+        }
     }
 
     /// Too few descriptors are an error before anything is started, which says how many there are and what to raise.
