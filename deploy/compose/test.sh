@@ -55,6 +55,12 @@ finish() { # the command that ended the script
 }
 trap 'finish "$BASH_COMMAND"' EXIT
 
+# Whether such a line comes in, as `grep` takes it. All of it is read, which `grep --quiet` does not do: docker's client fails when what it
+# writes is no longer read, now and then with 255.
+has() { [ "$(grep --count "$@")" -gt 0 ]; }
+# What it says is of interest if it fails.
+compose() { docker compose "$@" >>"$talk" 2>&1; }
+
 call() { # method, path, more arguments of curl
     "${curl[@]}" --silent --show-error --max-time 10 -X "$1" "$url$2" -H "Authorization: Bearer $token" "${@:3}"
 }
@@ -103,7 +109,7 @@ goes_on() {
     before=$(accepted)
     wait_for "orders are accepted" bash -c "[ \$(wc -l <'$orders') -gt $before ]"
 }
-container() { docker compose ps --quiet "$1" | head -1; }
+container() { docker compose ps --quiet "$1" | sed -n 1p; }
 
 # `docker kill` counts as stopped by hand: the restart policy does nothing then. A crash from outside is one that it mends.
 kill_container() {
@@ -111,9 +117,9 @@ kill_container() {
         read -r -a crash <<<"$CRASH"
         "${crash[@]}" "$(container "$1")" >/dev/null
     else
-        docker compose kill "$1" >/dev/null 2>&1
+        compose kill "$1"
         sleep 2
-        docker compose start "$1" >/dev/null 2>&1
+        compose start "$1"
     fi
 }
 
@@ -154,10 +160,10 @@ rights() {
     for service in order payment delivery; do
         queried "$service" "select count(*) > 10 and bool_and(pg_get_userbyid(relowner) = '$service-owner')
                 and (select pg_get_userbyid(datdba) = '$service-owner' from pg_database where datname = current_database())
-            from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')" | grep -qx t
+            from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')" | has -x t
         # What its work is, or the refusals would prove nothing.
         queried "$service" "begin; insert into outbox_audit (actor, action, outbox_id, topic, reason) values ('a', 'drop', 1, 't', 'r');
-            select 'has ' || count(*) from outbox_audit; rollback" "$service" | grep -qx 'has [0-9]*'
+            select 'has ' || count(*) from outbox_audit; rollback" "$service" | has -x 'has [0-9]*'
         local forbidden said
         forbidden=$(
             for audit in dead_letter_audit outbox_audit; do
@@ -173,7 +179,8 @@ rights() {
             printf '%s\n' "$said"
             return 1
         fi
-        if docker inspect --format '{{.Config.Env}} {{.Mounts}}' $(docker compose ps --quiet "$service") | grep -qi owner; then
+        said=$(docker inspect --format '{{.Config.Env}} {{.Mounts}}' $(docker compose ps --quiet "$service"))
+        if has -i owner <<<"$said"; then
             say "$service has something of the owner"
             return 1
         fi
@@ -184,16 +191,16 @@ rights() {
 # A system from before there were owners: everything belongs to the services' roles, and so it does when it is started again.
 from_before_owners() {
     local service
-    docker compose stop order payment delivery >/dev/null 2>&1
+    compose stop order payment delivery
     for service in order payment delivery; do
         sql "$service" "alter database $(database_of "$service") owner to \"$service\""
         sql "$service" "do \$\$ declare relation regclass; begin
             for relation in select oid from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
             loop execute format('alter table %s owner to %I', relation, '$service'); end loop; end \$\$"
         queried "$service" "select bool_and(pg_get_userbyid(relowner) = '$service') from pg_class
-            where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')" | grep -qx t
+            where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')" | has -x t
     done
-    docker compose up --detach --wait 2>/dev/null
+    compose up --detach --wait
     rights
     place_one "after-the-owners"
     wait_for "it is delivered" delivered "$placed"
@@ -208,7 +215,7 @@ databases() {
         docker compose exec --no-TTY "$service-db" psql --username holdfast --tuples-only --no-align --dbname postgres --command "
             select count(*) > 0 and bool_and(ssl and client_dn = '/CN=$service') and not bool_or(usesuper)
             from pg_stat_activity join pg_stat_ssl using (pid) join pg_user using (usename)
-            where backend_type = 'client backend' and client_addr is not null" | grep -qx t
+            where backend_type = 'client backend' and client_addr is not null" | has -x t
     done
     is_refused() { # libpq's settings, why
         local said
@@ -223,7 +230,7 @@ databases() {
     docker compose exec --no-TTY order-db cp /tls/tls.crt /tmp/before.crt
     cli certs rotate
     wait_for "the database has its new certificate" has_new_certificate
-    docker compose restart --timeout 10 payment-db >/dev/null 2>&1
+    compose restart --timeout 10 payment-db
     place_one "after-renewal"
     wait_for "it is delivered" delivered "$placed"
     say "services are in their databases by TLS, and nobody else is"
@@ -285,7 +292,7 @@ operate() {
     letter=$(cli dlq list --service payment --class schema-violation --output json | sed -n 's/.*"id": "\([^"]*\)".*/\1/p')
     cli dlq discard "$letter" --reason "no event" --yes >/dev/null
     cli dlq audit "$letter" | grep tester
-    cli positions | grep -c order.created | grep -qx 4
+    [ "$(cli positions | grep -c order.created)" = 4 ]
     cli reconcile --service order >/dev/null || [ "$?" = 3 ]
     say "a record that is no event was parked, listed and given up"
 }
@@ -308,9 +315,9 @@ everything() {
     done
 
     for service in payment kafka order-db redis; do
-        docker compose pause "$service" >/dev/null 2>&1
+        compose pause "$service"
         sleep 5
-        docker compose unpause "$service" >/dev/null 2>&1
+        compose unpause "$service"
         goes_on
         say "$service was paused; $(accepted) orders"
     done
@@ -326,7 +333,7 @@ everything() {
     done
 
     say "two replicas of each service"
-    docker compose up --detach --wait --no-recreate --scale order=2 --scale payment=2 --scale delivery=2 2>/dev/null
+    compose up --detach --wait --no-recreate --scale order=2 --scale payment=2 --scale delivery=2
     wait_for "the gateway is well" bash -c "${curl[*]} --silent $url/readyz | grep -q '\"degraded\":false'"
     sleep 6 # names are resolved again each 5 s
     : >"$failures"
@@ -376,27 +383,27 @@ three_brokers() {
     load_pid=$!
     goes_on
     for broker in kafka kafka-2 kafka-3; do
-        docker compose kill "$broker" >/dev/null 2>&1
+        compose kill "$broker"
         # Not only accepted: what needs the brokers goes on while one is away.
         local killed_ms=$(($(date +%s%N) / 1000000))
         place_one "without-$broker"
         wait_for "an order is delivered without $broker" delivered "$placed"
         say "$broker was killed; an order was delivered $(($(date +%s%N) / 1000000 - killed_ms)) ms after that, without it"
-        docker compose start "$broker" >/dev/null 2>&1
+        compose start "$broker"
         wait_for "every partition is in sync" bash -c "
             under=\$(docker compose exec --no-TTY kafka /opt/kafka/bin/kafka-topics.sh --bootstrap-server \
                 kafka:9092,kafka-2:9092,kafka-3:9092 --describe --under-replicated-partitions 2>/dev/null) && [ -z \"\$under\" ]"
     done
     docker compose exec --no-TTY kafka /opt/kafka/bin/kafka-topics.sh --bootstrap-server kafka:9092 --describe --topic order.created \
-        2>/dev/null | grep -q 'ReplicationFactor: 3.*min.insync.replicas=2'
+        2>/dev/null | has 'ReplicationFactor: 3.*min.insync.replicas=2'
     settle
 }
 
 observability() {
     asked() { "${curl[@]}" --silent --max-time 10 "http://127.0.0.1:9090/api/v1/$1"; }
     is_seen() { [ "$(asked targets | grep -o '"health":"up"' | wc -l)" = "$1" ]; }
-    fires() { asked alerts | grep -q "\"alertname\":\"$1\""; }
-    docker compose up --detach --wait --no-recreate --scale order=2 2>/dev/null
+    fires() { asked alerts | has "\"alertname\":\"$1\""; }
+    compose up --detach --wait --no-recreate --scale order=2
     wait_for "every replica is seen" is_seen 5
     local wanted has
     wanted=$(grep -ch '^ *- alert:' deploy/prometheus/*.rules.yml | awk '{ sum += $1 } END { print sum }')
@@ -407,9 +414,9 @@ observability() {
     wait_for "it is delivered" delivered "$placed"
     wait_for "its metrics are there" \
         bash -c "${curl[*]} --silent 'http://127.0.0.1:9090/api/v1/query?query=messaging_client_consumed_messages_total' | grep -q '\"job\":\"payment\"'"
-    docker compose stop payment-db >/dev/null 2>&1
+    compose stop payment-db
     wait_for "the alert on payment is pending" fires CannotServe
-    docker compose start payment-db >/dev/null 2>&1
+    compose start payment-db
     say "CannotServe saw that payment has no database"
     settle
 }
@@ -516,7 +523,7 @@ vault() {
     differs() { [ "$(written order)" != "$1" ]; }
     # That of order has changed by then.
     signed_by_the_new_one() { [ "$(written "$1" | openssl x509 -noout -issuer)" = "$(written order | openssl x509 -noout -issuer)" ]; }
-    logged() { docker compose logs --no-color --no-log-prefix "$1" 2>/dev/null | grep '"reloaded"' | grep -q "\"$2\""; }
+    logged() { docker compose logs --no-color --no-log-prefix "$1" 2>/dev/null | grep '"reloaded"' | has "\"$2\""; }
 
     load &
     load_pid=$!
@@ -535,7 +542,7 @@ vault() {
     vault_admin setup.sh authority use >/dev/null
     before=$(written order)
     for identity in $identities; do
-        docker compose restart "agent-$identity" >/dev/null 2>&1
+        compose restart "agent-$identity"
     done
     wait_for "another certificate is written" differs "$before"
     for identity in $identities; do
@@ -568,7 +575,7 @@ vault() {
 }
 
 say "starting"
-docker compose up --detach --wait 2>/dev/null
+compose up --detach --wait
 token=$(cli token --user alice --ttl 1h)
 say "ready"
 "${mode//-/_}"
