@@ -174,7 +174,11 @@ async fn of_stack(
         checks.push(match component.state {
             ComponentState::Ready => Line::good(name, component.detail),
             ComponentState::Degraded => Line::wrong(name, State::Attention, component.detail, logs()),
-            ComponentState::Starting => Line::wrong(name, State::Bad, component.detail, logs()),
+            ComponentState::Starting => {
+                let detail = format!("is starting: {}", component.detail);
+                Line::wrong(name, State::Attention, detail.trim_end_matches(": "), None)
+            }
+            ComponentState::Unready => Line::wrong(name, State::Bad, component.detail, logs()),
             ComponentState::Down => {
                 let helps = match watched {
                     Watched::ByNobody => of("up"),
