@@ -13,6 +13,8 @@ use std::{
 use holdfast_native::prepare::PORT_TAKEN_EXIT_CODE;
 use holdfast_proto::text::on_its_lines;
 
+use crate::colour;
+
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -90,7 +92,7 @@ impl std::error::Error for NothingMatched {}
 
 /// Prints data, on one line or several.
 pub(crate) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
-    exact_line(&on_its_lines(&text.to_string()))
+    exact_line(&colour::painted(&on_its_lines(&text.to_string())))
 }
 
 /// Prints a line without escapes: for what a shell reads, made of the operator's own names.

@@ -18,7 +18,7 @@ use holdfast_native::{
 use serde::Serialize;
 
 use crate::{
-    admin,
+    admin, colour,
     options::{At, Output, hint, make_hint},
     output::{Outcome, data, say},
     runtime::block_on,
@@ -256,7 +256,10 @@ fn findings(lines: &[Line]) -> String {
     for Line { check, state, detail, helps } in lines {
         let colon = if detail.is_empty() { "" } else { ": " };
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{:width$}  {check}{colon}{detail}", state.name());
+        let fill = width - state.name().len();
+        let word =
+            if colour::are_on() { colour::marked(state.name(), state.name()) } else { state.name().into() };
+        let _ = writeln!(text, "{word}{:fill$}  {check}{colon}{detail}", "");
         if let Some(command) = helps {
             let _ = writeln!(text, "{:width$}  {command}", "");
         }
