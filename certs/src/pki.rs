@@ -210,7 +210,7 @@ impl Pki {
             reason: reason.to_owned(),
         });
         files::write(&self.path("revoked"), &list.to_text(), Access::Public).map_err(at(&self.directory))?;
-        self.record(AuditEntry {
+        self.record(&AuditEntry {
             identity: Some(name.to_owned()),
             serial: Some(leaf.serial.clone()),
             authority: Some(leaf.issuer.clone()),
@@ -377,7 +377,7 @@ impl Pki {
     fn record_leaf(&self, action: Action, name: &str, before: Option<LeafStatus>, reason: Option<String>) {
         let entry = self.entry(action);
         let now = self.leaf_status(name).ok();
-        self.record(AuditEntry {
+        self.record(&AuditEntry {
             identity: Some(name.to_owned()),
             serial: now.as_ref().map(|leaf| leaf.serial.clone()),
             replaces: before.map(|leaf| leaf.serial),
@@ -392,12 +392,12 @@ impl Pki {
         let path = self.path(&format!("{file}.crt"));
         let text = fs::read_to_string(&path).unwrap_or_default();
         let authority = inspect::certificate(&path, &text).ok().map(|certificate| certificate.subject);
-        self.record(AuditEntry { authority, ..self.entry(action) });
+        self.record(&AuditEntry { authority, ..self.entry(action) });
     }
 
     /// What was done stays done, whether or not it can be written down.
-    fn record(&self, entry: AuditEntry) {
-        if let Err(error) = audit::record(&self.directory, &entry) {
+    fn record(&self, entry: &AuditEntry) {
+        if let Err(error) = audit::record(&self.directory, entry) {
             (self.author.unrecorded)(&error);
         }
     }

@@ -40,7 +40,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, arg_required_else_help = true)]
 struct Arguments {
-    /// Whether states have colours; `auto` is on a terminal, unless NO_COLOR is set
+    /// Whether states have colours; `auto` is on a terminal, unless `NO_COLOR` is set
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Choice::Auto)]
     color: Choice,
     #[command(subcommand)]

@@ -34,13 +34,9 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// Prints the ids of what was done, and says on stderr if these are not all that were `asked` for. `state` is the
-    /// state in which they had to be.
-    pub(crate) fn of_ids(done: &[impl fmt::Display], asked: usize, state: &str) -> io::Result<Self> {
-        for id in done {
-            data!("{id}")?;
-        }
-        Ok(match done.len() {
+    /// Says on stderr if not all that were `asked` for were `done`. `state` is the state in which they had to be.
+    pub(crate) fn of_count(done: usize, asked: usize, state: &str) -> Self {
+        match done {
             0 => {
                 say!("none of them is {state}");
                 Self::NothingMatched
@@ -50,7 +46,7 @@ impl Outcome {
                 Self::Partly
             }
             _ => Self::Done,
-        })
+        }
     }
 
     pub(crate) fn exit_code(self) -> ExitCode {

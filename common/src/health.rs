@@ -161,19 +161,17 @@ impl Health {
 
     fn set(&self, name: &'static str, state: ComponentState) {
         let mut parts = self.lock();
-        match parts.components.get(name) {
-            Some(before) if !before.ready && !state.ready => {
-                // What every start says is no news; what it waits for then is, once.
-                if before.detail == STARTING && state.detail != STARTING {
-                    tracing::info!(component = name, detail = state.detail, "component waits");
-                }
-            }
-            Some(before) if before.ready && !state.ready => {
+        match (parts.components.get(name), state.ready) {
+            (Some(before), true) if before.ready => {}
+            (_, true) => tracing::info!(component = name, "component is ready"),
+            (Some(before), false) if before.ready => {
                 tracing::warn!(component = name, detail = state.detail, "component is not ready");
             }
-            Some(before) if before.ready => {}
-            _ if state.ready => tracing::info!(component = name, "component is ready"),
-            _ => {}
+            // What every start says is no news; what it waits for then is, once.
+            (Some(before), false) if before.detail == STARTING && state.detail != STARTING => {
+                tracing::info!(component = name, detail = state.detail, "component waits");
+            }
+            (_, false) => {}
         }
         publish_component(name, &state);
         parts.components.insert(name, state);

@@ -158,11 +158,11 @@ fn counted<'l>(lines: impl IntoIterator<Item = &'l Line>) -> (usize, usize) {
 }
 
 fn summary(document: &Document) -> String {
-    let mut text = format!("authority until {}, rotation: {}", document.authority_not_after, document.phase);
-    if let (used, all @ 1..) = counted(&document.certificates) {
-        text += &format!("; {used} of {all} components use their certificates");
-    }
-    text
+    let in_use = match counted(&document.certificates) {
+        (_, 0) => String::new(),
+        (used, all) => format!("; {used} of {all} components use their certificates"),
+    };
+    format!("authority until {}, rotation: {}{in_use}", document.authority_not_after, document.phase)
 }
 
 fn certificate_table(certificates: &[Line]) -> Table {
