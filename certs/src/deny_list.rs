@@ -9,15 +9,15 @@ use time::OffsetDateTime;
 
 use crate::{PkiError, error::at};
 
-/// An entry.
+/// A leaf that is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Revoked {
+pub struct Revoked {
     /// Lower-case hexadecimal.
-    pub(crate) serial: String,
+    pub serial: String,
     /// The leaf's own end.
-    pub(crate) not_after: OffsetDateTime,
+    pub not_after: OffsetDateTime,
     /// For people.
-    pub(crate) reason: String,
+    pub reason: String,
 }
 
 /// See the module.
@@ -46,6 +46,10 @@ impl DenyList {
 
     pub(crate) fn contains(&self, serial: &str) -> bool {
         self.0.iter().any(|revoked| revoked.serial == serial)
+    }
+
+    pub(crate) fn into_entries(self) -> Vec<Revoked> {
+        self.0
     }
 
     pub(crate) fn serials(&self) -> Vec<String> {

@@ -17,6 +17,14 @@ pub enum PkiError {
         #[source]
         source: io::Error,
     },
+    /// A change was made, and could not be written into the audit.
+    #[error("a change of certificates could not be written into {path}: {source}")]
+    Audit {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A key or certificate can't be created or read.
     #[error("cannot create or read a certificate")]
     Certificate(#[from] rcgen::Error),

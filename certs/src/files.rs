@@ -36,7 +36,7 @@ pub(crate) fn write(path: &Path, content: &str, access: Access) -> io::Result<()
 }
 
 /// What root writes into the folder of somebody's identity is for them.
-fn belongs_to_its_folder(file: &File, path: &Path) -> io::Result<()> {
+pub(crate) fn belongs_to_its_folder(file: &File, path: &Path) -> io::Result<()> {
     let Some(folder) = path.parent().filter(|_| geteuid().is_root()) else { return Ok(()) };
     // A file in the working folder.
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };

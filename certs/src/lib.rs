@@ -7,6 +7,7 @@
 //! ca.crt ca.key                        the authority
 //! ca.next.crt ca.next.key rotation     while the authority is replaced: the next one, and how far the rotation is
 //! revoked                              serials of leaves that are refused
+//! audit.jsonl audit.1.jsonl            what was done, by whom and why
 //! <name>/tls.crt tls.key               one identity: gateway, order, payment, delivery, operator
 //! <name>/ca.crt revoked                what this identity trusts, and what it refuses
 //! <name>/ca.crl                        what it refuses, signed, for servers such as PostgreSQL that know no other list
@@ -15,6 +16,7 @@
 //! gateway/jwks.json                    the public keys again, where the gateway sees nothing else
 //! ```
 
+mod audit;
 mod authority;
 mod deny_list;
 mod error;
@@ -23,7 +25,9 @@ mod inspect;
 mod pki;
 mod token;
 
+pub use audit::{Action, Audit, AuditEntry, Author};
 pub use authority::{AUTHORITY_LIFE, Authority, Kind, LEAF_LIFE_MAX, Leaf, LeafRequest, Usage};
+pub use deny_list::Revoked;
 pub use error::PkiError;
 pub use inspect::{authority_name, decimal_serial, serial_of};
 pub use pki::{LeafState, LeafStatus, Phase, Pki, check_name};

@@ -14,6 +14,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{
     PkiError,
+    audit::{self, Action, Audit, AuditEntry, Author},
     authority::{AUTHORITY_LIFE, Authority, LEAF_LIFE_MAX, LeafRequest, service_uri},
     deny_list::{DenyList, Revoked},
     error::at,
@@ -54,6 +55,23 @@ pub enum LeafState {
     StaleTrust,
 }
 
+impl LeafState {
+    /// As it is shown, and written in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Untrusted => "untrusted",
+            Self::ForeignName => "foreign-name",
+            Self::NoKey => "no-key",
+            Self::ForeignKey => "foreign-key",
+            Self::StaleTrust => "stale-trust",
+        }
+    }
+}
+
 /// The state of one identity, from its files.
 #[derive(Debug, Clone)]
 pub struct LeafStatus {
@@ -79,14 +97,20 @@ pub struct LeafStatus {
 #[derive(Debug)]
 pub struct Pki {
     directory: PathBuf,
+    author: Author,
 }
 
 impl Pki {
     /// Opens the folder; creates an authority if there is none. One that has lost its key or its certificate is never replaced: that
     /// would have all that it has signed refused.
     pub fn open_or_init(directory: &Path) -> Result<Self, PkiError> {
+        Self::open_or_init_by(directory, Author::default())
+    }
+
+    /// The same for changes that the audit has under this name.
+    pub fn open_or_init_by(directory: &Path, author: Author) -> Result<Self, PkiError> {
         fs::create_dir_all(directory).map_err(at(directory))?;
-        let pki = Self { directory: directory.to_owned() };
+        let pki = Self { directory: directory.to_owned(), author };
         let _lock = pki.lock()?;
         if !pki.path("ca.crt").exists() {
             // Without anything that it has signed, the key is that of an interrupted start: it is written first.
@@ -94,13 +118,19 @@ impl Pki {
                 return Err(PkiError::NoAuthorityCertificate { path: pki.path("ca.crt") });
             }
             pki.write_authority("ca", &Authority::generate(AUTHORITY_LIFE)?)?;
+            pki.record_authority(Action::CreateAuthority, "ca");
         }
         Ok(pki)
     }
 
     /// Opens the folder of an existing installation. The authority's key need not be there: only what signs needs it.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
-        let pki = Self { directory: directory.to_owned() };
+        Self::open_by(directory, Author::default())
+    }
+
+    /// The same for changes that the audit has under this name.
+    pub fn open_by(directory: &Path, author: Author) -> Result<Self, PkiError> {
+        let pki = Self { directory: directory.to_owned(), author };
         if pki.path("ca.crt").exists() {
             Ok(pki)
         } else if directory.is_dir() && !pki.identities()?.is_empty() {
@@ -123,10 +153,19 @@ impl Pki {
     /// Makes sure that `name` has a leaf with more than half of its life left.
     pub fn ensure_leaf(&self, name: &str) -> Result<(), PkiError> {
         let _lock = self.lock()?;
-        let fresh = self.leaf_status(name).is_ok_and(|leaf| {
-            leaf.state == LeafState::Valid && leaf.not_after - OffsetDateTime::now_utc() > LEAF_LIFE_MAX / 2
-        });
-        if fresh { Ok(()) } else { self.write_leaf(name, LEAF_LIFE_MAX) }
+        let before = self.leaf_status(name);
+        let (action, reason) = match &before {
+            Ok(leaf) if leaf.state != LeafState::Valid => {
+                (Action::Renew, format!("it could not be used: {}", leaf.state.name()))
+            }
+            Ok(leaf) if leaf.not_after - OffsetDateTime::now_utc() > LEAF_LIFE_MAX / 2 => return Ok(()),
+            Ok(_) => (Action::Renew, "less than half of its life was left".to_owned()),
+            Err(PkiError::NoLeaf { .. }) => (Action::Issue, "there was none".to_owned()),
+            Err(error) => (Action::Renew, format!("it could not be read: {error}")),
+        };
+        self.write_leaf(name, LEAF_LIFE_MAX)?;
+        self.record_leaf(action, name, before.ok(), Some(reason));
+        Ok(())
     }
 
     /// Has every leaf of `name` that is issued from now on say that it answers at these addresses.
@@ -142,8 +181,20 @@ impl Pki {
 
     /// Issues a leaf that lives for `life`, at most a day.
     pub fn issue(&self, name: &str, life: Duration) -> Result<(), PkiError> {
+        self.replace_leaf(Action::Issue, name, life)
+    }
+
+    /// Replaces the leaf of `name`, because all are to be replaced.
+    pub fn rotate(&self, name: &str) -> Result<(), PkiError> {
+        self.replace_leaf(Action::Rotate, name, LEAF_LIFE_MAX)
+    }
+
+    fn replace_leaf(&self, action: Action, name: &str, life: Duration) -> Result<(), PkiError> {
         let _lock = self.lock()?;
-        self.write_leaf(name, life)
+        let before = self.leaf_status(name).ok();
+        self.write_leaf(name, life)?;
+        self.record_leaf(action, name, before, None);
+        Ok(())
     }
 
     /// Renews the leaf of `name`, then puts the old one on the deny list. Services refuse it as soon as they have read
@@ -159,8 +210,32 @@ impl Pki {
             reason: reason.to_owned(),
         });
         files::write(&self.path("revoked"), &list.to_text(), Access::Public).map_err(at(&self.directory))?;
+        self.record(&AuditEntry {
+            identity: Some(name.to_owned()),
+            serial: Some(leaf.serial.clone()),
+            authority: Some(leaf.issuer.clone()),
+            reason: Some(reason.to_owned()),
+            ..self.entry(Action::Revoke)
+        });
+        self.record_leaf(
+            Action::Issue,
+            name,
+            Some(leaf.clone()),
+            Some("the one of before is revoked".to_owned()),
+        );
         self.distribute()?;
         Ok(leaf)
+    }
+
+    /// The leaves that are refused, and have not expired.
+    pub fn revoked(&self) -> Result<Vec<Revoked>, PkiError> {
+        let now = OffsetDateTime::now_utc();
+        Ok(self.deny_list()?.into_entries().into_iter().filter(|entry| entry.not_after > now).collect())
+    }
+
+    /// What was done here, as far as it is kept: the latest 1 to 2 MiB.
+    pub fn audit(&self) -> Result<Audit, PkiError> {
+        audit::read(&self.directory)
     }
 
     /// The identities that have files, by name: also those of which some were lost.
@@ -246,6 +321,7 @@ impl Pki {
         if self.phase()?.is_none() {
             self.write_authority("ca.next", &Authority::generate(AUTHORITY_LIFE)?)?;
             self.write_phase("overlap")?;
+            self.record_authority(Action::TrustNextAuthority, "ca.next");
         }
         self.distribute()
     }
@@ -258,7 +334,9 @@ impl Pki {
         }
         self.write_phase("leaves")?;
         for name in self.identities()? {
+            let before = self.leaf_status(&name).ok();
             self.write_leaf(&name, LEAF_LIFE_MAX)?;
+            self.record_leaf(Action::Rotate, &name, before, None);
         }
         Ok(())
     }
@@ -277,7 +355,51 @@ impl Pki {
             // Meaningless leftovers: without the marker nobody reads them.
             let _ = fs::remove_file(self.path(file));
         }
+        self.record_authority(Action::ReplaceAuthority, "ca");
         self.distribute()
+    }
+
+    /// By the author of this value, now.
+    fn entry(&self, action: Action) -> AuditEntry {
+        AuditEntry {
+            at: OffsetDateTime::now_utc(),
+            actor: audit::bounded(&self.author.name),
+            action,
+            identity: None,
+            serial: None,
+            replaces: None,
+            authority: None,
+            reason: self.author.reason.as_deref().map(audit::bounded),
+        }
+    }
+
+    /// The leaf that `name` has now. Without a `reason` it is the author's.
+    fn record_leaf(&self, action: Action, name: &str, before: Option<LeafStatus>, reason: Option<String>) {
+        let entry = self.entry(action);
+        let now = self.leaf_status(name).ok();
+        self.record(&AuditEntry {
+            identity: Some(name.to_owned()),
+            serial: now.as_ref().map(|leaf| leaf.serial.clone()),
+            replaces: before.map(|leaf| leaf.serial),
+            authority: now.map(|leaf| leaf.issuer),
+            reason: reason.or(entry.reason.clone()),
+            ..entry
+        });
+    }
+
+    /// `file` is the authority's, without its ending.
+    fn record_authority(&self, action: Action, file: &str) {
+        let path = self.path(&format!("{file}.crt"));
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let authority = inspect::certificate(&path, &text).ok().map(|certificate| certificate.subject);
+        self.record(&AuditEntry { authority, ..self.entry(action) });
+    }
+
+    /// What was done stays done, whether or not it can be written down.
+    fn record(&self, entry: &AuditEntry) {
+        if let Err(error) = audit::record(&self.directory, entry) {
+            (self.author.unrecorded)(&error);
+        }
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -446,6 +568,8 @@ pub fn check_name(name: &str) -> Result<(), PkiError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn folder() -> tempfile::TempDir {
@@ -703,6 +827,87 @@ mod tests {
                 list.iter_revoked_certificates().map(|entry| hexadecimal(entry.raw_serial())).collect()
             })
             .collect()
+    }
+
+    /// Each change is in the audit, with who made it and why; no key is.
+    #[test]
+    fn every_change_is_in_the_audit() {
+        let folder = folder();
+        let by = |name: &str, reason: Option<&str>| Author {
+            name: name.to_owned(),
+            reason: reason.map(str::to_owned),
+            ..Author::default()
+        };
+        let supervisor = Pki::open_or_init_by(folder.path(), by("supervisor", None)).expect("created");
+        supervisor.ensure_leaf("order").expect("issued");
+        supervisor.ensure_leaf("order").expect("fresh");
+        let serial = || Some(supervisor.leaf_status("order").expect("there").serial);
+        let first = serial();
+        supervisor.issue("order", Duration::hours(1)).expect("issued");
+        supervisor.ensure_leaf("order").expect("renewed before it ends");
+        fs::remove_file(folder.path().join("order/tls.key")).expect("removed");
+        supervisor.ensure_leaf("order").expect("mended");
+        let alice = Pki::open_by(folder.path(), by("alice", Some("an exercise"))).expect("opened");
+        alice.rotate("order").expect("issued");
+        let rotated = serial();
+        alice.revoke("order", "stolen laptop").expect("revoked");
+        for _ in 0..2 {
+            alice.begin_rotation().expect("begun");
+        }
+        alice.renew_all_by_next().expect("renewed");
+        alice.finish_rotation().expect("finished");
+
+        let Audit { mut entries, unreadable } = alice.audit().expect("read");
+        entries.reverse();
+        let told: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.actor.as_str(), entry.action, entry.reason.as_deref()))
+            .collect();
+        let (exercise, half) = (Some("an exercise"), Some("less than half of its life was left"));
+        assert_eq!(
+            told,
+            [
+                ("supervisor", Action::CreateAuthority, None),
+                ("supervisor", Action::Issue, Some("there was none")),
+                ("supervisor", Action::Issue, None),
+                ("supervisor", Action::Renew, half),
+                ("supervisor", Action::Renew, Some("it could not be used: no-key")),
+                ("alice", Action::Rotate, exercise),
+                ("alice", Action::Revoke, Some("stolen laptop")),
+                ("alice", Action::Issue, Some("the one of before is revoked")),
+                ("alice", Action::TrustNextAuthority, exercise),
+                ("alice", Action::Rotate, exercise),
+                ("alice", Action::ReplaceAuthority, exercise),
+            ]
+        );
+        assert_eq!((&entries[1].serial, &entries[2].replaces), (&first, &first));
+        assert_eq!((&entries[6].serial, &entries[7].replaces), (&rotated, &rotated));
+        assert_ne!(entries[0].authority, entries[10].authority);
+        assert!(entries.iter().all(|entry| entry.authority.is_some()), "{entries:?}");
+        assert_eq!(unreadable, 0);
+        let text = fs::read_to_string(folder.path().join("audit.jsonl")).expect("there");
+        assert!(!text.contains("PRIVATE") && !text.contains("BEGIN"), "{text}");
+        let revoked = alice.revoked().expect("read");
+        assert_eq!((revoked.len(), revoked[0].reason.as_str()), (1, "stolen laptop"));
+        assert_eq!(Some(&revoked[0].serial), rotated.as_ref());
+    }
+
+    /// A change that can't be written down is said, and made all the same.
+    #[test]
+    fn an_audit_that_cannot_be_written_is_in_nobodys_way() {
+        static UNRECORDED: AtomicUsize = AtomicUsize::new(0);
+        let folder = folder();
+        fs::create_dir(folder.path().join("audit.jsonl")).expect("in its way");
+        let unrecorded = |error: &PkiError| {
+            assert!(error.to_string().contains("audit.jsonl"), "{error}");
+            UNRECORDED.fetch_add(1, Ordering::Relaxed);
+        };
+        let pki = Pki::open_or_init_by(folder.path(), Author { unrecorded, ..Author::default() });
+        let pki = pki.expect("created");
+        pki.ensure_leaf("order").expect("issued");
+        pki.revoke("order", "stolen").expect("revoked");
+        assert_eq!(pki.leaf_status("order").expect("there").state, LeafState::Valid);
+        assert_eq!(UNRECORDED.load(Ordering::Relaxed), 4);
     }
 
     /// A server's leaf has its addresses, whoever renews it.

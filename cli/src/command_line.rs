@@ -13,7 +13,17 @@ pub(crate) fn command() -> Command {
 fn finished(command: Command) -> Command {
     let mut command = shaped(examples::added(command));
     command.build();
-    with_whole_usage(command)
+    with_whole_usage(command.mut_subcommands(without_global))
+}
+
+/// What every command has is in the help of `holdfast` only.
+fn without_global(command: Command) -> Command {
+    command
+        .mut_args(|argument| {
+            let is_global = argument.is_global_set();
+            if is_global { argument.hide(true) } else { argument }
+        })
+        .mut_subcommands(without_global)
 }
 
 fn shaped(command: Command) -> Command {

@@ -93,6 +93,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "certs revoke",
         &[("holdfast certs revoke gateway --reason \"stolen laptop\"", "refused everywhere within seconds")],
     ),
+    (
+        "certs audit",
+        &[
+            ("holdfast certs audit --since 7d", "what was done in a week"),
+            ("holdfast certs audit gateway -o json", "to one identity, and to the authority; for programs"),
+        ],
+    ),
     ("certs status", &[("holdfast certs status -o json", "for programs; 1 if one cannot be used")]),
     (
         "secrets init",

@@ -6,6 +6,7 @@
 #![warn(clippy::print_stderr)]
 
 mod admin;
+mod colour;
 mod command_line;
 mod commands;
 mod consent;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use clap::{FromArgMatches as _, Parser};
 
 use crate::{
+    colour::Choice,
     commands::Command,
     output::{NothingMatched, Outcome, UsageError, say, without_numbers},
 };
@@ -38,6 +40,9 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, arg_required_else_help = true)]
 struct Arguments {
+    /// Whether states have colours; `auto` is on a terminal, unless `NO_COLOR` is set
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Choice::Auto)]
+    color: Choice,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
     // clap ends the process with 2 on a wrong command line.
     let matches = command_line::command().get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    colour::choose(arguments.color);
     match arguments.command.run() {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {

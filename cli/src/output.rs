@@ -13,6 +13,8 @@ use std::{
 use holdfast_native::prepare::PORT_TAKEN_EXIT_CODE;
 use holdfast_proto::text::on_its_lines;
 
+use crate::colour;
+
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -32,13 +34,9 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// Prints the ids of what was done, and says on stderr if these are not all that were `asked` for. `state` is the
-    /// state in which they had to be.
-    pub(crate) fn of_ids(done: &[impl fmt::Display], asked: usize, state: &str) -> io::Result<Self> {
-        for id in done {
-            data!("{id}")?;
-        }
-        Ok(match done.len() {
+    /// Says on stderr if not all that were `asked` for were `done`. `state` is the state in which they had to be.
+    pub(crate) fn of_count(done: usize, asked: usize, state: &str) -> Self {
+        match done {
             0 => {
                 say!("none of them is {state}");
                 Self::NothingMatched
@@ -48,7 +46,7 @@ impl Outcome {
                 Self::Partly
             }
             _ => Self::Done,
-        })
+        }
     }
 
     pub(crate) fn exit_code(self) -> ExitCode {
@@ -90,7 +88,7 @@ impl std::error::Error for NothingMatched {}
 
 /// Prints data, on one line or several.
 pub(crate) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
-    exact_line(&on_its_lines(&text.to_string()))
+    exact_line(&colour::painted(&on_its_lines(&text.to_string())))
 }
 
 /// Prints a line without escapes: for what a shell reads, made of the operator's own names.

@@ -7,10 +7,15 @@ use console::Term;
 use holdfast_proto::text::on_one_line;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
+use crate::colour;
+
 /// Between two columns.
 const GAP: usize = 2;
 /// A column that can be cut keeps this much, or its header.
 const CUT_WIDTH_MIN: usize = 16;
+
+/// Columns of states, whose words have colours on a terminal.
+const STATES: [&str; 2] = ["STATE", "RESULT"];
 
 /// Rows under a header.
 pub(crate) struct Table {
@@ -52,8 +57,9 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// As it looks on `columns` columns; `None` if that is not known.
-    fn render(&self, columns: Option<usize>) -> String {
+    /// As it looks on `columns` columns; `None` if that is not known. The words of states are marked for [`colour::painted`] if they are to
+    /// have colours.
+    fn render(&self, columns: Option<usize>, words: Words) -> String {
         let mut widths: Vec<usize> = (0..self.header.len()).map(|place| self.width_of(place)).collect();
         let mut shown: Vec<usize> = (0..self.header.len()).collect();
         if let Some(most) = columns {
@@ -90,9 +96,11 @@ impl Table {
                 }
             }
         }
-        let header = self.header.iter().map(|name| (*name).to_owned()).collect();
-        let lines = std::iter::once(&header).chain(&self.rows).map(|row| line(row, &shown, &widths));
-        lines.collect::<Vec<_>>().join("\n")
+        let header: Vec<String> = self.header.iter().map(|name| (*name).to_owned()).collect();
+        let is_marked = |place: usize| words == Words::Marked && STATES.contains(&self.header[place]);
+        let header = line(&header, &shown, &widths, |_| false);
+        let rows = self.rows.iter().map(|row| line(row, &shown, &widths, is_marked));
+        std::iter::once(header).chain(rows).collect::<Vec<_>>().join("\n")
     }
 
     fn width_of(&self, place: usize) -> usize {
@@ -114,8 +122,16 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.render(terminal_columns()))
+        let words = if colour::are_on() { Words::Marked } else { Words::Plain };
+        f.write_str(&self.render(terminal_columns(), words))
     }
+}
+
+/// Whether the words of states are to have colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Words {
+    Plain,
+    Marked,
 }
 
 /// For snapshots: as it looks on terminals of several widths, and where the width is not known.
@@ -124,7 +140,7 @@ pub(crate) fn at_all_widths(table: &Table) -> String {
     let widths = [Some(60), Some(80), Some(120), Some(200), None];
     let shown = widths.map(|columns| {
         let name = columns.map_or_else(|| "unknown".to_owned(), |columns| columns.to_string());
-        format!("--- {name}\n{}\n", table.render(columns))
+        format!("--- {name}\n{}\n", table.render(columns, Words::Plain))
     });
     shown.concat()
 }
@@ -134,14 +150,14 @@ fn terminal_columns() -> Option<usize> {
     Some(usize::from(Term::stdout().size_checked()?.1)).filter(|columns| *columns > 0)
 }
 
-fn line(cells: &[String], shown: &[usize], widths: &[usize]) -> String {
+fn line(cells: &[String], shown: &[usize], widths: &[usize], is_marked: impl Fn(usize) -> bool) -> String {
     let mut line = String::new();
     for (index, place) in shown.iter().enumerate() {
-        let cell = cells.get(*place).map_or("", String::as_str);
-        let cell = cut(cell, widths[*place]);
+        let whole = cells.get(*place).map_or("", String::as_str);
+        let cell = cut(whole, widths[*place]);
         let is_last = index + 1 == shown.len();
         let fill = if is_last { 0 } else { widths[*place].saturating_sub(cell.width()) + GAP };
-        line.push_str(&cell);
+        line.push_str(&if is_marked(*place) { colour::marked(whole, &cell) } else { cell.as_str().into() });
         line.extend(std::iter::repeat_n(' ', fill));
     }
     line.truncate(line.trim_end().len());
@@ -197,7 +213,7 @@ mod tests {
     /// terminal unless there is no choice.
     #[test]
     fn rows_fit_the_terminal() {
-        let at = |columns| letters().render(columns);
+        let at = |columns| letters().render(columns, Words::Plain);
         let whole = "\
 ID                                    AGE  SERVICE   TOPIC          CLASS        REASON
 01a21184-8763-7214-acea-bb1c3b689082  17m  payment   order.created  decode       record key is not the event's user_id, nor any
@@ -231,12 +247,34 @@ ID                                    AGE  REASON
         assert_eq!(at(Some(1)).lines().count(), 3, "narrower than anything");
     }
 
+    /// Colours take no room: at every width a table is the same with and without them, and nothing but its states has one.
+    #[test]
+    fn colours_change_no_column() {
+        let mut table =
+            Table::new(&["NAME", "STATE", "PORT", "DETAIL"]).cutting(&["DETAIL"]).sparing(&["PORT"]);
+        table.add_row(["order", "ready", "50051", "ready or not"]);
+        table.add_row([
+            "payment-2",
+            "unready",
+            "50062",
+            "does not answer on its admin port, and has not for a while",
+        ]);
+        table.add_row(["kafka", "starting", "9092", ""]);
+        for columns in (20..140).map(Some).chain([None]) {
+            let plain = table.render(columns, Words::Plain);
+            let coloured = colour::in_colours(&table.render(columns, Words::Marked));
+            assert_eq!(console::strip_ansi_codes(&coloured), plain, "{columns:?}");
+            assert_eq!(coloured.matches("\u{1b}[0m").count(), 3, "{coloured}");
+            assert!(coloured.contains("\u{1b}[31munready\u{1b}[0m"), "{coloured}");
+        }
+    }
+
     /// What strangers have written stays in its cell, and acts on no terminal.
     #[test]
     fn a_cell_stays_a_cell() {
         let mut table = Table::new(&["ID", "KEY"]);
         table.add_row(["1", "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}1;1H\r\nSTATE  redriven \u{202e}"]);
-        let shown = table.render(None);
+        let shown = table.render(None, Words::Plain);
         assert_eq!(shown.lines().count(), 2, "{shown}");
         assert!(!shown.chars().any(|c| c != '\n' && c.is_control()), "{shown:?}");
         assert!(

@@ -456,6 +456,78 @@ fn certificates_are_replaced_with_consent_only() {
     assert!(contents().iter().zip(&first).all(|(last, first)| last != first), "all were");
 }
 
+/// Whatever is done to certificates is in their audit, with who did it and why, and programs are told what was done. A change that can't be
+/// written down is said, and made.
+#[test]
+fn what_was_done_to_certificates_is_told() {
+    let folder = folder();
+    let certs = |arguments: &[&str]| {
+        finished(holdfast(folder.path(), &[&["certs"], arguments].concat()).env("USER", "alice"))
+    };
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let (status, stdout, stderr) = certs(&[arguments, &["-o", "json"]].concat());
+        assert_eq!(status, Some(0), "{arguments:?}: {stderr}");
+        serde_json::from_str(&stdout).expect("JSON")
+    };
+    assert_eq!(certs(&["init"]).0, Some(0));
+    let issued = json(&["issue", "reporting", "--reason", "for the month", "--author", "bob"]);
+    assert_eq!(issued["certificate"]["name"], "reporting");
+    let rotated = json(&["rotate", "order"]);
+    assert_eq!(
+        (&rotated["certificates"][0]["name"], &rotated["authority_replaced"]),
+        (&"order".into(), &false.into())
+    );
+    let revoked = json(&["revoke", "gateway", "--reason", "stolen laptop", "--yes"]);
+    assert_eq!(revoked["revoked"]["serial"], revoked["certificate"]["replaces"]);
+    assert_eq!(revoked["used_by"], serde_json::json!([]));
+
+    let audit = json(&["audit"]);
+    let told: Vec<_> = audit["audit"].as_array().expect("a list").iter().take(4).collect();
+    for (line, (actor, action, identity, reason)) in told.iter().zip([
+        ("alice", "issue", "gateway", "the one of before is revoked"),
+        ("alice", "revoke", "gateway", "stolen laptop"),
+        ("alice", "rotate", "order", ""),
+        ("bob", "issue", "reporting", "for the month"),
+    ]) {
+        let text = |field: &str| line[field].as_str().unwrap_or_default();
+        let found = (text("actor"), text("action"), text("identity"), text("reason"));
+        assert_eq!(found, (actor, action, identity, reason), "{line}");
+    }
+    assert_eq!(told[1]["serial"], revoked["revoked"]["serial"]);
+    // The authority concerns everybody.
+    let (status, stdout, _) = certs(&["audit", "order"]);
+    assert_eq!((status, stdout.lines().count()), (Some(0), 4), "{stdout}");
+    assert_eq!(certs(&["audit", "--since", "2999-01-01"]).0, Some(3));
+    let (status, stdout, _) = certs(&["status"]);
+    let serial = revoked["revoked"]["serial"].as_str().expect("text");
+    assert!(status == Some(0) && stdout.contains(serial) && stdout.contains("stolen laptop"), "{stdout}");
+    assert_eq!(json(&["status"])["revoked"][0]["reason"], "stolen laptop");
+
+    let file = folder.path().join("pki/audit.jsonl");
+    fs::remove_file(&file).expect("removed");
+    fs::create_dir(&file).expect("in its way");
+    let (status, _, stderr) = certs(&["rotate"]);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stderr.contains("could not be written into"), "{stderr}");
+}
+
+/// States have colours on a terminal, or where somebody asks for them, and never in a pipe; nothing else about a table changes.
+#[test]
+fn a_pipe_has_no_colours() {
+    let folder = folder();
+    assert_eq!(run(folder.path(), &["certs", "init"]).0, Some(0));
+    let status = |arguments: &[&str]| run(folder.path(), &[&["certs", "status"], arguments].concat()).1;
+    let plain = status(&[]);
+    assert!(!plain.contains('\u{1b}') && plain.contains("valid"), "{plain}");
+    assert_eq!(status(&["--color", "never"]), plain);
+    let coloured = status(&["--color", "always"]);
+    assert!(coloured.contains("\u{1b}[32mvalid\u{1b}[0m"), "{coloured:?}");
+    assert_eq!(coloured.replace("\u{1b}[32m", "").replace("\u{1b}[0m", ""), plain);
+    let json = status(&["--color", "always", "-o", "json"]);
+    assert!(!json.contains('\u{1b}'), "{json}");
+    assert_eq!(run(folder.path(), &["certs", "status", "--color", "sometimes"]).0, Some(2));
+}
+
 /// An environment that is not text is no reason to fail, unless it is a setting.
 #[test]
 fn an_environment_that_is_not_text_is_survived() {

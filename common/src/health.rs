@@ -16,6 +16,9 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch;
 
+/// What a part says before it has said anything.
+const STARTING: &str = "starting";
+
 /// The state of one part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ComponentState {
@@ -84,7 +87,7 @@ impl Health {
 
     fn add(&self, name: &'static str, need: Need) -> Component {
         let component = Component { health: self.clone(), name, need };
-        component.waiting("starting");
+        component.waiting(STARTING);
         component
     }
 
@@ -158,12 +161,17 @@ impl Health {
 
     fn set(&self, name: &'static str, state: ComponentState) {
         let mut parts = self.lock();
-        if parts.components.get(name).map(|before| before.ready) != Some(state.ready) {
-            if state.ready {
-                tracing::info!(component = name, "component is ready");
-            } else {
+        match (parts.components.get(name), state.ready) {
+            (Some(before), true) if before.ready => {}
+            (_, true) => tracing::info!(component = name, "component is ready"),
+            (Some(before), false) if before.ready => {
                 tracing::warn!(component = name, detail = state.detail, "component is not ready");
             }
+            // What every start says is no news; what it waits for then is, once.
+            (Some(before), false) if before.detail == STARTING && state.detail != STARTING => {
+                tracing::info!(component = name, detail = state.detail, "component waits");
+            }
+            (_, false) => {}
         }
         publish_component(name, &state);
         parts.components.insert(name, state);
@@ -292,6 +300,54 @@ mod tests {
         database.waiting("connection refused");
         assert!(!health.is_ready() && health.is_degraded());
         assert_eq!(health.components()["database"].detail, "connection refused");
+    }
+
+    /// A start is no reason to warn; what was ready and is not any more is, and what a start waits for is told once.
+    #[test]
+    fn a_start_is_no_warning() {
+        #[derive(Clone, Default)]
+        struct Written(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Written {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("whole").extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let written = Written::default();
+        let make_writer = {
+            let written = written.clone();
+            move || written.clone()
+        };
+        let subscriber =
+            tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(make_writer).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let kafka = Health::default().component("kafka");
+            kafka.waiting("the broker does not answer");
+            kafka.waiting("it still does not");
+            kafka.ready();
+            kafka.degraded("slow");
+            kafka.waiting("the broker does not answer");
+            kafka.waiting("it still does not");
+            kafka.ready();
+        });
+        let text = String::from_utf8(written.0.lock().expect("whole").clone()).expect("text");
+        let levels: Vec<_> = text
+            .lines()
+            .filter_map(|line| {
+                let level = line.split_whitespace().next()?;
+                Some((level, line.split_once(": ")?.1.split(" component=").next()?))
+            })
+            .collect();
+        let expected = [
+            ("INFO", "component waits"),
+            ("INFO", "component is ready"),
+            ("WARN", "component is not ready"),
+            ("INFO", "component is ready"),
+        ];
+        assert_eq!(levels, expected, "{text}");
     }
 
     /// A stalled loop is named.

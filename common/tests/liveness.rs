@@ -10,6 +10,7 @@ use holdfast_common::{
     consumer::{PARKED_BYTES_MAX, runtime::PlantedFault},
     dead_letter::skip::{self, Skip, SkipError},
     deadline::Deadline,
+    health::Health,
     record::{Header, Record},
 };
 use proptest::{
@@ -308,6 +309,43 @@ async fn partitions_that_appear_later_are_read() {
     }
     eventually("all are handled", || async { lab.effects().await.len() == 5 }).await;
     consumer.end().await;
+}
+
+/// A member is ready when the group has said what it reads, and not because others read everything; one that has nothing to read, because
+/// there are more members than partitions, is ready too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_ready_when_it_knows_what_it_reads() {
+    const PARTITIONS: usize = 2;
+    let lab = Lab::new("assigned").await;
+    let state = |health: &Health| health.components()["consumer"].clone();
+    let (_, no_faults) = mpsc::channel(1);
+    let reader = lab.start_member(&lab.health, no_faults);
+    eventually("it is ready", || async { state(&lab.health).ready }).await;
+
+    // It leaves before it gets anything, and the other one owns everything: nothing looks wrong.
+    let (faults, planted) = mpsc::channel(1);
+    faults.send(PlantedFault::Leave).await.expect("taken");
+    let health = Health::default();
+    let outsider = lab.start_member(&health, planted);
+    // It looks at what the broker says each second; a slow machine shows less, and nothing that is not so.
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let outside = state(&health);
+        assert!(!outside.ready, "{outside:?}");
+    }
+    assert!(state(&lab.health).ready);
+    outsider.end().await;
+
+    let healths: Vec<Health> = (0..PARTITIONS).map(|_| Health::default()).collect();
+    let surplus = healths.iter().map(|health| lab.start_member(health, mpsc::channel(1).1));
+    let surplus: Vec<_> = surplus.collect();
+    for health in healths.iter().chain([&lab.health]) {
+        eventually("each is ready", || async { state(health).ready }).await;
+    }
+    for member in surplus {
+        member.end().await;
+    }
+    reader.end().await;
 }
 
 /// A member that leaves its group unnoticed, and one whose partitions stay paused, become degraded and are replaced;

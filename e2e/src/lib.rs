@@ -12,6 +12,7 @@ pub mod browser;
 pub mod certificates;
 pub mod collector;
 pub mod events;
+pub mod interrupt;
 pub mod log_collection;
 pub mod openapi;
 pub mod operator;

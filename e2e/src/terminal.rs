@@ -23,6 +23,8 @@ pub struct Shown {
     pub code: i32,
     /// As it is on the screen afterwards, line by line.
     pub text: String,
+    /// All that was written to the terminal, with what moves its cursor and changes its colours.
+    pub written: String,
 }
 
 impl Terminal {
@@ -66,9 +68,10 @@ impl Terminal {
             }
         }
         let status = terminal.wait().expect("it ends");
-        let text = screen_of(&String::from_utf8_lossy(&bytes));
+        let written = String::from_utf8_lossy(&bytes).into_owned();
+        let text = screen_of(&written);
         eprintln!("$ {line}\n{text}");
-        Shown { code: status.code().unwrap_or(-1), text }
+        Shown { code: status.code().unwrap_or(-1), text, written }
     }
 }
 

@@ -6,7 +6,9 @@ use holdfast_chaos::rest::is_terminal;
 use holdfast_e2e::{
     PATIENCE, World,
     events::{created, send_created},
-    eventually, id, reaches,
+    eventually, id,
+    interrupt::interrupted,
+    reaches,
 };
 use holdfast_native::layout::Scope;
 use holdfast_proto::{Currency, Money, order::v1 as order, payment::v1 as payment, to_timestamp};
@@ -600,6 +602,53 @@ async fn a_redrive_keeps_its_rate() {
         "{rate} letters a second instead of {RATE}; {as_fast_as_it_goes} without a rate"
     );
     world.every_record_is_tallied().await;
+}
+
+/// Ctrl-C in the middle of a redrive: what it has done so far is printed, with a summary; nothing more is done, and the next one does the
+/// rest, each letter once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_redrive_says_what_it_has_done() {
+    const LETTERS: i64 = 60;
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    world.refuse_payments().await;
+    let orders = world.create_orders("1 Interrupt Street", LETTERS.unsigned_abs()).await;
+    let parked = "select count(*) from dead_letters where class = $1 and state = 'parked'";
+    let left = async || world.count("payment", parked, "attempts-exhausted").await;
+    reaches("all are parked", LETTERS, &left).await;
+    world.accept_payments().await;
+
+    let which = ["redrive", "--service", "payment", "--class", "attempts-exhausted", "--execute"];
+    let mut command = world.dlq_command(&[&which[..], &["--rate", "2/s", "-o", "json"]].concat());
+    let redrive = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("holdfast runs");
+    eventually("some are redriven", || async { left().await <= LETTERS - 5 }).await;
+    let output = interrupted(redrive).await;
+    let talk = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{talk}");
+    let done: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rows = done["dead_letters"].as_array().expect("a list");
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["result"] == "redriven"), "{done}");
+    let redriven = done["redriven"].as_i64().expect("a number");
+    let unnamed = done["unnamed"].as_i64().expect("a number");
+    assert_eq!(i64::try_from(rows.len()).expect("a few") + unnamed, redriven, "{done}");
+    assert!(talk.contains(&format!("{redriven} redriven")), "{talk}");
+    assert!(talk.contains("interrupted: what is left stays parked"), "{talk}");
+
+    // The service ends it after its current transaction.
+    eventually("it has ended", || async {
+        let (status, _) = world.dlq_json(&["redrive", "--status", "--service", "payment"]).await;
+        let redrives = status["redrives"].as_array().cloned().unwrap_or_default();
+        redrives.iter().all(|redrive| redrive["state"] != "running")
+    })
+    .await;
+    let left_then = left().await;
+    assert!(left_then > 0 && LETTERS - left_then >= redriven, "{left_then} left after {redriven}");
+    let (rest, code) = world.dlq_json(&which).await;
+    assert_eq!((rest["redriven"].as_i64(), code), (Some(left_then), 0), "{rest}");
+    let charged =
+        "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)";
+    let charged = count_of_orders(&mut world.connect("payment").await, charged, &orders).await;
+    assert_eq!(charged, (LETTERS, LETTERS), "each was charged exactly once");
 }
 
 /// A redrive is seen from another terminal, also after its service was killed in the middle, and is cancelled there: nothing more is done,

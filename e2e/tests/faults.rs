@@ -432,7 +432,7 @@ async fn a_deaf_service_is_started_again() {
     world.apply(Fault::Stall, "delivery");
     eventually("status says so", || async {
         let state = state().await;
-        state["state"] == "starting"
+        state["state"] == "unready"
             && state["detail"].as_str().is_some_and(|detail| detail.contains("answer"))
     })
     .await;

@@ -41,7 +41,7 @@ fn blocks() -> Vec<Vec<String>> {
 
 /// Types a line. Returns exit code and what the terminal shows.
 fn typed(world: &World, terminal: &Terminal, line: &str) -> (i32, String) {
-    let Shown { code, text } = terminal.type_line(line, Some(&world.stack.layout.data_dir));
+    let Shown { code, text, .. } = terminal.type_line(line, Some(&world.stack.layout.data_dir));
     (code, text)
 }
 
@@ -86,6 +86,30 @@ async fn an_absent_service_hides_no_other() {
     assert!(talk.contains("elsewhere"), "what is counted is not all there is: {talk}");
     assert_eq!(listed.status.code(), Some(4), "nothing that was found says that there is nothing");
     eventually("it answers again", || async { world.dlq(&["stats"]).await.status.code() == Some(0) }).await;
+}
+
+/// On a terminal the words of states have colours, unless somebody does not want them; the columns are the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn states_have_colours_on_a_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(terminal) = Terminal::open(folder.path()) else {
+        skipped("`script` (util-linux) is not installed, so no terminal was there to type on");
+        return;
+    };
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    eventually("all are ready", || async {
+        world.status().await.values().all(|component| component["state"] == "ready")
+    })
+    .await;
+    let typed = |line: &str| terminal.type_line(line, Some(&world.stack.layout.data_dir));
+    let coloured = typed("env -u NO_COLOR TERM=xterm holdfast certs status");
+    assert!(coloured.written.contains("\u{1b}[32mvalid\u{1b}[0m"), "{:?}", coloured.written);
+    for plain in ["NO_COLOR=1 TERM=xterm holdfast certs status", "TERM=dumb holdfast certs status"] {
+        let plain = typed(plain);
+        assert!(!plain.written.contains("\u{1b}["), "{:?}", plain.written);
+        assert_eq!(plain.text, coloured.text, "the same columns");
+    }
 }
 
 /// See the file.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use holdfast_chaos::rest::sample_order;
-use holdfast_e2e::{World, eventually, id};
+use holdfast_e2e::{World, eventually, id, interrupt::interrupted};
 use holdfast_native::{
     control::{self, Found},
     layout::{Layout, Scope},
@@ -116,6 +116,30 @@ async fn a_start_ends_with_its_supervisor() {
     assert_eq!(end.status.code(), Some(1));
     let talk = talk(&end);
     assert!(talk.contains("the supervisor has ended") && talk.contains("stopping"), "{talk}");
+}
+
+/// Ctrl-C while a stack starts ends the command alone, which says that the start goes on, and how to see or stop it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_wait_says_that_the_start_goes_on() {
+    let own = Own::new();
+    // Without the proxies of its links it never becomes ready.
+    let start = own.up(&["--links"]);
+    let data_dir = own.data_dir();
+    eventually("it runs", || async { matches!(control::find(&data_dir), Ok(Found::Running(_))) }).await;
+    let end = interrupted(start).await;
+    let said = talk(&end);
+    assert_eq!(end.status.code(), Some(1), "{said}");
+    let folder = data_dir.display();
+    for part in [
+        "the start goes on in the background",
+        &format!("`holdfast status --data-dir {folder}` shows it"),
+        &format!("`holdfast down --data-dir {folder}` stops it"),
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(matches!(control::find(&data_dir), Ok(Found::Running(_))), "the stack is as it was");
+    let down = own.command(&["down"]).output().expect("it runs");
+    assert!(down.status.success(), "{}", talk(&down));
 }
 
 /// A start that is killed with -9 in the middle of `initdb`, with its children, leaves nothing that keeps the next one from working;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use holdfast_certs::{Authority, LEAF_LIFE_MAX, LeafRequest, Pki};
+use holdfast_certs::{Author, Authority, LEAF_LIFE_MAX, LeafRequest, Pki};
 use holdfast_native::say;
 use time::Duration;
 
@@ -93,7 +93,12 @@ impl Flawed {
     }
 
     fn issue(&mut self) -> Result<()> {
-        Pki::open(&self.pki)?.issue(&self.identity, LEAF_LIFE_MAX)?;
+        let author = Author {
+            name: "chaos".to_owned(),
+            reason: Some("replaces one with a flaw".to_owned()),
+            unrecorded: |error| say!("{error}"),
+        };
+        Pki::open_by(&self.pki, author)?.issue(&self.identity, LEAF_LIFE_MAX)?;
         self.healed = true;
         Ok(())
     }

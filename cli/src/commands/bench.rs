@@ -86,3 +86,73 @@ impl Bench {
         Ok(Outcome::Done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use holdfast_chaos::bench::{
+        Report,
+        cost::{ComponentCost, Cost, DatabaseCost},
+        latency::{Latency, LatencyPhase},
+        sustained::SustainedPhase,
+        throughput::ThroughputPhase,
+    };
+
+    use crate::{output::json, snapshot};
+
+    fn latency() -> Latency {
+        Latency { count: 1_500, p50_ms: 4.2, p99_ms: 17.9, max_ms: 41.0 }
+    }
+
+    fn phase(clients: usize, rate: f64) -> LatencyPhase {
+        LatencyPhase { clients, rate, refused: 0, post: latency(), post_to_paid: latency() }
+    }
+
+    fn cost() -> Cost {
+        let component = ComponentCost { cpu_ms: 1.5, context_switches: 12.0, written_bytes: 2_048.0 };
+        let database = DatabaseCost { wal_bytes: 3_100.0, wal_flushes: 0.8, updates: 4.0, hot_updates: 3.0 };
+        Cost {
+            components: BTreeMap::from([("order".to_owned(), component)]),
+            databases: BTreeMap::from([("orders-db".to_owned(), database)]),
+        }
+    }
+
+    /// The shape of its JSON, which programs compare from one run to the next.
+    #[test]
+    fn figures_are_shown() {
+        let report = Report {
+            idle: phase(1, 10.0),
+            loaded: phase(32, 100.0),
+            sustained: Some(SustainedPhase {
+                rate: 300.0,
+                seconds: 120.0,
+                refused: 3,
+                post: latency(),
+                post_to_paid_first: latency(),
+                post_to_paid_last: latency(),
+                unpaid_at_end: 7,
+                complete_after_seconds: 0.4,
+                kept_up: true,
+                cost: cost(),
+            }),
+            throughput: ThroughputPhase {
+                clients: 32,
+                orders: 3_000,
+                refused: 0,
+                accepted_per_second: 610.5,
+                paid_per_second: 540.25,
+                complete_per_second: 498.0,
+                service_cpu_ms_per_order: 1.2,
+                cpu_ms_per_order: 3.4,
+                cost: cost(),
+                spans_per_order: None,
+            },
+            idle_cpu_cores: 0.04,
+            idle_memory_bytes: BTreeMap::from([("order".to_owned(), 21_000_000)]),
+            idle_memory_total_bytes: 900_000_000,
+            peak_memory_total_bytes: 1_100_000_000,
+        };
+        snapshot::check("json/bench.json", &json(&report));
+    }
+}

@@ -51,6 +51,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// While a batch takes longer than this, no record can arrive.
 const LONG_BATCH: Duration = Duration::from_secs(1);
+/// What readiness says of a member that reads nothing yet.
+const JOINING: &str = "joining the group";
 /// Leaving the group waits for the broker, and a client that can't reach it would wait forever.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -138,7 +140,8 @@ impl<H: Handler> Reader<H> {
         let mut watch = Watch::default();
         let mut backoff = Backoff::for_infrastructure();
         let mut faults = self.faults;
-        self.component.waiting("joining the group");
+        self.component.waiting(JOINING);
+        let mut is_assigned = false;
         loop {
             let joined = Instant::now();
             let mut session = Session {
@@ -156,6 +159,7 @@ impl<H: Handler> Reader<H> {
                 expected: HashMap::new(),
                 busy: Duration::ZERO,
                 placed_at: 0,
+                is_assigned: &mut is_assigned,
                 faults: faults.as_mut(),
             };
             let outcome = session.run(&mut limit, &mut stop_record).await;
@@ -171,6 +175,7 @@ impl<H: Handler> Reader<H> {
                 tracing::info!("joining the group again with a new certificate");
                 continue;
             }
+            is_assigned = false;
             while planted(Bug::ConsumerNeverRejoins) {
                 heartbeat.beat();
                 if sleep_unless_stopped(&stop, LOOK_EVERY).await.is_break() {
@@ -221,6 +226,9 @@ struct Session<'a, H: Handler> {
     busy: Duration,
     /// [`Member::revocations`] when the partitions in `progress` were positioned.
     placed_at: u64,
+    /// Whether the group has said since the membership was last lost what this member reads: nothing, if it has more members than
+    /// partitions. Before that it reads nothing, although the broker may still name its former life as the owner.
+    is_assigned: &'a mut bool,
     faults: Option<&'a mut mpsc::Receiver<PlantedFault>>,
 }
 
@@ -320,6 +328,7 @@ impl<H: Handler> Session<'_, H> {
         self.progress.clear();
         self.expected.clear();
         self.placed_at = self.member.revocations();
+        *self.is_assigned = true;
         let mut offsets = HashMap::new();
         for place in places {
             let position = positions.get(&place).copied().unwrap_or_default();
@@ -448,6 +457,7 @@ impl<H: Handler> Session<'_, H> {
                     .waiting(format!("cannot read {places}: {error}; see `holdfast dlq skip --help`"));
             }
             Finding::Blind => self.component.waiting(self.refusals.explain("the broker does not answer")),
+            Finding::Well if !*self.is_assigned => self.component.waiting(JOINING),
             Finding::Well if limit.next() == Next::Batch => self.component.ready(),
             Finding::Well => {}
         }

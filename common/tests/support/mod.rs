@@ -236,8 +236,13 @@ impl Lab {
 
     /// A consumer with these injected faults.
     pub fn start_faulty_consumer(&self, faults: mpsc::Receiver<PlantedFault>) -> Task {
+        self.start_member(&self.health, faults)
+    }
+
+    /// One of several, which reports to a health of its own.
+    pub fn start_member(&self, health: &Health, faults: mpsc::Receiver<PlantedFault>) -> Task {
         let stop = CancellationToken::new();
-        let runtime = Runtime::new(&self.brokers(), &[self.topic], self.processor(), &self.health);
+        let runtime = Runtime::new(&self.brokers(), &[self.topic], self.processor(), health);
         Task { task: tokio::spawn(runtime.with_faults(faults).run(stop.clone())), stop }
     }
 

@@ -201,21 +201,21 @@ impl Component {
             Self::Gateway(gateway) => probe::service(on_loopback(layout.gateway_admin_port(gateway))).await,
             Self::Database(participant) => match postgres::answers(layout, participant).await {
                 Ok(()) => Answer::ready(),
-                Err(error) => Answer::not_ready(format!("{error:#}")),
+                Err(error) => Answer::unready(format!("{error:#}")),
             },
             Self::Redis => match redis::answers(layout).await {
                 Ok(()) => Answer::ready(),
-                Err(error) => Answer::not_ready(format!("{error:#}")),
+                Err(error) => Answer::unready(format!("{error:#}")),
             },
             Self::Kafka => {
                 if TcpStream::connect(("127.0.0.1", layout.kafka_port())).await.is_err() {
-                    return Answer::not_ready("does not accept connections");
+                    return Answer::unready("does not accept connections");
                 }
                 let broker = broker.clone();
                 match tokio::task::spawn_blocking(move || broker.answers()).await {
                     Ok(Ok(())) => Answer::ready(),
-                    Ok(Err(error)) => Answer::not_ready(format!("does not answer: {error:#}")),
-                    Err(_) => Answer::not_ready("does not answer"),
+                    Ok(Err(error)) => Answer::unready(format!("does not answer: {error:#}")),
+                    Err(_) => Answer::unready("does not answer"),
                 }
             }
         }
@@ -240,7 +240,7 @@ impl Component {
         match (postgres::ensure_ready(layout, participant).await, certificates) {
             (Ok(()), Ok(())) => Answer::ready(),
             (Ok(()), Err(error)) => Answer::degraded(format!("keeps an old certificate: {error:#}")),
-            (Err(error), _) => Answer::not_ready(format!("{error:#}")),
+            (Err(error), _) => Answer::unready(format!("{error:#}")),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::{
     component::{Component, is_ours},
     kafka::Broker,
     layout::Layout,
-    probe::{self, Answer, Life},
+    probe::{self, Answer, Life, START_TIME_MAX},
     programs, removal,
     state::{self, ComponentReport, ComponentState, Lock, StackReport, is_locked},
 };
@@ -42,7 +42,7 @@ pub enum Found {
     Running(StackReport),
     /// Somebody starts or deletes it: there is a lock, and no report of its holder.
     Starting,
-    /// A supervisor ended without stopping its components: killed, or the machine went down.
+    /// A supervisor ended without stopping its components: killed, or the machine went down. What it reported last may be long ago.
     Abandoned(StackReport),
     /// Nothing was started here.
     Nothing,
@@ -62,12 +62,7 @@ pub fn find(data_dir: &Path) -> Result<Found> {
         // The report of an earlier life may still be there.
         Some(report) if is_locked && probe::is_running(report.supervisor_pid) => Ok(Found::Running(report)),
         _ if is_locked => Ok(Found::Starting),
-        Some(mut report) => {
-            for component in &mut report.components {
-                component.state = ComponentState::Down;
-            }
-            Ok(Found::Abandoned(report))
-        }
+        Some(report) => Ok(Found::Abandoned(report)),
         None => Ok(Found::Nothing),
     }
 }
@@ -452,7 +447,14 @@ pub async fn measure(
         measured.spawn(async move {
             report.pid = report.pid.filter(|pid| probe::is_running(*pid) && is_ours(*pid, &layout));
             let answer = match (report.pid, Component::named(&report.name)) {
-                (Some(_), Some(component)) => component.ask(&layout, &broker).await,
+                (Some(pid), Some(component)) => {
+                    let answer = component.ask(&layout, &broker).await;
+                    if is_in_its_start(report.state, probe::age(pid)) {
+                        answer.within_start()
+                    } else {
+                        answer
+                    }
+                }
                 // Restarted since the report was written. Its ports belong to this stack as long as there is a
                 // supervisor.
                 (None, Some(component)) if watched == Watched::BySupervisor => {
@@ -474,6 +476,12 @@ pub async fn measure(
     let mut components = measured.join_all().await;
     components.sort_by_key(|(index, _)| *index);
     Ok(components.into_iter().map(|(_, report)| report).collect())
+}
+
+/// Whether a process of this age that can't serve has not been able to yet, by what its supervisor reported `before`. One of an
+/// earlier version reports whatever can't serve as starting.
+fn is_in_its_start(before: ComponentState, age: Option<Duration>) -> bool {
+    before == ComponentState::Starting && age.is_some_and(|age| age <= START_TIME_MAX)
 }
 
 /// Asks a service that is not part of a native stack, on its admin port: its state, and what is wrong.
@@ -546,6 +554,7 @@ mod tests {
         assert_eq!(wait(ComponentState::Ready, 3), Ok(ComponentState::Ready));
         let log = folder.join("order.log").display().to_string();
         assert_eq!(wait(ComponentState::Starting, 2), waiting(format!("order (see {log})")));
+        assert_eq!(wait(ComponentState::Unready, 2), waiting(format!("order (see {log})")));
         assert_eq!(wait(ComponentState::Degraded, 3), waiting(format!("order (see {log})")));
         assert_eq!(
             wait(ComponentState::Down, 3),
@@ -556,5 +565,28 @@ mod tests {
             })
         );
         fs::remove_dir_all(folder).expect("gone");
+    }
+
+    /// What can't serve is starting only as long as its supervisor has not seen it serve, and not for longer than a start may take.
+    #[test]
+    fn only_a_start_is_called_one() {
+        let state = |before, age: Option<Duration>| {
+            let answer = Answer::unready("does not answer");
+            if is_in_its_start(before, age) { answer.within_start().state } else { answer.state }
+        };
+        let (young, old) = (Some(START_TIME_MAX), Some(START_TIME_MAX + Duration::from_secs(1)));
+        for (before, age, expected) in [
+            (ComponentState::Starting, young, ComponentState::Starting),
+            (ComponentState::Starting, old, ComponentState::Unready),
+            (ComponentState::Starting, None, ComponentState::Unready),
+            (ComponentState::Ready, young, ComponentState::Unready),
+            (ComponentState::Degraded, young, ComponentState::Unready),
+            (ComponentState::Unready, young, ComponentState::Unready),
+        ] {
+            assert_eq!(state(before, age), expected, "{before:?} {age:?}");
+        }
+        for serves in [Answer::ready(), Answer::degraded("kafka: away")] {
+            assert_eq!(serves.clone().within_start(), serves);
+        }
     }
 }

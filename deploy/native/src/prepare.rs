@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use holdfast_certs::{Pki, TokenIssuer};
+use holdfast_certs::{Author, Pki, TokenIssuer};
 use nix::sys::statvfs::statvfs;
 
 use crate::{
@@ -228,13 +228,17 @@ fn open_to_components(folder: &Path) -> Result<()> {
     open().with_context(|| format!("cannot open {} to the components", folder.display()))
 }
 
+/// Who renews certificates by itself, in their audit.
+const SUPERVISOR: &str = "supervisor";
+
 /// Makes sure that every identity has a certificate with time left.
 pub(crate) fn renew_certificates(layout: &Layout, scope: Scope) -> Result<()> {
     let (databases, broker) = (layout.database_tls() == Tls::On, layout.kafka_tls() == Tls::On);
     if scope == Scope::Infrastructure && !databases && !broker {
         return Ok(());
     }
-    let pki = Pki::open_or_init(&layout.pki_dir())?;
+    let author = Author { name: SUPERVISOR.to_owned(), reason: None, unrecorded: |error| say!("{error}") };
+    let pki = Pki::open_or_init_by(&layout.pki_dir(), author)?;
     for identity in identities() {
         pki.ensure_leaf(identity)?;
     }

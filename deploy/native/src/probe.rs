@@ -34,8 +34,8 @@ impl Answer {
         Self { state: ComponentState::Ready, detail: String::new(), life: None }
     }
 
-    pub(crate) fn not_ready(detail: impl Into<String>) -> Self {
-        Self { state: ComponentState::Starting, detail: detail.into(), life: None }
+    pub(crate) fn unready(detail: impl Into<String>) -> Self {
+        Self { state: ComponentState::Unready, detail: detail.into(), life: None }
     }
 
     pub(crate) fn degraded(detail: impl Into<String>) -> Self {
@@ -44,6 +44,14 @@ impl Answer {
 
     pub(crate) fn down() -> Self {
         Self { state: ComponentState::Down, detail: "does not run".to_owned(), life: None }
+    }
+
+    /// The same of a process in its start: what can't serve yet is not to blame for it.
+    pub(crate) fn within_start(self) -> Self {
+        match self.state {
+            ComponentState::Unready => Self { state: ComponentState::Starting, ..self },
+            _ => self,
+        }
     }
 }
 
@@ -92,7 +100,7 @@ pub(crate) async fn service(address: SocketAddr) -> Answer {
 fn answer(readiness: Option<&(u16, String)>, liveness: Option<&(u16, String)>) -> Answer {
     let mut answer = match readiness {
         Some((_, body)) => read(body),
-        None => Answer::not_ready("does not answer on its admin port"),
+        None => Answer::unready("does not answer on its admin port"),
     };
     let life = match liveness {
         Some((200, _)) => Life::Alive,
@@ -112,7 +120,7 @@ fn answer(readiness: Option<&(u16, String)>, liveness: Option<&(u16, String)>) -
 
 fn read(body: &str) -> Answer {
     let Ok(readiness) = serde_json::from_str::<Readiness>(body) else {
-        return Answer::not_ready("its readiness cannot be read");
+        return Answer::unready("its readiness cannot be read");
     };
     let wrong: Vec<String> = readiness
         .components
@@ -124,7 +132,7 @@ fn read(body: &str) -> Answer {
     let state = match (readiness.ready, degraded) {
         (true, false) => ComponentState::Ready,
         (true, true) => ComponentState::Degraded,
-        (false, _) => ComponentState::Starting,
+        (false, _) => ComponentState::Unready,
     };
     Answer { state, detail: wrong.join("; "), life: None }
 }
@@ -142,7 +150,8 @@ pub(crate) struct Pulse {
 /// A service that was alive, and whose `/healthz` has not returned 200 for this time, is restarted. Longer than an
 /// overloaded machine or a short stop in a debugger takes.
 pub(crate) const DEAF_TIME_MAX: Duration = Duration::from_secs(30);
-/// One that has not been alive yet gets more time: to migrate its database, or to wait for a slow disk.
+/// One that has not been alive yet gets more time: to migrate its database, or to wait for a slow disk. What has not been able to
+/// serve by then is no longer called starting.
 pub(crate) const START_TIME_MAX: Duration = Duration::from_secs(120);
 /// Time alone proves nothing: while the supervisor itself was paused, it did not probe.
 pub(crate) const MISSED_MIN: u32 = 5;
@@ -244,14 +253,14 @@ mod tests {
             ),
             (
                 format!(r#"{{"ready":false,"degraded":true,{parts}}}"#),
-                ComponentState::Starting,
+                ComponentState::Unready,
                 "kafka: timed out",
             ),
             (r#"{"ready":true,"degraded":false,"components":{}}"#.to_owned(), ComponentState::Ready, ""),
             // From an older service.
             (format!(r#"{{"ready":true,{parts}}}"#), ComponentState::Degraded, "kafka: timed out"),
             (r#"{"ready":true}"#.to_owned(), ComponentState::Ready, ""),
-            ("<html>".to_owned(), ComponentState::Starting, "its readiness cannot be read"),
+            ("<html>".to_owned(), ComponentState::Unready, "its readiness cannot be read"),
         ] {
             assert_eq!(read(&body), Answer { state, detail: detail.to_owned(), life: None }, "{body}");
         }
@@ -272,7 +281,7 @@ mod tests {
         assert_eq!((state, life), (ComponentState::Degraded, Life::Stalled));
         assert_eq!(detail, "makes no progress: relay");
         let (state, _, life) = ask(None, None);
-        assert_eq!((state, life), (ComponentState::Starting, Life::Silent));
+        assert_eq!((state, life), (ComponentState::Unready, Life::Silent));
     }
 
     /// A service is restarted when it was deaf for long enough and was probed often enough; one that is starting gets

@@ -19,7 +19,9 @@ use crate::{
 };
 
 /// Files of an installation of certificates, without `.draft`.
-const PKI_FILES: [&str; 10] = [
+const PKI_FILES: [&str; 12] = [
+    "audit.1.jsonl",
+    "audit.jsonl",
     "ca.crt",
     "ca.key",
     "ca.next.crt",
@@ -284,6 +286,7 @@ mod tests {
             "postgres/orders-db/PG_VERSION",
             "postgres/orders-db.password",
             "pki/ca.crt",
+            "pki/audit.jsonl",
             "pki/ca.draft",
             "pki/lock",
             "pki/order/ca.crt",

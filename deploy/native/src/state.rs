@@ -39,10 +39,14 @@ pub enum ComponentState {
     Ready,
     /// It can serve its callers, but something is wrong.
     Degraded,
-    /// It runs, and is not ready (yet, or any more).
+    /// It runs, can't serve yet, and is within the time of a start.
     Starting,
     /// It is not running.
     Down,
+    /// It runs and can't serve: not any more, or not in the time of a start; or it does not answer. Also what a newer supervisor
+    /// calls otherwise.
+    #[serde(other)]
+    Unready,
 }
 
 impl ComponentState {
@@ -53,6 +57,7 @@ impl ComponentState {
             Self::Ready => "ready",
             Self::Degraded => "degraded",
             Self::Starting => "starting",
+            Self::Unready => "unready",
             Self::Down => "down",
         }
     }
@@ -327,6 +332,25 @@ mod tests {
     use std::{sync::Arc, time::Instant};
 
     use super::*;
+
+    /// States are written as they are shown, and a report of a newer supervisor can be read.
+    #[test]
+    fn states_are_words() {
+        let all = [
+            ComponentState::Ready,
+            ComponentState::Degraded,
+            ComponentState::Starting,
+            ComponentState::Unready,
+            ComponentState::Down,
+        ];
+        for state in all {
+            let word = serde_json::to_value(state).expect("JSON");
+            assert_eq!(word, state.name());
+            assert_eq!(serde_json::from_value::<ComponentState>(word).expect("a state"), state);
+        }
+        let unknown = serde_json::from_value::<ComponentState>("paused".into());
+        assert_eq!(unknown.expect("of a newer one"), ComponentState::Unready);
+    }
 
     /// A report that can't be written is written as soon as possible, even if nothing changes any more; until then the
     /// previous one stays intact. A reader can tell how old it is.

@@ -25,7 +25,7 @@ use crate::{
     layout::{Kind, Layout, Scope},
     log,
     prepare::{Prepared, renew_certificates},
-    probe::Pulse,
+    probe::{Pulse, START_TIME_MAX},
     removal, say, scale,
     state::{self, ComponentReport, ComponentState, Lock, Reporter},
     talk,
@@ -328,8 +328,9 @@ impl Supervisor {
     /// probe for them (one that recovers after a crash, or is paused for a while, does not answer either), and killing
     /// them does more harm than good.
     async fn probe_until_deaf(&self, component: Component) -> String {
-        let mut pulse = Pulse::new(Instant::now());
-        let mut was_ready = false;
+        let started = Instant::now();
+        let mut pulse = Pulse::new(started);
+        let (mut was_ready, mut has_served) = (false, false);
         loop {
             let answer = component.tend(&self.prepared.layout, &self.broker).await;
             if matches!(component, Component::Kafka)
@@ -339,7 +340,10 @@ impl Supervisor {
                 return "cannot be told of its new certificate".to_owned();
             }
             was_ready |= answer.state == ComponentState::Ready;
-            let runs = was_ready && answer.state != ComponentState::Starting;
+            has_served |= answer.state.can_serve();
+            let runs = was_ready && answer.state.can_serve();
+            let is_in_its_start = !has_served && started.elapsed() <= START_TIME_MAX;
+            let answer = if is_in_its_start { answer.within_start() } else { answer };
             self.reporter.change(&component.name(), |report| {
                 report.state = answer.state;
                 report.detail = answer.detail;

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use holdfast_certs::{LeafStatus, Pki, PkiError, check_name};
+use holdfast_certs::{Author, LeafStatus, Pki, PkiError, check_name};
 use holdfast_native::layout::{KAFKA, Layout, PARTICIPANTS, Tls, identities};
+use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    options::{At, hint, quoted},
+    options::{At, By, hint, parse_reason, quoted},
     output::say,
 };
 
@@ -46,7 +47,7 @@ impl Folder {
     }
 
     /// A command to type for the same certificates.
-    fn hint(&self, command: &str) -> Result<String> {
+    pub(super) fn hint(&self, command: &str) -> Result<String> {
         Ok(match &self.dir {
             Some(dir) => format!("holdfast {command} --dir {}", quoted(&dir.to_string_lossy())),
             None => hint(&self.at.data_dir()?, command),
@@ -61,9 +62,30 @@ impl Folder {
         }
     }
 
+    /// To look at it.
     pub(super) fn open(&self) -> Result<Pki> {
         Ok(Pki::open(&self.path()?)?)
     }
+
+    /// To change it.
+    pub(super) fn open_by(&self, changes: &Changes) -> Result<Pki> {
+        Ok(Pki::open_by(&self.path()?, author(changes.by.name(), changes.reason.clone()))?)
+    }
+}
+
+/// Whose changes these are, and why.
+#[derive(Debug, Args)]
+pub(super) struct Changes {
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: Option<String>,
+    #[command(flatten)]
+    by: By,
+}
+
+/// Of changes, for the audit. One that can't be written down is said.
+pub(super) fn author(name: String, reason: Option<String>) -> Author {
+    Author { name, reason, unrecorded: |error| say!("{error}") }
 }
 
 /// The arguments of the command that mends what is wrong with certificates, if that is why something failed.
@@ -90,8 +112,45 @@ pub(super) fn report(leaf: &LeafStatus) {
     say!("{}: serial {}, until {}", leaf.name, leaf.serial, time_text(leaf.not_after));
 }
 
+/// A certificate that was issued, as `-o json` shows it.
+#[derive(Debug, Serialize)]
+pub(super) struct Issued {
+    pub(super) name: String,
+    pub(super) serial: String,
+    /// The serial of the one that it replaces, if that could be read.
+    pub(super) replaces: Option<String>,
+    pub(super) not_after: String,
+    /// Where its files are.
+    pub(super) folder: String,
+}
+
+impl Folder {
+    /// What an identity has now, where it had `before`.
+    pub(super) fn issued(&self, leaf: LeafStatus, before: Option<LeafStatus>) -> Result<Issued> {
+        Ok(Issued {
+            folder: self.path()?.join(&leaf.name).display().to_string(),
+            name: leaf.name,
+            serial: leaf.serial,
+            replaces: before.map(|before| before.serial),
+            not_after: time_text(leaf.not_after),
+        })
+    }
+}
+
 pub(super) fn time_text(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
+}
+
+/// For snapshots.
+#[cfg(test)]
+pub(super) fn example(name: &str) -> Issued {
+    Issued {
+        name: name.to_owned(),
+        serial: "4f1c0a7be2d94c5f8a3b6d7e9f012345".to_owned(),
+        replaces: (name != "reporting").then(|| "5a2d1b8cf3ea5d609b4c7e8fa0123456".to_owned()),
+        not_after: "2026-02-01T12:00:00Z".to_owned(),
+        folder: format!("/srv/holdfast/pki/{name}"),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `certs`: creates, issues, renews, replaces and revokes certificates, and waits until the running services use them.
 
+mod audit;
 pub(super) mod folder;
 mod init;
 mod issue;
@@ -12,7 +13,9 @@ mod status;
 use anyhow::Result;
 use clap::Subcommand;
 
-use self::{init::Init, issue::Issue, keep::Keep, revoke::Revoke, rotate::Rotate, status::Status};
+use self::{
+    audit::Audit, init::Init, issue::Issue, keep::Keep, revoke::Revoke, rotate::Rotate, status::Status,
+};
 use crate::{output::Outcome, runtime::block_on};
 
 #[derive(Debug, Subcommand)]
@@ -29,6 +32,8 @@ pub(crate) enum Certs {
     Revoke(Revoke),
     /// Show each certificate and who uses it; fails if one is not valid
     Status(Status),
+    /// Show what was done to certificates, by whom and why, newest first
+    Audit(Audit),
 }
 
 impl Certs {
@@ -40,6 +45,7 @@ impl Certs {
             Self::Rotate(rotate) => (&rotate.folder, block_on(rotate.run())),
             Self::Revoke(revoke) => (&revoke.folder, block_on(revoke.run())),
             Self::Status(status) => (&status.folder, block_on(status.run())),
+            Self::Audit(audit) => (&audit.folder, audit.run()),
         };
         done.map_err(|error| folder.with_remedy(error))
     }

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use holdfast_certs::{LEAF_LIFE_MAX, LeafState, Phase, Pki};
+use holdfast_certs::{LeafState, LeafStatus, Phase, Pki};
 use holdfast_common::duration::parse_duration;
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    folder::{Folder, all_known, parse_identity, report},
-    running::Running,
+    folder::{Changes, Folder, Issued, all_known, parse_identity, report},
+    running::{InUse, Running},
 };
 use crate::{
     consent::Consent,
+    options::Output,
     output::{Outcome, say},
 };
 
@@ -28,15 +30,28 @@ pub(crate) struct Rotate {
     #[arg(value_parser = parse_identity)]
     names: Vec<String>,
     #[command(flatten)]
+    changes: Changes,
+    #[command(flatten)]
     consent: Consent,
     /// How long to wait in each step until the running services use its files
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_duration)]
     wait: Duration,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Document {
+    /// Whether the authority was replaced, too.
+    authority_replaced: bool,
+    certificates: Vec<Issued>,
+    #[serde(flatten)]
+    in_use: InUse,
 }
 
 impl Rotate {
     pub(super) async fn run(&self) -> Result<Outcome> {
-        let pki = self.folder.open()?;
+        let pki = self.folder.open_by(&self.changes)?;
         let running = Running::of(&self.folder)?;
         if self.ca {
             let touched = format!(
@@ -48,24 +63,43 @@ impl Rotate {
             if !self.consent.to(&touched, "replace it?")? {
                 return Ok(Outcome::Failed);
             }
-            self.replace_authority(&pki, &running).await?;
-            return Ok(Outcome::Done);
+            let (names, before) = before(&pki, pki.identities()?);
+            let in_use = self.replace_authority(&pki, &running).await?;
+            return self.conclude(&pki, &names, before, in_use);
         }
         if !all_known(&pki, &self.names)? {
             return Ok(Outcome::Usage);
         }
         let names = if self.names.is_empty() { pki.identities()? } else { self.names.clone() };
+        let (names, before) = before(&pki, names);
         for name in &names {
-            pki.issue(name, LEAF_LIFE_MAX)?;
+            pki.rotate(name)?;
             report(&pki.leaf_status(name)?);
         }
-        running.wait_until_used(&pki, self.wait).await?;
+        let in_use = running.of_identities(&names).wait_until_used(&pki, self.wait).await?;
+        self.conclude(&pki, &names, before, in_use)
+    }
+
+    /// Fails, after what there is to print, if not all of them are used.
+    fn conclude(
+        &self,
+        pki: &Pki,
+        names: &[String],
+        before: Vec<Option<LeafStatus>>,
+        in_use: InUse,
+    ) -> Result<Outcome> {
+        let issued = names.iter().zip(before);
+        let issued = issued.map(|(name, before)| self.folder.issued(pki.leaf_status(name)?, before));
+        let document =
+            Document { authority_replaced: self.ca, certificates: issued.collect::<Result<_>>()?, in_use };
+        self.output.print(&document, || Ok(()))?;
+        document.in_use.all()?;
         Ok(Outcome::Done)
     }
 
     /// Old, then both, then new: each step begins when every running service uses the files of the previous one, so
     /// that no connection ever fails. A command that was killed continues where it stopped.
-    async fn replace_authority(&self, pki: &Pki, running: &Running) -> Result<()> {
+    async fn replace_authority(&self, pki: &Pki, running: &Running) -> Result<InUse> {
         // Nobody can use what has expired, so there is nothing to keep working, and running services may have refused
         // files for hours: the steps follow each other without waiting.
         let usable = pki.authority_not_after()? > OffsetDateTime::now_utc() && all_usable(pki)?;
@@ -77,15 +111,21 @@ impl Rotate {
         if pki.phase()? != Some(Phase::Leaves) {
             pki.begin_rotation()?;
             say!("1/3 the new authority is trusted beside the old one");
-            between.wait_until_used(pki, self.wait).await?;
+            between.wait_until_used(pki, self.wait).await?.all()?;
         }
         pki.renew_all_by_next()?;
         say!("2/3 every certificate is renewed by the new authority");
-        between.wait_until_used(pki, self.wait).await?;
+        between.wait_until_used(pki, self.wait).await?.all()?;
         pki.finish_rotation()?;
         say!("3/3 the old authority is not trusted any more");
         running.wait_until_used(pki, self.wait).await
     }
+}
+
+/// The identities, and what each of them has now; a file that can't be read is replaced like any other.
+fn before(pki: &Pki, names: Vec<String>) -> (Vec<String>, Vec<Option<LeafStatus>>) {
+    let leaves = names.iter().map(|name| pki.leaf_status(name).ok()).collect();
+    (names, leaves)
 }
 
 /// Whether services that have loaded these certificates can go on with them. A file that was damaged since is not in their way.
@@ -93,4 +133,21 @@ fn all_usable(pki: &Pki) -> Result<bool> {
     let over = [LeafState::Expired, LeafState::Revoked, LeafState::Untrusted];
     let names = pki.identities()?.into_iter();
     Ok(names.filter_map(|name| pki.leaf_status(&name).ok()).all(|leaf| !over.contains(&leaf.state)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{commands::certs::folder::example, output::json, snapshot};
+
+    /// The shape of its JSON.
+    #[test]
+    fn what_was_rotated_is_shown() {
+        let document = Document {
+            authority_replaced: false,
+            certificates: ["order", "payment"].map(example).into(),
+            in_use: InUse::example(),
+        };
+        snapshot::check("json/certs-rotate.json", &json(&document));
+    }
 }

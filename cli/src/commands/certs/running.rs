@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, ensure};
+use futures_util::future::join_all;
 use holdfast_certs::{LeafStatus, Pki};
 use holdfast_native::{
     certificates,
@@ -10,12 +11,15 @@ use holdfast_native::{
     layout::{KAFKA, Layout, PARTICIPANTS, Participant, Tls, service_of},
     link::Link,
 };
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::folder::Folder;
 use crate::{admin, output::say};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Whoever waits is told this often how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// The components of the stack that uses these certificates, if one runs.
 #[derive(Debug, Default)]
@@ -27,6 +31,56 @@ struct User {
     component: String,
     kind: Kind,
 }
+
+/// Who uses the files that are there now.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct InUse {
+    used_by: Vec<String>,
+    /// Each takes them by itself when it can.
+    not_yet: Vec<Waiting>,
+}
+
+/// A component that does not use them yet.
+#[derive(Debug, Serialize)]
+struct Waiting {
+    name: String,
+    reason: &'static str,
+}
+
+impl InUse {
+    /// How many of all, and who does not.
+    fn text(&self) -> String {
+        let Self { used_by, not_yet } = self;
+        let counted = format!("{} of {} use it", used_by.len(), used_by.len() + not_yet.len());
+        let waiting: Vec<String> =
+            not_yet.iter().map(|waiting| format!("{} {}", waiting.name, waiting.reason)).collect();
+        if waiting.is_empty() { counted } else { format!("{counted}: {}", waiting.join(", ")) }
+    }
+
+    /// An error unless all do.
+    pub(super) fn all(&self) -> Result<()> {
+        ensure!(
+            self.not_yet.is_empty(),
+            "{}; what does not answer takes it when it is back, the log of what keeps an earlier one says why; this command can be \
+             run again",
+            self.text()
+        );
+        Ok(())
+    }
+
+    /// For snapshots.
+    #[cfg(test)]
+    pub(super) fn example() -> Self {
+        let waiting = |name: &str, reason| Waiting { name: name.to_owned(), reason };
+        Self {
+            used_by: ["order", "order-2"].map(str::to_owned).into(),
+            not_yet: vec![waiting("payment", SILENT), waiting("delivery", EARLIER)],
+        }
+    }
+}
+
+const SILENT: &str = "does not answer";
+const EARLIER: &str = "keeps an earlier one";
 
 #[derive(Debug)]
 enum Kind {
@@ -85,30 +139,50 @@ impl Running {
         Ok(Self(databases.chain(broker).chain(services).collect()))
     }
 
-    /// Returns when every running component uses the files that are there now.
-    pub(super) async fn wait_until_used(&self, pki: &Pki, wait: Duration) -> Result<()> {
+    /// Those of these identities.
+    pub(super) fn of_identities(mut self, names: &[String]) -> Self {
+        self.0.retain(|user| names.iter().any(|name| name == user.identity));
+        self
+    }
+
+    /// Returns when every component uses the files that are there now, or after `wait`, who does.
+    pub(super) async fn wait_until_used(&self, pki: &Pki, wait: Duration) -> Result<InUse> {
         let until = Instant::now() + wait;
-        for user in &self.0 {
-            let component = &user.component;
-            loop {
-                let wanted = pki.leaf_status(user.identity)?;
-                match user.uses(&wanted).await {
-                    Ok(true) => break,
-                    _ if Instant::now() < until => tokio::time::sleep(LOOK_EVERY).await,
-                    Ok(_) => bail!(
-                        "{component} does not use its new certificate after {} s: its log says why; this command can \
-                         be run again",
-                        wait.as_secs()
-                    ),
-                    Err(error) => return Err(error).with_context(|| format!("{component} does not answer")),
-                }
+        let mut said = Instant::now();
+        loop {
+            let in_use = self.in_use(pki).await?;
+            let is_over = in_use.not_yet.is_empty() || Instant::now() >= until;
+            if (is_over && !self.0.is_empty()) || said.elapsed() > SAY_EVERY {
+                say!("    {}", in_use.text());
+                said = Instant::now();
             }
+            if is_over {
+                return Ok(in_use);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        let names: Vec<&str> = self.0.iter().map(|user| user.component.as_str()).collect();
-        if !names.is_empty() {
-            say!("    used by {}", names.join(", "));
+    }
+
+    /// All are asked at once: one that does not answer must not delay the others.
+    async fn in_use(&self, pki: &Pki) -> Result<InUse> {
+        let asked = self.0.iter().map(|user| async move {
+            let wanted = pki.leaf_status(user.identity)?;
+            Ok::<_, anyhow::Error>((&user.component, user.uses(&wanted).await))
+        });
+        let mut in_use = InUse::default();
+        for asked in join_all(asked).await {
+            let (component, uses) = asked?;
+            let reason = match uses {
+                Ok(true) => {
+                    in_use.used_by.push(component.clone());
+                    continue;
+                }
+                Ok(false) => EARLIER,
+                Err(_) => SILENT,
+            };
+            in_use.not_yet.push(Waiting { name: component.clone(), reason });
         }
-        Ok(())
+        Ok(in_use)
     }
 
     /// Components of an identity.
@@ -151,6 +225,21 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
+
+    /// It is counted how many of all use a certificate, and said why the others do not.
+    #[test]
+    fn those_that_use_it_are_counted() {
+        let in_use = InUse::example();
+        let error = in_use.all().expect_err("not all").to_string();
+        assert!(
+            error.starts_with("2 of 4 use it: payment does not answer, delivery keeps an earlier one; "),
+            "{error}"
+        );
+        let all = InUse { not_yet: Vec::new(), ..in_use };
+        assert_eq!(all.text(), "2 of 2 use it");
+        all.all().expect("all of them");
+        InUse::default().all().expect("nobody runs");
+    }
 
     /// The series of earlier certificates are zero and don't count; a client of Kafka that still shows one does.
     #[test]

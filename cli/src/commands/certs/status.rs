@@ -1,11 +1,12 @@
 //! `certs status`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use clap::Args;
-use holdfast_certs::{LeafState, Phase, Pki, PkiError};
+use holdfast_certs::{LeafState, Phase, Pki, PkiError, Revoked};
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use super::{
     folder::{Folder, time_text},
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     options::Output,
-    output::{Outcome, data, say},
+    output::{Outcome, age_text, data, say},
     table::Table,
 };
 
@@ -30,6 +31,32 @@ struct Document {
     phase: &'static str,
     authority_not_after: String,
     certificates: Vec<Line>,
+    /// What is refused although it has not expired.
+    revoked: Vec<RevokedLine>,
+}
+
+#[derive(Serialize)]
+struct RevokedLine {
+    serial: String,
+    not_after: String,
+    left_seconds: u64,
+    reason: String,
+}
+
+impl RevokedLine {
+    fn of(revoked: Revoked, now: OffsetDateTime) -> Self {
+        Self {
+            serial: revoked.serial,
+            not_after: time_text(revoked.not_after),
+            left_seconds: left(revoked.not_after, now).as_secs(),
+            reason: revoked.reason,
+        }
+    }
+}
+
+/// Of a life that ends then; nothing of one that has ended.
+fn left(not_after: OffsetDateTime, now: OffsetDateTime) -> Duration {
+    (not_after - now).try_into().unwrap_or_default()
 }
 
 #[derive(Serialize)]
@@ -39,6 +66,8 @@ struct Line {
     serial: String,
     issuer: String,
     not_after: String,
+    /// `null` where it can't be read.
+    left_seconds: Option<u64>,
     /// Components that use exactly these files.
     used_by: Vec<String>,
     /// Components of this identity that use others.
@@ -55,7 +84,8 @@ impl Status {
             certificates.push(line(&pki, &running, name).await?);
         }
         let all_used = certificates.iter().all(|line| line.not_yet_used_by.is_empty());
-        let all_valid = certificates.iter().all(|line| line.state == state_text(LeafState::Valid));
+        let all_valid = certificates.iter().all(|line| line.state == LeafState::Valid.name());
+        let now = OffsetDateTime::now_utc();
         let document = Document {
             phase: match pki.phase()? {
                 None => "none",
@@ -64,12 +94,22 @@ impl Status {
             },
             authority_not_after: time_text(pki.authority_not_after()?),
             certificates,
+            revoked: pki.revoked()?.into_iter().map(|revoked| RevokedLine::of(revoked, now)).collect(),
         };
         self.output.print(&document, || {
             data!("{}", certificate_table(&document.certificates))?;
-            say!("authority until {}, rotation: {}", document.authority_not_after, document.phase);
+            if !document.revoked.is_empty() {
+                data!("\n{}", revoked_table(&document.revoked))?;
+            }
+            say!("{}", summary(&document));
             Ok(())
         })?;
+        if document.phase != "none" {
+            say!(
+                "a rotation of the authority was interrupted: `{}` ends it",
+                self.folder.hint("certs rotate --ca")?
+            );
+        }
         Ok(if all_valid && all_used { Outcome::Done } else { Outcome::Failed })
     }
 }
@@ -80,11 +120,12 @@ async fn line(pki: &Pki, running: &Running, name: String) -> Result<Line> {
         Ok(leaf) => {
             let (used_by, not_yet_used_by) = running.users(&leaf).await;
             return Ok(Line {
-                state: state_text(leaf.state),
+                state: leaf.state.name(),
                 name,
                 serial: leaf.serial,
                 issuer: leaf.issuer,
                 not_after: time_text(leaf.not_after),
+                left_seconds: Some(left(leaf.not_after, OffsetDateTime::now_utc()).as_secs()),
                 used_by,
                 not_yet_used_by,
             });
@@ -104,36 +145,59 @@ async fn line(pki: &Pki, running: &Running, name: String) -> Result<Line> {
         serial: nothing(),
         issuer: nothing(),
         not_after: nothing(),
+        left_seconds: None,
         used_by: Vec::new(),
     })
 }
 
-const fn state_text(state: LeafState) -> &'static str {
-    match state {
-        LeafState::Valid => "valid",
-        LeafState::Expired => "expired",
-        LeafState::Revoked => "revoked",
-        LeafState::Untrusted => "untrusted",
-        LeafState::ForeignName => "foreign-name",
-        LeafState::NoKey => "no-key",
-        LeafState::ForeignKey => "foreign-key",
-        LeafState::StaleTrust => "stale-trust",
-    }
+/// Of the components of one identity, or of all.
+fn counted<'l>(lines: impl IntoIterator<Item = &'l Line>) -> (usize, usize) {
+    lines.into_iter().fold((0, 0), |(used, all), line| {
+        (used + line.used_by.len(), all + line.used_by.len() + line.not_yet_used_by.len())
+    })
+}
+
+fn summary(document: &Document) -> String {
+    let in_use = match counted(&document.certificates) {
+        (_, 0) => String::new(),
+        (used, all) => format!("; {used} of {all} components use their certificates"),
+    };
+    format!("authority until {}, rotation: {}{in_use}", document.authority_not_after, document.phase)
 }
 
 fn certificate_table(certificates: &[Line]) -> Table {
-    let mut table = Table::new(&["NAME", "STATE", "NOT AFTER", "SERIAL", "USED BY", "NOT YET"])
-        .cutting(&["USED BY"])
-        .sparing(&["NOT AFTER", "SERIAL"]);
+    let mut table =
+        Table::new(&["NAME", "STATE", "LEFT", "IN USE", "NOT AFTER", "SERIAL", "USED BY", "NOT YET"])
+            .cutting(&["USED BY"])
+            .sparing(&["NOT AFTER", "SERIAL"]);
     for line in certificates {
+        let left =
+            line.left_seconds.map_or_else(|| "-".to_owned(), |left| age_text(Duration::from_secs(left)));
+        let in_use = match counted([line]) {
+            (_, 0) => "-".to_owned(),
+            (used, all) => format!("{used} of {all}"),
+        };
         table.add_row([
             &line.name,
             line.state,
+            &left,
+            &in_use,
             &line.not_after,
             &line.serial,
             &line.used_by.join(" "),
             &line.not_yet_used_by.join(" "),
         ]);
+    }
+    table
+}
+
+fn revoked_table(revoked: &[RevokedLine]) -> Table {
+    let mut table = Table::new(&["REVOKED SERIAL", "LEFT", "NOT AFTER", "REASON"])
+        .cutting(&["REASON"])
+        .sparing(&["NOT AFTER"]);
+    for line in revoked {
+        let left = age_text(Duration::from_secs(line.left_seconds));
+        table.add_row([&line.serial, &left, &line.not_after, &line.reason]);
     }
     table
 }
@@ -154,6 +218,7 @@ mod tests {
                 serial: known("4f1c0a7be2d94c5f8a3b6d7e9f012345"),
                 issuer: known("Holdfast CA 2026-01-31"),
                 not_after: known("2026-02-01T12:00:00Z"),
+                left_seconds: (state != "missing").then_some(80_000),
                 used_by: used_by.iter().map(ToString::to_string).collect(),
                 not_yet_used_by: not_yet.iter().map(ToString::to_string).collect(),
             }
@@ -165,11 +230,33 @@ mod tests {
             line("operator", "valid", &[], &[]),
         ];
         snapshot::check("tables/certs-status.txt", &at_all_widths(&certificate_table(&certificates)));
+        let not_after = time::macros::datetime!(2026-02-01 12:00 UTC);
+        let entry = |serial: &str, reason: &str| Revoked {
+            serial: serial.to_owned(),
+            not_after,
+            reason: reason.to_owned(),
+        };
+        let revoked = [
+            entry("5a2d1b8cf3ea5d609b4c7e8fa0123456", "stolen laptop"),
+            entry(
+                "6b3e2c9d04fb6e71ac5d8f90b1234567",
+                "its key was in a backup that somebody has copied to a disk that is lost",
+            ),
+        ];
+        let now = time::macros::datetime!(2026-01-31 20:00 UTC);
+        let revoked: Vec<_> = revoked.into_iter().map(|entry| RevokedLine::of(entry, now)).collect();
+        snapshot::check("tables/certs-revoked.txt", &at_all_widths(&revoked_table(&revoked)));
         let document = Document {
             phase: "overlap",
             authority_not_after: "2027-01-31T12:00:00Z".to_owned(),
             certificates,
+            revoked,
         };
+        assert_eq!(
+            summary(&document),
+            "authority until 2027-01-31T12:00:00Z, rotation: overlap; 3 of 5 components use their certificates"
+        );
+        assert_eq!(left(not_after, not_after + Duration::from_secs(9)), Duration::ZERO);
         snapshot::check("json/certs-status.json", &json(&document));
     }
 }

@@ -3,11 +3,12 @@
 use anyhow::Result;
 use clap::Args;
 use holdfast_proto::ops::v1 as pb;
+use serde::Serialize;
 
 use crate::{
     consent::Consent,
-    options::{By, parse_reason, service_names},
-    output::Outcome,
+    options::{By, Output, parse_reason, service_names},
+    output::{Outcome, data},
     services::Services,
     target::Target,
 };
@@ -29,6 +30,15 @@ pub(crate) struct Drop {
     consent: Consent,
     #[command(flatten)]
     by: By,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Document {
+    service: String,
+    /// The ids of rows that were held back, and are given up now.
+    dropped: Vec<i64>,
 }
 
 impl Drop {
@@ -50,6 +60,21 @@ impl Drop {
             let answer = service.outbox().drop_held_back_rows(service.request(request)?).await;
             dropped.extend(service.answer(answer)?.dropped);
         }
-        Ok(Outcome::of_ids(&dropped, self.ids.len(), "held back")?)
+        let document = Document { service: self.service.clone(), dropped };
+        self.output.print(&document, || document.dropped.iter().try_for_each(|id| data!("{id}")))?;
+        Ok(Outcome::of_count(document.dropped.len(), self.ids.len(), "held back"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{output::json, snapshot};
+
+    /// The shape of its JSON.
+    #[test]
+    fn what_was_dropped_is_shown() {
+        let document = Document { service: "payment".to_owned(), dropped: vec![17, 4_711] };
+        snapshot::check("json/outbox-drop.json", &json(&document));
     }
 }

@@ -3,9 +3,10 @@
 use anyhow::Result;
 use clap::Args;
 use holdfast_proto::ops::v1 as pb;
+use serde::Serialize;
 
 use crate::{
-    options::{By, service_names},
+    options::{By, Output, service_names},
     output::{Outcome, say},
     services::Services,
     target::Target,
@@ -26,6 +27,15 @@ pub(crate) struct Retry {
     all: bool,
     #[command(flatten)]
     by: By,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Document {
+    service: String,
+    /// Topics and keys that are tried now.
+    retried: u32,
 }
 
 impl Retry {
@@ -38,11 +48,26 @@ impl Retry {
             let answer = service.outbox().retry_held_back_rows(service.request(request)?).await;
             retried += service.answer(answer)?.retried;
         }
+        let document = Document { service: self.service.clone(), retried };
+        self.output.print(&document, || Ok(()))?;
         if retried == 0 {
             say!("none of them is held back");
             return Ok(Outcome::NothingMatched);
         }
         say!("{retried} topics and keys are tried now: see {}", self.target.hint("outbox list")?);
         Ok(Outcome::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{output::json, snapshot};
+
+    /// The shape of its JSON.
+    #[test]
+    fn what_is_tried_is_shown() {
+        let document = Document { service: "payment".to_owned(), retried: 2 };
+        snapshot::check("json/outbox-retry.json", &json(&document));
     }
 }

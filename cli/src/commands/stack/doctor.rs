@@ -18,7 +18,7 @@ use holdfast_native::{
 use serde::Serialize;
 
 use crate::{
-    admin,
+    admin, colour,
     options::{At, Output, hint, make_hint},
     output::{Outcome, data, say},
     runtime::block_on,
@@ -174,7 +174,11 @@ async fn of_stack(
         checks.push(match component.state {
             ComponentState::Ready => Line::good(name, component.detail),
             ComponentState::Degraded => Line::wrong(name, State::Attention, component.detail, logs()),
-            ComponentState::Starting => Line::wrong(name, State::Bad, component.detail, logs()),
+            ComponentState::Starting => {
+                let detail = format!("is starting: {}", component.detail);
+                Line::wrong(name, State::Attention, detail.trim_end_matches(": "), None)
+            }
+            ComponentState::Unready => Line::wrong(name, State::Bad, component.detail, logs()),
             ComponentState::Down => {
                 let helps = match watched {
                     Watched::ByNobody => of("up"),
@@ -252,7 +256,10 @@ fn findings(lines: &[Line]) -> String {
     for Line { check, state, detail, helps } in lines {
         let colon = if detail.is_empty() { "" } else { ": " };
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{:width$}  {check}{colon}{detail}", state.name());
+        let fill = width - state.name().len();
+        let word =
+            if colour::are_on() { colour::marked(state.name(), state.name()) } else { state.name().into() };
+        let _ = writeln!(text, "{word}{:fill$}  {check}{colon}{detail}", "");
         if let Some(command) = helps {
             let _ = writeln!(text, "{:width$}  {command}", "");
         }

@@ -312,7 +312,7 @@ mod tests {
                 0,
                 "does not accept connections",
             ),
-            component("redis", Kind::Redis, 7_379, ComponentState::Ready, 0, ""),
+            component("redis", Kind::Redis, 7_379, ComponentState::Unready, 0, "does not answer"),
             component("order", Kind::Service, 51_051, ComponentState::Ready, 3, ""),
             component("order-2", Kind::Service, 51_061, ComponentState::Down, 12, ""),
             component(
