@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use holdfast_common::{
@@ -14,7 +14,6 @@ use holdfast_common::{
         service::DeadLetters,
     },
     event::{Metadata, NewEvent},
-    identity::{Peer, SpiffeId},
     record::Record,
 };
 use holdfast_proto::ops::v1::{
@@ -22,7 +21,7 @@ use holdfast_proto::ops::v1::{
     redrive_dead_letters_response::Step as ReportedStep,
 };
 use sqlx::{Connection as _, Row as _};
-use support::Lab;
+use support::{Lab, as_operator, service};
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
 use uuid::Uuid;
@@ -53,19 +52,6 @@ async fn redrive(lab: &Lab, request: Redrive) -> Vec<(String, Outcome)> {
     }
     running.await.expect("no panic").expect("the database is there");
     outcomes
-}
-
-/// The gRPC service, called as the operator would.
-fn service(lab: &Lab) -> DeadLetters<support::Ledger> {
-    let (_, nobody_looks) = tokio::sync::watch::channel(None);
-    DeadLetters::new(lab.consumers(), nobody_looks)
-}
-
-fn as_operator<M>(message: M) -> Request<M> {
-    let id = SpiffeId::parse("spiffe://holdfast.internal/operator").expect("an id");
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(Peer { id: Arc::new(id), serial: "01".into(), not_after: i64::MAX });
-    request
 }
 
 async fn letters(lab: &Lab) -> Vec<pb::DeadLetter> {

@@ -14,7 +14,9 @@ use super::{
     skip::{SKIPPED_RECORDS_MAX, Skip},
 };
 use crate::{
-    consumer::{Class, REASON_BYTES_MAX, observer::GroupView, positions::PartitionTally},
+    consumer::{
+        Class, REASON_BYTES_MAX, observer::GroupView, positions::PartitionTally, stops::Allowance,
+    },
     identity::Peer,
     record::Header,
 };
@@ -325,6 +327,11 @@ pub(super) fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
         }
     };
     pb::RedriveDeadLettersResponse { step: Some(step) }
+}
+
+pub(super) fn allowance_to_proto(allowance: &Allowance) -> pb::ConsumerAllowance {
+    let Allowance { allowed, used, since } = *allowance;
+    pb::ConsumerAllowance { allowed, used, since: Some(to_timestamp(since)) }
 }
 
 pub(super) fn redrive_to_proto(progress: &Progress) -> pb::Redrive {

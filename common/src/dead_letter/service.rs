@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     Action, Edited, Filter,
     messages::{
-        Change, Edit, actor, entry_to_proto, header_to_proto, next_page, parse_change, parse_edit,
+        Change, Edit, actor, allowance_to_proto, entry_to_proto, header_to_proto, next_page, parse_change, parse_edit,
         parse_filter, parse_id, parse_id_prefix, parse_page, parse_place, parse_reason, parse_skip,
         parse_state, parse_time, peer_of, positions_to_proto, redrive_to_proto, step_to_proto,
         summary_to_proto,
@@ -25,7 +25,7 @@ use super::{
     store::{self, Move},
 };
 use crate::{
-    consumer::{Handler, PARKED_BYTES_MAX, group::Group, observer::ViewReceiver, positions, stops},
+    consumer::{Handler, PARKED_BYTES_MAX, group::Group, observer::ViewReceiver, positions, stops::{self, Allowance}},
     database::DatabaseError,
     deadline::Deadline,
     error::chain,
@@ -284,9 +284,10 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                             store::lock(connection, group.name, id).await?.ok_or(EditError::Unknown)?;
                         let reason = match edit {
                             Edit::Replace(edited) => {
+                                let parts = edited.parts();
                                 letter.edit(edited);
                                 must_be_handled(&group, &letter.effective_record())?;
-                                reason
+                                format!("{reason}: {parts}")
                             }
                             // What was received is kept whatever it is.
                             Edit::Revert => {
@@ -350,7 +351,8 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                 async move {
                     let resumed = stops::resume(connection, group, allowance).await?;
                     if resumed > 0 {
-                        store::audit(connection, group, &actor, Action::Resume, None, &reason).await?;
+                        let detail = resume_detail(&reason, allowance);
+                        store::audit(connection, group, &actor, Action::Resume, None, &detail).await?;
                     }
                     Ok(resumed)
                 }
@@ -361,6 +363,37 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             0 => Err(Status::failed_precondition("no consumer of this service was stopped")),
             resumed => Ok(Response::new(pb::ResumeConsumersResponse { resumed })),
         }
+    }
+
+    async fn end_allowances(
+        &self,
+        request: Request<pb::EndAllowancesRequest>,
+    ) -> Result<Response<pb::EndAllowancesResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let request = request.into_inner();
+        let input = (parse_reason(&request.reason)?, actor(&peer, &request.author)?);
+        let group = self.group.name;
+        let ended: Result<Vec<Allowance>, DatabaseError> = self
+            .group
+            .database
+            .transaction("consumer.end_allowances", deadline, input, move |connection, (reason, actor)| {
+                async move {
+                    let ended = stops::end_allowances(connection, group).await?;
+                    for Allowance { allowed, used, .. } in &ended {
+                        let detail = format!("{reason}: {used} of {allowed} were parked");
+                        store::audit(connection, group, &actor, Action::EndAllowance, None, &detail).await?;
+                    }
+                    Ok(ended)
+                }
+                .boxed()
+            })
+            .await;
+        let ended = ended?;
+        if ended.is_empty() {
+            return Err(Status::failed_precondition("no consumer of this service has an allowance left"));
+        }
+        let ended = ended.iter().map(allowance_to_proto).collect();
+        Ok(Response::new(pb::EndAllowancesResponse { ended }))
     }
 
     async fn list_positions(
@@ -399,7 +432,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         request: Request<pb::GetDeadLetterStatsRequest>,
     ) -> Result<Response<pb::GetDeadLetterStatsResponse>, Status> {
         let group = self.group.name;
-        let (stats, stops) = self
+        let (stats, stops, allowances) = self
             .group
             .database
             .read(Deadline::of(&request), move |connection| {
@@ -407,6 +440,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                     Ok((
                         store::stats(connection, group).await?,
                         stops::stopped_consumers(connection, group).await?,
+                        stops::allowances(connection, group).await?,
                     ))
                 }
                 .boxed()
@@ -425,7 +459,8 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             reason: stop.reason,
             stopped_at: Some(to_timestamp(stop.stopped_at)),
         });
-        Ok(Response::new(pb::GetDeadLetterStatsResponse { stats, stops: stops.collect() }))
+        let allowances = allowances.iter().map(allowance_to_proto).collect();
+        Ok(Response::new(pb::GetDeadLetterStatsResponse { stats, stops: stops.collect(), allowances }))
     }
 
     async fn list_dead_letter_audit(
@@ -452,6 +487,14 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let entries = entries.iter().map(entry_to_proto).collect();
         Ok(Response::new(pb::ListDeadLetterAuditResponse { entries, next_page_token }))
     }
+}
+
+/// Of a resumption: the reason, and how many dead letters that allows.
+fn resume_detail(reason: &str, allowance: i64) -> String {
+    if allowance == 0 {
+        return reason.to_owned();
+    }
+    format!("{reason}: {allowance} more may be parked")
 }
 
 /// What could not be kept, or not be handled, is refused at once, while the operator is looking.

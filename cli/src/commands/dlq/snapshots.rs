@@ -4,7 +4,7 @@ use holdfast_proto::ops::v1 as pb;
 use prost_types::Timestamp;
 use time::macros::datetime;
 
-use super::{audit, letter::LetterLine, list, stats};
+use super::{audit, letter::LetterLine, list, resume, stats};
 use crate::{output::json, snapshot, table::at_all_widths};
 
 const NOON: Timestamp = Timestamp { seconds: 1_769_860_800, nanos: 123_456_789 };
@@ -64,6 +64,25 @@ fn counts_are_shown() {
     snapshot::check("json/dlq-stats.json", &json(&lines));
 }
 
+/// What is left of allowances, and what was done about them.
+#[test]
+fn allowances_are_shown() {
+    let line = |service, allowed, used| {
+        stats::AllowanceLine::of(&pb::ConsumerAllowance { allowed, used, since: None }, service)
+    };
+    let lines = || vec![line("payment", 5_000, 1_800), line("delivery", 20, 20)];
+    snapshot::check("tables/dlq-allowances.txt", &at_all_widths(&stats::allowance_table(&lines())));
+    snapshot::check("json/dlq-allowances.json", &json(&lines()));
+    let document = |resumed, park, ended_allowances| resume::Document {
+        service: "payment".to_owned(),
+        resumed,
+        park,
+        ended_allowances,
+    };
+    let both = [document(2, 5_000, Vec::new()), document(0, 0, lines())];
+    snapshot::check("json/dlq-resume.json", &json(&both));
+}
+
 /// Who did what to which letter.
 #[test]
 fn the_audit_is_shown() {
@@ -76,8 +95,9 @@ fn the_audit_is_shown() {
         ..pb::DeadLetterAuditEntry::default()
     };
     let entries = [
-        entry("edited", "amount was missing: value, ce_type", "01a21190-0000-7000-8000-000000000001"),
-        entry("resumed", "known garbage: 5000 more may be parked", ""),
+        entry("edit", "amount was missing: value, ce_type", "01a21190-0000-7000-8000-000000000001"),
+        entry("resume", "known garbage: 5000 more may be parked", ""),
+        entry("end-allowance", "enough: 1800 of 5000 were parked", ""),
     ];
     let lines = entries.map(|entry| audit::AuditLine::of(entry, "payment"));
     snapshot::check("tables/dlq-audit.txt", &at_all_widths(&audit::table(&lines)));
