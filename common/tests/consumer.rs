@@ -466,7 +466,9 @@ async fn an_allowance_is_seen_and_taken_back() {
     lab.kafka.dead_letter_pause = Duration::from_secs(3_600);
     let relay = lab.start_relay();
     let poison = |from: i64, to: i64| {
-        (from..to).map(|n| NewEvent { key: "one".to_owned(), ..lab.event(&format!("bad-{n}"), "poison") }).collect()
+        (from..to)
+            .map(|n| NewEvent { key: "one".to_owned(), ..lab.event(&format!("bad-{n}"), "poison") })
+            .collect()
     };
     let stats = async || {
         let request = as_operator(pb::GetDeadLetterStatsRequest {});
@@ -493,7 +495,8 @@ async fn an_allowance_is_seen_and_taken_back() {
     })
     .await;
 
-    let ended = service(&lab).end_allowances(as_operator(end.clone())).await.expect("ended").into_inner().ended;
+    let ended =
+        service(&lab).end_allowances(as_operator(end.clone())).await.expect("ended").into_inner().ended;
     assert_eq!(ended.iter().map(|of| of.used).collect::<Vec<_>>(), [used]);
     assert!(stats().await.allowances.is_empty());
     let written = AtomicI64::new(100);
@@ -506,7 +509,8 @@ async fn an_allowance_is_seen_and_taken_back() {
     let again = service(&lab).end_allowances(as_operator(end)).await.expect_err("nothing is left");
     assert_eq!(again.code(), Code::FailedPrecondition);
     let request = pb::ListDeadLetterAuditRequest { page_size: 10, ..Default::default() };
-    let audit = service(&lab).list_dead_letter_audit(as_operator(request)).await.expect("listed").into_inner();
+    let audit =
+        service(&lab).list_dead_letter_audit(as_operator(request)).await.expect("listed").into_inner();
     let entries: Vec<_> = audit.entries.iter().map(|of| (of.action.as_str(), of.detail.as_str())).collect();
     let parked = format!("known garbage: {used} of {ALLOWED} were parked");
     let allowed = format!("known garbage: {ALLOWED} more may be parked");

@@ -203,7 +203,8 @@ fn summary(document: &Document) -> Vec<String> {
         let events = if counts.is_empty() { "no event is missing".to_owned() } else { counts.join(", ") };
         return vec![format!("{orders} orders, {blocked} of them behind a dead letter: {events}")];
     }
-    let events = if counts.is_empty() { "nothing is known to be missing".to_owned() } else { counts.join(", ") };
+    let events =
+        if counts.is_empty() { "nothing is known to be missing".to_owned() } else { counts.join(", ") };
     let mut lines = vec![format!(
         "{orders} orders, {blocked} of them known to be behind a dead letter: {events}; this is not all, see below"
     )];

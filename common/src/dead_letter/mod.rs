@@ -13,12 +13,14 @@ pub mod service;
 pub mod skip;
 pub mod store;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use holdfast_proto::hexadecimal;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     consumer::park::{STATE_PARKED, STATE_SET_ASIDE},
-    record::{Header, Record},
+    record::{Header, Record, encode_headers},
 };
 
 /// Redrives of one letter; after that an operator must force it (pitfalls P25).
@@ -102,6 +104,19 @@ pub struct Edited {
 const NAMED_HEADERS_MAX: usize = 16;
 
 impl Edited {
+    /// Another text whenever these are other parts.
+    fn revision(&self) -> String {
+        let mut text = Vec::new();
+        let headers = self.headers.as_deref().map(encode_headers);
+        for part in [&self.key, &self.value, &headers] {
+            // With its length, so that no two sets of parts have the same text.
+            let length = part.as_ref().map_or(u64::MAX, |part| part.len() as u64);
+            text.extend(length.to_be_bytes());
+            text.extend(part.iter().flatten());
+        }
+        hexadecimal(digest(&SHA256, &text).as_ref())
+    }
+
     /// Which parts are replaced, for the audit: `value, key, header ce_type`.
     fn parts(&self) -> String {
         let given = |is_given: bool, name: &str| is_given.then(|| name.to_owned());
@@ -295,6 +310,25 @@ pub struct Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A revision is that of what was edited: the same parts have the same one, whoever made them, and others have others.
+    #[test]
+    fn other_edits_are_other_revisions() {
+        let of = |key: Option<&[u8]>, value: Option<&[u8]>| {
+            Edited { key: key.map(<[u8]>::to_vec), value: value.map(<[u8]>::to_vec), headers: None }
+                .revision()
+        };
+        let all = [
+            of(None, None),
+            of(Some(b""), None),
+            of(Some(b"ab"), None),
+            of(None, Some(b"ab")),
+            of(Some(b"a"), Some(b"b")),
+        ];
+        let distinct: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len(), "{all:?}");
+        assert_eq!(of(Some(b"ab"), None), all[2]);
+    }
 
     /// The audit says which parts an edit replaced, on a line of a bounded length that the database takes.
     #[test]

@@ -93,12 +93,13 @@ impl Resume {
         if self.park > 0 {
             let (stats, end) = (
                 self.target.hint("dlq stats")?,
-                self.target.hint(&format!(
-                    "dlq resume --service {} --end-allowance --reason TEXT",
-                    service.name
-                ))?,
+                self.target
+                    .hint(&format!("dlq resume --service {} --end-allowance --reason TEXT", service.name))?,
             );
-            say!("each may park {} more: {stats} says how much of it is left, {end} takes it back", self.park);
+            say!(
+                "each may park {} more: {stats} says how much of it is left, {end} takes it back",
+                self.park
+            );
         }
         Ok(Ok(()))
     }
@@ -108,10 +109,8 @@ impl Resume {
         service: &Service,
         document: &mut Document,
     ) -> Result<Result<(), CallError>> {
-        let request = service.request(pb::EndAllowancesRequest {
-            reason: self.reason.clone(),
-            author: self.by.name(),
-        })?;
+        let request = service
+            .request(pb::EndAllowancesRequest { reason: self.reason.clone(), author: self.by.name() })?;
         let answer = service.answer(service.dead_letters().end_allowances(request).await);
         let Ok(answer) = answer else { return Ok(answer.map(drop)) };
         let ended = answer.ended.iter().map(|ended| AllowanceLine::of(ended, service.name));

@@ -4,8 +4,17 @@ use holdfast_proto::ops::v1 as pb;
 use prost_types::Timestamp;
 use time::macros::datetime;
 
-use super::{audit, letter::LetterLine, list, resume, stats};
-use crate::{output::json, snapshot, table::at_all_widths};
+use super::{
+    audit,
+    done::{self, Done, Line, failures},
+    letter::LetterLine,
+    list, resume, stats,
+};
+use crate::{
+    output::{Outcome, json},
+    snapshot,
+    table::at_all_widths,
+};
 
 const NOON: Timestamp = Timestamp { seconds: 1_769_860_800, nanos: 123_456_789 };
 
@@ -81,6 +90,46 @@ fn allowances_are_shown() {
     };
     let both = [document(2, 5_000, Vec::new()), document(0, 0, lines())];
     snapshot::check("json/dlq-resume.json", &json(&both));
+}
+
+/// What was done to each letter, in the same shape whatever it was; whether it was all decides how the command ends.
+#[test]
+fn what_was_done_is_shown() {
+    let line = |number: u8, service, result, reason: Option<&str>| Line {
+        id: format!("01a21190-0000-7000-8000-00000000000{number}"),
+        service,
+        result,
+        reason: reason.map(str::to_owned),
+    };
+    let payment = Some("payment");
+    let discarded = [
+        line(1, payment, Done::Discarded, None),
+        line(2, payment, Done::Left, Some("is redriven already")),
+        line(3, None, Done::Absent, None),
+    ];
+    let edited = [
+        line(1, payment, Done::Edited, None),
+        line(2, payment, Done::Failed, Some("the result cannot be handled: header ce_type is missing")),
+        line(3, payment, Done::Unknown, Some("payment cannot be reached at 127.0.0.1:50052")),
+    ];
+    let planned = [
+        line(1, payment, Done::Planned, None),
+        line(2, payment, Done::WouldFail, Some("the result cannot be handled: the value is no event")),
+    ];
+    snapshot::check("tables/dlq-edit-refused.txt", &at_all_widths(&failures(edited.iter().skip(1))));
+    let of = |action, executed, lines: &[Line]| done::Document::of(action, executed, lines.to_vec());
+    let documents = [
+        of("discard", true, &discarded),
+        of("restore", true, &[line(1, payment, Done::Restored, None)]),
+        of("edit", true, &edited),
+        of("edit", true, &[line(1, payment, Done::Reverted, None)]),
+        of("edit", false, &planned),
+    ];
+    snapshot::check("json/dlq-done.json", &json(&documents));
+    let outcomes: Vec<_> = documents.iter().map(done::Document::outcome).collect();
+    use Outcome::{Done as All, NothingMatched, Partly};
+    assert_eq!(outcomes, [Partly, All, Partly, All, NothingMatched]);
+    assert_eq!(of("edit", true, &edited[1..]).outcome(), Outcome::Failed);
 }
 
 /// Who did what to which letter.

@@ -71,8 +71,7 @@ impl Show {
         let mut found = examine(&services, &scope).await?;
         let order_id = self.order.to_string();
         let letters = letters::of_order(&services, &mut found, &order_id).await?;
-        let document =
-            Document { order_id, events: lines(&found, &letters), not_asked: found.away.names() };
+        let document = Document { order_id, events: lines(&found, &letters), not_asked: found.away.names() };
         let nothing = document.events.is_empty();
         self.output.print(&document, || if nothing { Ok(()) } else { data!("{}", table(&document)) })?;
         say!("{}", conclusion(&document));
@@ -258,7 +257,10 @@ mod tests {
         };
         let found = Examination {
             orders: vec![order_id.clone()],
-            handled: vec![event("payment.completed", &["order", "delivery"]), event("order.created", &["payment"])],
+            handled: vec![
+                event("payment.completed", &["order", "delivery"]),
+                event("order.created", &["payment"]),
+            ],
             missing: vec![unknown],
             blocked: Vec::new(),
             promises: Vec::new(),

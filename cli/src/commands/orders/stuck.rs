@@ -77,7 +77,9 @@ impl Stuck {
             (true, true) => say!("no order is unfinished for that long"),
             (true, false) => say!("no unfinished order is known without {without}"),
             (false, true) => say!("{} orders", document.orders.len()),
-            (false, false) => say!("{} orders, as far as it is known without {without}", document.orders.len()),
+            (false, false) => {
+                say!("{} orders, as far as it is known without {without}", document.orders.len())
+            }
         }
         Ok(found.away.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
     }
@@ -215,8 +217,7 @@ mod tests {
             promises: Vec::new(),
             away: Away::these(&["payment"]),
         };
-        let document =
-            Document { orders: lines(&found, &HashMap::new()), not_asked: found.away.names() };
+        let document = Document { orders: lines(&found, &HashMap::new()), not_asked: found.away.names() };
         let places: Vec<_> = document.orders.iter().map(|order| order.place.as_str()).collect();
         assert_eq!(places, ["lost", "unknown", "unknown: payment could not be asked"]);
         snapshot::check("tables/orders-stuck-partly.txt", &at_all_widths(&table(&document)));
