@@ -145,6 +145,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
                 "another header",
             ),
             (
+                "holdfast dlq edit --topic order.created --class schema-violation --fill --dry-run",
+                "how many lack headers or a key, and which would be refused; without --dry-run they are edited",
+            ),
+            (
                 "holdfast dlq edit 01a21184 --fill --everywhere --reason \"sent by hand\"",
                 "the same event in all services that have it parked",
             ),
@@ -166,6 +170,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("holdfast dlq restore 01a21184 --reason \"it was no test data\"", "one that was discarded"),
             (
+                "holdfast dlq restore --class decode --since 1h --reason \"the wrong filter\"",
+                "all of a kind, after a question",
+            ),
+            (
                 "holdfast dlq restore - --reason \"the wrong filter\"",
                 "ids on standard input, as from `holdfast dlq list --state discarded -o id`",
             ),
@@ -177,6 +185,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             (
                 "holdfast dlq resume --service payment --reason \"the writer is fixed\"",
                 "the limit counts from zero",
+            ),
+            (
+                "holdfast dlq resume --service payment --end-allowance --reason \"enough\"",
+                "take back what is left of an allowance",
             ),
             (
                 "holdfast dlq resume --service payment --park 5000 --reason \"known garbage\"",

@@ -2,7 +2,13 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use holdfast_common::{
@@ -12,8 +18,10 @@ use holdfast_common::{
     janitor,
     record::{Header, Record},
 };
+use holdfast_proto::ops::v1::{self as pb, dead_letter_service_server::DeadLetterService as _};
 use holdfast_testkit::reaches;
-use support::{Lab, eventually};
+use support::{Lab, as_operator, eventually, service};
+use tonic::Code;
 
 fn batch(records: Vec<Record>) -> Arc<[Record]> {
     records.into()
@@ -442,6 +450,72 @@ async fn nothing_but_poison_stops_the_consumer() {
     eventually("readiness is back", || async { lab.health.components()["consumer"].ready }).await;
     assert_eq!(lab.dead_letters().await.len(), 80);
     assert_eq!(lab.effects().await.len(), 20);
+    member.end().await;
+    relay.end().await;
+}
+
+/// What is left of an operator's allowance is seen while it is used up, and can be taken back: then the limit applies again, long before
+/// all of it was used. Both are in the audit, with their numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allowance_is_seen_and_taken_back() {
+    const ALLOWED: u32 = 100_000;
+    let mut lab = Lab::new("allowance").await;
+    lab.kafka.batch_events_max = 10;
+    lab.kafka.dead_letters_in_a_row_max = 50;
+    // It doesn't resume on its own while this test runs.
+    lab.kafka.dead_letter_pause = Duration::from_secs(3_600);
+    let relay = lab.start_relay();
+    let poison = |from: i64, to: i64| {
+        (from..to)
+            .map(|n| NewEvent { key: "one".to_owned(), ..lab.event(&format!("bad-{n}"), "poison") })
+            .collect()
+    };
+    let stats = async || {
+        let request = as_operator(pb::GetDeadLetterStatsRequest {});
+        service(&lab).get_dead_letter_stats(request).await.expect("answered").into_inner()
+    };
+    let words = || ("known garbage".to_owned(), "alice".to_owned());
+    let (reason, author) = words();
+    let resume = pb::ResumeConsumersRequest { dead_letters_max: ALLOWED, reason, author };
+    let (reason, author) = words();
+    let end = pb::EndAllowancesRequest { reason, author };
+    lab.write(poison(0, 100)).await;
+    let member = lab.start_consumer();
+    eventually("it is stopped", || async { stats().await.stops.len() == 1 }).await;
+    let nothing = service(&lab).end_allowances(as_operator(end.clone())).await.expect_err("nothing is left");
+    assert_eq!(nothing.code(), Code::FailedPrecondition);
+    let before = lab.tally().await.2;
+    service(&lab).resume_consumers(as_operator(resume)).await.expect("resumed");
+    eventually("the rest is parked", || async { lab.tally().await.2 == 100 }).await;
+    let used = (100 - before).unsigned_abs();
+    eventually("what is left is known", || async {
+        let allowances = stats().await.allowances;
+        assert!(allowances.len() == 1 && allowances[0].allowed == u64::from(ALLOWED), "{allowances:?}");
+        allowances[0].used == used
+    })
+    .await;
+
+    let ended =
+        service(&lab).end_allowances(as_operator(end.clone())).await.expect("ended").into_inner().ended;
+    assert_eq!(ended.iter().map(|of| of.used).collect::<Vec<_>>(), [used]);
+    assert!(stats().await.allowances.is_empty());
+    let written = AtomicI64::new(100);
+    eventually("the limit applies again", || async {
+        let from = written.fetch_add(10, Ordering::Relaxed);
+        lab.write(poison(from, from + 10)).await;
+        stats().await.stops.len() == 1
+    })
+    .await;
+    let again = service(&lab).end_allowances(as_operator(end)).await.expect_err("nothing is left");
+    assert_eq!(again.code(), Code::FailedPrecondition);
+    let request = pb::ListDeadLetterAuditRequest { page_size: 10, ..Default::default() };
+    let audit =
+        service(&lab).list_dead_letter_audit(as_operator(request)).await.expect("listed").into_inner();
+    let entries: Vec<_> = audit.entries.iter().map(|of| (of.action.as_str(), of.detail.as_str())).collect();
+    let parked = format!("known garbage: {used} of {ALLOWED} were parked");
+    let allowed = format!("known garbage: {ALLOWED} more may be parked");
+    assert_eq!(entries, [("end-allowance", parked.as_str()), ("resume", allowed.as_str())]);
+    assert!(audit.entries.iter().all(|entry| entry.actor == "operator (alice)"), "{audit:?}");
     member.end().await;
     relay.end().await;
 }

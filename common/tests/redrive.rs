@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use holdfast_common::{
@@ -14,7 +14,6 @@ use holdfast_common::{
         service::DeadLetters,
     },
     event::{Metadata, NewEvent},
-    identity::{Peer, SpiffeId},
     record::Record,
 };
 use holdfast_proto::ops::v1::{
@@ -22,7 +21,7 @@ use holdfast_proto::ops::v1::{
     redrive_dead_letters_response::Step as ReportedStep,
 };
 use sqlx::{Connection as _, Row as _};
-use support::Lab;
+use support::{Lab, as_operator, service};
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
 use uuid::Uuid;
@@ -55,19 +54,6 @@ async fn redrive(lab: &Lab, request: Redrive) -> Vec<(String, Outcome)> {
     outcomes
 }
 
-/// The gRPC service, called as the operator would.
-fn service(lab: &Lab) -> DeadLetters<support::Ledger> {
-    let (_, nobody_looks) = tokio::sync::watch::channel(None);
-    DeadLetters::new(lab.consumers(), nobody_looks)
-}
-
-fn as_operator<M>(message: M) -> Request<M> {
-    let id = SpiffeId::parse("spiffe://holdfast.internal/operator").expect("an id");
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(Peer { id: Arc::new(id), serial: "01".into(), not_after: i64::MAX });
-    request
-}
-
 async fn letters(lab: &Lab) -> Vec<pb::DeadLetter> {
     let request = pb::ListDeadLettersRequest { page_size: 1000, ..Default::default() };
     let answer = service(lab).list_dead_letters(as_operator(request)).await.expect("listed");
@@ -95,7 +81,7 @@ async fn edit_parts(
         headers: headers.iter().map(header).collect(),
         reason: "repaired".to_owned(),
         author: "alice".to_owned(),
-        revert: false,
+        ..pb::EditDeadLetterRequest::default()
     };
     service(lab).edit_dead_letter(as_operator(request)).await.map(drop)
 }
@@ -250,6 +236,70 @@ async fn edits_at_once_are_both_kept() {
     let letter = answer.into_inner().dead_letter.expect("there");
     assert_eq!(letter.edited_value.as_deref(), Some(&b"repaired"[..]));
     assert!(letter.edited_headers.iter().any(|header| header.name == "note"), "{letter:?}");
+}
+
+async fn letter(lab: &Lab, id: &str) -> pb::DeadLetter {
+    let request = pb::GetDeadLetterRequest { id: id.to_owned() };
+    let answer = service(lab).get_dead_letter(as_operator(request)).await.expect("there");
+    answer.into_inner().dead_letter.expect("there")
+}
+
+/// Of two editors who have opened the same letter the second is refused, and finds what the first one has made of it; an edit that is
+/// based on nothing is kept beside the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_of_what_was_edited_meanwhile_is_refused() {
+    let lab = Lab::new("based").await;
+    park(&lab, vec![lab.record(0, lab.event("order", "poison"))]).await;
+    let id = letters(&lab).await[0].id.clone();
+    let opened = letter(&lab, &id).await.revision;
+    let based = async |value: &str, based_on: &str| {
+        let request = pb::EditDeadLetterRequest {
+            id: id.clone(),
+            value: value.as_bytes().to_vec(),
+            reason: "repaired".to_owned(),
+            based_on: based_on.to_owned(),
+            ..pb::EditDeadLetterRequest::default()
+        };
+        service(&lab).edit_dead_letter(as_operator(request)).await.map(drop)
+    };
+    based("by the first", &opened).await.expect("kept");
+    let refused = based("by the second", &opened).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::Aborted, "{refused}");
+    let now = letter(&lab, &id).await;
+    assert_eq!(now.edited_value.as_deref(), Some(&b"by the first"[..]));
+    assert!(now.revision != opened && !now.revision.is_empty());
+    edit_parts(&lab, &id, None, &[("note", "by options")]).await.expect("a merge");
+    let merged = letter(&lab, &id).await;
+    assert_eq!(merged.edited_value, now.edited_value);
+    based("by the second", &merged.revision).await.expect("kept");
+    let details: Vec<_> = letter(&lab, &id).await.history.into_iter().map(|entry| entry.detail).collect();
+    assert_eq!(details, ["repaired: value", "repaired: header note", "repaired: value"]);
+}
+
+/// A check says what an edit would be refused for, and changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_of_an_edit_changes_nothing() {
+    let lab = Lab::new("check").await;
+    park(&lab, vec![lab.record(0, lab.event("order", "poison"))]).await;
+    let id = letters(&lab).await[0].id.clone();
+    let check = async |id: &str, value: &str| {
+        let request = pb::EditDeadLetterRequest {
+            id: id.to_owned(),
+            value: value.as_bytes().to_vec(),
+            reason: "a look".to_owned(),
+            ..pb::EditDeadLetterRequest::default()
+        };
+        let checked = service(&lab).check_dead_letter_edit(as_operator(request)).await;
+        checked.map(drop).map_err(|status| status.code())
+    };
+    let before = (everything(&lab).await, audit(&lab).await);
+    assert_eq!(check(&id, "fine").await, Ok(()));
+    assert_eq!(check(&id, "undecodable").await, Err(Code::InvalidArgument));
+    assert_eq!(check(&Uuid::now_v7().to_string(), "fine").await, Err(Code::NotFound));
+    assert_eq!((everything(&lab).await, audit(&lab).await), before);
+    edit(&lab, &id, "fine").await.expect("edited");
+    redrive(&lab, all(Mode::Execute)).await;
+    assert_eq!(check(&id, "fine").await, Err(Code::FailedPrecondition), "it is parked no more");
 }
 
 /// Sessions of this database that wait for a lock.
@@ -551,6 +601,25 @@ async fn lists_have_pages_and_filters() {
     assert_eq!(stats.len(), 1);
     assert_eq!((stats[0].class.as_str(), stats[0].parked), ("business-invariant", 25));
     assert_eq!(State::Parked.as_str(), "parked");
+
+    // How many there are is said to whoever asks, up to a number that is cheap to count.
+    let counted = async |count, topic: &str| {
+        let topic = topic.to_owned();
+        let request = pb::ListDeadLettersRequest { page_size: 3, count, topic, ..Default::default() };
+        let page = service(&lab).list_dead_letters(as_operator(request)).await.expect("listed").into_inner();
+        (page.dead_letters.len(), page.matching, page.more_match)
+    };
+    assert_eq!(counted(false, "").await, (3, None, false));
+    assert_eq!(counted(true, "").await, (3, Some(25), false));
+    assert_eq!(counted(true, "another").await, (0, Some(0), false));
+    lab.alter(
+        "insert into dead_letters (id, group_name, class, reason, topic, partition, record_offset, headers, event_id, attempts,
+            first_failed_at)
+        select gen_random_uuid(), group_name, class, reason, topic, partition, n, headers, gen_random_uuid(), 1, now()
+        from (select * from dead_letters limit 1) as one, generate_series(1001, 10976) as n",
+    )
+    .await;
+    assert_eq!(counted(true, "").await, (3, Some(10_000), true), "there are 10,001");
 }
 
 /// Whatever is poisoned wherever, however batches are cut, delivered again and interleaved with redrives by several

@@ -77,6 +77,7 @@ async fn a_minute_of_nothing_but_poison_loses_nothing() {
         (&"resume".into(), &"operator (tester)".into()),
         "{audit}"
     );
+    assert_eq!(entry["detail"], "the sender is fixed: 3000 more may be parked", "{audit}");
     // There is nobody left to resume.
     assert_eq!(world.dlq(&resume).await.status.code(), Some(3));
 }

@@ -1,6 +1,6 @@
 //! Dead letters from an operator's view: through real Kafka, with the command line, while everything is killed.
 
-use std::{process::Stdio, sync::OnceLock};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Stdio, sync::OnceLock};
 
 use holdfast_chaos::rest::is_terminal;
 use holdfast_e2e::{
@@ -8,7 +8,8 @@ use holdfast_e2e::{
     events::{created, send_created},
     eventually, id,
     interrupt::interrupted,
-    reaches,
+    reaches, skipped,
+    terminal::{Shown, Terminal},
 };
 use holdfast_native::layout::Scope;
 use holdfast_proto::{Currency, Money, order::v1 as order, payment::v1 as payment, to_timestamp};
@@ -19,7 +20,7 @@ use rdkafka::{
     producer::FutureRecord,
 };
 use serde_json::Value;
-use sqlx::{PgConnection, Row as _};
+use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -787,6 +788,224 @@ async fn one_edit_reaches_every_service() {
     assert!(talk.contains("was edited otherwise"), "{talk}");
     let given_up = ["discard", id, sibling, "--yes", "--reason", "a test"];
     assert!(world.dlq(&given_up).await.status.success());
+}
+
+/// Many records without headers are one edit: a dry run says how many it reaches and what its services would refuse, then each letter is
+/// edited by itself, with its own headers and its own entry in the audit. What is refused is named and stays as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_one_cause_are_edited_together() {
+    const LETTERS: usize = 5;
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("together", "100.00").await.user;
+    let orders: Vec<String> = (0..LETTERS).map(|_| Uuid::now_v7().to_string()).collect();
+    let mut values: Vec<_> = orders.iter().map(|id| created(&user, id, 300).encode_to_vec()).collect();
+    values.push(vec![0xff; 7]);
+    let before = time::OffsetDateTime::now_utc();
+    let since = before.format(&time::format_description::well_known::Rfc3339).expect("a time");
+    for value in &values {
+        let bare = FutureRecord::<[u8], [u8]>::to("order.created").payload(value);
+        world.producer().send(bare, PATIENCE).await.expect("acknowledged");
+    }
+    let which = ["--service", "payment", "--topic", "order.created", "--since", &since];
+    let listed = async || world.dlq_json(&[&["list"], &which[..]].concat()).await.0;
+    let count = async || listed().await["dead_letters"].as_array().map_or(0, Vec::len);
+    eventually("they are parked", async || count().await == values.len()).await;
+    let (part, _) = world.dlq_json(&[&["list", "--limit", "2"], &which[..]].concat()).await;
+    assert_eq!((part["matching"].as_u64(), part["more_match"].as_bool()), (Some(6), Some(false)), "{part}");
+    let talk = world.dlq(&[&["list", "--limit", "2"], &which[..]].concat()).await.stderr;
+    assert!(String::from_utf8_lossy(&talk).contains("the oldest 2 of 6"), "{talk:?}");
+
+    let edit = [&["edit", "--fill", "--cause", "ce_specversion is missing"], &which[..]].concat();
+    let (plan, code) = world.dlq_json(&[&edit[..], &["--dry-run"]].concat()).await;
+    let results = |document: &Value, result: &str| {
+        let lines = document["dead_letters"].as_array().cloned().unwrap_or_default();
+        lines.into_iter().filter(|line| line["result"] == result).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (results(&plan, "planned").len(), plan["executed"].as_bool(), code),
+        (LETTERS, Some(false), 0)
+    );
+    let refused = results(&plan, "would-fail");
+    assert!(refused.len() == 1 && refused[0]["reason"].is_string(), "{plan}");
+    let letter = refused[0]["id"].as_str().expect("an id");
+    let because = ["--reason", "sent by hand, without headers"];
+    let mut asks = world.dlq_command(&[&edit[..], &because].concat());
+    asks.stdin(Stdio::null());
+    let unasked = tokio::task::spawn_blocking(move || asks.output()).await.expect("no panic").expect("runs");
+    let talk = String::from_utf8_lossy(&unasked.stderr);
+    assert_eq!(unasked.status.code(), Some(2), "{talk}");
+    assert!(talk.contains("5 dead letters would be edited") && talk.contains(letter), "{talk}");
+    let edited_rows = "select count(*) from dead_letters where edited_headers is not null and parked_at >= $1::text::timestamptz";
+    assert_eq!(world.count("payment", edited_rows, &since).await, 0, "nothing was done");
+
+    // Not more at once than was asked for.
+    let few = [&edit[..], &because, &["--max", "2", "--yes"]].concat();
+    let (done, code) = world.dlq_json(&few).await;
+    assert_eq!((done["done"].as_u64(), code), (Some(2), 4), "{done}");
+    let (done, code) = world.dlq_json(&[&edit[..], &because, &["--yes"]].concat()).await;
+    assert_eq!(
+        (results(&done, "edited").len(), results(&done, "would-fail").len(), code),
+        (3, 1, 4),
+        "{done}"
+    );
+    let ids: Vec<String> =
+        results(&plan, "planned").iter().map(|line| line["id"].as_str().expect("an id").to_owned()).collect();
+    for id in &ids {
+        let (audit, _) = world.dlq_json(&["audit", id]).await;
+        let entry = &audit["audit"][0];
+        assert_eq!((&entry["action"], &entry["actor"]), (&"edit".into(), &"operator (tester)".into()));
+        assert!(
+            entry["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.starts_with("sent by hand, without headers: "))
+        );
+    }
+    let again = world.dlq(&[&edit[..], &because, &["--yes"]].concat()).await;
+    let talk = String::from_utf8_lossy(&again.stderr);
+    assert_eq!(again.status.code(), Some(1), "only what is refused is left: {talk}");
+    assert!(talk.contains("5 are so already"), "{talk}");
+    let words: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let (redriven, _) = world.dlq_json(&[&["redrive", "--execute"], &words[..]].concat()).await;
+    assert_eq!(redriven["redriven"].as_u64(), Some(5), "{redriven}");
+    let charges =
+        "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)";
+    assert_eq!(count_of_orders(&mut world.connect("payment").await, charges, &orders).await, (5, 5));
+
+    // What is left is given up and taken back by the same filter.
+    let give_up = [&["discard", "--reason", "garbage", "--yes"], &which[..]].concat();
+    let (given_up, code) = world.dlq_json(&give_up).await;
+    assert_eq!((given_up["done"].as_u64(), code), (Some(1), 0), "{given_up}");
+    let restore = [&["restore", "--reason", "the wrong filter"], &which[..]].concat();
+    let mut asks = world.dlq_command(&restore);
+    asks.stdin(Stdio::null());
+    let unasked = tokio::task::spawn_blocking(move || asks.output()).await.expect("no panic").expect("runs");
+    assert_eq!(unasked.status.code(), Some(2), "{}", String::from_utf8_lossy(&unasked.stderr));
+    assert_eq!(count().await, 0);
+    let (restored, code) = world.dlq_json(&[&restore[..], &["--yes"]].concat()).await;
+    assert_eq!((&restored["dead_letters"][0]["id"], code), (&letter.into(), 0), "{restored}");
+    assert_eq!(count().await, 1);
+    assert_eq!(world.dlq(&give_up).await.status.code(), Some(0));
+}
+
+/// Who keeps an edit of a letter that somebody else has edited since it was opened is shown that, and asked again; both edits are kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_editors_the_later_one_is_asked_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(terminal) = Terminal::open(folder.path()) else {
+        skipped("`script` (util-linux) is not installed, so no terminal was there to type on");
+        return;
+    };
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("two-editors", "10.00").await.user;
+    let order_id = Uuid::now_v7().to_string();
+    let since = time::OffsetDateTime::now_utc();
+    let since = since.format(&time::format_description::well_known::Rfc3339).expect("a time");
+    let value = created(&user, &order_id, 300).encode_to_vec();
+    let bare = FutureRecord::<[u8], [u8]>::to("order.created").payload(&value);
+    world.producer().send(bare, PATIENCE).await.expect("acknowledged");
+    let listed =
+        async || world.dlq(&["list", "--service", "payment", "--since", &since, "-o", "id"]).await.stdout;
+    eventually("it is parked", async || !listed().await.is_empty()).await;
+    let letter = String::from_utf8(listed().await).expect("text").trim().to_owned();
+    // While it is open for the first time, somebody else repairs it by options.
+    let editor = folder.path().join("editor");
+    let script = format!(
+        r#"#!/bin/sh
+if [ ! -e once ]; then
+    touch once
+    holdfast dlq edit {letter} --header note=theirs --author bob --reason "by another" || exit 1
+fi
+exec sed -i 's/"deliveryAddress": ".*"/"deliveryAddress": "9 Quay Street"/' "$1"
+"#
+    );
+    fs::write(&editor, script).expect("written");
+    fs::set_permissions(&editor, fs::Permissions::from_mode(0o755)).expect("allowed");
+    let line = format!("holdfast dlq edit {letter} --reason moved");
+    let Shown { code, text: shown } = terminal.type_line(&line, Some(&world.stack.layout.data_dir));
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("operator (bob) has changed it since you opened it"), "{shown}");
+    assert!(shown.contains(r#"+     "note": "theirs""#), "what it was is shown: {shown}");
+    let (document, _) = world.dlq_json(&["show", &letter]).await;
+    let headers = document["edited_headers"].as_array().expect("a list");
+    let note = headers.iter().find(|header| header["name"] == "note").expect("the other's edit is kept");
+    assert_eq!(note["value"]["text"], "theirs");
+    assert_eq!(document["edited_value"]["deliveryAddress"], "9 Quay Street", "and one's own");
+    let given_up = world.dlq(&["discard", &letter, "--yes", "--reason", "a test"]).await;
+    assert!(given_up.status.success());
+}
+
+/// What a redrive causes in other services is named when it ends: here payments of orders that order does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_redrive_causes_elsewhere_is_named() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("caused", "10.00").await.user;
+    let orders = [Uuid::now_v7().to_string(), Uuid::now_v7().to_string()];
+    let mut ids = Vec::new();
+    for order_id in &orders {
+        world.send_created(&user, order_id, &[0xff; 7]).await;
+        eventually("it is parked", || async { parked_of(&world, order_id).await == 1 }).await;
+        let (list, _) = world.dlq_json(&["list", "--order", order_id]).await;
+        let id = list["dead_letters"][0]["id"].as_str().expect("an id").to_owned();
+        let event = tempfile::NamedTempFile::new().expect("a file");
+        let (template, document) = (world.dlq(&["edit", &id, "--template"]).await.stdout, event.path());
+        let text = String::from_utf8(template)
+            .expect("text")
+            .replace("\"minorUnits\": \"0\"", "\"minorUnits\": \"300\"");
+        let text = text.replace("\"deliveryAddress\": \"\"", "\"deliveryAddress\": \"1 Cause Street\"");
+        std::fs::write(document, text).expect("written");
+        let path = document.to_str().expect("a path");
+        let edited =
+            world.dlq(&["edit", &id, "--document", path, "--reason", "repaired", "-o", "json"]).await;
+        let talk = String::from_utf8_lossy(&edited.stderr);
+        assert_eq!(edited.status.code(), Some(0), "{talk}");
+        let done: Value = serde_json::from_slice(&edited.stdout).expect("JSON");
+        assert_eq!(
+            (&done["dead_letters"][0]["id"], &done["dead_letters"][0]["result"]),
+            (&id.clone().into(), &"edited".into())
+        );
+        ids.push(id);
+    }
+    // The second letter waits until the first one has had its effects, so that they are there when the redrive ends.
+    let mut payments = world.connect("payment").await;
+    let mut holder = payments.begin().await.expect("begun");
+    sqlx::query("select from dead_letters where id::text = $1 for update")
+        .bind(&ids[1])
+        .execute(&mut *holder)
+        .await
+        .expect("locked");
+    let mut command = world.dlq_command(&["redrive", &ids[0], &ids[1], "--execute", "-o", "json"]);
+    let redrive = tokio::task::spawn_blocking(move || command.output());
+    let caused = "select count(*) from dead_letters where subject = $1 and state = 'parked'";
+    eventually("order has parked what it does not know", || async {
+        world.count("order", caused, &orders[0]).await > 0
+    })
+    .await;
+    holder.commit().await.expect("released");
+    let output = redrive.await.expect("no panic").expect("holdfast runs");
+    let talk = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{talk}");
+    let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let named = document["caused"].as_array().expect("a list");
+    assert!(
+        named.iter().any(|letter| letter["service"] == "order" && letter["key"] == orders[0].as_str()),
+        "{document}"
+    );
+    let first = named[0]["id"].as_str().expect("an id");
+    assert!(talk.contains("more parked than before") && talk.contains(first), "{talk}");
+    // Both are settled before the next test begins.
+    eventually("the second one, too", || async { world.count("order", caused, &orders[1]).await > 0 }).await;
+    for order_id in &orders {
+        let give_up = ["discard", "--order", order_id, "--yes", "--reason", "a test"];
+        eventually("nothing of it is parked", async || {
+            world.dlq(&give_up).await;
+            let left = world.dlq(&["list", "--order", order_id]).await;
+            left.status.code() == Some(3)
+        })
+        .await;
+    }
 }
 
 /// Two counts over rows of these orders: all of them, and the distinct ones.

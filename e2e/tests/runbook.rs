@@ -3,14 +3,15 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, sync::OnceLock};
 
+use holdfast_chaos::{fault::process::Stopped, rest::is_terminal};
 use holdfast_e2e::{
     PATIENCE, World,
     events::created,
-    eventually, skipped,
+    eventually, id, skipped,
     terminal::{COLUMNS, Shown, Terminal},
 };
 use holdfast_native::layout::Scope;
-use holdfast_testkit::stack::TestStack;
+use holdfast_testkit::stack::{TestStack, binary};
 use prost::Message as _;
 use rdkafka::producer::FutureRecord;
 use tokio::sync::Mutex;
@@ -110,6 +111,52 @@ async fn states_have_colours_on_a_terminal() {
         assert!(!plain.written.contains("\u{1b}["), "{:?}", plain.written);
         assert_eq!(plain.text, coloured.text, "the same columns");
     }
+}
+
+/// Without a service orders are shown as far as the others know, and nothing is called lost, handled or well that only it could say.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_an_absent_service_knows_is_unknown() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world();
+    let user = world.user("absent", "10.00").await;
+    let order_id = id(&world.create(&user, "1 Absent Street", 100).await);
+    eventually("it ends", || async { user.order(&order_id).await.is_ok_and(|order| is_terminal(&order)) })
+        .await;
+    let (whole, code) = world.orders(&["show", &order_id]).await;
+    assert_eq!((code, &whole["not_asked"]), (0, &serde_json::json!([])), "{whole:#}");
+    // What is stopped must not be taken for deaf, and started again.
+    let supervisor = Stopped::alone(world.stack.supervisor_pid()).expect("it runs");
+    let payment = Stopped::alone(world.stack.pid("payment").expect("it runs")).expect("it runs");
+    let command = async |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(arguments).args(["-o", "json", "--data-dir"]).arg(&world.stack.layout.data_dir);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let output = output.expect("holdfast runs");
+        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {talk}");
+        assert!(talk.contains("not asked: payment cannot be reached"), "{arguments:?}: {talk}");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(document["not_asked"], serde_json::json!(["payment"]), "{document:#}");
+        (document, talk)
+    };
+    let (shown, shown_talk) = command(&["orders", "show", &order_id]).await;
+    let (_, stuck_talk) = command(&["orders", "stuck", "--older-than", "0s"]).await;
+    let (checked, checked_talk) = command(&["reconcile", "--older-than", "0s"]).await;
+    drop((payment, supervisor));
+    let event = |document: &serde_json::Value, topic: &str| {
+        let events = document["events"].as_array().expect("a list").iter();
+        events.filter(|event| event["topic"] == topic).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(event(&shown, "order.created")[0]["unknown_at"], serde_json::json!(["payment"]), "{shown:#}");
+    assert_eq!(event(&shown, "payment.completed").len(), 0, "nobody else knows what it has written");
+    assert!(!shown_talk.contains("every event was handled"), "{shown_talk}");
+    assert!(stuck_talk.contains("known without payment"), "{stuck_talk}");
+    assert!(!checked_talk.contains("no event is missing"), "{checked_talk}");
+    assert!(checked_talk.contains("not checked: order.created at payment"), "{checked_talk}");
+    assert!(checked_talk.contains("checked: delivery.status.updated at order"), "{checked_talk}");
+    let lost = checked["events"].as_array().expect("a list").iter().any(|event| event["state"] == "lost");
+    assert!(!lost, "{checked:#}");
+    eventually("it answers again", || async { world.dlq(&["stats"]).await.status.code() == Some(0) }).await;
 }
 
 /// See the file.

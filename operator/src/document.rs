@@ -52,13 +52,72 @@ impl<'l> Effective<'l> {
         }
     }
 
+    /// Without any edit.
+    fn of_received(letter: &'l pb::DeadLetter) -> Self {
+        Self { key: letter.key.as_deref(), value: letter.value.as_deref(), headers: &letter.headers }
+    }
+
+    /// Whether this is the one header of its name.
+    fn has_only(&self, name: &str, value: &[u8]) -> bool {
+        let mut of_name = self.headers.iter().filter(|header| header.name == name);
+        of_name.next().is_some_and(|header| header.value == value) && of_name.next().is_none()
+    }
+
     fn text_of(&self, name: &str) -> Option<&'l str> {
         let header = self.headers.iter().find(|header| header.name == name)?;
         std::str::from_utf8(&header.value).ok()
     }
 }
 
+/// Whether a letter would be the same with this edit of headers and key. What has a value changes something.
+#[must_use]
+pub fn is_without_effect(letter: &pb::DeadLetter, edit: &pb::EditDeadLetterRequest) -> bool {
+    let effective = Effective::of(letter);
+    if edit.revert {
+        return effective == Effective::of_received(letter);
+    }
+    let is_key = edit.key.as_deref().is_none_or(|key| effective.key == Some(key));
+    edit.value.is_empty()
+        && is_key
+        && edit.headers.iter().all(|header| effective.has_only(&header.name, &header.value))
+}
+
+/// `mine` with what `theirs` has made of `base`: each field as whoever has changed it, and as `mine` if both have.
+fn merged(base: &Value, mine: &Value, theirs: &Value) -> Value {
+    if mine == base {
+        return theirs.clone();
+    }
+    let (Value::Object(base), Value::Object(mine_fields), Value::Object(theirs)) = (base, mine, theirs)
+    else {
+        return mine.clone();
+    };
+    let mut fields = serde_json::Map::new();
+    for name in mine_fields.keys().chain(theirs.keys().filter(|name| !mine_fields.contains_key(*name))) {
+        let field = match (base.get(name), mine_fields.get(name), theirs.get(name)) {
+            (Some(base), Some(mine), Some(theirs)) => Some(merged(base, mine, theirs)),
+            // One of them has taken it away: that counts unless the other one has changed it.
+            (Some(base), Some(kept), None) | (Some(base), None, Some(kept)) => {
+                Some(kept).filter(|kept| *kept != base).cloned()
+            }
+            // One of them has added it, or both have.
+            (_, mine, theirs) => mine.or(theirs).cloned(),
+        };
+        if let Some(field) = field {
+            fields.insert(name.clone(), field);
+        }
+    }
+    Value::Object(fields)
+}
+
 impl Document {
+    /// What was typed into this document, with what somebody else has made of it meanwhile, which is `now`. Of the same field what was
+    /// typed is kept.
+    pub fn rebased(&self, typed: &str, now: &Self) -> Result<String> {
+        let [base, theirs] = [self, now].map(serde_json::to_value);
+        let merged = merged(&base?, &serde_json::to_value(Self::parse(typed)?)?, &theirs?);
+        serde_json::from_value::<Self>(merged)?.to_text()
+    }
+
     /// That of a letter. Where its value is no event of its topic, the event is a skeleton.
     pub fn of(letter: &pb::DeadLetter) -> Result<Self> {
         let effective = Effective::of(letter);
@@ -120,10 +179,7 @@ impl Document {
             bail!("header {missing} is missing: a header can be changed, not taken away");
         }
         let value = schema::encode(&letter.topic, &wanted.event.to_string())?;
-        let is_same = |(name, text): &(&String, &String)| {
-            let mut of_name = effective.headers.iter().filter(|header| header.name == **name);
-            of_name.next().is_some_and(|header| header.value == text.as_bytes()) && of_name.next().is_none()
-        };
+        let is_same = |(name, text): &(&String, &String)| effective.has_only(name, text.as_bytes());
         let headers = wanted.headers.iter().filter(|header| !is_same(header));
         let headers = headers
             .map(|(name, text)| pb::RecordHeader { name: name.clone(), value: text.clone().into_bytes() })
@@ -225,6 +281,54 @@ mod tests {
             key: key.map(|key| key.as_bytes().to_vec()),
             ..pb::DeadLetter::default()
         }
+    }
+
+    /// What two have typed at once is both kept; of the same field that of whoever is asked again.
+    #[test]
+    fn what_another_has_changed_is_kept_beside_ones_own() {
+        let of = |key: &str, address: &str, note: Option<&str>| {
+            let mut headers = serde_json::json!({ "ce_id": "1" });
+            if let Some(note) = note {
+                headers["note"] = note.into();
+            }
+            let event = serde_json::json!({ "deliveryAddress": address, "items": [1] });
+            serde_json::json!({ "record_key": key, "headers": headers, "event": event })
+        };
+        let document = |value: &Value| Document::parse(&value.to_string()).expect("a document");
+        let rebased = |base: &Value, mine: &Value, theirs: &Value| -> Value {
+            let text = document(base).rebased(&mine.to_string(), &document(theirs)).expect("merged");
+            serde_json::from_str(&text).expect("JSON")
+        };
+        let base = of("user", "", None);
+        assert_eq!(
+            rebased(&base, &of("user", "1 Quay", None), &of("bob", "", None)),
+            of("bob", "1 Quay", None)
+        );
+        assert_eq!(
+            rebased(&base, &of("alice", "", None), &of("bob", "", Some("theirs"))),
+            of("alice", "", Some("theirs")),
+            "of the same field the one that was typed"
+        );
+        assert_eq!(rebased(&base, &base, &of("bob", "2 Quay", None)), of("bob", "2 Quay", None));
+    }
+
+    /// An edit that changes nothing is known before it is made.
+    #[test]
+    fn an_edit_without_effect_is_known() {
+        let letter = letter(Some(created()), &[("ce_id", "1"), ("twice", "a"), ("twice", "a")], Some("user"));
+        let edit = |name: &str, value: &str, key: Option<&str>| pb::EditDeadLetterRequest {
+            headers: vec![pb::RecordHeader { name: name.to_owned(), value: value.as_bytes().to_vec() }],
+            key: key.map(|key| key.as_bytes().to_vec()),
+            ..Default::default()
+        };
+        assert!(is_without_effect(&letter, &edit("ce_id", "1", Some("user"))));
+        assert!(!is_without_effect(&letter, &edit("ce_id", "2", None)));
+        assert!(!is_without_effect(&letter, &edit("ce_id", "1", Some("other"))));
+        assert!(!is_without_effect(&letter, &edit("twice", "a", None)), "it would be there once");
+        let revert = pb::EditDeadLetterRequest { revert: true, ..Default::default() };
+        assert!(is_without_effect(&letter, &revert));
+        let edited = pb::DeadLetter { edited_key: Some(b"other".to_vec()), ..letter };
+        assert!(!is_without_effect(&edited, &revert));
     }
 
     fn created() -> Vec<u8> {

@@ -21,6 +21,8 @@ pub enum State {
     Forgotten,
     /// Its writer's rows don't suffice to rebuild it.
     Unprovable,
+    /// A reader that could not be asked may have handled it or not; no other one lacks it.
+    Unknown,
     /// In the outbox again, by this command.
     ReEmitted,
     /// Its writer refused to re-emit it.
@@ -38,6 +40,7 @@ impl State {
             Self::OnItsWay => "on-its-way",
             Self::Forgotten => "forgotten",
             Self::Unprovable => "unprovable",
+            Self::Unknown => "unknown",
             Self::ReEmitted => "re-emitted",
             Self::Refused => "refused",
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
 use crate::{
-    examine::{Examination, Missing, Scope, State, examine},
+    examine::{Examination, Missing, Promise, Scope, State, examine},
     options::{By, Output, parse_order, parse_reason, service_names},
     output::{Outcome, data, say},
     runtime::block_on,
@@ -57,6 +57,10 @@ struct Document {
     events: Vec<EventLine>,
     /// Orders that wait behind a dead letter.
     blocked: Vec<BlockedLine>,
+    /// What readers owe to writers: whether that was checked, and if not, why.
+    promises: Vec<Promise>,
+    /// Services that could not be asked. What only they know is unknown.
+    not_asked: Vec<&'static str>,
 }
 
 /// An event that a reader has not handled, as `-o json` shows it.
@@ -68,6 +72,8 @@ struct EventLine {
     time: String,
     writer: &'static str,
     missing_at: Vec<&'static str>,
+    /// Readers that may have handled it or not: they could not be asked.
+    unknown_at: Vec<&'static str>,
     state: State,
     detail: String,
 }
@@ -163,28 +169,54 @@ impl Reconcile {
 
     fn outcome(&self, found: &Examination) -> Outcome {
         let left = found.missing.iter().filter(|event| event.state != State::ReEmitted).count();
-        if found.missing.is_empty() {
+        found.away.outcome(if found.missing.is_empty() {
             Outcome::NothingMatched
         } else if self.execute && left > 0 {
             Outcome::Partly
         } else {
             Outcome::Done
-        }
+        })
     }
 
     fn talk(&self, document: &Document) {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for event in &document.events {
-            *counts.entry(event.state.name()).or_default() += 1;
+        for line in summary(document) {
+            say!("{line}");
         }
-        let counts: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
-        let events = if counts.is_empty() { "no event is missing".to_owned() } else { counts.join(", ") };
-        say!("{} orders, {} of them behind a dead letter: {events}", document.orders, document.blocked.len());
         let is_lost = |event: &EventLine| event.state == State::Lost;
         if !self.execute && document.events.iter().any(is_lost) {
             say!("a dry run, nothing was changed: --execute --reason TEXT re-emits what is lost");
         }
     }
+}
+
+/// How many events are missing, and of what that is known.
+fn summary(document: &Document) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for event in &document.events {
+        *counts.entry(event.state.name()).or_default() += 1;
+    }
+    let counts: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let (orders, blocked) = (document.orders, document.blocked.len());
+    let unchecked: Vec<&Promise> =
+        document.promises.iter().filter(|promise| promise.unchecked.is_some()).collect();
+    if unchecked.is_empty() && document.not_asked.is_empty() {
+        let events = if counts.is_empty() { "no event is missing".to_owned() } else { counts.join(", ") };
+        return vec![format!("{orders} orders, {blocked} of them behind a dead letter: {events}")];
+    }
+    let events =
+        if counts.is_empty() { "nothing is known to be missing".to_owned() } else { counts.join(", ") };
+    let mut lines = vec![format!(
+        "{orders} orders, {blocked} of them known to be behind a dead letter: {events}; this is not all, see below"
+    )];
+    let checked = document.promises.iter().filter(|promise| promise.unchecked.is_none());
+    let checked: Vec<String> = checked.map(|of| format!("{} at {}", of.topic, of.reader)).collect();
+    let checked = if checked.is_empty() { "nothing".to_owned() } else { checked.join(", ") };
+    lines.push(format!("checked: {checked}"));
+    let unchecked = unchecked.iter().map(|of| {
+        format!("not checked: {} at {}: {}", of.topic, of.reader, of.unchecked.as_deref().unwrap_or_default())
+    });
+    lines.extend(unchecked);
+    lines
 }
 
 fn document(found: Examination) -> Document {
@@ -195,6 +227,7 @@ fn document(found: Examination) -> Document {
         event_id: event.event_id,
         writer: event.writer,
         missing_at: event.readers,
+        unknown_at: event.unknown_at,
         state: event.state,
         detail: event.detail,
     });
@@ -203,12 +236,21 @@ fn document(found: Examination) -> Document {
         service,
         dead_letter_id: parked.dead_letter_id,
     });
-    Document { orders: found.orders.len(), events: events.collect(), blocked: blocked.collect() }
+    Document {
+        orders: found.orders.len(),
+        events: events.collect(),
+        blocked: blocked.collect(),
+        not_asked: found.away.names(),
+        promises: found.promises,
+    }
 }
 
 fn print(document: &Document) -> io::Result<()> {
-    if !document.events.is_empty() {
-        data!("{}", event_table(&document.events))?;
+    // What is unknown may be every event of an absent reader: it is counted, and in JSON.
+    let known: Vec<&EventLine> =
+        document.events.iter().filter(|event| event.state != State::Unknown).collect();
+    if !known.is_empty() {
+        data!("{}", event_table(&known))?;
     }
     if !document.blocked.is_empty() {
         data!("{}", blocked_table(&document.blocked))?;
@@ -216,7 +258,7 @@ fn print(document: &Document) -> io::Result<()> {
     Ok(())
 }
 
-fn event_table(events: &[EventLine]) -> Table {
+fn event_table(events: &[&EventLine]) -> Table {
     let mut table = Table::new(&["ORDER", "EVENT", "TIME", "WRITER", "MISSING AT", "STATE", "DETAIL"])
         .cutting(&["DETAIL", "EVENT"])
         .sparing(&["EVENT", "DETAIL", "MISSING AT", "WRITER", "TIME"]);
@@ -247,7 +289,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::{output::json, snapshot, table::at_all_widths};
+    use crate::{examine::Away, output::json, snapshot, table::at_all_widths};
 
     /// Lost events and orders that wait are shown with whole ids.
     #[test]
@@ -260,6 +302,7 @@ mod tests {
             time: Some(datetime!(2026-01-31 12:00:00 UTC)),
             writer: "delivery",
             readers: vec!["order", "payment"],
+            unknown_at: Vec::new(),
             state: State::OnItsWay,
             detail: "payment is 17 records behind".to_owned(),
         };
@@ -272,9 +315,50 @@ mod tests {
             handled: Vec::new(),
             missing: vec![missing],
             blocked: vec![("payment", parked)],
+            promises: vec![promise("order.created", "order", "payment", None)],
+            away: Away::default(),
         });
-        snapshot::check("tables/reconcile.txt", &at_all_widths(&event_table(&document.events)));
+        let events: Vec<&EventLine> = document.events.iter().collect();
+        snapshot::check("tables/reconcile.txt", &at_all_widths(&event_table(&events)));
         snapshot::check("tables/reconcile-blocked.txt", &at_all_widths(&blocked_table(&document.blocked)));
         snapshot::check("json/reconcile.json", &json(&document));
+        assert_eq!(summary(&document), ["1 orders, 1 of them behind a dead letter: 1 on-its-way"]);
+    }
+
+    fn promise(
+        topic: &'static str,
+        writer: &'static str,
+        reader: &'static str,
+        unchecked: Option<&str>,
+    ) -> Promise {
+        Promise { topic, writer, reader, unchecked: unchecked.map(str::to_owned) }
+    }
+
+    /// Without a service it is never said that nothing is missing, but what was checked and what was not.
+    #[test]
+    fn a_partial_answer_is_no_all_clear() {
+        let is_away = Some("payment could not be asked");
+        let document = document(Examination {
+            orders: vec!["01a21184-8763-7214-acea-bb1c3b689082".to_owned()],
+            handled: Vec::new(),
+            missing: Vec::new(),
+            blocked: Vec::new(),
+            promises: vec![
+                promise("order.created", "order", "payment", is_away),
+                promise("payment.completed", "payment", "order", is_away),
+                promise("delivery.status.updated", "delivery", "order", None),
+            ],
+            away: Away::these(&["payment"]),
+        });
+        assert_eq!(
+            summary(&document),
+            [
+                "1 orders, 0 of them known to be behind a dead letter: nothing is known to be missing; this is not all, see below",
+                "checked: delivery.status.updated at order",
+                "not checked: order.created at payment: payment could not be asked",
+                "not checked: payment.completed at order: payment could not be asked",
+            ]
+        );
+        snapshot::check("json/reconcile-partly.json", &json(&document));
     }
 }

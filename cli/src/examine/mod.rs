@@ -3,17 +3,23 @@
 //! The order of the questions is the proof: an event that was not in the outbox when its writer was asked had been acknowledged by
 //! then; a reader that is at the end of the log *after* that has read whatever the log still had; only then its inbox is asked. An
 //! event that is not in it was lost. A mistake would be harmless: a reader ignores an id that it has handled.
+//!
+//! A service that is away is left out from then on. What only it could say is unknown: it is never taken for handled, and never for lost.
+
+mod away;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use holdfast_proto::{OrderId, from_timestamp, ops::v1 as pb, to_timestamp, topic};
+use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+pub(crate) use self::away::Away;
 use crate::services::{Service, Services};
 pub(crate) use holdfast_operator::verdict::State;
 use holdfast_operator::verdict::{Progress, judge, progress};
@@ -46,6 +52,8 @@ pub(crate) struct Missing {
     pub(crate) writer: &'static str,
     /// Who has not handled it.
     pub(crate) readers: Vec<&'static str>,
+    /// Who may have handled it: these could not be asked.
+    pub(crate) unknown_at: Vec<&'static str>,
     pub(crate) state: State,
     pub(crate) detail: String,
 }
@@ -59,6 +67,16 @@ pub(crate) struct Handled {
     pub(crate) readers: Vec<&'static str>,
 }
 
+/// That a reader handles what a writer has written to a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Promise {
+    pub(crate) topic: &'static str,
+    pub(crate) writer: &'static str,
+    pub(crate) reader: &'static str,
+    /// Why nobody knows whether it was kept; `null` if it was checked for all orders that were looked at.
+    pub(crate) unchecked: Option<String>,
+}
+
 /// What was found.
 pub(crate) struct Examination {
     /// Those that were looked at.
@@ -67,69 +85,151 @@ pub(crate) struct Examination {
     pub(crate) missing: Vec<Missing>,
     /// Orders that wait behind a dead letter, each with the service whose letter it is.
     pub(crate) blocked: Vec<(&'static str, pb::ParkedAggregate)>,
+    /// What was to be checked.
+    pub(crate) promises: Vec<Promise>,
+    /// Who could not be asked.
+    pub(crate) away: Away,
+}
+
+/// What a reader has answered.
+struct Reader {
+    progress: HashMap<String, Progress>,
+    unhandled: HashSet<String>,
+    parked: Vec<pb::ParkedAggregate>,
 }
 
 pub(crate) async fn examine(services: &Services, scope: &Scope<'_>) -> Result<Examination> {
-    let orders = orders(services, scope).await?;
-    let written = written(services, scope, &orders).await?;
+    let mut away = Away::of(services);
+    let orders = orders(services, scope, &mut away).await?;
+    let is_list_known = !scope.orders.is_empty() || begins_orders().is_none_or(|service| !away.has(service));
+    let (written, writers) = written(services, scope, &orders, &mut away).await?;
     let asked = OffsetDateTime::now_utc();
-    let (mut handled, mut missing) = (Vec::new(), Vec::new());
-    let mut blocked = Vec::new();
     let mut answers = HashMap::new();
     for service in &services.all {
-        let topics = topic::read_by(service.name);
-        let of_interest = written.iter().filter(|(_, event)| topics.contains(&event.topic.as_str()));
-        let ids: Vec<String> =
-            of_interest.map(|(_, event)| event.event_id.clone()).filter(|id| !id.is_empty()).collect();
-        let progress = if ids.is_empty() { HashMap::new() } else { progress_of(service, asked).await? };
-        let unhandled = unhandled(service, ids).await?;
-        for parked in parked(service, &orders).await? {
-            blocked.push((service.name, parked));
+        if let Some(answer) = away.ask(services, service, read(service, &written, &orders, asked)).await? {
+            answers.insert(service.name, answer);
         }
-        answers.insert(service.name, (progress, unhandled));
     }
+    let (mut handled, mut missing) = (Vec::new(), Vec::new());
     for (writer, event) in written {
-        let readers = topic::READINGS.iter().filter(|(topic, _)| *topic == event.topic);
-        let lacking: Vec<(&'static str, Progress)> = readers
-            .filter_map(|(_, reader)| {
-                let (progress, unhandled) = answers.get(reader)?;
-                // Of what can't be rebuilt the id isn't known, so nobody can say who has handled it.
-                let is_missing = event.event_id.is_empty() || unhandled.contains(&event.event_id);
-                let progress = progress.get(event.topic.as_str()).cloned().unwrap_or(Progress::Blind);
-                is_missing.then_some((*reader, progress))
-            })
-            .collect();
-        let time = from_timestamp(event.time.as_ref());
-        if lacking.is_empty() {
-            let readers = topic::READINGS.iter().filter(|(topic, _)| *topic == event.topic);
-            handled.push(Handled {
-                event_id: event.event_id,
-                time,
-                writer,
-                readers: readers.map(|(_, reader)| *reader).collect(),
-                topic: event.topic,
-            });
-            continue;
+        match found_of(writer, event, &answers, asked) {
+            Found::Handled(event) => handled.push(event),
+            Found::Missing(event) => missing.push(event),
         }
-        let (state, detail) = judge(&event, time, &lacking, asked);
-        missing.push(Missing {
-            order_id: event.subject,
-            topic: event.topic,
-            event_id: Some(event.event_id).filter(|id| !id.is_empty()),
-            time,
-            writer,
-            readers: lacking.into_iter().map(|(reader, _)| reader).collect(),
-            state,
-            detail,
-        });
     }
     // An order's events together, oldest first.
     missing.sort_by(|a, b| (&a.order_id, a.time).cmp(&(&b.order_id, b.time)));
-    Ok(Examination { orders, handled, missing, blocked })
+    let blocked = answers.iter().flat_map(|(service, answer)| {
+        answer.parked.iter().map(|parked| (*service, parked.clone())).collect::<Vec<_>>()
+    });
+    let mut blocked: Vec<_> = blocked.collect();
+    blocked.sort_by(|a, b| (a.0, &a.1.subject).cmp(&(b.0, &b.1.subject)));
+    let promises = promises(scope.writer, is_list_known, &writers, &away);
+    Ok(Examination { orders, handled, missing, blocked, promises, away })
+}
+
+/// The service that knows which orders have not ended: the one that begins them.
+fn begins_orders() -> Option<&'static str> {
+    topic::event_of(topic::ORDER_CREATED).map(|(_, _, writer)| writer)
+}
+
+/// What a reader has not handled of what was written, how far it is, and what it has parked.
+async fn read(
+    service: &Service,
+    written: &[(&'static str, pb::WrittenEvent)],
+    orders: &[String],
+    asked: OffsetDateTime,
+) -> Result<Reader> {
+    let topics = topic::read_by(service.name);
+    let of_interest = written.iter().filter(|(_, event)| topics.contains(&event.topic.as_str()));
+    let ids: Vec<String> =
+        of_interest.map(|(_, event)| event.event_id.clone()).filter(|id| !id.is_empty()).collect();
+    let progress = if ids.is_empty() { HashMap::new() } else { progress_of(service, asked).await? };
+    let unhandled = unhandled(service, ids).await?;
+    Ok(Reader { progress, unhandled, parked: parked(service, orders).await? })
+}
+
+enum Found {
+    Handled(Handled),
+    Missing(Missing),
+}
+
+/// What has become of an event, as far as its readers have answered.
+fn found_of(
+    writer: &'static str,
+    event: pb::WrittenEvent,
+    answers: &HashMap<&'static str, Reader>,
+    asked: OffsetDateTime,
+) -> Found {
+    let readers = || topic::READINGS.iter().filter(|(topic, _)| *topic == event.topic).map(|(_, of)| *of);
+    // Of what can't be rebuilt the id isn't known, so nobody can say who has handled it.
+    let has_no_id = event.event_id.is_empty();
+    let lacking: Vec<(&'static str, Progress)> = readers()
+        .filter_map(|reader| {
+            let answer = answers.get(reader);
+            let progress = answer.and_then(|answer| answer.progress.get(&event.topic)).cloned();
+            let is_missing = has_no_id || answer?.unhandled.contains(&event.event_id);
+            is_missing.then_some((reader, progress.unwrap_or(Progress::Blind)))
+        })
+        .collect();
+    let unknown_at: Vec<&'static str> =
+        readers().filter(|reader| !has_no_id && !answers.contains_key(reader)).collect();
+    let time = from_timestamp(event.time.as_ref());
+    if lacking.is_empty() && unknown_at.is_empty() {
+        let readers = readers().collect();
+        return Found::Handled(Handled {
+            event_id: event.event_id,
+            time,
+            writer,
+            readers,
+            topic: event.topic,
+        });
+    }
+    let (state, detail) = if lacking.is_empty() {
+        (State::Unknown, format!("{} could not be asked", unknown_at.join(" and ")))
+    } else {
+        judge(&event, time, &lacking, asked)
+    };
+    Found::Missing(Missing {
+        order_id: event.subject,
+        topic: event.topic,
+        event_id: Some(event.event_id).filter(|id| !id.is_empty()),
+        time,
+        writer,
+        readers: lacking.into_iter().map(|(reader, _)| reader).collect(),
+        unknown_at,
+        state,
+        detail,
+    })
+}
+
+/// What was to be checked, and what of it was. `writers` are those that have said what they have written.
+fn promises(
+    only: Option<&str>,
+    is_list_known: bool,
+    writers: &BTreeSet<&'static str>,
+    away: &Away,
+) -> Vec<Promise> {
+    let promise = |(topic, reader): &(&'static str, &'static str)| {
+        let (_, _, writer) = topic::event_of(topic)?;
+        if only.is_some_and(|only| only != writer) {
+            return None;
+        }
+        let is_away = |service: &str| format!("{service} could not be asked");
+        let unchecked = if !is_list_known {
+            Some(format!("which orders have not ended is not known: {}", is_away(begins_orders()?)))
+        } else if !writers.contains(writer) {
+            Some(is_away(writer))
+        } else {
+            away.has(reader).then(|| is_away(reader))
+        };
+        Some(Promise { topic, writer, reader, unchecked })
+    };
+    topic::READINGS.iter().filter_map(promise).collect()
 }
 
 /// The orders to look at.
-async fn orders(services: &Services, scope: &Scope<'_>) -> Result<Vec<String>> {
+async fn orders(services: &Services, scope: &Scope<'_>, away: &mut Away) -> Result<Vec<String>> {
     if !scope.orders.is_empty() {
         return Ok(scope.orders.iter().map(OrderId::to_string).collect());
     }
@@ -138,39 +238,50 @@ async fn orders(services: &Services, scope: &Scope<'_>) -> Result<Vec<String>> {
     let before = to_timestamp(before.context("--older-than reaches back before all time")?);
     let mut orders = Vec::new();
     for service in &services.all {
-        let mut page_token = String::new();
-        loop {
-            let request =
-                pb::ListUnfinishedRequest { before: Some(before), page_size: PAGE_SIZE, page_token };
-            let answer = service.reconcile().list_unfinished(service.request(request)?).await;
-            let answer = service.answer(answer)?;
-            orders.extend(answer.subjects);
-            page_token = answer.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
+        orders.extend(away.ask(services, service, unfinished(service, before)).await?.unwrap_or_default());
     }
     Ok(orders)
 }
 
-/// What the writers have written about these orders.
+/// The orders that have not ended, as far as a service knows of ends.
+async fn unfinished(service: &Service, before: prost_types::Timestamp) -> Result<Vec<String>> {
+    let mut orders = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListUnfinishedRequest { before: Some(before), page_size: PAGE_SIZE, page_token };
+        let answer = service.reconcile().list_unfinished(service.request(request)?).await;
+        let answer = service.answer(answer)?;
+        orders.extend(answer.subjects);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            return Ok(orders);
+        }
+    }
+}
+
+/// What the writers have written about these orders, and who has said so.
 async fn written(
     services: &Services,
     scope: &Scope<'_>,
     orders: &[String],
-) -> Result<Vec<(&'static str, pb::WrittenEvent)>> {
+    away: &mut Away,
+) -> Result<(Vec<(&'static str, pb::WrittenEvent)>, BTreeSet<&'static str>)> {
+    let (mut written, mut writers) = (Vec::new(), BTreeSet::new());
+    for service in services.all.iter().filter(|service| scope.writer.is_none_or(|only| only == service.name))
+    {
+        let Some(events) = away.ask(services, service, written_by(service, orders)).await? else { continue };
+        written.extend(events.into_iter().map(|event| (service.name, event)));
+        writers.insert(service.name);
+    }
+    Ok((written, writers))
+}
+
+async fn written_by(service: &Service, orders: &[String]) -> Result<Vec<pb::WrittenEvent>> {
     let mut written = Vec::new();
-    for service in &services.all {
-        if scope.writer.is_some_and(|writer| writer != service.name) {
-            continue;
-        }
-        for subjects in orders.chunks(SUBJECTS_PER_CALL) {
-            let request = service.request(pb::ListWrittenEventsRequest { subjects: subjects.to_vec() })?;
-            let answer = service.reconcile().list_written_events(request).await;
-            let events = service.answer(answer)?.events;
-            written.extend(events.into_iter().map(|event| (service.name, event)));
-        }
+    for subjects in orders.chunks(SUBJECTS_PER_CALL) {
+        let request = service.request(pb::ListWrittenEventsRequest { subjects: subjects.to_vec() })?;
+        let answer = service.reconcile().list_written_events(request).await;
+        written.extend(service.answer(answer)?.events);
     }
     Ok(written)
 }
@@ -216,5 +327,72 @@ async fn progress_of(service: &Service, since: OffsetDateTime) -> Result<HashMap
             return Ok(HashMap::new());
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &str = "01a21184-8763-7214-acea-000000000001";
+
+    fn at_the_end(unhandled: &[&str]) -> Reader {
+        let progress = topic::EVENT_TOPICS.iter().map(|topic| ((*topic).to_owned(), Progress::AtTheEnd));
+        Reader {
+            progress: progress.collect(),
+            unhandled: unhandled.iter().map(|id| (*id).to_owned()).collect(),
+            parked: Vec::new(),
+        }
+    }
+
+    /// State, who lacks it and who could not be asked; `None`: it was handled.
+    fn found(readers: Vec<(&'static str, Reader)>) -> Option<(State, Vec<&'static str>, Vec<&'static str>)> {
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let event = pb::WrittenEvent {
+            event_id: EVENT.to_owned(),
+            topic: topic::DELIVERY_STATUS_UPDATED.to_owned(),
+            time: Some(to_timestamp(now)),
+            outbox: pb::OutboxPlace::Absent.into(),
+            ..pb::WrittenEvent::default()
+        };
+        match found_of("delivery", event, &readers.into_iter().collect(), now) {
+            Found::Handled(_) => None,
+            Found::Missing(missing) => Some((missing.state, missing.readers, missing.unknown_at)),
+        }
+    }
+
+    /// An event is called lost by those that were asked only, and handled only if all were; otherwise it is unknown.
+    #[test]
+    fn what_nobody_could_say_is_neither_lost_nor_handled() {
+        let handled = || at_the_end(&[]);
+        let lacks = || at_the_end(&[EVENT]);
+        assert_eq!(found(vec![("order", handled()), ("payment", handled())]), None);
+        let unknown = found(vec![("order", handled())]);
+        assert_eq!(unknown, Some((State::Unknown, vec![], vec!["payment"])));
+        assert_eq!(found(vec![]), Some((State::Unknown, vec![], vec!["order", "payment"])));
+        let lost = found(vec![("order", lacks())]);
+        assert_eq!(lost, Some((State::Lost, vec!["order"], vec!["payment"])));
+    }
+
+    /// A promise was checked if its writer and its reader were asked, and it is known about which orders.
+    #[test]
+    fn what_was_checked_is_said() {
+        let all: BTreeSet<&str> = ["order", "payment", "delivery"].into();
+        let unchecked = |only, is_list_known, writers: &BTreeSet<&'static str>, away: &[&'static str]| {
+            let promises = promises(only, is_list_known, writers, &Away::these(away));
+            let unchecked = promises.iter().filter(|promise| promise.unchecked.is_some());
+            (promises.len(), unchecked.map(|of| format!("{} at {}", of.topic, of.reader)).collect::<Vec<_>>())
+        };
+        let many = topic::READINGS.len();
+        assert_eq!(unchecked(None, true, &all, &[]), (many, vec![]));
+        let (_, without) = unchecked(None, true, &["order", "delivery"].into(), &["payment"]);
+        assert!(without.contains(&"order.created at payment".to_owned()), "its reader: {without:?}");
+        assert!(without.contains(&"payment.completed at order".to_owned()), "its writer: {without:?}");
+        assert!(!without.contains(&"delivery.status.updated at order".to_owned()), "{without:?}");
+        // It said what it had written, and was away then.
+        let (_, later) = unchecked(None, true, &all, &["payment"]);
+        assert!(!later.contains(&"payment.completed at order".to_owned()), "{later:?}");
+        assert_eq!(unchecked(None, false, &all, &["order"]).1.len(), many, "which orders is not known");
+        assert_eq!(unchecked(Some("order"), true, &all, &[]).0, 1);
     }
 }

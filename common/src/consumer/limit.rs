@@ -97,6 +97,17 @@ impl Limit {
         *self = Self { allowance, ..Self::new(self.config) };
     }
 
+    /// What is left of an operator's allowance.
+    pub(super) const fn allowance(&self) -> u64 {
+        self.allowance
+    }
+
+    /// An operator takes back what is left of the allowance: the limit applies again.
+    pub(super) fn end_allowance(&mut self) {
+        tracing::info!(left = self.allowance, "an operator has taken the allowance back");
+        self.allowance = 0;
+    }
+
     /// What became of the records of a batch. Records that wait behind another one, and duplicates, don't count either
     /// way.
     pub(super) fn record(&mut self, counts: Counts) {
@@ -221,6 +232,21 @@ mod tests {
         assert!(matches!(limit.next(), Next::Wait(_)));
         limit.resume(0);
         assert_eq!(limit.next(), Next::Batch, "counted from zero");
+    }
+
+    /// What is left of an allowance is known, and once it is taken back the limit applies to the next dead letter.
+    #[tokio::test(start_paused = true)]
+    async fn an_allowance_can_be_taken_back() {
+        let mut limit = limit();
+        limit.record(counts(0, 100, 0));
+        limit.resume(5_000);
+        limit.record(counts(3, 300, 20));
+        assert_eq!((limit.allowance(), limit.next()), (4_700, Next::Batch));
+        limit.end_allowance();
+        limit.record(counts(0, 99, 0));
+        assert_eq!((limit.allowance(), limit.next()), (0, Next::Batch));
+        limit.record(counts(0, 1, 0));
+        assert!(matches!(limit.next(), Next::Wait(_)));
     }
 
     /// After the pause one record is taken: poison makes the next pause longer, one that doesn't count is followed by

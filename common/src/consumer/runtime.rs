@@ -247,6 +247,9 @@ impl<H: Handler> Session<'_, H> {
                 break;
             }
             self.look(limit)?;
+            if stop_record.is_allowance_over(limit.allowance()).await {
+                limit.end_allowance();
+            }
             let events_max = match limit.next() {
                 Next::Batch => self.batch_events_max,
                 Next::One => 1,

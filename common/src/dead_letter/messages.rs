@@ -14,7 +14,7 @@ use super::{
     skip::{SKIPPED_RECORDS_MAX, Skip},
 };
 use crate::{
-    consumer::{Class, REASON_BYTES_MAX, observer::GroupView, positions::PartitionTally},
+    consumer::{Class, REASON_BYTES_MAX, observer::GroupView, positions::PartitionTally, stops::Allowance},
     identity::Peer,
     record::Header,
 };
@@ -51,23 +51,31 @@ pub(crate) fn parse_reason(reason: &str) -> Result<String, Status> {
 
 /// What is done to letters as a whole, and by whom.
 #[derive(Debug, Clone)]
-pub(super) struct Change {
+pub(super) struct Moved {
     pub(super) ids: Vec<Uuid>,
     pub(super) reason: String,
     pub(super) actor: String,
 }
 
-pub(super) fn parse_change(ids: &[String], reason: &str, actor: &str) -> Result<Change, Status> {
+pub(super) fn parse_moved(ids: &[String], reason: &str, actor: &str) -> Result<Moved, Status> {
     let ids = parse_ids(ids)?;
     if ids.is_empty() {
         return Err(Status::invalid_argument("ids must not be empty"));
     }
-    Ok(Change { ids, reason: parse_reason(reason)?, actor: actor.to_owned() })
+    Ok(Moved { ids, reason: parse_reason(reason)?, actor: actor.to_owned() })
+}
+
+/// An edit of a letter.
+#[derive(Debug, Clone)]
+pub(super) struct Edit {
+    pub(super) what: Change,
+    /// The revision that it is of, if it must be that one.
+    pub(super) based_on: Option<String>,
 }
 
 /// What an edit does to a letter.
 #[derive(Debug, Clone)]
-pub(super) enum Edit {
+pub(super) enum Change {
     /// Replaces these parts; headers are those to set.
     Replace(Edited),
     /// Takes back all that was replaced.
@@ -75,14 +83,15 @@ pub(super) enum Edit {
 }
 
 pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edit, Status> {
-    let pb::EditDeadLetterRequest { key, value, headers, revert, .. } = request;
+    let pb::EditDeadLetterRequest { key, value, headers, revert, based_on, .. } = request;
+    let based_on = Some(based_on).filter(|based_on| !based_on.is_empty());
     let value = Some(value).filter(|value| !value.is_empty());
     if revert {
         let is_alone = key.is_none() && value.is_none() && headers.is_empty();
         let refused = || {
             Status::invalid_argument("revert takes everything back: give no value, key or headers with it")
         };
-        return is_alone.then_some(Edit::Revert).ok_or_else(refused);
+        return is_alone.then_some(Edit { what: Change::Revert, based_on }).ok_or_else(refused);
     }
     if key.is_none() && value.is_none() && headers.is_empty() {
         return Err(Status::invalid_argument("nothing to edit: give a value, a key or headers"));
@@ -93,7 +102,8 @@ pub(super) fn parse_edit(request: pb::EditDeadLetterRequest) -> Result<Edit, Sta
     }
     let headers: Vec<Header> =
         headers.into_iter().map(|header| Header::new(&header.name, header.value)).collect();
-    Ok(Edit::Replace(Edited { key, value, headers: Some(headers).filter(|headers| !headers.is_empty()) }))
+    let headers = Some(headers).filter(|headers| !headers.is_empty());
+    Ok(Edit { what: Change::Replace(Edited { key, value, headers }), based_on })
 }
 
 pub(super) fn parse_skip(request: pb::SkipRecordsRequest, peer: &Peer) -> Result<Skip, Status> {
@@ -325,6 +335,11 @@ pub(super) fn step_to_proto(step: Step) -> pb::RedriveDeadLettersResponse {
         }
     };
     pb::RedriveDeadLettersResponse { step: Some(step) }
+}
+
+pub(super) fn allowance_to_proto(allowance: &Allowance) -> pb::ConsumerAllowance {
+    let Allowance { allowed, used, since } = *allowance;
+    pb::ConsumerAllowance { allowed, used, since: Some(to_timestamp(since)) }
 }
 
 pub(super) fn redrive_to_proto(progress: &Progress) -> pb::Redrive {

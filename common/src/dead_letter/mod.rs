@@ -13,12 +13,14 @@ pub mod service;
 pub mod skip;
 pub mod store;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use holdfast_proto::hexadecimal;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     consumer::park::{STATE_PARKED, STATE_SET_ASIDE},
-    record::{Header, Record},
+    record::{Header, Record, encode_headers},
 };
 
 /// Redrives of one letter; after that an operator must force it (pitfalls P25).
@@ -96,6 +98,36 @@ pub struct Edited {
     pub value: Option<Vec<u8>>,
     /// All headers.
     pub headers: Option<Vec<Header>>,
+}
+
+/// Names of headers that the audit lists.
+const NAMED_HEADERS_MAX: usize = 16;
+
+impl Edited {
+    /// Another text whenever these are other parts.
+    fn revision(&self) -> String {
+        let mut text = Vec::new();
+        let headers = self.headers.as_deref().map(encode_headers);
+        for part in [&self.key, &self.value, &headers] {
+            // With its length, so that no two sets of parts have the same text.
+            let length = part.as_ref().map_or(u64::MAX, |part| part.len() as u64);
+            text.extend(length.to_be_bytes());
+            text.extend(part.iter().flatten());
+        }
+        hexadecimal(digest(&SHA256, &text).as_ref())
+    }
+
+    /// Which parts are replaced, for the audit: `value, key, header ce_type`.
+    fn parts(&self) -> String {
+        let given = |is_given: bool, name: &str| is_given.then(|| name.to_owned());
+        let headers = self.headers.as_deref().unwrap_or_default();
+        // A database takes no NUL in a text.
+        let names = headers.iter().take(NAMED_HEADERS_MAX).map(|header| header.name.replace('\0', "\\0"));
+        let more = headers.len().saturating_sub(NAMED_HEADERS_MAX);
+        let parts = [given(self.value.is_some(), "value"), given(self.key.is_some(), "key")];
+        let parts = parts.into_iter().flatten().chain(names.map(|name| format!("header {name}")));
+        parts.chain((more > 0).then(|| format!("{more} more headers"))).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A letter without its record, which may have megabytes: what lists and plans show.
@@ -219,6 +251,8 @@ pub enum Action {
     Restore,
     /// Consumers that the limit had stopped were resumed; concerns no letter.
     Resume,
+    /// What resumed consumers might still park was taken back; concerns no letter.
+    EndAllowance,
     /// Records that could not be read were skipped.
     Skip,
     /// A redrive was cancelled; concerns no letter.
@@ -236,6 +270,7 @@ impl Action {
             Self::Discard => "discard",
             Self::Restore => "restore",
             Self::Resume => "resume",
+            Self::EndAllowance => "end-allowance",
             Self::Skip => "skip",
             Self::CancelRedrive => "cancel-redrive",
         }
@@ -270,4 +305,44 @@ pub struct Stats {
     pub parked: i64,
     /// Of the oldest.
     pub oldest_parked_at: OffsetDateTime,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A revision is that of what was edited: the same parts have the same one, whoever made them, and others have others.
+    #[test]
+    fn other_edits_are_other_revisions() {
+        let of = |key: Option<&[u8]>, value: Option<&[u8]>| {
+            Edited { key: key.map(<[u8]>::to_vec), value: value.map(<[u8]>::to_vec), headers: None }
+                .revision()
+        };
+        let all = [
+            of(None, None),
+            of(Some(b""), None),
+            of(Some(b"ab"), None),
+            of(None, Some(b"ab")),
+            of(Some(b"a"), Some(b"b")),
+        ];
+        let distinct: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len(), "{all:?}");
+        assert_eq!(of(Some(b"ab"), None), all[2]);
+    }
+
+    /// The audit says which parts an edit replaced, on a line of a bounded length that the database takes.
+    #[test]
+    fn an_edit_says_what_it_replaces() {
+        let header = |name: &str| Header::new(name, b"x".to_vec());
+        let edited = |value: Option<&[u8]>, key: Option<&[u8]>, headers: Vec<Header>| Edited {
+            value: value.map(<[u8]>::to_vec),
+            key: key.map(<[u8]>::to_vec),
+            headers: Some(headers).filter(|headers| !headers.is_empty()),
+        };
+        let all = edited(Some(b"v"), Some(b"k"), vec![header("ce_id"), header("a\0b")]);
+        assert_eq!(all.parts(), "value, key, header ce_id, header a\\0b");
+        assert_eq!(edited(None, Some(b"k"), Vec::new()).parts(), "key");
+        let many = edited(None, None, (0..64).map(|n| header(&format!("h{n}"))).collect());
+        assert!(many.parts().ends_with("header h15, 48 more headers"), "{}", many.parts());
+    }
 }

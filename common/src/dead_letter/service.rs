@@ -12,12 +12,12 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    Action, Edited, Filter,
+    Action, Edited, Filter, Letter, State,
     messages::{
-        Change, Edit, actor, entry_to_proto, header_to_proto, next_page, parse_change, parse_edit,
-        parse_filter, parse_id, parse_id_prefix, parse_page, parse_place, parse_reason, parse_skip,
-        parse_state, parse_time, peer_of, positions_to_proto, redrive_to_proto, step_to_proto,
-        summary_to_proto,
+        Change, Edit, Moved, actor, allowance_to_proto, entry_to_proto, header_to_proto, next_page,
+        parse_edit, parse_filter, parse_id, parse_id_prefix, parse_moved, parse_page, parse_place,
+        parse_reason, parse_skip, parse_state, parse_time, peer_of, positions_to_proto, redrive_to_proto,
+        step_to_proto, summary_to_proto,
     },
     progress::{self, Cancelled, NotCancelled, Progress},
     redrive::{Exhausted, Mode, Redrive, RedriveError, Redriver},
@@ -25,7 +25,13 @@ use super::{
     store::{self, Move},
 };
 use crate::{
-    consumer::{Handler, PARKED_BYTES_MAX, group::Group, observer::ViewReceiver, positions, stops},
+    consumer::{
+        Handler, PARKED_BYTES_MAX,
+        group::Group,
+        observer::ViewReceiver,
+        positions,
+        stops::{self, Allowance},
+    },
     database::DatabaseError,
     deadline::Deadline,
     error::chain,
@@ -36,6 +42,9 @@ use crate::{
 
 /// Steps that are buffered for a slow operator; beyond that the redrive waits.
 const STEPS_MAX: usize = 64;
+
+/// Letters of a list that are counted; more of them would be read for a number that nobody needs exactly.
+const COUNTED_MAX: i64 = 10_000;
 
 /// Entries of the audit that are shown with a letter, the latest ones; `ListDeadLetterAudit` has the rest.
 const HISTORY_ENTRIES_MAX: i64 = 1_000;
@@ -58,7 +67,7 @@ impl<H: Handler> DeadLetters<H> {
         &self,
         which: Move,
         deadline: Deadline,
-        change: Change,
+        change: Moved,
     ) -> Result<Vec<String>, Status> {
         let group = self.group.name;
         let moved: Result<Vec<Uuid>, DatabaseError> = self
@@ -68,7 +77,7 @@ impl<H: Handler> DeadLetters<H> {
                 async move {
                     let moved = store::move_letters(connection, group, &change.ids, which).await?;
                     for id in &moved {
-                        let Change { actor, reason, .. } = &change;
+                        let Moved { actor, reason, .. } = &change;
                         store::audit(connection, group, actor, which.action(), Some(*id), reason).await?;
                     }
                     Ok(moved)
@@ -101,17 +110,30 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let range = parse_id_prefix(&request.id_prefix)?;
         let filter = Filter { state, range, place, ..parse_filter(filter)? };
         let (limit, after) = parse_page(request.page_size, &request.page_token)?;
-        let group = self.group.name;
-        let mut letters = self
+        let (group, is_counted) = (self.group.name, request.count);
+        let (mut letters, counted) = self
             .group
             .database
             .read(deadline, move |connection| {
-                async move { store::list(connection, group, &filter, after, limit + 1).await }.boxed()
+                async move {
+                    let letters = store::list(connection, group, &filter, after, limit + 1).await?;
+                    let counted = match is_counted {
+                        true => Some(store::count(connection, group, &filter, COUNTED_MAX).await?),
+                        false => None,
+                    };
+                    Ok((letters, counted))
+                }
+                .boxed()
             })
             .await?;
         let next = next_page(&mut letters, limit, |letter| letter.id);
         let dead_letters = letters.iter().map(|letter| summary_to_proto(letter, group)).collect();
-        Ok(Response::new(pb::ListDeadLettersResponse { dead_letters, next_page_token: next }))
+        Ok(Response::new(pb::ListDeadLettersResponse {
+            dead_letters,
+            next_page_token: next,
+            matching: counted.map(|counted| counted.min(COUNTED_MAX).unsigned_abs()),
+            more_match: counted.is_some_and(|counted| counted > COUNTED_MAX),
+        }))
     }
 
     async fn get_dead_letter(
@@ -142,6 +164,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         message.headers = record.headers.iter().map(header_to_proto).collect();
         message.edited_key.clone_from(&letter.edited.key);
         message.edited_value.clone_from(&letter.edited.value);
+        message.revision = letter.edited.revision();
         message.edited_headers = letter.edited.headers.iter().flatten().map(header_to_proto).collect();
         message.history = history.iter().rev().map(entry_to_proto).collect();
         Ok(Response::new(pb::GetDeadLetterResponse { dead_letter: Some(message) }))
@@ -280,26 +303,16 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                 input,
                 move |connection, (group, edit, reason, actor)| {
                     async move {
-                        let mut letter =
+                        let letter =
                             store::lock(connection, group.name, id).await?.ok_or(EditError::Unknown)?;
-                        let reason = match edit {
-                            Edit::Replace(edited) => {
-                                letter.edit(edited);
-                                must_be_handled(&group, &letter.effective_record())?;
-                                reason
-                            }
-                            // What was received is kept whatever it is.
-                            Edit::Revert => {
-                                letter.edited = Edited::default();
-                                format!("reverted: {reason}")
-                            }
-                        };
+                        let detail = detail_of(&edit, &reason);
+                        let letter = edit_of(&group, letter, edit)?;
                         let record = letter.effective_record();
                         let subject = Metadata::subject_of(&record);
                         if !store::edit(connection, group.name, id, &letter.edited, subject).await? {
                             return Err(EditError::NotParked);
                         }
-                        store::audit(connection, group.name, &actor, Action::Edit, Some(id), &reason).await?;
+                        store::audit(connection, group.name, &actor, Action::Edit, Some(id), &detail).await?;
                         Ok(())
                     }
                     .boxed()
@@ -310,13 +323,33 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         Ok(Response::new(pb::EditDeadLetterResponse {}))
     }
 
+    async fn check_dead_letter_edit(
+        &self,
+        request: Request<pb::EditDeadLetterRequest>,
+    ) -> Result<Response<pb::EditDeadLetterResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let request = request.into_inner();
+        let id = parse_id("id", &request.id)?;
+        parse_reason(&request.reason)?;
+        actor(&peer, &request.author)?;
+        let edit = parse_edit(request)?;
+        let group = self.group.name;
+        let letter = self
+            .group
+            .database
+            .read(deadline, move |connection| store::get(connection, group, id).boxed())
+            .await?;
+        edit_of(&self.group, letter.ok_or(EditError::Unknown)?, edit)?;
+        Ok(Response::new(pb::EditDeadLetterResponse {}))
+    }
+
     async fn discard_dead_letters(
         &self,
         request: Request<pb::DiscardDeadLettersRequest>,
     ) -> Result<Response<pb::DiscardDeadLettersResponse>, Status> {
         let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
         let request = request.into_inner();
-        let change = parse_change(&request.ids, &request.reason, &actor(&peer, &request.author)?)?;
+        let change = parse_moved(&request.ids, &request.reason, &actor(&peer, &request.author)?)?;
         let discarded = self.move_letters(Move::Discard, deadline, change).await?;
         Ok(Response::new(pb::DiscardDeadLettersResponse { discarded }))
     }
@@ -327,7 +360,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
     ) -> Result<Response<pb::RestoreDeadLettersResponse>, Status> {
         let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
         let request = request.into_inner();
-        let change = parse_change(&request.ids, &request.reason, &actor(&peer, &request.author)?)?;
+        let change = parse_moved(&request.ids, &request.reason, &actor(&peer, &request.author)?)?;
         let restored = self.move_letters(Move::Restore, deadline, change).await?;
         Ok(Response::new(pb::RestoreDeadLettersResponse { restored }))
     }
@@ -350,7 +383,8 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                 async move {
                     let resumed = stops::resume(connection, group, allowance).await?;
                     if resumed > 0 {
-                        store::audit(connection, group, &actor, Action::Resume, None, &reason).await?;
+                        let detail = resume_detail(&reason, allowance);
+                        store::audit(connection, group, &actor, Action::Resume, None, &detail).await?;
                     }
                     Ok(resumed)
                 }
@@ -361,6 +395,37 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             0 => Err(Status::failed_precondition("no consumer of this service was stopped")),
             resumed => Ok(Response::new(pb::ResumeConsumersResponse { resumed })),
         }
+    }
+
+    async fn end_allowances(
+        &self,
+        request: Request<pb::EndAllowancesRequest>,
+    ) -> Result<Response<pb::EndAllowancesResponse>, Status> {
+        let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
+        let request = request.into_inner();
+        let input = (parse_reason(&request.reason)?, actor(&peer, &request.author)?);
+        let group = self.group.name;
+        let ended: Result<Vec<Allowance>, DatabaseError> = self
+            .group
+            .database
+            .transaction("consumer.end_allowances", deadline, input, move |connection, (reason, actor)| {
+                async move {
+                    let ended = stops::end_allowances(connection, group).await?;
+                    for Allowance { allowed, used, .. } in &ended {
+                        let detail = format!("{reason}: {used} of {allowed} were parked");
+                        store::audit(connection, group, &actor, Action::EndAllowance, None, &detail).await?;
+                    }
+                    Ok(ended)
+                }
+                .boxed()
+            })
+            .await;
+        let ended = ended?;
+        if ended.is_empty() {
+            return Err(Status::failed_precondition("no consumer of this service has an allowance left"));
+        }
+        let ended = ended.iter().map(allowance_to_proto).collect();
+        Ok(Response::new(pb::EndAllowancesResponse { ended }))
     }
 
     async fn list_positions(
@@ -399,7 +464,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         request: Request<pb::GetDeadLetterStatsRequest>,
     ) -> Result<Response<pb::GetDeadLetterStatsResponse>, Status> {
         let group = self.group.name;
-        let (stats, stops) = self
+        let (stats, stops, allowances) = self
             .group
             .database
             .read(Deadline::of(&request), move |connection| {
@@ -407,6 +472,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
                     Ok((
                         store::stats(connection, group).await?,
                         stops::stopped_consumers(connection, group).await?,
+                        stops::allowances(connection, group).await?,
                     ))
                 }
                 .boxed()
@@ -425,7 +491,8 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             reason: stop.reason,
             stopped_at: Some(to_timestamp(stop.stopped_at)),
         });
-        Ok(Response::new(pb::GetDeadLetterStatsResponse { stats, stops: stops.collect() }))
+        let allowances = allowances.iter().map(allowance_to_proto).collect();
+        Ok(Response::new(pb::GetDeadLetterStatsResponse { stats, stops: stops.collect(), allowances }))
     }
 
     async fn list_dead_letter_audit(
@@ -454,6 +521,41 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
     }
 }
 
+/// Of a resumption: the reason, and how many dead letters that allows.
+fn resume_detail(reason: &str, allowance: i64) -> String {
+    if allowance == 0 {
+        return reason.to_owned();
+    }
+    format!("{reason}: {allowance} more may be parked")
+}
+
+/// What the audit says of an edit, beside who made it.
+fn detail_of(edit: &Edit, reason: &str) -> String {
+    match &edit.what {
+        Change::Replace(edited) => format!("{reason}: {}", edited.parts()),
+        Change::Revert => format!("reverted: {reason}"),
+    }
+}
+
+/// The letter with an edit, if that is one which the service takes.
+fn edit_of<H: Handler>(group: &Group<H>, mut letter: Letter, edit: Edit) -> Result<Letter, EditError> {
+    if letter.state != State::Parked {
+        return Err(EditError::NotParked);
+    }
+    if edit.based_on.is_some_and(|based_on| based_on != letter.edited.revision()) {
+        return Err(EditError::Changed);
+    }
+    match edit.what {
+        Change::Replace(edited) => {
+            letter.edit(edited);
+            must_be_handled(group, &letter.effective_record())?;
+        }
+        // What was received is kept whatever it is.
+        Change::Revert => letter.edited = Edited::default(),
+    }
+    Ok(letter)
+}
+
 /// What could not be kept, or not be handled, is refused at once, while the operator is looking.
 fn must_be_handled<H: Handler>(group: &Group<H>, record: &Record) -> Result<(), EditError> {
     // It is kept, shown and handled like a record that was parked.
@@ -470,6 +572,7 @@ fn must_be_handled<H: Handler>(group: &Group<H>, record: &Record) -> Result<(), 
 enum EditError {
     Unknown,
     NotParked,
+    Changed,
     Refused(String),
     Database(DatabaseError),
 }
@@ -491,6 +594,7 @@ impl From<EditError> for Status {
         match error {
             EditError::Unknown => Self::not_found("no such dead letter"),
             EditError::NotParked => Self::failed_precondition("the dead letter is not parked"),
+            EditError::Changed => Self::aborted("somebody else has edited the dead letter meanwhile"),
             EditError::Refused(reason) => {
                 Self::invalid_argument(format!("the result cannot be handled: {reason}"))
             }

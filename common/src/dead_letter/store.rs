@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Action, AuditEntry, Edited, Filter, Letter, State, Stats, Summary};
 use crate::{
     consumer::park::lock_oldest,
-    database::{self, DatabaseError},
+    database::{self, DatabaseError, Statement},
     record::{Header, Record, decode_headers, encode_headers},
 };
 
@@ -39,6 +39,40 @@ macro_rules! letter_bytes {
     };
 }
 
+/// Of [`matching`]. An absent value matches everything.
+macro_rules! filter_condition {
+    () => {
+        "group_name = $1
+            and ($2::uuid[] is null or id = any($2))
+            and ($3::text is null or topic = $3)
+            and ($4::text is null or class = $4)
+            and ($5::text is null or subject = $5)
+            and ($6::text is null or state = $6)
+            and ($7::timestamptz is null or parked_at >= $7)
+            and ($8::timestamptz is null or parked_at < $8)
+            and ($9::uuid is null or id between $9 and $10)
+            and ($11::int is null or (partition = $11 and record_offset = $12))"
+    };
+}
+
+/// A statement whose first twelve parameters are those of `filter_condition!`.
+fn matching(statement: Statement, group: &str, filter: &Filter) -> Statement {
+    let ids = (!filter.ids.is_empty()).then(|| filter.ids.clone());
+    statement
+        .bind(group.to_owned())
+        .bind(ids)
+        .bind(filter.topic.clone())
+        .bind(filter.class.clone())
+        .bind(filter.subject.clone())
+        .bind(filter.state.map(State::as_str))
+        .bind(filter.since)
+        .bind(filter.until)
+        .bind(filter.range.map(|(first, _)| first))
+        .bind(filter.range.map(|(_, last)| last))
+        .bind(filter.place.map(|(partition, _)| partition))
+        .bind(filter.place.map(|(_, offset)| offset))
+}
+
 /// Letters that match, oldest first; only those after `after` if it is given.
 pub(super) async fn list(
     connection: &mut PgConnection,
@@ -47,41 +81,37 @@ pub(super) async fn list(
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Summary>, DatabaseError> {
-    let ids = (!filter.ids.is_empty()).then_some(filter.ids.as_slice());
-    let rows = database::query(concat!(
-        "-- dead_letter.list\nselect ",
-        summary_columns!(),
-        " from dead_letters
-        where group_name = $1
-            and ($2::uuid[] is null or id = any($2))
-            and ($3::text is null or topic = $3)
-            and ($4::text is null or class = $4)
-            and ($5::text is null or subject = $5)
-            and ($6::text is null or state = $6)
-            and ($7::timestamptz is null or parked_at >= $7)
-            and ($8::timestamptz is null or parked_at < $8)
-            and ($9::uuid is null or id > $9)
-            and ($10::uuid is null or id between $10 and $11)
-            and ($13::int is null or (partition = $13 and record_offset = $14))
-        order by id limit $12"
-    ))
-    .bind(group)
-    .bind(ids)
-    .bind(&filter.topic)
-    .bind(&filter.class)
-    .bind(&filter.subject)
-    .bind(filter.state.map(State::as_str))
-    .bind(filter.since)
-    .bind(filter.until)
+    let rows = matching(
+        database::query(concat!(
+            "-- dead_letter.list\nselect ",
+            summary_columns!(),
+            " from dead_letters where ",
+            filter_condition!(),
+            " and ($13::uuid is null or id > $13) order by id limit $14"
+        )),
+        group,
+        filter,
+    )
     .bind(after)
-    .bind(filter.range.map(|(first, _)| first))
-    .bind(filter.range.map(|(_, last)| last))
     .bind(limit)
-    .bind(filter.place.map(|(partition, _)| partition))
-    .bind(filter.place.map(|(_, offset)| offset))
     .fetch_all(connection)
     .await?;
     rows.iter().map(summary).collect()
+}
+
+/// How many letters match; `most` and one more if there are more than `most`.
+pub(super) async fn count(
+    connection: &mut PgConnection,
+    group: &str,
+    filter: &Filter,
+    most: i64,
+) -> Result<i64, DatabaseError> {
+    let statement = database::query(concat!(
+        "-- dead_letter.count\nselect count(*) from (select from dead_letters where ",
+        filter_condition!(),
+        " limit $13::bigint + 1) as matching"
+    ));
+    Ok(matching(statement, group, filter).bind(most).scalar(connection).await?)
 }
 
 /// One letter.

@@ -18,11 +18,12 @@ use holdfast_common::{
         runtime::{PlantedFault, Runtime},
     },
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError, TransactionStep, after_commit},
-    dead_letter::redrive::Redriver,
+    dead_letter::{redrive::Redriver, service::DeadLetters},
     deadline::Deadline,
     error::BoxError,
     event::{Metadata, NewEvent},
     health::Health,
+    identity::{Peer, SpiffeId},
     kafka::{Brokers, QuietContext},
     outbox::{
         self, OutboxRecord,
@@ -46,6 +47,7 @@ use sqlx::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 use uuid::Uuid;
 
 /// Of the pool of each lab.
@@ -456,6 +458,20 @@ impl Lab {
         .map(|row| (row.get(0), row.get(1), row.get(2)))
         .collect()
     }
+}
+
+/// The gRPC service, called as the operator would.
+pub fn service(lab: &Lab) -> DeadLetters<Ledger> {
+    let (_, nobody_looks) = tokio::sync::watch::channel(None);
+    DeadLetters::new(lab.consumers(), nobody_looks)
+}
+
+/// A call of the identity `operator`.
+pub fn as_operator<M>(message: M) -> Request<M> {
+    let id = SpiffeId::parse("spiffe://holdfast.internal/operator").expect("an id");
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(Peer { id: Arc::new(id), serial: "01".into(), not_after: i64::MAX });
+    request
 }
 
 /// The table of the test handler. Its `check` lets the database refuse data.

@@ -10,11 +10,12 @@ use axum::{
 };
 use holdfast_operator::{
     document::{Document, fill},
-    service::Service,
+    service::{CallError, Service},
     ticket::digest_of,
 };
 use holdfast_proto::ops::v1 as pb;
 use serde::Deserialize;
+use tonic::Code;
 use uuid::Uuid;
 
 use super::{Form, find_letter, letter_link, no_such_id, not_found, reason_of};
@@ -137,14 +138,19 @@ pub(crate) async fn submit(
         Err(why) => return again(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     if typed.digest != digest(&letter) {
-        let why = "the letter has changed since you opened it, so nothing was kept; your text is still here";
-        return again(StatusCode::CONFLICT, why);
+        return again(StatusCode::CONFLICT, CHANGED);
     }
     match keep(&service, &letter, &typed.document, &reason, &session.author).await {
         Ok(()) => Redirect::to(&letter_link(&letter.id)).into_response(),
+        // Somebody else was faster, since the letter was read for this.
+        Err(error) if is_outdated(&error) => match find_letter(&console, id, &mut missing).await {
+            Some((_, letter)) => {
+                show(&console, &session, &missing, &letter, (StatusCode::CONFLICT, Some(&typed), CHANGED))
+            }
+            None => not_found(&missing, id),
+        },
         Err(error) => {
-            let status = if refusal(&error).is_some() || !error.is::<holdfast_operator::service::CallError>()
-            {
+            let status = if refusal(&error).is_some() || !error.is::<CallError>() {
                 StatusCode::UNPROCESSABLE_ENTITY
             } else {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -152,6 +158,13 @@ pub(crate) async fn submit(
             again(status, &format!("{error:#}"))
         }
     }
+}
+
+const CHANGED: &str =
+    "the letter has changed since you opened it, so nothing was kept; your text is still here";
+
+fn is_outdated(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(CallError::Refused { code: Code::Aborted, .. }))
 }
 
 async fn keep(
@@ -166,6 +179,7 @@ async fn keep(
     let is_something = !request.value.is_empty() || request.key.is_some() || !request.headers.is_empty();
     ensure!(is_something, "nothing was changed");
     request.id.clone_from(&letter.id);
+    request.based_on.clone_from(&letter.revision);
     reason.clone_into(&mut request.reason);
     request.author = author_of(author);
     tracing::info!(

@@ -143,6 +143,7 @@ fn pages(rows: usize) -> Vec<(&'static str, String)> {
             rows
         ],
         stops: vec![pb::ConsumerStop { reason: hostile(), stopped_at: Some(to_timestamp(now)) }; rows],
+        ..pb::GetDeadLetterStatsResponse::default()
     };
     let mut pages: Vec<(&'static str, String)> = Vec::new();
     let mut add =
@@ -162,7 +163,11 @@ fn pages(rows: usize) -> Vec<(&'static str, String)> {
     let (groups, has_more) = letters::groups(&[("order", stats)], now);
     assert_eq!(has_more, rows > ROWS_MAX);
     add("letters", &letters::View { frame: frame(), groups, has_more });
-    let page = pb::ListDeadLettersResponse { dead_letters: letters.clone(), next_page_token: hostile() };
+    let page = pb::ListDeadLettersResponse {
+        dead_letters: letters.clone(),
+        next_page_token: hostile(),
+        ..pb::ListDeadLettersResponse::default()
+    };
     let filter: list::Filter =
         serde_urlencoded::from_str(&crate::view::link("", &[("service", "order"), ("order", HOSTILE)])[1..])
             .expect("a filter");

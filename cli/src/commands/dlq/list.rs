@@ -11,7 +11,7 @@ use super::{filter::Filter, letter::LetterLine, listing::matching};
 use crate::{
     options::ListOutput,
     output::{Outcome, data, say},
-    services::Services,
+    services::{Answers, Services},
     table::Table,
     target::Target,
 };
@@ -57,6 +57,10 @@ impl From<State> for pb::DeadLetterState {
 #[derive(Serialize)]
 struct Document {
     dead_letters: Vec<LetterLine>,
+    /// How many match, these included; `null` if that is not known.
+    matching: Option<u64>,
+    /// Whether there are more than `matching`: services count up to a limit.
+    more_match: bool,
 }
 
 impl List {
@@ -69,12 +73,14 @@ impl List {
             answers.each.iter().flat_map(|(_, letters)| letters).map(LetterLine::of).collect();
         // The ids are of version 7, so this is the order of parking over all services.
         letters.sort_by(|a, b| a.id.cmp(&b.id));
+        let elsewhere = answers.elsewhere();
+        let mut counted = Counted { matching: Some(letters.len() as u64), more_match: false };
         if letters.len() > most {
             letters.truncate(most);
-            say!("only the {most} oldest: narrow the filter, or raise --limit");
+            counted = count(&services, &wanted, &answers).await;
+            say!("{}{elsewhere}: narrow the filter, or raise --limit", counted.of(most));
         }
         let nothing = letters.is_empty();
-        let elsewhere = answers.elsewhere();
         if nothing {
             match self.state {
                 State::All => say!("no dead letter matches{elsewhere}"),
@@ -83,13 +89,60 @@ impl List {
                 ),
             }
         }
-        let document = Document { dead_letters: letters };
+        let Counted { matching, more_match } = counted;
+        // Of those that could not be asked nobody knows how many they have.
+        let matching = matching.filter(|_| !answers.any_away());
+        let document = Document { dead_letters: letters, matching, more_match };
         let ids = document.dead_letters.iter().map(|letter| letter.id.as_str());
         self.output.print(&document, ids, |is_wide| {
             if nothing { Ok(()) } else { print(&document.dead_letters, is_wide) }
         })?;
         Ok(answers.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
     }
+}
+
+/// How many letters match, over the services that were asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counted {
+    /// Absent: a service can't say it.
+    matching: Option<u64>,
+    /// There are more.
+    more_match: bool,
+}
+
+impl Counted {
+    /// What a list of the oldest `shown` is a part of.
+    fn of(self, shown: usize) -> String {
+        match self {
+            Self { matching: None, .. } => format!("only the {shown} oldest"),
+            Self { matching: Some(all), more_match: false } => format!("the oldest {shown} of {all}"),
+            Self { matching: Some(all), more_match: true } => {
+                format!("the oldest {shown} of more than {all}")
+            }
+        }
+    }
+}
+
+/// Asks those that have answered before, each for a page of one letter: how many there are matters only if not all are shown.
+async fn count(
+    services: &Services,
+    wanted: &pb::ListDeadLettersRequest,
+    answers: &Answers<'_, Vec<pb::DeadLetter>>,
+) -> Counted {
+    let mut counted = Counted { matching: Some(0), more_match: false };
+    for service in &services.all {
+        if !answers.each.iter().any(|(answered, _)| answered.name == service.name) {
+            continue;
+        }
+        let request = pb::ListDeadLettersRequest { page_size: 1, count: true, ..wanted.clone() };
+        let Ok(request) = service.request(request) else { return Counted { matching: None, ..counted } };
+        // One that is of an earlier version, or is away by now, says nothing: the list is there all the same.
+        let answer = service.answer(service.dead_letters().list_dead_letters(request).await).ok();
+        let matching = answer.as_ref().and_then(|answer| answer.matching);
+        counted.more_match |= answer.is_some_and(|answer| answer.more_match);
+        counted.matching = counted.matching.zip(matching).map(|(all, more)| all + more);
+    }
+    counted
 }
 
 fn print(letters: &[LetterLine], is_wide: bool) -> io::Result<()> {
@@ -150,4 +203,21 @@ pub(super) fn wide(letters: &[LetterLine]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{output::json, snapshot};
+
+    /// A list that is not all says of how many it is the oldest part, as far as that is counted.
+    #[test]
+    fn a_part_says_of_how_many() {
+        let counted = |matching, more_match| Counted { matching, more_match }.of(50);
+        assert_eq!(counted(Some(1_234), false), "the oldest 50 of 1234");
+        assert_eq!(counted(Some(11_234), true), "the oldest 50 of more than 11234");
+        assert_eq!(counted(None, false), "only the 50 oldest");
+        let document = Document { dead_letters: Vec::new(), matching: Some(11_234), more_match: true };
+        snapshot::check("json/dlq-list-whole.json", &json(&document));
+    }
 }

@@ -24,7 +24,8 @@ pub(super) async fn matching<'s>(
     services.ask(async |service| of_service(service, wanted, most).await).await
 }
 
-async fn of_service(
+/// Those of one service, oldest first; no further page once there are more than `most`.
+pub(super) async fn of_service(
     service: &Service,
     wanted: &pb::ListDeadLettersRequest,
     most: usize,

@@ -3,11 +3,14 @@
 
 mod audit;
 mod discard;
+mod done;
 mod edit;
+mod edit_many;
 mod filter;
 mod letter;
 mod list;
 mod listing;
+mod moved;
 mod named;
 mod redrive;
 mod redrives;
@@ -38,11 +41,11 @@ pub(crate) enum Dlq {
     Show(Show),
     /// Handle dead letters again, whole aggregates in order; a dry run unless --execute. Also shows and cancels redrives
     Redrive(Redrive),
-    /// Repair a dead letter in an editor or by options: event, key, headers; the original is kept
-    Edit(Edit),
+    /// Repair a dead letter in an editor or by options: event, key, headers; the original is kept. Also headers and key of all that match
+    Edit(Box<Edit>),
     /// Give up dead letters; what waits behind them is released at the next redrive
     Discard(Discard),
-    /// Take a discard back: the letters are parked again, as they were
+    /// Take discards back: the letters are parked again, as they were
     Restore(Restore),
     /// Resume consumers that stopped because of too many dead letters
     Resume(Resume),

@@ -8,15 +8,21 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use holdfast_proto::ops::v1::{self as pb, redrive_dead_letters_response::Step};
+use holdfast_proto::{
+    ops::v1::{self as pb, redrive_dead_letters_response::Step},
+    to_timestamp,
+};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 use uuid::Uuid;
 
 use super::{
     filter::Filter,
+    letter::LetterLine,
+    listing::of_service,
     named::{Named, parse_named},
     redrives,
 };
@@ -35,6 +41,10 @@ const INTERRUPTION_PAUSE: Duration = Duration::from_millis(500);
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Letters of one call.
 const IDS_PER_CALL: usize = 1_000;
+/// Letters that each service is asked for when those are looked for that a redrive has caused.
+const CAUSED_MAX: usize = 1_000;
+/// Of these, those that are said.
+const SAID_MAX: usize = 10;
 /// A plan with more letters is a summary.
 const PLAN_ROWS_MAX: usize = 20;
 
@@ -120,10 +130,12 @@ struct Document {
     planned: usize,
     would_fail: usize,
     dead_letters: Vec<Line>,
+    /// Letters that were parked since, of orders that were redriven: what these have caused, as far as it was parked at the end.
+    caused: Vec<LetterLine>,
 }
 
 impl Document {
-    fn of(lines: Vec<Line>, unnamed: usize, executed: bool) -> Self {
+    fn of(lines: Vec<Line>, unnamed: usize, executed: bool, caused: Vec<LetterLine>) -> Self {
         let count = |result: &str| lines.iter().filter(|line| line.result == result).count();
         Self {
             executed,
@@ -135,6 +147,7 @@ impl Document {
             planned: count("planned"),
             would_fail: count("would-fail"),
             dead_letters: lines,
+            caused,
         }
     }
 }
@@ -167,6 +180,7 @@ impl Redrive {
         // What is redriven may be parked by other services, too.
         let everywhere = self.execute.then(|| Services::connect(&self.target, None).ok()).flatten();
         let before = parked_at_each(everywhere.as_ref()).await;
+        let began = OffsetDateTime::now_utc();
         let mut progress = Progress::new();
         let mut failed = Vec::new();
         let mut ended = Ended::Done;
@@ -189,13 +203,18 @@ impl Redrive {
         }
         progress.bar.finish_and_clear();
         let unnamed = if self.execute { unnamed(&services, id, &progress).await } else { 0 };
-        let document = Document::of(progress.lines, unnamed, self.execute);
+        let more = more_since(&before, everywhere.as_ref()).await;
+        let caused = caused(everywhere.as_ref(), &more, &progress.lines, began).await;
+        let document = Document::of(progress.lines, unnamed, self.execute, caused);
         let ids = document.dead_letters.iter().map(|line| line.id.as_str());
         self.output.print(&document, ids, |_| self.print(&document.dead_letters))?;
         let outcome = conclude(&document);
-        for (service, more) in more_since(&before, everywhere.as_ref()).await {
+        for (service, more) in more {
             let stats = self.target.hint("dlq stats")?;
             say!("{service} has {more} more parked than before: {stats}");
+        }
+        for line in said_of(&document.caused) {
+            say!("{line}");
         }
         match ended {
             Ended::Done => {}
@@ -457,6 +476,44 @@ async fn more_since(
     more.filter(|(_, more)| *more > 0).collect()
 }
 
+/// Letters of orders that were redriven which services have parked since `began`, by their clocks. Those that can't be asked are left
+/// out: this is only for a hint.
+async fn caused(
+    services: Option<&Services>,
+    more: &[(&'static str, u64)],
+    redriven: &[Line],
+    began: OffsetDateTime,
+) -> Vec<LetterLine> {
+    let redriven = || redriven.iter().filter(|line| line.result == "redriven");
+    let orders: BTreeSet<&str> = redriven().map(|line| line.key.as_str()).collect();
+    let wanted = pb::ListDeadLettersRequest {
+        state: pb::DeadLetterState::Parked.into(),
+        since: Some(to_timestamp(began)),
+        ..pb::ListDeadLettersRequest::default()
+    };
+    let mut caused = Vec::new();
+    for service in services.into_iter().flat_map(|services| &services.all) {
+        if !more.iter().any(|(name, _)| *name == service.name) {
+            continue;
+        }
+        let letters = of_service(service, &wanted, CAUSED_MAX).await.unwrap_or_default();
+        let of_these = letters.iter().filter(|letter| orders.contains(letter.subject.as_str()));
+        caused.extend(of_these.map(LetterLine::of));
+    }
+    caused
+}
+
+/// The first of them, one on a line.
+fn said_of(caused: &[LetterLine]) -> Vec<String> {
+    let line = |of: &LetterLine| {
+        let LetterLine { id, service, class, topic, .. } = of;
+        format!("{service} has parked {id} ({class} of {topic}) of an order that was redriven")
+    };
+    let more = caused.len().saturating_sub(SAID_MAX);
+    let more = (more > 0).then(|| format!("and {more} more of these orders"));
+    caused.iter().take(SAID_MAX).map(line).chain(more).collect()
+}
+
 /// What a dry run foresees, by service and topic: how many letters of each kind.
 fn summary(lines: &[Line]) -> Table {
     let mut kinds: BTreeMap<(&str, &str, String), usize> = BTreeMap::new();
@@ -573,6 +630,7 @@ fn conclude(document: &Document) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{output::json, snapshot};
 
     /// Rates are read as the help says, and garbage is refused.
     #[test]
@@ -647,7 +705,30 @@ mod tests {
         assert_eq!(lines[1].reason.as_deref(), Some("redriven 2 times in vain"));
         let table = summary(&lines).to_string();
         assert!(table.contains("1        payment         would fail: decode"), "{table}");
-        let document = Document::of(lines.into(), 0, false);
+        let document = Document::of(lines.into(), 0, false, Vec::new());
         assert_eq!((document.planned, document.would_fail, document.refused, document.behind), (2, 1, 1, 1));
+        snapshot::check("json/dlq-redrive.json", &json(&document));
+    }
+
+    /// What a redrive has caused elsewhere is named, but not without end.
+    #[test]
+    fn what_was_caused_is_named() {
+        let letter = |n: usize| {
+            LetterLine::of(&pb::DeadLetter {
+                id: format!("01a21190-0000-7000-8000-0000000000{n:02}"),
+                service: "order".to_owned(),
+                class: "business-invariant".to_owned(),
+                topic: "payment.completed".to_owned(),
+                ..pb::DeadLetter::default()
+            })
+        };
+        let letters: Vec<LetterLine> = (0..12).map(letter).collect();
+        let said = said_of(&letters);
+        assert_eq!(
+            said[0],
+            "order has parked 01a21190-0000-7000-8000-000000000000 (business-invariant of payment.completed) of an order that was redriven"
+        );
+        assert_eq!((said.len(), said[10].as_str()), (11, "and 2 more of these orders"));
+        assert_eq!(said_of(&letters[..1]).len(), 1);
     }
 }

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 
 use super::{
     document::is_same_record,
+    edit::get,
     letter::{LetterLine, state_name},
     list::narrow,
 };
@@ -94,9 +95,7 @@ impl<'s> Everywhere<'s> {
                 say!("{}: {} is {} already", service.name, found.id, state_name(found.state()));
                 continue;
             }
-            let request = service.request(pb::GetDeadLetterRequest { id: found.id.clone() })?;
-            let whole = service.answer(service.dead_letters().get_dead_letter(request).await)?;
-            let whole = whole.dead_letter.context("a response without a letter")?;
+            let whole = get(service, &found.id).await?;
             if is_same_record(letter, &whole) {
                 everywhere.letters.push((service, whole));
             } else {

@@ -4,8 +4,17 @@ use holdfast_proto::ops::v1 as pb;
 use prost_types::Timestamp;
 use time::macros::datetime;
 
-use super::{audit, letter::LetterLine, list, stats};
-use crate::{output::json, snapshot, table::at_all_widths};
+use super::{
+    audit,
+    done::{self, Done, Line, failures},
+    letter::LetterLine,
+    list, resume, stats,
+};
+use crate::{
+    output::{Outcome, json},
+    snapshot,
+    table::at_all_widths,
+};
 
 const NOON: Timestamp = Timestamp { seconds: 1_769_860_800, nanos: 123_456_789 };
 
@@ -64,6 +73,65 @@ fn counts_are_shown() {
     snapshot::check("json/dlq-stats.json", &json(&lines));
 }
 
+/// What is left of allowances, and what was done about them.
+#[test]
+fn allowances_are_shown() {
+    let line = |service, allowed, used| {
+        stats::AllowanceLine::of(&pb::ConsumerAllowance { allowed, used, since: None }, service)
+    };
+    let lines = || vec![line("payment", 5_000, 1_800), line("delivery", 20, 20)];
+    snapshot::check("tables/dlq-allowances.txt", &at_all_widths(&stats::allowance_table(&lines())));
+    snapshot::check("json/dlq-allowances.json", &json(&lines()));
+    let document = |resumed, park, ended_allowances| resume::Document {
+        service: "payment".to_owned(),
+        resumed,
+        park,
+        ended_allowances,
+    };
+    let both = [document(2, 5_000, Vec::new()), document(0, 0, lines())];
+    snapshot::check("json/dlq-resume.json", &json(&both));
+}
+
+/// What was done to each letter, in the same shape whatever it was; whether it was all decides how the command ends.
+#[test]
+fn what_was_done_is_shown() {
+    let line = |number: u8, service, result, reason: Option<&str>| Line {
+        id: format!("01a21190-0000-7000-8000-00000000000{number}"),
+        service,
+        result,
+        reason: reason.map(str::to_owned),
+    };
+    let payment = Some("payment");
+    let discarded = [
+        line(1, payment, Done::Discarded, None),
+        line(2, payment, Done::Left, Some("is redriven already")),
+        line(3, None, Done::Absent, None),
+    ];
+    let edited = [
+        line(1, payment, Done::Edited, None),
+        line(2, payment, Done::Failed, Some("the result cannot be handled: header ce_type is missing")),
+        line(3, payment, Done::Unknown, Some("payment cannot be reached at 127.0.0.1:50052")),
+    ];
+    let planned = [
+        line(1, payment, Done::Planned, None),
+        line(2, payment, Done::WouldFail, Some("the result cannot be handled: the value is no event")),
+    ];
+    snapshot::check("tables/dlq-edit-refused.txt", &at_all_widths(&failures(edited.iter().skip(1))));
+    let of = |action, executed, lines: &[Line]| done::Document::of(action, executed, lines.to_vec());
+    let documents = [
+        of("discard", true, &discarded),
+        of("restore", true, &[line(1, payment, Done::Restored, None)]),
+        of("edit", true, &edited),
+        of("edit", true, &[line(1, payment, Done::Reverted, None)]),
+        of("edit", false, &planned),
+    ];
+    snapshot::check("json/dlq-done.json", &json(&documents));
+    let outcomes: Vec<_> = documents.iter().map(done::Document::outcome).collect();
+    use Outcome::{Done as All, NothingMatched, Partly};
+    assert_eq!(outcomes, [Partly, All, Partly, All, NothingMatched]);
+    assert_eq!(of("edit", true, &edited[1..]).outcome(), Outcome::Failed);
+}
+
 /// Who did what to which letter.
 #[test]
 fn the_audit_is_shown() {
@@ -76,8 +144,9 @@ fn the_audit_is_shown() {
         ..pb::DeadLetterAuditEntry::default()
     };
     let entries = [
-        entry("edited", "amount was missing: value, ce_type", "01a21190-0000-7000-8000-000000000001"),
-        entry("resumed", "known garbage: 5000 more may be parked", ""),
+        entry("edit", "amount was missing: value, ce_type", "01a21190-0000-7000-8000-000000000001"),
+        entry("resume", "known garbage: 5000 more may be parked", ""),
+        entry("end-allowance", "enough: 1800 of 5000 were parked", ""),
     ];
     let lines = entries.map(|entry| audit::AuditLine::of(entry, "payment"));
     snapshot::check("tables/dlq-audit.txt", &at_all_widths(&audit::table(&lines)));

@@ -1,6 +1,6 @@
 //! `dlq stats`.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use anyhow::Result;
 use clap::Args;
@@ -29,6 +29,7 @@ pub(crate) struct Stats {
 struct Document {
     stats: Vec<Line>,
     stopped_consumers: Vec<Stop>,
+    allowances: Vec<AllowanceLine>,
 }
 
 /// Letters of one service, topic and class.
@@ -66,6 +67,33 @@ struct Stop {
     stopped_at: String,
 }
 
+/// What an operator lets a consumer park before the limit applies again.
+#[derive(Serialize)]
+pub(super) struct AllowanceLine {
+    service: &'static str,
+    allowed: u64,
+    /// Parked of them, as the consumer said about a second ago.
+    used: u64,
+    left: u64,
+    since: String,
+    #[serde(skip)]
+    age: String,
+}
+
+impl AllowanceLine {
+    pub(super) fn of(allowance: &pb::ConsumerAllowance, service: &'static str) -> Self {
+        let &pb::ConsumerAllowance { allowed, used, ref since } = allowance;
+        Self {
+            service,
+            allowed,
+            used,
+            left: allowed.saturating_sub(used),
+            since: time_text(since.as_ref()),
+            age: age_of(since.as_ref()),
+        }
+    }
+}
+
 impl Stats {
     pub(super) async fn run(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
@@ -76,13 +104,16 @@ impl Stats {
                 Ok(service.answer(service.dead_letters().get_dead_letter_stats(request).await)?)
             })
             .await?;
-        let mut document = Document { stats: Vec::new(), stopped_consumers: Vec::new() };
+        let mut document =
+            Document { stats: Vec::new(), stopped_consumers: Vec::new(), allowances: Vec::new() };
         for (service, answer) in &answers.each {
             document.stopped_consumers.extend(answer.stops.iter().map(|stop| Stop {
                 service: service.name,
                 reason: stop.reason.clone(),
                 stopped_at: time_text(stop.stopped_at.as_ref()),
             }));
+            let allowances = answer.allowances.iter();
+            document.allowances.extend(allowances.map(|of| AllowanceLine::of(of, service.name)));
             document
                 .stats
                 .extend(answer.stats.iter().map(|stats| Line::of(stats.clone(), service.name, now)));
@@ -95,7 +126,13 @@ impl Stats {
                 "{service}: a consumer stopped at {stopped_at}: {reason}. It goes on by itself once the cause is mended, or by {resume}"
             );
         }
-        self.output.print(&document, || print(&document.stats))?;
+        let ended_by = document.allowances.iter().map(|line| line.service).collect::<BTreeSet<_>>();
+        for service in ended_by {
+            let end =
+                self.target.hint(&format!("dlq resume --service {service} --end-allowance --reason TEXT"))?;
+            say!("{service}: an operator lets dead letters pass the limit; {end} takes back what is left");
+        }
+        self.output.print(&document, || print(&document))?;
         say!("{}", total(&document.stats, answers.elsewhere()));
         Ok(answers.outcome(Outcome::Done))
     }
@@ -113,11 +150,24 @@ fn total(lines: &[Line], elsewhere: &str) -> String {
     }
 }
 
-fn print(lines: &[Line]) -> io::Result<()> {
-    if lines.is_empty() {
-        return Ok(());
+fn print(document: &Document) -> io::Result<()> {
+    if !document.stats.is_empty() {
+        data!("{}", table(&document.stats))?;
     }
-    data!("{}", table(lines))
+    if !document.allowances.is_empty() {
+        data!("{}", allowance_table(&document.allowances))?;
+    }
+    Ok(())
+}
+
+/// What may be parked before the limit applies again, and how much of it is left.
+pub(super) fn allowance_table(lines: &[AllowanceLine]) -> Table {
+    let mut table = Table::new(&["ALLOWED", "USED", "LEFT", "SERVICE", "SINCE"]);
+    for line in lines {
+        let [allowed, used, left] = [line.allowed, line.used, line.left].map(|count| count.to_string());
+        table.add_row([&allowed, &used, &left, line.service, &line.age]);
+    }
+    table
 }
 
 pub(super) fn table(lines: &[Line]) -> Table {

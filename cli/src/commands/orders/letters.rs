@@ -40,33 +40,42 @@ impl Letter {
 /// All parked letters of the one order that was looked at, oldest first, each with the id of its event.
 pub(super) async fn of_order(
     services: &Services,
-    found: &Examination,
+    found: &mut Examination,
     order_id: &str,
 ) -> Result<Vec<Letter>> {
     let mut letters = Vec::new();
     for service in
         services.all.iter().filter(|service| found.blocked.iter().any(|(name, _)| *name == service.name))
     {
-        for listed in list(service, order_id, Vec::new()).await? {
-            let request = service.request(pb::GetDeadLetterRequest { id: listed.id })?;
-            let answer = service.dead_letters().get_dead_letter(request).await;
-            let letter = service.answer(answer)?.dead_letter;
-            letters.extend(letter.map(|letter| Letter::of(service, letter)));
-        }
+        letters
+            .extend(found.away.ask(services, service, whole(service, order_id)).await?.unwrap_or_default());
     }
     // The ids are of version 7: the order of parking.
     letters.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(letters)
 }
 
+/// The parked letters of an order in a service, each with the id of its event.
+async fn whole(service: &Service, order_id: &str) -> Result<Vec<Letter>> {
+    let mut letters = Vec::new();
+    for listed in list(service, order_id, Vec::new()).await? {
+        let request = service.request(pb::GetDeadLetterRequest { id: listed.id })?;
+        let answer = service.dead_letters().get_dead_letter(request).await;
+        let letter = service.answer(answer)?.dead_letter;
+        letters.extend(letter.map(|letter| Letter::of(service, letter)));
+    }
+    Ok(letters)
+}
+
 /// The oldest parked letter of each order that waits behind one, by the order's id.
-pub(super) async fn oldest(services: &Services, found: &Examination) -> Result<HashMap<String, Letter>> {
+pub(super) async fn oldest(services: &Services, found: &mut Examination) -> Result<HashMap<String, Letter>> {
     let mut oldest: HashMap<String, Letter> = HashMap::new();
     for service in &services.all {
         let of_service = found.blocked.iter().filter(|(name, _)| *name == service.name);
         let ids: Vec<String> = of_service.map(|(_, parked)| parked.dead_letter_id.clone()).collect();
         for ids in ids.chunks(PAGE_SIZE as usize) {
-            for letter in list(service, "", ids.to_vec()).await? {
+            let listed = found.away.ask(services, service, list(service, "", ids.to_vec())).await?;
+            for letter in listed.unwrap_or_default() {
                 let order_id = letter.subject.clone();
                 let letter = Letter::of(service, letter);
                 let known = oldest.entry(order_id).or_insert_with(|| letter.clone());

@@ -39,15 +39,20 @@ pub(crate) struct Stuck {
 #[derive(Serialize)]
 struct Document {
     orders: Vec<OrderLine>,
+    /// Services that could not be asked: orders may wait for them, or there, without a word of it here.
+    not_asked: Vec<&'static str>,
 }
 
 /// An order, as `-o json` shows it.
 #[derive(Serialize)]
 struct OrderLine {
     order_id: String,
-    /// The topic of the oldest event that a reader has not handled; `null` if there is none: the order is on its way.
+    /// The topic of the oldest event that a reader has not handled; `null` if there is none: the order is on its way, or waits where
+    /// nobody could be asked.
     waits_for: Option<String>,
     missing_at: Vec<&'static str>,
+    /// Readers that may have handled that event or not: they could not be asked.
+    unknown_at: Vec<&'static str>,
     /// When that event was written.
     since: Option<String>,
     dead_letter_id: Option<String>,
@@ -62,26 +67,32 @@ impl Stuck {
     async fn stuck(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
         let scope = Scope { orders: &[], older_than: self.older_than, writer: None };
-        let found = examine(&services, &scope).await?;
-        let letters = letters::oldest(&services, &found).await?;
-        let document = Document { orders: lines(&found, &letters) };
+        let mut found = examine(&services, &scope).await?;
+        let letters = letters::oldest(&services, &mut found).await?;
+        let document = Document { orders: lines(&found, &letters), not_asked: found.away.names() };
         let nothing = document.orders.is_empty();
         self.output.print(&document, || if nothing { Ok(()) } else { data!("{}", table(&document)) })?;
-        if nothing {
-            say!("no order is unfinished for that long");
-            return Ok(Outcome::NothingMatched);
+        let without = document.not_asked.join(" and ");
+        match (nothing, found.away.is_empty()) {
+            (true, true) => say!("no order is unfinished for that long"),
+            (true, false) => say!("no unfinished order is known without {without}"),
+            (false, true) => say!("{} orders", document.orders.len()),
+            (false, false) => {
+                say!("{} orders, as far as it is known without {without}", document.orders.len())
+            }
         }
-        say!("{} orders", document.orders.len());
-        Ok(Outcome::Done)
+        Ok(found.away.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
     }
 }
 
-/// One for each order: the letter that it waits behind, or else its oldest missing event, if there is any.
+/// One for each order: the letter that it waits behind, or else its oldest missing event, if there is any. What is known to be missing
+/// comes before what may be.
 fn lines(found: &Examination, letters: &HashMap<String, Letter>) -> Vec<OrderLine> {
     let mut oldest: BTreeMap<&str, &Missing> = BTreeMap::new();
     for missing in &found.missing {
         let known = oldest.entry(&missing.order_id).or_insert(missing);
-        if missing.time < known.time {
+        let is_unknown = |of: &Missing| of.readers.is_empty();
+        if (is_unknown(missing), missing.time) < (is_unknown(known), known.time) {
             *known = missing;
         }
     }
@@ -90,9 +101,14 @@ fn lines(found: &Examination, letters: &HashMap<String, Letter>) -> Vec<OrderLin
             order_id: order_id.clone(),
             waits_for: None,
             missing_at: Vec::new(),
+            unknown_at: Vec::new(),
             since: None,
             dead_letter_id: None,
-            place: "every event was handled: its delivery is on its way".to_owned(),
+            place: if found.away.is_empty() {
+                "every event was handled: its delivery is on its way".to_owned()
+            } else {
+                format!("unknown: {} could not be asked", found.away.names().join(" and "))
+            },
         };
         if let Some(letter) = letters.get(order_id) {
             return OrderLine {
@@ -107,6 +123,7 @@ fn lines(found: &Examination, letters: &HashMap<String, Letter>) -> Vec<OrderLin
         OrderLine {
             waits_for: Some(missing.topic.clone()),
             missing_at: missing.readers.clone(),
+            unknown_at: missing.unknown_at.clone(),
             since: missing.time.and_then(|time: OffsetDateTime| time.format(&Rfc3339).ok()),
             place: place_of(missing),
             ..nothing
@@ -136,7 +153,12 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::{examine::State, output::json, snapshot, table::at_all_widths};
+    use crate::{
+        examine::{Away, State},
+        output::json,
+        snapshot,
+        table::at_all_widths,
+    };
 
     /// Each order is shown with its whole id and what it waits for: a letter, an event, or nothing.
     #[test]
@@ -152,10 +174,13 @@ mod tests {
                 time: Some(datetime!(2026-01-31 12:00:00 UTC)),
                 writer: "order",
                 readers: vec!["payment"],
+                unknown_at: Vec::new(),
                 state: State::OnItsWay,
                 detail: "payment is 17 records behind".to_owned(),
             }],
             blocked: Vec::new(),
+            promises: Vec::new(),
+            away: Away::default(),
         };
         let letter = Letter {
             service: "delivery",
@@ -164,8 +189,38 @@ mod tests {
             class: "decode".to_owned(),
             event_id: None,
         };
-        let document = Document { orders: lines(&found, &HashMap::from([(order(1), letter)])) };
+        let orders = lines(&found, &HashMap::from([(order(1), letter)]));
+        let document = Document { orders, not_asked: Vec::new() };
         snapshot::check("tables/orders-stuck.txt", &at_all_widths(&table(&document)));
         snapshot::check("json/orders-stuck.json", &json(&document));
+    }
+
+    /// Without a service an order is not said to be on its way, and what is known to be missing is named before what may be.
+    #[test]
+    fn what_only_an_absent_service_knows_is_unknown() {
+        let missing = |order_id: &str, minute: u64, readers: &[&'static str]| Missing {
+            order_id: order_id.to_owned(),
+            topic: "delivery.status.updated".to_owned(),
+            event_id: Some("01a21184-8763-7214-acea-000000000001".to_owned()),
+            time: Some(datetime!(2026-01-31 12:00:00 UTC) + Duration::from_secs(60 * minute)),
+            writer: "delivery",
+            readers: readers.to_vec(),
+            unknown_at: vec!["payment"],
+            state: if readers.is_empty() { State::Unknown } else { State::Lost },
+            detail: String::new(),
+        };
+        let found = Examination {
+            orders: vec!["one".to_owned(), "two".to_owned(), "three".to_owned()],
+            handled: Vec::new(),
+            missing: vec![missing("one", 0, &[]), missing("one", 5, &["order"]), missing("two", 0, &[])],
+            blocked: Vec::new(),
+            promises: Vec::new(),
+            away: Away::these(&["payment"]),
+        };
+        let document = Document { orders: lines(&found, &HashMap::new()), not_asked: found.away.names() };
+        let places: Vec<_> = document.orders.iter().map(|order| order.place.as_str()).collect();
+        assert_eq!(places, ["lost", "unknown", "unknown: payment could not be asked"]);
+        snapshot::check("tables/orders-stuck-partly.txt", &at_all_widths(&table(&document)));
+        snapshot::check("json/orders-stuck-partly.json", &json(&document));
     }
 }
