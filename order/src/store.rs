@@ -211,8 +211,7 @@ pub(crate) async fn unfinished_orders(
     let ids: Vec<Uuid> = database::query(
         "-- order.unfinished_orders
         select order_id from orders
-        where created_at < $1 and ($2::uuid is null or order_id > $2)
-            and (status = 'PENDING' or (status = 'PAID' and delivery_status is distinct from 'DELIVERED'))
+        where created_at < $1 and ($2::uuid is null or order_id > $2) and not finished
         order by order_id limit $3",
     )
     .bind(before)
@@ -354,9 +353,8 @@ pub(crate) async fn changed_orders(
         "-- order.changed_orders\n",
         select_orders!(
             "where o.user_id = $1 and o.change_position > $2 and o.change_position <= $3
-                and (not $4 or o.status = 'PENDING'
-                    or (o.status = 'PAID' and o.delivery_status is distinct from 'DELIVERED'))
-            order by o.change_position limit $5"
+                and o.change_block between $2 / 256 and $3 / 256 and not ($4 and o.finished)
+            order by o.change_block, o.change_position limit $5"
         )
     ))
     .bind(since.user.as_str())
@@ -378,8 +376,7 @@ pub(crate) async fn count_stuck(executor: impl PgExecutor<'_>, age: Duration) ->
     let row = database::query(
         "-- order.count_stuck
         select count(*) as stuck from orders
-        where created_at < now() - make_interval(secs => $1)
-            and (status = 'PENDING' or (status = 'PAID' and delivery_status is distinct from 'DELIVERED'))",
+        where created_at < now() - make_interval(secs => $1) and not finished",
     )
     .bind(age.as_secs_f64())
     .fetch_one(executor)
