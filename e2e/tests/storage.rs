@@ -53,11 +53,18 @@ async fn rows_of_an_earlier_release_are_found() {
         id,
     )
     .await;
-    let indexed = "select coalesce((due_from at time zone 'UTC')::text, 'none') from deliveries where delivery_id = $1";
+    let indexed =
+        "select coalesce((due_from at time zone 'UTC')::text, 'none') from deliveries where delivery_id = $1";
     assert_eq!(row(&mut deliveries, indexed, id).await, "2999-01-01 00:00:08");
     let steps = [
-        ("update deliveries set due_at = '2999-01-01 00:00:15.9Z' where delivery_id = $1", "2999-01-01 00:00:08"),
-        ("update deliveries set due_at = '2999-01-01 00:00:16Z' where delivery_id = $1", "2999-01-01 00:00:16"),
+        (
+            "update deliveries set due_at = '2999-01-01 00:00:15.9Z' where delivery_id = $1",
+            "2999-01-01 00:00:08",
+        ),
+        (
+            "update deliveries set due_at = '2999-01-01 00:00:16Z' where delivery_id = $1",
+            "2999-01-01 00:00:16",
+        ),
         ("update deliveries set due_at = null, status = 'DELIVERED' where delivery_id = $1", "none"),
     ];
     for (statement, expected) in steps {
@@ -89,7 +96,9 @@ async fn most_changes_write_no_index_entry() {
     eventually("all are delivered", || async { world.count("order", delivered, &user.user).await == ORDERS })
         .await;
     // Statistics are collected with a delay. An order is paid and has four states of its delivery, of which one batch may have several.
-    for (service, table, before, least) in [("order", "orders", before[0], 2), ("delivery", "deliveries", before[1], 3)] {
+    for (service, table, before, least) in
+        [("order", "orders", before[0], 2), ("delivery", "deliveries", before[1], 3)]
+    {
         eventually("the updates are counted", || async {
             count(service, table).await.0 - before.0 >= least * ORDERS
         })
