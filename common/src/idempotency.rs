@@ -60,15 +60,26 @@ pub fn fingerprint(content: &[u8]) -> Vec<u8> {
     digest::digest(&digest::SHA256, content).as_ref().to_vec()
 }
 
-/// Takes the key of `owner` until the end of the transaction. False: another transaction has it right now.
+/// The expression that takes a key of an owner, two parameters, until the end of the transaction. False: another transaction has it right
+/// now.
 ///
 /// This only spares callers a wait: what decides is the unique index on the key in the service's own table (pitfalls
 /// P10). So a hash collision makes an unrelated call try again, nothing worse.
+#[macro_export]
+macro_rules! try_lock_key {
+    ($key:literal, $owner:literal) => {
+        concat!("pg_try_advisory_xact_lock(hashtextextended(", $key, ", hashtextextended(", $owner, ", 0)))")
+    };
+}
+
+/// Takes the key of `owner`, as [`try_lock_key!`](crate::try_lock_key) says, in a statement of its own.
 pub async fn try_lock(connection: &mut PgConnection, owner: &str, key: &str) -> Result<bool, DatabaseError> {
-    let row = database::query(
+    let row = database::query(concat!(
         "-- idempotency.try_lock
-        select pg_try_advisory_xact_lock(hashtextextended($1, hashtextextended($2, 0))) as locked",
-    )
+        select ",
+        try_lock_key!("$1", "$2"),
+        " as locked",
+    ))
     .bind(key)
     .bind(owner)
     .fetch_one(connection)

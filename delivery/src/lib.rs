@@ -27,8 +27,13 @@ use tonic::service::Routes;
 
 pub use crate::config::Config;
 
-static MIGRATIONS: LazyLock<Migrator> =
-    holdfast_common::migrations!["1001_deliveries.sql", "1002_delivery_trace.sql"];
+static MIGRATIONS: LazyLock<Migrator> = holdfast_common::migrations![
+    "1001_deliveries.sql",
+    "1002_delivery_trace.sql",
+    "1003_due_from.sql",
+    "1004_due_from_of_stored_deliveries.sql",
+    "1005_index_by_due_from.sql"
+];
 
 /// Runs the service to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled
 /// a second time.

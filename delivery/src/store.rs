@@ -147,12 +147,13 @@ pub(crate) async fn lock_due(
     now: OffsetDateTime,
     limit: i64,
 ) -> Result<Vec<Delivery>, DatabaseError> {
-    // Skipping locked rows can't reorder the events of one delivery: its next step needs the lock of this one.
+    // The index has only the time from which on to look. Skipping locked rows can't reorder the events of one delivery: its next step needs the lock of this one.
     let rows = database::query(
         "-- delivery.lock_due
         select delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, updated_at,
             traceparent
-        from deliveries where due_at <= $1 order by due_at limit $2 for update skip locked",
+        from deliveries where due_from <= $1 and due_at <= $1
+        order by due_from, due_at limit $2 for update skip locked",
     )
     .bind(now)
     .bind(limit)

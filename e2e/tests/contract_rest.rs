@@ -128,7 +128,7 @@ async fn one_key_makes_one_order() {
     let world = World::patient();
     let user = world.user("once", "100.00").await;
     let order = sample_order("1 Quay Street", 100);
-    let sends = (0..20).map(|_| {
+    let sends = (0..100).map(|_| {
         let (user, order) = (user.clone(), order.clone());
         tokio::spawn(async move { user.create_order(&order, Some("same")).await.expect("answered") })
     });
@@ -165,6 +165,43 @@ async fn one_key_makes_one_order() {
     assert!(!theirs.headers.contains_key("idempotent-replayed"));
     let listed = user.get("/api/orders").await.expect("answered").json();
     assert_eq!(listed["orders"].as_array().map(Vec::len), Some(1));
+}
+
+/// A key that is committed by another transaction after the statement of a `POST` began, and without the lock: the index decides, and the
+/// answer is that of the order which has the key. If the other one is rolled back, the order is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_appears_meanwhile_is_found() {
+    let world = World::patient();
+    let user = world.user("meanwhile", "100.00").await;
+    let order = sample_order("1 Quay Street", 100);
+    let first = user.create_order(&order, Some("first")).await.expect("answered").json();
+    for (key, end, replayed) in [("late", "commit", true), ("never", "rollback", false)] {
+        let mut other = world.connect("order").await;
+        sqlx::query("begin").execute(&mut other).await.expect("begun");
+        sqlx::query(
+            "insert into idempotency_keys (user_id, key, fingerprint, order_id)
+            select user_id, $2, fingerprint, order_id from idempotency_keys where user_id = $1 and key = 'first'",
+        )
+        .bind(&user.user)
+        .bind(key)
+        .execute(&mut other)
+        .await
+        .expect("written");
+        let send = tokio::spawn({
+            let (user, order) = (user.clone(), order.clone());
+            async move { user.create_order(&order, Some(key)).await.expect("answered") }
+        });
+        let waiting = "select count(*) from pg_stat_activity
+            where wait_event_type = 'Lock' and query like '-- order.insert_order%' and $1 <> ''";
+        eventually("it waits", || async { world.count("order", waiting, key).await == 1 }).await;
+        sqlx::query(end).execute(&mut other).await.expect("ended");
+        let answer = send.await.expect("sent");
+        assert_eq!(answer.status, 201, "{end}");
+        assert_eq!(answer.headers.contains_key("idempotent-replayed"), replayed, "{end}");
+        assert_eq!(id(&answer.json()) == id(&first), replayed, "{end}");
+    }
+    let made = world.count("order", "select count(*) from orders where user_id = $1", &user.user).await;
+    assert_eq!(made, 2);
 }
 
 /// The unique index decides about a key, not a check before the insert: writing the same key a second time always

@@ -118,10 +118,7 @@ async fn one_order_is_one_trace() {
         (format!("gateway client {call}"), "gateway server POST /api/orders".to_owned(), 1),
         (format!("order server {call}"), format!("gateway client {call}"), 1),
         ("order producer create order.created".to_owned(), format!("order server {call}"), 1),
-        statement("idempotency.try_lock"),
-        statement("order.key_use"),
         statement("order.insert_order"),
-        statement("outbox.append"),
         statement("COMMIT"),
         (
             "payment consumer process order.created".to_owned(),

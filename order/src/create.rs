@@ -10,14 +10,14 @@ use holdfast_common::{
     planted::{Bug, planted},
     trace::TraceContext,
 };
-use holdfast_proto::{IdempotencyKey, OrderId};
+use holdfast_proto::{IdempotencyKey, OrderId, UserId};
 use sqlx::PgConnection;
 
 use crate::{
     changes::Changes,
     domain::{Draft, Order},
     event,
-    store::{self, ChangedOrder},
+    store::{self, ChangedOrder, Insertion},
 };
 
 /// A checked request for an order.
@@ -67,24 +67,38 @@ async fn write(
     order_id: OrderId,
     NewOrder { draft, key, trace }: NewOrder,
 ) -> Result<(Created, Vec<ChangedOrder>), WriteError> {
-    if !idempotency::try_lock(connection, draft.user_id.as_str(), key.as_str()).await? {
-        return Err(WriteError::StillRunning);
-    }
     let fingerprint = idempotency::fingerprint(&draft.canonical_bytes());
-    if let Some(used) = store::key_use(connection, &draft.user_id, &key).await? {
-        if used.fingerprint != fingerprint {
-            return Err(WriteError::KeyReused);
-        }
-        let order = store::order_of_user(connection, used.order_id, draft.user_id.clone()).await?;
-        let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
-        return Ok((Created { order: order.as_created(), replayed: true }, Vec::new()));
-    }
     if planted(Bug::AddressInLog) {
         tracing::info!(address = draft.delivery_address, "order created");
     }
     let order = Order::create(order_id, draft, clock::now());
-    let position = store::insert_order(connection, &order, &key, &fingerprint).await?;
-    outbox::append(connection, event::of_creation(&order, trace)).await?;
+    let (events, creations) = outbox::columns(event::of_creation(&order, trace));
+    let position = match store::insert_order(connection, &order, &key, &fingerprint, events).await? {
+        Insertion::Inserted(position) => position,
+        Insertion::KeyLocked => return Err(WriteError::StillRunning),
+        Insertion::KeyUsed => {
+            let order = replayed(connection, &order.user_id, &key, &fingerprint).await?;
+            return Ok((Created { order, replayed: true }, Vec::new()));
+        }
+    };
+    creations.after_commit();
     let changed = vec![ChangedOrder { order: order.clone(), position, previous_version: 0 }];
     Ok((Created { order, replayed: false }, changed))
+}
+
+/// The order that the key has created, as it was then.
+async fn replayed(
+    connection: &mut PgConnection,
+    user: &UserId,
+    key: &IdempotencyKey,
+    fingerprint: &[u8],
+) -> Result<Order, WriteError> {
+    // Keys that have expired are deleted: one that was there a moment ago may be gone.
+    let gone = || DatabaseError::Conflict(sqlx::Error::RowNotFound);
+    let used = store::key_use(connection, user, key).await?.ok_or_else(gone)?;
+    if used.fingerprint != fingerprint {
+        return Err(WriteError::KeyReused);
+    }
+    let order = store::order_of_user(connection, used.order_id, user.clone()).await?;
+    Ok(order.ok_or(DatabaseError::Corrupt("key without its order".into()))?.as_created())
 }

@@ -30,8 +30,14 @@ use tonic::service::Routes;
 
 pub use crate::{changes::Changes, config::Config};
 
-static MIGRATIONS: LazyLock<Migrator> =
-    holdfast_common::migrations!["1001_orders.sql", "1002_change_positions.sql", "1003_key_age.sql"];
+static MIGRATIONS: LazyLock<Migrator> = holdfast_common::migrations![
+    "1001_orders.sql",
+    "1002_change_positions.sql",
+    "1003_key_age.sql",
+    "1004_blocks.sql",
+    "1005_blocks_of_stored_orders.sql",
+    "1006_indexes_by_block.sql"
+];
 
 /// Runs the service to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled
 /// a second time.

@@ -5,8 +5,11 @@ use std::{collections::HashMap, time::Duration};
 use holdfast_common::{
     database::{self, DatabaseError},
     idempotency::KEY_RETENTION,
+    insert_into_outbox,
     janitor::Expiring,
+    outbox,
     planted::{Bug, planted},
+    try_lock_key,
 };
 use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
 use sqlx::{PgConnection, PgExecutor, Row as _, postgres::PgRow};
@@ -66,13 +69,28 @@ pub(crate) struct ChangedOrder {
     pub(crate) previous_version: i64,
 }
 
-/// Writes an order, its lines and its key: one statement, one round trip. Returns the position of this change.
+/// What became of a new order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Insertion {
+    /// It is written; the position of this change.
+    Inserted(i64),
+    /// Nothing is written: another transaction has the key right now.
+    KeyLocked,
+    /// Nothing is written: the key was used before.
+    KeyUsed,
+}
+
+/// Locks the key and writes it, the order, its lines and its event, unless the key is there: one statement, one round trip.
+///
+/// The statement sees what was committed before it began, and the lock may have been given back after that. It makes no difference: nothing here
+/// looks for the key. `on conflict` asks the unique index, which knows all that is committed at that moment.
 pub(crate) async fn insert_order(
     connection: &mut PgConnection,
     order: &Order,
     key: &IdempotencyKey,
     fingerprint: &[u8],
-) -> Result<i64, DatabaseError> {
+    events: outbox::Columns,
+) -> Result<Insertion, DatabaseError> {
     let mut product_ids = Vec::with_capacity(order.items.len());
     let mut quantities = Vec::with_capacity(order.items.len());
     let mut prices = Vec::with_capacity(order.items.len());
@@ -81,28 +99,36 @@ pub(crate) async fn insert_order(
         quantities.push(i32::try_from(item.quantity).map_err(|_| corrupt("quantity"))?);
         prices.push(item.price.minor_units);
     }
-    let row = database::query(
+    let row = database::query(concat!(
         "-- order.insert_order
-        with counted as (
-            insert into user_positions as p (user_id, position) values ($2, 1)
+        with lock as materialized (
+            select ",
+        try_lock_key!("$14", "$2"),
+        " as taken
+        ), keyed as (
+            insert into idempotency_keys (user_id, key, fingerprint, order_id)
+            select $2, $14, $15, $1 from lock where taken
+            on conflict (user_id, key) do nothing
+            returning order_id
+        ), counted as (
+            insert into user_positions as p (user_id, position) select $2, 1 from keyed
             on conflict (user_id) do update set position = p.position + 1
             returning position
         ), inserted as (
             insert into orders (order_id, user_id, status, delivery_status, delivery_address, currency, total_minor,
                 version, created_at, updated_at, change_position)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, (select position from counted))
+            select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, position from counted
             returning order_id, change_position
-        ), keyed as (
-            insert into idempotency_keys (user_id, key, fingerprint, order_id)
-            select $2, $14, $15, order_id from inserted
         ), listed as (
             insert into order_items (order_id, position, product_id, quantity, price_minor)
             select inserted.order_id, i.position, i.product_id, i.quantity, i.price_minor
             from inserted, unnest($11::text[], $12::int[], $13::bigint[])
                 with ordinality as i (product_id, quantity, price_minor, position)
-        )
-        select change_position from inserted",
-    )
+        ), appended as (",
+        insert_into_outbox!("$16", "$17", "$18", "$19", ", inserted"),
+        ")
+        select taken, (select change_position from inserted) as change_position from lock",
+    ))
     .bind(order.order_id.as_uuid())
     .bind(order.user_id.as_str())
     .bind(status_to_text(order.status))
@@ -118,9 +144,17 @@ pub(crate) async fn insert_order(
     .bind(prices)
     .bind(key.as_str())
     .bind(fingerprint)
+    .bind(events.topics)
+    .bind(events.keys)
+    .bind(events.values)
+    .bind(events.headers)
     .fetch_one(connection)
     .await?;
-    Ok(row.try_get("change_position")?)
+    Ok(match (row.try_get("taken")?, row.try_get("change_position")?) {
+        (false, _) => Insertion::KeyLocked,
+        (true, None) => Insertion::KeyUsed,
+        (true, Some(position)) => Insertion::Inserted(position),
+    })
 }
 
 /// The columns of an order with its lines as arrays.
@@ -211,8 +245,7 @@ pub(crate) async fn unfinished_orders(
     let ids: Vec<Uuid> = database::query(
         "-- order.unfinished_orders
         select order_id from orders
-        where created_at < $1 and ($2::uuid is null or order_id > $2)
-            and (status = 'PENDING' or (status = 'PAID' and delivery_status is distinct from 'DELIVERED'))
+        where created_at < $1 and ($2::uuid is null or order_id > $2) and not finished
         order by order_id limit $3",
     )
     .bind(before)
@@ -354,9 +387,8 @@ pub(crate) async fn changed_orders(
         "-- order.changed_orders\n",
         select_orders!(
             "where o.user_id = $1 and o.change_position > $2 and o.change_position <= $3
-                and (not $4 or o.status = 'PENDING'
-                    or (o.status = 'PAID' and o.delivery_status is distinct from 'DELIVERED'))
-            order by o.change_position limit $5"
+                and o.change_block between $2 / 256 and $3 / 256 and not ($4 and o.finished)
+            order by o.change_block, o.change_position limit $5"
         )
     ))
     .bind(since.user.as_str())
@@ -378,8 +410,7 @@ pub(crate) async fn count_stuck(executor: impl PgExecutor<'_>, age: Duration) ->
     let row = database::query(
         "-- order.count_stuck
         select count(*) as stuck from orders
-        where created_at < now() - make_interval(secs => $1)
-            and (status = 'PENDING' or (status = 'PAID' and delivery_status is distinct from 'DELIVERED'))",
+        where created_at < now() - make_interval(secs => $1) and not finished",
     )
     .bind(age.as_secs_f64())
     .fetch_one(executor)

@@ -118,7 +118,8 @@ fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
 /// positions and the ids that were written.
 ///
 /// The locks make two members that both believe that they own a partition take turns. An entry that exists already is a
-/// duplicate, not an error (pitfalls P26).
+/// duplicate, not an error (pitfalls P26). Both inserts find what was committed since the statement began, which its look at the positions does
+/// not see: a new position, and entries of whoever had the locks before.
 pub(super) async fn lock_and_insert(
     connection: &mut PgConnection,
     group: &str,
@@ -130,10 +131,18 @@ pub(super) async fn lock_and_insert(
     let (event_ids, event_topics, hashes) = columns(entries);
     let rows = database::query(
         "-- inbox.lock_and_insert
-        with positions as (
+        with places as (
+            select * from unnest($2::text[], $3::int[]) with ordinality as r (topic, partition, position)
+        ), locked as (
+            select p.topic, p.partition, p.next_offset, p.last_event_id
+            from places join consumer_positions as p using (topic, partition)
+            where p.group_name = $1
+            order by places.position
+            for no key update of p
+        ), made as (
             insert into consumer_positions as p (group_name, topic, partition)
-            select $1, topic, partition
-            from unnest($2::text[], $3::int[]) with ordinality as r (topic, partition, position)
+            select $1, topic, partition from places
+            where (topic, partition) not in (select topic, partition from locked)
             order by position
             on conflict (group_name, topic, partition) do update set next_offset = p.next_offset
             returning topic, partition, next_offset, last_event_id
@@ -147,7 +156,7 @@ pub(super) async fn lock_and_insert(
         )
         select topic, partition, next_offset, last_event_id, null::uuid as event_id,
             exists (select from dead_letters where group_name = $1 and state = 'parked') as any_parked
-        from positions
+        from (select * from locked union all select * from made) as positions
         union all
         select null, null, null, null, event_id, false from inserted",
     )

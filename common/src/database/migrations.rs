@@ -52,6 +52,9 @@ pub const fn version(name: &str) -> i64 {
     version
 }
 
+/// How a migration begins whose one statement commits by itself, part by part. It can be run again: nothing is undone when it fails.
+const WITHOUT_TRANSACTION: &str = "-- no-transaction";
+
 /// What `sqlx::migrate!` would make of them: databases know the description and the checksum of what they have.
 #[must_use]
 pub fn migrator(files: &[MigrationFile]) -> Migrator {
@@ -63,7 +66,7 @@ pub fn migrator(files: &[MigrationFile]) -> Migrator {
             description.into(),
             MigrationType::Simple,
             file.sql.into_sql_str(),
-            false,
+            file.sql.starts_with(WITHOUT_TRANSACTION),
         )
     });
     Migrator::with_migrations(migrations.collect())

@@ -79,6 +79,10 @@ static COMMON_MIGRATIONS: LazyLock<Migrator> = crate::migrations![
 pub const ACQUIRE_TIME_MAX: Duration = Duration::from_secs(2);
 /// For statements without a deadline of their own.
 const STATEMENT_TIME_MAX: &str = "10000";
+/// A migration may have to go through everything that is stored. What it waits for, others may wait for behind it: it gives up soon, and is tried
+/// again.
+const MIGRATION_STATEMENT_TIME_MAX: &str = "0";
+const MIGRATION_LOCK_TIME_MAX: &str = "5000";
 /// A statement whose client is gone is ended after this time.
 const CLIENT_CHECK_EVERY: &str = "100";
 /// A transaction whose task hangs gives its locks back.
@@ -276,6 +280,10 @@ impl Database {
         // Of its own, to the database itself: a pooler may give each statement another one, and a pool would keep to itself why it
         // can't connect.
         let options = self.owner.as_ref().map_or_else(|| self.direct_options(), |owner| owner.load_full());
+        let options = (*options).clone().options([
+            ("statement_timeout", MIGRATION_STATEMENT_TIME_MAX),
+            ("lock_timeout", MIGRATION_LOCK_TIME_MAX),
+        ]);
         let connected = tokio::time::timeout(ANSWER_TIME_MAX, PgConnection::connect_with(&options)).await;
         let mut connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         let service = self.owner.as_ref().map(|_| self.pool.connect_options());

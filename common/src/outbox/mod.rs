@@ -69,38 +69,83 @@ impl OutboxRecord {
     }
 }
 
+/// Records as the parameters of a statement with [`insert_into_outbox!`](crate::insert_into_outbox).
+#[derive(Debug, Default)]
+pub struct Columns {
+    /// `text[]`.
+    pub topics: Vec<String>,
+    /// `bytea[]`, as the others.
+    pub keys: Vec<Option<Vec<u8>>>,
+    /// See [`OutboxRecord::value`].
+    pub values: Vec<Option<Vec<u8>>>,
+    /// Encoded.
+    pub headers: Vec<Vec<u8>>,
+}
+
+/// The creations of events that are not yet written.
+#[derive(Debug)]
+#[must_use = "creations are exported once they are left with the transaction"]
+pub struct Creations(Vec<Span>);
+
+impl Creations {
+    /// Once the events are written: exports their creations after the commit.
+    pub fn after_commit(self) {
+        if !self.0.is_empty() {
+            after_commit(move |_| self.0.into_iter().for_each(Span::end));
+        }
+    }
+}
+
+/// What is written of these records, for a statement in the caller's transaction.
+pub fn columns(records: Vec<OutboxRecord>) -> (Columns, Creations) {
+    let (mut columns, mut creations) = (Columns::default(), Vec::new());
+    for record in records {
+        creations.extend(record.creation);
+        columns.topics.push(record.topic);
+        columns.keys.push(record.key);
+        columns.values.push(record.value);
+        columns.headers.push(encode_headers(&record.headers));
+    }
+    (columns, Creations(creations))
+}
+
+/// The statement that writes records, in the order given: the parameters are those of [`Columns`], and `$from` is what else must have a row for
+/// that, such as `", inserted"`. A row's id, and so its place, is drawn once that row is there.
+#[macro_export]
+macro_rules! insert_into_outbox {
+    ($topics:literal, $keys:literal, $values:literal, $headers:literal, $from:literal) => {
+        concat!(
+            "insert into outbox (topic, key, value, headers)
+            select r.topic, r.key, r.value, r.headers
+            from unnest(",
+            $topics,
+            "::text[], ",
+            $keys,
+            "::bytea[], ",
+            $values,
+            "::bytea[], ",
+            $headers,
+            "::bytea[])
+                with ordinality as r (topic, key, value, headers, position)",
+            $from,
+            " order by r.position"
+        )
+    };
+}
+
 /// Writes records in the order given, in the caller's transaction.
-pub async fn append(
-    connection: &mut PgConnection,
-    mut records: Vec<OutboxRecord>,
-) -> Result<(), DatabaseError> {
+pub async fn append(connection: &mut PgConnection, records: Vec<OutboxRecord>) -> Result<(), DatabaseError> {
     if records.is_empty() {
         return Ok(());
     }
-    let creations: Vec<Span> = records.iter_mut().filter_map(|record| record.creation.take()).collect();
-    if !creations.is_empty() {
-        after_commit(move |_| creations.into_iter().for_each(Span::end));
-    }
-    let (mut topics, mut keys, mut values, mut headers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for record in records {
-        topics.push(record.topic);
-        keys.push(record.key);
-        values.push(record.value);
-        headers.push(encode_headers(&record.headers));
-    }
-    database::query(
-        "-- outbox.append
-        insert into outbox (topic, key, value, headers)
-        select topic, key, value, headers
-        from unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[])
-            with ordinality as r (topic, key, value, headers, position)
-        order by position",
-    )
-    .bind(topics)
-    .bind(keys)
-    .bind(values)
-    .bind(headers)
-    .execute(connection)
-    .await?;
+    let (Columns { topics, keys, values, headers }, creations) = columns(records);
+    creations.after_commit();
+    database::query(concat!("-- outbox.append\n", insert_into_outbox!("$1", "$2", "$3", "$4", "")))
+        .bind(topics)
+        .bind(keys)
+        .bind(values)
+        .bind(headers)
+        .execute(connection)
+        .await?;
     Ok(())
 }

@@ -290,6 +290,10 @@ pub(crate) fn command(layout: &Layout, artifacts: &Artifacts, participant: &Part
         // Small on purpose: three servers share a developer's machine.
         "shared_buffers=24MB".to_owned(),
         "max_wal_size=256MB".to_owned(),
+        // The first change of a page after a checkpoint writes the whole page: checkpoints by size, which bounds a recovery, rather than
+        // by time, and such pages compressed. This build of PostgreSQL has no lz4.
+        "checkpoint_timeout=15min".to_owned(),
+        "wal_compression=pglz".to_owned(),
         "wal_recycle=off".to_owned(),
         "jit=off".to_owned(),
         "max_parallel_workers=0".to_owned(),
