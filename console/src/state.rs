@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use holdfast_common::{error::BoxError, identity::Identity};
 use holdfast_operator::service::{Hints, Patience, Service};
 
-use crate::{admin::Ports, config::Config, job::Jobs, session::Sessions, view::escaped};
+use crate::{admin::Ports, config::Config, job::Jobs, live::Live, session::Sessions, view::escaped};
 
 /// How long a page waits for a service. One that takes longer is shown as not asked; the rest of the page is there.
 pub(crate) const CALL_TIME_MAX: Duration = Duration::from_secs(1);
@@ -25,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) admin: Vec<Ports>,
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
+    pub(crate) live: Live,
     pub(crate) tickets: PathBuf,
     pub(crate) allow_write: bool,
     /// The values of `Host` that are ours. Others reach us by a name that somebody has pointed here (DNS rebinding).
@@ -70,6 +71,7 @@ impl Console {
             admin: admin.map(|(service, addresses)| Ports::new(service, addresses)).collect(),
             sessions: Sessions::default(),
             jobs: Jobs::default(),
+            live: Live::default(),
             tickets: console.tickets.clone(),
             allow_write: console.allow_write,
             hosts: ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}")).into(),

@@ -51,7 +51,7 @@ pub(crate) struct Typed {
 }
 
 /// By which it is seen that somebody else has edited or redriven the letter meanwhile.
-fn digest(letter: &pb::DeadLetter) -> String {
+pub(super) fn digest(letter: &pb::DeadLetter) -> String {
     let pb::DeadLetter { state, redrive_count, edited_value, edited_key, edited_headers, .. } = letter;
     digest_of(&format!("{state} {redrive_count} {edited_value:?} {edited_key:?} {edited_headers:?}"))
 }

@@ -15,7 +15,7 @@ use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{AuditRow, LetterRow, find_letter, letter_link, no_such_id, not_found};
+use super::{AuditRow, LetterRow, find_letter, is_edited, letter_link, no_such_id, not_found};
 use crate::{
     session::Session,
     state::Console,
@@ -40,7 +40,9 @@ pub(super) struct View {
     has_more: bool,
     redrive: String,
     discard: String,
+    restore: String,
     is_parked: bool,
+    is_discarded: bool,
 }
 
 /// Key, headers and value.
@@ -86,9 +88,7 @@ impl View {
     ) -> Result<Self> {
         let topic = &letter.topic;
         let original = Record::of(topic, letter.key.as_deref(), &letter.headers, letter.value.as_deref())?;
-        let is_edited =
-            letter.edited_value.is_some() || letter.edited_key.is_some() || !letter.edited_headers.is_empty();
-        let edited = is_edited.then(|| {
+        let edited = is_edited(letter).then(|| {
             let headers =
                 if letter.edited_headers.is_empty() { &letter.headers } else { &letter.edited_headers };
             let key = letter.edited_key.as_deref().or(letter.key.as_deref());
@@ -120,7 +120,9 @@ impl View {
                 .collect(),
             redrive: desk("redrive"),
             discard: desk("discard"),
+            restore: desk("restore"),
             is_parked: letter.state() == pb::DeadLetterState::Parked,
+            is_discarded: letter.state() == pb::DeadLetterState::Discarded,
             letter: LetterRow::of(letter, now),
         })
     }

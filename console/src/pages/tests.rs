@@ -9,7 +9,10 @@ use holdfast_proto::{ops::v1 as pb, to_timestamp, topic};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{audit, components, desk, edit, job, letter, letters, list, order, start, stuck};
+use super::{
+    audit, components, confirm, desk, edit, groups, job, letter, letters, list, order, redrives, resume,
+    revert, start, stuck,
+};
 use crate::{
     admin::{Metrics, Part, Readiness, Replica},
     ask::Asked,
@@ -35,6 +38,8 @@ fn frame() -> Frame {
         missing: vec![Shown::of(HOSTILE)],
         commands: vec![crate::view::escaped(HOSTILE)],
         allow_write: true,
+        stream: crate::view::link("/live", &[("page", HOSTILE)]),
+        ..Frame::default()
     }
 }
 
@@ -113,6 +118,10 @@ fn evidence(rows: usize) -> Evidence {
     }
 }
 
+fn position() -> pb::ConsumerPosition {
+    pb::ConsumerPosition { topic: hostile(), first: Some(0), end: Some(9), ..pb::ConsumerPosition::default() }
+}
+
 fn line() -> Line {
     Line { id: hostile(), topic: hostile(), order: hostile(), result: hostile(), why: hostile() }
 }
@@ -126,6 +135,20 @@ fn selection() -> Selection {
         order: hostile(),
         id: hostile(),
         max: 5,
+        rate: 1,
+        force: true,
+    }
+}
+
+fn redrive() -> pb::Redrive {
+    pb::Redrive {
+        id: hostile(),
+        actor: hostile(),
+        selection: hostile(),
+        cancelled_by: hostile(),
+        started_at: Some(to_timestamp(now())),
+        state: pb::RedriveState::Running.into(),
+        ..pb::Redrive::default()
     }
 }
 
@@ -159,6 +182,12 @@ fn pages(rows: usize) -> Vec<(&'static str, String)> {
         "stuck",
         &stuck::View { frame: frame(), older: Shown::of(HOSTILE), orders: stuck, next: String::new() },
     );
+    let positions =
+        pb::ListPositionsResponse { positions: vec![position(); rows], seen_at: Some(to_timestamp(now)) };
+    let services = vec![groups::ServiceRow::of("order", &positions, &stats.stops, now)];
+    add("groups", &groups::View { frame: frame(), services });
+    let plan = resume::plan(&resume::Wanted::of(HOSTILE), &stats.stops, now);
+    add("resume", &confirm::View::of(frame(), &plan, HOSTILE, HOSTILE));
     let (groups, has_more) = letters::groups(&[("order", stats)], now);
     assert_eq!(has_more, rows > ROWS_MAX);
     add("letters", &letters::View { frame: frame(), groups, has_more });
@@ -185,8 +214,17 @@ fn pages(rows: usize) -> Vec<(&'static str, String)> {
         lines,
         parked_before: BTreeMap::from([("order", 1)]),
     };
-    let states = BTreeMap::from([(hostile(), hostile())]);
-    add("job", &job::View::of(frame(), &done, &states, &BTreeMap::from([("order", 2)]), now));
+    let seen = job::Seen {
+        states: BTreeMap::from([(hostile(), hostile())]),
+        parked_now: BTreeMap::from([("order", 2)]),
+        redrive: Some(("order", redrive())),
+    };
+    add("job", &job::View::of(frame(), &done, &seen, now));
+    let redrives = redrives::rows(&[("order", vec![redrive(); rows])], now);
+    add("redrives", &redrives::View { frame: frame(), redrives });
+    let plan = redrives::plan("order", &redrive(), now);
+    add("cancel", &confirm::View::of(frame(), &plan, HOSTILE, HOSTILE));
+    add("revert", &confirm::View::of(frame(), &revert::plan(&letter(0)), HOSTILE, HOSTILE));
     let audit =
         pb::ListDeadLetterAuditResponse { entries: vec![entry(); rows], next_page_token: String::new() };
     let (entries, has_more) = audit::rows(&[("order", audit)], now);
@@ -220,6 +258,8 @@ fn pages(rows: usize) -> Vec<(&'static str, String)> {
 fn what_strangers_write_acts_on_no_page() {
     for (name, page) in pages(1) {
         let text = page.to_lowercase();
+        // The console's own one, on pages that update by themselves.
+        let text = text.replace("<script src=\"/console.js\" defer></script>", "");
         for wrong in ["<script", "<img", "onerror=alert(2)>-->", "</textarea>\\u"] {
             assert!(!text.contains(wrong), "{name}: {wrong} in {page}");
         }
