@@ -12,6 +12,7 @@
 //! - [`session`]: who is signed in;
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
+//! - [`payloads`]: how much of what users have written is shown;
 //! - [`view`]: text of strangers, times and frames of pages.
 
 mod admin;
@@ -21,6 +22,7 @@ mod guard;
 mod job;
 mod live;
 mod pages;
+mod payloads;
 mod router;
 mod saga;
 mod session;
@@ -38,8 +40,8 @@ use holdfast_common::{
     service::{Context, bind, run_service},
 };
 
-pub use crate::config::Config;
 use crate::state::Console;
+pub use crate::{config::Config, payloads::Payloads};
 
 /// Connections at a time: the browsers of a few operators.
 const CONNECTIONS_MAX: usize = 256;

@@ -11,7 +11,7 @@ use crate::{
     guard::{Effect, guard, no_such_page},
     pages::{
         asset, audit, components, desk, edit, enter, find, groups, job, letter, letters, list, live, order,
-        redrives, resume, revert, skip, start, stuck,
+        outbox, redrives, resume, revert, skip, start, stuck,
     },
     state::Console,
 };
@@ -31,7 +31,7 @@ const fn route(path: &'static str, effect: Effect, handler: fn() -> MethodRouter
 }
 
 /// See the module.
-pub(crate) static ROUTES: [Route; 29] = [
+pub(crate) static ROUTES: [Route; 30] = [
     route("/open", Effect::Public, || get(enter::page)),
     route("/console.css", Effect::Public, || get(asset::style)),
     route("/console.js", Effect::Public, || get(asset::script)),
@@ -59,6 +59,7 @@ pub(crate) static ROUTES: [Route; 29] = [
     route("/groups/resume", Effect::Write, || post(resume::submit)),
     route("/groups/skip", Effect::Read, || get(skip::page)),
     route("/groups/skip", Effect::Write, || post(skip::submit)),
+    route("/outbox", Effect::Read, || get(outbox::page)),
     route("/audit", Effect::Read, || get(audit::page)),
     route("/components", Effect::Read, || get(components::page)),
 ];

@@ -15,6 +15,7 @@ pub(crate) mod letters;
 pub(crate) mod list;
 pub(crate) mod live;
 pub(crate) mod order;
+pub(crate) mod outbox;
 pub(crate) mod redrives;
 pub(crate) mod resume;
 pub(crate) mod revert;

@@ -10,13 +10,14 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    audit, components, confirm, desk, edit, groups, job, letter, letters, list, order, redrives, resume,
-    revert, start, stuck,
+    audit, components, confirm, desk, edit, groups, job, letter, letters, list, order, outbox, redrives,
+    resume, revert, start, stuck,
 };
 use crate::{
     admin::{Metrics, Part, Readiness, Replica},
     ask::Asked,
     job::{Action, Job, Line, Preview, Progress, Selection},
+    payloads::Payloads,
     saga::{Evidence, Reader},
     view::{Frame, ROWS_MAX, Shown},
 };
@@ -199,7 +200,19 @@ fn pages(rows: usize) -> Vec<(&'static str, String)> {
     let mut whole = letter(1);
     whole.history = vec![entry(); rows];
     whole.headers = vec![whole.headers[0].clone(); rows];
-    add("letter", &letter::View::of(frame(), "order", &whole, now).expect("shown"));
+    add("letter", &letter::View::of(frame(), "order", &whole, Payloads::Full, now).expect("shown"));
+    for (name, payloads) in [("masked letter", Payloads::Masked), ("letter without values", Payloads::Off)] {
+        add(name, &letter::View::of(frame(), "order", &whole, payloads, now).expect("shown"));
+    }
+    let row = pb::HeldBackRow {
+        topic: hostile(),
+        key: HOSTILE.as_bytes().to_vec(),
+        last_error: hostile(),
+        ..pb::HeldBackRow::default()
+    };
+    let held_back = pb::ListHeldBackRowsResponse { rows: vec![row; rows], next_page_token: String::new() };
+    let (held_back, has_more) = outbox::rows(&[("order", held_back)], Payloads::Full, now);
+    add("outbox", &outbox::View { frame: frame(), rows: held_back, has_more });
     add("edit", &edit::View::of(frame(), &letter(1), None, HOSTILE).expect("a document"));
     let lines = vec![line(); rows];
     let preview = Preview { letters: 3, lines: lines.clone(), digest: "d".to_owned() };
@@ -277,6 +290,38 @@ fn what_strangers_write_acts_on_no_page() {
         let title =
             page.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")).expect("a title").0;
         assert_eq!(title, "Test · Holdfast");
+    }
+}
+
+/// Where values are not to be shown, nothing of key, headers or value is, and it is said how much there is.
+#[test]
+fn what_is_not_to_be_shown_is_not() {
+    let secret = |text: &str| pb::DeadLetter {
+        topic: topic::ORDER_CREATED.to_owned(),
+        key: Some(text.as_bytes().to_vec()),
+        headers: vec![pb::RecordHeader { name: "ce_id".to_owned(), value: text.as_bytes().to_vec() }],
+        value: holdfast_operator::schema::encode(
+            topic::ORDER_CREATED,
+            &serde_json::json!({ "deliveryAddress": text }).to_string(),
+        )
+        .ok(),
+        edited_key: Some(text.as_bytes().to_vec()),
+        ..pb::DeadLetter::default()
+    };
+    let page = |payloads| {
+        let view = letter::View::of(Frame::default(), "order", &secret("1 Quay Street"), payloads, now());
+        askama::Template::render(&view.expect("shown")).expect("rendered")
+    };
+    assert_eq!(page(Payloads::Full).matches("1 Quay Street").count(), 6);
+    // Also not in hexadecimal.
+    let hidden = ["Quay", "51756179"];
+    for (payloads, expected) in [
+        (Payloads::Masked, ["text, 13 bytes", "text, 13 characters"]),
+        (Payloads::Off, ["13 bytes", "Its value is an event of this topic"]),
+    ] {
+        let page = page(payloads);
+        assert!(hidden.iter().all(|text| !page.contains(text)), "{page}");
+        assert!(expected.iter().all(|text| page.contains(text)), "{page}");
     }
 }
 

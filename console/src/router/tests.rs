@@ -245,6 +245,7 @@ async fn a_service_that_is_away_takes_no_page_with_it() {
         "/letters/list",
         "/groups",
         "/redrives",
+        "/outbox",
         "/audit",
         "/components",
         &format!("/orders/{ID}"),
