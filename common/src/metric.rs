@@ -36,6 +36,7 @@ metrics! {
     gauge CIRCUIT_BREAKER_STATE = "holdfast_circuit_breaker_state", "1 for the state that a breaker is in: destination, endpoint, state";
     counter CIRCUIT_BREAKER_TRANSITIONS_TOTAL = "holdfast_circuit_breaker_transitions_total", "changes of a breaker's state: destination, endpoint, to";
     gauge COMPONENT_DEGRADED = "holdfast_component_degraded", "1 while something is wrong with a part: component, required";
+    gauge CONSOLE_STREAMS = "holdfast_console_streams", "pages of the console that update by themselves now";
     gauge CONSUMER_LAG_RECORDS = "holdfast_consumer_lag_records", "records that wait behind the position: topic";
     gauge CONSUMER_LAST_PROGRESS_TIMESTAMP_SECONDS = "holdfast_consumer_last_progress_timestamp_seconds", "when the consumer last made progress or had nothing to do";
     counter CONSUMER_LOGS_REPLACED_TOTAL = "holdfast_consumer_logs_replaced_total", "partitions whose log is a different one than the position refers to: topic";

@@ -8,6 +8,8 @@ use holdfast_common::{
 };
 use serde::Deserialize;
 
+use crate::payloads::Payloads;
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,9 @@ pub struct ConsoleConfig {
     /// Whether anything may be changed: redrive, edit, discard. Default false.
     #[serde(default)]
     pub allow_write: bool,
+    /// How much of keys, headers and values of records is shown: `full`, `masked` or `off`. Default `full`.
+    #[serde(default)]
+    pub payloads: Payloads,
     /// Options that the commands need that are shown on the pages, such as ` --data-dir DIR`. Default none.
     #[serde(default)]
     pub command_options: String,

@@ -32,7 +32,7 @@ const PAGE_TIME_MAX: Duration = Duration::from_secs(20);
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// No script, no frame, nothing from elsewhere.
+/// No script but the console's one file, no frame, nothing from elsewhere.
 pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 

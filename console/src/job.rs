@@ -30,8 +30,12 @@ use crate::{
 pub(crate) const LETTERS_MAX: u32 = 1_000;
 /// For a dry run, which reads the letters.
 const PREVIEW_TIME_MAX: Duration = Duration::from_secs(5);
-/// For the work itself. What is left then stays parked.
+/// For the work itself, without the pauses of its rate. What is left then stays parked.
 const WORK_TIME_MAX: Duration = Duration::from_secs(120);
+/// The highest rate that can be asked for, in letters per second.
+const RATE_MAX: u32 = 1_000;
+/// Redrives of one service that are shown; there is one at a time.
+const REDRIVES_MAX: u32 = 20;
 /// Of which the results are kept.
 const JOBS_MAX: usize = 64;
 
@@ -41,8 +45,10 @@ const JOBS_MAX: usize = 64;
 pub(crate) enum Action {
     /// Handle letters again, whole aggregates in order.
     Redrive,
-    /// Give them up; `holdfast dlq restore` takes that back.
+    /// Give them up.
     Discard,
+    /// Take that back.
+    Restore,
 }
 
 impl Action {
@@ -50,6 +56,7 @@ impl Action {
         match self {
             Self::Redrive => "redrive",
             Self::Discard => "discard",
+            Self::Restore => "restore",
         }
     }
 }
@@ -70,10 +77,21 @@ pub(crate) struct Selection {
     pub(crate) id: String,
     #[serde(default = "one")]
     pub(crate) max: u32,
+    /// Of a redrive: letters per second; 0: as fast as they go.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) rate: u32,
+    /// Of a redrive: also letters that were redriven 3 times without success.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) force: bool,
 }
 
 const fn one() -> u32 {
     1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_none(rate: &u32) -> bool {
+    *rate == 0
 }
 
 impl Selection {
@@ -87,7 +105,13 @@ impl Selection {
         if !is_id(&self.id) || !is_id(&self.order) {
             return Some("orders and letters are named by their ids");
         }
-        (!(1..=LETTERS_MAX).contains(&self.max)).then_some("1 to 1,000 letters at a time")
+        if !(1..=LETTERS_MAX).contains(&self.max) {
+            return Some("1 to 1,000 letters at a time");
+        }
+        if self.action != Action::Redrive && (self.rate > 0 || self.force) {
+            return Some("only a redrive has a rate, or can be forced");
+        }
+        (self.rate > RATE_MAX).then_some("at most 1,000 letters per second")
     }
 
     fn ids(&self) -> Vec<String> {
@@ -105,25 +129,61 @@ impl Selection {
         }
     }
 
-    /// The command that does the same.
-    pub(crate) fn command(&self) -> String {
-        let mut words = format!("dlq {}", self.action.name());
+    /// The letters that it is about, and no others.
+    fn list(&self, state: pb::DeadLetterState) -> pb::ListDeadLettersRequest {
+        pb::ListDeadLettersRequest {
+            topic: self.topic.clone(),
+            class: self.class.clone(),
+            subject: self.order.clone(),
+            ids: self.ids(),
+            state: state.into(),
+            page_size: self.max,
+            ..pb::ListDeadLettersRequest::default()
+        }
+    }
+
+    /// The state of letters to which it can be done.
+    pub(crate) const fn state(&self) -> pb::DeadLetterState {
+        match self.action {
+            Action::Redrive | Action::Discard => pb::DeadLetterState::Parked,
+            Action::Restore => pb::DeadLetterState::Discarded,
+        }
+    }
+
+    /// How long it may take.
+    fn work_time_max(&self) -> Duration {
+        let pauses = self.max.checked_div(self.rate).unwrap_or_default();
+        WORK_TIME_MAX + Duration::from_secs(u64::from(pauses))
+    }
+
+    /// The filter as options of a command.
+    fn options(&self) -> String {
         let options = [
             ("--service", &self.service),
             ("--topic", &self.topic),
             ("--class", &self.class),
             ("--order", &self.order),
         ];
-        if self.id.is_empty() {
-            for (option, value) in options.into_iter().filter(|(_, value)| !value.is_empty()) {
-                words = format!("{words} {option} {value}");
-            }
-        } else {
-            words = format!("{words} {}", self.id);
-        }
+        let given = options.into_iter().filter(|(_, value)| !value.is_empty());
+        given.fold(String::new(), |words, (option, value)| format!("{words} {option} {value}"))
+    }
+
+    /// The commands that do the same.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        let name = self.action.name();
+        let which = if self.id.is_empty() { self.options() } else { format!(" {}", self.id) };
         match self.action {
-            Action::Redrive => format!("{words} --max {} --execute", self.max),
-            Action::Discard => format!("{words} --reason TEXT"),
+            Action::Redrive => {
+                let rate = if self.rate > 0 { format!(" --rate {}/s", self.rate) } else { String::new() };
+                let force = if self.force { " --force" } else { "" };
+                vec![format!("dlq {name}{which} --max {}{rate}{force} --execute", self.max)]
+            }
+            // It takes ids only.
+            Action::Restore if self.id.is_empty() => vec![
+                format!("dlq list{which} --state discarded --limit {} -o id", self.max),
+                format!("dlq {name} - --reason TEXT"),
+            ],
+            Action::Discard | Action::Restore => vec![format!("dlq {name}{which} --reason TEXT")],
         }
     }
 }
@@ -184,20 +244,12 @@ pub(crate) async fn preview(service: &Service, selection: &Selection) -> Result<
         Action::Redrive => {
             let mut seen = Redriven::default();
             let mode = pb::RedriveMode::DryRun;
-            redrive(service, selection, mode, String::new(), PREVIEW_TIME_MAX, |step| seen.take(step))
-                .await?;
+            let begun = Begun { mode, author: String::new(), id: String::new() };
+            redrive(service, selection, begun, PREVIEW_TIME_MAX, |step| seen.take(step)).await?;
             Ok(Preview::of(selection, seen.planned, seen.lines))
         }
-        Action::Discard => {
-            let request = pb::ListDeadLettersRequest {
-                topic: selection.topic.clone(),
-                class: selection.class.clone(),
-                subject: selection.order.clone(),
-                ids: selection.ids(),
-                state: pb::DeadLetterState::Parked.into(),
-                page_size: selection.max,
-                ..pb::ListDeadLettersRequest::default()
-            };
+        Action::Discard | Action::Restore => {
+            let request = selection.list(selection.state());
             let request = service.request_within(request, PREVIEW_TIME_MAX)?;
             let answer = service.answer(service.dead_letters().list_dead_letters(request).await)?;
             let letters = answer.dead_letters.into_iter();
@@ -223,24 +275,31 @@ impl Redriven {
     }
 }
 
+/// How a redrive is begun, and by whom.
+struct Begun {
+    mode: pb::RedriveMode,
+    author: String,
+    /// Under which its service knows it; empty for a dry run.
+    id: String,
+}
+
 /// Reads the stream of a redrive to its end.
 async fn redrive(
     service: &Service,
     selection: &Selection,
-    mode: pb::RedriveMode,
-    author: String,
+    begun: Begun,
     time_max: Duration,
     mut take: impl FnMut(Step),
 ) -> Result<()> {
     let request = pb::RedriveDeadLettersRequest {
         filter: Some(selection.filter()),
-        mode: mode.into(),
-        rate_per_second: 0.0,
+        mode: begun.mode.into(),
+        rate_per_second: f64::from(selection.rate),
         letters_max: selection.max,
-        force: false,
-        author,
-        // A redrive of its own: what was interrupted is looked at and begun anew by a person.
-        redrive_id: String::new(),
+        force: selection.force,
+        author: begun.author,
+        // What was interrupted is looked at and begun anew by a person, under another id.
+        redrive_id: begun.id,
     };
     let request = service.request_within(request, time_max)?;
     let stream = service.dead_letters().redrive_dead_letters(request).await;
@@ -270,7 +329,7 @@ pub(crate) enum Progress {
     Broken(String),
 }
 
-/// What was begun, and what was seen of it.
+/// What was begun, and what was seen of it. A redrive has the id of its confirmation at its service, too.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) selection: Selection,
@@ -332,7 +391,7 @@ pub(crate) async fn begin(console: &Console, id: Uuid, preview: &Preview, mut jo
         "an operator changes dead letters"
     );
     tokio::spawn(async move {
-        let worked = work(&service, &job, &ids, &shared).await;
+        let worked = work(&service, id, &job, &ids, &shared).await;
         locked(&shared).progress = match worked {
             Ok(()) => Progress::Done,
             Err(error) => Progress::Broken(format!("{error:#}")),
@@ -341,37 +400,53 @@ pub(crate) async fn begin(console: &Console, id: Uuid, preview: &Preview, mut jo
     Ok(())
 }
 
-async fn work(service: &Service, job: &Job, ids: &[String], shared: &Shared) -> Result<()> {
-    match job.selection.action {
+async fn work(service: &Service, id: Uuid, job: &Job, ids: &[String], shared: &Shared) -> Result<()> {
+    let (author, reason, ids) = (author_of(&job.author), job.reason.clone(), ids.to_vec());
+    let (mut letters, within) = (service.dead_letters(), job.selection.work_time_max());
+    let done = match job.selection.action {
         Action::Redrive => {
             // A redrive has no reason of its own in the audit, but names its author.
-            let author = format!("{}: {}", author_of(&job.author), job.reason);
-            redrive(service, &job.selection, pb::RedriveMode::Execute, author, WORK_TIME_MAX, |step| {
+            let author = with_reason(&job.author, &reason);
+            let begun = Begun { mode: pb::RedriveMode::Execute, author, id: id.to_string() };
+            return redrive(service, &job.selection, begun, within, |step| {
                 if let Step::Outcome(outcome) = step {
                     locked(shared).lines.push(Line::of_outcome(outcome));
                 }
             })
-            .await
+            .await;
         }
         Action::Discard => {
-            let request = pb::DiscardDeadLettersRequest {
-                ids: ids.to_vec(),
-                reason: job.reason.clone(),
-                author: author_of(&job.author),
-            };
-            let request = service.request_within(request, WORK_TIME_MAX)?;
-            let answer = service.answer(service.dead_letters().discard_dead_letters(request).await)?;
-            let line = |id: String| Line {
-                id,
-                topic: job.selection.topic.clone(),
-                order: job.selection.order.clone(),
-                result: "discarded".to_owned(),
-                why: String::new(),
-            };
-            locked(shared).lines = answer.discarded.into_iter().map(line).collect();
-            Ok(())
+            let request = pb::DiscardDeadLettersRequest { ids, reason, author };
+            let request = service.request_within(request, within)?;
+            service.answer(letters.discard_dead_letters(request).await)?.discarded
         }
-    }
+        Action::Restore => {
+            let request = pb::RestoreDeadLettersRequest { ids, reason, author };
+            let request = service.request_within(request, within)?;
+            service.answer(letters.restore_dead_letters(request).await)?.restored
+        }
+    };
+    let result = if job.selection.action == Action::Discard { "discarded" } else { "restored" };
+    let line = |id: String| Line {
+        id,
+        topic: job.selection.topic.clone(),
+        order: job.selection.order.clone(),
+        result: result.to_owned(),
+        why: String::new(),
+    };
+    locked(shared).lines = done.into_iter().map(line).collect();
+    Ok(())
+}
+
+/// Whom the audit names, with a reason where an action has none of its own there.
+pub(crate) fn with_reason(author: &str, reason: &str) -> String {
+    format!("{}: {reason}", author_of(author))
+}
+
+/// The latest redrives of a service, the last one first.
+pub(crate) async fn redrives(service: &Service) -> Result<Vec<pb::Redrive>> {
+    let request = service.request(pb::ListRedrivesRequest { page_size: REDRIVES_MAX })?;
+    Ok(service.answer(service.dead_letters().list_redrives(request).await)?.redrives)
 }
 
 /// Whom the audit names.
@@ -434,6 +509,8 @@ mod tests {
             order: String::new(),
             id: String::new(),
             max: 5,
+            rate: 0,
+            force: false,
         }
     }
 
@@ -447,8 +524,34 @@ mod tests {
             Selection { order: Uuid::nil().to_string(), ..selection() },
             Selection { max: 0, ..selection() },
             Selection { max: LETTERS_MAX + 1, ..selection() },
+            Selection { rate: RATE_MAX + 1, ..selection() },
+            Selection { rate: 1, action: Action::Discard, ..selection() },
+            Selection { force: true, action: Action::Restore, ..selection() },
         ] {
             assert!(wrong.wrong().is_some(), "{wrong:?}");
+        }
+    }
+
+    /// Each action has its command, with the same letters, rate and force; a rate has the time that it needs.
+    #[test]
+    fn each_action_has_its_command() {
+        let slow = Selection { rate: 1, force: true, ..selection() };
+        assert_eq!(slow.work_time_max(), WORK_TIME_MAX + Duration::from_secs(5));
+        let letter = Selection { id: Uuid::nil().to_string(), class: String::new(), ..selection() };
+        let of = |action, of: &Selection| Selection { action, ..of.clone() }.commands().join("; ");
+        for (commands, expected) in [
+            (
+                slow.commands().join("; "),
+                "dlq redrive --service payment --class decode --max 5 --rate 1/s --force --execute",
+            ),
+            (of(Action::Discard, &selection()), "dlq discard --service payment --class decode --reason TEXT"),
+            (
+                of(Action::Restore, &selection()),
+                "dlq list --service payment --class decode --state discarded --limit 5 -o id; dlq restore - --reason TEXT",
+            ),
+            (of(Action::Restore, &letter), "dlq restore 00000000-0000-0000-0000-000000000000 --reason TEXT"),
+        ] {
+            assert_eq!(commands, expected);
         }
     }
 
@@ -468,6 +571,12 @@ mod tests {
         let first = digest(&selection(), 2, &[line("1", "planned"), line("2", "planned")]);
         assert_eq!(first, digest(&selection(), 2, &[line("1", "planned"), line("2", "planned")]));
         for other in [
+            digest(&Selection { rate: 6, ..selection() }, 2, &[line("1", "planned"), line("2", "planned")]),
+            digest(
+                &Selection { force: true, ..selection() },
+                2,
+                &[line("1", "planned"), line("2", "planned")],
+            ),
             digest(&Selection { max: 6, ..selection() }, 2, &[line("1", "planned"), line("2", "planned")]),
             digest(&selection(), 3, &[line("1", "planned"), line("2", "planned")]),
             digest(&selection(), 2, &[line("1", "planned"), line("2", "behind")]),

@@ -1,15 +1,18 @@
 //! The console: what an operator sees and does in a browser. It asks the services, as the identity `operator`, what `holdfast` asks
-//! them, and never their databases. Pages are made here and need neither JavaScript nor a network.
+//! them, and never their databases. Pages are made here and need neither JavaScript, by which some update
+//! by themselves, nor a network.
 //!
 //! From top to bottom; a module imports only from below:
 //!
 //! - [`router`]: all routes, each behind the one guard;
 //! - [`pages`]: one file each: what is asked, and what is shown;
 //! - [`job`]: a redrive or discard that runs, and what became of it;
+//! - [`live`]: what is watched, and looked at for all that watch it;
 //! - [`guard`]: who may, and from where;
 //! - [`session`]: who is signed in;
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
+//! - [`payloads`]: how much of what users have written is shown;
 //! - [`view`]: text of strangers, times and frames of pages.
 
 mod admin;
@@ -17,7 +20,9 @@ mod ask;
 mod config;
 mod guard;
 mod job;
+mod live;
 mod pages;
+mod payloads;
 mod router;
 mod saga;
 mod session;
@@ -35,8 +40,8 @@ use holdfast_common::{
     service::{Context, bind, run_service},
 };
 
-pub use crate::config::Config;
 use crate::state::Console;
+pub use crate::{config::Config, payloads::Payloads};
 
 /// Connections at a time: the browsers of a few operators.
 const CONNECTIONS_MAX: usize = 256;
@@ -54,6 +59,10 @@ async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let stop = context.stop.clone();
     let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
     let server = Server { name: "console", limits, tls: None, proxies: Vec::new() };
+    let (watched, live) = (console.clone(), context.health.component("live"));
+    let look = move |subject| pages::live::look(watched.clone(), subject);
+    let (hub, stopped) = (console.clone(), stop.clone().cancelled_owned());
+    context.spawn("live", finished(async move { hub.live.run(look, &live, stopped).await }));
     context.spawn("http", finished(server.serve(listener, router::router(console), stop.clone())));
     let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.reload_on_change(reload, stop)));

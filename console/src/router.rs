@@ -10,7 +10,8 @@ use axum::{
 use crate::{
     guard::{Effect, guard, no_such_page},
     pages::{
-        asset, audit, components, desk, edit, enter, find, job, letter, letters, list, order, start, stuck,
+        asset, audit, components, desk, edit, enter, find, groups, job, letter, letters, list, live, order,
+        outbox, redrives, resume, revert, skip, start, stuck,
     },
     state::Console,
 };
@@ -30,11 +31,13 @@ const fn route(path: &'static str, effect: Effect, handler: fn() -> MethodRouter
 }
 
 /// See the module.
-pub(crate) static ROUTES: [Route; 17] = [
+pub(crate) static ROUTES: [Route; 30] = [
     route("/open", Effect::Public, || get(enter::page)),
     route("/console.css", Effect::Public, || get(asset::style)),
+    route("/console.js", Effect::Public, || get(asset::script)),
     route("/icon.svg", Effect::Public, || get(asset::icon)),
     route("/", Effect::Read, || get(start::page)),
+    route("/live", Effect::Read, || get(live::stream)),
     route("/find", Effect::Read, || get(find::page)),
     route("/orders/{id}", Effect::Read, || get(order::page)),
     route("/stuck", Effect::Read, || get(stuck::page)),
@@ -43,9 +46,20 @@ pub(crate) static ROUTES: [Route; 17] = [
     route("/letters/{id}", Effect::Read, || get(letter::page)),
     route("/letters/{id}/edit", Effect::Read, || get(edit::page)),
     route("/letters/{id}/edit", Effect::Write, || post(edit::submit)),
+    route("/letters/{id}/revert", Effect::Read, || get(revert::page)),
+    route("/letters/{id}/revert", Effect::Write, || post(revert::submit)),
     route("/desk", Effect::Read, || get(desk::page)),
     route("/desk", Effect::Write, || post(desk::submit)),
     route("/jobs/{id}", Effect::Read, || get(job::page)),
+    route("/redrives", Effect::Read, || get(redrives::page)),
+    route("/redrives/{id}", Effect::Read, || get(redrives::end)),
+    route("/redrives/{id}", Effect::Write, || post(redrives::submit)),
+    route("/groups", Effect::Read, || get(groups::page)),
+    route("/groups/resume", Effect::Read, || get(resume::page)),
+    route("/groups/resume", Effect::Write, || post(resume::submit)),
+    route("/groups/skip", Effect::Read, || get(skip::page)),
+    route("/groups/skip", Effect::Write, || post(skip::submit)),
+    route("/outbox", Effect::Read, || get(outbox::page)),
     route("/audit", Effect::Read, || get(audit::page)),
     route("/components", Effect::Read, || get(components::page)),
 ];

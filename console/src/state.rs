@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use holdfast_common::{error::BoxError, identity::Identity};
 use holdfast_operator::service::{Hints, Patience, Service};
 
-use crate::{admin::Ports, config::Config, job::Jobs, session::Sessions, view::escaped};
+use crate::{
+    admin::Ports, config::Config, job::Jobs, live::Live, payloads::Payloads, session::Sessions, view::escaped,
+};
 
 /// How long a page waits for a service. One that takes longer is shown as not asked; the rest of the page is there.
 pub(crate) const CALL_TIME_MAX: Duration = Duration::from_secs(1);
@@ -25,8 +27,10 @@ pub(crate) struct Shared {
     pub(crate) admin: Vec<Ports>,
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
+    pub(crate) live: Live,
     pub(crate) tickets: PathBuf,
     pub(crate) allow_write: bool,
+    pub(crate) payloads: Payloads,
     /// The values of `Host` that are ours. Others reach us by a name that somebody has pointed here (DNS rebinding).
     pub(crate) hosts: BTreeSet<String>,
     /// Cookies know no ports: consoles of several stacks must not take each other's.
@@ -70,8 +74,10 @@ impl Console {
             admin: admin.map(|(service, addresses)| Ports::new(service, addresses)).collect(),
             sessions: Sessions::default(),
             jobs: Jobs::default(),
+            live: Live::default(),
             tickets: console.tickets.clone(),
             allow_write: console.allow_write,
+            payloads: console.payloads,
             hosts: ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}")).into(),
             cookie: format!("holdfast-console-{port}"),
             command_options: escaped(options),

@@ -118,6 +118,10 @@ pub(crate) struct Frame {
     pub(crate) missing: Vec<Shown>,
     /// Commands that do the same.
     pub(crate) commands: Vec<String>,
+    /// The path of the stream by which it updates by itself; empty if it does not.
+    pub(crate) stream: String,
+    /// When it was made.
+    pub(crate) made: Moment,
 }
 
 impl Frame {
@@ -128,7 +132,16 @@ impl Frame {
             allow_write: console.allow_write,
             missing: Vec::new(),
             commands: Vec::new(),
+            stream: String::new(),
+            made: Moment::default(),
         }
+    }
+
+    /// It updates by itself.
+    pub(crate) fn live(mut self, parameters: &impl Serialize, now: OffsetDateTime) -> Self {
+        self.stream = link("/live", parameters);
+        self.made = Moment::of(Some(now), now);
+        self
     }
 
     pub(crate) fn missing(mut self, why: &[String]) -> Self {

@@ -149,6 +149,14 @@ impl Browser {
         self.wait_for_page(before).await;
     }
 
+    /// Presses the key that moves the focus.
+    pub async fn tab(&mut self) {
+        for kind in ["rawKeyDown", "keyUp"] {
+            let key = json!({"type": kind, "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9});
+            self.call("Input.dispatchKeyEvent", key).await;
+        }
+    }
+
     /// Opens a page and waits until it is there.
     pub async fn visit(&mut self, url: &str) {
         let before = self.loaded();
@@ -195,7 +203,8 @@ impl Browser {
                 {
                     Some(parameters["entry"].to_string())
                 }
-                "Network.loadingFailed" => Some(parameters.to_string()),
+                // What a page that is left has not read to its end, such as a stream, has not failed.
+                "Network.loadingFailed" if parameters["canceled"] != true => Some(parameters.to_string()),
                 _ => None,
             }
         };

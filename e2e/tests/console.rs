@@ -1,24 +1,27 @@
-//! The console in a real browser, on a real stack: poison is found, repaired and redriven, and its order is paid.
+//! The console in a real browser, on a real stack: poison is found, repaired and redriven, and its order is paid; an order is watched.
 
 use std::{
-    env,
+    env, fs,
     net::TcpStream,
     path::Path,
     process::{Output, Stdio},
-    time::Duration,
 };
 
+use holdfast_chaos::fault::Fault;
 use holdfast_e2e::{
     PATIENCE, World,
     browser::{self, Browser},
-    eventually, id, skipped,
+    events::send_created,
+    eventually, id, reaches, skipped,
 };
-use holdfast_testkit::stack::binary;
+use holdfast_native::layout::Scope;
+use holdfast_testkit::stack::{TestStack, binary};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
 };
+use uuid::Uuid;
 
 /// A database that refuses payments, for a reason in the data.
 const REFUSE_PAYMENTS: &str = "
@@ -116,6 +119,7 @@ async fn poison_is_found_repaired_and_redriven_in_the_browser() {
     // The letter is repaired beside the original.
     browser.press("#waits a").await;
     assert_eq!(text_of(&mut browser, "#state").await, "parked");
+    what_is_done_is_taken_back(&mut browser, &letter).await;
     browser.press(".do a[href$='/edit']").await;
     let edited = "document.querySelector('#document').value.replace('1 Wrong Street', '2 Right Street')";
     browser.evaluate(&format!("void (document.querySelector('#document').value = {edited})")).await;
@@ -141,8 +145,11 @@ async fn poison_is_found_repaired_and_redriven_in_the_browser() {
     browser.press("#confirm button").await;
     until_it_has_ended(&mut browser).await;
     let page = browser.evaluate("location.pathname").await;
-    let lines = text_of(&mut browser, "#lines").await;
-    assert!(lines.contains("redriven redriven order.created"), "as it was said, and as it is: {lines}");
+    // As it was said, and as it is.
+    let lines = "document.querySelector('#lines').innerText.split(/\\s+/).join(' ').includes('redriven redriven order.created')";
+    browser.until(lines).await;
+    let counted = text_of(&mut browser, "#counted").await;
+    assert!(counted.contains("finished; 1 redriven, 0 failed"), "{counted}");
     let again = format!(
         "fetch('/desk', {{method: 'POST', body: new URLSearchParams({form})}}).then(answer => new URL(answer.url).pathname)"
     );
@@ -162,34 +169,138 @@ async fn poison_is_found_repaired_and_redriven_in_the_browser() {
     .await;
     assert_eq!(session.order(&order).await.expect("answered")["status"], "PAID");
     let url = format!("http://127.0.0.1:{}/orders/{order}", world.stack.layout.console_port());
-    let until = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        browser.visit(&url).await;
-        let rows = browser.evaluate("document.querySelectorAll('#timeline tbody tr').length").await;
-        let waits = text_of(&mut browser, "#waits").await;
-        if rows == 6 && waits == "Every event that was written was handled." {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < until, "{rows} events, {waits}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    browser.visit(&url).await;
+    browser.until("document.querySelectorAll('#timeline tbody tr').length === 6").await;
+    browser
+        .until("document.querySelector('#waits').innerText === 'Every event that was written was handled.'")
+        .await;
     let right =
         "select count(*) from deliveries where delivery_address = '2 Right Street' and order_id::text = $1";
     assert_eq!(world.count("delivery", right, &order).await, 1, "it goes where the edit says");
     picture(&mut browser, "console-paid.png").await;
 
-    every_page_is_well(&mut browser, &world).await;
+    a_redrive_is_ended(&mut browser, &world).await;
+    every_page_is_well(&mut browser, &world, &order, &letter).await;
     nobody_else_is_let_in(&mut browser, &world, &address).await;
 }
 
+/// By itself: nobody loads the page again.
 async fn until_it_has_ended(browser: &mut Browser) {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while !text_of(browser, "#progress").await.starts_with("It has ended: 1 of 1.") {
-        let progress = text_of(browser, "main").await;
-        assert!(tokio::time::Instant::now() < until, "{progress}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        browser.press("#progress a").await;
+    browser.until("document.querySelector('#progress').innerText.startsWith('It has ended: 1 of 1.')").await;
+}
+
+/// Confirms what a page says would be done.
+async fn confirm(browser: &mut Browser, reason: &str) {
+    browser.fill("#reason", reason).await;
+    browser.press("#confirm button").await;
+}
+
+/// A letter is discarded and restored; an edit of it is made and taken back.
+async fn what_is_done_is_taken_back(browser: &mut Browser, letter: &str) {
+    let page = browser.evaluate("location.href").await.as_str().expect("text").to_owned();
+    for (action, state) in [("discard", "discarded"), ("restore", "parked")] {
+        browser.press(&format!(".do a[href*='action={action}']")).await;
+        confirm(browser, "a mistake").await;
+        until_it_has_ended(browser).await;
+        browser.visit(&page).await;
+        assert_eq!(text_of(browser, "#state").await, state);
     }
+    browser.press(".do a[href$='/edit']").await;
+    let edited = "document.querySelector('#document').value.replace('1 Wrong Street', '3 Nowhere')";
+    browser.evaluate(&format!("void (document.querySelector('#document').value = {edited})")).await;
+    browser.fill("#reason", "a mistake").await;
+    browser.press("main form button").await;
+    assert!(text_of(browser, "main").await.contains("3 Nowhere"));
+    browser.press(".do a[href$='/revert']").await;
+    let plan = text_of(browser, "#plan").await;
+    assert!(plan.starts_with(&format!("all edits of the dead letter {letter} are taken back")), "{plan}");
+    confirm(browser, "it was right").await;
+    let shown = text_of(browser, "main").await;
+    assert!(!shown.contains("What a redrive uses") && shown.contains("it was right"), "{shown}");
+}
+
+/// A redrive that takes half a minute, because of its rate, is watched and ended before it is done; others are told who did that.
+async fn a_redrive_is_ended(browser: &mut Browser, world: &World) {
+    const LETTERS: i64 = 30;
+    let producer = world.producer();
+    for _ in 0..LETTERS {
+        send_created(&producer, "stranger", &Uuid::now_v7().to_string(), b"\xff").await;
+    }
+    let parked = "select count(*) from dead_letters where class = $1 and state = 'parked'";
+    reaches("all are parked", LETTERS, || world.count("payment", parked, "decode")).await;
+    let base = format!("http://127.0.0.1:{}", world.stack.layout.console_port());
+    browser.visit(&format!("{base}/desk?action=redrive&service=payment&class=decode&max=50&rate=1")).await;
+    assert!(text_of(browser, ".command").await.contains("--rate 1/s --execute"));
+    confirm(browser, "once more").await;
+    browser.until("(document.querySelector('#counted')?.innerText ?? '').includes('running')").await;
+    browser.press("#counted a").await;
+    confirm(browser, "it is of no use").await;
+    browser.until("(document.querySelector('#redrives tbody td:nth-child(3)')?.innerText ?? '').startsWith('cancelled by')").await;
+    let redrives = text_of(browser, "#redrives").await;
+    assert!(redrives.contains("tester via console: it is of no use"), "{redrives}");
+    assert!(redrives.contains("tester via console: once more"), "{redrives}");
+}
+
+/// How many events the order's page shows, without it having been loaded again since `until` was first called.
+async fn until_shown(browser: &mut Browser, events: usize, waits: &str) {
+    let shown = format!(
+        "window.watched === true && document.querySelectorAll('#timeline tbody tr').length === {events}
+            && document.querySelector('#waits').innerText.startsWith({})",
+        json!(waits)
+    );
+    browser.until(&shown).await;
+}
+
+/// The page of an order changes by itself as its order goes on, keeps the focus of its reader, says who can't be asked, and its age.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_watched_in_the_browser() {
+    let Some(program) = browser::installed() else {
+        skipped("no Chromium or Chrome is installed, so no order was watched in the console");
+        return;
+    };
+    let world = World::of(Box::leak(Box::new(
+        tokio::task::spawn_blocking(|| TestStack::start(Scope::Everything, &[], &[])).await.expect("started"),
+    )));
+    let session = world.user("watched", "10.00").await;
+    let (console, address) = start(&world).await;
+    let mut browser = Browser::start(&program).await;
+    browser.visit(&address).await;
+    // Those who would go on with it stand still.
+    for service in ["payment", "delivery"] {
+        world.apply(Fault::Stall, service);
+    }
+    let order = id(&world.create(&session, "1 Quay Street", 300).await);
+    browser.visit(&format!("http://127.0.0.1:{}/orders/{order}", world.stack.layout.console_port())).await;
+    browser.evaluate("void (window.watched = true)").await;
+    let expected = "Nothing is known to be missing, but not every service could be asked.";
+    until_shown(&mut browser, 1, expected).await;
+    browser.until("document.querySelector('#age').innerText.startsWith('Updates by itself. Looked ')").await;
+    let away = text_of(&mut browser, "#live .notice").await;
+    assert!(
+        away.contains("payment cannot be reached") && away.contains("delivery cannot be reached"),
+        "{away}"
+    );
+    browser.evaluate("document.querySelector('[aria-label=Timeline]').focus()").await;
+
+    world.heal(Fault::Stall, "payment");
+    // Paid, which order has seen; delivery can't say anything.
+    until_shown(&mut browser, 2, expected).await;
+    assert_eq!(session.order(&order).await.expect("answered")["status"], "PAID");
+    world.heal(Fault::Stall, "delivery");
+    // With each step of its delivery.
+    for events in 3..=6 {
+        let shown = format!(
+            "window.watched === true && document.querySelectorAll('#timeline tbody tr').length >= {events}"
+        );
+        browser.until(&shown).await;
+    }
+    until_shown(&mut browser, 6, "Every event that was written was handled.").await;
+    assert_eq!(browser.evaluate("document.activeElement.getAttribute('aria-label')").await, "Timeline");
+    assert_eq!(browser.evaluate("document.querySelectorAll('#live .notice').length").await, 0);
+
+    // A console that is away says so, and does not look as if all were well.
+    drop(console);
+    browser.until("document.querySelector('#age').innerText.includes('the console does not answer')").await;
 }
 
 /// Nothing is wider than a small telephone but what scrolls in itself.
@@ -210,15 +321,90 @@ async fn fits_a_small_screen(browser: &mut Browser) {
     );
 }
 
-/// Each page that the navigation leads to is there, asks nobody else for anything, and has nothing to complain about.
-async fn every_page_is_well(browser: &mut Browser, world: &World) {
+/// All pages; the last one is that of the components.
+fn pages(order: &str, letter: &str) -> Vec<String> {
+    let fixed = [
+        "/",
+        "/stuck?older=0s",
+        "/letters",
+        "/letters/list?state=all",
+        "/desk?action=redrive&service=payment&class=decode",
+        "/groups",
+        "/groups/resume?service=payment",
+        "/redrives",
+        "/outbox",
+        "/audit",
+    ];
+    let of_letter = ["", "/edit", "/revert"].map(|page| format!("/letters/{letter}{page}"));
+    let fixed = fixed.map(str::to_owned).into_iter();
+    fixed.chain(of_letter).chain([format!("/orders/{order}"), "/components".to_owned()]).collect()
+}
+
+/// The text of axe-core, if it can be had here.
+fn axe() -> Option<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/axe.sh");
+    let output = std::process::Command::new(script).output().expect("bash runs");
+    if output.status.code() == Some(77) {
+        skipped(
+            "axe-core can't be had here, so nobody looked whether the console's pages are open to everybody",
+        );
+        return None;
+    }
+    assert!(output.status.success(), "{output:?}");
+    let path = String::from_utf8(output.stdout).expect("text");
+    Some(fs::read_to_string(path.trim()).expect("readable"))
+}
+
+/// axe-core finds nothing that keeps people out of a page, whether they like it light or dark.
+async fn is_open_to_everybody(browser: &mut Browser, axe: &str) {
+    for scheme in ["light", "dark"] {
+        browser.show_as(1280, scheme).await;
+        browser.evaluate(&format!("{axe}; void 0")).await;
+        let findings = browser
+            .evaluate(
+                "axe.run(document, {resultTypes: ['violations']}).then(({violations, passes}) => JSON.stringify({
+                    passes: passes.length, violations: violations.map(({id, nodes}) => [id, nodes.map(({html}) => html)])}))",
+            )
+            .await;
+        let findings: Value = serde_json::from_str(findings.as_str().expect("text")).expect("JSON");
+        let page = browser.evaluate("location.pathname").await;
+        assert!(findings["passes"].as_u64() > Some(10), "it has looked: {findings}");
+        assert_eq!(findings["violations"], json!([]), "{page}, {scheme}");
+    }
+    browser.show_as(1280, "light").await;
+}
+
+/// The focus of the keyboard is seen wherever it goes.
+async fn shows_its_focus(browser: &mut Browser) {
+    let mut reached = 0;
+    for _ in 0..10 {
+        browser.tab().await;
+        if browser.evaluate("document.activeElement !== document.body").await == true {
+            reached += 1;
+        }
+        let seen = "(() => { const {outlineStyle, outlineWidth} = getComputedStyle(document.activeElement);
+            return document.activeElement === document.body || (outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2); })()";
+        let what = browser.evaluate("document.activeElement.outerHTML.slice(0, 200)").await;
+        assert_eq!(browser.evaluate(seen).await, true, "{what}");
+    }
+    assert!(reached > 1, "nothing can be reached");
+}
+
+/// Each page is there, is open to everybody in light and dark, asks nobody else for anything, and has nothing to complain about.
+async fn every_page_is_well(browser: &mut Browser, world: &World, order: &str, letter: &str) {
     let base = format!("http://127.0.0.1:{}", world.stack.layout.console_port());
-    for path in ["/", "/stuck?older=0s", "/letters", "/letters/list?state=all", "/audit", "/components"] {
+    let axe = axe();
+    for path in pages(order, letter) {
         browser.visit(&format!("{base}{path}")).await;
-        let missing = browser.evaluate("document.querySelectorAll('.notice').length").await;
+        let missing =
+            browser.evaluate("document.querySelectorAll('[aria-label=\"Not asked\"]').length").await;
         assert_eq!(missing, 0, "{path}: {}", text_of(browser, "main").await);
         assert_eq!(browser.statuses(&format!("{base}{path}")).last(), Some(&200), "{path}");
         fits_a_small_screen(browser).await;
+        if let Some(axe) = &axe {
+            is_open_to_everybody(browser, axe).await;
+        }
+        shows_its_focus(browser).await;
     }
     let components = text_of(browser, "main").await;
     for service in ["gateway: ready", "order: ready", "payment: ready", "delivery: ready"] {

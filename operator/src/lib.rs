@@ -2,6 +2,7 @@
 //!
 //! - [`admin`]: pages of admin ports;
 //! - [`service`]: a service, called as the identity `operator`, and what its refusals mean;
+//! - [`position`], [`redrive`]: how far a reader and a redrive are;
 //! - [`verdict`]: whether an event that a reader has not handled is lost;
 //! - [`document`], [`schema`]: a dead letter and its event as JSON, and back;
 //! - [`text`]: figures as people read them;
@@ -9,6 +10,8 @@
 
 pub mod admin;
 pub mod document;
+pub mod position;
+pub mod redrive;
 pub mod schema;
 pub mod service;
 pub mod text;

@@ -37,9 +37,12 @@ use crate::{
 pub(crate) struct Console {
     #[command(flatten)]
     at: At,
-    /// Let it change things, each with a reason: redrive, edit and discard dead letters
+    /// Let it change things, each with a reason: redrive, edit and discard dead letters, resume consumers
     #[arg(long)]
     allow_write: bool,
+    /// How much of keys, headers and values of records it shows: everything, their form only, or nothing
+    #[arg(long, default_value = "full", value_parser = ["full", "masked", "off"], value_name = "HOW")]
+    payloads: String,
     #[command(flatten)]
     by: By,
 }
@@ -74,6 +77,7 @@ struct Pages {
     listen: String,
     tickets: PathBuf,
     allow_write: bool,
+    payloads: String,
     command_options: String,
 }
 
@@ -191,6 +195,7 @@ impl Console {
                 listen: format!("127.0.0.1:{}", layout.console_port()),
                 tickets: files.tickets.clone(),
                 allow_write: self.allow_write,
+                payloads: self.payloads.clone(),
                 command_options: folder_option(&layout.data_dir),
             },
             gateway: Admin { admin: admin(GATEWAY) },

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use holdfast_operator::position::{gap, lag};
 use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 
@@ -52,39 +53,22 @@ struct PositionLine {
 
 impl PositionLine {
     fn of(service: &'static str, position: pb::ConsumerPosition) -> Self {
-        let pb::ConsumerPosition { position: next, committed, first, end, .. } = position;
-        let from = match (next, first, end) {
-            // Not the log that was read before: reading begins at its oldest record. What is committed may belong to this one.
-            (Some(next), Some(first), Some(end)) if next > end => {
-                committed.filter(|committed| (first..=end).contains(committed)).or(Some(first))
-            }
-            (Some(next), Some(first), _) if next < first => Some(first),
-            (next, first, _) => next.or(first),
-        };
+        let (lag, gap) = (lag(&position), gap(&position));
         Self {
             service,
             topic: position.topic,
             partition: position.partition,
-            position: next,
-            committed,
-            first,
-            end,
-            lag: end.zip(from).map(|(end, from)| end - from),
+            position: position.position,
+            committed: position.committed,
+            first: position.first,
+            end: position.end,
+            lag,
             applied: position.applied,
             duplicates: position.duplicates,
             parked: position.parked,
             set_aside: position.set_aside,
-            gap: gap(next, committed, first, end),
+            gap,
         }
-    }
-}
-
-fn gap(next: Option<i64>, committed: Option<i64>, first: Option<i64>, end: Option<i64>) -> &'static str {
-    match (next, first, end) {
-        (Some(next), _, Some(end)) if next > end => "the log ends before the position",
-        (Some(next), Some(first), _) if next < first => "records were deleted unread",
-        _ if committed.unwrap_or_default() > next.unwrap_or_default() => "committed ahead of the position",
-        _ => "",
     }
 }
 
@@ -182,26 +166,5 @@ mod tests {
         ];
         snapshot::check("tables/positions.txt", &at_all_widths(&table(&positions)));
         snapshot::check("json/positions.json", &json(&Document { positions }));
-    }
-
-    /// Each way in which database and broker can disagree is named; agreement is not.
-    #[test]
-    fn disagreements_are_named() {
-        for (next, committed, first, end, expected) in [
-            (Some(5), Some(5), Some(0), Some(9), ""),
-            (Some(5), Some(3), Some(0), Some(9), ""),
-            (None, None, Some(0), Some(9), ""),
-            (Some(5), None, None, None, ""),
-            (Some(5), Some(9), Some(0), Some(9), "committed ahead of the position"),
-            (None, Some(9), Some(0), Some(9), "committed ahead of the position"),
-            (Some(5), Some(5), Some(7), Some(9), "records were deleted unread"),
-            (Some(12), Some(5), Some(0), Some(9), "the log ends before the position"),
-        ] {
-            assert_eq!(
-                gap(next, committed, first, end),
-                expected,
-                "{next:?} {committed:?} {first:?} {end:?}"
-            );
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Redrive and discard: what would be done, and the confirmation of exactly that.
+//! Redrive, discard and restore: what would be done, and the confirmation of exactly that.
 
 use askama::Template;
 use axum::{
@@ -11,25 +11,36 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Form, letter_link, order_link, reason_of};
+use super::{Form, confirm::not_looked_at, letter_link, order_link, reason_of};
 use crate::{
     job::{Action, Job, LETTERS_MAX, Line, Preview, Progress, Selection, begin, preview},
     session::Session,
     state::Console,
-    view::{self, Frame, ROWS_MAX, Shown, link, message},
+    view::{self, Frame, ROWS_MAX, Shown, link, message, word},
 };
 
 /// How many letters at a time.
 const STEPS: [u32; 4] = [1, 5, 50, LETTERS_MAX];
+/// Letters per second; 0 is as fast as they go.
+const RATES: [u32; 4] = [0, 1, 10, 100];
 
 #[derive(Debug, Template)]
 #[template(path = "desk.html")]
 pub(super) struct View {
     frame: Frame,
     action: &'static str,
-    is_discard: bool,
+    button: &'static str,
+    is_redrive: bool,
+    /// What would be done to them, and what they are now.
+    done: &'static str,
+    state: String,
+    /// By which they are selected.
+    filter: Vec<(&'static str, Shown)>,
+    /// What the form sends back.
     fields: Vec<(&'static str, Shown)>,
     steps: Vec<Step>,
+    rates: Vec<Step>,
+    force: Step,
     letters: u64,
     planned: usize,
     lines: Vec<LineRow>,
@@ -89,6 +100,10 @@ pub(crate) struct Confirmed {
     #[serde(default)]
     id: String,
     max: u32,
+    #[serde(default)]
+    rate: u32,
+    #[serde(default)]
+    force: bool,
     digest: String,
     confirmation: Uuid,
     reason: String,
@@ -104,6 +119,8 @@ impl Confirmed {
             order: self.order.clone(),
             id: self.id.clone(),
             max: self.max,
+            rate: self.rate,
+            force: self.force,
         }
     }
 }
@@ -116,30 +133,48 @@ impl View {
         confirmation: Uuid,
         (reason, refused): (&str, &str),
     ) -> Self {
-        let fields = [
+        let filter = [
             ("service", &selection.service),
             ("topic", &selection.topic),
             ("class", &selection.class),
             ("order", &selection.order),
             ("id", &selection.id),
         ];
-        let step = |max: u32| Step {
-            name: if max == LETTERS_MAX { format!("all (at most {max} at a time)") } else { max.to_string() },
-            link: link("/desk", &Selection { max, ..selection.clone() }),
-            is_chosen: max == selection.max,
+        let filter: Vec<_> = filter
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| (name, Shown::of(value)))
+            .collect();
+        let how = [("max", selection.max.to_string()), ("rate", selection.rate.to_string())];
+        let how = how.into_iter().chain([("force", selection.force.to_string())]);
+        let choice =
+            |name: String, is_chosen, of: &Selection| Step { name, link: link("/desk", of), is_chosen };
+        let step = |max: u32| {
+            let name =
+                if max == LETTERS_MAX { format!("all (at most {max} at a time)") } else { max.to_string() };
+            choice(name, max == selection.max, &Selection { max, ..selection.clone() })
+        };
+        let rate = |rate: u32| {
+            let name = if rate == 0 { "as fast as they go".to_owned() } else { format!("{rate} a second") };
+            choice(name, rate == selection.rate, &Selection { rate, ..selection.clone() })
         };
         let is_planned = |line: &&Line| line.result == "planned";
         Self {
             frame,
             action: selection.action.name(),
-            is_discard: selection.action == Action::Discard,
-            fields: fields
-                .into_iter()
-                .filter(|(_, value)| !value.is_empty())
-                .map(|(name, value)| (name, Shown::of(value)))
-                .chain([("max", Shown::of(selection.max.to_string()))])
-                .collect(),
+            button: title(selection.action),
+            is_redrive: selection.action == Action::Redrive,
+            done: done(selection.action),
+            state: word(selection.state().as_str_name(), "DEAD_LETTER_STATE_"),
+            fields: filter.iter().cloned().chain(how.map(|(name, value)| (name, Shown::of(value)))).collect(),
+            filter,
             steps: STEPS.map(step).into(),
+            rates: RATES.map(rate).into(),
+            force: choice(
+                "letters that were redriven 3 times without success".to_owned(),
+                selection.force,
+                &Selection { force: !selection.force, ..selection.clone() },
+            ),
             letters: preview.letters,
             planned: preview.lines.iter().filter(is_planned).count(),
             lines: preview.lines.iter().take(ROWS_MAX).map(|line| LineRow::of(line, "")).collect(),
@@ -155,6 +190,15 @@ const fn title(action: Action) -> &'static str {
     match action {
         Action::Redrive => "Redrive",
         Action::Discard => "Discard",
+        Action::Restore => "Restore",
+    }
+}
+
+const fn done(action: Action) -> &'static str {
+    match action {
+        Action::Redrive => "tried",
+        Action::Discard => "discarded",
+        Action::Restore => "parked again, as they were",
     }
 }
 
@@ -165,10 +209,10 @@ fn show(
     preview: &Preview,
     (status, reason, refused): (StatusCode, &str, &str),
 ) -> Response {
-    let frame = Frame::new(console, title(selection.action), &session.author)
-        .command(console.command(&selection.command()));
+    let frame = Frame::new(console, title(selection.action), &session.author);
+    let frame = selection.commands().iter().fold(frame, |frame, words| frame.command(console.command(words)));
     // A refused confirmation gets a new one: what is shown has changed.
-    let view = View::of(frame, selection, preview, Uuid::new_v4(), (reason, refused));
+    let view = View::of(frame, selection, preview, Uuid::now_v7(), (reason, refused));
     view::page(status, &view)
 }
 
@@ -181,13 +225,7 @@ async fn look(console: &Console, selection: &Selection) -> Result<Preview, Box<R
     let Some(service) = console.service(&selection.service) else {
         return Err(refused(StatusCode::BAD_REQUEST, "there is no such service"));
     };
-    preview(service, selection).await.map_err(|error| {
-        Box::new(message(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "Not looked at",
-            format!("nothing was done: {error:#}"),
-        ))
-    })
+    preview(service, selection).await.map_err(|error| Box::new(not_looked_at(&error)))
 }
 
 pub(crate) async fn page(
@@ -228,7 +266,7 @@ pub(crate) async fn submit(
         return again(StatusCode::CONFLICT, why);
     }
     if preview.lines.is_empty() {
-        return again(StatusCode::CONFLICT, "nothing that is parked matches");
+        return again(StatusCode::CONFLICT, "nothing matches");
     }
     let job = Job {
         selection: selection.clone(),

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::{Form, find_letter, letter_link, no_such_id, not_found, reason_of};
 use crate::{
     job::{author_of, refusal},
+    payloads::Payloads,
     router::BODY_BYTES_MAX,
     session::Session,
     state::Console,
@@ -52,7 +53,7 @@ pub(crate) struct Typed {
 }
 
 /// By which it is seen that somebody else has edited or redriven the letter meanwhile.
-fn digest(letter: &pb::DeadLetter) -> String {
+pub(super) fn digest(letter: &pb::DeadLetter) -> String {
     let pb::DeadLetter { state, redrive_count, edited_value, edited_key, edited_headers, .. } = letter;
     digest_of(&format!("{state} {redrive_count} {edited_value:?} {edited_key:?} {edited_headers:?}"))
 }
@@ -90,6 +91,13 @@ impl View {
     }
 }
 
+/// A form shows everything of a letter.
+fn is_hidden(console: &Console) -> Option<Response> {
+    let text =
+        "this console shows no values (`--payloads`), and an editor would: edit the letter with the command";
+    (console.payloads != Payloads::Full).then(|| message(StatusCode::FORBIDDEN, "Not shown", text))
+}
+
 fn show(
     console: &Console,
     session: &Session,
@@ -114,6 +122,9 @@ pub(crate) async fn page(
     Path(id): Path<String>,
 ) -> Response {
     let Ok(id) = Uuid::try_parse(&id) else { return no_such_id() };
+    if let Some(refusal) = is_hidden(&console) {
+        return refusal;
+    }
     let mut missing = Vec::new();
     match find_letter(&console, id, &mut missing).await {
         Some((_, letter)) => show(&console, &session, &missing, &letter, (StatusCode::OK, None, "")),
@@ -128,6 +139,9 @@ pub(crate) async fn submit(
     Form(typed): Form<Typed>,
 ) -> Response {
     let Ok(id) = Uuid::try_parse(&id) else { return no_such_id() };
+    if let Some(refusal) = is_hidden(&console) {
+        return refusal;
+    }
     let mut missing = Vec::new();
     let Some((service, letter)) = find_letter(&console, id, &mut missing).await else {
         return not_found(&missing, id);

@@ -15,8 +15,9 @@ use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{AuditRow, LetterRow, find_letter, letter_link, no_such_id, not_found};
+use super::{AuditRow, LetterRow, find_letter, is_edited, letter_link, no_such_id, not_found};
 use crate::{
+    payloads::Payloads,
     session::Session,
     state::Console,
     view::{self, Frame, Moment, ROWS_MAX, Shown, link, message},
@@ -40,7 +41,11 @@ pub(super) struct View {
     has_more: bool,
     redrive: String,
     discard: String,
+    restore: String,
     is_parked: bool,
+    /// Whether it can be edited here, where everything of it is shown then.
+    is_full: bool,
+    is_discarded: bool,
 }
 
 /// Key, headers and value.
@@ -48,7 +53,9 @@ pub(super) struct View {
 struct Record {
     key: Shown,
     headers: Vec<(Shown, Shown)>,
-    /// Decoded by the schema of its topic; empty if it is not what the topic carries.
+    /// Whether its value is what the topic carries.
+    is_event: bool,
+    /// Decoded by the schema of its topic, as far as it may be shown.
     decoded: Shown,
     hex: Shown,
     bytes: usize,
@@ -56,22 +63,26 @@ struct Record {
 
 impl Record {
     fn of(
+        payloads: Payloads,
         topic: &str,
         key: Option<&[u8]>,
         headers: &[pb::RecordHeader],
         value: Option<&[u8]>,
     ) -> Result<Self> {
         let decoded = value.map(|value| schema::decode(topic, value)).transpose()?.flatten();
+        let is_event = decoded.is_some();
+        let decoded = decoded.and_then(|event| payloads.event(event));
         let decoded = decoded.map(|value| serde_json::to_string_pretty(&value)).transpose()?;
         Ok(Self {
-            key: key.map(Shown::bytes).unwrap_or_default(),
+            is_event,
+            key: key.map(|key| payloads.bytes(key)).unwrap_or_default(),
             headers: headers
                 .iter()
                 .take(ROWS_MAX)
-                .map(|header| (Shown::of(&header.name), Shown::bytes(&header.value)))
+                .map(|header| (Shown::of(&header.name), payloads.bytes(&header.value)))
                 .collect(),
             decoded: Shown::lines(decoded.unwrap_or_default()),
-            hex: value.map(Shown::hex).unwrap_or_default(),
+            hex: value.filter(|_| payloads == Payloads::Full).map(Shown::hex).unwrap_or_default(),
             bytes: value.map_or(0, <[u8]>::len),
         })
     }
@@ -82,17 +93,23 @@ impl View {
         frame: Frame,
         service: &'static str,
         letter: &pb::DeadLetter,
+        payloads: Payloads,
         now: OffsetDateTime,
     ) -> Result<Self> {
         let topic = &letter.topic;
-        let original = Record::of(topic, letter.key.as_deref(), &letter.headers, letter.value.as_deref())?;
-        let is_edited =
-            letter.edited_value.is_some() || letter.edited_key.is_some() || !letter.edited_headers.is_empty();
-        let edited = is_edited.then(|| {
+        let original =
+            Record::of(payloads, topic, letter.key.as_deref(), &letter.headers, letter.value.as_deref())?;
+        let edited = is_edited(letter).then(|| {
             let headers =
                 if letter.edited_headers.is_empty() { &letter.headers } else { &letter.edited_headers };
             let key = letter.edited_key.as_deref().or(letter.key.as_deref());
-            Record::of(topic, key, headers, letter.edited_value.as_deref().or(letter.value.as_deref()))
+            Record::of(
+                payloads,
+                topic,
+                key,
+                headers,
+                letter.edited_value.as_deref().or(letter.value.as_deref()),
+            )
         });
         let desk = |action| {
             link(
@@ -118,9 +135,12 @@ impl View {
                 .take(ROWS_MAX)
                 .map(|entry| AuditRow::of(entry, service, now))
                 .collect(),
+            is_full: payloads == Payloads::Full,
             redrive: desk("redrive"),
             discard: desk("discard"),
+            restore: desk("restore"),
             is_parked: letter.state() == pb::DeadLetterState::Parked,
+            is_discarded: letter.state() == pb::DeadLetterState::Discarded,
             letter: LetterRow::of(letter, now),
         })
     }
@@ -139,7 +159,7 @@ pub(crate) async fn page(
     let frame = Frame::new(&console, "Dead letter", &session.author)
         .missing(&missing)
         .command(console.command(&format!("dlq show {id}")));
-    match View::of(frame, service.name, &letter, OffsetDateTime::now_utc()) {
+    match View::of(frame, service.name, &letter, console.payloads, OffsetDateTime::now_utc()) {
         Ok(view) => view::page(StatusCode::OK, &view),
         Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, "Cannot be shown", format!("{error:#}")),
     }

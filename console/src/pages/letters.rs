@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[derive(Debug, Template)]
-#[template(path = "letters.html")]
+#[template(path = "letters.html", blocks = ["live"])]
 pub(super) struct View {
     pub(super) frame: Frame,
     pub(super) groups: Vec<Group>,
@@ -68,12 +68,18 @@ pub(super) fn groups(
     (all.iter().take(ROWS_MAX).map(group).collect(), all.len() > ROWS_MAX)
 }
 
-pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+pub(super) async fn view(console: &Console, author: &str) -> View {
     let mut missing = Vec::new();
     let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
-    let frame = Frame::new(&console, "Dead letters", &session.author)
+    let now = OffsetDateTime::now_utc();
+    let frame = Frame::new(console, "Dead letters", author)
+        .live(&[("page", "letters")], now)
         .missing(&missing)
         .command(console.command("dlq stats"));
-    let (groups, has_more) = groups(&stats, OffsetDateTime::now_utc());
-    view::page(StatusCode::OK, &View { frame, groups, has_more })
+    let (groups, has_more) = groups(&stats, now);
+    View { frame, groups, has_more }
+}
+
+pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+    view::page(StatusCode::OK, &view(&console, &session.author).await)
 }

@@ -82,6 +82,27 @@ impl Filter {
         }
     }
 
+    /// What can be done with all that match, by its name, with its link.
+    fn actions(&self) -> Vec<(&'static str, String)> {
+        let names: &[(&str, &str)] = match self.state.as_str() {
+            "parked" => &[("Redrive…", "redrive"), ("Discard…", "discard")],
+            "discarded" => &[("Restore…", "restore")],
+            _ => &[],
+        };
+        let is_narrow = !(self.topic.is_empty() && self.class.is_empty() && self.order.is_empty());
+        let link = |(name, action): &(&'static str, &str)| {
+            let of = [
+                ("action", *action),
+                ("service", &self.service),
+                ("topic", &self.topic),
+                ("class", &self.class),
+                ("order", &self.order),
+            ];
+            (*name, link("/desk", &of))
+        };
+        if is_narrow && !self.service.is_empty() { names.iter().map(link).collect() } else { Vec::new() }
+    }
+
     fn command(&self) -> String {
         let options = [
             ("service", &self.service),
@@ -116,6 +137,8 @@ pub(super) struct View {
     states: Vec<Choice>,
     order: Shown,
     letters: Vec<LetterRow>,
+    /// What can be done with all that match; empty if too little is chosen for that.
+    actions: Vec<(&'static str, String)>,
     next: String,
     has_more: bool,
 }
@@ -148,6 +171,7 @@ impl View {
             classes: choices(Class::ALL.map(Class::as_str).into_iter(), &filter.class),
             states: choices(STATES.into_iter().map(|(name, _)| name).chain(["all"]), &filter.state),
             order: Shown::of(&filter.order),
+            actions: filter.actions(),
             has_more: next.is_empty() && (letters.len() > ROWS_MAX || !tokens.is_empty()),
             next,
             letters: letters.iter().take(ROWS_MAX).map(|letter| LetterRow::of(letter, now)).collect(),

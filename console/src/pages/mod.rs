@@ -3,15 +3,23 @@
 pub(crate) mod asset;
 pub(crate) mod audit;
 pub(crate) mod components;
+pub(crate) mod confirm;
 pub(crate) mod desk;
 pub(crate) mod edit;
 pub(crate) mod enter;
 pub(crate) mod find;
+pub(crate) mod groups;
 pub(crate) mod job;
 pub(crate) mod letter;
 pub(crate) mod letters;
 pub(crate) mod list;
+pub(crate) mod live;
 pub(crate) mod order;
+pub(crate) mod outbox;
+pub(crate) mod redrives;
+pub(crate) mod resume;
+pub(crate) mod revert;
+pub(crate) mod skip;
 pub(crate) mod start;
 pub(crate) mod stuck;
 
@@ -99,6 +107,11 @@ fn state_of(letter: &pb::DeadLetter) -> String {
     word(letter.state().as_str_name(), "DEAD_LETTER_STATE_")
 }
 
+/// Whether a redrive would use something else than what was received.
+const fn is_edited(letter: &pb::DeadLetter) -> bool {
+    letter.edited_value.is_some() || letter.edited_key.is_some() || !letter.edited_headers.is_empty()
+}
+
 /// A letter in a list.
 #[derive(Debug, Clone)]
 struct LetterRow {
@@ -153,6 +166,22 @@ impl AuditRow {
             letter: Shown::of(&entry.dead_letter_id),
             link: letter_link(&entry.dead_letter_id),
             detail: Shown::of(&entry.detail),
+        }
+    }
+}
+
+/// A consumer that is stopped.
+#[derive(Debug)]
+struct Stop {
+    reason: Shown,
+    since: Moment,
+}
+
+impl Stop {
+    fn of(stop: &pb::ConsumerStop, now: OffsetDateTime) -> Self {
+        Self {
+            reason: Shown::of(&stop.reason),
+            since: Moment::of(from_timestamp(stop.stopped_at.as_ref()), now),
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
 const LETTERS_LOOKED_INTO_MAX: usize = 16;
 
 #[derive(Debug, Template)]
-#[template(path = "order.html")]
+#[template(path = "order.html", blocks = ["live"])]
 pub(super) struct View {
     frame: Frame,
     order: Shown,
@@ -182,6 +182,10 @@ pub(crate) async fn page(
     Path(id): Path<String>,
 ) -> Response {
     let Ok(id) = Uuid::try_parse(&id) else { return no_such_id() };
+    view::page(StatusCode::OK, &view(&console, &session.author, id).await)
+}
+
+pub(super) async fn view(console: &Console, author: &str, id: Uuid) -> View {
     let order_id = id.to_string();
     let subjects = [order_id.clone()];
     let mut missing = Vec::new();
@@ -192,16 +196,16 @@ pub(crate) async fn page(
     };
     let mut missing_letters = Vec::new();
     let (written, listed) = tokio::join!(
-        written(&console, &subjects, &mut missing),
+        written(console, &subjects, &mut missing),
         console.ask(|service| {
             let wanted = wanted.clone();
             async move { letters_of(&service, wanted).await }
         })
     );
     let listed = answers(listed, &mut missing_letters);
-    let readers = readers(&console, &written, &subjects, &mut missing).await;
+    let readers = readers(console, &written, &subjects, &mut missing).await;
     let mut evidence = Evidence { written, readers, ..Evidence::default() };
-    look_into(&console, &listed, &mut evidence, &mut missing_letters).await;
+    look_into(console, &listed, &mut evidence, &mut missing_letters).await;
     for why in missing_letters {
         note(&mut missing, why);
     }
@@ -209,11 +213,12 @@ pub(crate) async fn page(
         listed.into_iter().flat_map(|(_, page)| page.dead_letters).collect();
     // The ids are of version 7: the order of parking.
     letters.sort_by(|a, b| a.id.cmp(&b.id));
-    let frame = Frame::new(&console, "Order", &session.author)
+    let now = OffsetDateTime::now_utc();
+    let frame = Frame::new(console, "Order", author)
+        .live(&[("page", "order"), ("id", &order_id)], now)
         .missing(&missing)
         .command(console.command(&format!("orders show {order_id}")));
-    let now = OffsetDateTime::now_utc();
-    view::page(StatusCode::OK, &View::of(frame, &order_id, &evidence, &letters, missing.is_empty(), now))
+    View::of(frame, &order_id, &evidence, &letters, missing.is_empty(), now)
 }
 
 /// Reads the headers of parked letters, which name their events.

@@ -5,16 +5,17 @@ use axum::{Extension, extract::State, http::StatusCode, response::Response};
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
 
+use super::Stop;
 use crate::{
     ask::answers,
     job::stats,
     session::Session,
     state::Console,
-    view::{self, Frame, Moment, Shown},
+    view::{self, Frame, Moment},
 };
 
 #[derive(Debug, Template)]
-#[template(path = "start.html")]
+#[template(path = "start.html", blocks = ["live"])]
 pub(super) struct View {
     pub(super) frame: Frame,
     pub(super) services: Vec<ServiceRow>,
@@ -28,12 +29,6 @@ pub(super) struct ServiceRow {
     stops: Vec<Stop>,
 }
 
-#[derive(Debug)]
-struct Stop {
-    reason: Shown,
-    since: Moment,
-}
-
 impl ServiceRow {
     pub(super) fn of(
         name: &'static str,
@@ -42,26 +37,27 @@ impl ServiceRow {
     ) -> Self {
         let oldest =
             stats.stats.iter().filter_map(|stats| from_timestamp(stats.oldest_parked_at.as_ref())).min();
-        let stop = |stop: &pb::ConsumerStop| Stop {
-            reason: Shown::of(&stop.reason),
-            since: Moment::of(from_timestamp(stop.stopped_at.as_ref()), now),
-        };
         Self {
             name,
             parked: stats.stats.iter().map(|stats| stats.parked).sum(),
             oldest: Moment::of(oldest, now),
-            stops: stats.stops.iter().take(view::ROWS_MAX).map(stop).collect(),
+            stops: stats.stops.iter().take(view::ROWS_MAX).map(|stop| Stop::of(stop, now)).collect(),
         }
     }
 }
 
-pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+pub(super) async fn view(console: &Console, author: &str) -> View {
     let mut missing = Vec::new();
     let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(&console, "Holdfast console", &session.author)
+    let frame = Frame::new(console, "Holdfast console", author)
+        .live(&[("page", "start")], now)
         .missing(&missing)
         .command(console.command("dlq stats"));
     let services = stats.iter().map(|(name, stats)| ServiceRow::of(name, stats, now)).collect();
-    view::page(StatusCode::OK, &View { frame, services })
+    View { frame, services }
+}
+
+pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
+    view::page(StatusCode::OK, &view(&console, &session.author).await)
 }

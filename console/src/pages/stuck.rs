@@ -27,10 +27,14 @@ use crate::{
     view::{self, Frame, Moment, ROWS_MAX, Shown, link, message},
 };
 
-#[derive(Deserialize)]
+/// Of an age such as `90s`.
+const AGE_BYTES_MAX: usize = 16;
+
+#[derive(Debug, Deserialize)]
 pub(crate) struct Wanted {
     #[serde(default = "one_minute")]
     older: String,
+    /// The token of a page that is not the first.
     #[serde(default)]
     after: String,
 }
@@ -40,7 +44,7 @@ fn one_minute() -> String {
 }
 
 #[derive(Debug, Template)]
-#[template(path = "stuck.html")]
+#[template(path = "stuck.html", blocks = ["live"])]
 pub(super) struct View {
     pub(super) frame: Frame,
     pub(super) older: Shown,
@@ -94,15 +98,31 @@ pub(crate) async fn page(
     Extension(session): Extension<Session>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
+    match view(&console, &session.author, &wanted).await {
+        Some(view) => view::page(StatusCode::OK, &view),
+        None => {
+            message(StatusCode::BAD_REQUEST, "Not understood", "the age must be a time such as 90s, 5m or 1h")
+        }
+    }
+}
+
+impl Wanted {
+    /// The first page of those that are unfinished for longer.
+    pub(super) fn older(text: &str) -> Self {
+        Self { older: text.to_owned(), after: String::new() }
+    }
+}
+
+/// When an order must have begun to be older; `None` if that is no age, or reaches back before all time.
+pub(super) fn before(older: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    let age = parse_duration(older).ok().filter(|_| older.len() <= AGE_BYTES_MAX)?;
+    now.checked_sub(time::Duration::try_from(age).ok()?)
+}
+
+/// `None` if its age is none. The first page updates by itself.
+pub(super) async fn view(console: &Console, author: &str, wanted: &Wanted) -> Option<View> {
     let now = OffsetDateTime::now_utc();
-    let age = parse_duration(&wanted.older).ok().and_then(|age| time::Duration::try_from(age).ok());
-    let Some(before) = age.and_then(|age| now.checked_sub(age)) else {
-        return message(
-            StatusCode::BAD_REQUEST,
-            "Not understood",
-            "the age must be a time such as 90s, 5m or 1h",
-        );
-    };
+    let before = before(&wanted.older, now)?;
     let mut missing = Vec::new();
     let page_size = u32::try_from(ROWS_MAX).unwrap_or(u32::MAX);
     let unfinished = console
@@ -127,9 +147,9 @@ pub(crate) async fn page(
     orders.truncate(ROWS_MAX);
     let mut evidence = Evidence::default();
     if !orders.is_empty() {
-        evidence.written = written(&console, &orders, &mut missing).await;
-        evidence.readers = readers(&console, &evidence.written, &orders, &mut missing).await;
-        oldest_letters(&console, &mut evidence, &mut missing).await;
+        evidence.written = written(console, &orders, &mut missing).await;
+        evidence.readers = readers(console, &evidence.written, &orders, &mut missing).await;
+        oldest_letters(console, &mut evidence, &mut missing).await;
     }
     let next = if next.is_empty() {
         next
@@ -137,9 +157,14 @@ pub(crate) async fn page(
         link("/stuck", &BTreeMap::from([("older", &wanted.older), ("after", &next)]))
     };
     let command = console.command(&format!("orders stuck --older-than {}", wanted.older));
-    let frame = Frame::new(&console, "Stuck orders", &session.author).missing(&missing).command(command);
+    let frame = Frame::new(console, "Stuck orders", author).missing(&missing).command(command);
+    let frame = if wanted.after.is_empty() {
+        frame.live(&[("page", "stuck"), ("older", &wanted.older)], now)
+    } else {
+        frame
+    };
     let orders = rows(&evidence, &orders, missing.is_empty(), now);
-    view::page(StatusCode::OK, &View { frame, older: Shown::of(&wanted.older), orders, next })
+    Some(View { frame, older: Shown::of(&wanted.older), orders, next })
 }
 
 /// The letters that orders stand behind, for their topics and classes.

@@ -1,9 +1,10 @@
 //! `dlq redrive --status` and `--cancel`: redrives as their services know them, whoever has begun them.
 
-use std::{io, time::Duration};
+use std::io;
 
 use anyhow::{Context as _, Result};
-use holdfast_proto::{from_timestamp, ops::v1 as pb};
+use holdfast_operator::redrive::{author, left, may_go_on, state_name};
+use holdfast_proto::ops::v1 as pb;
 use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -19,8 +20,6 @@ use crate::{
 
 /// The latest ones of each service; there is one at a time.
 const SHOWN_MAX: u32 = 5;
-/// A command whose service has died, or that has lost its connection, comes back within this time, or never.
-const COMES_BACK_WITHIN: Duration = Duration::from_secs(600);
 
 /// A redrive, as `-o json` shows it.
 #[derive(Serialize)]
@@ -50,7 +49,6 @@ struct Line {
 
 impl Line {
     fn of(redrive: &pb::Redrive, service: &'static str) -> Self {
-        let done = redrive.redriven + redrive.failed + redrive.refused + redrive.behind;
         let ended = redrive.ended_at.as_ref();
         Self {
             id: redrive.id.clone(),
@@ -67,7 +65,7 @@ impl Line {
             failed: redrive.failed,
             refused: redrive.refused,
             behind: redrive.behind,
-            left: redrive.dead_letters.saturating_sub(done),
+            left: left(redrive),
             began_ago: age_of(redrive.started_at.as_ref()),
             ended_ago: age_of(ended),
         }
@@ -80,26 +78,13 @@ impl Line {
 
     /// The author; the identity in front is the same for everybody.
     fn author(&self) -> &str {
-        let author = self.actor.strip_prefix("operator (").and_then(|actor| actor.strip_suffix(')'));
-        author.unwrap_or(&self.actor)
+        author(&self.actor)
     }
 }
 
 #[derive(Serialize)]
 struct Document {
     redrives: Vec<Line>,
-}
-
-const fn state_name(state: pb::RedriveState) -> &'static str {
-    match state {
-        pb::RedriveState::Unspecified => "unknown",
-        pb::RedriveState::Running => "running",
-        pb::RedriveState::Finished => "finished",
-        pb::RedriveState::Cancelled => "cancelled",
-        pb::RedriveState::Interrupted => "interrupted",
-        pb::RedriveState::Failed => "failed",
-        pb::RedriveState::Abandoned => "abandoned",
-    }
 }
 
 /// `--status`: what is under way, and what has become of the ones before.
@@ -156,17 +141,6 @@ async fn cancel_at(service: &Service, redrive: &pb::Redrive, by: &By) -> Result<
     let request = service.request(pb::CancelRedriveRequest { id: redrive.id.clone(), author: by.name() })?;
     let answer = service.answer(service.dead_letters().cancel_redrive(request).await)?;
     answer.redrive.context("a response without a redrive")
-}
-
-/// Whether it is under way, or its command may be about to continue it.
-fn may_go_on(redrive: &pb::Redrive, now: OffsetDateTime) -> bool {
-    match redrive.state() {
-        pb::RedriveState::Running => true,
-        pb::RedriveState::Interrupted | pb::RedriveState::Failed | pb::RedriveState::Abandoned => {
-            from_timestamp(redrive.ended_at.as_ref()).is_some_and(|ended| now - ended < COMES_BACK_WITHIN)
-        }
-        pb::RedriveState::Finished | pb::RedriveState::Cancelled | pb::RedriveState::Unspecified => false,
-    }
 }
 
 /// How many letters this service has redriven under the id of a command; `None` if it knows no such redrive.
@@ -260,44 +234,21 @@ fn wide(lines: &[Line]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::to_timestamp;
-
     use super::*;
 
-    fn redrive(state: pb::RedriveState, ended: Option<OffsetDateTime>) -> pb::Redrive {
-        pb::Redrive {
+    /// A row says how far it is: done, not done although it was their turn, and left.
+    #[test]
+    fn a_row_says_how_far_it_is() {
+        let redrive = pb::Redrive {
             actor: "operator (alice)".to_owned(),
-            state: state.into(),
-            ended_at: ended.map(to_timestamp),
+            state: pb::RedriveState::Running.into(),
             dead_letters: 800,
             redriven: 279,
             failed: 1,
             behind: 1,
             ..pb::Redrive::default()
-        }
-    }
-
-    /// What is cancelled is what goes on, or may: not what has ended long ago.
-    #[test]
-    fn what_may_go_on_is_cancelled() {
-        let now = OffsetDateTime::now_utc();
-        let (before, long_ago) = (now - Duration::from_secs(60), now - COMES_BACK_WITHIN);
-        for (state, ended, goes_on) in [
-            (pb::RedriveState::Running, None, true),
-            (pb::RedriveState::Abandoned, Some(before), true),
-            (pb::RedriveState::Interrupted, Some(before), true),
-            (pb::RedriveState::Failed, Some(long_ago), false),
-            (pb::RedriveState::Finished, Some(before), false),
-            (pb::RedriveState::Cancelled, Some(before), false),
-        ] {
-            assert_eq!(may_go_on(&redrive(state, ended), now), goes_on, "{state:?}");
-        }
-    }
-
-    /// A row says how far it is: done, not done although it was their turn, and left.
-    #[test]
-    fn a_row_says_how_far_it_is() {
-        let line = Line::of(&redrive(pb::RedriveState::Running, None), "payment");
+        };
+        let line = Line::of(&redrive, "payment");
         assert_eq!((line.redriven, line.stayed(), line.left, line.author()), (279, 2, 519, "alice"));
         let json = serde_json::to_value(&line).expect("JSON");
         assert!(
