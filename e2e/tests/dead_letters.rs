@@ -84,11 +84,11 @@ async fn an_operator_repairs_and_redrives_a_letter() {
         "total": {"currency": "EUR", "minorUnits": "300"}, "createdAt": "2026-01-31T12:00:00Z",
     });
     let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), r#"{"orderId": "nonsense"}"#).expect("written");
+    fs::write(file.path(), r#"{"orderId": "nonsense"}"#).expect("written");
     let path = file.path().to_str().expect("a path");
     let refused = world.dlq(&["edit", letter, "--value", path, "--reason", "repaired"]).await;
     assert_eq!(refused.status.code(), Some(1), "an event that can't be handled");
-    std::fs::write(file.path(), event.to_string()).expect("written");
+    fs::write(file.path(), event.to_string()).expect("written");
     let edited = world.dlq(&["edit", letter, "--value", path, "--reason", "repaired"]).await;
     assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
 
@@ -196,7 +196,7 @@ async fn a_large_letter_is_edited() {
         "total": {"currency": "EUR", "minorUnits": "300"}, "createdAt": "2026-01-31T12:00:00Z",
     });
     let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), event.to_string()).expect("written");
+    fs::write(file.path(), event.to_string()).expect("written");
     let event_id = format!("ce_id={}", Uuid::now_v7());
     let mut edit =
         vec!["edit", letter, "--value", file.path().to_str().expect("a path"), "--reason", "repaired"];
@@ -382,7 +382,7 @@ async fn a_discard_is_taken_back() {
     let mut command = world.dlq_command(&[&["restore", "-"], &reason[..]].concat());
     let both = format!("{}\n{}\n", ids[0], ids[1]);
     let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), both).expect("written");
+    fs::write(file.path(), both).expect("written");
     command.stdin(file.reopen().expect("open"));
     let rest = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("runs");
     assert_eq!((rest.status.code(), rest.stdout), (Some(4), format!("{}\n", ids[1]).into_bytes()));
@@ -955,7 +955,7 @@ async fn what_a_redrive_causes_elsewhere_is_named() {
             .expect("text")
             .replace("\"minorUnits\": \"0\"", "\"minorUnits\": \"300\"");
         let text = text.replace("\"deliveryAddress\": \"\"", "\"deliveryAddress\": \"1 Cause Street\"");
-        std::fs::write(document, text).expect("written");
+        fs::write(document, text).expect("written");
         let path = document.to_str().expect("a path");
         let edited =
             world.dlq(&["edit", &id, "--document", path, "--reason", "repaired", "-o", "json"]).await;
