@@ -272,7 +272,8 @@ impl Edit {
                         let (now, of) = reopened(service, &letter).await?;
                         let changes = before.difference(&now.to_text()?)?.join("\n");
                         let author = of.history.iter().rev().find(|entry| entry.action == "edit");
-                        let author = author.map_or_else(|| "somebody".to_owned(), |entry| entry.actor.clone());
+                        let author =
+                            author.map_or_else(|| "somebody".to_owned(), |entry| entry.actor.clone());
                         fs::write(file.path(), before.rebased(&text, &now)?)?;
                         everywhere = self.everywhere(services, &of).await?;
                         (before, letter) = (now, of);
