@@ -98,6 +98,14 @@ mod tests {
         }
     }
 
+    /// What commits by itself can't run in a transaction, and only that says so.
+    #[test]
+    fn a_migration_may_do_without_a_transaction() {
+        let files = ["-- no-transaction\ndo $$ begin commit; end $$;", "create table orders ()"];
+        let files = files.map(|sql| MigrationFile { version: 1, name: "1_orders.sql", sql });
+        assert_eq!(migrator(&files).iter().map(|one| one.no_tx).collect::<Vec<_>>(), [true, false]);
+    }
+
     /// A version is what stands before the first `_`.
     #[test]
     fn versions_are_read_from_names() {

@@ -82,7 +82,7 @@ const STATEMENT_TIME_MAX: &str = "10000";
 /// A migration may have to go through everything that is stored. What it waits for, others may wait for behind it: it gives up soon, and is tried
 /// again.
 const MIGRATION_STATEMENT_TIME_MAX: &str = "0";
-const MIGRATION_LOCK_TIME_MAX: &str = "5000";
+const MIGRATION_LOCK_TIME_MAX: &str = "10000";
 /// A statement whose client is gone is ended after this time.
 const CLIENT_CHECK_EVERY: &str = "100";
 /// A transaction whose task hangs gives its locks back.
