@@ -44,7 +44,7 @@ pub(crate) struct Edit {
     id: Option<Named>,
     #[command(flatten)]
     pub(super) filter: Filter,
-    /// With a filter: letters whose reason contains this
+    /// All letters whose reason contains this, as a filter
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), conflicts_with_all = ["id", "value", "template", "document", "everywhere"])]
     pub(super) cause: Option<String>,
     /// The event as JSON: a file, or - for standard input
@@ -272,7 +272,8 @@ impl Edit {
                         let (now, of) = reopened(service, &letter).await?;
                         let changes = before.difference(&now.to_text()?)?.join("\n");
                         let author = of.history.iter().rev().find(|entry| entry.action == "edit");
-                        let author = author.map_or_else(|| "somebody".to_owned(), |entry| entry.actor.clone());
+                        let author =
+                            author.map_or_else(|| "somebody".to_owned(), |entry| entry.actor.clone());
                         fs::write(file.path(), before.rebased(&text, &now)?)?;
                         everywhere = self.everywhere(services, &of).await?;
                         (before, letter) = (now, of);
