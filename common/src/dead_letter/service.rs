@@ -117,9 +117,10 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             .read(deadline, move |connection| {
                 async move {
                     let letters = store::list(connection, group, &filter, after, limit + 1).await?;
-                    let counted = match is_counted {
-                        true => Some(store::count(connection, group, &filter, COUNTED_MAX).await?),
-                        false => None,
+                    let counted = if is_counted {
+                        Some(store::count(connection, group, &filter, COUNTED_MAX).await?)
+                    } else {
+                        None
                     };
                     Ok((letters, counted))
                 }

@@ -44,7 +44,7 @@ pub(crate) struct Edit {
     id: Option<Named>,
     #[command(flatten)]
     pub(super) filter: Filter,
-    /// With a filter: letters whose reason contains this
+    /// All letters whose reason contains this, as a filter
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), conflicts_with_all = ["id", "value", "template", "document", "everywhere"])]
     pub(super) cause: Option<String>,
     /// The event as JSON: a file, or - for standard input

@@ -202,14 +202,14 @@ impl Chosen<'_> {
     }
 }
 
-fn line_of(service: &Service, verb: Verb, id: &String, moved: &Result<Vec<String>, CallError>) -> Line {
+fn line_of(service: &Service, verb: Verb, id: &str, moved: &Result<Vec<String>, CallError>) -> Line {
     let (result, reason) = match moved {
-        Ok(moved) if moved.contains(id) => (verb.done(), None),
+        Ok(moved) if moved.iter().any(|moved| moved == id) => (verb.done(), None),
         Ok(_) => (Done::Left, Some("somebody else was faster".to_owned())),
         Err(error) if error.is_away() => (Done::Unknown, Some(error.to_string())),
         Err(error) => (Done::Failed, Some(error.to_string())),
     };
-    Line { id: id.clone(), service: Some(service.name), result, reason }
+    Line { id: id.to_owned(), service: Some(service.name), result, reason }
 }
 
 /// What is touched: each letter, or how many of which kind.

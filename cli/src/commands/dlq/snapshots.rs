@@ -127,8 +127,8 @@ fn what_was_done_is_shown() {
     ];
     snapshot::check("json/dlq-done.json", &json(&documents));
     let outcomes: Vec<_> = documents.iter().map(done::Document::outcome).collect();
-    use Outcome::{Done as All, NothingMatched, Partly};
-    assert_eq!(outcomes, [Partly, All, Partly, All, NothingMatched]);
+    let (all, partly) = (Outcome::Done, Outcome::Partly);
+    assert_eq!(outcomes, [partly, all, partly, all, Outcome::NothingMatched]);
     assert_eq!(of("edit", true, &edited[1..]).outcome(), Outcome::Failed);
 }
 

@@ -84,9 +84,10 @@ fn conclusion(document: &Document) -> String {
     let without = document.not_asked.join(" and ");
     let is_whole = document.not_asked.is_empty();
     if document.events.is_empty() {
-        return match is_whole {
-            true => "no service has written an event about this order".to_owned(),
-            false => format!("no event about this order is known without {without}"),
+        return if is_whole {
+            "no service has written an event about this order".to_owned()
+        } else {
+            format!("no event about this order is known without {without}")
         };
     }
     // What is known to be missing comes before what may be.
