@@ -12,9 +12,7 @@
   const isMarkup = (node) => node.nodeType === Node.ELEMENT_NODE;
 
   const update = (from, to) => {
-    if (from.nodeType !== to.nodeType || from.nodeName !== to.nodeName) {
-      from.replaceWith(to);
-    } else if (isMarkup(from)) {
+    if (isMarkup(from)) {
       for (const { name, value } of to.attributes) {
         if (from.getAttribute(name) !== value) from.setAttribute(name, value);
       }
@@ -28,10 +26,35 @@
     }
   };
 
+  const keyOf = (node) => (isMarkup(node) ? node.id || node.ariaLabel || "" : "");
+
+  // What has a name is found again wherever it is now, so that something new above it does not replace it.
+  const sameAs = (node, old) => {
+    const isSame = (other) => other.nodeName === node.nodeName && keyOf(other) === keyOf(node);
+    while (keyOf(node) && old && !isSame(old)) old = old.nextSibling;
+    return old && isSame(old) ? old : null;
+  };
+
   const updateChildren = (from, to) => {
-    const [olds, news] = [[...from.childNodes], [...to.childNodes]];
-    news.forEach((node, index) => (index < olds.length ? update(olds[index], node) : from.append(node)));
-    olds.slice(news.length).forEach((node) => node.remove());
+    let old = from.firstChild;
+    const removeUntil = (end) => {
+      while (old !== end) {
+        const next = old.nextSibling;
+        old.remove();
+        old = next;
+      }
+    };
+    for (const node of [...to.childNodes]) {
+      const same = sameAs(node, old);
+      if (same) {
+        removeUntil(same);
+        old = same.nextSibling;
+        update(same, node);
+      } else {
+        from.insertBefore(node, old);
+      }
+    }
+    removeUntil(null);
   };
 
   const say = () => {

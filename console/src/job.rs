@@ -291,10 +291,12 @@ async fn redrive(
     time_max: Duration,
     mut take: impl FnMut(Step),
 ) -> Result<()> {
+    // A dry run would take the pauses of a rate, too.
+    let rate = if begun.mode == pb::RedriveMode::Execute { selection.rate } else { 0 };
     let request = pb::RedriveDeadLettersRequest {
         filter: Some(selection.filter()),
         mode: begun.mode.into(),
-        rate_per_second: f64::from(selection.rate),
+        rate_per_second: f64::from(rate),
         letters_max: selection.max,
         force: selection.force,
         author: begun.author,

@@ -230,7 +230,8 @@ async fn a_redrive_is_ended(browser: &mut Browser, world: &World) {
     reaches("all are parked", LETTERS, || world.count("payment", parked, "decode")).await;
     let base = format!("http://127.0.0.1:{}", world.stack.layout.console_port());
     browser.visit(&format!("{base}/desk?action=redrive&service=payment&class=decode&max=50&rate=1")).await;
-    assert!(text_of(browser, ".command").await.contains("--rate 1/s --execute"));
+    let shown = text_of(browser, "main").await;
+    assert!(shown.contains("--rate 1/s --execute"), "{shown}");
     confirm(browser, "once more").await;
     browser.until("(document.querySelector('#counted')?.innerText ?? '').includes('running')").await;
     browser.press("#counted a").await;
