@@ -934,7 +934,7 @@ exec sed -i 's/"deliveryAddress": ".*"/"deliveryAddress": "9 Quay Street"/' "$1"
     fs::write(&editor, script).expect("written");
     fs::set_permissions(&editor, fs::Permissions::from_mode(0o755)).expect("allowed");
     let line = format!("holdfast dlq edit {letter} --reason moved");
-    let Shown { code, text: shown } = terminal.type_line(&line, Some(&world.stack.layout.data_dir));
+    let Shown { code, text: shown, .. } = terminal.type_line(&line, Some(&world.stack.layout.data_dir));
     assert_eq!(code, 0, "{shown}");
     assert!(shown.contains("operator (bob) has changed it since you opened it"), "{shown}");
     assert!(shown.contains(r#"+     "note": "theirs""#), "what it was is shown: {shown}");

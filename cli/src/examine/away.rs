@@ -18,8 +18,7 @@ impl Away {
     /// Those that the target does not have.
     pub(crate) fn of(services: &Services) -> Self {
         let is_there = |name: &&str| services.all.iter().any(|service| service.name == *name);
-        let away: BTreeSet<&'static str> =
-            participant_names().into_iter().filter(|name| !is_there(name)).collect();
+        let away: BTreeSet<&'static str> = participant_names().filter(|name| !is_there(name)).collect();
         for name in &away {
             say!("not asked: {name} has no address here");
         }

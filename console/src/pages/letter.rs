@@ -11,7 +11,10 @@ use axum::{
     response::Response,
 };
 use holdfast_operator::schema;
-use holdfast_proto::{from_timestamp, ops::v1 as pb};
+use holdfast_proto::{
+    from_timestamp,
+    ops::v1::{self as pb, DeadLetterState},
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -42,10 +45,9 @@ pub(super) struct View {
     redrive: String,
     discard: String,
     restore: String,
-    is_parked: bool,
+    state: DeadLetterState,
     /// Whether it can be edited here, where everything of it is shown then.
     is_full: bool,
-    is_discarded: bool,
 }
 
 /// Key, headers and value.
@@ -139,8 +141,7 @@ impl View {
             redrive: desk("redrive"),
             discard: desk("discard"),
             restore: desk("restore"),
-            is_parked: letter.state() == pb::DeadLetterState::Parked,
-            is_discarded: letter.state() == pb::DeadLetterState::Discarded,
+            state: letter.state(),
             letter: LetterRow::of(letter, now),
         })
     }

@@ -153,75 +153,82 @@ fn redrive() -> pb::Redrive {
     }
 }
 
+type Pages = Vec<(&'static str, String)>;
+
 /// Every page with this many rows, by its name.
-fn pages(rows: usize) -> Vec<(&'static str, String)> {
-    let (now, letters) = (now(), (0..rows).map(letter).collect::<Vec<_>>());
-    let stats = pb::GetDeadLetterStatsResponse {
-        stats: vec![
-            pb::DeadLetterStats {
-                topic: hostile(),
-                class: hostile(),
-                parked: 3,
-                oldest_parked_at: Some(to_timestamp(now))
-            };
-            rows
-        ],
-        stops: vec![pb::ConsumerStop { reason: hostile(), stopped_at: Some(to_timestamp(now)) }; rows],
-        ..pb::GetDeadLetterStatsResponse::default()
+fn pages(rows: usize) -> Pages {
+    [pages_of_orders(rows), pages_of_letters(rows), pages_of_changes(rows), pages_of_services(rows)].concat()
+}
+
+fn add(pages: &mut Pages, name: &'static str, page: &dyn askama::DynTemplate) {
+    pages.push((name, page.dyn_render().expect("rendered")));
+}
+
+fn stats(rows: usize) -> pb::GetDeadLetterStatsResponse {
+    let of_cause = pb::DeadLetterStats {
+        topic: hostile(),
+        class: hostile(),
+        parked: 3,
+        oldest_parked_at: Some(to_timestamp(now())),
     };
-    let mut pages: Vec<(&'static str, String)> = Vec::new();
-    let mut add =
-        |name, page: &dyn askama::DynTemplate| pages.push((name, page.dyn_render().expect("rendered")));
-    add(
-        "start",
-        &start::View { frame: frame(), services: vec![start::ServiceRow::of("order", &stats, now)] },
-    );
-    add("order", &order::View::of(frame(), ORDER, &evidence(rows), &letters, true, now));
+    let stop = pb::ConsumerStop { reason: hostile(), stopped_at: Some(to_timestamp(now())) };
+    pb::GetDeadLetterStatsResponse {
+        stats: vec![of_cause; rows],
+        stops: vec![stop; rows],
+        ..pb::GetDeadLetterStatsResponse::default()
+    }
+}
+
+fn pages_of_orders(rows: usize) -> Pages {
+    let (mut pages, now) = (Pages::new(), now());
+    let services = vec![start::ServiceRow::of("order", &stats(rows), now)];
+    add(&mut pages, "start", &start::View { frame: frame(), services });
+    let letters: Vec<_> = (0..rows).map(letter).collect();
+    add(&mut pages, "order", &order::View::of(frame(), ORDER, &evidence(rows), &letters, true, now));
     let orders: Vec<String> =
         (0..rows).map(|number| if number == 0 { hostile() } else { ORDER.to_owned() }).collect();
-    let stuck = stuck::rows(&evidence(1), &orders, true, now);
-    add(
-        "stuck",
-        &stuck::View { frame: frame(), older: Shown::of(HOSTILE), orders: stuck, next: String::new() },
-    );
-    let positions =
-        pb::ListPositionsResponse { positions: vec![position(); rows], seen_at: Some(to_timestamp(now)) };
-    let services = vec![groups::ServiceRow::of("order", &positions, &stats.stops, now)];
-    add("groups", &groups::View { frame: frame(), services });
-    let plan = resume::plan(&resume::Wanted::of(HOSTILE), &stats.stops, now);
-    add("resume", &confirm::View::of(frame(), &plan, HOSTILE, HOSTILE));
-    let (groups, has_more) = letters::groups(&[("order", stats)], now);
+    let orders = stuck::rows(&evidence(1), &orders, true, now);
+    let view = stuck::View { frame: frame(), older: Shown::of(HOSTILE), orders, next: String::new() };
+    add(&mut pages, "stuck", &view);
+    pages
+}
+
+fn pages_of_letters(rows: usize) -> Pages {
+    let (mut pages, now) = (Pages::new(), now());
+    let (groups, has_more) = letters::groups(&[("order", stats(rows))], now);
     assert_eq!(has_more, rows > ROWS_MAX);
-    add("letters", &letters::View { frame: frame(), groups, has_more });
+    add(&mut pages, "letters", &letters::View { frame: frame(), groups, has_more });
     let page = pb::ListDeadLettersResponse {
-        dead_letters: letters.clone(),
+        dead_letters: (0..rows).map(letter).collect(),
         next_page_token: hostile(),
         ..pb::ListDeadLettersResponse::default()
     };
     let filter: list::Filter =
         serde_urlencoded::from_str(&crate::view::link("", &[("service", "order"), ("order", HOSTILE)])[1..])
             .expect("a filter");
-    add("list", &list::View::of(frame(), &filter, vec![("order", page)], now));
+    add(&mut pages, "list", &list::View::of(frame(), &filter, vec![("order", page)], now));
     let mut whole = letter(1);
     whole.history = vec![entry(); rows];
     whole.headers = vec![whole.headers[0].clone(); rows];
-    add("letter", &letter::View::of(frame(), "order", &whole, Payloads::Full, now).expect("shown"));
-    for (name, payloads) in [("masked letter", Payloads::Masked), ("letter without values", Payloads::Off)] {
-        add(name, &letter::View::of(frame(), "order", &whole, payloads, now).expect("shown"));
+    for (name, payloads) in [
+        ("letter", Payloads::Full),
+        ("masked letter", Payloads::Masked),
+        ("letter without values", Payloads::Off),
+    ] {
+        let view = letter::View::of(frame(), "order", &whole, payloads, now).expect("shown");
+        add(&mut pages, name, &view);
     }
-    let row = pb::HeldBackRow {
-        topic: hostile(),
-        key: HOSTILE.as_bytes().to_vec(),
-        last_error: hostile(),
-        ..pb::HeldBackRow::default()
-    };
-    let held_back = pb::ListHeldBackRowsResponse { rows: vec![row; rows], next_page_token: String::new() };
-    let (held_back, has_more) = outbox::rows(&[("order", held_back)], Payloads::Full, now);
-    add("outbox", &outbox::View { frame: frame(), rows: held_back, has_more });
-    add("edit", &edit::View::of(frame(), &letter(1), None, HOSTILE).expect("a document"));
+    add(&mut pages, "edit", &edit::View::of(frame(), &letter(1), None, HOSTILE).expect("a document"));
+    add(&mut pages, "revert", &confirm::View::of(frame(), &revert::plan(&letter(0)), HOSTILE, HOSTILE));
+    pages
+}
+
+fn pages_of_changes(rows: usize) -> Pages {
+    let (mut pages, now) = (Pages::new(), now());
     let lines = vec![line(); rows];
     let preview = Preview { letters: 3, lines: lines.clone(), digest: "d".to_owned() };
-    add("desk", &desk::View::of(frame(), &selection(), &preview, Uuid::from_u128(1), (HOSTILE, HOSTILE)));
+    let view = desk::View::of(frame(), &selection(), &preview, Uuid::from_u128(1), (HOSTILE, HOSTILE));
+    add(&mut pages, "desk", &view);
     let done = Job {
         selection: selection(),
         author: hostile(),
@@ -237,19 +244,37 @@ fn pages(rows: usize) -> Vec<(&'static str, String)> {
         parked_now: BTreeMap::from([("order", 2)]),
         redrive: Some(("order", redrive())),
     };
-    add("job", &job::View::of(frame(), &done, &seen, now));
+    add(&mut pages, "job", &job::View::of(frame(), &done, &seen, now));
     let redrives = redrives::rows(&[("order", vec![redrive(); rows])], now);
-    add("redrives", &redrives::View { frame: frame(), redrives });
+    add(&mut pages, "redrives", &redrives::View { frame: frame(), redrives });
     let plan = redrives::plan("order", &redrive(), now);
-    add("cancel", &confirm::View::of(frame(), &plan, HOSTILE, HOSTILE));
-    add("revert", &confirm::View::of(frame(), &revert::plan(&letter(0)), HOSTILE, HOSTILE));
+    add(&mut pages, "cancel", &confirm::View::of(frame(), &plan, HOSTILE, HOSTILE));
     let audit =
         pb::ListDeadLetterAuditResponse { entries: vec![entry(); rows], next_page_token: String::new() };
     let (entries, has_more) = audit::rows(&[("order", audit)], now);
-    add(
-        "audit",
-        &audit::View { frame: frame(), services: Vec::new(), entries, next: String::new(), has_more },
-    );
+    let view = audit::View { frame: frame(), services: Vec::new(), entries, next: String::new(), has_more };
+    add(&mut pages, "audit", &view);
+    pages
+}
+
+fn pages_of_services(rows: usize) -> Pages {
+    let (mut pages, now) = (Pages::new(), now());
+    let positions =
+        pb::ListPositionsResponse { positions: vec![position(); rows], seen_at: Some(to_timestamp(now)) };
+    let stops = stats(rows).stops;
+    let services = vec![groups::ServiceRow::of("order", &positions, &stops, now)];
+    add(&mut pages, "groups", &groups::View { frame: frame(), services });
+    let plan = resume::plan(&resume::Wanted::of(HOSTILE), &stops, now);
+    add(&mut pages, "resume", &confirm::View::of(frame(), &plan, HOSTILE, HOSTILE));
+    let row = pb::HeldBackRow {
+        topic: hostile(),
+        key: HOSTILE.as_bytes().to_vec(),
+        last_error: hostile(),
+        ..pb::HeldBackRow::default()
+    };
+    let held_back = pb::ListHeldBackRowsResponse { rows: vec![row; rows], next_page_token: String::new() };
+    let (held_back, has_more) = outbox::rows(&[("order", held_back)], Payloads::Full, now);
+    add(&mut pages, "outbox", &outbox::View { frame: frame(), rows: held_back, has_more });
     let part = Part { ready: false, required: true, detail: hostile() };
     let parts = (0..rows).map(|number| (format!("{HOSTILE}{number}"), part.clone())).collect();
     let replica = Replica {
@@ -266,7 +291,7 @@ fn pages(rows: usize) -> Vec<(&'static str, String)> {
         metrics: Asked::NotAsked(hostile()),
     };
     let replicas = [replica, away].iter().map(|replica| components::Row::of(replica, now)).collect();
-    add("components", &components::View { frame: frame(), replicas });
+    add(&mut pages, "components", &components::View { frame: frame(), replicas });
     pages
 }
 

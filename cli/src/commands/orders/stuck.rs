@@ -78,7 +78,7 @@ impl Stuck {
             (true, false) => say!("no unfinished order is known without {without}"),
             (false, true) => say!("{} orders", document.orders.len()),
             (false, false) => {
-                say!("{} orders, as far as it is known without {without}", document.orders.len())
+                say!("{} orders, as far as it is known without {without}", document.orders.len());
             }
         }
         Ok(found.away.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
