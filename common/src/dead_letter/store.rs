@@ -372,21 +372,6 @@ pub(super) enum Move {
 }
 
 impl Move {
-    const fn statement(self) -> &'static str {
-        match self {
-            Self::Discard => {
-                "-- dead_letter.discard
-                update dead_letters set state = 'discarded'
-                where group_name = $1 and id = any($2) and state = 'parked' returning id"
-            }
-            Self::Restore => {
-                "-- dead_letter.restore
-                update dead_letters set state = 'parked'
-                where group_name = $1 and id = any($2) and state = 'discarded' returning id"
-            }
-        }
-    }
-
     /// Of its transaction.
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -411,7 +396,19 @@ pub(super) async fn move_letters(
     ids: &[Uuid],
     which: Move,
 ) -> Result<Vec<Uuid>, DatabaseError> {
-    Ok(database::query(which.statement()).bind(group).bind(ids).scalars(connection).await?)
+    let query = match which {
+        Move::Discard => database::query(
+            "-- dead_letter.discard
+            update dead_letters set state = 'discarded'
+            where group_name = $1 and id = any($2) and state = 'parked' returning id",
+        ),
+        Move::Restore => database::query(
+            "-- dead_letter.restore
+            update dead_letters set state = 'parked'
+            where group_name = $1 and id = any($2) and state = 'discarded' returning id",
+        ),
+    };
+    Ok(query.bind(group).bind(ids).scalars(connection).await?)
 }
 
 /// Writes an audit row.

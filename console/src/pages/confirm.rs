@@ -139,7 +139,13 @@ where
         let why = "what would be done has changed since you looked, so nothing was done: look again, and confirm that";
         return again(StatusCode::CONFLICT, why);
     }
-    tracing::info!(author = session.author, reason, action = plan.title, plan = ?plan.fields, "an operator changes something");
+    tracing::info!(
+        author = session.author,
+        reason,
+        action = plan.title,
+        plan = plan.sentences.join(" "),
+        "an operator changes something"
+    );
     match act(reason).await {
         Ok(path) => Redirect::to(&path).into_response(),
         Err(error) => {
