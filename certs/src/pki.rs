@@ -150,7 +150,7 @@ impl Pki {
         Ok(if self.phase()? == Some(Phase::Leaves) { "ca.next" } else { "ca" })
     }
 
-    /// Makes sure that `name` has a leaf with more than half of its life left.
+    /// Makes sure that `name` has a leaf with more than half of a full life left: 12 h.
     pub fn ensure_leaf(&self, name: &str) -> Result<(), PkiError> {
         let _lock = self.lock()?;
         let before = self.leaf_status(name);
@@ -159,7 +159,7 @@ impl Pki {
                 (Action::Renew, format!("it could not be used: {}", leaf.state.name()))
             }
             Ok(leaf) if leaf.not_after - OffsetDateTime::now_utc() > LEAF_LIFE_MAX / 2 => return Ok(()),
-            Ok(_) => (Action::Renew, "less than half of its life was left".to_owned()),
+            Ok(_) => (Action::Renew, "less than 12 h were left".to_owned()),
             Err(PkiError::NoLeaf { .. }) => (Action::Issue, "there was none".to_owned()),
             Err(error) => (Action::Renew, format!("it could not be read: {error}")),
         };
@@ -863,14 +863,14 @@ mod tests {
             .iter()
             .map(|entry| (entry.actor.as_str(), entry.action, entry.reason.as_deref()))
             .collect();
-        let (exercise, half) = (Some("an exercise"), Some("less than half of its life was left"));
+        let (exercise, in_time) = (Some("an exercise"), Some("less than 12 h were left"));
         assert_eq!(
             told,
             [
                 ("supervisor", Action::CreateAuthority, None),
                 ("supervisor", Action::Issue, Some("there was none")),
                 ("supervisor", Action::Issue, None),
-                ("supervisor", Action::Renew, half),
+                ("supervisor", Action::Renew, in_time),
                 ("supervisor", Action::Renew, Some("it could not be used: no-key")),
                 ("alice", Action::Rotate, exercise),
                 ("alice", Action::Revoke, Some("stolen laptop")),

@@ -22,7 +22,7 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Of one look: each question to a service has a shorter deadline.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(10);
 /// Streams at a time; a page beyond that stays as it was loaded, and says so.
-pub(crate) const STREAMS_MAX: usize = 32;
+pub(crate) const STREAMS_MAX: usize = 128;
 /// Then a stream ends, and its browser comes back through the guard: whose session has ended does not get another one.
 pub(crate) const STREAM_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 
@@ -284,7 +284,7 @@ mod tests {
             (0..STREAMS_MAX).map(|_| lab.live.watch(Subject::Start).expect("a place")).collect();
         assert!(lab.live.watch(Subject::Start).is_none());
         tokio::time::sleep(Duration::from_millis(1_500)).await;
-        assert!(lab.health.components()["live"].detail.contains("all 32 streams"));
+        assert!(lab.health.components()["live"].detail.contains(&format!("all {STREAMS_MAX} streams")));
         let began = Instant::now();
         let mut first = watchers.remove(0);
         while first.next().await.is_some() {}

@@ -15,7 +15,8 @@ use holdfast_chaos::rest::sample_order;
 use holdfast_e2e::{World, eventually, id, interrupt::interrupted};
 use holdfast_native::{
     control::{self, Found},
-    layout::{Layout, Scope},
+    layout::{Layout, Replicas, Scope},
+    ports::taken,
     state::StackReport,
 };
 use holdfast_testkit::stack::{TestStack, binary};
@@ -36,8 +37,14 @@ struct Own {
 impl Own {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        // Tests on stacks of their own take theirs at random, too.
-        Self { folder, port_offset: fastrand::u16(100..15_000).to_string() }
+        // Stacks of other tests take theirs at random, too.
+        let is_free = |port_offset: &u16| {
+            let layout = Layout::new(folder.path().to_owned(), *port_offset);
+            taken(&layout.ports(Scope::Everything, Replicas::default(), &[], &[])).is_empty()
+        };
+        let mut tried = std::iter::repeat_with(|| fastrand::u16(100..15_000)).take(1_000);
+        let port_offset = tried.find(is_free).expect("ports are free").to_string();
+        Self { folder, port_offset }
     }
 
     fn data_dir(&self) -> PathBuf {

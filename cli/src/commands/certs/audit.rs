@@ -135,7 +135,7 @@ mod tests {
         let lines: Vec<_> = [
             entry(Action::ReplaceAuthority, "alice", None, Some("an exercise")),
             entry(Action::Revoke, "bob", Some("gateway"), Some("stolen laptop")),
-            entry(Action::Renew, "supervisor", Some("order"), Some("less than half of its life was left")),
+            entry(Action::Renew, "supervisor", Some("order"), Some("less than 12 h were left")),
             entry(Action::Rotate, "alice", Some("payment"), None),
         ]
         .map(Line::of)
