@@ -66,9 +66,10 @@ impl Table {
             let total = |shown: &[usize], widths: &[usize]| {
                 shown.iter().map(|place| widths[*place] + GAP).sum::<usize>().saturating_sub(GAP)
             };
-            // First what is the same in all rows says least.
+            // First what is the same in all rows says least; ages are the same by accident.
             let same = |place: &&usize| {
                 self.rows.len() > 1
+                    && self.header[**place] != "AGE"
                     && self.rows.windows(2).all(|pair| pair[0].get(**place) == pair[1].get(**place))
             };
             let in_turn = self.spare.iter().rev().filter(same).chain(self.spare.iter().rev());
