@@ -14,7 +14,11 @@ use axum::{
 };
 use time::OffsetDateTime;
 
-use crate::{session::Session, state::Console, view::message};
+use crate::{
+    session::Session,
+    state::Console,
+    view::{Refusal, message},
+};
 
 /// What a route may do, and so who may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +61,7 @@ pub(crate) async fn guard(console: Console, effect: Effect, request: Request, ne
                 "this page was not ready in time. What was begun may still end: the audit says what was done",
             ),
         },
-        Err(refusal) => *refusal,
+        Err(refusal) => refusal.into_response(),
     };
     with_headers(response)
 }
@@ -69,8 +73,8 @@ pub(crate) fn with_headers(mut response: Response) -> Response {
     response
 }
 
-fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Request, Box<Response>> {
-    let refused = |status, title, text: &str| Err(Box::new(message(status, title, text)));
+fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Request, Refusal> {
+    let refused = |status, title, text: &str| Err(Refusal::from(message(status, title, text)));
     let headers = request.headers();
     let text_of = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     // Over HTTP/2 it is in the address.

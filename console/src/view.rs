@@ -182,6 +182,22 @@ pub(crate) fn message(status: StatusCode, title: &'static str, text: impl AsRef<
     page(status, &Message { frame, text: Shown::of(text) })
 }
 
+/// A [`message`] in place of what was asked for: the error of whatever looks for that. Boxed, because a response is large.
+#[derive(Debug)]
+pub(crate) struct Refusal(Box<Response>);
+
+impl From<Response> for Refusal {
+    fn from(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        *self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

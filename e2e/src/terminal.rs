@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use holdfast_testkit::stack::binary;
+use holdfast_testkit::{skipped, stack::binary};
 
 pub const COLUMNS: usize = 80;
 /// What a question of ours ends with.
@@ -28,9 +28,12 @@ pub struct Shown {
 }
 
 impl Terminal {
-    /// None, where `script` (util-linux) is not installed.
+    /// None, and that is said, where `script` (util-linux) is not installed: the test is skipped.
     pub fn open(folder: &Path) -> Option<Self> {
-        Command::new("script").arg("--version").output().ok()?;
+        if Command::new("script").arg("--version").output().is_err() {
+            skipped("`script` (util-linux) is not installed, so no terminal was there to type on");
+            return None;
+        }
         Some(Self { folder: folder.to_owned() })
     }
 

@@ -16,7 +16,7 @@ use crate::{
     job::{Action, Job, LETTERS_MAX, Line, Preview, Progress, Selection, begin, preview},
     session::Session,
     state::Console,
-    view::{self, Frame, ROWS_MAX, Shown, link, message, word},
+    view::{self, Frame, ROWS_MAX, Refusal, Shown, link, message, word},
 };
 
 /// How many letters at a time.
@@ -217,26 +217,24 @@ fn show(
 }
 
 /// The preview of a selection, or why there is none.
-async fn look(console: &Console, selection: &Selection) -> Result<Preview, Box<Response>> {
-    let refused = |status, text: &str| Box::new(message(status, "Not understood", text));
+async fn look(console: &Console, selection: &Selection) -> Result<Preview, Refusal> {
+    let refused = |status, text: &str| Refusal::from(message(status, "Not understood", text));
     if let Some(wrong) = selection.wrong() {
         return Err(refused(StatusCode::BAD_REQUEST, wrong));
     }
     let Some(service) = console.service(&selection.service) else {
         return Err(refused(StatusCode::BAD_REQUEST, "there is no such service"));
     };
-    preview(service, selection).await.map_err(|error| Box::new(not_looked_at(&error)))
+    preview(service, selection).await.map_err(|error| not_looked_at(&error).into())
 }
 
 pub(crate) async fn page(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Query(selection): Query<Selection>,
-) -> Response {
-    match look(&console, &selection).await {
-        Ok(preview) => show(&console, &session, &selection, &preview, (StatusCode::OK, "", "")),
-        Err(refusal) => *refusal,
-    }
+) -> Result<Response, Refusal> {
+    let preview = look(&console, &selection).await?;
+    Ok(show(&console, &session, &selection, &preview, (StatusCode::OK, "", "")))
 }
 
 pub(crate) async fn submit(
@@ -253,7 +251,7 @@ pub(crate) async fn submit(
     let selection = confirmed.selection();
     let preview = match look(&console, &selection).await {
         Ok(preview) => preview,
-        Err(refusal) => return *refusal,
+        Err(refusal) => return refusal.into_response(),
     };
     let again =
         |status, why: &str| show(&console, &session, &selection, &preview, (status, &confirmed.reason, why));

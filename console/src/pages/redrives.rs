@@ -26,7 +26,7 @@ use crate::{
     job::{redrives, with_reason},
     session::Session,
     state::Console,
-    view::{self, Frame, Moment, ROWS_MAX, Shown, message},
+    view::{self, Frame, Moment, ROWS_MAX, Refusal, Shown, message},
 };
 
 #[derive(Debug, Template)]
@@ -137,8 +137,8 @@ pub(super) fn plan(service: &str, redrive: &pb::Redrive, now: OffsetDateTime) ->
     }
 }
 
-async fn look(console: &Console, id: &str) -> Result<(Service, Plan), Box<Response>> {
-    let Ok(id) = Uuid::try_parse(id) else { return Err(Box::new(no_such_id())) };
+async fn look(console: &Console, id: &str) -> Result<(Service, Plan), Refusal> {
+    let Ok(id) = Uuid::try_parse(id) else { return Err(no_such_id().into()) };
     let (mut missing, id) = (Vec::new(), id.to_string());
     let of_each = all(console, &mut missing).await;
     let found = of_each.iter().find_map(|(service, redrives)| {
@@ -149,13 +149,13 @@ async fn look(console: &Console, id: &str) -> Result<(Service, Plan), Box<Respon
             [] => "no service has redriven under this id lately".to_owned(),
             missing => format!("no service that could be asked knows it. Not asked: {}", missing.join("; ")),
         };
-        return Err(Box::new(message(StatusCode::NOT_FOUND, "No such redrive", text)));
+        return Err(message(StatusCode::NOT_FOUND, "No such redrive", text).into());
     };
     let mut plan = plan(service, redrive, OffsetDateTime::now_utc());
     plan.missing = missing;
     match console.service(service) {
         Some(service) => Ok((service.clone(), plan)),
-        None => Err(Box::new(no_such_id())),
+        None => Err(no_such_id().into()),
     }
 }
 
@@ -163,11 +163,9 @@ pub(crate) async fn end(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
-) -> Response {
-    match look(&console, &id).await {
-        Ok((_, plan)) => confirm::page(&console, &session, &plan),
-        Err(refusal) => *refusal,
-    }
+) -> Result<Response, Refusal> {
+    let (_, plan) = look(&console, &id).await?;
+    Ok(confirm::page(&console, &session, &plan))
 }
 
 pub(crate) async fn submit(
@@ -175,11 +173,8 @@ pub(crate) async fn submit(
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
     Form(consent): Form<Consent>,
-) -> Response {
-    let (service, plan) = match look(&console, &id).await {
-        Ok(looked) => looked,
-        Err(refusal) => return *refusal,
-    };
+) -> Result<Response, Refusal> {
+    let (service, plan) = look(&console, &id).await?;
     // As a redrive, its end has no reason of its own in the audit.
     let authored = |reason: String| with_reason(&session.author, &reason);
     let act = |reason: String| async {
@@ -187,5 +182,5 @@ pub(crate) async fn submit(
         service.answer(service.dead_letters().cancel_redrive(request).await)?;
         Ok("/redrives".to_owned())
     };
-    confirm::submit(&console, &session, &plan, &consent, act).await
+    Ok(confirm::submit(&console, &session, &plan, &consent, act).await)
 }

@@ -20,7 +20,7 @@ use crate::{
     job::{author_of, stats},
     session::Session,
     state::Console,
-    view::{Moment, link, message},
+    view::{Moment, Refusal, link, message},
 };
 
 /// Letters that a resumed consumer may park before the limit applies again.
@@ -82,14 +82,14 @@ pub(super) fn plan(wanted: &Wanted, stops: &[pb::ConsumerStop], now: OffsetDateT
     }
 }
 
-async fn look<'c>(console: &'c Console, wanted: &Wanted) -> Result<(&'c Service, Plan), Box<Response>> {
+async fn look<'c>(console: &'c Console, wanted: &Wanted) -> Result<(&'c Service, Plan), Refusal> {
     let Some(service) = console.service(&wanted.service).filter(|_| wanted.park <= PARK_MAX) else {
         let text = "there is no such service, or it is to park more than a million letters";
-        return Err(Box::new(message(StatusCode::BAD_REQUEST, "Not understood", text)));
+        return Err(message(StatusCode::BAD_REQUEST, "Not understood", text).into());
     };
     match stats(service).await {
         Ok(stats) => Ok((service, plan(wanted, &stats.stops, OffsetDateTime::now_utc()))),
-        Err(error) => Err(Box::new(confirm::not_looked_at(&error))),
+        Err(error) => Err(confirm::not_looked_at(&error).into()),
     }
 }
 
@@ -97,23 +97,18 @@ pub(crate) async fn page(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Query(wanted): Query<Wanted>,
-) -> Response {
-    match look(&console, &wanted).await {
-        Ok((_, plan)) => confirm::page(&console, &session, &plan),
-        Err(refusal) => *refusal,
-    }
+) -> Result<Response, Refusal> {
+    let (_, plan) = look(&console, &wanted).await?;
+    Ok(confirm::page(&console, &session, &plan))
 }
 
 pub(crate) async fn submit(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Form(confirmed): Form<Confirmed>,
-) -> Response {
+) -> Result<Response, Refusal> {
     let Confirmed { service, park, digest, reason } = confirmed;
-    let (service, plan) = match look(&console, &Wanted { service, park }).await {
-        Ok(looked) => looked,
-        Err(refusal) => return *refusal,
-    };
+    let (service, plan) = look(&console, &Wanted { service, park }).await?;
     let act = |reason| async {
         let author = author_of(&session.author);
         let request =
@@ -121,5 +116,5 @@ pub(crate) async fn submit(
         service.answer(service.dead_letters().resume_consumers(request).await)?;
         Ok(link("/audit", &[("service", service.name)]))
     };
-    confirm::submit(&console, &session, &plan, &Consent { digest, reason }, act).await
+    Ok(confirm::submit(&console, &session, &plan, &Consent { digest, reason }, act).await)
 }

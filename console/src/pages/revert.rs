@@ -15,7 +15,7 @@ use super::{
     edit::digest,
     find_letter, is_edited, letter_link, no_such_id, not_found, state_of,
 };
-use crate::{job::author_of, session::Session, state::Console};
+use crate::{job::author_of, session::Session, state::Console, view::Refusal};
 
 pub(super) fn plan(letter: &pb::DeadLetter) -> Plan {
     let impossible = match letter.state() {
@@ -40,11 +40,11 @@ pub(super) fn plan(letter: &pb::DeadLetter) -> Plan {
     }
 }
 
-async fn look(console: &Console, id: &str) -> Result<(Service, pb::DeadLetter, Plan), Box<Response>> {
-    let Ok(id) = Uuid::try_parse(id) else { return Err(Box::new(no_such_id())) };
+async fn look(console: &Console, id: &str) -> Result<(Service, pb::DeadLetter, Plan), Refusal> {
+    let Ok(id) = Uuid::try_parse(id) else { return Err(no_such_id().into()) };
     let mut missing = Vec::new();
     let Some((service, letter)) = find_letter(console, id, &mut missing).await else {
-        return Err(Box::new(not_found(&missing, id)));
+        return Err(not_found(&missing, id).into());
     };
     let mut plan = plan(&letter);
     plan.missing = missing;
@@ -55,11 +55,9 @@ pub(crate) async fn page(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
-) -> Response {
-    match look(&console, &id).await {
-        Ok((_, _, plan)) => confirm::page(&console, &session, &plan),
-        Err(refusal) => *refusal,
-    }
+) -> Result<Response, Refusal> {
+    let (_, _, plan) = look(&console, &id).await?;
+    Ok(confirm::page(&console, &session, &plan))
 }
 
 pub(crate) async fn submit(
@@ -67,11 +65,8 @@ pub(crate) async fn submit(
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
     Form(consent): Form<Consent>,
-) -> Response {
-    let (service, letter, plan) = match look(&console, &id).await {
-        Ok(looked) => looked,
-        Err(refusal) => return *refusal,
-    };
+) -> Result<Response, Refusal> {
+    let (service, letter, plan) = look(&console, &id).await?;
     let act = |reason| async {
         let request = pb::EditDeadLetterRequest {
             id: letter.id.clone(),
@@ -83,5 +78,5 @@ pub(crate) async fn submit(
         service.answer(service.dead_letters().edit_dead_letter(service.request(request)?).await)?;
         Ok(letter_link(&letter.id))
     };
-    confirm::submit(&console, &session, &plan, &consent, act).await
+    Ok(confirm::submit(&console, &session, &plan, &consent, act).await)
 }

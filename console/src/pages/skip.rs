@@ -21,7 +21,7 @@ use crate::{
     job::author_of,
     session::Session,
     state::Console,
-    view::{escaped, message},
+    view::{Refusal, escaped, message},
 };
 
 /// Of one step.
@@ -104,8 +104,8 @@ pub(super) fn plan(wanted: &Wanted, position: Option<i64>) -> Plan {
     }
 }
 
-async fn look<'c>(console: &'c Console, wanted: &Wanted) -> Result<(&'c Service, Plan), Box<Response>> {
-    let refused = |text: &str| Box::new(message(StatusCode::BAD_REQUEST, "Not understood", text));
+async fn look<'c>(console: &'c Console, wanted: &Wanted) -> Result<(&'c Service, Plan), Refusal> {
+    let refused = |text: &str| Refusal::from(message(StatusCode::BAD_REQUEST, "Not understood", text));
     if let Some(wrong) = wanted.wrong() {
         return Err(refused(wrong));
     }
@@ -114,7 +114,7 @@ async fn look<'c>(console: &'c Console, wanted: &Wanted) -> Result<(&'c Service,
     };
     let positions = match positions(service).await {
         Ok(positions) => positions.positions,
-        Err(error) => return Err(Box::new(confirm::not_looked_at(&error))),
+        Err(error) => return Err(confirm::not_looked_at(&error).into()),
     };
     let is_wanted = |position: &&pb::ConsumerPosition| {
         position.topic == wanted.topic && position.partition == wanted.partition
@@ -129,24 +129,19 @@ pub(crate) async fn page(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Query(wanted): Query<Wanted>,
-) -> Response {
-    match look(&console, &wanted).await {
-        Ok((_, plan)) => confirm::page(&console, &session, &plan),
-        Err(refusal) => *refusal,
-    }
+) -> Result<Response, Refusal> {
+    let (_, plan) = look(&console, &wanted).await?;
+    Ok(confirm::page(&console, &session, &plan))
 }
 
 pub(crate) async fn submit(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
     Form(confirmed): Form<Confirmed>,
-) -> Response {
+) -> Result<Response, Refusal> {
     let Confirmed { service, topic, partition, offset, records, digest, reason } = confirmed;
     let wanted = Wanted { service, topic, partition, offset, records };
-    let (service, plan) = match look(&console, &wanted).await {
-        Ok(looked) => looked,
-        Err(refusal) => return *refusal,
-    };
+    let (service, plan) = look(&console, &wanted).await?;
     let act = |reason| async {
         let Wanted { topic, partition, offset, records, .. } = wanted.clone();
         let author = author_of(&session.author);
@@ -154,7 +149,7 @@ pub(crate) async fn submit(
         let answer = service.dead_letters().skip_records(service.request(request)?).await;
         Ok(letter_link(&service.answer(answer)?.dead_letter_id))
     };
-    confirm::submit(&console, &session, &plan, &Consent { digest, reason }, act).await
+    Ok(confirm::submit(&console, &session, &plan, &Consent { digest, reason }, act).await)
 }
 
 #[cfg(test)]

@@ -44,11 +44,11 @@ pub(super) async fn of_service(
     }
 }
 
-/// Those of these ids that there are, in whatever state; the others are said.
+/// Those of these ids that there are, in whatever state, and the ids of the others, which are said.
 pub(super) async fn with_ids<'s>(
     services: &'s Services,
     ids: &[Uuid],
-) -> Result<Answers<'s, Vec<pb::DeadLetter>>> {
+) -> Result<(Answers<'s, Vec<pb::DeadLetter>>, Vec<Uuid>)> {
     let answers = services
         .ask(async |service| {
             let mut letters = Vec::new();
@@ -64,8 +64,10 @@ pub(super) async fn with_ids<'s>(
         .await?;
     let letters = answers.each.iter().flat_map(|(_, letters)| letters);
     let known: BTreeSet<&str> = letters.map(|letter| letter.id.as_str()).collect();
-    for id in ids.iter().map(Uuid::to_string).filter(|id| !known.contains(id.as_str())) {
+    let absent: Vec<Uuid> =
+        ids.iter().filter(|id| !known.contains(id.to_string().as_str())).copied().collect();
+    for id in &absent {
         say!("no {}service has a dead letter {id}", if answers.any_away() { "other " } else { "" });
     }
-    Ok(answers)
+    Ok((answers, absent))
 }

@@ -103,12 +103,7 @@ impl Which {
             return Ok(Chosen { answers, absent: Vec::new(), verb });
         }
         let ids = services.resolve(&self.ids).await?;
-        let answers = with_ids(services, &ids).await?;
-        let is_known = |id: &Uuid| {
-            let id = id.to_string();
-            answers.each.iter().any(|(_, letters)| letters.iter().any(|letter| letter.id == id))
-        };
-        let absent = ids.iter().filter(|id| !is_known(id)).copied().collect();
+        let (answers, absent) = with_ids(services, &ids).await?;
         Ok(Chosen { answers, absent, verb })
     }
 
