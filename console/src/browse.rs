@@ -22,6 +22,8 @@ use crate::{
 
 /// For a page that shows records as they are.
 pub(crate) const BROWSE_TIME_MAX: Duration = Duration::from_secs(4);
+/// For the same as it is watched: other pages that are watched wait for it.
+pub(crate) const WATCH_TIME_MAX: Duration = Duration::from_secs(2);
 /// For one that looks for some of them.
 pub(crate) const SEARCH_TIME_MAX: Duration = Duration::from_secs(8);
 /// Records that one search looks at.

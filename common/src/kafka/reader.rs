@@ -10,7 +10,7 @@ use std::{
 use holdfast_proto::topic::RECORD_BYTES_MAX;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier},
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, KafkaResult},
     metadata::{MetadataPartition, MetadataTopic},
@@ -197,7 +197,7 @@ impl Reader {
         Ok(places.iter().map(|place| offsets.get(place).copied()).collect())
     }
 
-    /// How long these topics keep their records, by their names.
+    /// How long these topics keep their records, by their names; those are missing of which that may not be known.
     pub fn retention(
         &self,
         topics: &[String],
@@ -218,12 +218,15 @@ impl Reader {
         let options = AdminOptions::new().request_timeout(Some(time_max));
         let answers = futures_util::FutureExt::boxed(admin.describe_configs(&asked, &options));
         let answers = tokio::runtime::Handle::current().block_on(answers)?;
-        let mut all = BTreeMap::new();
-        for (topic, answer) in topics.iter().zip(answers) {
-            let resource = answer.map_err(KafkaError::AdminOp)?;
-            all.insert(topic.clone(), retention_of(&resource));
-        }
-        Ok(all)
+        let known = answers.into_iter().filter_map(|answer| match answer {
+            Ok(resource) => match &resource.specifier {
+                OwnedResourceSpecifier::Topic(topic) => Some((topic.clone(), retention_of(&resource))),
+                _ => None,
+            },
+            // Of this topic it may not be known.
+            Err(_) => None,
+        });
+        Ok(known.collect())
     }
 
     /// Reads this partition from an offset on, and nothing else.

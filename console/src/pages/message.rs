@@ -88,11 +88,10 @@ impl View {
 /// What Kafka's own tool does that shows messages.
 pub(super) fn tool(console: &Console, place: &str) -> Option<String> {
     let brokers = console.topics.addresses()?;
-    let encrypted = if console.topics.has_tls() { " --consumer.config operator.properties" } else { "" };
-    Some(format!(
-        "kafka-console-consumer.sh --bootstrap-server {brokers}{encrypted} {place} --property print.key=true \
-         --property print.headers=true --property print.timestamp=true --property print.offset=true"
-    ))
+    let encrypted = if console.topics.has_tls() { " --command-config operator.properties" } else { "" };
+    let shown = ["key", "headers", "timestamp", "offset"].map(|part| format!("print.{part}=true"));
+    let shown = shown.map(|property| format!(" --formatter-property {property}")).concat();
+    Some(format!("kafka-console-consumer.sh --bootstrap-server {brokers}{encrypted} {place}{shown}"))
 }
 
 /// All readers are taken.

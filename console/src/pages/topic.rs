@@ -1,5 +1,7 @@
 //! The messages of a topic: the newest, those from an offset or a time on, or those of an order or a key.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::{
     Extension,
@@ -21,7 +23,7 @@ use super::{
 use crate::{
     browse::{
         self, BROWSE_TIME_MAX, Ends, Question, SEARCH_RECORDS_MAX, SEARCH_TIME_MAX, SHOWN_MAX, Seen, Start,
-        Which,
+        WATCH_TIME_MAX, Which,
     },
     payloads::Payloads,
     scan::{Looked, Scan, Stop},
@@ -178,8 +180,11 @@ impl LookedRow {
 /// How far was looked for something, in a sentence.
 pub(super) fn said(scan: &Scan, what: &str) -> String {
     let records: u64 = scan.looked.iter().map(|looked| looked.records).sum();
-    let partitions = scan.looked.len();
-    format!("Looked at {records} records of {partitions} partitions for {what}: {} match.", scan.found.len())
+    let partitions = match scan.looked.len() {
+        1 => "1 partition".to_owned(),
+        partitions => format!("{partitions} partitions"),
+    };
+    format!("Looked at {records} records of {partitions} for {what}: {} match.", scan.found.len())
 }
 
 /// Whether something of what was to be looked at was not.
@@ -310,9 +315,9 @@ async fn view(
     topic: &str,
     wanted: &Wanted,
     question: Question,
+    time_max: Duration,
 ) -> Result<View, Response> {
     let is_newest = question.start == Start::Newest && question.which == Which::All;
-    let time_max = if question.which == Which::All { BROWSE_TIME_MAX } else { SEARCH_TIME_MAX };
     let asked = question.clone();
     let read =
         console.topics.read(time_max, move |reader, deadline| browse::look(reader, deadline, &asked)).await;
@@ -353,7 +358,7 @@ async fn view(
 pub(super) async fn newest(console: &Console, topic: &str, partition: Option<i32>) -> Option<View> {
     let wanted = Wanted::newest(partition);
     let question = wanted.question(topic, console.payloads, OffsetDateTime::now_utc()).ok()?;
-    view(console, "", topic, &wanted, question).await.ok()
+    view(console, "", topic, &wanted, question, WATCH_TIME_MAX).await.ok()
 }
 
 pub(crate) async fn page(
@@ -369,7 +374,8 @@ pub(crate) async fn page(
         Ok(question) => question,
         Err(why) => return message(StatusCode::BAD_REQUEST, "Not understood", why),
     };
-    match view(&console, &session.author, &topic, &wanted, question).await {
+    let time_max = if question.which == Which::All { BROWSE_TIME_MAX } else { SEARCH_TIME_MAX };
+    match view(&console, &session.author, &topic, &wanted, question, time_max).await {
         Ok(view) => view::page(StatusCode::OK, &view),
         Err(response) => response,
     }
