@@ -370,7 +370,8 @@ async fn what_a_stranger_sends_is_shown(browser: &mut Browser, world: &World) {
     browser.press("#messages a[aria-label^='Letter of']").await;
     assert_eq!(text_of(browser, "#state").await, "parked");
     browser.press("dd a[href^='/topics/']").await;
-    assert!(text_of(browser, "main").await.contains("fffe"));
+    assert!(text_of(browser, "main").await.contains("Its value is no event of this topic, 2 bytes"));
+    assert_eq!(browser.evaluate("document.querySelector('.hex').textContent").await, "fffe");
 }
 
 /// Looking leaves no group, and makes no topic.

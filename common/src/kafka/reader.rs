@@ -145,7 +145,8 @@ impl Reader {
     fn said<T>(&self, result: KafkaResult<T>) -> Result<T, ReadError> {
         result.map_err(|error| {
             self.refusals.note(&error, "");
-            ReadError(self.refusals.explain(in_words(&error)))
+            let words = self.refusals.explain(in_words(&error));
+            ReadError(if is_passing(&error) { format!("no answer in time: {words}") } else { words })
         })
     }
 

@@ -109,9 +109,14 @@ impl Wanted {
             time: String::new(),
             ..self.clone()
         };
+        wanted.link(topic)
+    }
+
+    /// The path of the page; empty if no topic can be called so.
+    fn link(&self, topic: &str) -> String {
         match topic_link(topic) {
             path if path.is_empty() => path,
-            path => link(&path, &wanted),
+            path => link(&path, self),
         }
     }
 }
@@ -214,7 +219,7 @@ impl PartitionRow {
         let view = ends.view;
         Self {
             number: view.number,
-            link: link(&topic_link(topic), &Wanted::newest(Some(view.number))),
+            link: Wanted::newest(Some(view.number)).link(topic),
             first: known(ends.first),
             end: known(ends.end),
             records: known(records(ends)),
