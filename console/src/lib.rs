@@ -9,11 +9,12 @@
 //! - [`job`]: a redrive or discard that runs, and what became of it;
 //! - [`live`]: what is watched, and looked at for all that watch it;
 //! - [`guard`]: who may, and from where;
-//! - [`session`]: who is signed in;
+//! - [`proxy`]: who a proxy says has signed in;
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
 //! - [`payloads`]: how much of what users have written is shown;
-//! - [`view`]: text of strangers, times and frames of pages.
+//! - [`view`]: text of strangers, times and frames of pages;
+//! - [`session`]: who is signed in.
 
 mod admin;
 mod ask;
@@ -23,6 +24,7 @@ mod job;
 mod live;
 mod pages;
 mod payloads;
+mod proxy;
 mod router;
 mod saga;
 mod session;
