@@ -10,11 +10,12 @@
 //! - [`live`]: what is watched, and looked at for all that watch it;
 //! - [`browse`]: what is asked of topics: by [`topics`], a few readers, and [`scan`], which is pure and has limits;
 //! - [`guard`]: who may, and from where;
-//! - [`session`]: who is signed in;
+//! - [`proxy`]: who a proxy says has signed in;
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
 //! - [`payloads`]: how much of what users have written is shown;
-//! - [`view`]: text of strangers, times and frames of pages.
+//! - [`view`]: text of strangers, times and frames of pages;
+//! - [`session`]: who is signed in.
 
 mod admin;
 mod ask;
@@ -25,6 +26,7 @@ mod job;
 mod live;
 mod pages;
 mod payloads;
+mod proxy;
 mod router;
 mod saga;
 mod scan;

@@ -1,6 +1,6 @@
 //! What handlers share.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use holdfast_common::{
     config::KafkaConfig,
@@ -16,7 +16,8 @@ use crate::{
     job::Jobs,
     live::Live,
     payloads::Payloads,
-    session::Sessions,
+    proxy::Proxy,
+    session::{Session, Sessions},
     topics::Topics,
     view::escaped,
 };
@@ -44,8 +45,11 @@ pub(crate) struct Shared {
     pub(crate) tickets: PathBuf,
     pub(crate) allow_write: bool,
     pub(crate) payloads: Payloads,
-    /// The values of `Host` that are ours. Others reach us by a name that somebody has pointed here (DNS rebinding).
-    pub(crate) hosts: BTreeSet<String>,
+    /// The values of `Host` that are ours, each with its origin. Others reach us by a name that somebody has pointed here (DNS
+    /// rebinding).
+    pub(crate) origins: BTreeMap<String, String>,
+    /// Who signs people in that come by its name.
+    pub(crate) proxy: Option<Proxy>,
     /// Cookies know no ports: consoles of several stacks must not take each other's.
     pub(crate) cookie: String,
     command_options: String,
@@ -69,8 +73,7 @@ impl Console {
         let console = &config.console;
         if !console.listen.ip().is_loopback() {
             return Err(
-                "console.listen must be an address of loopback: the console has no TLS and no other sign-in"
-                    .into(),
+                "console.listen must be an address of loopback: the console has no TLS. A proxy beside it has".into(),
             );
         }
         let options = &console.command_options;
@@ -87,6 +90,10 @@ impl Console {
         let admin = PARTICIPANTS.into_iter().zip(participants.map(|participant| participant.admin.as_str()));
         let admin = [("gateway", config.gateway.admin.as_str())].into_iter().chain(admin);
         let port = console.listen.port();
+        let proxy = console.proxy.as_ref().map(Proxy::new).transpose()?;
+        let hosts = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
+        let mut origins: BTreeMap<_, _> = hosts.map(|host| (host.clone(), format!("http://{host}"))).into();
+        origins.extend(proxy.iter().map(|proxy| (proxy.host().to_owned(), proxy.origin().to_owned())));
         Ok(Self(Arc::new(Shared {
             services,
             admin: admin.map(|(service, addresses)| Ports::new(service, addresses)).collect(),
@@ -97,10 +104,20 @@ impl Console {
             tickets: console.tickets.clone(),
             allow_write: console.allow_write,
             payloads: console.payloads,
-            hosts: ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}")).into(),
+            origins,
+            proxy,
             cookie: format!("holdfast-console-{port}"),
             command_options: escaped(options),
         })))
+    }
+
+    /// Why this person changes nothing; empty if they may.
+    pub(crate) fn read_only(&self, session: &Session) -> &'static str {
+        match (self.allow_write, session.may_write) {
+            (false, _) => "This console was started without --allow-write.",
+            (true, false) => "You are in none of the groups that may change anything.",
+            (true, true) => "",
+        }
     }
 
     /// A service by its name.

@@ -208,13 +208,16 @@ fn take(idle: &Mutex<Vec<Reader>>) -> Option<Reader> {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_common::{config::KafkaConfig, health::Health};
+    use holdfast_common::{
+        config::{KafkaConfig, KafkaTlsConfig},
+        health::Health,
+    };
 
     use super::*;
 
     /// At brokers that are not there; nothing connects until it must.
     fn away() -> Topics {
-        let config = KafkaConfig::of_a_reader("127.0.0.1:1".to_owned(), Default::default());
+        let config = KafkaConfig::of_a_reader("127.0.0.1:1".to_owned(), KafkaTlsConfig::default());
         Topics::new(Ok(Brokers::without_tls(&config)))
     }
 

@@ -17,7 +17,7 @@ use holdfast_proto::{
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-use crate::state::Console;
+use crate::{session::Session, state::Console};
 
 /// Rows of one table. What has more says so, and has a next page or a filter.
 pub(crate) const ROWS_MAX: usize = 50;
@@ -118,7 +118,8 @@ pub(crate) struct Frame {
     pub(crate) title: &'static str,
     /// Who is signed in.
     pub(crate) author: Shown,
-    pub(crate) allow_write: bool,
+    /// Why nothing can be changed; empty if it can.
+    pub(crate) read_only: &'static str,
     /// Why services were not asked.
     pub(crate) missing: Vec<Shown>,
     /// Commands that do the same.
@@ -130,11 +131,11 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    pub(crate) fn new(console: &Console, title: &'static str, author: &str) -> Self {
+    pub(crate) fn new(console: &Console, title: &'static str, session: &Session) -> Self {
         Self {
             title,
-            author: Shown::of(author),
-            allow_write: console.allow_write,
+            author: Shown::of(&session.author),
+            read_only: console.read_only(session),
             missing: Vec::new(),
             commands: Vec::new(),
             stream: String::new(),

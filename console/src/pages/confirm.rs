@@ -99,7 +99,7 @@ fn show(
     plan: &Plan,
     (status, reason, refused): (StatusCode, &str, &str),
 ) -> Response {
-    let frame = Frame::new(console, plan.title, &session.author)
+    let frame = Frame::new(console, plan.title, session)
         .missing(&plan.missing)
         .command(console.command(&plan.command));
     view::page(status, &View::of(frame, plan, reason, refused))

@@ -105,7 +105,7 @@ fn show(
     letter: &pb::DeadLetter,
     (status, typed, refused): (StatusCode, Option<&Typed>, &str),
 ) -> Response {
-    let frame = Frame::new(console, "Edit", &session.author)
+    let frame = Frame::new(console, "Edit", session)
         .missing(missing)
         .command(console.command(&format!("dlq edit {} --reason TEXT", letter.id)));
     match View::of(frame, letter, typed, refused) {

@@ -124,7 +124,7 @@ pub(super) async fn positions(service: &Service) -> Result<pb::ListPositionsResp
     Ok(service.answer(service.dead_letters().list_positions(request).await)?)
 }
 
-pub(super) async fn view(console: &Console, author: &str) -> View {
+pub(super) async fn view(console: &Console, session: &Session) -> View {
     let mut missing = Vec::new();
     let asked = console.ask(|service| async move {
         let (positions, stats) = tokio::join!(positions(&service), stats(&service));
@@ -132,7 +132,7 @@ pub(super) async fn view(console: &Console, author: &str) -> View {
     });
     let asked = answers(asked.await, &mut missing);
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "Consumer groups", author)
+    let frame = Frame::new(console, "Consumer groups", session)
         .live(&[("page", "groups")], now)
         .missing(&missing)
         .command(console.command("positions"))
@@ -145,5 +145,5 @@ pub(super) async fn view(console: &Console, author: &str) -> View {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    view::page(StatusCode::OK, &view(&console, &session.author).await)
+    view::page(StatusCode::OK, &view(&console, &session).await)
 }

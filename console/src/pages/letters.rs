@@ -68,11 +68,11 @@ pub(super) fn groups(
     (all.iter().take(ROWS_MAX).map(group).collect(), all.len() > ROWS_MAX)
 }
 
-pub(super) async fn view(console: &Console, author: &str) -> View {
+pub(super) async fn view(console: &Console, session: &Session) -> View {
     let mut missing = Vec::new();
     let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "Dead letters", author)
+    let frame = Frame::new(console, "Dead letters", session)
         .live(&[("page", "letters")], now)
         .missing(&missing)
         .command(console.command("dlq stats"));
@@ -81,5 +81,5 @@ pub(super) async fn view(console: &Console, author: &str) -> View {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    view::page(StatusCode::OK, &view(&console, &session.author).await)
+    view::page(StatusCode::OK, &view(&console, &session).await)
 }

@@ -184,10 +184,10 @@ pub(crate) async fn page(
     Path(id): Path<String>,
 ) -> Response {
     let Ok(id) = Uuid::try_parse(&id) else { return no_such_id() };
-    view::page(StatusCode::OK, &view(&console, &session.author, id).await)
+    view::page(StatusCode::OK, &view(&console, &session, id).await)
 }
 
-pub(super) async fn view(console: &Console, author: &str, id: Uuid) -> View {
+pub(super) async fn view(console: &Console, session: &Session, id: Uuid) -> View {
     let order_id = id.to_string();
     let subjects = [order_id.clone()];
     let mut missing = Vec::new();
@@ -216,7 +216,7 @@ pub(super) async fn view(console: &Console, author: &str, id: Uuid) -> View {
     // The ids are of version 7: the order of parking.
     letters.sort_by(|a, b| a.id.cmp(&b.id));
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "Order", author)
+    let frame = Frame::new(console, "Order", session)
         .live(&[("page", "order"), ("id", &order_id)], now)
         .missing(&missing)
         .command(console.command(&format!("orders show {order_id}")));

@@ -94,12 +94,12 @@ async fn all(console: &Console, missing: &mut Vec<String>) -> Vec<(&'static str,
     answers(console.ask(|service| async move { redrives(&service).await }).await, missing)
 }
 
-pub(super) async fn view(console: &Console, author: &str) -> View {
+pub(super) async fn view(console: &Console, session: &Session) -> View {
     let mut missing = Vec::new();
     let of_each = all(console, &mut missing).await;
     let now = OffsetDateTime::now_utc();
     let redrives = rows(&of_each, now);
-    let frame = Frame::new(console, "Redrives", author)
+    let frame = Frame::new(console, "Redrives", session)
         .live(&[("page", "redrives")], now)
         .missing(&missing)
         .command(console.command("dlq redrive --status"));
@@ -107,7 +107,7 @@ pub(super) async fn view(console: &Console, author: &str) -> View {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    view::page(StatusCode::OK, &view(&console, &session.author).await)
+    view::page(StatusCode::OK, &view(&console, &session).await)
 }
 
 /// What it means to end a redrive.

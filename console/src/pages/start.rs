@@ -46,11 +46,11 @@ impl ServiceRow {
     }
 }
 
-pub(super) async fn view(console: &Console, author: &str) -> View {
+pub(super) async fn view(console: &Console, session: &Session) -> View {
     let mut missing = Vec::new();
     let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "Holdfast console", author)
+    let frame = Frame::new(console, "Holdfast console", session)
         .live(&[("page", "start")], now)
         .missing(&missing)
         .command(console.command("dlq stats"));
@@ -59,5 +59,5 @@ pub(super) async fn view(console: &Console, author: &str) -> View {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    view::page(StatusCode::OK, &view(&console, &session.author).await)
+    view::page(StatusCode::OK, &view(&console, &session).await)
 }

@@ -44,7 +44,6 @@ fn frame() -> Frame {
         author: Shown::of(HOSTILE),
         missing: vec![Shown::of(HOSTILE)],
         commands: vec![crate::view::escaped(HOSTILE)],
-        allow_write: true,
         stream: crate::view::link("/live", &[("page", HOSTILE)]),
         ..Frame::default()
     }

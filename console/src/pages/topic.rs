@@ -316,7 +316,7 @@ impl View {
 /// The view, or why there is none.
 async fn view(
     console: &Console,
-    author: &str,
+    session: &Session,
     topic: &str,
     wanted: &Wanted,
     question: Question,
@@ -336,7 +336,7 @@ async fn view(
         Err(NotRead::NotThere(why)) => return Err(message(StatusCode::NOT_FOUND, "Not there", why)),
     };
     let now = OffsetDateTime::now_utc();
-    let mut frame = Frame::new(console, "Messages", author).missing(&missing);
+    let mut frame = Frame::new(console, "Messages", session).missing(&missing);
     if is_newest {
         frame =
             frame.live(&[("page", "topic"), ("topic", topic), ("partition", wanted.partition.trim())], now);
@@ -363,7 +363,7 @@ async fn view(
 pub(super) async fn newest(console: &Console, topic: &str, partition: Option<i32>) -> Option<View> {
     let wanted = Wanted::newest(partition);
     let question = wanted.question(topic, console.payloads, OffsetDateTime::now_utc()).ok()?;
-    view(console, "", topic, &wanted, question, WATCH_TIME_MAX).await.ok()
+    view(console, &Session::default(), topic, &wanted, question, WATCH_TIME_MAX).await.ok()
 }
 
 pub(crate) async fn page(
@@ -380,7 +380,7 @@ pub(crate) async fn page(
         Err(why) => return message(StatusCode::BAD_REQUEST, "Not understood", why),
     };
     let time_max = if question.which == Which::All { BROWSE_TIME_MAX } else { SEARCH_TIME_MAX };
-    match view(&console, &session.author, &topic, &wanted, question, time_max).await {
+    match view(&console, &session, &topic, &wanted, question, time_max).await {
         Ok(view) => view::page(StatusCode::OK, &view),
         Err(response) => response,
     }

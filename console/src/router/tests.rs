@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    config::{Config, KafkaReaderConfig},
+    config::{Config, KafkaReaderConfig, ProxyConfig},
     guard::CONTENT_SECURITY_POLICY,
     topics::{Deadline, NotRead, READERS_MAX},
 };
@@ -42,12 +42,15 @@ impl Lab {
         let folder = tempfile::tempdir().expect("a folder");
         let pki = Pki::open_or_init(folder.path()).expect("created");
         pki.ensure_leaf("operator").expect("issued");
-        let identity =
-            Identity::load(IdentityConfig::in_folder(&folder.path().join("operator"))).expect("loaded");
         let config = config(folder.path(), allow_write);
-        let console = Console::new(&config, &identity, Err(NO_BROKERS.to_owned()));
-        let console = console.expect("an address of loopback");
-        Self { folder, console }
+        let console = Console::new(&config, &identity_in(folder.path()), Err(NO_BROKERS.to_owned()));
+        Self { console: console.expect("its settings are right"), folder }
+    }
+
+    /// Another console of the same certificate.
+    fn console_of(&self, config: &Config) -> Console {
+        let identity = identity_in(self.folder.path());
+        Console::new(config, &identity, Err(NO_BROKERS.to_owned())).expect("its settings are right")
     }
 
     fn router(&self) -> Router {
@@ -59,12 +62,19 @@ impl Lab {
             .expect("issued")
     }
 
-    /// A cookie of somebody who is signed in.
     fn cookie(&self) -> String {
-        let cookie =
-            self.console.sessions.begin("alice".to_owned(), OffsetDateTime::now_utc()).expect("begun");
-        format!("{}={cookie}", self.console.cookie)
+        cookie_of(&self.console)
     }
+}
+
+/// A cookie of somebody who has signed in with a ticket.
+fn cookie_of(console: &Console) -> String {
+    let cookie = console.sessions.begin("alice".to_owned(), OffsetDateTime::now_utc()).expect("begun");
+    format!("{}={cookie}", console.cookie)
+}
+
+fn identity_in(folder: &Path) -> Identity {
+    Identity::load(IdentityConfig::in_folder(&folder.join("operator"))).expect("loaded")
 }
 
 fn config(folder: &Path, allow_write: bool) -> Config {
@@ -192,6 +202,62 @@ async fn no_route_changes_anything_unless_it_is_allowed() {
     }
 }
 
+/// By the name of its proxy nobody gets in without the proxy's secret, on any route, also with somebody's cookie; with it they are who the
+/// proxy says, change something only as members of a group of writers, and only from the proxy's own pages.
+#[tokio::test]
+async fn a_proxy_signs_people_in() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let lab = Lab::new(true);
+    let mut config = config(lab.folder.path(), true);
+    config.console.proxy = Some(ProxyConfig {
+        origin: "https://console.example.org".to_owned(),
+        secret_header: "x-console-secret".to_owned(),
+        secret: SECRET.into(),
+        user_header: "x-forwarded-email".to_owned(),
+        groups_header: Some("x-forwarded-groups".to_owned()),
+        writers: vec!["operators".to_owned()],
+    });
+    let console = lab.console_of(&config);
+    let (router, cookie) = (router(console.clone()), cookie_of(&console));
+    let by_proxy = |route: &Route, secret: &str, groups: &str| {
+        let mut request = request(route, &cookie);
+        for (name, value) in [
+            ("host", "console.example.org"),
+            ("origin", "https://console.example.org"),
+            ("x-console-secret", secret),
+            ("x-forwarded-email", "bob@example.org"),
+            ("x-forwarded-groups", groups),
+        ] {
+            request.headers_mut().insert(name, HeaderValue::from_str(value).expect("text"));
+        }
+        request
+    };
+    for route in ROUTES.iter().filter(|route| route.effect != Effect::Public) {
+        let status = send(&router, by_proxy(route, "guessed", "operators")).await.status();
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{}", route.path);
+        // Who comes past the proxy is not whom they say.
+        let mut beside = by_proxy(route, SECRET, "operators");
+        beside.headers_mut().insert(header::HOST, HeaderValue::from_static(HOST));
+        beside.headers_mut().insert(header::ORIGIN, HeaderValue::from_static("http://127.0.0.1:8090"));
+        beside.headers_mut().remove(header::COOKIE);
+        assert_eq!(send(&router, beside).await.status(), StatusCode::UNAUTHORIZED, "{}", route.path);
+    }
+    for route in ROUTES.iter().filter(|route| route.effect == Effect::Write) {
+        let status = send(&router, by_proxy(route, SECRET, "staff")).await.status();
+        assert_eq!(status, StatusCode::FORBIDDEN, "{}", route.path);
+        let status = send(&router, by_proxy(route, SECRET, "staff, operators")).await.status();
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{}", route.path);
+        let mut foreign = by_proxy(route, SECRET, "operators");
+        foreign.headers_mut().remove("sec-fetch-site");
+        foreign.headers_mut().insert(header::ORIGIN, HeaderValue::from_static("http://console.example.org"));
+        assert_eq!(send(&router, foreign).await.status(), StatusCode::FORBIDDEN, "{}", route.path);
+    }
+    let page = text_of(send(&router, by_proxy(page_route(), SECRET, "staff")).await).await;
+    assert!(page.contains("bob@example.org") && page.contains("read-only"), "{page}");
+    // Beside the proxy, tickets let in as ever.
+    assert_eq!(send(&router, request(page_route(), &cookie)).await.status(), StatusCode::OK);
+}
+
 /// Every answer has the headers that keep scripts, frames and caches away, also a refusal and what is not there.
 #[tokio::test]
 async fn every_answer_has_the_headers() {
@@ -281,16 +347,11 @@ async fn a_service_that_is_away_takes_no_page_with_it() {
 /// Whoever finds no reader of topics free is told when to come again; everything else of the console is there.
 #[tokio::test]
 async fn who_finds_no_reader_comes_again() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let pki = Pki::open_or_init(folder.path()).expect("created");
-    pki.ensure_leaf("operator").expect("issued");
-    let identity =
-        Identity::load(IdentityConfig::in_folder(&folder.path().join("operator"))).expect("loaded");
-    let config = config(folder.path(), false);
+    let mut lab = Lab::new(false);
+    let (config, identity) = (config(lab.folder.path(), false), identity_in(lab.folder.path()));
     let away = KafkaReaderConfig { brokers: "127.0.0.1:1".to_owned(), tls: KafkaTlsConfig::default() };
     let brokers = crate::state::brokers(Some(&away), &identity);
-    let lab =
-        Lab { folder, console: Console::new(&config, &identity, brokers).expect("an address of loopback") };
+    lab.console = Console::new(&config, &identity, brokers).expect("its settings are right");
     let (router, cookie) = (lab.router(), lab.cookie());
     let free = Arc::new(tokio::sync::Semaphore::new(0));
     let mut reading = Vec::new();
@@ -374,7 +435,6 @@ async fn it_listens_on_loopback_only() {
     let lab = Lab::new(false);
     let mut config = config(lab.folder.path(), false);
     config.console.listen = "0.0.0.0:8090".parse().expect("an address");
-    let identity =
-        Identity::load(IdentityConfig::in_folder(&lab.folder.path().join("operator"))).expect("loaded");
+    let identity = identity_in(lab.folder.path());
     assert!(Console::new(&config, &identity, Err(NO_BROKERS.to_owned())).is_err());
 }
