@@ -16,7 +16,7 @@ use holdfast_e2e::{
 };
 use holdfast_native::layout::Scope;
 use holdfast_testkit::stack::{TestStack, binary};
-use rdkafka::consumer::Consumer as _;
+use rdkafka::{consumer::Consumer as _, groups::GroupInfo};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -383,7 +383,7 @@ async fn nothing_is_left_at_the_broker(browser: &mut Browser, world: &World) {
     let metadata = client.fetch_metadata(None, PATIENCE).expect("answered");
     assert!(metadata.topics().iter().all(|topic| topic.name() != "not.there"));
     let groups = client.client().fetch_group_list(None, PATIENCE).expect("answered");
-    let mut names: Vec<&str> = groups.groups().iter().map(|group| group.name()).collect();
+    let mut names: Vec<&str> = groups.groups().iter().map(GroupInfo::name).collect();
     names.sort_unstable();
     assert_eq!(names, ["delivery", "order", "payment"]);
 }
