@@ -305,6 +305,8 @@ async fn an_order_is_watched_in_the_browser() {
     nothing_is_left_at_the_broker(&mut browser, &world).await;
     a_broker_that_stands_still_takes_no_page_with_it(&mut browser, &world).await;
 
+    browser.visit(&format!("http://127.0.0.1:{}/orders/{order}", world.stack.layout.console_port())).await;
+    browser.until("document.querySelector('#age').innerText.startsWith('Updates by itself. Looked ')").await;
     // A console that is away says so, and does not look as if all were well.
     drop(console);
     browser.until("document.querySelector('#age').innerText.includes('the console does not answer')").await;
