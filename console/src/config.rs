@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use holdfast_common::{
-    config::{IdentityConfig, ServiceConfig},
+    config::{IdentityConfig, KafkaTlsConfig, ServiceConfig},
     service::Configuration,
 };
 use secrecy::SecretString;
@@ -21,6 +21,9 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// The pages.
     pub console: ConsoleConfig,
+    /// The brokers, whose topics are only read. Default: none, and pages say that topics can't be shown.
+    #[serde(default)]
+    pub kafka: Option<KafkaReaderConfig>,
     /// The gateway, of which only the admin port is asked.
     pub gateway: GatewayConfig,
     /// The order service.
@@ -51,6 +54,17 @@ pub struct ConsoleConfig {
     /// Options that the commands need that are shown on the pages, such as ` --data-dir DIR`. Default none.
     #[serde(default)]
     pub command_options: String,
+}
+
+/// The brokers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaReaderConfig {
+    /// Comma-separated `host:port` of bootstrap brokers.
+    pub brokers: String,
+    /// How connections are encrypted, and who is at their other end.
+    #[serde(default)]
+    pub tls: KafkaTlsConfig,
 }
 
 /// A proxy in front of the console that signs people in and says in headers who they are, such as oauth2-proxy.

@@ -2,17 +2,23 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use holdfast_common::{error::BoxError, identity::Identity};
+use holdfast_common::{
+    config::KafkaConfig,
+    error::{BoxError, chain},
+    identity::Identity,
+    kafka::Brokers,
+};
 use holdfast_operator::service::{Hints, Patience, Service};
 
 use crate::{
     admin::Ports,
-    config::Config,
+    config::{Config, KafkaReaderConfig},
     job::Jobs,
     live::Live,
     payloads::Payloads,
     proxy::Proxy,
     session::{Session, Sessions},
+    topics::Topics,
     view::escaped,
 };
 
@@ -35,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
     pub(crate) live: Live,
+    pub(crate) topics: Topics,
     pub(crate) tickets: PathBuf,
     pub(crate) allow_write: bool,
     pub(crate) payloads: Payloads,
@@ -57,7 +64,12 @@ impl std::ops::Deref for Console {
 }
 
 impl Console {
-    pub(crate) fn new(config: &Config, identity: &Identity) -> Result<Self, BoxError> {
+    /// With `brokers` that can be read, or why they can't.
+    pub(crate) fn new(
+        config: &Config,
+        identity: &Identity,
+        brokers: Result<Brokers, String>,
+    ) -> Result<Self, BoxError> {
         let console = &config.console;
         if !console.listen.ip().is_loopback() {
             return Err(
@@ -88,6 +100,7 @@ impl Console {
             sessions: Sessions::default(),
             jobs: Jobs::default(),
             live: Live::default(),
+            topics: Topics::new(brokers),
             tickets: console.tickets.clone(),
             allow_write: console.allow_write,
             payloads: console.payloads,
@@ -116,4 +129,13 @@ impl Console {
     pub(crate) fn command(&self, words: &str) -> String {
         format!("holdfast {}{}", escaped(words), self.command_options)
     }
+}
+
+/// The brokers of these settings, or why their topics can't be shown. Nothing else of the console needs them, so it starts without.
+pub(crate) fn brokers(config: Option<&KafkaReaderConfig>, identity: &Identity) -> Result<Brokers, String> {
+    let Some(KafkaReaderConfig { brokers, tls }) = config else {
+        return Err("topics can't be shown: the console's settings have no section kafka".to_owned());
+    };
+    let config = KafkaConfig::of_a_reader(brokers.clone(), tls.clone());
+    Brokers::new(&config, identity).map_err(|error| format!("topics can't be shown: {}", chain(&error)))
 }

@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use holdfast_common::config::IdentityConfig;
 use holdfast_native::{
-    layout::{GATEWAY, Layout, OPERATOR, participant_names, service_of},
+    layout::{GATEWAY, Layout, OPERATOR, Tls, participant_names, service_of},
     ports, programs,
     state::StackReport,
 };
@@ -53,6 +53,7 @@ struct Settings {
     service: Service,
     identity: Identity,
     console: Pages,
+    kafka: Kafka,
     gateway: Admin,
     order: Participant,
     payment: Participant,
@@ -79,6 +80,18 @@ struct Pages {
     allow_write: bool,
     payloads: String,
     command_options: String,
+}
+
+#[derive(Serialize)]
+struct Kafka {
+    brokers: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<KafkaTls>,
+}
+
+#[derive(Serialize)]
+struct KafkaTls {
+    mode: &'static str,
 }
 
 #[derive(Serialize)]
@@ -197,6 +210,10 @@ impl Console {
                 allow_write: self.allow_write,
                 payloads: self.payloads.clone(),
                 command_options: folder_option(&layout.data_dir),
+            },
+            kafka: Kafka {
+                brokers: layout.kafka_brokers(),
+                tls: (layout.kafka_tls() == Tls::On).then_some(KafkaTls { mode: "verify-full" }),
             },
             gateway: Admin { admin: admin(GATEWAY) },
             order: next()?,

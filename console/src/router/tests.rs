@@ -1,6 +1,6 @@
 //! The guard, on every route: rows of the table that are added later are tested as they are.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,7 +9,11 @@ use axum::{
     response::Response,
 };
 use holdfast_certs::Pki;
-use holdfast_common::{config::IdentityConfig, identity::Identity};
+use holdfast_common::{
+    config::{IdentityConfig, KafkaTlsConfig},
+    identity::Identity,
+    kafka::reader::Reader,
+};
 use holdfast_operator::ticket;
 use http_body_util::BodyExt as _;
 use tempfile::TempDir;
@@ -18,11 +22,13 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    config::{Config, ProxyConfig},
+    config::{Config, KafkaReaderConfig, ProxyConfig},
     guard::CONTENT_SECURITY_POLICY,
+    topics::{Deadline, NotRead, READERS_MAX},
 };
 
 const HOST: &str = "127.0.0.1:8090";
+const NO_BROKERS: &str = "no brokers";
 const ID: &str = "01a21184-8763-7214-acea-bb1c3b689082";
 
 /// A console whose services are away.
@@ -36,13 +42,15 @@ impl Lab {
         let folder = tempfile::tempdir().expect("a folder");
         let pki = Pki::open_or_init(folder.path()).expect("created");
         pki.ensure_leaf("operator").expect("issued");
-        let console = Console::new(&config(folder.path(), allow_write), &identity_in(folder.path()));
+        let config = config(folder.path(), allow_write);
+        let console = Console::new(&config, &identity_in(folder.path()), Err(NO_BROKERS.to_owned()));
         Self { console: console.expect("its settings are right"), folder }
     }
 
     /// Another console of the same certificate.
     fn console_of(&self, config: &Config) -> Console {
-        Console::new(config, &identity_in(self.folder.path())).expect("its settings are right")
+        let identity = identity_in(self.folder.path());
+        Console::new(config, &identity, Err(NO_BROKERS.to_owned())).expect("its settings are right")
     }
 
     fn router(&self) -> Router {
@@ -89,7 +97,8 @@ fn method_of(route: &Route) -> Method {
 
 /// A request as a browser sends it from the console's own page.
 fn request(route: &Route, cookie: &str) -> Request<Body> {
-    let path = route.path.replace("{id}", ID);
+    let path = route.path.replace("{id}", ID).replace("{topic}", "order.created");
+    let path = path.replace("{partition}", "0").replace("{offset}", "7");
     let builder = Request::builder()
         .method(method_of(route))
         .uri(path)
@@ -316,7 +325,10 @@ async fn a_service_that_is_away_takes_no_page_with_it() {
         "/outbox",
         "/audit",
         "/components",
+        "/topics",
+        "/topics/order.created",
         &format!("/orders/{ID}"),
+        &format!("/orders/{ID}/messages"),
     ] {
         let mut request = request(page_route(), &cookie);
         *request.uri_mut() = path.parse().expect("an address");
@@ -330,6 +342,81 @@ async fn a_service_that_is_away_takes_no_page_with_it() {
     let response = send(&router, letter).await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     assert!(text_of(response).await.contains("Not asked: order cannot be reached"));
+}
+
+/// Whoever finds no reader of topics free is told when to come again; everything else of the console is there.
+#[tokio::test]
+async fn who_finds_no_reader_comes_again() {
+    let mut lab = Lab::new(false);
+    let (config, identity) = (config(lab.folder.path(), false), identity_in(lab.folder.path()));
+    let away = KafkaReaderConfig { brokers: "127.0.0.1:1".to_owned(), tls: KafkaTlsConfig::default() };
+    let brokers = crate::state::brokers(Some(&away), &identity);
+    lab.console = Console::new(&config, &identity, brokers).expect("its settings are right");
+    let (router, cookie) = (lab.router(), lab.cookie());
+    let free = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut reading = Vec::new();
+    for _ in 0..READERS_MAX {
+        let (console, free) = (lab.console.clone(), free.clone());
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        reading.push(tokio::spawn(async move {
+            let work = move |_: &Reader, _: Deadline| {
+                let _ = begun.send(());
+                let freed = tokio::runtime::Handle::current().block_on(free.acquire());
+                freed.map(drop).map_err(|error| NotRead::Failed(error.to_string()))
+            };
+            console.topics.read(Duration::from_secs(60), work).await
+        }));
+        begins.await.expect("it reads");
+    }
+    let page = |path: &str| {
+        let mut request = request(page_route(), &cookie);
+        *request.uri_mut() = path.parse().expect("an address");
+        send(&router, request)
+    };
+    for path in
+        ["/topics", "/topics/order.created", "/topics/order.created/0/7", &format!("/orders/{ID}/messages")]
+    {
+        let response = page(path).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2", "{path}");
+    }
+    assert_eq!(page("/groups").await.status(), StatusCode::OK);
+    free.add_permits(READERS_MAX);
+    for read in reading {
+        assert!(read.await.expect("no panic").is_ok());
+    }
+}
+
+/// What can't be meant is refused before any broker is asked.
+#[tokio::test]
+async fn what_cant_be_meant_of_a_topic_is_refused() {
+    let lab = Lab::new(false);
+    let (router, cookie) = (lab.router(), lab.cookie());
+    for (path, status) in [
+        ("/topics/a%2Fb", StatusCode::NOT_FOUND),
+        ("/topics/%3Cscript%3E", StatusCode::NOT_FOUND),
+        ("/topics/..%2F", StatusCode::NOT_FOUND),
+        ("/topics/order.created/x/1", StatusCode::NOT_FOUND),
+        ("/topics/order.created/0/-1", StatusCode::NOT_FOUND),
+        ("/topics/order.created?partition=x", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?partition=-1", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?offset=7", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?partition=0&offset=-7", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?time=yesterday", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?partition=0&offset=7&time=5m", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?order=7", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?key=a&order=01a21184-8763-7214-acea-bb1c3b689082", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?partition=0&offset=7&key=a", StatusCode::OK),
+        ("/topics/order.created?time=5m", StatusCode::OK),
+        (
+            "/topics/order.created?time=2026-01-31T12:00:00Z&order=01a21184-8763-7214-acea-bb1c3b689082",
+            StatusCode::OK,
+        ),
+    ] {
+        let mut request = request(page_route(), &cookie);
+        *request.uri_mut() = path.parse().expect("an address");
+        assert_eq!(send(&router, request).await.status(), status, "{path}");
+    }
 }
 
 /// A form that is longer than an event can be is refused before it is read.
@@ -348,5 +435,6 @@ async fn it_listens_on_loopback_only() {
     let lab = Lab::new(false);
     let mut config = config(lab.folder.path(), false);
     config.console.listen = "0.0.0.0:8090".parse().expect("an address");
-    assert!(Console::new(&config, &identity_in(lab.folder.path())).is_err());
+    let identity = identity_in(lab.folder.path());
+    assert!(Console::new(&config, &identity, Err(NO_BROKERS.to_owned())).is_err());
 }
