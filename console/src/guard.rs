@@ -117,11 +117,16 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
         );
     };
     if effect == Effect::Write && !console.allow_write {
+        let text =
+            "this console changes nothing, whoever is signed in: its setting console.allow_write says so";
+        return refused(StatusCode::FORBIDDEN, "Read-only", text);
+    }
+    if effect == Effect::Write && !console.may_change(&session.author) {
         let command = console.command("console --allow-write");
         return refused(
             StatusCode::FORBIDDEN,
             "Read-only",
-            &format!("this console changes nothing: it was started without --allow-write (`{command}`)"),
+            &format!("you may only look: `{command}` prints an address with which things can be changed"),
         );
     }
     request.extensions_mut().insert(session);

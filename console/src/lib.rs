@@ -10,6 +10,7 @@
 //! - [`live`]: what is watched, and looked at for all that watch it;
 //! - [`guard`]: who may, and from where;
 //! - [`session`]: who is signed in;
+//! - [`settings`]: where the services are, while replicas come and go;
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
 //! - [`payloads`]: how much of what users have written is shown;
@@ -26,6 +27,7 @@ mod payloads;
 mod router;
 mod saga;
 mod session;
+mod settings;
 mod state;
 mod view;
 
@@ -63,6 +65,11 @@ async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let look = move |subject| pages::live::look(watched.clone(), subject);
     let (hub, stopped) = (console.clone(), stop.clone().cancelled_owned());
     context.spawn("live", finished(async move { hub.live.run(look, &live, stopped).await }));
+    if let Some(file) = context.config_file.clone() {
+        let task = context.health.periodic(settings::RELOAD, reload::SUCCESS_EVERY_MAX);
+        let follow = settings::reload_on_change(console.clone(), file, task, stop.clone());
+        context.spawn("settings", finished(follow));
+    }
     context.spawn("http", finished(server.serve(listener, router::router(console), stop.clone())));
     let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.reload_on_change(reload, stop)));

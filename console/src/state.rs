@@ -1,9 +1,17 @@
 //! What handlers share.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
-use holdfast_common::{error::BoxError, identity::Identity};
-use holdfast_operator::service::{Hints, Patience, Service};
+use holdfast_common::{error::BoxError, identity::Identity, reload::Reload};
+use holdfast_operator::{
+    service::{Hints, Patience, Service},
+    ticket::{Author, May},
+};
 
 use crate::{
     admin::Ports, config::Config, job::Jobs, live::Live, payloads::Payloads, session::Sessions, view::escaped,
@@ -24,7 +32,7 @@ pub(crate) struct Console(Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) services: Vec<Service>,
-    pub(crate) admin: Vec<Ports>,
+    admin: RwLock<Vec<Ports>>,
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
     pub(crate) live: Live,
@@ -61,17 +69,14 @@ impl Console {
             certificates: format!("`holdfast certs status{options}`"),
         };
         let patience = Patience { call_time_max: CALL_TIME_MAX, attempt_time_max: ATTEMPT_TIME_MAX };
-        let participants = [&config.order, &config.payment, &config.delivery];
         let mut services = Vec::new();
-        for (name, participant) in PARTICIPANTS.into_iter().zip(participants) {
+        for (name, participant) in PARTICIPANTS.into_iter().zip(config.participants()) {
             services.push(Service::new(name, &participant.address, identity, patience, hints.clone())?);
         }
-        let admin = PARTICIPANTS.into_iter().zip(participants.map(|participant| participant.admin.as_str()));
-        let admin = [("gateway", config.gateway.admin.as_str())].into_iter().chain(admin);
         let port = console.listen.port();
         Ok(Self(Arc::new(Shared {
             services,
-            admin: admin.map(|(service, addresses)| Ports::new(service, addresses)).collect(),
+            admin: RwLock::new(admin_ports(config)),
             sessions: Sessions::default(),
             jobs: Jobs::default(),
             live: Live::default(),
@@ -84,6 +89,32 @@ impl Console {
         })))
     }
 
+    /// Where the services show themselves.
+    pub(crate) fn admin(&self) -> Vec<Ports> {
+        self.admin.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Finds the services where `config` says from now on; all else of it was read at the start. An address that is none changes nothing
+    /// at all.
+    pub(crate) fn take(&self, config: &Config) -> Result<Reload, BoxError> {
+        let participants = self.services.iter().zip(config.participants());
+        let wanted: Vec<_> = participants
+            .map(|(service, participant)| Ok((service, service.addresses_at(&participant.address)?)))
+            .collect::<Result<_, BoxError>>()?;
+        // All of them, whatever the first one says.
+        let moved: Vec<bool> = wanted.iter().map(|(service, addresses)| service.move_to(addresses)).collect();
+        let ports = admin_ports(config);
+        let mut admin = self.admin.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = moved.contains(&true) || *admin != ports;
+        *admin = ports;
+        Ok(if changed { Reload::Swapped } else { Reload::Unchanged })
+    }
+
+    /// Whether whoever is signed in as `author` may change anything.
+    pub(crate) fn may_change(&self, author: &Author) -> bool {
+        self.allow_write && author.may == May::Change
+    }
+
     /// A service by its name.
     pub(crate) fn service(&self, name: &str) -> Option<&Service> {
         self.services.iter().find(|service| service.name == name)
@@ -93,4 +124,11 @@ impl Console {
     pub(crate) fn command(&self, words: &str) -> String {
         format!("holdfast {}{}", escaped(words), self.command_options)
     }
+}
+
+/// The gateway's first, as pages name them.
+fn admin_ports(config: &Config) -> Vec<Ports> {
+    let participants = PARTICIPANTS.into_iter().zip(config.participants());
+    let participants = participants.map(|(name, participant)| Ports::new(name, &participant.admin));
+    [Ports::new("gateway", &config.gateway.admin)].into_iter().chain(participants).collect()
 }

@@ -10,6 +10,7 @@ use axum::{
     http::{StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
+use holdfast_operator::ticket::Author;
 use holdfast_proto::{
     hexadecimal,
     text::{on_its_lines, on_one_line},
@@ -113,7 +114,8 @@ pub(crate) struct Frame {
     pub(crate) title: &'static str,
     /// Who is signed in.
     pub(crate) author: Shown,
-    pub(crate) allow_write: bool,
+    /// Whether they may change anything.
+    pub(crate) may_change: bool,
     /// Why services were not asked.
     pub(crate) missing: Vec<Shown>,
     /// Commands that do the same.
@@ -125,11 +127,11 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    pub(crate) fn new(console: &Console, title: &'static str, author: &str) -> Self {
+    pub(crate) fn new(console: &Console, title: &'static str, author: &Author) -> Self {
         Self {
             title,
-            author: Shown::of(author),
-            allow_write: console.allow_write,
+            author: Shown::of(&author.name),
+            may_change: console.may_change(author),
             missing: Vec::new(),
             commands: Vec::new(),
             stream: String::new(),

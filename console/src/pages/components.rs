@@ -90,7 +90,7 @@ impl Row {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    let replicas = look(&console.admin).await;
+    let replicas = look(&console.admin()).await;
     let now = OffsetDateTime::now_utc();
     let frame = Frame::new(&console, "Components", &session.author)
         .command(console.command("status"))

@@ -140,7 +140,7 @@ where
         return again(StatusCode::CONFLICT, why);
     }
     tracing::info!(
-        author = session.author,
+        author = session.author.name,
         reason,
         action = plan.title,
         plan = plan.sentences.join(" "),

@@ -268,7 +268,7 @@ pub(crate) async fn submit(
     }
     let job = Job {
         selection: selection.clone(),
-        author: session.author.clone(),
+        author: session.author.name.clone(),
         reason,
         began_at: OffsetDateTime::now_utc(),
         planned: 0,

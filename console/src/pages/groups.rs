@@ -8,6 +8,7 @@ use axum::{Extension, extract::State, http::StatusCode, response::Response};
 use holdfast_operator::{
     position::{gap, lag},
     service::Service,
+    ticket::Author,
 };
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
@@ -124,7 +125,7 @@ pub(super) async fn positions(service: &Service) -> Result<pb::ListPositionsResp
     Ok(service.answer(service.dead_letters().list_positions(request).await)?)
 }
 
-pub(super) async fn view(console: &Console, author: &str) -> View {
+pub(super) async fn view(console: &Console, author: &Author) -> View {
     let mut missing = Vec::new();
     let asked = console.ask(|service| async move {
         let (positions, stats) = tokio::join!(positions(&service), stats(&service));

@@ -9,6 +9,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
+use holdfast_operator::ticket::Author;
 use holdfast_proto::ops::v1 as pb;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -122,7 +123,7 @@ async fn look(console: &Console, id: Uuid, job: &Job, missing: &mut Vec<String>)
 }
 
 /// `None` if this process knows nothing of it.
-pub(super) async fn view(console: &Console, author: &str, id: Uuid) -> Option<View> {
+pub(super) async fn view(console: &Console, author: &Author, id: Uuid) -> Option<View> {
     let job = locked(&console.jobs.of(id)?).clone();
     let mut missing = Vec::new();
     let seen = look(console, id, &job, &mut missing).await;

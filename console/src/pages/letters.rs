@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use axum::{Extension, extract::State, http::StatusCode, response::Response};
+use holdfast_operator::ticket::Author;
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
 
@@ -68,7 +69,7 @@ pub(super) fn groups(
     (all.iter().take(ROWS_MAX).map(group).collect(), all.len() > ROWS_MAX)
 }
 
-pub(super) async fn view(console: &Console, author: &str) -> View {
+pub(super) async fn view(console: &Console, author: &Author) -> View {
     let mut missing = Vec::new();
     let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
     let now = OffsetDateTime::now_utc();

@@ -13,6 +13,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use holdfast_common::http::LongLived;
+use holdfast_operator::ticket::Author;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -110,7 +111,7 @@ fn event(look: &Look, shown: &str) -> Option<Event> {
 /// What of a subject's page updates by itself, as its page shows it; `None` if there is no such page any more.
 pub(crate) async fn look(console: Console, subject: Subject) -> Option<String> {
     // Of the frame only what was not asked is in it.
-    let (console, author) = (&console, "");
+    let (console, author) = (&console, &Author::default());
     let html = match subject {
         Subject::Start => start::view(console, author).await.as_live().render(),
         Subject::Letters => letters::view(console, author).await.as_live().render(),

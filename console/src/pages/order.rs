@@ -11,7 +11,7 @@ use axum::{
     response::Response,
 };
 use futures_util::future::join_all;
-use holdfast_operator::service::Service;
+use holdfast_operator::{service::Service, ticket::Author};
 use holdfast_proto::{from_timestamp, ops::v1 as pb, topic};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -185,7 +185,7 @@ pub(crate) async fn page(
     view::page(StatusCode::OK, &view(&console, &session.author, id).await)
 }
 
-pub(super) async fn view(console: &Console, author: &str, id: Uuid) -> View {
+pub(super) async fn view(console: &Console, author: &Author, id: Uuid) -> View {
     let order_id = id.to_string();
     let subjects = [order_id.clone()];
     let mut missing = Vec::new();

@@ -11,6 +11,7 @@ use axum::{
 use holdfast_operator::{
     redrive::{author, left, may_go_on, state_name},
     service::Service,
+    ticket::Author,
 };
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
@@ -94,7 +95,7 @@ async fn all(console: &Console, missing: &mut Vec<String>) -> Vec<(&'static str,
     answers(console.ask(|service| async move { redrives(&service).await }).await, missing)
 }
 
-pub(super) async fn view(console: &Console, author: &str) -> View {
+pub(super) async fn view(console: &Console, author: &Author) -> View {
     let mut missing = Vec::new();
     let of_each = all(console, &mut missing).await;
     let now = OffsetDateTime::now_utc();
@@ -176,7 +177,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, Refusal> {
     let (service, plan) = look(&console, &id).await?;
     // As a redrive, its end has no reason of its own in the audit.
-    let authored = |reason: String| with_reason(&session.author, &reason);
+    let authored = |reason: String| with_reason(&session.author.name, &reason);
     let act = |reason: String| async {
         let request = service.request(pb::CancelRedriveRequest { id, author: authored(reason) })?;
         service.answer(service.dead_letters().cancel_redrive(request).await)?;

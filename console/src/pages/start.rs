@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::{Extension, extract::State, http::StatusCode, response::Response};
+use holdfast_operator::ticket::Author;
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
 
@@ -46,7 +47,7 @@ impl ServiceRow {
     }
 }
 
-pub(super) async fn view(console: &Console, author: &str) -> View {
+pub(super) async fn view(console: &Console, author: &Author) -> View {
     let mut missing = Vec::new();
     let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
     let now = OffsetDateTime::now_utc();

@@ -10,6 +10,7 @@ use axum::{
     response::Response,
 };
 use holdfast_common::duration::parse_duration;
+use holdfast_operator::ticket::Author;
 use holdfast_proto::{ops::v1 as pb, to_timestamp};
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -120,7 +121,7 @@ pub(super) fn before(older: &str, now: OffsetDateTime) -> Option<OffsetDateTime>
 }
 
 /// `None` if its age is none. The first page updates by itself.
-pub(super) async fn view(console: &Console, author: &str, wanted: &Wanted) -> Option<View> {
+pub(super) async fn view(console: &Console, author: &Author, wanted: &Wanted) -> Option<View> {
     let now = OffsetDateTime::now_utc();
     let before = before(&wanted.older, now)?;
     let mut missing = Vec::new();

@@ -38,7 +38,7 @@ fn frame() -> Frame {
         author: Shown::of(HOSTILE),
         missing: vec![Shown::of(HOSTILE)],
         commands: vec![crate::view::escaped(HOSTILE)],
-        allow_write: true,
+        may_change: true,
         stream: crate::view::link("/live", &[("page", HOSTILE)]),
         ..Frame::default()
     }
