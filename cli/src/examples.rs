@@ -20,6 +20,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("holdfast up --set kafka.dead_letters_in_a_row_max=500", "with a setting that is kept"),
             ("holdfast up --port-offset 1000 --data-dir /tmp/second", "a second stack beside the first"),
             ("holdfast up --without console", "without the pages for operators"),
+            ("holdfast up --set console.payloads=masked", "with pages that show no keys or values"),
         ],
     ),
     (
@@ -229,7 +230,6 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("holdfast console", "look"),
             ("holdfast console --allow-write --author alice", "and redrive, edit and discard dead letters"),
-            ("holdfast up --set console.payloads=masked", "a stack whose console shows no keys or values"),
         ],
     ),
     (

@@ -70,7 +70,7 @@ impl fmt::Display for CallError {
                 write!(f, "{service} cannot be reached at {address} ({why}); see {hint}")
             }
             Self::NotAllowed { service, why, hint } => {
-                write!(f, "{service} does not accept the operator's certificate ({why}); see {hint}")
+                write!(f, "{service} does not accept this certificate ({why}); see {hint}")
             }
             Self::Refused { service, code: Code::Internal | Code::Unknown, why } => {
                 write!(f, "{service} has failed ({why}); see its log")
@@ -237,7 +237,7 @@ mod tests {
             ),
             (
                 Status::permission_denied("not open to order"),
-                "payment does not accept the operator's certificate (not open to order); see `holdfast certs status`",
+                "payment does not accept this certificate (not open to order); see `holdfast certs status`",
             ),
             (
                 Status::failed_precondition("the dead letter is not parked"),

@@ -103,3 +103,41 @@ fn announcement(may: May) -> String {
     let minutes = TICKET_TIME.as_secs() / 60;
     format!("{may}: open this address within {minutes} minutes, it works once")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{output::json, snapshot};
+
+    /// The shape of its JSON.
+    #[test]
+    fn an_address_is_shown() {
+        let document = Document {
+            url: "http://127.0.0.1:9090/open?ticket=7cb83d5b14241aa9".to_owned(),
+            author: "alice".to_owned(),
+            allow_write: false,
+            expires_at: "2026-01-31T12:05:00Z".to_owned(),
+        };
+        snapshot::check("json/console.json", &json(&document));
+    }
+
+    /// Whoever has no console is told how to get one, with the exit code of what is not there.
+    #[tokio::test]
+    async fn a_stack_without_its_console_says_so() {
+        let layout = Layout::new(PathBuf::from("/x"), 0);
+        let report = StackReport {
+            supervisor_pid: 1,
+            port_offset: 0,
+            written_at: 0,
+            leaves_down: false,
+            components: Vec::new(),
+            links: Vec::new(),
+        };
+        let error = check(&layout, &report).await.expect_err("there is none");
+        assert!(error.is::<NothingMatched>());
+        let text = error.to_string();
+        assert!(text.contains("`holdfast down --data-dir /x`, then `holdfast up --data-dir /x`"), "{text}");
+    }
+}

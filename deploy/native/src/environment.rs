@@ -64,9 +64,10 @@ pub(crate) fn console_user() -> Result<Option<(u32, u32)>> {
         return Ok(None);
     }
     if let Some(user) = User::from_name(CONSOLE_USER)? {
+        let is_components = unprivileged()?.is_some_and(|(uid, _)| uid == user.uid.as_raw());
         ensure!(
-            !user.uid.is_root(),
-            "the user `{CONSOLE_USER}` is root: the console must have no such rights"
+            !user.uid.is_root() && !is_components,
+            "the user `{CONSOLE_USER}` must be neither root nor the one that components run as"
         );
         return Ok(Some((user.uid.as_raw(), user.gid.as_raw())));
     }

@@ -74,11 +74,8 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, folder: Option<&Path>
             None => forget(layout, &component)?,
         }
     }
-    // It speaks with services of other versions, and theirs may have none.
-    match folder.filter(|folder| program_in(folder, CONSOLE).is_ok()) {
-        Some(folder) => choose(layout, CONSOLE, folder),
-        None => forget(layout, CONSOLE),
-    }
+    // The command that lets browsers in and the console are of one version.
+    forget(layout, CONSOLE)
 }
 
 /// From its next start on a component runs its program in `folder`.
@@ -183,11 +180,7 @@ pub(crate) fn check(folder: Option<&Path>, extras: &[Extra]) -> Result<()> {
         Some(folder) => program_in(folder, service),
         None => own_program(service),
     };
-    let of_console = || match folder.map(|folder| program_in(folder, CONSOLE)) {
-        Some(Ok(program)) => Ok(program),
-        _ => own_program(CONSOLE),
-    };
-    let console = extras.contains(&Extra::Console).then(of_console);
+    let console = extras.contains(&Extra::Console).then(|| own_program(CONSOLE));
     for program in service_names().map(of_service).chain(console) {
         let program = program?;
         let mode = fs::metadata(&program)

@@ -317,7 +317,6 @@ pub(crate) fn participant_command(
 ) -> Result<Command> {
     let (name, participant) = (replica.name(), replica.participant);
     let mut command = service_command(layout, participant.name, &name, program, started)?;
-    run_as(&mut command, unprivileged()?);
     let port = port_between(links, &name, participant.server, layout.database_port(participant));
     let url = layout.service_database_url(participant, port).context("cannot read the database password")?;
     let owner =
@@ -340,7 +339,6 @@ pub(crate) fn gateway_command(
     started: &Remembered,
 ) -> Result<Command> {
     let mut command = service_command(layout, GATEWAY, &gateway.name(), program, started)?;
-    run_as(&mut command, unprivileged()?);
     if extras.contains(&Extra::Redis) {
         let file = layout.as_components_see(layout.redis_password_file());
         command.env("HOLDFAST__REDIS__PASSWORD_FILE", file);
@@ -350,15 +348,7 @@ pub(crate) fn gateway_command(
 
 /// The command that starts the console in the foreground.
 pub(crate) fn console_command(layout: &Layout, program: &Program, started: &Remembered) -> Result<Command> {
-    let mut command = service_command(layout, CONSOLE, CONSOLE, program, started)?;
-    run_as(&mut command, console_user()?);
-    Ok(command)
-}
-
-fn run_as(command: &mut Command, user: Option<(u32, u32)>) {
-    if let Some((uid, gid)) = user {
-        command.uid(uid).gid(gid);
-    }
+    service_command(layout, CONSOLE, CONSOLE, program, started)
 }
 
 fn service_command(
@@ -379,6 +369,9 @@ fn service_command(
     command.envs(environment::ours().filter(|(variable, _)| is_for(name, variable)));
     // What was asked for by an option goes before the environment.
     command.envs(started.variables().filter(|(variable, _)| is_for(name, OsStr::new(variable))));
+    if let Some((uid, gid)) = if name == CONSOLE { console_user()? } else { unprivileged()? } {
+        command.uid(uid).gid(gid);
+    }
     Ok(command)
 }
 

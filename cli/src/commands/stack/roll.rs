@@ -70,8 +70,8 @@ impl Roll {
         let services = report.components.iter().filter(|component| component.kind == Kind::Service);
         let mut services: Vec<String> = services.map(|component| component.name.clone()).collect();
         if self.components.is_empty() {
-            // An earlier version has none.
-            services.retain(|name| name != CONSOLE || self.has_console());
+            // It is of one version with this command, which lets browsers in; services of another one are not.
+            services.retain(|name| name != CONSOLE || self.programs.is_none());
             return Ok(services);
         }
         for component in &self.components {
@@ -82,11 +82,6 @@ impl Roll {
             );
         }
         Ok(self.components.clone())
-    }
-
-    /// Whether there is a program of the console where those of the services come from.
-    fn has_console(&self) -> bool {
-        self.programs.as_ref().is_none_or(|folder| programs::program_in(folder, CONSOLE).is_ok())
     }
 
     fn folder_for(&self, component: &str) -> Result<PathBuf> {
