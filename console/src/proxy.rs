@@ -85,7 +85,11 @@ impl Proxy {
         };
         let groups = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
         let mut groups = groups.flat_map(|line| line.split(',')).map(str::trim);
-        if groups.any(|group| self.writers.iter().any(|writer| writer == group)) { May::Change } else { May::Look }
+        if groups.any(|group| self.writers.iter().any(|writer| writer == group)) {
+            May::Change
+        } else {
+            May::Look
+        }
     }
 }
 
