@@ -101,7 +101,8 @@ impl Stack {
     /// goes when it ends.
     pub async fn start(program: PathBuf, setup: Setup<'_>) -> Result<Self> {
         let layout = Layout::new(setup.data_dir, setup.port_offset);
-        let mut command = control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str));
+        let mut command =
+            control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str), &[]);
         command.args(setup.links.then_some("--links"));
         command.args(setup.programs.iter().flat_map(|folder| ["--programs".as_ref(), folder.as_os_str()]));
         // The earlier build knows nothing of TLS to its database or to Kafka, whatever the environment asks for.

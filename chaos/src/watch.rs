@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Result;
-use holdfast_native::{layout::PARTICIPANTS, state::ComponentState};
+use holdfast_native::{
+    layout::{PARTICIPANTS, service_of},
+    state::ComponentState,
+};
 use holdfast_proto::topic::{EVENT_TOPICS, read_by};
 use rdkafka::consumer::BaseConsumer;
 use serde::{Deserialize, Serialize};
@@ -248,7 +251,8 @@ impl Watcher {
     async fn count(&mut self, counters: &Mutex<Counters>) {
         let Ok(components) = self.stack.components() else { return };
         for component in components {
-            if self.stack.layout.component_admin_port(&component.name).is_none() {
+            // What the console counts is not the services'.
+            if service_of(&component.name).is_none() {
                 continue;
             }
             let url = self.stack.layout.admin_url(&component.name);

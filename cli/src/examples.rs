@@ -19,6 +19,8 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("holdfast up --replicas order=2 --replicas gateway=2 --with redis", "with several replicas"),
             ("holdfast up --set kafka.dead_letters_in_a_row_max=500", "with a setting that is kept"),
             ("holdfast up --port-offset 1000 --data-dir /tmp/second", "a second stack beside the first"),
+            ("holdfast up --without console", "without the pages for operators"),
+            ("holdfast up --set console.payloads=masked", "with pages that show no keys or values"),
         ],
     ),
     (

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::{ask::Asked, state::CALL_TIME_MAX};
 
 /// Where the replicas of a service show themselves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ports {
     service: &'static str,
     addresses: Vec<String>,

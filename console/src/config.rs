@@ -17,7 +17,7 @@ use crate::payloads::Payloads;
 pub struct Config {
     /// The process.
     pub service: ServiceConfig,
-    /// The operator's certificate.
+    /// The console's certificate, or an operator's.
     pub identity: IdentityConfig,
     /// The pages.
     pub console: ConsoleConfig,
@@ -42,7 +42,8 @@ pub struct ConsoleConfig {
     pub listen: SocketAddr,
     /// Folder in which `holdfast console` leaves tickets: who may write there is let in.
     pub tickets: PathBuf,
-    /// Whether anything may be changed: redrive, edit, discard. Default false.
+    /// Whether those may change things (redrive, edit, discard) whose address was made with `--allow-write`; otherwise nobody may.
+    /// Default false.
     #[serde(default)]
     pub allow_write: bool,
     /// How much of keys, headers and values of records is shown: `full`, `masked` or `off`. Default `full`.
@@ -104,6 +105,13 @@ pub struct ParticipantConfig {
     pub address: String,
     /// Its admin ports, likewise.
     pub admin: String,
+}
+
+impl Config {
+    /// The services with dead letters, in the order in which pages name them.
+    pub(crate) const fn participants(&self) -> [&ParticipantConfig; 3] {
+        [&self.order, &self.payment, &self.delivery]
+    }
 }
 
 impl Configuration for Config {

@@ -112,9 +112,21 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
         Ok(session) => session,
         Err(why) => return refused(StatusCode::UNAUTHORIZED, "Not signed in", &why),
     };
-    let read_only = console.read_only(&session);
-    if effect == Effect::Write && !read_only.is_empty() {
-        return refused(StatusCode::FORBIDDEN, "Read-only", read_only);
+    if effect == Effect::Write && !console.allow_write {
+        let text =
+            "this console changes nothing, whoever is signed in: its setting console.allow_write says so";
+        return refused(StatusCode::FORBIDDEN, "Read-only", text);
+    }
+    if effect == Effect::Write && !console.may_change(&session.author) {
+        let command = console.command("console --allow-write");
+        return refused(
+            StatusCode::FORBIDDEN,
+            "Read-only",
+            &format!(
+                "you may only look. With an address that `{command}` prints, or in a group of writers where a proxy lets you in, things \
+                 can be changed"
+            ),
+        );
     }
     request.extensions_mut().insert(session);
     Ok(request)

@@ -403,7 +403,7 @@ pub(crate) async fn begin(console: &Console, id: Uuid, preview: &Preview, mut jo
 }
 
 async fn work(service: &Service, id: Uuid, job: &Job, ids: &[String], shared: &Shared) -> Result<()> {
-    let (author, reason, ids) = (author_of(&job.author), job.reason.clone(), ids.to_vec());
+    let (author, reason, ids) = (job.author.clone(), job.reason.clone(), ids.to_vec());
     let (mut letters, within) = (service.dead_letters(), job.selection.work_time_max());
     let done = match job.selection.action {
         Action::Redrive => {
@@ -442,18 +442,13 @@ async fn work(service: &Service, id: Uuid, job: &Job, ids: &[String], shared: &S
 
 /// Whom the audit names, with a reason where an action has none of its own there.
 pub(crate) fn with_reason(author: &str, reason: &str) -> String {
-    format!("{}: {reason}", author_of(author))
+    format!("{author}: {reason}")
 }
 
 /// The latest redrives of a service, the last one first.
 pub(crate) async fn redrives(service: &Service) -> Result<Vec<pb::Redrive>> {
     let request = service.request(pb::ListRedrivesRequest { page_size: REDRIVES_MAX })?;
     Ok(service.answer(service.dead_letters().list_redrives(request).await)?.redrives)
-}
-
-/// Whom the audit names.
-pub(crate) fn author_of(author: &str) -> String {
-    format!("{author} via console")
 }
 
 /// How many letters each service has parked.

@@ -11,6 +11,7 @@
 //! - [`browse`]: what is asked of topics: by [`topics`], a few readers, and [`scan`], which is pure and has limits;
 //! - [`guard`]: who may, and from where;
 //! - [`proxy`]: who a proxy says has signed in;
+//! - [`settings`]: where the services are, while replicas come and go;
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
 //! - [`payloads`]: how much of what users have written is shown;
@@ -31,6 +32,7 @@ mod router;
 mod saga;
 mod scan;
 mod session;
+mod settings;
 mod state;
 mod topics;
 mod view;
@@ -63,7 +65,9 @@ async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let brokers = state::brokers(config.kafka.as_ref(), &identity);
     match &brokers {
         Ok(brokers) => follow_certificate(context, brokers),
-        Err(error) => tracing::warn!(error, "topics cannot be shown"),
+        Err(error) if config.kafka.is_some() => tracing::warn!(error, "topics cannot be shown"),
+        // As somebody wants it.
+        Err(_) => {}
     }
     let console = Console::new(&config, &identity, brokers)?;
     let listener = bind(config.console.listen).await?;
@@ -74,9 +78,16 @@ async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let look = move |subject| pages::live::look(watched.clone(), subject);
     let (hub, stopped) = (console.clone(), stop.clone().cancelled_owned());
     context.spawn("live", finished(async move { hub.live.run(look, &live, stopped).await }));
-    let (read, topics) = (console.clone(), context.health.component("topics"));
-    let stopped = stop.clone().cancelled_owned();
-    context.spawn("topics", finished(async move { read.topics.run(&topics, stopped).await }));
+    if config.kafka.is_some() {
+        let (read, topics) = (console.clone(), context.health.component("topics"));
+        let stopped = stop.clone().cancelled_owned();
+        context.spawn("topics", finished(async move { read.topics.run(&topics, stopped).await }));
+    }
+    if let Some(file) = context.config_file.clone() {
+        let task = context.health.periodic(settings::RELOAD, reload::SUCCESS_EVERY_MAX);
+        let follow = settings::reload_on_change(console.clone(), file, task, stop.clone());
+        context.spawn("settings", finished(follow));
+    }
     context.spawn("http", finished(server.serve(listener, router::router(console), stop.clone())));
     let reload = context.health.periodic("certificate-reload", reload::SUCCESS_EVERY_MAX);
     context.spawn("identity", finished(identity.reload_on_change(reload, stop)));

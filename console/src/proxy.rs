@@ -3,7 +3,7 @@
 
 use axum::http::{HeaderMap, HeaderName, Uri, header, uri::Scheme};
 use holdfast_common::error::BoxError;
-use holdfast_operator::ticket::{check_author, digest_of};
+use holdfast_operator::ticket::{Author, May, check_author, digest_of};
 use secrecy::ExposeSecret as _;
 
 use crate::{config::ProxyConfig, session::Session};
@@ -75,14 +75,21 @@ impl Proxy {
                 "the proxy did not say who you are (console.proxy.user_header), or in too many words",
             );
         }
-        Ok(Session { author: author.to_owned(), may_write: self.may_write(headers) })
+        Ok(Session { author: Author { name: author.to_owned(), may: self.may(headers) } })
     }
 
-    fn may_write(&self, headers: &HeaderMap) -> bool {
-        let Some(name) = &self.groups_header else { return true };
+    /// What the groups of whoever has sent a request may do.
+    fn may(&self, headers: &HeaderMap) -> May {
+        let Some(name) = self.groups_header.as_ref().filter(|_| !self.writers.is_empty()) else {
+            return May::Change;
+        };
         let groups = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
         let mut groups = groups.flat_map(|line| line.split(',')).map(str::trim);
-        self.writers.is_empty() || groups.any(|group| self.writers.iter().any(|writer| writer == group))
+        if groups.any(|group| self.writers.iter().any(|writer| writer == group)) {
+            May::Change
+        } else {
+            May::Look
+        }
     }
 }
 
@@ -150,7 +157,8 @@ mod tests {
                 ("x-forwarded-email", "alice@example.org"),
                 ("x-forwarded-groups", groups),
             ];
-            let expected = Session { author: "alice@example.org".to_owned(), may_write };
+            let may = if may_write { May::Change } else { May::Look };
+            let expected = Session { author: Author { name: "alice@example.org".to_owned(), may } };
             assert_eq!(proxy.session(&headers(&sent)), Ok(expected), "{groups:?}");
         }
     }

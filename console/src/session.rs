@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use holdfast_operator::ticket::{digest_of, secret};
+use holdfast_operator::ticket::{Author, digest_of, secret};
 use time::OffsetDateTime;
 
 /// A working day.
@@ -16,12 +16,10 @@ pub(crate) const SESSION_TIME: Duration = Duration::from_secs(8 * 3600);
 const SESSIONS_MAX: usize = 64;
 
 /// Somebody who is signed in.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Session {
-    /// Named in the audit.
-    pub(crate) author: String,
-    /// Whether this person may change anything, where the console lets anybody do so.
-    pub(crate) may_write: bool,
+    /// Whom the audit names, and what they may do.
+    pub(crate) author: Author,
 }
 
 #[derive(Debug)]
@@ -41,7 +39,7 @@ impl Sessions {
     }
 
     /// Begins a session and returns its cookie.
-    pub(crate) fn begin(&self, author: String, now: OffsetDateTime) -> Result<String> {
+    pub(crate) fn begin(&self, author: Author, now: OffsetDateTime) -> Result<String> {
         let cookie = secret()?;
         let ends_at = now + time::Duration::try_from(SESSION_TIME)?;
         let mut all = self.all();
@@ -52,9 +50,7 @@ impl Sessions {
             let first = first.0.clone();
             all.remove(&first);
         }
-        // Whoever may leave a ticket may use the command as well.
-        let session = Session { author, may_write: true };
-        all.insert(digest_of(&cookie), Entry { session, ends_at });
+        all.insert(digest_of(&cookie), Entry { session: Session { author }, ends_at });
         Ok(cookie)
     }
 
@@ -67,6 +63,8 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_operator::ticket::May;
+
     use super::*;
 
     /// A session is that of its cookie, ends, and there are never more than so many.
@@ -74,15 +72,16 @@ mod tests {
     fn a_session_ends() {
         let sessions = Sessions::default();
         let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
-        let first = sessions.begin("alice".to_owned(), now).expect("random");
-        assert_eq!(sessions.of(&first, now).map(|session| session.author).as_deref(), Some("alice"));
+        let author = |name: &str| Author { name: name.to_owned(), may: May::Change };
+        let first = sessions.begin(author("alice"), now).expect("random");
+        assert_eq!(sessions.of(&first, now).map(|session| session.author), Some(author("alice")));
         assert_eq!(sessions.of("", now), None);
         assert_eq!(sessions.of(&digest_of(&first), now), None);
         let later = now + time::Duration::try_from(SESSION_TIME).expect("short");
         assert_eq!(sessions.of(&first, later), None);
         for seconds in 1..=SESSIONS_MAX {
             let now = now + time::Duration::seconds(i64::try_from(seconds).expect("small"));
-            sessions.begin("bob".to_owned(), now).expect("random");
+            sessions.begin(author("bob"), now).expect("random");
         }
         assert_eq!(sessions.of(&first, now), None, "the oldest had to go");
         assert_eq!(sessions.all().len(), SESSIONS_MAX);

@@ -1,14 +1,23 @@
 //! What handlers share.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use holdfast_common::{
     config::KafkaConfig,
     error::{BoxError, chain},
     identity::Identity,
     kafka::Brokers,
+    reload::Reload,
 };
-use holdfast_operator::service::{Hints, Patience, Service};
+use holdfast_operator::{
+    service::{Hints, Patience, Service},
+    ticket::{Author, May},
+};
 
 use crate::{
     admin::Ports,
@@ -17,7 +26,7 @@ use crate::{
     live::Live,
     payloads::Payloads,
     proxy::Proxy,
-    session::{Session, Sessions},
+    session::Sessions,
     topics::Topics,
     view::escaped,
 };
@@ -37,7 +46,7 @@ pub(crate) struct Console(Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) services: Vec<Service>,
-    pub(crate) admin: Vec<Ports>,
+    admin: RwLock<Vec<Ports>>,
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
     pub(crate) live: Live,
@@ -82,13 +91,10 @@ impl Console {
             certificates: format!("`holdfast certs status{options}`"),
         };
         let patience = Patience { call_time_max: CALL_TIME_MAX, attempt_time_max: ATTEMPT_TIME_MAX };
-        let participants = [&config.order, &config.payment, &config.delivery];
         let mut services = Vec::new();
-        for (name, participant) in PARTICIPANTS.into_iter().zip(participants) {
+        for (name, participant) in PARTICIPANTS.into_iter().zip(config.participants()) {
             services.push(Service::new(name, &participant.address, identity, patience, hints.clone())?);
         }
-        let admin = PARTICIPANTS.into_iter().zip(participants.map(|participant| participant.admin.as_str()));
-        let admin = [("gateway", config.gateway.admin.as_str())].into_iter().chain(admin);
         let port = console.listen.port();
         let proxy = console.proxy.as_ref().map(Proxy::new).transpose()?;
         let hosts = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
@@ -96,7 +102,7 @@ impl Console {
         origins.extend(proxy.iter().map(|proxy| (proxy.host().to_owned(), proxy.origin().to_owned())));
         Ok(Self(Arc::new(Shared {
             services,
-            admin: admin.map(|(service, addresses)| Ports::new(service, addresses)).collect(),
+            admin: RwLock::new(admin_ports(config)),
             sessions: Sessions::default(),
             jobs: Jobs::default(),
             live: Live::default(),
@@ -111,13 +117,30 @@ impl Console {
         })))
     }
 
-    /// Why this person changes nothing; empty if they may.
-    pub(crate) fn read_only(&self, session: &Session) -> &'static str {
-        match (self.allow_write, session.may_write) {
-            (false, _) => "This console was started without --allow-write.",
-            (true, false) => "You are in none of the groups that may change anything.",
-            (true, true) => "",
-        }
+    /// Where the services show themselves.
+    pub(crate) fn admin(&self) -> Vec<Ports> {
+        self.admin.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Finds the services where `config` says from now on; all else of it was read at the start. An address that is none changes nothing
+    /// at all.
+    pub(crate) fn take(&self, config: &Config) -> Result<Reload, BoxError> {
+        let participants = self.services.iter().zip(config.participants());
+        let wanted: Vec<_> = participants
+            .map(|(service, participant)| Ok((service, service.addresses_at(&participant.address)?)))
+            .collect::<Result<_, BoxError>>()?;
+        // All of them, whatever the first one says.
+        let moved: Vec<bool> = wanted.iter().map(|(service, addresses)| service.move_to(addresses)).collect();
+        let ports = admin_ports(config);
+        let mut admin = self.admin.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = moved.contains(&true) || *admin != ports;
+        *admin = ports;
+        Ok(if changed { Reload::Swapped } else { Reload::Unchanged })
+    }
+
+    /// Whether whoever is signed in as `author` may change anything.
+    pub(crate) fn may_change(&self, author: &Author) -> bool {
+        self.allow_write && author.may == May::Change
     }
 
     /// A service by its name.
@@ -134,8 +157,17 @@ impl Console {
 /// The brokers of these settings, or why their topics can't be shown. Nothing else of the console needs them, so it starts without.
 pub(crate) fn brokers(config: Option<&KafkaReaderConfig>, identity: &Identity) -> Result<Brokers, String> {
     let Some(KafkaReaderConfig { brokers, tls }) = config else {
-        return Err("topics can't be shown: the console's settings have no section kafka".to_owned());
+        let why = "topics can't be shown: the console's settings have no section kafka. Natively they have none \
+            where Kafka has TLS, because the broker grants the console nothing";
+        return Err(why.to_owned());
     };
     let config = KafkaConfig::of_a_reader(brokers.clone(), tls.clone());
     Brokers::new(&config, identity).map_err(|error| format!("topics can't be shown: {}", chain(&error)))
+}
+
+/// The gateway's first, as pages name them.
+fn admin_ports(config: &Config) -> Vec<Ports> {
+    let participants = PARTICIPANTS.into_iter().zip(config.participants());
+    let participants = participants.map(|(name, participant)| Ports::new(name, &participant.admin));
+    [Ports::new("gateway", &config.gateway.admin)].into_iter().chain(participants).collect()
 }

@@ -156,6 +156,7 @@ impl Topics {
                 let why = failing.borrow_and_update().clone();
                 let can_recover = why.is_some() && self.brokers.is_ok();
                 match why {
+                    Some(why) if self.brokers.is_err() => health.degraded(why),
                     Some(why) => health.degraded(format!("topics can't be read: {why}")),
                     None => health.ready(),
                 }

@@ -10,6 +10,7 @@ use axum::{
     http::{StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
+use holdfast_operator::ticket::Author;
 use holdfast_proto::{
     hexadecimal,
     text::{on_its_lines, on_one_line},
@@ -17,7 +18,7 @@ use holdfast_proto::{
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-use crate::{session::Session, state::Console};
+use crate::state::Console;
 
 /// Rows of one table. What has more says so, and has a next page or a filter.
 pub(crate) const ROWS_MAX: usize = 50;
@@ -118,8 +119,8 @@ pub(crate) struct Frame {
     pub(crate) title: &'static str,
     /// Who is signed in.
     pub(crate) author: Shown,
-    /// Why nothing can be changed; empty if it can.
-    pub(crate) read_only: &'static str,
+    /// Whether they may change anything.
+    pub(crate) may_change: bool,
     /// Why services were not asked.
     pub(crate) missing: Vec<Shown>,
     /// Commands that do the same.
@@ -131,11 +132,11 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    pub(crate) fn new(console: &Console, title: &'static str, session: &Session) -> Self {
+    pub(crate) fn new(console: &Console, title: &'static str, author: &Author) -> Self {
         Self {
             title,
-            author: Shown::of(&session.author),
-            read_only: console.read_only(session),
+            author: Shown::of(&author.name),
+            may_change: console.may_change(author),
             missing: Vec::new(),
             commands: Vec::new(),
             stream: String::new(),

@@ -21,7 +21,7 @@ use holdfast_common::{
     participant::{Participant, finished},
     service::{Context, run_service},
 };
-use holdfast_proto::{delivery::v1::delivery_service_server::DeliveryServiceServer, topic};
+use holdfast_proto::{OPERATORS, delivery::v1::delivery_service_server::DeliveryServiceServer, topic};
 use sqlx::migrate::Migrator;
 use tonic::service::Routes;
 
@@ -57,9 +57,9 @@ async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
         topics: &topic::read_by(context.name),
         permissions: &[
             ("holdfast.delivery.v1.DeliveryService", &["gateway"]),
-            ("holdfast.ops.v1.DeadLetterService", &["operator"]),
-            ("holdfast.ops.v1.OutboxService", &["operator"]),
-            ("holdfast.ops.v1.ReconcileService", &["operator"]),
+            ("holdfast.ops.v1.DeadLetterService", OPERATORS),
+            ("holdfast.ops.v1.OutboxService", OPERATORS),
+            ("holdfast.ops.v1.ReconcileService", OPERATORS),
         ],
         expiring: &[],
     }

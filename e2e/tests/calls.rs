@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use holdfast_certs::Pki;
 use holdfast_chaos::{
     fault::Fault,
     load::{Plan, open_loop},
@@ -22,7 +23,7 @@ use holdfast_common::{
     subject::Subject,
 };
 use holdfast_e2e::{PATIENCE, World, eventually, id};
-use holdfast_native::layout::{GATEWAY, Kind, OPERATOR, Replicas, identities};
+use holdfast_native::layout::{CONSOLE, GATEWAY, Kind, OPERATOR, Replicas, identities};
 use holdfast_proto::{
     UserId, delivery::v1 as delivery, order::v1 as order, payment::v1 as payment, scope, r#type::v1 as value,
 };
@@ -202,7 +203,8 @@ async fn each_identity_may_call_what_the_contract_says() {
         })
         .collect();
     assert!(methods.len() >= 9, "{methods:?}");
-    for caller in identities() {
+    Pki::open(&world.stack.layout.pki_dir()).expect("there").ensure_leaf(CONSOLE).expect("issued");
+    for caller in identities().chain([CONSOLE]) {
         for replica in Replicas::default().all() {
             let target = replica.participant.name;
             let destination = destination(&world, caller, target, world.stack.layout.grpc_port(replica));
@@ -211,7 +213,8 @@ async fn each_identity_may_call_what_the_contract_says() {
                 // The contract's table.
                 let own = service.starts_with(&format!("holdfast.{target}."));
                 let operators = service.starts_with("holdfast.ops.");
-                let allowed = (caller == GATEWAY && own) || (caller == OPERATOR && operators);
+                let allowed =
+                    (caller == GATEWAY && own) || ([OPERATOR, CONSOLE].contains(&caller) && operators);
                 let refused = code == Code::PermissionDenied;
                 assert_eq!(refused, !allowed, "{caller} -> {target}: {service}/{method} is {code:?}");
                 if allowed && own {

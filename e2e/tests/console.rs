@@ -3,6 +3,10 @@
 use std::{
     env, fs,
     net::TcpStream,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     path::Path,
     process::{Output, Stdio},
 };
@@ -14,14 +18,16 @@ use holdfast_e2e::{
     events::send_created,
     eventually, id, reaches, skipped,
 };
-use holdfast_native::layout::Scope;
 use holdfast_testkit::stack::{TestStack, binary};
+use http::Request;
+use http_body_util::Full;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
 use rdkafka::{consumer::Consumer as _, groups::GroupInfo};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
-};
+use tokio::process::Command;
 use uuid::Uuid;
 
 /// A database that refuses payments, for a reason in the data.
@@ -31,26 +37,18 @@ const REFUSE_PAYMENTS: &str = "
     create trigger refuse before insert on payments for each row execute function refuse()";
 const ACCEPT_PAYMENTS: &str = "drop trigger refuse on payments; drop function refuse";
 
-fn command(world: &World, arguments: &[&str]) -> Command {
+/// What `holdfast console` says.
+async fn run(world: &World, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.arg("console").args(arguments).arg("--data-dir").arg(&world.stack.layout.data_dir);
-    command.env("USER", "tester");
-    command
+    command.env("USER", "tester").output().await.expect("holdfast runs")
 }
 
-/// Starts the console, and returns the address that it prints.
-async fn start(world: &World) -> (Child, String) {
-    let mut command = command(world, &["--allow-write"]);
-    let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("holdfast runs");
-    let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("readable");
-    let port = world.stack.layout.console_port();
-    eventually("the console listens", || async { TcpStream::connect(("127.0.0.1", port)).is_ok() }).await;
-    (process, line.expect("an address"))
-}
-
-async fn run(world: &World, arguments: &[&str]) -> Output {
-    command(world, arguments).output().await.expect("holdfast runs")
+/// The address that it prints.
+async fn address(world: &World, arguments: &[&str]) -> String {
+    let output = run(world, arguments).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
 async fn text_of(browser: &mut Browser, selector: &str) -> String {
@@ -83,6 +81,12 @@ async fn poisoned(world: &World) -> (holdfast_chaos::rest::Session, String, Stri
     (session, order, letter)
 }
 
+/// A stack of its test, with its console.
+async fn with_console(environment: &'static [(&str, &str)]) -> World {
+    let start = move || TestStack::start_with_console(environment);
+    World::of(Box::leak(Box::new(tokio::task::spawn_blocking(start).await.expect("started"))))
+}
+
 /// From the order to its letter, to the repair, to the redrive, to PAID, with links and forms only. See the file. Skipped where there
 /// is no browser.
 #[tokio::test(flavor = "multi_thread")]
@@ -91,9 +95,10 @@ async fn poison_is_found_repaired_and_redriven_in_the_browser() {
         skipped("no Chromium or Chrome is installed, so the console was not opened");
         return;
     };
-    let world = World::patient();
+    let world = with_console(&[("HOLDFAST__DELIVERY__STEP", "50ms")]).await;
+    let world = World { rest: world.rest.patient(PATIENCE), ..world };
     let (session, order, letter) = poisoned(&world).await;
-    let (_console, address) = start(&world).await;
+    let address = address(&world, &["--allow-write"]).await;
     let mut browser = Browser::start(&program).await;
     browser.show_as(1280, "light").await;
     browser.visit(&address).await;
@@ -130,10 +135,7 @@ async fn poison_is_found_repaired_and_redriven_in_the_browser() {
     assert_eq!(path, format!("/letters/{letter}"), "{}", text_of(&mut browser, "main").await);
     let shown = text_of(&mut browser, "main").await;
     assert!(shown.contains("What a redrive uses") && shown.contains("2 Right Street"), "{shown}");
-    assert!(
-        shown.contains("operator (tester via console)") && shown.contains("the street was wrong"),
-        "{shown}"
-    );
+    assert!(shown.contains("console (tester)") && shown.contains("the street was wrong"), "{shown}");
     picture(&mut browser, "console-letter.png").await;
     fits_a_small_screen(&mut browser).await;
 
@@ -159,7 +161,7 @@ async fn poison_is_found_repaired_and_redriven_in_the_browser() {
         "select count(*) from dead_letter_audit where dead_letter_id::text = $1 and action = 'redrive'";
     assert_eq!(world.count("payment", actions, &letter).await, 1);
     let (audit, _) = world.dlq_json(&["audit", &letter]).await;
-    assert_eq!(audit["audit"][0]["actor"], "operator (tester via console: repaired)", "{audit}");
+    assert_eq!(audit["audit"][0]["actor"], "console (tester: repaired)", "{audit}");
 
     // The order goes on, and the page says so.
     let paid = ["PAID", "REFUNDED", "CANCELLED"];
@@ -239,8 +241,8 @@ async fn a_redrive_is_ended(browser: &mut Browser, world: &World) {
     confirm(browser, "it is of no use").await;
     browser.until("(document.querySelector('#redrives tbody td:nth-child(3)')?.innerText ?? '').startsWith('cancelled by')").await;
     let redrives = text_of(browser, "#redrives").await;
-    assert!(redrives.contains("tester via console: it is of no use"), "{redrives}");
-    assert!(redrives.contains("tester via console: once more"), "{redrives}");
+    assert!(redrives.contains("tester: it is of no use"), "{redrives}");
+    assert!(redrives.contains("tester: once more"), "{redrives}");
 }
 
 /// How many events the order's page shows, without it having been loaded again since `until` was first called.
@@ -253,20 +255,127 @@ async fn until_shown(browser: &mut Browser, events: usize, waits: &str) {
     browser.until(&shown).await;
 }
 
-/// The page of an order changes by itself as its order goes on, keeps the focus of its reader, says who can't be asked, and its age.
+/// The console is a component like others: it is there when its stack is, nobody else reads what it has, it comes back when it dies, lets in
+/// again, and ends with its stack. Watched in a browser, where there is one.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_watched_in_the_browser() {
-    let Some(program) = browser::installed() else {
+async fn the_console_lives_with_its_stack() {
+    let world = with_console(&[]).await;
+    let mut browser = None;
+    if let Some(program) = browser::installed() {
+        an_order_is_watched(&world, browser.insert(Browser::start(&program).await)).await;
+    } else {
         skipped("no Chromium or Chrome is installed, so no order was watched in the console");
+    }
+    assert_eq!(world.status().await["console"]["state"], "ready");
+    what_the_console_has_is_its_own(&world);
+    it_says_what_helps_when_it_does_not_answer(&world).await;
+    it_comes_back(&world).await;
+    let port = world.stack.layout.console_port();
+    if let Some(browser) = &mut browser {
+        // Nobody is signed in there any more.
+        browser.until("document.querySelector('#age').innerText.includes('load the page again')").await;
+        browser.visit(&address(&world, &[]).await).await;
+        browser
+            .until("document.querySelector('#age').innerText.startsWith('Updates by itself. Looked ')")
+            .await;
+    }
+    let supervisor = i32::try_from(world.stack.supervisor_pid()).expect("a pid");
+    kill(Pid::from_raw(supervisor), Signal::SIGTERM).expect("it runs");
+    eventually("it ends with its stack", || async { TcpStream::connect(("127.0.0.1", port)).is_err() }).await;
+    if let Some(browser) = &mut browser {
+        // It does not look as if all were well.
+        browser
+            .until("document.querySelector('#age').innerText.includes('the console does not answer')")
+            .await;
+    }
+}
+
+/// A user of the components, and so whoever takes one over, reads nothing of it. Only root has several users.
+fn what_the_console_has_is_its_own(world: &World) {
+    if !geteuid().is_root() {
+        skipped("only root runs the console as a user of its own, so nobody tried to read what it has");
         return;
+    }
+    let layout = &world.stack.layout;
+    let owner = |component: &str| {
+        let process = format!("/proc/{}", world.stack.pid(component).expect("it runs"));
+        let process = fs::metadata(process).expect("it runs");
+        (process.uid(), process.gid())
     };
-    let world = World::of(Box::leak(Box::new(
-        tokio::task::spawn_blocking(|| TestStack::start(Scope::Everything, &[], &[])).await.expect("started"),
-    )));
+    let (console, (uid, gid)) = (owner("console"), owner("order"));
+    assert!(console.0 != uid && console.1 != gid && console.0 != 0 && uid != 0, "{console:?} {uid}");
+    let can_read = |path: &Path| {
+        let mut command = std::process::Command::new("cat");
+        let status = command.arg(path).uid(uid).gid(gid).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.expect("cat runs").success()
+    };
+    assert!(can_read(&layout.pki_dir().join("order/tls.key")), "its own");
+    let process = format!("/proc/{}/environ", world.stack.pid("console").expect("it runs"));
+    for secret in [
+        layout.pki_dir().join("console/tls.key"),
+        layout.pki_dir().join("console/tls.crt"),
+        layout.data_dir.join("config/console.toml"),
+        process.into(),
+    ] {
+        assert!(secret.exists() && !can_read(&secret), "{}", secret.display());
+    }
+    let tickets = fs::metadata(layout.console_tickets_dir()).expect("there");
+    assert_eq!((tickets.uid(), tickets.permissions().mode() & 0o777), (console.0, 0o700));
+}
+
+/// Nobody is given an address at which nobody answers.
+async fn it_says_what_helps_when_it_does_not_answer(world: &World) {
+    world.apply(Fault::Stall, "console");
+    let output = run(world, &[]).await;
+    world.heal(Fault::Stall, "console");
+    let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{talk}");
+    assert!(talk.contains("`holdfast restart console --data-dir"), "{talk}");
+    eventually("it answers again", || world.is_well("console")).await;
+}
+
+/// Killed, it is started again; who was signed in has to sign in again, and nothing has a ticket but the one who asked for it.
+async fn it_comes_back(world: &World) {
+    let base = format!("http://127.0.0.1:{}", world.stack.layout.console_port());
+    let get = async |url: &str, cookie: &str| {
+        let request = Request::get(url).header("cookie", cookie).body(Full::default()).expect("a request");
+        world.rest.send(request).await.expect("answered")
+    };
+    let sign_in = async || {
+        let output = run(world, &["-o", "json"]).await;
+        let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((&document["author"], &document["allow_write"]), (&json!("tester"), &json!(false)));
+        let url = document["url"].as_str().expect("an address").to_owned();
+        let answer = get(&url, "").await;
+        assert_eq!(answer.status, 303, "{answer:?}");
+        let cookie =
+            answer.headers["set-cookie"].to_str().expect("text").split(';').next().map(str::to_owned);
+        (url, cookie.expect("a cookie"))
+    };
+    let (url, cookie) = sign_in().await;
+    let page = get(&base, &cookie).await;
+    let text = String::from_utf8_lossy(&page.body).into_owned();
+    assert!(page.status == 200 && text.contains("read-only"), "{text}");
+    assert_eq!(get(&url, "").await.status, 401, "an address works once");
+
+    world.restart("console").await;
+    eventually("it serves again", || world.is_well("console")).await;
+    assert_eq!(get(&base, &cookie).await.status, 401);
+    let (again, cookie) = sign_in().await;
+    assert_eq!(get(&base, &cookie).await.status, 200);
+    assert!(world.status().await["console"]["restarts"].as_u64() > Some(0));
+    let log = fs::read_to_string(world.stack.layout.log_file("console")).expect("there");
+    assert!(log.contains("an operator has signed in"), "{log}");
+    for url in [url, again] {
+        let (_, ticket) = url.split_once("ticket=").expect("there");
+        assert!(!log.contains(ticket), "a ticket is in the log");
+    }
+}
+
+/// The page of an order changes by itself as its order goes on, keeps the focus of its reader, says who can't be asked, and its age.
+async fn an_order_is_watched(world: &World, browser: &mut Browser) {
     let session = world.user("watched", "10.00").await;
-    let (console, address) = start(&world).await;
-    let mut browser = Browser::start(&program).await;
-    browser.visit(&address).await;
+    browser.visit(&address(world, &[]).await).await;
     // Those who would go on with it stand still.
     for service in ["payment", "delivery"] {
         world.apply(Fault::Stall, service);
@@ -275,9 +384,9 @@ async fn an_order_is_watched_in_the_browser() {
     browser.visit(&format!("http://127.0.0.1:{}/orders/{order}", world.stack.layout.console_port())).await;
     browser.evaluate("void (window.watched = true)").await;
     let expected = "Nothing is known to be missing, but not every service could be asked.";
-    until_shown(&mut browser, 1, expected).await;
+    until_shown(browser, 1, expected).await;
     browser.until("document.querySelector('#age').innerText.startsWith('Updates by itself. Looked ')").await;
-    let away = text_of(&mut browser, "#live .notice").await;
+    let away = text_of(browser, "#live .notice").await;
     assert!(
         away.contains("payment cannot be reached") && away.contains("delivery cannot be reached"),
         "{away}"
@@ -286,7 +395,7 @@ async fn an_order_is_watched_in_the_browser() {
 
     world.heal(Fault::Stall, "payment");
     // Paid, which order has seen; delivery can't say anything.
-    until_shown(&mut browser, 2, expected).await;
+    until_shown(browser, 2, expected).await;
     assert_eq!(session.order(&order).await.expect("answered")["status"], "PAID");
     world.heal(Fault::Stall, "delivery");
     // With each step of its delivery.
@@ -296,20 +405,17 @@ async fn an_order_is_watched_in_the_browser() {
         );
         browser.until(&shown).await;
     }
-    until_shown(&mut browser, 6, "Every event that was written was handled.").await;
+    until_shown(browser, 6, "Every event that was written was handled.").await;
     assert_eq!(browser.evaluate("document.activeElement.getAttribute('aria-label')").await, "Timeline");
     assert_eq!(browser.evaluate("document.querySelectorAll('#live .notice').length").await, 0);
 
-    its_messages_are_found(&mut browser, &world, &order).await;
-    what_a_stranger_sends_is_shown(&mut browser, &world).await;
-    nothing_is_left_at_the_broker(&mut browser, &world).await;
-    a_broker_that_stands_still_takes_no_page_with_it(&mut browser, &world).await;
-
+    its_messages_are_found(browser, world, &order).await;
+    what_a_stranger_sends_is_shown(browser, world).await;
+    nothing_is_left_at_the_broker(browser, world).await;
+    a_broker_that_stands_still_takes_no_page_with_it(browser, world).await;
+    // For what comes after it: a page that updates by itself.
     browser.visit(&format!("http://127.0.0.1:{}/orders/{order}", world.stack.layout.console_port())).await;
     browser.until("document.querySelector('#age').innerText.startsWith('Updates by itself. Looked ')").await;
-    // A console that is away says so, and does not look as if all were well.
-    drop(console);
-    browser.until("document.querySelector('#age').innerText.includes('the console does not answer')").await;
 }
 
 /// Opens a page again and again until an expression in it is true: a reader of topics may have had no time.
@@ -532,17 +638,14 @@ async fn every_page_is_well(browser: &mut Browser, world: &World, order: &str, l
     assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
-/// The address works once; another one is printed for whoever may; a console with other settings is not started beside it.
+/// The address works once; another one is printed for whoever may. Who was let in to look changes nothing.
 async fn nobody_else_is_let_in(browser: &mut Browser, world: &World, used: &str) {
     browser.visit(used).await;
     assert_eq!(text_of(browser, "h1").await, "Not signed in");
-    let second = run(world, &["--allow-write"]).await;
-    let address = String::from_utf8(second.stdout).expect("text");
-    assert!(
-        second.status.success() && address.trim().len() == used.len() && address.trim() != used,
-        "{address}"
-    );
-    let reader = run(world, &[]).await;
-    let talk = String::from_utf8_lossy(&reader.stderr).into_owned();
-    assert!(!reader.status.success() && talk.contains("other settings"), "{talk}");
+    let reader = address(world, &[]).await;
+    assert!(reader.len() == used.len() && reader != used, "{reader}");
+    browser.visit(&reader).await;
+    assert_eq!(text_of(browser, ".who").await, "tester · read-only");
+    let write = "fetch('/desk', {method: 'POST', body: new URLSearchParams()}).then(answer => answer.status)";
+    assert_eq!(browser.evaluate(write).await, 403);
 }

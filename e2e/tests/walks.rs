@@ -14,6 +14,7 @@ use std::{
 use holdfast_e2e::skipped;
 use holdfast_testkit::stack::binary;
 use nix::unistd::{User, geteuid};
+use serde_json::Value;
 
 /// How somebody walks.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +129,21 @@ impl Walker {
         panic!("{:?}: no ports are free", self.walk);
     }
 
+    /// The console's process.
+    fn console(&self) -> u64 {
+        let status: Value =
+            serde_json::from_slice(&self.run(&["status", "-o", "json"]).stdout).expect("JSON");
+        let components = status["components"].as_array().expect("a list");
+        let console = components.iter().find(|component| component["name"] == "console").expect("it runs");
+        console["pid"].as_u64().expect("it runs")
+    }
+
+    /// Whether a process runs for this stack.
+    fn is_ours(&self, process: u64) -> bool {
+        let command = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(&*self.data_dir().to_string_lossy())
+    }
+
     /// One order, from its creation to its delivery.
     fn order(&self) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/test-create-order.sh");
@@ -142,7 +158,12 @@ impl Walker {
         self.up();
         self.done(&["status"]);
         self.order();
+        // Whoever has started the stack is let in, and nothing is left of the console.
+        self.done(&["console"]);
+        let console = self.console();
+        assert!(self.is_ours(console), "{:?}: {console}", self.walk);
         self.done(&["down"]);
+        assert!(!self.is_ours(console), "{:?}: {console}", self.walk);
         assert_eq!(self.run(&["status"]).status.code(), Some(3), "{:?}", self.walk);
         self.up();
         self.done(&["status"]);
@@ -170,8 +191,9 @@ fn talk(output: &Output) -> String {
 fn copy_programs(holdfast: &Path, folder: &Path) -> PathBuf {
     fs::create_dir(folder).expect("created");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("allowed");
-    for name in ["holdfast", "holdfast-gateway", "holdfast-order", "holdfast-payment", "holdfast-delivery"] {
-        fs::copy(holdfast.with_file_name(name), folder.join(name)).expect("copied");
+    for service in ["", "-gateway", "-order", "-payment", "-delivery", "-console"] {
+        let name = format!("holdfast{service}");
+        fs::copy(holdfast.with_file_name(&name), folder.join(&name)).expect("copied");
     }
     folder.join("holdfast")
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_proto::{from_timestamp, ops::v1 as pb};
+use holdfast_proto::{OPERATORS, from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
 
 /// A command whose service has died, or that has lost its connection, comes back within this time, or never.
@@ -41,10 +41,11 @@ pub const fn left(redrive: &pb::Redrive) -> u64 {
     redrive.dead_letters.saturating_sub(done)
 }
 
-/// Its author; the identity in front is the same for everybody.
+/// Its author, without the identity in front, which many share.
 #[must_use]
 pub fn author(actor: &str) -> &str {
-    let author = actor.strip_prefix("operator (").and_then(|actor| actor.strip_suffix(')'));
+    let (identity, author) = actor.split_once(" (").unwrap_or_default();
+    let author = author.strip_suffix(')').filter(|_| OPERATORS.contains(&identity));
     author.unwrap_or(actor)
 }
 
@@ -76,10 +77,13 @@ mod tests {
         }
     }
 
-    /// The author is named without the identity that all share; what is not of that form stays.
+    /// The author is named without the identity that many share; what is not of that form stays.
     #[test]
     fn an_author_is_named() {
         assert_eq!(author("operator (alice)"), "alice");
-        assert_eq!(author("operator"), "operator");
+        assert_eq!(author("console (bob via console: mended (twice))"), "bob via console: mended (twice)");
+        for other in ["operator", "order (alice)", "operator (alice", ""] {
+            assert_eq!(author(other), other);
+        }
     }
 }

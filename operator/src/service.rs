@@ -4,8 +4,9 @@ use std::{fmt, time::Duration};
 
 use anyhow::Result;
 use holdfast_common::{
-    client::{self, CallsConfig, Destination, DestinationConfig},
+    client::{self, Addresses, CallsConfig, Destination, DestinationConfig},
     deadline::Deadline,
+    error::BoxError,
     grpc::code_name,
     identity::Identity,
 };
@@ -69,7 +70,7 @@ impl fmt::Display for CallError {
                 write!(f, "{service} cannot be reached at {address} ({why}); see {hint}")
             }
             Self::NotAllowed { service, why, hint } => {
-                write!(f, "{service} does not accept the operator's certificate ({why}); see {hint}")
+                write!(f, "{service} does not accept this certificate ({why}); see {hint}")
             }
             Self::Refused { service, code: Code::Internal | Code::Unknown, why } => {
                 write!(f, "{service} has failed ({why}); see its log")
@@ -98,7 +99,7 @@ pub struct Patience {
 pub struct Service {
     /// Its name.
     pub name: &'static str,
-    address: String,
+    addresses: Addresses,
     destination: Destination,
     patience: Patience,
     hints: Hints,
@@ -129,11 +130,24 @@ impl Service {
         patience: Patience,
         hints: Hints,
     ) -> Result<Self> {
-        let calls = CallsConfig { attempt_timeout: patience.attempt_time_max, ..CallsConfig::default() };
-        let config = DestinationConfig { address: address.to_owned(), name: name.to_owned(), calls };
-        let destination = client::destination(&config, identity, holdfast_proto::is_idempotent);
-        let destination = destination.map_err(|error| anyhow::anyhow!("{error}"))?;
-        Ok(Self { name, address: address.to_owned(), destination, patience, hints })
+        let config = config(name, address, patience);
+        let destination = |addresses: &Addresses| {
+            client::destination_at(addresses, &config, identity, holdfast_proto::is_idempotent)
+        };
+        let addresses = Addresses::of(&config).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let destination = destination(&addresses).map_err(|error| anyhow::anyhow!("{error}"))?;
+        Ok(Self { name, addresses, destination, patience, hints })
+    }
+
+    /// What [`Service::move_to`] takes. An error if the address is none.
+    pub fn addresses_at(&self, address: &str) -> Result<Addresses, BoxError> {
+        Addresses::of(&config(self.name, address, self.patience))
+    }
+
+    /// Calls it at these addresses from now on. Returns whether they are others than before.
+    #[must_use]
+    pub fn move_to(&self, addresses: &Addresses) -> bool {
+        self.addresses.become_those_of(addresses)
     }
 
     /// Its dead letters and positions.
@@ -172,8 +186,13 @@ impl Service {
     /// What a status means to an operator.
     #[must_use]
     pub fn error(&self, status: &Status) -> CallError {
-        error_of(self.name, &self.address, &self.hints, status)
+        error_of(self.name, &self.addresses.text(), &self.hints, status)
     }
+}
+
+fn config(name: &str, address: &str, patience: Patience) -> DestinationConfig {
+    let calls = CallsConfig { attempt_timeout: patience.attempt_time_max, ..CallsConfig::default() };
+    DestinationConfig { address: address.to_owned(), name: name.to_owned(), calls }
 }
 
 fn error_of(service: &'static str, address: &str, hints: &Hints, status: &Status) -> CallError {
@@ -218,7 +237,7 @@ mod tests {
             ),
             (
                 Status::permission_denied("not open to order"),
-                "payment does not accept the operator's certificate (not open to order); see `holdfast certs status`",
+                "payment does not accept this certificate (not open to order); see `holdfast certs status`",
             ),
             (
                 Status::failed_precondition("the dead letter is not parked"),

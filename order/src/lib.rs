@@ -24,7 +24,7 @@ use holdfast_common::{
     participant::{Participant, finished},
     service::{Context, run_service},
 };
-use holdfast_proto::{order::v1::order_service_server::OrderServiceServer, topic};
+use holdfast_proto::{OPERATORS, order::v1::order_service_server::OrderServiceServer, topic};
 use sqlx::migrate::Migrator;
 use tonic::service::Routes;
 
@@ -61,9 +61,9 @@ async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
         topics: &topic::read_by(context.name),
         permissions: &[
             ("holdfast.order.v1.OrderService", &["gateway"]),
-            ("holdfast.ops.v1.DeadLetterService", &["operator"]),
-            ("holdfast.ops.v1.OutboxService", &["operator"]),
-            ("holdfast.ops.v1.ReconcileService", &["operator"]),
+            ("holdfast.ops.v1.DeadLetterService", OPERATORS),
+            ("holdfast.ops.v1.OutboxService", OPERATORS),
+            ("holdfast.ops.v1.ReconcileService", OPERATORS),
         ],
         expiring: &[store::KEYS],
     }

@@ -22,7 +22,7 @@ use holdfast_common::{
     participant::{Participant, finished},
     service::{Context, run_service},
 };
-use holdfast_proto::{payment::v1::payment_service_server::PaymentServiceServer, topic};
+use holdfast_proto::{OPERATORS, payment::v1::payment_service_server::PaymentServiceServer, topic};
 use sqlx::migrate::Migrator;
 use tonic::service::Routes;
 
@@ -52,9 +52,9 @@ async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
         topics: &topic::read_by(context.name),
         permissions: &[
             ("holdfast.payment.v1.PaymentService", &["gateway"]),
-            ("holdfast.ops.v1.DeadLetterService", &["operator"]),
-            ("holdfast.ops.v1.OutboxService", &["operator"]),
-            ("holdfast.ops.v1.ReconcileService", &["operator"]),
+            ("holdfast.ops.v1.DeadLetterService", OPERATORS),
+            ("holdfast.ops.v1.OutboxService", OPERATORS),
+            ("holdfast.ops.v1.ReconcileService", OPERATORS),
         ],
         expiring: &[store::KEYS],
     }

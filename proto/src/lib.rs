@@ -15,7 +15,7 @@ pub mod topic;
 
 pub use hex::hexadecimal;
 pub use id::{IDEMPOTENCY_KEY_BYTES_MAX, IdError, IdempotencyKey, OrderId, USER_ID_BYTES_MAX, UserId};
-pub use identity::TRUST_DOMAIN;
+pub use identity::{CONSOLE, OPERATOR, OPERATORS, TRUST_DOMAIN};
 pub use money::{Currency, Money, MoneyError};
 pub use timestamp::{from_timestamp, to_timestamp};
 

@@ -18,7 +18,7 @@ use std::{
 
 use holdfast_native::{
     control::{self, Found, NotReady},
-    layout::{Layout, PARTICIPANTS, PORT_OFFSET_MAX, Participant, Scope},
+    layout::{Extra, Layout, PARTICIPANTS, PORT_OFFSET_MAX, Participant, Scope},
     link::Link,
     prepare::PORT_TAKEN_EXIT_CODE,
     state::StackReport,
@@ -47,6 +47,8 @@ struct Setup<'a> {
     scope: Scope,
     replicas: &'a [&'a str],
     environment: &'a [(&'a str, &'a str)],
+    /// What it has beside its services: nothing that its test does not ask for.
+    extras: &'a [Extra],
     /// More of its command line.
     flags: &'a [&'a str],
 }
@@ -81,9 +83,7 @@ impl TestStack {
     /// If it can't be started, with the supervisor's output.
     #[must_use]
     pub fn start_in(base: &Path, scope: Scope, replicas: &[&str], environment: &[(&str, &str)]) -> Self {
-        let stack = Self::launch(&Setup { base, scope, replicas, environment, flags: &[] });
-        stack.wait_until_ready();
-        stack
+        Self::ready(&Setup { base, scope, replicas, environment, extras: &[], flags: &[] })
     }
 
     /// Starts a whole stack with Redis, whose gateways share their limits.
@@ -93,10 +93,27 @@ impl TestStack {
     /// If it can't be started, with the supervisor's output.
     #[must_use]
     pub fn start_with_redis(replicas: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::everything_with(&[Extra::Redis], replicas, environment)
+    }
+
+    /// Starts a whole stack with its console.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started, with the supervisor's output.
+    #[must_use]
+    pub fn start_with_console(environment: &[(&str, &str)]) -> Self {
+        Self::everything_with(&[Extra::Console], &[], environment)
+    }
+
+    fn everything_with(extras: &[Extra], replicas: &[&str], environment: &[(&str, &str)]) -> Self {
         let base = std::env::temp_dir();
         let scope = Scope::Everything;
-        let stack =
-            Self::launch(&Setup { base: &base, scope, replicas, environment, flags: &["--with", "redis"] });
+        Self::ready(&Setup { base: &base, scope, replicas, environment, extras, flags: &[] })
+    }
+
+    fn ready(setup: &Setup<'_>) -> Self {
+        let stack = Self::launch(setup);
         stack.wait_until_ready();
         stack
     }
@@ -112,7 +129,7 @@ impl TestStack {
         let base = std::env::temp_dir();
         let scope = Scope::Everything;
         let flags = ["--programs", folder.to_str().unwrap_or_default()];
-        Self::launch(&Setup { base: &base, scope, replicas: &[], environment, flags: &flags })
+        Self::launch(&Setup { base: &base, scope, replicas: &[], environment, extras: &[], flags: &flags })
     }
 
     /// Starts a whole stack with links and returns at once: run a proxy for each of [`TestStack::links`], and then wait
@@ -125,7 +142,7 @@ impl TestStack {
     pub fn start_with_links(replicas: &[&str], environment: &[(&str, &str)]) -> Self {
         let base = std::env::temp_dir();
         let scope = Scope::Everything;
-        Self::launch(&Setup { base: &base, scope, replicas, environment, flags: &["--links"] })
+        Self::launch(&Setup { base: &base, scope, replicas, environment, extras: &[], flags: &["--links"] })
     }
 
     /// The links that need a proxy.
@@ -257,7 +274,7 @@ fn participant(service: &str) -> &'static Participant {
 
 impl Setup<'_> {
     fn command(&self, layout: &Layout) -> Command {
-        let mut command = control::bound_stack(&binary(), layout, self.replicas.iter().copied());
+        let mut command = control::bound_stack(&binary(), layout, self.replicas.iter().copied(), self.extras);
         // The load of most tests comes from a few users; a test of the limits turns them on again.
         command.env("HOLDFAST__LIMITS__ENABLED", "false");
         command.args(self.flags).envs(self.environment.iter().copied()).stderr(Stdio::piped());

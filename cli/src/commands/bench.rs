@@ -11,7 +11,7 @@ use holdfast_chaos::{
     rest::Rest,
 };
 use holdfast_common::duration::parse_duration;
-use holdfast_native::layout::Kind;
+use holdfast_native::layout::service_of;
 
 use crate::{
     options::{At, Output},
@@ -62,7 +62,7 @@ impl Bench {
             .iter()
             .map(|component| {
                 let Some(pid) = component.pid else { bail!("{} does not run", component.name) };
-                let is_service = component.kind == Kind::Service;
+                let is_service = service_of(&component.name).is_some();
                 Ok(Process { name: component.name.clone(), is_service, pid })
             })
             .collect::<Result<Vec<_>>>()?;

@@ -107,6 +107,12 @@ impl Addresses {
         })
     }
 
+    /// As they are written: separated by commas.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.0.borrow().join(",")
+    }
+
     fn follow(&self) -> watch::Receiver<Vec<String>> {
         self.0.subscribe()
     }

@@ -6,6 +6,7 @@
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
+use holdfast_proto::OPERATORS;
 use http::{Request, Response};
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
@@ -15,9 +16,6 @@ use crate::{
     identity::Peer,
     trace::{self, Kind, Span, SpanUntilDropped, TraceContext, within},
 };
-
-/// The identity whose calls begin traces.
-const OPERATOR: &str = "operator";
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +40,7 @@ fn begin<B>(request: &Request<B>) -> Span {
         return Span::below(Some(caller), Kind::Server, "");
     }
     let peer = request.extensions().get::<Peer>();
-    if peer.is_some_and(|peer| peer.id.name() == OPERATOR) {
+    if peer.is_some_and(|peer| OPERATORS.contains(&peer.id.name())) {
         Span::root(trace::begin(), Kind::Server, "")
     } else {
         Span::below(None, Kind::Server, "")

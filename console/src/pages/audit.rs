@@ -109,7 +109,8 @@ pub(crate) async fn page(
     } else {
         format!("dlq audit {}", wanted.letter)
     };
-    let frame = Frame::new(&console, "Audit", &session).missing(&missing).command(console.command(&command));
+    let frame =
+        Frame::new(&console, "Audit", &session.author).missing(&missing).command(console.command(&command));
     let has_more = has_more && next.is_empty();
     view::page(StatusCode::OK, &View { frame, services: services.into(), entries, next, has_more })
 }

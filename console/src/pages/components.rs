@@ -90,9 +90,9 @@ impl Row {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    let replicas = look(&console.admin).await;
+    let replicas = look(&console.admin()).await;
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(&console, "Components", &session)
+    let frame = Frame::new(&console, "Components", &session.author)
         .command(console.command("status"))
         .command(console.command("certs status"));
     let replicas = replicas.iter().map(|replica| Row::of(replica, now)).collect();

@@ -99,7 +99,7 @@ fn show(
     plan: &Plan,
     (status, reason, refused): (StatusCode, &str, &str),
 ) -> Response {
-    let frame = Frame::new(console, plan.title, session)
+    let frame = Frame::new(console, plan.title, &session.author)
         .missing(&plan.missing)
         .command(console.command(&plan.command));
     view::page(status, &View::of(frame, plan, reason, refused))
@@ -140,7 +140,7 @@ where
         return again(StatusCode::CONFLICT, why);
     }
     tracing::info!(
-        author = session.author,
+        author = session.author.name,
         reason,
         action = plan.title,
         plan = plan.sentences.join(" "),

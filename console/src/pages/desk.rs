@@ -209,7 +209,7 @@ fn show(
     preview: &Preview,
     (status, reason, refused): (StatusCode, &str, &str),
 ) -> Response {
-    let frame = Frame::new(console, title(selection.action), session);
+    let frame = Frame::new(console, title(selection.action), &session.author);
     let frame = selection.commands().iter().fold(frame, |frame, words| frame.command(console.command(words)));
     // A refused confirmation gets a new one: what is shown has changed.
     let view = View::of(frame, selection, preview, Uuid::now_v7(), (reason, refused));
@@ -268,7 +268,7 @@ pub(crate) async fn submit(
     }
     let job = Job {
         selection: selection.clone(),
-        author: session.author.clone(),
+        author: session.author.name.clone(),
         reason,
         began_at: OffsetDateTime::now_utc(),
         planned: 0,

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{Form, find_letter, letter_link, no_such_id, not_found, reason_of};
 use crate::{
-    job::{author_of, refusal},
+    job::refusal,
     payloads::Payloads,
     router::BODY_BYTES_MAX,
     session::Session,
@@ -105,7 +105,7 @@ fn show(
     letter: &pb::DeadLetter,
     (status, typed, refused): (StatusCode, Option<&Typed>, &str),
 ) -> Response {
-    let frame = Frame::new(console, "Edit", session)
+    let frame = Frame::new(console, "Edit", &session.author)
         .missing(missing)
         .command(console.command(&format!("dlq edit {} --reason TEXT", letter.id)));
     match View::of(frame, letter, typed, refused) {
@@ -154,7 +154,7 @@ pub(crate) async fn submit(
     if typed.digest != digest(&letter) {
         return again(StatusCode::CONFLICT, CHANGED);
     }
-    match keep(&service, &letter, &typed.document, &reason, &session.author).await {
+    match keep(&service, &letter, &typed.document, &reason, &session.author.name).await {
         Ok(()) => Redirect::to(&letter_link(&letter.id)).into_response(),
         // Somebody else was faster, since the letter was read for this.
         Err(error) if is_outdated(&error) => match find_letter(&console, id, &mut missing).await {
@@ -195,7 +195,7 @@ async fn keep(
     request.id.clone_from(&letter.id);
     request.based_on.clone_from(&letter.revision);
     reason.clone_into(&mut request.reason);
-    request.author = author_of(author);
+    author.clone_into(&mut request.author);
     tracing::info!(
         author,
         reason,

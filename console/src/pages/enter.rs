@@ -34,7 +34,7 @@ pub(crate) async fn page(State(console): State<Console>, Query(wanted): Query<Wa
             format!("this address was used, or has expired. Type `{command}` for another one"),
         );
     };
-    tracing::info!(author, "an operator has signed in");
+    tracing::info!(author = author.name, may = ?author.may, "an operator has signed in");
     match console.sessions.begin(author, now) {
         Ok(cookie) => {
             let cookie = format!(

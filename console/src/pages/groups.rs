@@ -8,6 +8,7 @@ use axum::{Extension, extract::State, http::StatusCode, response::Response};
 use holdfast_operator::{
     position::{gap, lag},
     service::Service,
+    ticket::Author,
 };
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
@@ -124,7 +125,7 @@ pub(super) async fn positions(service: &Service) -> Result<pb::ListPositionsResp
     Ok(service.answer(service.dead_letters().list_positions(request).await)?)
 }
 
-pub(super) async fn view(console: &Console, session: &Session) -> View {
+pub(super) async fn view(console: &Console, author: &Author) -> View {
     let mut missing = Vec::new();
     let asked = console.ask(|service| async move {
         let (positions, stats) = tokio::join!(positions(&service), stats(&service));
@@ -132,7 +133,7 @@ pub(super) async fn view(console: &Console, session: &Session) -> View {
     });
     let asked = answers(asked.await, &mut missing);
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "Consumer groups", session)
+    let frame = Frame::new(console, "Consumer groups", author)
         .live(&[("page", "groups")], now)
         .missing(&missing)
         .command(console.command("positions"))
@@ -145,5 +146,5 @@ pub(super) async fn view(console: &Console, session: &Session) -> View {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    view::page(StatusCode::OK, &view(&console, &session).await)
+    view::page(StatusCode::OK, &view(&console, &session.author).await)
 }

@@ -9,6 +9,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
+use holdfast_operator::ticket::Author;
 use holdfast_proto::ops::v1 as pb;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -122,12 +123,12 @@ async fn look(console: &Console, id: Uuid, job: &Job, missing: &mut Vec<String>)
 }
 
 /// `None` if this process knows nothing of it.
-pub(super) async fn view(console: &Console, session: &Session, id: Uuid) -> Option<View> {
+pub(super) async fn view(console: &Console, author: &Author, id: Uuid) -> Option<View> {
     let job = locked(&console.jobs.of(id)?).clone();
     let mut missing = Vec::new();
     let seen = look(console, id, &job, &mut missing).await;
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "What was done", session)
+    let frame = Frame::new(console, "What was done", author)
         .live(&[("page", "job"), ("id", &id.to_string())], now)
         .missing(&missing)
         .command(console.command("dlq redrive --status"))
@@ -141,7 +142,7 @@ pub(crate) async fn page(
     Path(id): Path<String>,
 ) -> Response {
     let Ok(id) = Uuid::try_parse(&id) else { return no_such_id() };
-    if let Some(view) = view(&console, &session, id).await {
+    if let Some(view) = view(&console, &session.author, id).await {
         return view::page(StatusCode::OK, &view);
     }
     let text = "this console knows nothing of it: it was restarted, or has done much since. What was done is in the audit";

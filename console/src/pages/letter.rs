@@ -131,7 +131,7 @@ pub(crate) async fn page(
     let Some((service, letter)) = find_letter(&console, id, &mut missing).await else {
         return not_found(&missing, id);
     };
-    let frame = Frame::new(&console, "Dead letter", &session)
+    let frame = Frame::new(&console, "Dead letter", &session.author)
         .missing(&missing)
         .command(console.command(&format!("dlq show {id}")));
     match View::of(frame, service.name, &letter, console.payloads, OffsetDateTime::now_utc()) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use axum::{Extension, extract::State, http::StatusCode, response::Response};
+use holdfast_operator::ticket::Author;
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
 
@@ -68,11 +69,11 @@ pub(super) fn groups(
     (all.iter().take(ROWS_MAX).map(group).collect(), all.len() > ROWS_MAX)
 }
 
-pub(super) async fn view(console: &Console, session: &Session) -> View {
+pub(super) async fn view(console: &Console, author: &Author) -> View {
     let mut missing = Vec::new();
     let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "Dead letters", session)
+    let frame = Frame::new(console, "Dead letters", author)
         .live(&[("page", "letters")], now)
         .missing(&missing)
         .command(console.command("dlq stats"));
@@ -81,5 +82,5 @@ pub(super) async fn view(console: &Console, session: &Session) -> View {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    view::page(StatusCode::OK, &view(&console, &session).await)
+    view::page(StatusCode::OK, &view(&console, &session.author).await)
 }

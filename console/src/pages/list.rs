@@ -201,7 +201,7 @@ pub(crate) async fn page(
         })
         .await;
     let pages = answers(asked, &mut missing);
-    let frame = Frame::new(&console, "Letters", &session)
+    let frame = Frame::new(&console, "Letters", &session.author)
         .missing(&missing)
         .command(console.command(&filter.command()));
     view::page(StatusCode::OK, &View::of(frame, &filter, pages, OffsetDateTime::now_utc()))

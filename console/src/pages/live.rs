@@ -13,6 +13,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use holdfast_common::http::LongLived;
+use holdfast_operator::ticket::Author;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -20,7 +21,6 @@ use uuid::Uuid;
 use super::{groups, job, letters, order, record::is_topic_name, redrives, start, stuck, topic};
 use crate::{
     live::{Look, Subject, Watcher},
-    session::Session,
     state::Console,
     view::message,
 };
@@ -122,18 +122,18 @@ fn event(look: &Look, shown: &str) -> Option<Event> {
 /// What of a subject's page updates by itself, as its page shows it; `None` if there is no such page any more.
 pub(crate) async fn look(console: Console, subject: Subject) -> Option<String> {
     // Of the frame only what was not asked is in it.
-    let (console, session) = (&console, &Session::default());
+    let (console, author) = (&console, &Author::default());
     let html = match subject {
-        Subject::Start => start::view(console, session).await.as_live().render(),
-        Subject::Letters => letters::view(console, session).await.as_live().render(),
-        Subject::Groups => groups::view(console, session).await.as_live().render(),
-        Subject::Redrives => redrives::view(console, session).await.as_live().render(),
-        Subject::Order(id) => order::view(console, session, id).await.as_live().render(),
+        Subject::Start => start::view(console, author).await.as_live().render(),
+        Subject::Letters => letters::view(console, author).await.as_live().render(),
+        Subject::Groups => groups::view(console, author).await.as_live().render(),
+        Subject::Redrives => redrives::view(console, author).await.as_live().render(),
+        Subject::Order(id) => order::view(console, author, id).await.as_live().render(),
         Subject::Stuck(older) => {
-            stuck::view(console, session, &stuck::Wanted::older(&older)).await?.as_live().render()
+            stuck::view(console, author, &stuck::Wanted::older(&older)).await?.as_live().render()
         }
         Subject::Topic(name, partition) => topic::newest(console, &name, partition).await?.as_live().render(),
-        Subject::Job(id) => job::view(console, session, id).await?.as_live().render(),
+        Subject::Job(id) => job::view(console, author, id).await?.as_live().render(),
     };
     match html {
         Ok(html) => Some(html),

@@ -135,7 +135,7 @@ pub(crate) async fn page(
         Ok(read) => read,
         Err(why) => return not_read(why),
     };
-    let mut frame = Frame::new(&console, "Message", &session);
+    let mut frame = Frame::new(&console, "Message", &session.author);
     let place = format!("--topic {topic} --partition {partition} --offset {offset} --max-messages 1");
     frame.commands.extend(tool(&console, &place));
     match View::of(frame, &record, (first, end), console.payloads, OffsetDateTime::now_utc()) {

@@ -11,7 +11,7 @@ use axum::{
     response::Response,
 };
 use futures_util::future::join_all;
-use holdfast_operator::service::Service;
+use holdfast_operator::{service::Service, ticket::Author};
 use holdfast_proto::{from_timestamp, ops::v1 as pb, topic};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -184,10 +184,10 @@ pub(crate) async fn page(
     Path(id): Path<String>,
 ) -> Response {
     let Ok(id) = Uuid::try_parse(&id) else { return no_such_id() };
-    view::page(StatusCode::OK, &view(&console, &session, id).await)
+    view::page(StatusCode::OK, &view(&console, &session.author, id).await)
 }
 
-pub(super) async fn view(console: &Console, session: &Session, id: Uuid) -> View {
+pub(super) async fn view(console: &Console, author: &Author, id: Uuid) -> View {
     let order_id = id.to_string();
     let subjects = [order_id.clone()];
     let mut missing = Vec::new();
@@ -216,7 +216,7 @@ pub(super) async fn view(console: &Console, session: &Session, id: Uuid) -> View
     // The ids are of version 7: the order of parking.
     letters.sort_by(|a, b| a.id.cmp(&b.id));
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "Order", session)
+    let frame = Frame::new(console, "Order", author)
         .live(&[("page", "order"), ("id", &order_id)], now)
         .missing(&missing)
         .command(console.command(&format!("orders show {order_id}")));

@@ -82,7 +82,7 @@ pub(crate) async fn page(
             OrderSeen { missing: vec![why], ..OrderSeen::default() }
         }
     };
-    let mut frame = Frame::new(&console, "Messages of an order", &session)
+    let mut frame = Frame::new(&console, "Messages of an order", &session.author)
         .missing(&seen.missing)
         .command(console.command(&format!("orders show {id}")));
     let topics = topic::EVENT_TOPICS.map(|name| name.replace('.', "\\.")).join("|");

@@ -72,7 +72,7 @@ pub(crate) async fn page(State(console): State<Console>, Extension(session): Ext
     let mut missing = Vec::new();
     let pages = answers(console.ask(|service| async move { held_back(&service).await }).await, &mut missing);
     let (rows, has_more) = rows(&pages, console.payloads, OffsetDateTime::now_utc());
-    let frame = Frame::new(&console, "Outbox", &session)
+    let frame = Frame::new(&console, "Outbox", &session.author)
         .missing(&missing)
         .command(console.command("outbox list"))
         .command(console.command("outbox retry --all"));

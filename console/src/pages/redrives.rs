@@ -11,6 +11,7 @@ use axum::{
 use holdfast_operator::{
     redrive::{author, left, may_go_on, state_name},
     service::Service,
+    ticket::Author,
 };
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
@@ -94,12 +95,12 @@ async fn all(console: &Console, missing: &mut Vec<String>) -> Vec<(&'static str,
     answers(console.ask(|service| async move { redrives(&service).await }).await, missing)
 }
 
-pub(super) async fn view(console: &Console, session: &Session) -> View {
+pub(super) async fn view(console: &Console, author: &Author) -> View {
     let mut missing = Vec::new();
     let of_each = all(console, &mut missing).await;
     let now = OffsetDateTime::now_utc();
     let redrives = rows(&of_each, now);
-    let frame = Frame::new(console, "Redrives", session)
+    let frame = Frame::new(console, "Redrives", author)
         .live(&[("page", "redrives")], now)
         .missing(&missing)
         .command(console.command("dlq redrive --status"));
@@ -107,7 +108,7 @@ pub(super) async fn view(console: &Console, session: &Session) -> View {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    view::page(StatusCode::OK, &view(&console, &session).await)
+    view::page(StatusCode::OK, &view(&console, &session.author).await)
 }
 
 /// What it means to end a redrive.
@@ -176,7 +177,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, Refusal> {
     let (service, plan) = look(&console, &id).await?;
     // As a redrive, its end has no reason of its own in the audit.
-    let authored = |reason: String| with_reason(&session.author, &reason);
+    let authored = |reason: String| with_reason(&session.author.name, &reason);
     let act = |reason: String| async {
         let request = service.request(pb::CancelRedriveRequest { id, author: authored(reason) })?;
         service.answer(service.dead_letters().cancel_redrive(request).await)?;

@@ -17,7 +17,7 @@ use super::{
     confirm::{self, Consent, Number, Plan},
 };
 use crate::{
-    job::{author_of, stats},
+    job::stats,
     session::Session,
     state::Console,
     view::{Moment, Refusal, link, message},
@@ -110,7 +110,7 @@ pub(crate) async fn submit(
     let Confirmed { service, park, digest, reason } = confirmed;
     let (service, plan) = look(&console, &Wanted { service, park }).await?;
     let act = |reason| async {
-        let author = author_of(&session.author);
+        let author = session.author.name.clone();
         let request =
             service.request(pb::ResumeConsumersRequest { dead_letters_max: park, reason, author })?;
         service.answer(service.dead_letters().resume_consumers(request).await)?;

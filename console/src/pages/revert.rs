@@ -15,7 +15,7 @@ use super::{
     edit::digest,
     find_letter, is_edited, letter_link, no_such_id, not_found, state_of,
 };
-use crate::{job::author_of, session::Session, state::Console, view::Refusal};
+use crate::{session::Session, state::Console, view::Refusal};
 
 pub(super) fn plan(letter: &pb::DeadLetter) -> Plan {
     let impossible = match letter.state() {
@@ -72,7 +72,7 @@ pub(crate) async fn submit(
             id: letter.id.clone(),
             revert: true,
             reason,
-            author: author_of(&session.author),
+            author: session.author.name.clone(),
             ..pb::EditDeadLetterRequest::default()
         };
         service.answer(service.dead_letters().edit_dead_letter(service.request(request)?).await)?;

@@ -18,7 +18,6 @@ use super::{
     letter_link,
 };
 use crate::{
-    job::author_of,
     session::Session,
     state::Console,
     view::{Refusal, escaped, message},
@@ -144,7 +143,7 @@ pub(crate) async fn submit(
     let (service, plan) = look(&console, &wanted).await?;
     let act = |reason| async {
         let Wanted { topic, partition, offset, records, .. } = wanted.clone();
-        let author = author_of(&session.author);
+        let author = session.author.name.clone();
         let request = pb::SkipRecordsRequest { topic, partition, offset, records, reason, author };
         let answer = service.dead_letters().skip_records(service.request(request)?).await;
         Ok(letter_link(&service.answer(answer)?.dead_letter_id))

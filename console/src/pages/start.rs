@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::{Extension, extract::State, http::StatusCode, response::Response};
+use holdfast_operator::ticket::Author;
 use holdfast_proto::{from_timestamp, ops::v1 as pb};
 use time::OffsetDateTime;
 
@@ -46,11 +47,11 @@ impl ServiceRow {
     }
 }
 
-pub(super) async fn view(console: &Console, session: &Session) -> View {
+pub(super) async fn view(console: &Console, author: &Author) -> View {
     let mut missing = Vec::new();
     let stats = answers(console.ask(|service| async move { stats(&service).await }).await, &mut missing);
     let now = OffsetDateTime::now_utc();
-    let frame = Frame::new(console, "Holdfast console", session)
+    let frame = Frame::new(console, "Holdfast console", author)
         .live(&[("page", "start")], now)
         .missing(&missing)
         .command(console.command("dlq stats"));
@@ -59,5 +60,5 @@ pub(super) async fn view(console: &Console, session: &Session) -> View {
 }
 
 pub(crate) async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Response {
-    view::page(StatusCode::OK, &view(&console, &session).await)
+    view::page(StatusCode::OK, &view(&console, &session.author).await)
 }

@@ -10,6 +10,7 @@ use axum::{
     response::Response,
 };
 use holdfast_common::duration::parse_duration;
+use holdfast_operator::ticket::Author;
 use holdfast_proto::{ops::v1 as pb, to_timestamp};
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -98,7 +99,7 @@ pub(crate) async fn page(
     Extension(session): Extension<Session>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
-    match view(&console, &session, &wanted).await {
+    match view(&console, &session.author, &wanted).await {
         Some(view) => view::page(StatusCode::OK, &view),
         None => {
             message(StatusCode::BAD_REQUEST, "Not understood", "the age must be a time such as 90s, 5m or 1h")
@@ -120,7 +121,7 @@ pub(super) fn before(older: &str, now: OffsetDateTime) -> Option<OffsetDateTime>
 }
 
 /// `None` if its age is none. The first page updates by itself.
-pub(super) async fn view(console: &Console, session: &Session, wanted: &Wanted) -> Option<View> {
+pub(super) async fn view(console: &Console, author: &Author, wanted: &Wanted) -> Option<View> {
     let now = OffsetDateTime::now_utc();
     let before = before(&wanted.older, now)?;
     let mut missing = Vec::new();
@@ -157,7 +158,7 @@ pub(super) async fn view(console: &Console, session: &Session, wanted: &Wanted) 
         link("/stuck", &BTreeMap::from([("older", &wanted.older), ("after", &next)]))
     };
     let command = console.command(&format!("orders stuck --older-than {}", wanted.older));
-    let frame = Frame::new(console, "Stuck orders", session).missing(&missing).command(command);
+    let frame = Frame::new(console, "Stuck orders", author).missing(&missing).command(command);
     let frame = if wanted.after.is_empty() {
         frame.live(&[("page", "stuck"), ("older", &wanted.older)], now)
     } else {

@@ -44,6 +44,7 @@ fn frame() -> Frame {
         author: Shown::of(HOSTILE),
         missing: vec![Shown::of(HOSTILE)],
         commands: vec![crate::view::escaped(HOSTILE)],
+        may_change: true,
         stream: crate::view::link("/live", &[("page", HOSTILE)]),
         ..Frame::default()
     }

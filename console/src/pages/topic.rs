@@ -336,7 +336,7 @@ async fn view(
         Err(NotRead::NotThere(why)) => return Err(message(StatusCode::NOT_FOUND, "Not there", why)),
     };
     let now = OffsetDateTime::now_utc();
-    let mut frame = Frame::new(console, "Messages", session).missing(&missing);
+    let mut frame = Frame::new(console, "Messages", &session.author).missing(&missing);
     if is_newest {
         frame =
             frame.live(&[("page", "topic"), ("topic", topic), ("partition", wanted.partition.trim())], now);
@@ -380,7 +380,7 @@ pub(crate) async fn page(
         Err(why) => return message(StatusCode::BAD_REQUEST, "Not understood", why),
     };
     let time_max = if question.which == Which::All { BROWSE_TIME_MAX } else { SEARCH_TIME_MAX };
-    match view(&console, &session, &topic, &wanted, question, time_max).await {
+    match view(&console, &session.author, &topic, &wanted, question, time_max).await {
         Ok(view) => view::page(StatusCode::OK, &view),
         Err(response) => response,
     }

@@ -129,7 +129,7 @@ pub(crate) async fn page(State(console): State<Console>, Extension(session): Ext
         Err(NotRead::Busy) => return busy(),
         Err(NotRead::NotThere(why) | NotRead::Failed(why)) => missing.push(why),
     }
-    let mut frame = Frame::new(&console, "Topics", &session).missing(&missing);
+    let mut frame = Frame::new(&console, "Topics", &session.author).missing(&missing);
     frame.commands.extend(tools(&console, ""));
     view::page(StatusCode::OK, &View::of(frame, seen.0, &seen.1))
 }

@@ -13,8 +13,9 @@ use holdfast_common::{
     config::{IdentityConfig, KafkaTlsConfig},
     identity::Identity,
     kafka::reader::Reader,
+    reload::Reload,
 };
-use holdfast_operator::ticket;
+use holdfast_operator::ticket::{self, Author, May};
 use http_body_util::BodyExt as _;
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -40,6 +41,7 @@ struct Lab {
 impl Lab {
     fn new(allow_write: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("tickets")).expect("created");
         let pki = Pki::open_or_init(folder.path()).expect("created");
         pki.ensure_leaf("operator").expect("issued");
         let config = config(folder.path(), allow_write);
@@ -58,19 +60,28 @@ impl Lab {
     }
 
     fn ticket(&self) -> String {
-        ticket::issue(&self.folder.path().join("tickets"), "alice", OffsetDateTime::now_utc())
+        ticket::issue(&self.folder.path().join("tickets"), &alice(May::Look), OffsetDateTime::now_utc())
             .expect("issued")
     }
 
+    /// A cookie of somebody who is signed in, and may change things.
     fn cookie(&self) -> String {
-        cookie_of(&self.console)
+        self.cookie_of(alice(May::Change))
+    }
+
+    fn cookie_of(&self, author: Author) -> String {
+        cookie_at(&self.console, author)
     }
 }
 
 /// A cookie of somebody who has signed in with a ticket.
-fn cookie_of(console: &Console) -> String {
-    let cookie = console.sessions.begin("alice".to_owned(), OffsetDateTime::now_utc()).expect("begun");
+fn cookie_at(console: &Console, author: Author) -> String {
+    let cookie = console.sessions.begin(author, OffsetDateTime::now_utc()).expect("begun");
     format!("{}={cookie}", console.cookie)
+}
+
+fn alice(may: May) -> Author {
+    Author { name: "alice".to_owned(), may }
 }
 
 fn identity_in(folder: &Path) -> Identity {
@@ -179,16 +190,28 @@ async fn no_route_is_open_to_other_pages() {
     }
 }
 
-/// A console that was started to look changes nothing, and only what says that it changes something takes a `POST`.
+/// A console that changes nothing does so for nobody, another one only for who may, and only what says that it changes something takes a
+/// `POST`.
 #[tokio::test]
 async fn no_route_changes_anything_unless_it_is_allowed() {
     let (reading, writing) = (Lab::new(false), Lab::new(true));
     let [(reader, reader_cookie), (writer, writer_cookie)] =
         [&reading, &writing].map(|lab| (lab.router(), lab.cookie()));
+    let looker_cookie = writing.cookie_of(alice(May::Look));
+    for (router, cookie, says) in [
+        (&reader, &reader_cookie, "read-only"),
+        (&writer, &looker_cookie, "read-only"),
+        (&writer, &writer_cookie, "may change things"),
+    ] {
+        let page = text_of(send(router, request(page_route(), cookie)).await).await;
+        assert!(page.contains(says), "{page}");
+    }
     let writes: Vec<&Route> = ROUTES.iter().filter(|route| route.effect == Effect::Write).collect();
     assert_eq!(writes.len(), 6);
     for route in &writes {
         let status = send(&reader, request(route, &reader_cookie)).await.status();
+        assert_eq!(status, StatusCode::FORBIDDEN, "{}", route.path);
+        let status = send(&writer, request(route, &looker_cookie)).await.status();
         assert_eq!(status, StatusCode::FORBIDDEN, "{}", route.path);
         // Let in, and refused for what is in the form.
         let status = send(&writer, request(route, &writer_cookie)).await.status();
@@ -218,7 +241,7 @@ async fn a_proxy_signs_people_in() {
         writers: vec!["operators".to_owned()],
     });
     let console = lab.console_of(&config);
-    let (router, cookie) = (router(console.clone()), cookie_of(&console));
+    let (router, cookie) = (router(console.clone()), cookie_at(&console, alice(May::Change)));
     let by_proxy = |route: &Route, secret: &str, groups: &str| {
         let mut request = request(route, &cookie);
         for (name, value) in [
@@ -437,4 +460,25 @@ async fn it_listens_on_loopback_only() {
     config.console.listen = "0.0.0.0:8090".parse().expect("an address");
     let identity = identity_in(lab.folder.path());
     assert!(Console::new(&config, &identity, Err(NO_BROKERS.to_owned())).is_err());
+}
+
+/// The services are found where the file says now; one with an address that is none changes nothing.
+#[tokio::test]
+async fn where_the_services_are_is_followed() {
+    let lab = Lab::new(false);
+    let mut config = config(lab.folder.path(), false);
+    assert_eq!(lab.console.take(&config).expect("taken"), Reload::Unchanged);
+    config.payment.address = "127.0.0.1:2,127.0.0.1:3".to_owned();
+    assert_eq!(lab.console.take(&config).expect("taken"), Reload::Swapped);
+    let away = lab.console.service("payment").expect("there").error(&tonic::Status::unavailable("x"));
+    assert!(away.to_string().contains("127.0.0.1:2,127.0.0.1:3"), "{away}");
+    config.gateway.admin = "127.0.0.1:4".to_owned();
+    assert_eq!(lab.console.take(&config).expect("taken"), Reload::Swapped);
+    assert_eq!(lab.console.take(&config).expect("taken"), Reload::Unchanged);
+    config.order.address = "127.0.0.1:5".to_owned();
+    config.delivery.address = "nowhere".to_owned();
+    assert!(lab.console.take(&config).is_err());
+    config.order.address = "127.0.0.1:1".to_owned();
+    config.delivery.address = "127.0.0.1:1".to_owned();
+    assert_eq!(lab.console.take(&config).expect("taken"), Reload::Unchanged, "nothing was taken of it");
 }

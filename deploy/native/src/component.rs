@@ -19,8 +19,8 @@ use crate::{
     certificates,
     kafka::{self, Broker},
     layout::{
-        Extra, GATEWAY, Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, REDIS, Replica,
-        Replicas, Scope,
+        CONSOLE, Extra, GATEWAY, Gateway, KAFKA, Kind, LARGEST, Layout, PARTICIPANTS, Participant, REDIS,
+        Replica, Replicas, Scope,
     },
     log, postgres,
     prepare::Prepared,
@@ -63,21 +63,21 @@ pub(crate) enum Component {
     Redis,
     Participant(Replica),
     Gateway(Gateway),
+    Console,
 }
 
 impl Component {
-    /// Databases, broker and extras, which are started first and stopped last.
+    /// Databases, broker and what services need of the extras, which are started first and stopped last.
     pub(crate) fn infrastructure(extras: &[Extra]) -> Vec<Self> {
-        let extras = extras.iter().map(|extra| match extra {
-            Extra::Redis => Self::Redis,
-        });
-        PARTICIPANTS.iter().map(Self::Database).chain([Self::Kafka]).chain(extras).collect()
+        let redis = extras.contains(&Extra::Redis).then_some(Self::Redis);
+        PARTICIPANTS.iter().map(Self::Database).chain([Self::Kafka]).chain(redis).collect()
     }
 
-    /// The services of a prepared stack.
+    /// The services of a prepared stack, and the console, which only calls them.
     pub(crate) fn services(prepared: &Prepared) -> Vec<Self> {
+        let console = prepared.extras.contains(&Extra::Console).then_some(Self::Console);
         match prepared.scope {
-            Scope::Everything => Self::of(prepared.replicas),
+            Scope::Everything => Self::of(prepared.replicas).into_iter().chain(console).collect(),
             Scope::Infrastructure => Vec::new(),
         }
     }
@@ -90,8 +90,11 @@ impl Component {
 
     /// The component of a report.
     pub(crate) fn named(name: &str) -> Option<Self> {
-        let infrastructure = Self::infrastructure(&[Extra::Redis]).into_iter();
-        infrastructure.chain(Self::of(LARGEST)).find(|component| component.name() == name)
+        let infrastructure = Self::infrastructure(&Extra::ALL).into_iter();
+        infrastructure
+            .chain(Self::of(LARGEST))
+            .chain([Self::Console])
+            .find(|component| component.name() == name)
     }
 
     pub(crate) fn name(self) -> String {
@@ -101,6 +104,7 @@ impl Component {
             Self::Redis => REDIS.to_owned(),
             Self::Participant(replica) => replica.name(),
             Self::Gateway(gateway) => gateway.name(),
+            Self::Console => CONSOLE.to_owned(),
         }
     }
 
@@ -109,7 +113,7 @@ impl Component {
             Self::Database(_) => Kind::Postgres,
             Self::Kafka => Kind::Kafka,
             Self::Redis => Kind::Redis,
-            Self::Participant(_) | Self::Gateway(_) => Kind::Service,
+            Self::Participant(_) | Self::Gateway(_) | Self::Console => Kind::Service,
         }
     }
 
@@ -120,6 +124,7 @@ impl Component {
             Self::Redis => layout.redis_port(),
             Self::Participant(replica) => layout.grpc_port(replica),
             Self::Gateway(gateway) => layout.gateway_port(gateway),
+            Self::Console => layout.console_port(),
         }
     }
 
@@ -168,6 +173,10 @@ impl Component {
                 )?;
                 return Ok((command, Some(program)));
             }
+            Self::Console => {
+                let program = program(CONSOLE)?;
+                return Ok((services::console_command(layout, &program, &prepared.started)?, Some(program)));
+            }
         };
         Ok((command, None))
     }
@@ -199,6 +208,7 @@ impl Component {
         match self {
             Self::Participant(replica) => probe::service(on_loopback(layout.admin_port(replica))).await,
             Self::Gateway(gateway) => probe::service(on_loopback(layout.gateway_admin_port(gateway))).await,
+            Self::Console => probe::service(on_loopback(layout.console_admin_port())).await,
             Self::Database(participant) => match postgres::answers(layout, participant).await {
                 Ok(()) => Answer::ready(),
                 Err(error) => Answer::unready(format!("{error:#}")),

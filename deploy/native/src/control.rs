@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use crate::{
     component::{Component, is_ours},
     kafka::Broker,
-    layout::Layout,
+    layout::{Extra, Layout},
     probe::{self, Answer, Life, START_TIME_MAX},
     programs, removal,
     state::{self, ComponentReport, ComponentState, Lock, StackReport, is_locked},
@@ -92,11 +92,13 @@ pub fn detach(layout: &Layout, lock: &Lock, arguments: &[OsString]) -> Result<De
 }
 
 /// The command that starts a stack which ends, and deletes its data, when its standard input closes: however its owner ends. It
-/// ends with [`crate::prepare::PORT_TAKEN_EXIT_CODE`] if a port is taken. `program` is this one, `replicas` are `service=N`.
+/// ends with [`crate::prepare::PORT_TAKEN_EXIT_CODE`] if a port is taken. `program` is this one, `replicas` are `service=N`, and it has
+/// exactly these `extras`.
 pub fn bound_stack<'a>(
     program: &Path,
     layout: &Layout,
     replicas: impl IntoIterator<Item = &'a str>,
+    extras: &[Extra],
 ) -> Command {
     let mut command = Command::new(program);
     command
@@ -104,9 +106,19 @@ pub fn bound_stack<'a>(
         .arg("--data-dir")
         .arg(&layout.data_dir)
         .args(replicas.into_iter().flat_map(|replicas| ["--replicas", replicas]))
+        .args(extra_options(extras))
         .stdin(Stdio::piped())
         .stdout(Stdio::null());
     command
+}
+
+/// The options of `up` for exactly these extras.
+pub fn extra_options(extras: &[Extra]) -> impl Iterator<Item = &'static str> {
+    let is_wanted = |extra: &Extra| extras.contains(extra);
+    let with = Extra::ALL.into_iter().filter(is_wanted).map(|extra| ["--with", extra.name()]);
+    let without = Extra::DEFAULT.into_iter().filter(|extra| !is_wanted(extra));
+    let options: Vec<_> = with.chain(without.map(|extra| ["--without", extra.name()])).collect();
+    options.into_iter().flatten()
 }
 
 /// A component that can serve, but has been degraded for this long, won't recover by waiting longer: a consumer has

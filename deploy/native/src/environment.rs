@@ -8,7 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
@@ -50,6 +50,35 @@ pub(crate) fn unprivileged() -> Result<Option<(u32, u32)>> {
     let user = User::from_name("nobody")?
         .context("components are not run as root, and there is no user `nobody` to run them as")?;
     Ok(Some((user.uid.as_raw(), user.gid.as_raw())))
+}
+
+/// The user that the console runs as, if this machine has one, when the supervisor is root.
+const CONSOLE_USER: &str = "holdfast-console";
+/// Otherwise the console runs as this user and group, to which nobody gives accounts: Debian reserves it, systemd gives it to no service.
+const CONSOLE_ID: u32 = 65_533;
+
+/// User and group of the console when the supervisor is root: another user than that of the components, none of which may read what the
+/// console has (docs/adr/0018-the-consoles-identity.md). `None` if the supervisor has no rights to give away.
+pub(crate) fn console_user() -> Result<Option<(u32, u32)>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    if let Some(user) = User::from_name(CONSOLE_USER)? {
+        let is_components = unprivileged()?.is_some_and(|(uid, _)| uid == user.uid.as_raw());
+        ensure!(
+            !user.uid.is_root() && !is_components,
+            "the user `{CONSOLE_USER}` must be neither root nor the one that components run as"
+        );
+        return Ok(Some((user.uid.as_raw(), user.gid.as_raw())));
+    }
+    if let Some(other) = User::from_uid(CONSOLE_ID.into())? {
+        bail!(
+            "the console would run as the user with the id {CONSOLE_ID}, which is {}: create a user `{CONSOLE_USER}`, or leave it out \
+             with --without console",
+            other.name
+        );
+    }
+    Ok(Some((CONSOLE_ID, CONSOLE_ID)))
 }
 
 /// Checks that this process's user has a name: `initdb` asks for it.
@@ -127,6 +156,17 @@ mod tests {
             let output = with_umask(mode, "sh").args(["-c", "umask; echo \"$1\"", "-", "a 'b'"]).output();
             let said = String::from_utf8(output.expect("it runs").stdout).expect("text");
             assert_eq!(said, format!("{umask}\na 'b'\n"));
+        }
+    }
+
+    /// The console runs as another user than the components, neither of which is root; without rights to give away all run as this one.
+    #[test]
+    fn the_console_has_a_user_of_its_own() {
+        match (console_user().expect("known"), unprivileged().expect("known")) {
+            (Some((console, _)), Some((components, _))) => {
+                assert!(geteuid().is_root() && console != components && console != 0);
+            }
+            users => assert!(users == (None, None) && !geteuid().is_root(), "{users:?}"),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::environment::unprivileged;
+use crate::environment::{console_user, unprivileged};
 
 /// Whose a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,19 @@ pub(crate) enum Owner {
     Supervisor,
     /// That of the user that components run as.
     Components,
+    /// That of the user that the console runs as.
+    Console,
+}
+
+impl Owner {
+    /// User and group that it is given to; `None` if it stays this process's.
+    fn user(self) -> Result<Option<(u32, u32)>> {
+        match self {
+            Self::Supervisor => Ok(None),
+            Self::Components => unprivileged(),
+            Self::Console => console_user(),
+        }
+    }
 }
 
 /// Who gets through a folder.
@@ -42,7 +55,7 @@ pub(crate) fn write(path: &Path, content: &[u8], owner: Owner) -> Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(content)?;
         file.sync_all()?;
-        if let (Owner::Components, Some((uid, gid))) = (owner, unprivileged()?) {
+        if let Some((uid, gid)) = owner.user()? {
             chown(&draft, Some(uid), Some(gid))?;
         }
         fs::rename(draft, path)?;
@@ -58,11 +71,11 @@ pub(crate) fn folder(path: &Path, passage: Passage) -> Result<()> {
         .with_context(|| format!("cannot prepare the folder {}", path.display()))
 }
 
-/// The same of a folder of the components, with all that is in it.
-pub(crate) fn folder_of_components(path: &Path) -> Result<()> {
+/// The same of a folder of somebody else's, with all that is in it.
+pub(crate) fn folder_of(owner: Owner, path: &Path) -> Result<()> {
     create_with_mode(path, 0o700)
         .map_err(Into::into)
-        .and_then(|()| hand_over(path))
+        .and_then(|()| hand_over(path, owner.user()?))
         .with_context(|| format!("cannot prepare the folder {}", path.display()))
 }
 
@@ -74,9 +87,9 @@ fn create_with_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// Gives a folder, with everything in it, to the user that components run as; links are left as they are.
-fn hand_over(path: &Path) -> Result<()> {
-    let Some((uid, gid)) = unprivileged()? else { return Ok(()) };
+/// Gives a folder, with everything in it, to a user; links are left as they are.
+fn hand_over(path: &Path, user: Option<(u32, u32)>) -> Result<()> {
+    let Some((uid, gid)) = user else { return Ok(()) };
     let found = fs::symlink_metadata(path)?;
     if found.is_symlink() {
         return Ok(());
@@ -86,7 +99,7 @@ fn hand_over(path: &Path) -> Result<()> {
     }
     if found.is_dir() {
         for entry in fs::read_dir(path)? {
-            hand_over(&entry?.path())?;
+            hand_over(&entry?.path(), user)?;
         }
     }
     Ok(())
@@ -131,6 +144,8 @@ pub(crate) fn publish(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::geteuid;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -148,8 +163,13 @@ mod tests {
         fs::set_permissions(&file, Permissions::from_mode(0o666)).expect("allowed");
         write(&file, b"new", Owner::Supervisor).expect("written");
         assert_eq!((mode(&file), fs::read(&file).expect("there")), (0o600, b"new".to_vec()));
-        folder_of_components(&base).expect("prepared");
-        assert_eq!(mode(&base), 0o700);
+        for owner in [Owner::Console, Owner::Components] {
+            folder_of(owner, &base).expect("prepared");
+            assert_eq!(mode(&base), 0o700);
+            let owned_by = owner.user().expect("known").map_or(geteuid().as_raw(), |(uid, _)| uid);
+            let owners = [&base, &file].map(|path| fs::metadata(path).expect("there").uid());
+            assert_eq!(owners, [owned_by; 2], "{owner:?}");
+        }
         let passable = if unprivileged().expect("known").is_some() { 0o711 } else { 0o700 };
         for (passage, expected) in [(Passage::Components, passable), (Passage::Closed, 0o700)] {
             folder(&base, passage).expect("prepared");

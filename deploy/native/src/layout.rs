@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+pub use holdfast_proto::{CONSOLE, OPERATOR};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,32 +30,40 @@ pub enum Kind {
     Redis,
 }
 
-/// A component that a stack has only if it is asked for.
+/// A component that a stack can do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extra {
     /// Limits of clients that all gateways share.
     Redis,
+    /// Pages for operators.
+    Console,
 }
 
 /// Why a name of an [`Extra`] is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a stack can have only this in addition: {REDIS}")]
+#[error("must be one of {}", Extra::ALL.map(Extra::name).join(", "))]
 pub struct ExtraError;
 
 impl FromStr for Extra {
     type Err = ExtraError;
 
     fn from_str(text: &str) -> Result<Self, ExtraError> {
-        if text == REDIS { Ok(Self::Redis) } else { Err(ExtraError) }
+        Self::ALL.into_iter().find(|extra| extra.name() == text).ok_or(ExtraError)
     }
 }
 
 impl Extra {
+    /// All that there are.
+    pub const ALL: [Self; 2] = [Self::Redis, Self::Console];
+    /// What a stack has that is not asked for either.
+    pub const DEFAULT: [Self; 1] = [Self::Console];
+
     /// Its name, as a component too.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Redis => REDIS,
+            Self::Console => CONSOLE,
         }
     }
 }
@@ -274,8 +283,6 @@ pub const KAFKA: &str = "kafka";
 pub const REDIS: &str = "redis";
 /// The service that has no database.
 pub const GATEWAY: &str = "gateway";
-/// The identity of whoever runs `holdfast`.
-pub const OPERATOR: &str = "operator";
 
 /// Names of the services that have a database.
 pub fn participant_names() -> impl Iterator<Item = &'static str> {
@@ -299,7 +306,7 @@ const KAFKA_PORT: u16 = 9092;
 const REDIS_PORT: u16 = 6379;
 /// KRaft's own port; nobody else talks to it.
 const KAFKA_CONTROLLER_PORT: u16 = 9093;
-/// The console's, which is started by `holdfast console`.
+/// The console's.
 const CONSOLE_PORT: u16 = 8090;
 const CONSOLE_ADMIN_PORT: u16 = 9104;
 /// The highest port is 50133, so this keeps all below 65536.
@@ -412,10 +419,15 @@ impl Layout {
         self.port(CONSOLE_ADMIN_PORT)
     }
 
-    /// What the console of the stack has: settings, log, and tickets of those who may come in.
-    #[must_use]
-    pub fn console_dir(&self) -> PathBuf {
+    /// The folder of what the console has beside its settings, its certificate and its log.
+    pub(crate) fn console_dir(&self) -> PathBuf {
         self.data_dir.join("console")
+    }
+
+    /// Tickets of those who may come into the console.
+    #[must_use]
+    pub fn console_tickets_dir(&self) -> PathBuf {
+        self.console_dir().join("tickets")
     }
 
     pub(crate) fn kafka_port(&self) -> u16 {
@@ -439,6 +451,9 @@ impl Layout {
     /// Where a component answers `/healthz` and `/readyz`; databases and broker have no such port.
     #[must_use]
     pub fn component_admin_port(&self, component: &str) -> Option<u16> {
+        if component == CONSOLE {
+            return Some(self.console_admin_port());
+        }
         let gateway = gateway_named(component).map(|gateway| self.gateway_admin_port(gateway));
         gateway.or_else(|| replica_named(component).map(|replica| self.admin_port(replica)))
     }
@@ -676,7 +691,8 @@ impl Layout {
     pub fn component_names(&self) -> Vec<String> {
         let replicas: Vec<String> = largest_names().collect();
         let is_first = |name: &String| service_names().any(|first| first == name);
-        let is_always_there = |name: &String| *name != REDIS && (!replicas.contains(name) || is_first(name));
+        let is_extra = |name: &String| Extra::ALL.iter().any(|extra| extra.name() == name);
+        let is_always_there = |name: &String| !is_extra(name) && (!replicas.contains(name) || is_first(name));
         let has_run = |name: &String| is_always_there(name) || self.log_file(name).exists();
         every_component_name().into_iter().filter(has_run).collect()
     }
@@ -698,12 +714,13 @@ impl Layout {
             ports.push((participant.server.to_owned(), self.database_port(participant)));
         }
         for extra in extras {
-            ports.push((
-                extra.name().to_owned(),
-                match extra {
-                    Extra::Redis => self.redis_port(),
-                },
-            ));
+            match extra {
+                Extra::Redis => ports.push((REDIS.to_owned(), self.redis_port())),
+                Extra::Console => ports.extend([
+                    (CONSOLE.to_owned(), self.console_port()),
+                    (format!("{CONSOLE} (admin)"), self.console_admin_port()),
+                ]),
+            }
         }
         if scope == Scope::Everything {
             for gateway in replicas.gateways() {
@@ -727,11 +744,18 @@ pub fn every_component_name() -> Vec<String> {
     servers
         .chain([KAFKA, REDIS].map(str::to_owned))
         .chain(largest_names())
-        .chain(["supervisor".to_owned()])
+        .chain([CONSOLE, "supervisor"].map(str::to_owned))
         .collect()
 }
 
-/// Returns the service that a component is a replica of: `order` for `order` and `order-2`; `None` for databases and broker.
+/// The program of ours that a component runs: that of its service, or the console's; `None` for databases, broker and Redis.
+#[must_use]
+pub fn program_of(component: &str) -> Option<&'static str> {
+    service_of(component).or_else(|| (component == CONSOLE).then_some(CONSOLE))
+}
+
+/// Returns the service that a component is a replica of: `order` for `order` and `order-2`; `None` for databases, broker and what a stack
+/// can do without.
 #[must_use]
 pub fn service_of(component: &str) -> Option<&'static str> {
     let gateway = gateway_named(component).map(|_| GATEWAY);
@@ -791,9 +815,7 @@ mod tests {
     #[test]
     fn no_two_components_share_a_port() {
         let layout = Layout::new(PathBuf::from("/"), PORT_OFFSET_MAX);
-        let ports = layout.ports(Scope::Everything, LARGEST, &[Extra::Redis], &layout.links(LARGEST));
-        let consoles = [layout.console_port(), layout.console_admin_port()];
-        let ports = [ports, consoles.map(|port| ("console".to_owned(), port)).into()].concat();
+        let ports = layout.ports(Scope::Everything, LARGEST, &Extra::ALL, &layout.links(LARGEST));
         let distinct: HashSet<u16> = ports.iter().map(|(_, port)| *port).collect();
         assert_eq!(distinct.len(), ports.len(), "{ports:?}");
     }
@@ -816,11 +838,45 @@ mod tests {
             ("orders-db", None),
             ("kafka", None),
             ("redis", None),
+            ("console", None),
             ("order-10", None),
             ("", None),
         ] {
             assert_eq!(service_of(component), service, "{component}");
+            let program = if component == CONSOLE { Some(CONSOLE) } else { service };
+            assert_eq!(program_of(component), program, "{component}");
         }
+    }
+
+    /// The console is a component with ports of its own, which a stack has unless it does without; its log is there once it has run.
+    #[test]
+    fn the_console_is_a_component() {
+        let folder = std::env::temp_dir().join(format!("holdfast-layout-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("logs")).expect("created");
+        let layout = Layout::new(folder.clone(), 1_000);
+        assert_eq!(layout.component_admin_port(CONSOLE), Some(10_104));
+        let ports = |extras: &[Extra]| layout.ports(Scope::Everything, Replicas::default(), extras, &[]);
+        let of_console: Vec<_> =
+            ports(&Extra::DEFAULT).into_iter().filter(|port| !ports(&[]).contains(port)).collect();
+        let expected = [("console", 9_090), ("console (admin)", 10_104)];
+        assert_eq!(of_console, expected.map(|(name, port)| (name.to_owned(), port)));
+        let is_known = || layout.component_names().contains(&CONSOLE.to_owned());
+        assert!(!is_known());
+        std::fs::write(layout.log_file(CONSOLE), "").expect("written");
+        assert!(is_known());
+        std::fs::remove_dir_all(folder).expect("gone");
+    }
+
+    /// What a stack can do without is asked for by its name.
+    #[test]
+    fn what_a_stack_can_do_without_has_a_name() {
+        for extra in Extra::ALL {
+            assert_eq!(extra.name().parse(), Ok(extra));
+        }
+        for wrong in ["", " ", "kafka", "Console"] {
+            assert_eq!(wrong.parse::<Extra>(), Err(ExtraError), "{wrong:?}");
+        }
+        assert_eq!(ExtraError.to_string(), "must be one of redis, console");
     }
 
     /// A folder has one name, whichever path leads to it: over `..`, over a link, or not there yet.

@@ -198,7 +198,7 @@ fn init(
     }
     // Left behind by an interrupted start. The folder itself may be the root of a disk, and stay.
     removal::remove(&cluster)?;
-    files::folder_of_components(&cluster)?;
+    files::folder_of(Owner::Components, &cluster)?;
     // initdb needs an empty folder, so the password file is beside it, readable only by the server's user.
     let password_file = cluster.with_extension("password");
     let password = fs::read(layout.administrator_password_file(participant))?;

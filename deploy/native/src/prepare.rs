@@ -19,7 +19,7 @@ use crate::{
     environment,
     files::{self, Owner, Passage},
     kafka,
-    layout::{Extra, KAFKA, Layout, PARTICIPANTS, Replicas, Scope, Tls, identities, service_names},
+    layout::{CONSOLE, Extra, KAFKA, Layout, PARTICIPANTS, Replicas, Scope, Tls, identities, service_names},
     link::Link,
     ports::{self, Taken},
     postgres, programs, redis,
@@ -38,10 +38,19 @@ const JAVA_VERSION_MIN: u32 = 17;
 /// Ports that are in use, all of them.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{}; choose other ports with --port-offset N, or stop what is in the way",
-    .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    "{}; choose other ports with --port-offset N, or stop what is in the way{}",
+    .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    self.console_alone()
 )]
 pub struct PortTaken(Vec<Taken>);
+
+impl PortTaken {
+    /// A stack can do without its console.
+    fn console_alone(&self) -> &'static str {
+        let is_consoles = |taken: &Taken| taken.component.starts_with(CONSOLE);
+        if self.0.iter().all(is_consoles) { ", or leave the console out with --without console" } else { "" }
+    }
+}
 
 /// What to do about a port that becomes free by itself, because only an outgoing connection has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +77,10 @@ pub struct Prepared {
     pub scope: Scope,
     /// How many of each service.
     pub replicas: Replicas,
-    /// What it has only because it was asked for.
+    /// What it has that others do without.
     pub(crate) extras: Vec<Extra>,
+    /// Options that a command needs for this stack, such as ` --data-dir DIR`: its console shows commands.
+    pub(crate) command_options: String,
     /// Its links, if it has any.
     pub(crate) links: Vec<Link>,
     /// What is remembered of this start. Not read again while the stack runs: components must start again whatever became of the file.
@@ -84,8 +95,10 @@ pub struct Wanted<'a> {
     pub scope: Scope,
     /// How many of each service.
     pub replicas: Replicas,
-    /// What it has only because it was asked for.
+    /// What it has that others do without.
     pub extras: Vec<Extra>,
+    /// Options that a command needs for it, such as ` --data-dir DIR`.
+    pub command_options: String,
     /// Those of the layout, or none: then clients reach servers by the servers' own ports.
     pub links: Vec<Link>,
     /// The folder of the services' programs, if that is not where this one is.
@@ -118,13 +131,16 @@ fn each_check<'a>(layout: &'a Layout, wanted: &Wanted<'a>) -> Vec<Check<'a>> {
     for extra in &wanted.extras {
         match extra {
             Extra::Redis => checks.push(("Redis", Box::new(redis::check))),
+            Extra::Console => {
+                checks.push(("user of the console", Box::new(|| environment::console_user().map(drop))));
+            }
         }
     }
     checks.push(("space", Box::new(move || check_space(there()))));
     checks.push(("folder", Box::new(|| check_nothing_else(layout))));
     if wanted.scope == Scope::Everything {
-        let programs = wanted.programs;
-        checks.push(("programs", Box::new(move || programs::check(programs))));
+        let (programs, extras) = (wanted.programs, wanted.extras.clone());
+        checks.push(("programs", Box::new(move || programs::check(programs, &extras))));
     }
     checks
 }
@@ -140,7 +156,8 @@ pub fn checks(layout: &Layout) -> Vec<(&'static str, Result<()>)> {
     let wanted = Wanted {
         scope: Scope::Everything,
         replicas: Replicas::default(),
-        extras: Vec::new(),
+        extras: Extra::DEFAULT.into(),
+        command_options: String::new(),
         links: Vec::new(),
         programs: None,
         database_tls: Tls::DEFAULT,
@@ -179,7 +196,8 @@ pub fn claim(layout: &Layout) -> Result<Option<Lock>> {
 /// completed or made anew. The holder of the lock may do so when nothing of an earlier life runs any more. The stack's folder becomes
 /// the working folder of this process, and so that of components: through it they get to their files wherever it is.
 pub fn prepare(layout: Layout, lock: &Lock, wanted: Wanted<'_>) -> Result<Prepared> {
-    let Wanted { scope, replicas, extras, links, programs, database_tls, kafka_tls, .. } = wanted;
+    let Wanted { scope, replicas, extras, links, programs, database_tls, kafka_tls, command_options, .. } =
+        wanted;
     let (temporary_ports, settings) = (wanted.temporary_ports, wanted.settings);
     check_ports(&layout.ports(scope, replicas, &extras, &links), temporary_ports)?;
     let artifacts = Artifacts::ensure()?;
@@ -194,12 +212,13 @@ pub fn prepare(layout: Layout, lock: &Lock, wanted: Wanted<'_>) -> Result<Prepar
     write_down(&layout.database_tls_file(), database_tls)?;
     write_down(&layout.kafka_tls_file(), kafka_tls)?;
     files::folder(&layout.pki_dir(), Passage::Components)?;
-    renew_certificates(&layout, scope)?;
+    renew_certificates(&layout, scope, &extras)?;
     postgres::prepare(&layout, lock, &artifacts)?;
     kafka::prepare(&layout, lock, &artifacts, &links)?;
     for extra in &extras {
         match extra {
             Extra::Redis => redis::prepare(&layout)?,
+            Extra::Console => prepare_console(&layout)?,
         }
     }
     if scope == Scope::Everything {
@@ -208,12 +227,12 @@ pub fn prepare(layout: Layout, lock: &Lock, wanted: Wanted<'_>) -> Result<Prepar
         let keys = layout.pki_dir().join("jwks.json");
         files::publish(&keys).with_context(|| format!("cannot open {} to the gateways", keys.display()))?;
         for name in service_names() {
-            files::folder_of_components(&layout.pki_dir().join(name))?;
+            files::folder_of(Owner::Components, &layout.pki_dir().join(name))?;
         }
-        services::prepare(&layout, replicas, &extras, &links)?;
+        services::prepare(&layout, replicas, &extras, &links, &command_options)?;
         programs::prepare(&layout, replicas, programs)?;
     }
-    Ok(Prepared { layout, scope, replicas, extras, links, started, artifacts })
+    Ok(Prepared { layout, scope, replicas, extras, command_options, links, started, artifacts })
 }
 
 /// Components that run as another user get through the stack's folder, and can't list it.
@@ -228,18 +247,27 @@ fn open_to_components(folder: &Path) -> Result<()> {
     open().with_context(|| format!("cannot open {} to the components", folder.display()))
 }
 
+/// What the console alone may read: its certificate and the tickets of those who may come in.
+fn prepare_console(layout: &Layout) -> Result<()> {
+    files::folder_of(Owner::Console, &layout.pki_dir().join(CONSOLE))?;
+    // Its own, so that nobody but the supervisor can replace what is in it.
+    files::folder(&layout.console_dir(), Passage::Components)?;
+    files::folder_of(Owner::Console, &layout.console_tickets_dir())
+}
+
 /// Who renews certificates by itself, in their audit.
 const SUPERVISOR: &str = "supervisor";
 
 /// Makes sure that every identity has a certificate with time left.
-pub(crate) fn renew_certificates(layout: &Layout, scope: Scope) -> Result<()> {
+pub(crate) fn renew_certificates(layout: &Layout, scope: Scope, extras: &[Extra]) -> Result<()> {
     let (databases, broker) = (layout.database_tls() == Tls::On, layout.kafka_tls() == Tls::On);
     if scope == Scope::Infrastructure && !databases && !broker {
         return Ok(());
     }
     let author = Author { name: SUPERVISOR.to_owned(), reason: None, unrecorded: |error| say!("{error}") };
     let pki = Pki::open_or_init_by(&layout.pki_dir(), author)?;
-    for identity in identities() {
+    let console = extras.contains(&Extra::Console).then_some(CONSOLE);
+    for identity in identities().chain(console) {
         pki.ensure_leaf(identity)?;
     }
     let servers = PARTICIPANTS.iter().map(|participant| participant.server).filter(|_| databases);
@@ -430,6 +458,10 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(check_ports(&ports[1..], Temporary::Fail).is_err());
+        assert!(!text.contains("--without"), "{text}");
+        let of_console = ["console", "console (admin)"].map(|name| (name.to_owned(), listens));
+        let taken = check_ports(&of_console, Temporary::Fail).expect_err("in use").to_string();
+        assert!(taken.ends_with(", or leave the console out with --without console"), "{taken}");
         // Its other end closes first, so this one's port is free as soon as it is closed too.
         drop(listener.accept().expect("accepted"));
         let waits = std::thread::spawn(move || check_ports(&ports[1..], Temporary::Wait).is_ok());

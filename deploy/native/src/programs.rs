@@ -28,7 +28,10 @@ use nix::unistd::geteuid;
 use crate::{
     environment,
     files::{self, Owner},
-    layout::{Gateway, Layout, Replica, Replicas, closed_to_others, service_names, service_of},
+    layout::{
+        CONSOLE, Extra, Gateway, Layout, Replica, Replicas, closed_to_others, program_of, service_names,
+        service_of,
+    },
 };
 
 /// The file name of a service's program.
@@ -57,6 +60,11 @@ pub fn own_folder(service: &str) -> Result<PathBuf> {
     Ok(found.to_owned())
 }
 
+/// The program that was built with this one.
+fn own_program(service: &str) -> Result<PathBuf> {
+    Ok(own_folder(service)?.join(file_name(service)))
+}
+
 /// The programs of all components of a stack that is not started yet come from `folder`, or else from where this one is.
 pub(crate) fn prepare(layout: &Layout, replicas: Replicas, folder: Option<&Path>) -> Result<()> {
     let components = replicas.all().map(Replica::name).chain(replicas.gateways().map(Gateway::name));
@@ -66,13 +74,14 @@ pub(crate) fn prepare(layout: &Layout, replicas: Replicas, folder: Option<&Path>
             None => forget(layout, &component)?,
         }
     }
-    Ok(())
+    // The command that lets browsers in and the console are of one version.
+    forget(layout, CONSOLE)
 }
 
 /// From its next start on a component runs its program in `folder`.
 pub(crate) fn choose(layout: &Layout, component: &str, folder: &Path) -> Result<()> {
-    let service = service_of(component).with_context(|| format!("{component} has no program of ours"))?;
-    let program = program_in(folder, service)?;
+    let name = program_of(component).with_context(|| format!("{component} has no program of ours"))?;
+    let program = program_in(folder, name)?;
     let path = layout.program_file(component);
     files::write(&path, program.as_os_str().as_bytes(), Owner::Supervisor)
 }
@@ -102,9 +111,7 @@ pub(crate) fn chosen(layout: &Layout, component: &str, service: &str) -> Result<
     let path = layout.program_file(component);
     match fs::read(&path) {
         Ok(program) => Ok(PathBuf::from(OsString::from_vec(program))),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Ok(own_folder(service)?.join(file_name(service)))
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => own_program(service),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
@@ -167,13 +174,15 @@ impl Program {
     }
 }
 
-/// Checks that every service has a program that the user of the components may run.
-pub(crate) fn check(folder: Option<&Path>) -> Result<()> {
-    for service in service_names() {
-        let program = match folder {
-            Some(folder) => program_in(folder, service)?,
-            None => own_folder(service)?.join(file_name(service)),
-        };
+/// Checks that every service, and the console if there is to be one, has a program that its user may run.
+pub(crate) fn check(folder: Option<&Path>, extras: &[Extra]) -> Result<()> {
+    let of_service = |service| match folder {
+        Some(folder) => program_in(folder, service),
+        None => own_program(service),
+    };
+    let console = extras.contains(&Extra::Console).then(|| own_program(CONSOLE));
+    for program in service_names().map(of_service).chain(console) {
+        let program = program?;
         let mode = fs::metadata(&program)
             .with_context(|| format!("cannot look at {}", program.display()))?
             .permissions()

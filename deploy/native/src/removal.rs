@@ -36,7 +36,7 @@ const PKI_FILES: [&str; 12] = [
 /// Files of the broker, beside its logs.
 const BROKER_FILES: [&str; 5] =
     ["log4j2.xml", "server.properties", "tls.pem", "ca.crt", crate::certificates::UNREAD];
-/// Files of the console.
+/// Files of the console of an earlier version, which was no component.
 const CONSOLE_FILES: [&str; 3] = ["console.log", "console.toml", "process"];
 /// Digits of the name of a ticket, the digest of a secret.
 const TICKET_DIGITS: usize = 64;
@@ -294,6 +294,8 @@ mod tests {
             "pki/order/tls.draft",
             "pki/reporting/ca.crt",
             "pki/reporting/tls.crt",
+            "config/console.toml",
+            "logs/console.log",
             "console/console.toml",
             "console/console.log",
             "console/process",

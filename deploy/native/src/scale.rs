@@ -119,7 +119,7 @@ async fn change(
     before: Replicas,
     wanted: Replicas,
 ) -> Result<()> {
-    let Prepared { layout, scope, extras, links, .. } = &supervisor.prepared;
+    let Prepared { layout, scope, extras, links, command_options, .. } = &supervisor.prepared;
     ensure!(*scope == Scope::Everything, "the stack has databases and broker only");
     ensure!(links.is_empty(), "the ports between its components are those of its start");
     let (new_gateways, new): (Vec<_>, Vec<_>) =
@@ -127,6 +127,8 @@ async fn change(
     let added = async {
         services::prepare_participants(layout, wanted, links)?;
         start(supervisor, group, &new).await?;
+        // Nothing waits for the console to read it: a replica that it does not know yet is not shown yet.
+        services::prepare_console(layout, wanted, extras, command_options)?;
         // A gateway that goes serves until it has ended: until then it needs the addresses, and the others are not alone.
         services::prepare_gateways(layout, before.at_least(wanted), wanted, extras, links)?;
         for gateway in before.gateways() {
@@ -136,6 +138,7 @@ async fn change(
     };
     if let Err(error) = added.await {
         services::prepare_gateways(layout, before, before, extras, links)?;
+        services::prepare_console(layout, before, extras, command_options)?;
         end(supervisor, group, &[new_gateways, new].concat()).await;
         return Err(error);
     }

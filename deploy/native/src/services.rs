@@ -8,9 +8,12 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    environment::{self, unprivileged},
+    environment::{self, console_user, unprivileged},
     files::{self, Owner},
-    layout::{Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Replica, Replicas, Tls, service_names},
+    layout::{
+        CONSOLE, Extra, GATEWAY, Gateway, KAFKA, Layout, PARTICIPANTS, Participant, Replica, Replicas, Tls,
+        service_names,
+    },
     link::{Link, port_between},
     programs::{Program, says_in_its_help},
     remembered::Remembered,
@@ -26,6 +29,8 @@ const DEMO_ACCOUNTS: [(&str, &str); 4] =
 /// Sections that the gateway does not have, and sections that only the gateway has.
 const PARTICIPANT_SECTIONS: &[&str] = &["kafka", "database", "grpc"];
 const GATEWAY_SECTIONS: &[&str] = &["auth", "cache", "limits", "redis", "upstream"];
+/// Sections of the console that can be set: the others say where the services are, under the names that their own sections have.
+const CONSOLE_SECTIONS: &[&str] = &["console", "service"];
 
 #[derive(Serialize)]
 struct Service {
@@ -134,6 +139,38 @@ struct GatewayFile {
     upstream: BTreeMap<&'static str, Destination>,
 }
 
+#[derive(Serialize)]
+struct Pages {
+    listen: String,
+    tickets: PathBuf,
+    allow_write: bool,
+    command_options: String,
+}
+
+/// Where the replicas of a service are that is asked, separated by commas.
+#[derive(Serialize)]
+struct Asked {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    admin: String,
+}
+
+#[derive(Serialize)]
+struct Brokers {
+    brokers: String,
+}
+
+#[derive(Serialize)]
+struct ConsoleFile {
+    service: Service,
+    identity: Identity,
+    console: Pages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kafka: Option<Brokers>,
+    #[serde(flatten)]
+    services: BTreeMap<&'static str, Asked>,
+}
+
 fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
@@ -153,9 +190,54 @@ fn service(port: u16) -> Service {
 }
 
 /// Writes the configuration of each service. Secrets are not in it; they are passed in the environment.
-pub(crate) fn prepare(layout: &Layout, replicas: Replicas, extras: &[Extra], links: &[Link]) -> Result<()> {
+pub(crate) fn prepare(
+    layout: &Layout,
+    replicas: Replicas,
+    extras: &[Extra],
+    links: &[Link],
+    command_options: &str,
+) -> Result<()> {
     prepare_participants(layout, replicas, links)?;
-    prepare_gateways(layout, replicas, replicas, extras, links)
+    prepare_gateways(layout, replicas, replicas, extras, links)?;
+    prepare_console(layout, replicas, extras, command_options)
+}
+
+/// That of the console, which asks these replicas, by their own ports; nothing for a stack without one. A console that runs reads it again.
+pub(crate) fn prepare_console(
+    layout: &Layout,
+    replicas: Replicas,
+    extras: &[Extra],
+    command_options: &str,
+) -> Result<()> {
+    if !extras.contains(&Extra::Console) {
+        return Ok(());
+    }
+    let of = |participant: &'static Participant| {
+        let address = replicas.of(participant).map(|replica| layout.grpc_port(replica));
+        let admin = replicas.of(participant).map(|replica| layout.admin_port(replica));
+        (participant.name, Asked { address: Some(addresses(address)), admin: addresses(admin) })
+    };
+    let gateways = replicas.gateways().map(|gateway| layout.gateway_admin_port(gateway));
+    let gateway = Asked { address: None, admin: addresses(gateways) };
+    let file = ConsoleFile {
+        service: service(layout.console_admin_port()),
+        identity: identity(layout, CONSOLE),
+        console: Pages {
+            listen: loopback(layout.console_port()),
+            tickets: layout.as_components_see(layout.console_tickets_dir()),
+            // What somebody may do is said when they are let in.
+            allow_write: true,
+            command_options: command_options.to_owned(),
+        },
+        // A broker with TLS grants the console nothing.
+        kafka: (layout.kafka_tls() == Tls::Off).then(|| Brokers { brokers: layout.kafka_brokers() }),
+        services: PARTICIPANTS.iter().map(of).chain([(GATEWAY, gateway)]).collect(),
+    };
+    write(layout, CONSOLE, &file, Owner::Console)
+}
+
+fn addresses(ports: impl Iterator<Item = u16>) -> String {
+    ports.map(loopback).collect::<Vec<_>>().join(",")
 }
 
 /// Those of the services with databases.
@@ -178,7 +260,7 @@ pub(crate) fn prepare_participants(layout: &Layout, replicas: Replicas, links: &
             delivery: (participant.name == "delivery")
                 .then(|| Delivery { step: "2s".to_owned(), fail_prefix: "UNDELIVERABLE" }),
         };
-        write(layout, &replica.name(), &file)?;
+        write(layout, &replica.name(), &file, Owner::Components)?;
     }
     Ok(())
 }
@@ -202,7 +284,7 @@ pub(crate) fn prepare_gateways(
             cache: (!alone).then_some(Cache { unfinished_time: "0s" }),
             upstream: upstream(layout, gateway, called, links),
         };
-        write(layout, &gateway.name(), &file)?;
+        write(layout, &gateway.name(), &file, Owner::Components)?;
     }
     Ok(())
 }
@@ -225,13 +307,13 @@ fn upstream(
     destinations.collect()
 }
 
-fn write(layout: &Layout, name: &str, file: &impl Serialize) -> Result<()> {
+fn write(layout: &Layout, name: &str, file: &impl Serialize, owner: Owner) -> Result<()> {
     let path = layout.config_file(name);
     let text = format!(
         "# Written at each start of the native stack; the environment takes precedence.\n{}",
         toml::to_string(file)?
     );
-    files::write(&path, text.as_bytes(), Owner::Components)
+    files::write(&path, text.as_bytes(), owner)
 }
 
 /// The command that starts a replica of a service in the foreground.
@@ -273,6 +355,11 @@ pub(crate) fn gateway_command(
     Ok(command)
 }
 
+/// The command that starts the console in the foreground.
+pub(crate) fn console_command(layout: &Layout, program: &Program, started: &Remembered) -> Result<Command> {
+    service_command(layout, CONSOLE, CONSOLE, program, started)
+}
+
 fn service_command(
     layout: &Layout,
     name: &str,
@@ -291,7 +378,7 @@ fn service_command(
     command.envs(environment::ours().filter(|(variable, _)| is_for(name, variable)));
     // What was asked for by an option goes before the environment.
     command.envs(started.variables().filter(|(variable, _)| is_for(name, OsStr::new(variable))));
-    if let Some((uid, gid)) = unprivileged()? {
+    if let Some((uid, gid)) = if name == CONSOLE { console_user()? } else { unprivileged()? } {
         command.uid(uid).gid(gid);
     }
     Ok(command)
@@ -303,8 +390,11 @@ fn is_for(service: &str, variable: &OsStr) -> bool {
         return true;
     };
     let section = setting.split("__").next().unwrap_or_default().to_lowercase();
+    if service == CONSOLE {
+        return CONSOLE_SECTIONS.contains(&section.as_str());
+    }
     // A service's own section has its name.
-    let foreign = section != service && service_names().any(|name| name == section);
+    let foreign = section != service && service_names().chain([CONSOLE]).any(|name| name == section);
     let sections_of_others = if service == GATEWAY { PARTICIPANT_SECTIONS } else { GATEWAY_SECTIONS };
     !foreign && !sections_of_others.contains(&section.as_str())
 }
@@ -322,7 +412,7 @@ mod tests {
         fs::create_dir_all(folder.join("config")).expect("created");
         let layout = Layout::new(folder.clone(), 0);
         let says_so = |extras: &[Extra]| {
-            prepare(&layout, Replicas::default(), extras, &[]).expect("written");
+            prepare(&layout, Replicas::default(), extras, &[], "").expect("written");
             let text = fs::read_to_string(layout.config_file(GATEWAY)).expect("there");
             text.contains("redis")
         };
@@ -341,5 +431,48 @@ mod tests {
             assert!(text.contains("unfinished_time = \"0s\""), "{text}");
         }
         fs::remove_dir_all(folder).expect("gone");
+    }
+
+    /// The console asks every replica by its own port, has a certificate of its own, and is not there if nobody wants it.
+    #[test]
+    fn the_console_knows_every_replica() {
+        let folder = std::env::temp_dir().join(format!("holdfast-console-{}", std::process::id()));
+        fs::create_dir_all(folder.join("config")).expect("created");
+        let layout = Layout::new(folder.clone(), 1_000);
+        let mut replicas = Replicas::default();
+        replicas.set("order=2").expect("two orders");
+        replicas.set("gateway=2").expect("two gateways");
+        prepare(&layout, replicas, &[Extra::Redis], &[], "").expect("written");
+        assert!(!layout.config_file(CONSOLE).exists());
+        let options = " --data-dir '/x y'";
+        prepare(&layout, replicas, &Extra::ALL, &layout.links(replicas), options).expect("written");
+        let text = fs::read_to_string(layout.config_file(CONSOLE)).expect("there");
+        let file: toml::Table = text.parse().expect("settings");
+        assert_eq!(file["order"]["address"].as_str(), Some("127.0.0.1:51051,127.0.0.1:51061"));
+        assert_eq!(file["order"]["admin"].as_str(), Some("127.0.0.1:10101,127.0.0.1:10111"));
+        assert_eq!(file["gateway"]["admin"].as_str(), Some("127.0.0.1:10100,127.0.0.1:10110"));
+        assert!(file["gateway"].get("address").is_none());
+        assert_eq!(file["console"]["listen"].as_str(), Some("127.0.0.1:9090"));
+        assert_eq!(file["console"]["command_options"].as_str(), Some(options));
+        let certificate = file["identity"]["certificate"].as_str().expect("a path");
+        assert!(certificate.ends_with("pki/console/tls.crt"), "{certificate}");
+        fs::remove_dir_all(folder).expect("gone");
+    }
+
+    /// The console gets the settings that are its own or everybody's, and nobody else gets those that are its own.
+    #[test]
+    fn a_setting_reaches_those_that_know_it() {
+        for (variable, expected) in [
+            ("HOLDFAST__CONSOLE__PAYLOADS", &[CONSOLE][..]),
+            ("HOLDFAST__SERVICE__LOG", &[CONSOLE, GATEWAY, "order"]),
+            ("HOLDFAST__ORDER__STUCK_AFTER", &["order"]),
+            ("HOLDFAST__LIMITS__ENABLED", &[GATEWAY]),
+            ("HOLDFAST__KAFKA__TLS__MODE", &["order"]),
+            ("HOLDFAST_DATA_DIR", &[CONSOLE, GATEWAY, "order"]),
+        ] {
+            let all = [CONSOLE, GATEWAY, "order"].into_iter();
+            let reached: Vec<_> = all.filter(|service| is_for(service, OsStr::new(variable))).collect();
+            assert_eq!(reached, expected, "{variable}");
+        }
     }
 }

@@ -223,8 +223,8 @@ impl Supervisor {
         let mut tick = tokio::time::interval(RENEW_EVERY);
         loop {
             tick.tick().await;
-            let (layout, scope) = (self.prepared.layout.clone(), self.prepared.scope);
-            match tokio::task::spawn_blocking(move || renew_certificates(&layout, scope)).await {
+            let Prepared { layout, scope, extras, .. } = self.prepared.clone();
+            match tokio::task::spawn_blocking(move || renew_certificates(&layout, scope, &extras)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => say!("cannot renew certificates: {error:#}"),
                 // A panic in the renewal is no reason to stop the stack.

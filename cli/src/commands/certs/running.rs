@@ -8,7 +8,7 @@ use holdfast_certs::{LeafStatus, Pki};
 use holdfast_native::{
     certificates,
     control::{self, Found},
-    layout::{KAFKA, Layout, PARTICIPANTS, Participant, Tls, service_of},
+    layout::{KAFKA, Layout, PARTICIPANTS, Participant, Tls, program_of},
     link::Link,
 };
 use serde::Serialize;
@@ -131,7 +131,7 @@ impl Running {
         });
         let services = report.components.into_iter().filter_map(|component| {
             Some(User {
-                identity: service_of(&component.name)?,
+                identity: program_of(&component.name)?,
                 kind: Kind::Service { admin_url: layout.admin_url(&component.name) },
                 component: component.name,
             })
@@ -183,6 +183,11 @@ impl Running {
             in_use.not_yet.push(Waiting { name: component.clone(), reason });
         }
         Ok(in_use)
+    }
+
+    /// The identities that are in use.
+    pub(super) fn identities(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|user| user.identity.to_owned())
     }
 
     /// Components of an identity.

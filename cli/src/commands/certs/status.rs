@@ -79,7 +79,8 @@ impl Status {
         let pki = self.folder.open()?;
         let running = Running::of(&self.folder)?;
         let mut certificates = Vec::new();
-        let names: BTreeSet<String> = pki.identities()?.into_iter().chain(self.folder.expected()?).collect();
+        let expected = self.folder.expected()?.into_iter().chain(running.identities());
+        let names: BTreeSet<String> = pki.identities()?.into_iter().chain(expected).collect();
         for name in names {
             certificates.push(line(&pki, &running, name).await?);
         }

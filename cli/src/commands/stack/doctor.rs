@@ -9,7 +9,7 @@ use holdfast_chaos::admin::metric;
 use holdfast_common::metric::{CONSUMER_STOPPED_BY_DEAD_LETTERS, DEAD_LETTERS_PARKED, OUTBOX_HELD_BACK_ROWS};
 use holdfast_native::{
     control::{self, Found, Watched},
-    layout::{Kind, Layout, PORT_OFFSET_MAX, Replicas, Scope},
+    layout::{Extra, Kind, Layout, PORT_OFFSET_MAX, Replicas, Scope},
     ports, prepare,
     programs::Running,
     remembered,
@@ -147,7 +147,7 @@ impl Doctor {
 
 /// All that are taken, not only the first.
 fn of_ports(layout: &Layout) -> Line {
-    let taken = ports::taken(&layout.ports(Scope::Everything, Replicas::default(), &[], &[]));
+    let taken = ports::taken(&layout.ports(Scope::Everything, Replicas::default(), &Extra::DEFAULT, &[]));
     if taken.is_empty() {
         return Line::good("ports", "");
     }

@@ -10,7 +10,7 @@ use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_native::{
     control,
-    layout::{Kind, service_names, service_of},
+    layout::{CONSOLE, Kind, program_of, service_names},
     programs,
     state::StackReport,
 };
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct Roll {
     #[command(flatten)]
     at: At,
-    /// Services, as `holdfast status` shows them: order, order-2; all of them if none is named
+    /// Services, as `holdfast status` shows them, or the console: order, order-2; all of them if none is named
     #[arg(value_name = "COMPONENT", value_parser = parse_component)]
     components: Vec<String>,
     /// The folder of the new programs; by default that of this command
@@ -36,8 +36,9 @@ pub(crate) struct Roll {
 }
 
 fn parse_component(text: &str) -> Result<String> {
-    let is_known = service_of(text).is_some();
-    anyhow::ensure!(is_known, "is no service; there are {}", service_names().collect::<Vec<_>>().join(", "));
+    let is_known = program_of(text).is_some();
+    let all = || service_names().chain([CONSOLE]).collect::<Vec<_>>().join(", ");
+    anyhow::ensure!(is_known, "is no service; there are {}", all());
     Ok(text.to_owned())
 }
 
@@ -67,8 +68,10 @@ impl Roll {
 
     fn select(&self, report: &StackReport) -> Result<Vec<String>> {
         let services = report.components.iter().filter(|component| component.kind == Kind::Service);
-        let services: Vec<String> = services.map(|component| component.name.clone()).collect();
+        let mut services: Vec<String> = services.map(|component| component.name.clone()).collect();
         if self.components.is_empty() {
+            // It is of one version with this command, which lets browsers in; services of another one are not.
+            services.retain(|name| name != CONSOLE || self.programs.is_none());
             return Ok(services);
         }
         for component in &self.components {
@@ -84,7 +87,7 @@ impl Roll {
     fn folder_for(&self, component: &str) -> Result<PathBuf> {
         match &self.programs {
             Some(folder) => Ok(folder.clone()),
-            None => programs::own_folder(service_of(component).unwrap_or(component)),
+            None => programs::own_folder(program_of(component).unwrap_or(component)),
         }
     }
 }
@@ -135,7 +138,7 @@ mod tests {
         for wrong in ["", " ", "kafka", "orders-db", "order-10"] {
             assert!(parse_component(wrong).is_err(), "{wrong:?}");
         }
-        assert!(parse_component("order-2").is_ok());
+        assert!(parse_component("order-2").is_ok() && parse_component("console").is_ok());
         for wrong in ["", "/", "/no/such/folder"] {
             assert!(parse_programs(wrong).is_err(), "{wrong:?}");
         }

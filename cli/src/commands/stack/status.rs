@@ -324,6 +324,7 @@ mod tests {
                 "consumer: stopped because of too many dead letters, the last one in order.created/3 at 4711",
             ),
             component("gateway", Kind::Service, 9_080, ComponentState::Ready, 0, ""),
+            component("console", Kind::Service, 9_090, ComponentState::Unready, 1, "does not answer"),
         ];
         let age = |component: &ComponentReport| {
             component.pid.map(|pid| Duration::from_secs(u64::from(pid % 7 + 1) * 4_000))

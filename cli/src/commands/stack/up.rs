@@ -14,7 +14,9 @@ use clap::Args;
 use holdfast_common::duration::parse_duration;
 use holdfast_native::{
     control::{self, Detached, Found, Stopped},
-    layout::{Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope, Tls, service_of},
+    layout::{
+        CONSOLE, Extra, GATEWAY, Layout, PORT_OFFSET_MAX, Replicas, ReplicasError, Scope, Tls, service_of,
+    },
     prepare::{self, PortTaken, Prepared, Temporary, Wanted, prepare},
     remembered::{self, Remembered, Setting},
     state::{ComponentReport, ComponentState, Lock, StackReport},
@@ -24,7 +26,7 @@ use holdfast_native::{
 use super::{down::STOP_TIME_MAX, roll::parse_programs, token};
 use crate::{
     commands::certs::folder::remedy,
-    options::{At, hint, make_hint},
+    options::{At, folder_option, hint, make_hint},
     output::{Outcome, data, say},
 };
 
@@ -51,6 +53,9 @@ pub(crate) struct Up {
     /// Start this as well; `redis` has all gateways share the limits of their clients
     #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
     with: Vec<Extra>,
+    /// Leave this out; without `console` there are no pages for operators
+    #[arg(long, value_name = "WHAT", value_parser = str::parse::<Extra>)]
+    without: Vec<Extra>,
     /// Set a setting of services, such as `kafka.dead_letters_in_a_row_max=9`; may be repeated. It is kept for later starts until it is
     /// set to nothing (`kafka.dead_letters_in_a_row_max=`)
     #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = str::parse::<Setting>)]
@@ -137,6 +142,7 @@ impl Up {
             scope: if self.infrastructure_only { Scope::Infrastructure } else { Scope::Everything },
             replicas,
             extras: self.extras(),
+            command_options: folder_option(&data_dir),
             links: if self.links { layout.links(replicas) } else { Vec::new() },
             programs: self.programs.as_deref(),
             database_tls: self.database_tls,
@@ -289,8 +295,12 @@ impl Up {
             }
         }
         let has = |name: &str| report.components.iter().any(|component| component.name == name);
-        if let Some(extra) = self.extras().iter().find(|extra| !has(extra.name())) {
+        // What was said of neither stays as it is.
+        if let Some(extra) = self.with.iter().find(|extra| !has(extra.name())) {
             return Some(format!("without --with {}", extra.name()));
+        }
+        if let Some(extra) = self.without.iter().find(|extra| has(extra.name())) {
+            return Some(format!("with --with {}", extra.name()));
         }
         if self.infrastructure_only == has(GATEWAY) {
             let word = if self.infrastructure_only { "without" } else { "with" };
@@ -316,11 +326,13 @@ impl Up {
         })
     }
 
-    /// Each once, however often it was asked for.
+    /// Those that are asked for, or that every stack has, but for those that are to be left out. Databases and broker have no console.
     fn extras(&self) -> Vec<Extra> {
-        let mut extras = self.with.clone();
-        extras.dedup();
-        extras
+        let is_wanted = |extra: &Extra| self.with.contains(extra) || Extra::DEFAULT.contains(extra);
+        let is_possible = |extra: &Extra| *extra != Extra::Console || !self.infrastructure_only;
+        let is_left_out = |extra: &Extra| self.without.contains(extra);
+        let all = Extra::ALL.into_iter();
+        all.filter(|extra| is_wanted(extra) && is_possible(extra) && !is_left_out(extra)).collect()
     }
 
     fn supervise(&self, prepared: Prepared, lock: Lock) -> Result<Outcome> {
@@ -340,8 +352,7 @@ impl Up {
         arguments.extend(["--port-offset".into(), layout.port_offset.to_string().into()]);
         arguments.extend(["--data-dir".into(), layout.data_dir.clone().into()]);
         arguments.extend(replicas.arguments().flat_map(|replicas| ["--replicas".into(), replicas.into()]));
-        arguments
-            .extend(self.extras().into_iter().flat_map(|extra| ["--with", extra.name()].map(OsString::from)));
+        arguments.extend(control::extra_options(&self.extras()).map(OsString::from));
         arguments.extend(["--database-tls".into(), self.database_tls.name().into()]);
         arguments.extend(["--kafka-tls".into(), self.kafka_tls.name().into()]);
         if let Some(programs) = &self.programs {
@@ -399,7 +410,10 @@ impl Up {
         data!("health     {url}/readyz")?;
         data!("metrics    {}/metrics", layout.admin_url(GATEWAY))?;
         data!("Kafka      {}", layout.kafka_brokers())?;
-        data!("console    {}", hint(data_dir, "console"))?;
+        if report.components.iter().any(|component| component.name == CONSOLE) {
+            let sign_in = hint(data_dir, "console");
+            data!("console    http://127.0.0.1:{} (`{sign_in}` lets you in)", layout.console_port())?;
+        }
         data!("token      {token}")?;
         data!("")?;
         data!("next: {}", make_hint(data_dir, "test-create-order"))?;
@@ -485,6 +499,8 @@ mod tests {
             (&["--replicas", "order=3"], None),
             (&["--no-restart"], Some("without --no-restart")),
             (&["--with", "redis"], Some("without --with redis")),
+            (&["--with", "console"], Some("without --with console")),
+            (&["--without", "console", "--without", "redis"], None),
             (&["--kafka-tls", "on"], Some("with --kafka-tls off")),
             (&["--infrastructure-only"], Some("without --infrastructure-only")),
             (&["--links"], Some("without --links")),
@@ -495,6 +511,10 @@ mod tests {
             |offset| up(&["--database-tls", "off", "--port-offset", offset]).difference(&layout, &report);
         assert_eq!(offset("0").as_deref(), Some("with --port-offset 100"));
         assert_eq!(up(&["--database-tls", "off"]).difference(&layout, &report), None, "nothing was said");
+        report.components.push(component("console"));
+        assert_eq!(difference(&report, &["--with", "console"]), None);
+        let without = difference(&report, &["--without", "console"]);
+        assert_eq!(without.as_deref(), Some("with --with console"));
         report.leaves_down = true;
         assert_eq!(difference(&report, &["--no-restart"]), None);
         report.components.truncate(1);
@@ -512,5 +532,23 @@ mod tests {
             assert!(wrong.parse::<Extra>().is_err(), "{wrong:?}");
         }
         assert_eq!("redis".parse(), Ok(Extra::Redis));
+    }
+
+    /// A stack has its console unless it is left out; what is passed on to the supervisor makes the same stack.
+    #[test]
+    fn a_stack_has_its_console_unless_it_is_left_out() {
+        for (arguments, extras) in [
+            (&[][..], &[Extra::Console][..]),
+            (&["--with", "redis"], &[Extra::Redis, Extra::Console]),
+            (&["--with", "redis", "--with", "redis", "--with", "console"], &[Extra::Redis, Extra::Console]),
+            (&["--without", "console"], &[]),
+            (&["--with", "console", "--without", "console"], &[]),
+            (&["--infrastructure-only"], &[]),
+        ] {
+            let asked = up(arguments).extras();
+            assert_eq!(asked, extras, "{arguments:?}");
+            let passed_on: Vec<&str> = control::extra_options(&asked).collect();
+            assert_eq!(up(&passed_on).extras(), extras, "{passed_on:?}");
+        }
     }
 }

@@ -51,7 +51,7 @@ const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 /// where the listener of its first connection says that the broker is.
 pub(crate) fn prepare(layout: &Layout, lock: &Lock, artifacts: &Artifacts, links: &[Link]) -> Result<()> {
     let (folder, logs) = (layout.kafka_dir(), layout.kafka_log_dir());
-    files::folder_of_components(&folder)?;
+    files::folder_of(Owner::Components, &folder)?;
     files::write(&folder.join("log4j2.xml"), LOG4J.as_bytes(), Owner::Components)?;
     let (port, controller) = (layout.kafka_port(), layout.kafka_controller_port());
     let (protocol, of_controller) = match layout.kafka_tls() {
@@ -118,7 +118,7 @@ log.index.size.max.bytes=1048576
         return Ok(());
     }
     remove_half(&logs)?;
-    files::folder_of_components(&logs)?;
+    files::folder_of(Owner::Components, &logs)?;
     run(java(layout, artifacts)?.stdin(lock.for_child()?).arg("kafka.tools.StorageTool").args([
         "format",
         "-t",
