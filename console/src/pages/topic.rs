@@ -10,6 +10,7 @@ use axum::{
     response::Response,
 };
 use holdfast_common::record::Record;
+use holdfast_operator::ticket::Author;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
@@ -316,7 +317,7 @@ impl View {
 /// The view, or why there is none.
 async fn view(
     console: &Console,
-    session: &Session,
+    author: &Author,
     topic: &str,
     wanted: &Wanted,
     question: Question,
@@ -336,7 +337,7 @@ async fn view(
         Err(NotRead::NotThere(why)) => return Err(message(StatusCode::NOT_FOUND, "Not there", why)),
     };
     let now = OffsetDateTime::now_utc();
-    let mut frame = Frame::new(console, "Messages", &session.author).missing(&missing);
+    let mut frame = Frame::new(console, "Messages", author).missing(&missing);
     if is_newest {
         frame =
             frame.live(&[("page", "topic"), ("topic", topic), ("partition", wanted.partition.trim())], now);
@@ -363,7 +364,7 @@ async fn view(
 pub(super) async fn newest(console: &Console, topic: &str, partition: Option<i32>) -> Option<View> {
     let wanted = Wanted::newest(partition);
     let question = wanted.question(topic, console.payloads, OffsetDateTime::now_utc()).ok()?;
-    view(console, &Session::default(), topic, &wanted, question, WATCH_TIME_MAX).await.ok()
+    view(console, &Author::default(), topic, &wanted, question, WATCH_TIME_MAX).await.ok()
 }
 
 pub(crate) async fn page(
