@@ -11,9 +11,9 @@ if ! pkg-config --exists 'openssl >= 3'; then
 fi
 target=${CARGO_TARGET_DIR:-target}
 programs=(holdfast holdfast-console holdfast-gateway holdfast-order holdfast-payment holdfast-delivery)
-# Gateway and console have no client of Kafka.
+# The gateway has no client of Kafka.
 cargo build --locked "${programs[@]/#/--package=}" \
-    --features holdfast/kafka-tls,holdfast-order/kafka-tls,holdfast-payment/kafka-tls,holdfast-delivery/kafka-tls "$@"
+    --features holdfast/kafka-tls,holdfast-order/kafka-tls,holdfast-payment/kafka-tls,holdfast-delivery/kafka-tls,holdfast-console/kafka-tls "$@"
 mkdir -p "$target/kafka-tls"
 folder=debug
 for argument in "$@"; do

@@ -61,6 +61,8 @@ pub struct Rest {
     issuer: Arc<TokenIssuer>,
     /// For how long a refusal that says when to come back is not taken for an answer.
     patience: Duration,
+    /// How long an answer may take.
+    answer_time_max: Duration,
 }
 
 impl Rest {
@@ -81,15 +83,23 @@ impl Rest {
             .pool_max_idle_per_host(connections)
             .build(connector);
         let (issuer, turn) = (Arc::new(issuer), Arc::default());
-        Self { base_urls: base_urls.into(), turn, client, issuer, patience: Duration::ZERO }
+        let (patience, answer_time_max) = (Duration::ZERO, ANSWER_TIME_MAX);
+        Self { base_urls: base_urls.into(), turn, client, issuer, patience, answer_time_max }
+    }
+
+    /// The same, but an answer may take this long: for gateways whose deadline is a longer one.
+    #[must_use]
+    pub fn answered_within(mut self, time: Duration) -> Self {
+        self.answer_time_max = time;
+        self
     }
 
     /// The same, but a 503 that says when to come back is asked again for up to this time, as a client does who wants an
-    /// answer: an overloaded machine refuses now and then.
+    /// answer: an overloaded machine refuses now and then. It also waits that long for an answer.
     #[must_use]
     pub fn patient(mut self, patience: Duration) -> Self {
         self.patience = patience;
-        self
+        self.answered_within(patience)
     }
 
     /// A token for `user`.
@@ -128,7 +138,7 @@ impl Rest {
             let body = body.collect().await?.to_bytes();
             Ok::<_, anyhow::Error>(Answer { status: parts.status, headers: parts.headers, body })
         };
-        tokio::time::timeout(ANSWER_TIME_MAX, exchange).await.context("no answer in time")?
+        tokio::time::timeout(self.answer_time_max, exchange).await.context("no answer in time")?
     }
 
     /// The response of the gateway that a request is for, or of the next one that takes a connection.
@@ -205,7 +215,7 @@ impl Rest {
         let response = loop {
             let response = self.client.request(request.clone());
             let response =
-                tokio::time::timeout(ANSWER_TIME_MAX, response).await.context("no answer in time")??;
+                tokio::time::timeout(self.answer_time_max, response).await.context("no answer in time")??;
             if !self.comes_back(response.status(), response.headers(), begin) {
                 break response;
             }

@@ -800,7 +800,7 @@ fn a_service_lives_without_a_log() {
     // By then it has logged that database and broker are away: each attempt is a line.
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(4) || get(admin, "/healthz").0 != 200 {
-        assert!(begin.elapsed() < Duration::from_secs(30), "it does not answer");
+        assert!(begin.elapsed() < Duration::from_secs(120), "it does not answer");
         assert!(process.0.try_wait().expect("asked").is_none(), "it lives");
         #[expect(clippy::disallowed_methods, reason = "this test has no runtime")]
         thread::sleep(Duration::from_millis(20));
@@ -854,7 +854,7 @@ fn a_service_waits_for_what_is_absent() {
         if status == 503 && body.contains("Connection refused") && body.contains("Broker transport failure") {
             break body;
         }
-        assert!(begin.elapsed() < Duration::from_secs(30), "{status} {body}");
+        assert!(begin.elapsed() < Duration::from_secs(120), "{status} {body}");
         #[expect(clippy::disallowed_methods, reason = "this test has no runtime")]
         thread::sleep(Duration::from_millis(20));
     };

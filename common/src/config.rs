@@ -378,6 +378,22 @@ pub struct KafkaConfig {
     pub tls: KafkaTlsConfig,
 }
 
+impl KafkaConfig {
+    /// For a process that is in no group and has no outbox; what is about those has its default value.
+    #[must_use]
+    pub fn of_a_reader(brokers: String, tls: KafkaTlsConfig) -> Self {
+        Self {
+            brokers,
+            instance_id: None,
+            batch_events_max: default_batch(),
+            dead_letters_in_a_row_max: default_dead_letters_in_a_row(),
+            dead_letter_share_max: default_dead_letter_share(),
+            dead_letter_pause: default_dead_letter_pause(),
+            tls,
+        }
+    }
+}
+
 /// TLS to Kafka. Needs a program with the feature `kafka-tls`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -36,6 +36,7 @@ metrics! {
     gauge CIRCUIT_BREAKER_STATE = "holdfast_circuit_breaker_state", "1 for the state that a breaker is in: destination, endpoint, state";
     counter CIRCUIT_BREAKER_TRANSITIONS_TOTAL = "holdfast_circuit_breaker_transitions_total", "changes of a breaker's state: destination, endpoint, to";
     gauge COMPONENT_DEGRADED = "holdfast_component_degraded", "1 while something is wrong with a part: component, required";
+    gauge CONSOLE_READERS = "holdfast_console_readers", "pages of the console that read topics now";
     gauge CONSOLE_STREAMS = "holdfast_console_streams", "pages of the console that update by themselves now";
     gauge CONSUMER_LAG_RECORDS = "holdfast_consumer_lag_records", "records that wait behind the position: topic";
     gauge CONSUMER_LAST_PROGRESS_TIMESTAMP_SECONDS = "holdfast_consumer_last_progress_timestamp_seconds", "when the consumer last made progress or had nothing to do";
@@ -78,8 +79,8 @@ metrics! {
     counter HTTP_CONNECTIONS_REFUSED_TOTAL = "holdfast_http_connections_refused_total", "connections that got no place: port, reason";
     counter HTTP_REQUESTS_REFUSED_TOTAL = "holdfast_http_requests_refused_total", "requests refused because of how they were sent: port, reason";
     counter JWKS_RELOAD_FAILURES_TOTAL = "holdfast_jwks_reload_failures_total", "token keys were refused; the old ones stay in use";
-    gauge KAFKA_CLIENTS = "holdfast_kafka_clients", "clients of Kafka by what they show: client (consumer, observer, producer), and a fingerprint over certificate and trust bundle";
-    counter KAFKA_CLIENTS_RENEWED_TOTAL = "holdfast_kafka_clients_renewed_total", "clients of Kafka that were replaced because the files of their certificate have changed: client (consumer, observer, producer)";
+    gauge KAFKA_CLIENTS = "holdfast_kafka_clients", "clients of Kafka by what they show: client (consumer, observer, producer, reader), and a fingerprint over certificate and trust bundle";
+    counter KAFKA_CLIENTS_RENEWED_TOTAL = "holdfast_kafka_clients_renewed_total", "clients of Kafka that were replaced because the files of their certificate have changed: client (consumer, observer, producer, reader)";
     counter KAFKA_REFUSALS_TOTAL = "holdfast_kafka_refusals_total", "what was refused to the clients of Kafka, or what they refused: reason (certificate, topic, group, cluster)";
     gauge ORDER_CACHE_BYTES = "holdfast_order_cache_bytes", "memory that the last known states of orders take, about";
     counter ORDER_CACHE_READS_TOTAL = "holdfast_order_cache_reads_total", "orders that clients asked for: outcome (known; shared: known to another gateway; read from order; stale: the last known state, because order is away)";

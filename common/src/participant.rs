@@ -147,15 +147,20 @@ impl Participant<'_> {
     }
 }
 
-fn spawn_kafka(context: &mut Context, database: &Database, brokers: &Brokers) -> Result<(), BoxError> {
-    let (health, stop) = (context.health.clone(), context.stop.clone());
+/// Has clients of Kafka that are made later show what the files of the certificate have then.
+pub fn follow_certificate(context: &mut Context, brokers: &Brokers) {
     if brokers.has_tls() {
-        let task = health.periodic("kafka-certificate-reload", reload::SUCCESS_EVERY_MAX);
+        let task = context.health.periodic("kafka-certificate-reload", reload::SUCCESS_EVERY_MAX);
         let (following, failures) = (brokers.clone(), metric::CERTIFICATE_RELOAD_FAILURES_TOTAL);
         let follow = move || following.reload();
-        let task = reload_on_change("kafka certificate", failures, follow, task, stop.clone());
+        let task = reload_on_change("kafka certificate", failures, follow, task, context.stop.clone());
         context.spawn("kafka certificate", finished(task));
     }
+}
+
+fn spawn_kafka(context: &mut Context, database: &Database, brokers: &Brokers) -> Result<(), BoxError> {
+    let (health, stop) = (context.health.clone(), context.stop.clone());
+    follow_certificate(context, brokers);
     let publisher = Publisher::new(brokers)?;
     let task = probe::run(publisher.clone(), health.component("kafka"), stop.clone());
     context.spawn("kafka", finished(task));

@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use holdfast_common::{
-    config::{IdentityConfig, ServiceConfig},
+    config::{IdentityConfig, KafkaTlsConfig, ServiceConfig},
     service::Configuration,
 };
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::payloads::Payloads;
@@ -20,6 +21,9 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// The pages.
     pub console: ConsoleConfig,
+    /// The brokers, whose topics are only read. Default: none, and pages say that topics can't be shown.
+    #[serde(default)]
+    pub kafka: Option<KafkaReaderConfig>,
     /// The gateway, of which only the admin port is asked.
     pub gateway: GatewayConfig,
     /// The order service.
@@ -45,9 +49,44 @@ pub struct ConsoleConfig {
     /// How much of keys, headers and values of records is shown: `full`, `masked` or `off`. Default `full`.
     #[serde(default)]
     pub payloads: Payloads,
+    /// A proxy that signs people in. Default: none, only tickets let in.
+    #[serde(default)]
+    pub proxy: Option<ProxyConfig>,
     /// Options that the commands need that are shown on the pages, such as ` --data-dir DIR`. Default none.
     #[serde(default)]
     pub command_options: String,
+}
+
+/// The brokers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaReaderConfig {
+    /// Comma-separated `host:port` of bootstrap brokers.
+    pub brokers: String,
+    /// How connections are encrypted, and who is at their other end.
+    #[serde(default)]
+    pub tls: KafkaTlsConfig,
+}
+
+/// A proxy in front of the console that signs people in and says in headers who they are, such as oauth2-proxy.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// What browsers see, such as `https://console.example.org`. Requests with that name as `Host` come by the proxy, all others don't.
+    pub origin: String,
+    /// The header by which the proxy proves that a request is one of its own.
+    pub secret_header: String,
+    /// What is in it: at least 32 characters that only the proxy and the console know. From the environment, or a file
+    /// (`HOLDFAST__CONSOLE__PROXY__SECRET_FILE`).
+    pub secret: SecretString,
+    /// The header with the name of the person, for the audit.
+    pub user_header: String,
+    /// The header with their groups, separated by commas. Needed with `writers` only.
+    #[serde(default)]
+    pub groups_header: Option<String>,
+    /// The groups that may change something, where `allow_write` lets anybody do so. Default: none, then everybody may who is let in.
+    #[serde(default)]
+    pub writers: Vec<String>,
 }
 
 /// The gateway.

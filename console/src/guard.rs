@@ -80,20 +80,20 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
     // Over HTTP/2 it is in the address.
     let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let host = host.or_else(|| text_of(&header::HOST).map(str::to_owned)).unwrap_or_default();
-    if !console.hosts.contains(&host) {
+    let Some(origin) = console.origins.get(&host) else {
         return refused(
             StatusCode::MISDIRECTED_REQUEST,
             "Not this host",
-            "the console answers to 127.0.0.1, localhost and [::1] with its own port only",
+            "the console answers to 127.0.0.1, localhost and [::1] with its own port only, and to the name of its proxy",
         );
-    }
+    };
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
     let is_foreign = match headers.get(FETCH_SITE) {
         // A browser that does not say it, or no browser: cookie and origin decide.
         None => false,
         Some(site) => site != "same-origin" && site != "none",
     };
-    let has_origin = text_of(&header::ORIGIN) == Some(format!("http://{host}").as_str());
+    let has_origin = text_of(&header::ORIGIN) == Some(origin);
     if is_foreign || (!is_safe && !has_origin) {
         return refused(
             StatusCode::FORBIDDEN,
@@ -104,17 +104,13 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
     if effect == Effect::Public {
         return Ok(request);
     }
-    let now = OffsetDateTime::now_utc();
-    let session: Option<Session> = cookies(&request)
-        .filter(|(name, _)| *name == console.cookie)
-        .find_map(|(_, value)| console.sessions.of(value, now));
-    let Some(session) = session else {
-        let command = console.command("console");
-        return refused(
-            StatusCode::UNAUTHORIZED,
-            "Not signed in",
-            &format!("type `{command}`: it prints an address that lets one browser in"),
-        );
+    let session = match console.proxy.as_ref().filter(|proxy| proxy.host() == host) {
+        Some(proxy) => proxy.session(headers).map_err(str::to_owned),
+        None => session_of_cookie(console, &request),
+    };
+    let session = match session {
+        Ok(session) => session,
+        Err(why) => return refused(StatusCode::UNAUTHORIZED, "Not signed in", &why),
     };
     if effect == Effect::Write && !console.allow_write {
         let text =
@@ -126,11 +122,23 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
         return refused(
             StatusCode::FORBIDDEN,
             "Read-only",
-            &format!("you may only look: `{command}` prints an address with which things can be changed"),
+            &format!(
+                "you may only look. With an address that `{command}` prints, or in a group of writers where a proxy lets you in, things \
+                 can be changed"
+            ),
         );
     }
     request.extensions_mut().insert(session);
     Ok(request)
+}
+
+/// Who has signed in with a ticket; an error says how.
+fn session_of_cookie(console: &Console, request: &Request) -> Result<Session, String> {
+    let now = OffsetDateTime::now_utc();
+    let mut own = cookies(request).filter(|(name, _)| *name == console.cookie);
+    own.find_map(|(_, value)| console.sessions.of(value, now)).ok_or_else(|| {
+        format!("type `{}`: it prints an address that lets one browser in", console.command("console"))
+    })
 }
 
 fn cookies(request: &Request) -> impl Iterator<Item = (&str, &str)> {

@@ -8,27 +8,33 @@
 //! - [`pages`]: one file each: what is asked, and what is shown;
 //! - [`job`]: a redrive or discard that runs, and what became of it;
 //! - [`live`]: what is watched, and looked at for all that watch it;
+//! - [`browse`]: what is asked of topics: by [`topics`], a few readers, and [`scan`], which is pure and has limits;
 //! - [`guard`]: who may, and from where;
-//! - [`session`]: who is signed in;
+//! - [`proxy`]: who a proxy says has signed in;
 //! - [`settings`]: where the services are, while replicas come and go;
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
 //! - [`payloads`]: how much of what users have written is shown;
-//! - [`view`]: text of strangers, times and frames of pages.
+//! - [`view`]: text of strangers, times and frames of pages;
+//! - [`session`]: who is signed in.
 
 mod admin;
 mod ask;
+mod browse;
 mod config;
 mod guard;
 mod job;
 mod live;
 mod pages;
 mod payloads;
+mod proxy;
 mod router;
 mod saga;
+mod scan;
 mod session;
 mod settings;
 mod state;
+mod topics;
 mod view;
 
 use std::process::ExitCode;
@@ -37,7 +43,7 @@ use holdfast_common::{
     error::BoxError,
     http::{Limits, Server},
     identity::Identity,
-    participant::finished,
+    participant::{finished, follow_certificate},
     reload,
     service::{Context, bind, run_service},
 };
@@ -56,7 +62,12 @@ pub fn run() -> ExitCode {
 
 async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let identity = Identity::load(config.identity.clone())?;
-    let console = Console::new(&config, &identity)?;
+    let brokers = state::brokers(config.kafka.as_ref(), &identity);
+    match &brokers {
+        Ok(brokers) => follow_certificate(context, brokers),
+        Err(error) => tracing::warn!(error, "topics cannot be shown"),
+    }
+    let console = Console::new(&config, &identity, brokers)?;
     let listener = bind(config.console.listen).await?;
     let stop = context.stop.clone();
     let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
@@ -65,6 +76,9 @@ async fn start(context: &mut Context, config: Config) -> Result<(), BoxError> {
     let look = move |subject| pages::live::look(watched.clone(), subject);
     let (hub, stopped) = (console.clone(), stop.clone().cancelled_owned());
     context.spawn("live", finished(async move { hub.live.run(look, &live, stopped).await }));
+    let (read, topics) = (console.clone(), context.health.component("topics"));
+    let stopped = stop.clone().cancelled_owned();
+    context.spawn("topics", finished(async move { read.topics.run(&topics, stopped).await }));
     if let Some(file) = context.config_file.clone() {
         let task = context.health.periodic(settings::RELOAD, reload::SUCCESS_EVERY_MAX);
         let follow = settings::reload_on_change(console.clone(), file, task, stop.clone());

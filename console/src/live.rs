@@ -43,6 +43,8 @@ pub(crate) enum Subject {
     Stuck(String),
     /// What this console has begun.
     Job(Uuid),
+    /// The newest messages of a topic, or of one of its partitions.
+    Topic(String, Option<i32>),
 }
 
 /// What was seen.

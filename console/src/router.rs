@@ -10,8 +10,8 @@ use axum::{
 use crate::{
     guard::{Effect, guard, no_such_page},
     pages::{
-        asset, audit, components, desk, edit, enter, find, groups, job, letter, letters, list, live, order,
-        outbox, redrives, resume, revert, skip, start, stuck,
+        asset, audit, components, desk, edit, enter, find, groups, job, letter, letters, list, live, message,
+        order, order_messages, outbox, redrives, resume, revert, skip, start, stuck, topic, topics,
     },
     state::Console,
 };
@@ -31,7 +31,7 @@ const fn route(path: &'static str, effect: Effect, handler: fn() -> MethodRouter
 }
 
 /// See the module.
-pub(crate) static ROUTES: [Route; 30] = [
+pub(crate) static ROUTES: [Route; 34] = [
     route("/open", Effect::Public, || get(enter::page)),
     route("/console.css", Effect::Public, || get(asset::style)),
     route("/console.js", Effect::Public, || get(asset::script)),
@@ -40,6 +40,7 @@ pub(crate) static ROUTES: [Route; 30] = [
     route("/live", Effect::Read, || get(live::stream)),
     route("/find", Effect::Read, || get(find::page)),
     route("/orders/{id}", Effect::Read, || get(order::page)),
+    route("/orders/{id}/messages", Effect::Read, || get(order_messages::page)),
     route("/stuck", Effect::Read, || get(stuck::page)),
     route("/letters", Effect::Read, || get(letters::page)),
     route("/letters/list", Effect::Read, || get(list::page)),
@@ -59,6 +60,9 @@ pub(crate) static ROUTES: [Route; 30] = [
     route("/groups/resume", Effect::Write, || post(resume::submit)),
     route("/groups/skip", Effect::Read, || get(skip::page)),
     route("/groups/skip", Effect::Write, || post(skip::submit)),
+    route("/topics", Effect::Read, || get(topics::page)),
+    route("/topics/{topic}", Effect::Read, || get(topic::page)),
+    route("/topics/{topic}/{partition}/{offset}", Effect::Read, || get(message::page)),
     route("/outbox", Effect::Read, || get(outbox::page)),
     route("/audit", Effect::Read, || get(audit::page)),
     route("/components", Effect::Read, || get(components::page)),

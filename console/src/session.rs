@@ -20,15 +20,20 @@ const SESSIONS_MAX: usize = 64;
 pub(crate) struct Session {
     /// Whom the audit names, and what they may do.
     pub(crate) author: Author,
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: Session,
     ends_at: OffsetDateTime,
 }
 
-/// By the digest of their cookie.
+/// Of those who have signed in with a ticket, by the digest of their cookie.
 #[derive(Debug, Default)]
-pub(crate) struct Sessions(Mutex<HashMap<String, Session>>);
+pub(crate) struct Sessions(Mutex<HashMap<String, Entry>>);
 
 impl Sessions {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Nothing that holds it can leave it half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -38,20 +43,21 @@ impl Sessions {
         let cookie = secret()?;
         let ends_at = now + time::Duration::try_from(SESSION_TIME)?;
         let mut all = self.all();
-        all.retain(|_, session| session.ends_at > now);
+        all.retain(|_, entry| entry.ends_at > now);
         if all.len() >= SESSIONS_MAX
-            && let Some(first) = all.iter().min_by_key(|(_, session)| session.ends_at)
+            && let Some(first) = all.iter().min_by_key(|(_, entry)| entry.ends_at)
         {
             let first = first.0.clone();
             all.remove(&first);
         }
-        all.insert(digest_of(&cookie), Session { author, ends_at });
+        all.insert(digest_of(&cookie), Entry { session: Session { author }, ends_at });
         Ok(cookie)
     }
 
     /// The session of a cookie.
     pub(crate) fn of(&self, cookie: &str, now: OffsetDateTime) -> Option<Session> {
-        self.all().get(&digest_of(cookie)).filter(|session| session.ends_at > now).cloned()
+        let all = self.all();
+        all.get(&digest_of(cookie)).filter(|entry| entry.ends_at > now).map(|entry| entry.session.clone())
     }
 }
 

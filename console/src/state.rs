@@ -1,20 +1,34 @@
 //! What handlers share.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use holdfast_common::{error::BoxError, identity::Identity, reload::Reload};
+use holdfast_common::{
+    config::KafkaConfig,
+    error::{BoxError, chain},
+    identity::Identity,
+    kafka::Brokers,
+    reload::Reload,
+};
 use holdfast_operator::{
     service::{Hints, Patience, Service},
     ticket::{Author, May},
 };
 
 use crate::{
-    admin::Ports, config::Config, job::Jobs, live::Live, payloads::Payloads, session::Sessions, view::escaped,
+    admin::Ports,
+    config::{Config, KafkaReaderConfig},
+    job::Jobs,
+    live::Live,
+    payloads::Payloads,
+    proxy::Proxy,
+    session::Sessions,
+    topics::Topics,
+    view::escaped,
 };
 
 /// How long a page waits for a service. One that takes longer is shown as not asked; the rest of the page is there.
@@ -36,11 +50,15 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
     pub(crate) live: Live,
+    pub(crate) topics: Topics,
     pub(crate) tickets: PathBuf,
     pub(crate) allow_write: bool,
     pub(crate) payloads: Payloads,
-    /// The values of `Host` that are ours. Others reach us by a name that somebody has pointed here (DNS rebinding).
-    pub(crate) hosts: BTreeSet<String>,
+    /// The values of `Host` that are ours, each with its origin. Others reach us by a name that somebody has pointed here (DNS
+    /// rebinding).
+    pub(crate) origins: BTreeMap<String, String>,
+    /// Who signs people in that come by its name.
+    pub(crate) proxy: Option<Proxy>,
     /// Cookies know no ports: consoles of several stacks must not take each other's.
     pub(crate) cookie: String,
     command_options: String,
@@ -55,12 +73,16 @@ impl std::ops::Deref for Console {
 }
 
 impl Console {
-    pub(crate) fn new(config: &Config, identity: &Identity) -> Result<Self, BoxError> {
+    /// With `brokers` that can be read, or why they can't.
+    pub(crate) fn new(
+        config: &Config,
+        identity: &Identity,
+        brokers: Result<Brokers, String>,
+    ) -> Result<Self, BoxError> {
         let console = &config.console;
         if !console.listen.ip().is_loopback() {
             return Err(
-                "console.listen must be an address of loopback: the console has no TLS and no other sign-in"
-                    .into(),
+                "console.listen must be an address of loopback: the console has no TLS. A proxy beside it has".into(),
             );
         }
         let options = &console.command_options;
@@ -74,16 +96,22 @@ impl Console {
             services.push(Service::new(name, &participant.address, identity, patience, hints.clone())?);
         }
         let port = console.listen.port();
+        let proxy = console.proxy.as_ref().map(Proxy::new).transpose()?;
+        let hosts = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
+        let mut origins: BTreeMap<_, _> = hosts.map(|host| (host.clone(), format!("http://{host}"))).into();
+        origins.extend(proxy.iter().map(|proxy| (proxy.host().to_owned(), proxy.origin().to_owned())));
         Ok(Self(Arc::new(Shared {
             services,
             admin: RwLock::new(admin_ports(config)),
             sessions: Sessions::default(),
             jobs: Jobs::default(),
             live: Live::default(),
+            topics: Topics::new(brokers),
             tickets: console.tickets.clone(),
             allow_write: console.allow_write,
             payloads: console.payloads,
-            hosts: ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}")).into(),
+            origins,
+            proxy,
             cookie: format!("holdfast-console-{port}"),
             command_options: escaped(options),
         })))
@@ -124,6 +152,15 @@ impl Console {
     pub(crate) fn command(&self, words: &str) -> String {
         format!("holdfast {}{}", escaped(words), self.command_options)
     }
+}
+
+/// The brokers of these settings, or why their topics can't be shown. Nothing else of the console needs them, so it starts without.
+pub(crate) fn brokers(config: Option<&KafkaReaderConfig>, identity: &Identity) -> Result<Brokers, String> {
+    let Some(KafkaReaderConfig { brokers, tls }) = config else {
+        return Err("topics can't be shown: the console's settings have no section kafka".to_owned());
+    };
+    let config = KafkaConfig::of_a_reader(brokers.clone(), tls.clone());
+    Brokers::new(&config, identity).map_err(|error| format!("topics can't be shown: {}", chain(&error)))
 }
 
 /// The gateway's first, as pages name them.

@@ -49,13 +49,18 @@ impl Shown {
     pub(crate) fn bytes(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) if bytes.len() <= HEX_BYTES_MAX => Self::of(text),
-            _ => Self(format!("0x{}", hex_of(bytes))),
+            _ => Self::hex_of_first(bytes, HEX_BYTES_MAX),
         }
     }
 
     /// Bytes in hexadecimal, as far as people read it.
     pub(crate) fn hex(bytes: &[u8]) -> Self {
-        Self(hex_of(bytes))
+        Self(hex_of(bytes, HEX_BYTES_MAX))
+    }
+
+    /// So many of these bytes at most, in hexadecimal.
+    pub(crate) fn hex_of_first(bytes: &[u8], bytes_max: usize) -> Self {
+        Self(format!("0x{}", hex_of(bytes, bytes_max)))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -63,10 +68,10 @@ impl Shown {
     }
 }
 
-fn hex_of(bytes: &[u8]) -> String {
-    let shown = hexadecimal(&bytes[..bytes.len().min(HEX_BYTES_MAX)]);
+fn hex_of(bytes: &[u8], bytes_max: usize) -> String {
+    let shown = hexadecimal(&bytes[..bytes.len().min(bytes_max)]);
     match bytes.len() {
-        length if length > HEX_BYTES_MAX => format!("{shown}… ({HEX_BYTES_MAX} of {length} bytes)"),
+        length if length > bytes_max => format!("{shown}… ({bytes_max} of {length} bytes)"),
         _ => shown,
     }
 }

@@ -53,12 +53,25 @@ impl World {
         Self { stack, rest: rest.patient(PATIENCE) }
     }
 
-    /// The same with a second replica of order, shared by all tests of this process.
-    pub fn with_two_order_replicas() -> Self {
+    /// The same with a second replica of order, shared by all tests of this process. Its gateway gives requests and calls far more
+    /// time than usual, except for calls of the services that are `timed` as usual: that a slow machine is late is not what these
+    /// tests look at, so a request that fails there failed for the reason that its test is about.
+    pub fn with_two_order_replicas(timed: &[&str]) -> Self {
         static STACK: OnceLock<TestStack> = OnceLock::new();
-        Self::of(STACK.get_or_init(|| {
-            TestStack::start(Scope::Everything, &["order=2"], &[("HOLDFAST__DELIVERY__STEP", "50ms")])
-        }))
+        let Self { stack, rest } = Self::of(STACK.get_or_init(|| {
+            let mut environment = vec![
+                ("HOLDFAST__DELIVERY__STEP".to_owned(), "50ms"),
+                ("HOLDFAST__GATEWAY__DEADLINE".to_owned(), "30s"),
+            ];
+            for service in participant_names().filter(|service| !timed.contains(service)) {
+                let upper = service.to_uppercase();
+                environment.push((format!("HOLDFAST__UPSTREAM__{upper}__CALLS__ATTEMPT_TIMEOUT"), "15s"));
+            }
+            let environment: Vec<_> =
+                environment.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+            TestStack::start(Scope::Everything, &["order=2"], &environment)
+        }));
+        Self { stack, rest: rest.answered_within(PATIENCE) }
     }
 
     /// For a stack that a test file has started for itself.

@@ -34,6 +34,8 @@ use tonic::{Code, Request};
 use uuid::Uuid;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+/// Hangs in one of the tests, whose callers must not wait for long.
+const TIMED: [&str; 1] = ["payment"];
 
 /// Waits until everything is as at the start.
 async fn settled(world: &World) {
@@ -55,7 +57,7 @@ fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_service_is_answered_for_at_once() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&TIMED);
     settled(&world).await;
     let user = world.user("hanging", "10.00").await;
     let path = format!("/api/accounts/{}", user.user);
@@ -114,7 +116,7 @@ async fn a_hanging_service_is_answered_for_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_death_of_a_replica_is_not_seen_by_clients() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&TIMED);
     settled(&world).await;
     let user = world.user("replica", "1000.00").await;
     let order = id(&world.create(&user, "1 Replica Road", 100).await);
@@ -135,42 +137,42 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
         }
     };
     // Eight at a time, so that on a slow machine the load takes longer instead of its requests being late.
-    let load = |requests| {
-        let user = user.clone();
-        let plan = Plan { rate: 100.0, requests, clients: 8 };
-        open_loop(plan, move |number, due| {
-            let user = user.clone();
-            async move {
-                let write = number % 10 == 0;
-                let answer = if write {
-                    user.create_order(&sample_order("1 Replica Road", 100), None).await
-                } else {
-                    // Not one that the gateway knows: each must be a call.
-                    user.get("/api/orders?limit=1").await
-                };
-                let status = answer.map(|answer| answer.status.as_u16());
-                (!matches!(status, Ok(200 | 201)), format!("write: {write}, {status:?}"), due.elapsed())
-            }
-        })
-    };
-    let failed = |answers: &[(bool, String, Duration)]| answers.iter().filter(|(failed, ..)| *failed).count();
-    let control = load(300).await;
-    let (answers, ()) = tokio::join!(load(900), killer);
-    let times: Vec<Duration> = answers.iter().map(|(.., time)| *time).collect();
+    let plan = Plan { rate: 100.0, requests: 900, clients: 8 };
+    let client = user.clone();
+    let load = open_loop(plan, move |number, _| {
+        let user = client.clone();
+        async move {
+            let (asked, write) = (Instant::now(), number % 10 == 0);
+            let answer = if write {
+                user.create_order(&sample_order("1 Replica Road", 100), None).await
+            } else {
+                // Not one that the gateway knows: each must be a call.
+                user.get("/api/orders?limit=1").await
+            };
+            let failure = match answer {
+                Ok(answer) if [200, 201].contains(&answer.status.as_u16()) => None,
+                Ok(answer) => Some(format!("write: {write}, {}", answer.json())),
+                Err(error) => Some(format!("write: {write}, {error:#}")),
+            };
+            (failure, asked.elapsed())
+        }
+    });
+    let (answers, ()) = tokio::join!(load, killer);
+    let times: Vec<Duration> = answers.iter().map(|(_, time)| *time).collect();
     println!(
-        "{} of {} failed, without deaths {} of {}; p50 {:?}, p99 {:?}, slowest {:?}",
-        failed(&answers),
+        "{} requests; p50 {:?}, p99 {:?}, slowest {:?}",
         answers.len(),
-        failed(&control),
-        control.len(),
         percentile(times.clone(), 50),
         percentile(times.clone(), 99),
         percentile(times, 100)
     );
+    let failed: Vec<&String> = answers.iter().filter_map(|(failure, _)| failure.as_ref()).collect();
     assert!(
-        failed(&answers) * control.len() <= failed(&control) * answers.len(),
-        "{:?}",
-        answers.iter().find(|(failed, ..)| *failed)
+        failed.is_empty(),
+        "{} of {} failed: {:?}",
+        failed.len(),
+        answers.len(),
+        &failed[..failed.len().min(5)]
     );
     let retries = world.metric("gateway", "holdfast_grpc_client_retries_total", &["\"order\""]).await;
     assert!(retries > 0.0, "it was not by chance");
@@ -188,7 +190,7 @@ async fn the_death_of_a_replica_is_not_seen_by_clients() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_identity_may_call_what_the_contract_says() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&TIMED);
     settled(&world).await;
     let all = FileDescriptorSet::decode(holdfast_proto::DESCRIPTORS).expect("descriptors");
     let methods: Vec<(String, String)> = all
@@ -229,7 +231,7 @@ async fn each_identity_may_call_what_the_contract_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_for_somebody_else_is_refused() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&TIMED);
     settled(&world).await;
     let alice = || "alice".to_owned();
     let order_id = || "01890000-0000-7000-8000-000000000000".to_owned();
@@ -252,7 +254,7 @@ async fn a_call_for_somebody_else_is_refused() {
         let subject = subject.map(|user| Subject::new(&user, scopes).expect("text"));
         macro_rules! refused {
             ($client:ident . $method:ident ( $message:expr )) => {{
-                let mut request = Deadline::after(Duration::from_secs(5)).request($message).expect("time");
+                let mut request = Deadline::after(PATIENCE).request($message).expect("time");
                 if let Some(subject) = &subject {
                     subject.write(request.metadata_mut());
                 }
@@ -287,7 +289,7 @@ async fn a_call_for_somebody_else_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn money_of_another_currency_is_refused() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&TIMED);
     settled(&world).await;
     let to = |name: &str| {
         let mut replicas = Replicas::default().all();
@@ -347,7 +349,7 @@ async fn call(destination: &Destination, service: &str, method: &str) -> Code {
     client.ready().await.expect("always");
     let path = http::uri::PathAndQuery::try_from(format!("/{service}/{method}")).expect("a path");
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
-    let request: Request<()> = Deadline::after(Duration::from_secs(5)).request(()).expect("time is left");
+    let request: Request<()> = Deadline::after(PATIENCE).request(()).expect("time is left");
     // An answer with fields doesn't decode as an empty message, but it is an answer.
     client.unary(request, path, codec).await.map_or_else(|status| status.code(), |_| Code::Ok)
 }
@@ -356,7 +358,7 @@ async fn call(destination: &Destination, service: &str, method: &str) -> Code {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fall_of_one_service_takes_no_other_along() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&TIMED);
     settled(&world).await;
     let user = world.user("bulkhead", "10.00").await;
     let stop = Arc::new(AtomicBool::new(false));

@@ -57,8 +57,8 @@ async fn load(user: &Session, time: Duration) -> (usize, Vec<String>) {
             };
             match user.get(&path).await {
                 Ok(answer) if answer.status == expected => None,
-                Ok(answer) => Some(format!("request {number}: {}", answer.status)),
-                Err(error) => Some(format!("request {number}: {error}")),
+                Ok(answer) => Some(format!("request {number}: {}", answer.json())),
+                Err(error) => Some(format!("request {number}: {error:#}")),
             }
         }
     })
@@ -67,47 +67,28 @@ async fn load(user: &Session, time: Duration) -> (usize, Vec<String>) {
 }
 
 /// Every certificate is renewed every five seconds, and once the authority is replaced, under 100 requests per second:
-/// no request fails, or, if the machine itself makes some fail, no larger share than without rotations. One that fails a few by itself, and
-/// only in the second half, does not do so twice.
+/// no request fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_under_load_fails_no_request() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&[]);
     let user = world.user("rotation", "10.00").await;
-    let first = match rotated_under_load(&world, &user).await {
-        Ok(said) => return println!("{said}"),
-        Err(first) => first,
-    };
-    println!("{first}");
-    let said = rotated_under_load(&world, &user).await;
-    println!("{}", said.unwrap_or_else(|again| panic!("{first}; again: {again}")));
-}
-
-/// Load without rotations, then with them. Returns how much of both failed; as an error if it was a larger share with them.
-async fn rotated_under_load(world: &World, user: &Session) -> Result<String, String> {
     let time = rotation_time();
-    let (control_requests, control_failed) = load(user, time / 3).await;
     let rotation = async {
         let begin = Instant::now();
         let mut rotations = 0;
         while rotations < 2 || begin.elapsed() + Duration::from_secs(5) < time {
             let authority = rotations == 1;
             let action: &[&str] = if authority { &["rotate", "--ca", "--yes"] } else { &["rotate"] };
-            certs_done(world, action).await;
+            certs_done(&world, action).await;
             rotations += 1;
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
         rotations
     };
-    let ((requests, failed), rotations) = tokio::join!(load(user, time), rotation);
-    let (controls, failures) = (control_failed.len(), failed.len());
-    let said = format!(
-        "without: {controls} of {control_requests} failed; with {rotations} rotations: {failures} of {requests}"
-    );
-    if failures * control_requests <= controls * requests {
-        return Ok(said);
-    }
-    Err(format!("{said}: {:?}", &failed[..failures.min(5)]))
+    let ((requests, failed), rotations) = tokio::join!(load(&user, time), rotation);
+    println!("{requests} requests, {rotations} rotations");
+    assert!(failed.is_empty(), "{} of {requests} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
 }
 
 /// A broken rotation leaves the old certificate in use, and metric, log and `certs status` say so; the next good one is
@@ -115,7 +96,7 @@ async fn rotated_under_load(world: &World, user: &Session) -> Result<String, Str
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_rotation_is_reported_and_survived() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&[]);
     let user = world.user("broken", "10.00").await;
     let path = format!("/api/accounts/{}", user.user);
     let certificate = world.stack.layout.pki_dir().join("payment/tls.crt");
@@ -150,7 +131,7 @@ async fn a_broken_rotation_is_reported_and_survived() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_certificate_is_refused_within_a_minute() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&[]);
     let folder = world.stack.layout.pki_dir().join("operator");
     // Loaded before, as a thief would have it; it never reloads.
     let stolen = Identity::load(IdentityConfig { deny_list: None, ..IdentityConfig::in_folder(&folder) })

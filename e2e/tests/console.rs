@@ -11,7 +11,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use holdfast_chaos::fault::Fault;
+use holdfast_chaos::{fault::Fault, topics};
 use holdfast_e2e::{
     PATIENCE, World,
     browser::{self, Browser},
@@ -25,6 +25,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
 };
+use rdkafka::consumer::Consumer as _;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use uuid::Uuid;
@@ -407,6 +408,112 @@ async fn an_order_is_watched(world: &World, browser: &mut Browser) {
     until_shown(browser, 6, "Every event that was written was handled.").await;
     assert_eq!(browser.evaluate("document.activeElement.getAttribute('aria-label')").await, "Timeline");
     assert_eq!(browser.evaluate("document.querySelectorAll('#live .notice').length").await, 0);
+
+    its_messages_are_found(browser, world, &order).await;
+    what_a_stranger_sends_is_shown(browser, world).await;
+    nothing_is_left_at_the_broker(browser, world).await;
+    a_broker_that_stands_still_takes_no_page_with_it(browser, world).await;
+    // For what comes after it: a page that updates by itself.
+    browser.visit(&format!("http://127.0.0.1:{}/orders/{order}", world.stack.layout.console_port())).await;
+}
+
+/// Opens a page again and again until an expression in it is true: a reader of topics may have had no time.
+async fn visit_until(browser: &mut Browser, world: &World, path: &str, expression: &str) {
+    let url = format!("http://127.0.0.1:{}{path}", world.stack.layout.console_port());
+    let browser = tokio::sync::Mutex::new(browser);
+    eventually(&format!("{path}: {expression}"), || async {
+        let mut browser = browser.lock().await;
+        browser.visit(&url).await;
+        browser.evaluate(expression).await == true
+    })
+    .await;
+}
+
+/// The events of an order that was delivered, in their order; by its key, too, which is looked for where its writer puts it.
+async fn its_messages_are_found(browser: &mut Browser, world: &World, order: &str) {
+    browser.press(".do a[href$='/messages']").await;
+    let events = ["order.created", "payment.completed"].into_iter();
+    let events: Vec<&str> = events.chain(["delivery.status.updated"; 4]).collect();
+    let shown = format!(
+        "JSON.stringify([...document.querySelectorAll('#messages tbody th a')].map(a => a.innerText.split(' ')[0])) === {}",
+        json!(json!(events).to_string())
+    );
+    visit_until(browser, world, &format!("/orders/{order}/messages"), &shown).await;
+    let said = text_of(browser, "#said").await;
+    // One of each event topic and of each dead-letter topic.
+    assert!(said.contains(" records of 10 partitions ") && said.ends_with(": 6 match."), "{said}");
+    let key = text_of(browser, "#messages tbody td:nth-child(3)").await;
+    assert!(key.starts_with("watched-"), "{key}");
+
+    browser.press("#messages tbody th a").await;
+    let message = text_of(browser, "main").await;
+    assert!(message.contains(&format!("\"orderId\": \"{order}\"")), "{message}");
+    assert!(message.contains("1 Quay Street") && message.contains(&format!("Order {order}")), "{message}");
+
+    let path = format!("/topics/order.created?key={key}");
+    visit_until(browser, world, &path, "document.querySelectorAll('#messages tbody tr').length === 1").await;
+    let said = text_of(browser, "#said").await;
+    assert!(said.contains(" of 1 partition for the key: 1 match"), "{said}");
+    let path = format!("/topics/delivery.status.updated?order={order}");
+    visit_until(browser, world, &path, "document.querySelectorAll('#messages tbody tr').length === 4").await;
+}
+
+/// Whoever watches a topic sees what arrives by itself. What is no event is shown as bytes, its text is text, and its copy leads to
+/// its letter.
+async fn what_a_stranger_sends_is_shown(browser: &mut Browser, world: &World) {
+    const KEY: &str = "<script>document.title = 'x'</script>\u{202e}";
+    visit_until(browser, world, "/topics/order.created", "document.querySelector('#messages') !== null")
+        .await;
+    browser.evaluate("void (window.watched = true)").await;
+    send_created(&world.producer(), KEY, &Uuid::now_v7().to_string(), b"\xff\xfe").await;
+    let row = "window.watched === true && document.querySelector('#messages tbody tr').innerText.includes('0xfffe')";
+    browser.until(row).await;
+    let shown = text_of(browser, "#messages tbody td:nth-child(3)").await;
+    assert_eq!(shown, "<script>document.title = 'x'</script>\\u202e");
+    let copied = "document.querySelector('#messages a[aria-label^=\"Letter of\"]') !== null";
+    visit_until(browser, world, "/topics/order.created.payment.dlq", copied).await;
+    assert!(text_of(browser, "#messages").await.contains("0xfffe"));
+    assert_eq!(browser.evaluate("document.title").await, "Messages · Holdfast");
+    browser.press("#messages a[aria-label^='Letter of']").await;
+    assert_eq!(text_of(browser, "#state").await, "parked");
+    browser.press("dd a[href^='/topics/']").await;
+    assert!(text_of(browser, "main").await.contains("Its value is no event of this topic, 2 bytes"));
+    assert_eq!(browser.evaluate("document.querySelector('.hex').textContent").await, "fffe");
+}
+
+/// Looking leaves no group, and makes no topic.
+async fn nothing_is_left_at_the_broker(browser: &mut Browser, world: &World) {
+    let base = format!("http://127.0.0.1:{}", world.stack.layout.console_port());
+    browser.visit(&format!("{base}/topics/not.there")).await;
+    assert_eq!(text_of(browser, "h1").await, "Not there");
+    let client = topics::client(&world.stack.layout).expect("a client");
+    let metadata = client.fetch_metadata(None, PATIENCE).expect("answered");
+    assert!(metadata.topics().iter().all(|topic| topic.name() != "not.there"));
+    let groups = client.client().fetch_group_list(None, PATIENCE).expect("answered");
+    let mut names: Vec<&str> = groups.groups().iter().map(|group| group.name()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["delivery", "order", "payment"]);
+}
+
+/// A page about topics says that the broker does not answer; everything else is there meanwhile, and so are they afterwards.
+async fn a_broker_that_stands_still_takes_no_page_with_it(browser: &mut Browser, world: &World) {
+    let topics = "[...document.querySelectorAll('#topics tbody th')].some(topic => topic.innerText === 'order.created')";
+    visit_until(browser, world, "/topics", topics).await;
+    let shown = text_of(browser, "#topics").await;
+    assert!(shown.contains("events of order payment 4"), "{shown}");
+    assert!(shown.contains("1 of 1 7d") && shown.contains("1 of 1 30d"), "{shown}");
+    let base = format!("http://127.0.0.1:{}", world.stack.layout.console_port());
+    world.apply(Fault::Stall, "kafka");
+    for path in ["/topics", "/topics/order.created", &format!("/orders/{}/messages", Uuid::now_v7())] {
+        browser.visit(&format!("{base}{path}")).await;
+        let notice = text_of(browser, "[aria-label='Not asked']").await;
+        assert!(notice.contains("Kafka"), "{path}: {notice}");
+    }
+    browser.visit(&format!("{base}/groups")).await;
+    assert_eq!(text_of(browser, "h1").await, "Consumer groups");
+    assert_eq!(browser.evaluate("document.querySelectorAll('[aria-label=\"Not asked\"]').length").await, 0);
+    world.heal(Fault::Stall, "kafka");
+    visit_until(browser, world, "/topics", topics).await;
 }
 
 /// Nothing is wider than a small telephone but what scrolls in itself.
@@ -438,12 +545,18 @@ fn pages(order: &str, letter: &str) -> Vec<String> {
         "/groups",
         "/groups/resume?service=payment",
         "/redrives",
+        "/topics",
+        "/topics/order.created",
+        "/topics/order.created.payment.dlq?partition=2&offset=0",
+        // Where `stranger` is sent.
+        "/topics/order.created/2/0",
         "/outbox",
         "/audit",
     ];
+    let of_order = ["", "/messages"].map(|page| format!("/orders/{order}{page}"));
     let of_letter = ["", "/edit", "/revert"].map(|page| format!("/letters/{letter}{page}"));
     let fixed = fixed.map(str::to_owned).into_iter();
-    fixed.chain(of_letter).chain([format!("/orders/{order}"), "/components".to_owned()]).collect()
+    fixed.chain(of_letter).chain(of_order).chain(["/components".to_owned()]).collect()
 }
 
 /// The text of axe-core, if it can be had here.

@@ -616,6 +616,44 @@ async fn a_redrive_keeps_its_rate() {
     world.every_record_is_tallied().await;
 }
 
+const REDRIVE_REFUSED: [&str; 6] =
+    ["redrive", "--service", "payment", "--class", "attempts-exhausted", "--execute"];
+
+/// Orders that payment has refused and parked, for a cause that is mended.
+struct Refused<'w> {
+    world: &'w World,
+    orders: Vec<String>,
+}
+
+impl<'w> Refused<'w> {
+    async fn orders(world: &'w World, address: &'static str, count: i64) -> Self {
+        world.refuse_payments().await;
+        let orders = world.create_orders(address, count.unsigned_abs()).await;
+        let refused = Self { world, orders };
+        reaches("all are parked", count, || refused.left()).await;
+        world.accept_payments().await;
+        refused
+    }
+
+    /// How many are parked still.
+    async fn left(&self) -> i64 {
+        let parked = "select count(*) from dead_letters where class = $1 and state = 'parked'";
+        self.world.count("payment", parked, "attempts-exhausted").await
+    }
+
+    /// Those that are left are redriven, and then each order has been charged exactly once.
+    async fn rest_is_redriven(&self, left: i64) {
+        let (rest, code) = self.world.dlq_json(&REDRIVE_REFUSED).await;
+        assert_eq!((rest["redriven"].as_i64(), code), (Some(left), 0), "{rest}");
+        let charged =
+            "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)";
+        let mut payments = self.world.connect("payment").await;
+        let (all, orders) = count_of_orders(&mut payments, charged, &self.orders).await;
+        let expected = i64::try_from(self.orders.len()).expect("a few");
+        assert_eq!((all, orders), (expected, expected), "each was charged exactly once");
+    }
+}
+
 /// Ctrl-C in the middle of a redrive: what it has done so far is printed, with a summary; nothing more is done, and the next one does the
 /// rest, each letter once.
 #[tokio::test(flavor = "multi_thread")]
@@ -623,15 +661,9 @@ async fn an_interrupted_redrive_says_what_it_has_done() {
     const LETTERS: i64 = 60;
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
-    world.refuse_payments().await;
-    let orders = world.create_orders("1 Interrupt Street", LETTERS.unsigned_abs()).await;
-    let parked = "select count(*) from dead_letters where class = $1 and state = 'parked'";
-    let left = async || world.count("payment", parked, "attempts-exhausted").await;
-    reaches("all are parked", LETTERS, &left).await;
-    world.accept_payments().await;
-
-    let which = ["redrive", "--service", "payment", "--class", "attempts-exhausted", "--execute"];
-    let mut command = world.dlq_command(&[&which[..], &["--rate", "2/s", "-o", "json"]].concat());
+    let refused = Refused::orders(&world, "1 Interrupt Street", LETTERS).await;
+    let left = async || refused.left().await;
+    let mut command = world.dlq_command(&[&REDRIVE_REFUSED[..], &["--rate", "2/s", "-o", "json"]].concat());
     let redrive = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("holdfast runs");
     eventually("some are redriven", || async { left().await <= LETTERS - 5 }).await;
     let output = interrupted(redrive).await;
@@ -655,12 +687,7 @@ async fn an_interrupted_redrive_says_what_it_has_done() {
     .await;
     let left_then = left().await;
     assert!(left_then > 0 && LETTERS - left_then >= redriven, "{left_then} left after {redriven}");
-    let (rest, code) = world.dlq_json(&which).await;
-    assert_eq!((rest["redriven"].as_i64(), code), (Some(left_then), 0), "{rest}");
-    let charged =
-        "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)";
-    let charged = count_of_orders(&mut world.connect("payment").await, charged, &orders).await;
-    assert_eq!(charged, (LETTERS, LETTERS), "each was charged exactly once");
+    refused.rest_is_redriven(left_then).await;
 }
 
 /// A redrive is seen from another terminal, also after its service was killed in the middle, and is cancelled there: nothing more is done,
@@ -670,15 +697,9 @@ async fn a_redrive_is_cancelled_from_another_terminal() {
     const LETTERS: i64 = 120;
     let _alone = ONE_AT_A_TIME.lock().await;
     let world = world();
-    world.refuse_payments().await;
-    let orders = world.create_orders("1 Cancel Street", LETTERS.unsigned_abs()).await;
-    let parked = "select count(*) from dead_letters where class = $1 and state = 'parked'";
-    let left = async || world.count("payment", parked, "attempts-exhausted").await;
-    reaches("all are parked", LETTERS, &left).await;
-    world.accept_payments().await;
-
-    let which = ["redrive", "--service", "payment", "--class", "attempts-exhausted", "--execute"];
-    let mut command = world.dlq_command(&[&which[..], &["--rate", "2/s"]].concat());
+    let refused = Refused::orders(&world, "1 Cancel Street", LETTERS).await;
+    let left = async || refused.left().await;
+    let mut command = world.dlq_command(&[&REDRIVE_REFUSED[..], &["--rate", "2/s"]].concat());
     let redrive = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("holdfast runs");
     let running = async || {
         // While the service is away there is no answer.
@@ -722,12 +743,7 @@ async fn a_redrive_is_cancelled_from_another_terminal() {
     let entry = entries.iter().find(|entry| entry["action"] == "cancel-redrive").expect("it is there");
     assert_eq!((&entry["actor"], &entry["dead_letter_id"]), (&"operator (bob)".into(), &"".into()));
 
-    let (rest, code) = world.dlq_json(&which).await;
-    assert_eq!((rest["redriven"].as_i64(), code), (Some(left_then), 0), "{rest}");
-    let charged =
-        "select count(*), count(distinct order_id) from ledger_entries where order_id::text = any($1)";
-    let charged = count_of_orders(&mut world.connect("payment").await, charged, &orders).await;
-    assert_eq!(charged, (LETTERS, LETTERS), "each was charged exactly once");
+    refused.rest_is_redriven(left_then).await;
 }
 
 /// A record that two services have parked is one event: each names the other's letter, and one edit repairs both, in the same way.

@@ -49,7 +49,7 @@ async fn read_until(stream: &mut EventStream, done: impl Fn(&Value) -> bool) -> 
 /// Reads a stream to its end.
 async fn read_to_end(mut stream: EventStream) -> Vec<Value> {
     let seen = read_until(&mut stream, is_terminal).await;
-    let rest = timeout(Duration::from_secs(5), stream.next()).await.expect("closed").expect("in order");
+    let rest = timeout(PATIENCE, stream.next()).await.expect("closed").expect("in order");
     assert_eq!(rest, None, "nothing follows the end");
     // An order's own stream has its version as id.
     assert_eq!(stream.last_id, seen.last().map(|order| version(order).to_string()));
@@ -218,7 +218,7 @@ async fn a_killed_order_service_is_caught_up_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_of_every_replica_arrive() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&[]);
     let world = World { rest: world.rest.patient(PATIENCE), ..world };
     eventually("both are followed", || world.is_well("gateway")).await;
     let records = async |component: &str| {
@@ -258,7 +258,8 @@ async fn a_stopping_gateway_says_when_to_come_back() {
             assert_eq!(stream.next().await.expect("not cut off"), None);
         }
     };
-    timeout(Duration::from_secs(2), end).await.expect("at once");
+    // One that is not told is cut off when the time to stop is over.
+    timeout(PATIENCE, end).await.expect("told");
     eventually("the gateway is back", || async {
         world.stack.pid("gateway") != pid && world.readyz("gateway").await.0 == 200
     })
@@ -277,7 +278,7 @@ async fn a_stream_ends_with_its_token() {
     assert_eq!(stream.status, 200);
     let begin = tokio::time::Instant::now();
     let end = async { while stream.next().await.expect("not cut off").is_some() {} };
-    timeout(Duration::from_secs(20), end).await.expect("ended");
+    timeout(PATIENCE, end).await.expect("ended");
     assert!(begin.elapsed() > Duration::from_secs(1), "{:?}", begin.elapsed());
 }
 

@@ -56,7 +56,7 @@ async fn folder_of(world: &World, component: &str) -> PathBuf {
 /// is a command away; the stack works through all of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn programs_are_replaced_and_rolled_back() {
-    let world = World::with_two_order_replicas();
+    let world = World::with_two_order_replicas(&[]);
     let own = binary().parent().expect("in a folder").canonicalize().expect("there");
     let (other, bad) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let (other, bad) = (copies(other.path()), broken(bad.path()));

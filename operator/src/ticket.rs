@@ -73,7 +73,7 @@ pub fn digest_of(secret: &str) -> String {
 }
 
 /// A name that the audit takes: control characters are refused there.
-fn check_author(author: &str) -> Result<()> {
+pub fn check_author(author: &str) -> Result<()> {
     let length = author.chars().count();
     let fits = (1..=AUTHOR_CHARACTERS_MAX).contains(&length) && !author.chars().any(char::is_control);
     ensure!(fits, "the name of the author must be 1 to {AUTHOR_CHARACTERS_MAX} characters");

@@ -90,6 +90,12 @@ pub fn dead_letters_of(topic: &str, group: &str) -> String {
     format!("{topic}.{group}.dlq")
 }
 
+/// Of which topic's records a dead-letter topic has copies, and which group could not handle them; `None` if this is no such topic.
+#[must_use]
+pub fn copied_from(topic: &str) -> Option<(&'static str, &'static str)> {
+    READINGS.iter().find(|(original, group)| dead_letters_of(original, group) == topic).copied()
+}
+
 /// What is guarded at the brokers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
@@ -171,6 +177,15 @@ mod tests {
             payment write payment.refunded";
         let expected: Vec<&str> = expected.trim().lines().map(str::trim).collect();
         assert_eq!(lines.collect::<Vec<_>>(), expected);
+    }
+
+    /// A dead-letter topic says whose records it has, and other topics are none.
+    #[test]
+    fn a_dead_letter_topic_has_its_original() {
+        assert_eq!(copied_from("payment.completed.order.dlq"), Some((PAYMENT_COMPLETED, "order")));
+        for other in ["payment.completed", "order.created.order.dlq", "x.order.dlq", ""] {
+            assert_eq!(copied_from(other), None);
+        }
     }
 
     /// Every message that a row names exists in the schema.

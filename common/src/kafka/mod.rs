@@ -1,11 +1,13 @@
-//! The clients of Kafka: the settings of librdkafka that matter, each with its reason; [`tls`]; and what the brokers refuse
-//! ([`refusal`]).
+//! The clients of Kafka: the settings of librdkafka that matter, each with its reason; [`tls`]; what the brokers refuse
+//! ([`refusal`]); and a client for people who look into topics ([`reader`]).
 
+pub mod reader;
 pub mod refusal;
 pub mod tls;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use crc::{CRC_32_ISO_HDLC, Crc};
 use holdfast_proto::{text::kafka_in_words, topic};
 use rdkafka::{
     ClientConfig, ClientContext,
@@ -30,6 +32,11 @@ const METADATA_REFRESH_EVERY: Duration = Duration::from_secs(5);
 /// (librdkafka: 5 min). A broker that was fenced for a moment is missing from the metadata, so a client can lose its
 /// only one.
 const REBOOTSTRAP_AFTER: Duration = Duration::from_secs(10);
+/// By which of its keys a record goes to which partition: all with one key to one, those without a key to any. [`partition_of`] says
+/// which.
+const PARTITIONER: &str = "consistent_random";
+/// What [`PARTITIONER`] takes of a key.
+const KEY_HASH: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 /// A record for a topic that isn't there fails after this time (librdkafka: 30 s).
 pub const TOPIC_PROPAGATION_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -221,9 +228,18 @@ fn producer_config(mut client: ClientConfig) -> ClientConfig {
         .set("topic.metadata.propagation.max.ms", TOPIC_PROPAGATION_TIME_MAX.as_millis().to_string())
         .set("retry.backoff.ms", "50")
         .set("message.max.bytes", topic::RECORD_BYTES_MAX.to_string())
+        .set("partitioner", PARTITIONER)
         .set("queue.buffering.max.messages", "10000")
         .set("compression.type", "none");
     client
+}
+
+/// The partition to which our producers send what has this key, of a topic that has so many; `None` if it may be in any.
+#[must_use]
+pub fn partition_of(key: &[u8], partitions: i32) -> Option<i32> {
+    let partitions = u32::try_from(partitions).ok().filter(|partitions| *partitions > 0)?;
+    let partition = i32::try_from(KEY_HASH.checksum(key) % partitions).ok()?;
+    (!key.is_empty()).then_some(partition)
 }
 
 #[cfg(test)]
@@ -254,6 +270,8 @@ mod tests {
             (&producer, "acks", "all"),
             (&producer, "enable.idempotence", "true"),
             (&producer, "message.timeout.ms", "0"),
+            // Whoever looks for a key asks `partition_of`.
+            (&producer, "partitioner", "consistent_random"),
             // Pitfalls P19.
             (&consumer, "enable.auto.offset.store", "false"),
             (&consumer, "auto.offset.reset", "earliest"),
@@ -261,6 +279,16 @@ mod tests {
             (&consumer, "partition.assignment.strategy", "range"),
         ] {
             assert_eq!(client.get(setting), Some(value), "{setting}");
+        }
+    }
+    /// A key has one partition of those that there are. The check value is that of the hash's definition.
+    #[test]
+    fn a_key_has_its_partition() {
+        assert_eq!(KEY_HASH.checksum(b"123456789"), 0xcbf4_3926);
+        assert_eq!(partition_of(b"123456789", 4), Some(2));
+        assert_eq!(partition_of(b"123456789", 1), Some(0));
+        for (key, partitions) in [(&b""[..], 4), (b"k", 0), (b"k", -1)] {
+            assert_eq!(partition_of(key, partitions), None);
         }
     }
 }

@@ -130,6 +130,8 @@ pub enum ClientKind {
     Observer,
     /// Publishes events.
     Producer,
+    /// Reads for people, in no group.
+    Reader,
 }
 
 impl ClientKind {
@@ -138,6 +140,7 @@ impl ClientKind {
             Self::Consumer => "consumer",
             Self::Observer => "observer",
             Self::Producer => "producer",
+            Self::Reader => "reader",
         }
     }
 }

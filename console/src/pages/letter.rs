@@ -10,7 +10,6 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use holdfast_operator::schema;
 use holdfast_proto::{
     from_timestamp,
     ops::v1::{self as pb, DeadLetterState},
@@ -18,7 +17,10 @@ use holdfast_proto::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{AuditRow, LetterRow, find_letter, is_edited, letter_link, no_such_id, not_found};
+use super::{
+    AuditRow, LetterRow, find_letter, is_edited, letter_link, no_such_id, not_found,
+    record::{Record, message_link},
+};
 use crate::{
     payloads::Payloads,
     session::Session,
@@ -33,6 +35,8 @@ pub(super) struct View {
     letter: LetterRow,
     partition: i32,
     offset: i64,
+    /// Of the message that it was, if its topic still has it.
+    message: String,
     blocked_by: Shown,
     blocked_link: String,
     attempts: i32,
@@ -50,44 +54,8 @@ pub(super) struct View {
     is_full: bool,
 }
 
-/// Key, headers and value.
-#[derive(Debug)]
-struct Record {
-    key: Shown,
-    headers: Vec<(Shown, Shown)>,
-    /// Whether its value is what the topic carries.
-    is_event: bool,
-    /// Decoded by the schema of its topic, as far as it may be shown.
-    decoded: Shown,
-    hex: Shown,
-    bytes: usize,
-}
-
-impl Record {
-    fn of(
-        payloads: Payloads,
-        topic: &str,
-        key: Option<&[u8]>,
-        headers: &[pb::RecordHeader],
-        value: Option<&[u8]>,
-    ) -> Result<Self> {
-        let decoded = value.map(|value| schema::decode(topic, value)).transpose()?.flatten();
-        let is_event = decoded.is_some();
-        let decoded = decoded.and_then(|event| payloads.event(event));
-        let decoded = decoded.map(|value| serde_json::to_string_pretty(&value)).transpose()?;
-        Ok(Self {
-            is_event,
-            key: key.map(|key| payloads.bytes(key)).unwrap_or_default(),
-            headers: headers
-                .iter()
-                .take(ROWS_MAX)
-                .map(|header| (Shown::of(&header.name), payloads.bytes(&header.value)))
-                .collect(),
-            decoded: Shown::lines(decoded.unwrap_or_default()),
-            hex: value.filter(|_| payloads == Payloads::Full).map(Shown::hex).unwrap_or_default(),
-            bytes: value.map_or(0, <[u8]>::len),
-        })
-    }
+fn named(headers: &[pb::RecordHeader]) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.iter().map(|header| (header.name.as_str(), header.value.as_slice()))
 }
 
 impl View {
@@ -99,8 +67,13 @@ impl View {
         now: OffsetDateTime,
     ) -> Result<Self> {
         let topic = &letter.topic;
-        let original =
-            Record::of(payloads, topic, letter.key.as_deref(), &letter.headers, letter.value.as_deref())?;
+        let original = Record::of(
+            payloads,
+            topic,
+            letter.key.as_deref(),
+            named(&letter.headers),
+            letter.value.as_deref(),
+        )?;
         let edited = is_edited(letter).then(|| {
             let headers =
                 if letter.edited_headers.is_empty() { &letter.headers } else { &letter.edited_headers };
@@ -109,7 +82,7 @@ impl View {
                 payloads,
                 topic,
                 key,
-                headers,
+                named(headers),
                 letter.edited_value.as_deref().or(letter.value.as_deref()),
             )
         });
@@ -123,6 +96,7 @@ impl View {
             frame,
             partition: letter.partition,
             offset: letter.offset,
+            message: message_link(topic, letter.partition, letter.offset),
             blocked_by: Shown::of(&letter.blocked_by),
             blocked_link: letter_link(&letter.blocked_by),
             attempts: letter.attempts,

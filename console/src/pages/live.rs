@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{groups, job, letters, order, redrives, start, stuck};
+use super::{groups, job, letters, order, record::is_topic_name, redrives, start, stuck, topic};
 use crate::{
     live::{Look, Subject, Watcher},
     state::Console,
@@ -38,6 +38,10 @@ pub(crate) struct Wanted {
     id: String,
     #[serde(default)]
     older: String,
+    #[serde(default)]
+    topic: String,
+    #[serde(default)]
+    partition: String,
 }
 
 impl Wanted {
@@ -52,6 +56,13 @@ impl Wanted {
             "job" => id().map(Subject::Job),
             "stuck" => stuck::before(&self.older, OffsetDateTime::now_utc())
                 .map(|_| Subject::Stuck(self.older.clone())),
+            "topic" if is_topic_name(&self.topic) => {
+                let partition = match self.partition.as_str() {
+                    "" => None,
+                    text => Some(text.parse().ok().filter(|number| *number >= 0)?),
+                };
+                Some(Subject::Topic(self.topic.clone(), partition))
+            }
             _ => None,
         }
     }
@@ -121,6 +132,7 @@ pub(crate) async fn look(console: Console, subject: Subject) -> Option<String> {
         Subject::Stuck(older) => {
             stuck::view(console, author, &stuck::Wanted::older(&older)).await?.as_live().render()
         }
+        Subject::Topic(name, partition) => topic::newest(console, &name, partition).await?.as_live().render(),
         Subject::Job(id) => job::view(console, author, id).await?.as_live().render(),
     };
     match html {
@@ -147,6 +159,9 @@ mod tests {
         assert_eq!(of("page=start"), Some(Subject::Start));
         assert_eq!(of(&format!("page=order&id={id}")), Some(Subject::Order(id)));
         assert_eq!(of(&format!("page=job&id={id}")), Some(Subject::Job(id)));
+        let topic = |partition| Some(Subject::Topic("order.created".to_owned(), partition));
+        assert_eq!(of("page=topic&topic=order.created"), topic(None));
+        assert_eq!(of("page=topic&topic=order.created&partition=3"), topic(Some(3)));
         assert_eq!(of("page=stuck&older=5m"), Some(Subject::Stuck("5m".to_owned())));
         for wrong in [
             "",
@@ -156,6 +171,10 @@ mod tests {
             "page=stuck&older=x",
             "page=stuck&older=000000000000000001s",
             "page=letter",
+            "page=topic",
+            "page=topic&topic=a/b",
+            "page=topic&topic=order.created&partition=x",
+            "page=topic&topic=order.created&partition=-1",
         ] {
             assert_eq!(of(wrong), None, "{wrong}");
         }

@@ -14,14 +14,19 @@ pub(crate) mod letter;
 pub(crate) mod letters;
 pub(crate) mod list;
 pub(crate) mod live;
+pub(crate) mod message;
 pub(crate) mod order;
+pub(crate) mod order_messages;
 pub(crate) mod outbox;
+mod record;
 pub(crate) mod redrives;
 pub(crate) mod resume;
 pub(crate) mod revert;
 pub(crate) mod skip;
 pub(crate) mod start;
 pub(crate) mod stuck;
+pub(crate) mod topic;
+pub(crate) mod topics;
 
 #[cfg(test)]
 mod tests;
@@ -91,6 +96,11 @@ fn reason_of(text: &str) -> Result<String, &'static str> {
 /// The path of an order's page; empty if this is no id of one.
 fn order_link(id: &str) -> String {
     Uuid::try_parse(id).map(|id| format!("/orders/{id}")).unwrap_or_default()
+}
+
+/// The path of the page of an order's messages; empty if this is no id of one.
+fn messages_link(id: &str) -> String {
+    Uuid::try_parse(id).map(|id| format!("/orders/{id}/messages")).unwrap_or_default()
 }
 
 /// The path of a letter's page; empty if this is no id of one.

@@ -5,20 +5,26 @@ use std::{
     sync::LazyLock,
 };
 
+use holdfast_common::{
+    kafka::reader::{PartitionView, Retention},
+    record::{Header, Record},
+};
 use holdfast_proto::{ops::v1 as pb, to_timestamp, topic};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    audit, components, confirm, desk, edit, groups, job, letter, letters, list, order, outbox, redrives,
-    resume, revert, start, stuck,
+    audit, components, confirm, desk, edit, groups, job, letter, letters, list, message, order,
+    order_messages, outbox, redrives, resume, revert, start, stuck, topic as topic_page, topics,
 };
 use crate::{
     admin::{Metrics, Part, Readiness, Replica},
     ask::Asked,
+    browse::{Ends, OrderSeen, Question, Seen, Start, TopicSeen, Which},
     job::{Action, Job, Line, Preview, Progress, Selection},
     payloads::Payloads,
     saga::{Evidence, Reader},
+    scan::{Looked, Scan, Span, Stop},
     view::{Frame, ROWS_MAX, Shown},
 };
 
@@ -157,7 +163,14 @@ type Pages = Vec<(&'static str, String)>;
 
 /// Every page with this many rows, by its name.
 fn pages(rows: usize) -> Pages {
-    [pages_of_orders(rows), pages_of_letters(rows), pages_of_changes(rows), pages_of_services(rows)].concat()
+    [
+        pages_of_orders(rows),
+        pages_of_letters(rows),
+        pages_of_changes(rows),
+        pages_of_services(rows),
+        pages_of_topics(rows),
+    ]
+    .concat()
 }
 
 fn add(pages: &mut Pages, name: &'static str, page: &dyn askama::DynTemplate) {
@@ -295,6 +308,70 @@ fn pages_of_services(rows: usize) -> Pages {
     pages
 }
 
+/// A message of strangers, in a topic of ours.
+fn record(offset: usize) -> Record {
+    Record {
+        topic: "order.created.payment.dlq".to_owned(),
+        offset: i64::try_from(offset).expect("small"),
+        timestamp_ms: Some(0),
+        key: Some(HOSTILE.as_bytes().into()),
+        value: Some(EVENT.clone().into()),
+        headers: ["ce_subject", "dlq-id", HOSTILE]
+            .map(|name| Header::new(name, HOSTILE.as_bytes().to_vec()))
+            .to_vec(),
+        ..Record::default()
+    }
+}
+
+/// So many records and partitions, in a topic that is called so.
+fn seen(name: &str, rows: usize) -> (TopicSeen, Scan) {
+    let numbers = || 0..i32::try_from(rows).expect("few");
+    let view = |number| PartitionView { number, ..PartitionView::default() };
+    let looked = |number| Looked {
+        span: Span { place: (name.to_owned(), number), first: 0, from: 5, end: 9 },
+        next: 7,
+        records: 2,
+        found: 2,
+        stop: Stop::Records,
+    };
+    let ends = |number| Ends { view: view(number), first: Some(0), end: Some(9) };
+    let topic = TopicSeen { name: name.to_owned(), partitions: numbers().map(ends).collect() };
+    let mut found: Vec<Record> = (0..rows).map(record).collect();
+    if let Some(first) = found.first_mut() {
+        name.clone_into(&mut first.topic);
+    }
+    (topic, Scan { found, looked: numbers().map(looked).collect() })
+}
+
+fn pages_of_topics(rows: usize) -> Pages {
+    let (mut pages, now) = (Pages::new(), now());
+    let (topic, _) = seen(HOSTILE, rows);
+    let kept = BTreeMap::from([(hostile(), Retention { policy: hostile(), ..Retention::default() })]);
+    add(&mut pages, "topics", &topics::View::of(frame(), vec![topic; rows.max(1)], &kept));
+    let wanted: topic_page::Wanted = serde_urlencoded::from_str(
+        &crate::view::link(
+            "",
+            &["partition", "offset", "time", "order", "key"].map(|field| (field, HOSTILE)),
+        )[1..],
+    )
+    .expect("fields");
+    for (name, which) in [("browsed topic", Which::All), ("searched topic", Which::Key(hostile()))] {
+        let (topic, scan) = seen(HOSTILE, rows);
+        let question = Question { topic: hostile(), partition: Some(0), start: Start::Newest, which };
+        let view =
+            topic_page::View::of(frame(), &wanted, &question, Seen { topic, scan }, Payloads::Full, now);
+        add(&mut pages, name, &view.expect("shown"));
+    }
+    let order = OrderSeen { scan: seen(topic::ORDER_CREATED, rows).1, missing: Vec::new() };
+    let view = order_messages::View::of(frame(), Uuid::nil(), order, Payloads::Full, now).expect("shown");
+    add(&mut pages, "messages of an order", &view);
+    let mut whole = record(7);
+    whole.headers = vec![whole.headers[2].clone(); rows];
+    let view = message::View::of(frame(), &whole, (0, 9), Payloads::Full, now).expect("shown");
+    add(&mut pages, "message", &view);
+    pages
+}
+
 /// What strangers have written, in every field of every page, is read and never acts: not as HTML, not as an instruction to reorder
 /// or hide what stands beside it.
 #[test]
@@ -352,6 +429,48 @@ fn what_is_not_to_be_shown_is_not() {
         let page = page(payloads);
         assert!(hidden.iter().all(|text| !page.contains(text)), "{page}");
         assert!(expected.iter().all(|text| page.contains(text)), "{page}");
+    }
+}
+
+/// The same of messages: on the page of one, and in lists.
+#[test]
+fn what_is_not_to_be_shown_of_messages_is_not() {
+    let secret = "1 Quay Street";
+    let event = serde_json::json!({ "deliveryAddress": secret }).to_string();
+    let event = holdfast_operator::schema::encode(topic::ORDER_CREATED, &event).expect("an event");
+    let record = || Record {
+        topic: topic::ORDER_CREATED.to_owned(),
+        key: Some(secret.into()),
+        headers: vec![Header::new("ce_subject", secret)],
+        value: Some(event.clone().into()),
+        ..Record::default()
+    };
+    let pages = |payloads| {
+        let frame = Frame::default;
+        let one = message::View::of(frame(), &record(), (0, 1), payloads, now()).expect("shown");
+        let scan = || Scan { found: vec![record()], looked: Vec::new() };
+        let topic = TopicSeen { name: topic::ORDER_CREATED.to_owned(), partitions: Vec::new() };
+        let question =
+            Question { topic: topic.name.clone(), partition: None, start: Start::Newest, which: Which::All };
+        let seen = Seen { topic, scan: scan() };
+        let wanted = topic_page::Wanted::newest(None);
+        let all = topic_page::View::of(frame(), &wanted, &question, seen, payloads, now()).expect("shown");
+        let order = OrderSeen { scan: scan(), missing: Vec::new() };
+        let order = order_messages::View::of(frame(), Uuid::nil(), order, payloads, now()).expect("shown");
+        [
+            askama::Template::render(&one).expect("rendered"),
+            askama::Template::render(&all).expect("rendered"),
+            askama::Template::render(&order).expect("rendered"),
+        ]
+    };
+    for page in pages(Payloads::Full) {
+        assert!(page.contains("Quay"), "{page}");
+    }
+    for (payloads, expected) in [(Payloads::Masked, "text, 13 bytes"), (Payloads::Off, "13 bytes")] {
+        for page in pages(payloads) {
+            assert!(!page.contains("Quay") && !page.contains("51756179"), "{page}");
+            assert!(page.contains(expected), "{page}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The guard, on every route: rows of the table that are added later are tested as they are.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,7 +9,12 @@ use axum::{
     response::Response,
 };
 use holdfast_certs::Pki;
-use holdfast_common::{config::IdentityConfig, identity::Identity, reload::Reload};
+use holdfast_common::{
+    config::{IdentityConfig, KafkaTlsConfig},
+    identity::Identity,
+    kafka::reader::Reader,
+    reload::Reload,
+};
 use holdfast_operator::ticket::{self, Author, May};
 use http_body_util::BodyExt as _;
 use tempfile::TempDir;
@@ -17,9 +22,14 @@ use time::OffsetDateTime;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::{config::Config, guard::CONTENT_SECURITY_POLICY};
+use crate::{
+    config::{Config, KafkaReaderConfig, ProxyConfig},
+    guard::CONTENT_SECURITY_POLICY,
+    topics::{Deadline, NotRead, READERS_MAX},
+};
 
 const HOST: &str = "127.0.0.1:8090";
+const NO_BROKERS: &str = "no brokers";
 const ID: &str = "01a21184-8763-7214-acea-bb1c3b689082";
 
 /// A console whose services are away.
@@ -34,11 +44,15 @@ impl Lab {
         fs::create_dir(folder.path().join("tickets")).expect("created");
         let pki = Pki::open_or_init(folder.path()).expect("created");
         pki.ensure_leaf("operator").expect("issued");
-        let identity =
-            Identity::load(IdentityConfig::in_folder(&folder.path().join("operator"))).expect("loaded");
-        let console =
-            Console::new(&config(folder.path(), allow_write), &identity).expect("an address of loopback");
-        Self { folder, console }
+        let config = config(folder.path(), allow_write);
+        let console = Console::new(&config, &identity_in(folder.path()), Err(NO_BROKERS.to_owned()));
+        Self { console: console.expect("its settings are right"), folder }
+    }
+
+    /// Another console of the same certificate.
+    fn console_of(&self, config: &Config) -> Console {
+        let identity = identity_in(self.folder.path());
+        Console::new(config, &identity, Err(NO_BROKERS.to_owned())).expect("its settings are right")
     }
 
     fn router(&self) -> Router {
@@ -56,13 +70,22 @@ impl Lab {
     }
 
     fn cookie_of(&self, author: Author) -> String {
-        let cookie = self.console.sessions.begin(author, OffsetDateTime::now_utc()).expect("begun");
-        format!("{}={cookie}", self.console.cookie)
+        cookie_at(&self.console, author)
     }
+}
+
+/// A cookie of somebody who has signed in with a ticket.
+fn cookie_at(console: &Console, author: Author) -> String {
+    let cookie = console.sessions.begin(author, OffsetDateTime::now_utc()).expect("begun");
+    format!("{}={cookie}", console.cookie)
 }
 
 fn alice(may: May) -> Author {
     Author { name: "alice".to_owned(), may }
+}
+
+fn identity_in(folder: &Path) -> Identity {
+    Identity::load(IdentityConfig::in_folder(&folder.join("operator"))).expect("loaded")
 }
 
 fn config(folder: &Path, allow_write: bool) -> Config {
@@ -85,7 +108,8 @@ fn method_of(route: &Route) -> Method {
 
 /// A request as a browser sends it from the console's own page.
 fn request(route: &Route, cookie: &str) -> Request<Body> {
-    let path = route.path.replace("{id}", ID);
+    let path = route.path.replace("{id}", ID).replace("{topic}", "order.created");
+    let path = path.replace("{partition}", "0").replace("{offset}", "7");
     let builder = Request::builder()
         .method(method_of(route))
         .uri(path)
@@ -201,6 +225,62 @@ async fn no_route_changes_anything_unless_it_is_allowed() {
     }
 }
 
+/// By the name of its proxy nobody gets in without the proxy's secret, on any route, also with somebody's cookie; with it they are who the
+/// proxy says, change something only as members of a group of writers, and only from the proxy's own pages.
+#[tokio::test]
+async fn a_proxy_signs_people_in() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let lab = Lab::new(true);
+    let mut config = config(lab.folder.path(), true);
+    config.console.proxy = Some(ProxyConfig {
+        origin: "https://console.example.org".to_owned(),
+        secret_header: "x-console-secret".to_owned(),
+        secret: SECRET.into(),
+        user_header: "x-forwarded-email".to_owned(),
+        groups_header: Some("x-forwarded-groups".to_owned()),
+        writers: vec!["operators".to_owned()],
+    });
+    let console = lab.console_of(&config);
+    let (router, cookie) = (router(console.clone()), cookie_at(&console, alice(May::Change)));
+    let by_proxy = |route: &Route, secret: &str, groups: &str| {
+        let mut request = request(route, &cookie);
+        for (name, value) in [
+            ("host", "console.example.org"),
+            ("origin", "https://console.example.org"),
+            ("x-console-secret", secret),
+            ("x-forwarded-email", "bob@example.org"),
+            ("x-forwarded-groups", groups),
+        ] {
+            request.headers_mut().insert(name, HeaderValue::from_str(value).expect("text"));
+        }
+        request
+    };
+    for route in ROUTES.iter().filter(|route| route.effect != Effect::Public) {
+        let status = send(&router, by_proxy(route, "guessed", "operators")).await.status();
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{}", route.path);
+        // Who comes past the proxy is not whom they say.
+        let mut beside = by_proxy(route, SECRET, "operators");
+        beside.headers_mut().insert(header::HOST, HeaderValue::from_static(HOST));
+        beside.headers_mut().insert(header::ORIGIN, HeaderValue::from_static("http://127.0.0.1:8090"));
+        beside.headers_mut().remove(header::COOKIE);
+        assert_eq!(send(&router, beside).await.status(), StatusCode::UNAUTHORIZED, "{}", route.path);
+    }
+    for route in ROUTES.iter().filter(|route| route.effect == Effect::Write) {
+        let status = send(&router, by_proxy(route, SECRET, "staff")).await.status();
+        assert_eq!(status, StatusCode::FORBIDDEN, "{}", route.path);
+        let status = send(&router, by_proxy(route, SECRET, "staff, operators")).await.status();
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{}", route.path);
+        let mut foreign = by_proxy(route, SECRET, "operators");
+        foreign.headers_mut().remove("sec-fetch-site");
+        foreign.headers_mut().insert(header::ORIGIN, HeaderValue::from_static("http://console.example.org"));
+        assert_eq!(send(&router, foreign).await.status(), StatusCode::FORBIDDEN, "{}", route.path);
+    }
+    let page = text_of(send(&router, by_proxy(page_route(), SECRET, "staff")).await).await;
+    assert!(page.contains("bob@example.org") && page.contains("read-only"), "{page}");
+    // Beside the proxy, tickets let in as ever.
+    assert_eq!(send(&router, request(page_route(), &cookie)).await.status(), StatusCode::OK);
+}
+
 /// Every answer has the headers that keep scripts, frames and caches away, also a refusal and what is not there.
 #[tokio::test]
 async fn every_answer_has_the_headers() {
@@ -268,7 +348,10 @@ async fn a_service_that_is_away_takes_no_page_with_it() {
         "/outbox",
         "/audit",
         "/components",
+        "/topics",
+        "/topics/order.created",
         &format!("/orders/{ID}"),
+        &format!("/orders/{ID}/messages"),
     ] {
         let mut request = request(page_route(), &cookie);
         *request.uri_mut() = path.parse().expect("an address");
@@ -282,6 +365,81 @@ async fn a_service_that_is_away_takes_no_page_with_it() {
     let response = send(&router, letter).await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     assert!(text_of(response).await.contains("Not asked: order cannot be reached"));
+}
+
+/// Whoever finds no reader of topics free is told when to come again; everything else of the console is there.
+#[tokio::test]
+async fn who_finds_no_reader_comes_again() {
+    let mut lab = Lab::new(false);
+    let (config, identity) = (config(lab.folder.path(), false), identity_in(lab.folder.path()));
+    let away = KafkaReaderConfig { brokers: "127.0.0.1:1".to_owned(), tls: KafkaTlsConfig::default() };
+    let brokers = crate::state::brokers(Some(&away), &identity);
+    lab.console = Console::new(&config, &identity, brokers).expect("its settings are right");
+    let (router, cookie) = (lab.router(), lab.cookie());
+    let free = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut reading = Vec::new();
+    for _ in 0..READERS_MAX {
+        let (console, free) = (lab.console.clone(), free.clone());
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        reading.push(tokio::spawn(async move {
+            let work = move |_: &Reader, _: Deadline| {
+                let _ = begun.send(());
+                let freed = tokio::runtime::Handle::current().block_on(free.acquire());
+                freed.map(drop).map_err(|error| NotRead::Failed(error.to_string()))
+            };
+            console.topics.read(Duration::from_secs(60), work).await
+        }));
+        begins.await.expect("it reads");
+    }
+    let page = |path: &str| {
+        let mut request = request(page_route(), &cookie);
+        *request.uri_mut() = path.parse().expect("an address");
+        send(&router, request)
+    };
+    for path in
+        ["/topics", "/topics/order.created", "/topics/order.created/0/7", &format!("/orders/{ID}/messages")]
+    {
+        let response = page(path).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2", "{path}");
+    }
+    assert_eq!(page("/groups").await.status(), StatusCode::OK);
+    free.add_permits(READERS_MAX);
+    for read in reading {
+        assert!(read.await.expect("no panic").is_ok());
+    }
+}
+
+/// What can't be meant is refused before any broker is asked.
+#[tokio::test]
+async fn what_cant_be_meant_of_a_topic_is_refused() {
+    let lab = Lab::new(false);
+    let (router, cookie) = (lab.router(), lab.cookie());
+    for (path, status) in [
+        ("/topics/a%2Fb", StatusCode::NOT_FOUND),
+        ("/topics/%3Cscript%3E", StatusCode::NOT_FOUND),
+        ("/topics/..%2F", StatusCode::NOT_FOUND),
+        ("/topics/order.created/x/1", StatusCode::NOT_FOUND),
+        ("/topics/order.created/0/-1", StatusCode::NOT_FOUND),
+        ("/topics/order.created?partition=x", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?partition=-1", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?offset=7", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?partition=0&offset=-7", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?time=yesterday", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?partition=0&offset=7&time=5m", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?order=7", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?key=a&order=01a21184-8763-7214-acea-bb1c3b689082", StatusCode::BAD_REQUEST),
+        ("/topics/order.created?partition=0&offset=7&key=a", StatusCode::OK),
+        ("/topics/order.created?time=5m", StatusCode::OK),
+        (
+            "/topics/order.created?time=2026-01-31T12:00:00Z&order=01a21184-8763-7214-acea-bb1c3b689082",
+            StatusCode::OK,
+        ),
+    ] {
+        let mut request = request(page_route(), &cookie);
+        *request.uri_mut() = path.parse().expect("an address");
+        assert_eq!(send(&router, request).await.status(), status, "{path}");
+    }
 }
 
 /// A form that is longer than an event can be is refused before it is read.
@@ -300,9 +458,8 @@ async fn it_listens_on_loopback_only() {
     let lab = Lab::new(false);
     let mut config = config(lab.folder.path(), false);
     config.console.listen = "0.0.0.0:8090".parse().expect("an address");
-    let identity =
-        Identity::load(IdentityConfig::in_folder(&lab.folder.path().join("operator"))).expect("loaded");
-    assert!(Console::new(&config, &identity).is_err());
+    let identity = identity_in(lab.folder.path());
+    assert!(Console::new(&config, &identity, Err(NO_BROKERS.to_owned())).is_err());
 }
 
 /// The services are found where the file says now; one with an address that is none changes nothing.

@@ -156,10 +156,17 @@ struct Asked {
 }
 
 #[derive(Serialize)]
+struct Brokers {
+    brokers: String,
+}
+
+#[derive(Serialize)]
 struct ConsoleFile {
     service: Service,
     identity: Identity,
     console: Pages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kafka: Option<Brokers>,
     #[serde(flatten)]
     services: BTreeMap<&'static str, Asked>,
 }
@@ -222,6 +229,8 @@ pub(crate) fn prepare_console(
             allow_write: true,
             command_options: command_options.to_owned(),
         },
+        // A broker with TLS grants the console nothing.
+        kafka: (layout.kafka_tls() == Tls::Off).then(|| Brokers { brokers: layout.kafka_brokers() }),
         services: PARTICIPANTS.iter().map(of).chain([(GATEWAY, gateway)]).collect(),
     };
     write(layout, CONSOLE, &file, Owner::Console)
