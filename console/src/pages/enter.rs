@@ -34,7 +34,8 @@ pub(crate) async fn page(State(console): State<Console>, Query(wanted): Query<Wa
             format!("this address was used, or has expired. Type `{command}` for another one"),
         );
     };
-    tracing::info!(author = author.name, may = ?author.may, "an operator has signed in");
+    let may_change = console.may_change(&author);
+    tracing::info!(author = author.name, may_change, "an operator has signed in");
     match console.sessions.begin(author, now) {
         Ok(cookie) => {
             let cookie = format!(
