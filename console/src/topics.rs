@@ -209,6 +209,8 @@ fn take(idle: &Mutex<Vec<Reader>>) -> Option<Reader> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use holdfast_common::{
         config::{KafkaConfig, KafkaTlsConfig},
         health::Health,
@@ -227,11 +229,14 @@ mod tests {
     async fn a_few_read_at_a_time() {
         let topics = Arc::new(away());
         let (free, wait) = (watch::Sender::new(false), Duration::from_secs(60));
+        let with_reader = Arc::new(AtomicUsize::new(0));
         let reading: Vec<_> = (0..READERS_MAX)
             .map(|_| {
                 let (topics, mut freed) = (topics.clone(), free.subscribe());
+                let with_reader = with_reader.clone();
                 tokio::spawn(async move {
                     let hold = move |_: &Reader, _: Deadline| {
+                        with_reader.fetch_add(1, Ordering::SeqCst);
                         let waited = tokio::runtime::Handle::current().block_on(freed.wait_for(|free| *free));
                         waited.map(drop).map_err(|error| NotRead::Failed(error.to_string()))
                     };
@@ -239,7 +244,8 @@ mod tests {
                 })
             })
             .collect();
-        while topics.places.available_permits() > 0 {
+        // A place is taken before its reader is: one that begins late would find that of another.
+        while with_reader.load(Ordering::SeqCst) < READERS_MAX {
             tokio::task::yield_now().await;
         }
         assert!(matches!(topics.read(wait, |_, _| Ok(())).await, Err(NotRead::Busy)));
