@@ -41,6 +41,16 @@ impl Proxy {
         if !config.writers.is_empty() && config.groups_header.is_none() {
             return Err("console.proxy.writers are groups, and need console.proxy.groups_header".into());
         }
+        if config
+            .writers
+            .iter()
+            .any(|writer| writer.is_empty() || writer.contains(',') || writer.trim() != writer)
+        {
+            return Err("console.proxy.writers: a group must have a name, without commas and without spaces around it".into());
+        }
+        if config.user_header.eq_ignore_ascii_case(&config.secret_header) {
+            return Err("console.proxy.user_header must not be the header with the secret, which the audit would show".into());
+        }
         let groups_header = config.groups_header.as_deref().map(|header| name("groups_header", header));
         Ok(Self {
             host: host_of(&config.origin)?,
@@ -72,7 +82,7 @@ impl Proxy {
         let author = only(headers, &self.user_header).unwrap_or_default();
         if check_author(author).is_err() {
             return Err(
-                "the proxy did not say who you are (console.proxy.user_header), or in too many words",
+                "the proxy did not say who you are (console.proxy.user_header), or with more than 64 characters",
             );
         }
         Ok(Session { author: Author { name: author.to_owned(), may: self.may(headers) } })
@@ -83,8 +93,7 @@ impl Proxy {
         let Some(name) = self.groups_header.as_ref().filter(|_| !self.writers.is_empty()) else {
             return May::Change;
         };
-        let groups = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
-        let mut groups = groups.flat_map(|line| line.split(',')).map(str::trim);
+        let mut groups = only(headers, name).unwrap_or_default().split(',').map(str::trim);
         if groups.any(|group| self.writers.iter().any(|writer| writer == group)) {
             May::Change
         } else {
@@ -108,21 +117,30 @@ fn host_of(origin: &str) -> Result<String, BoxError> {
     let uri: Option<Uri> = origin.parse().ok();
     let uri = uri.filter(|uri| uri.scheme() == Some(&Scheme::HTTPS));
     let host = uri.as_ref().and_then(Uri::authority).map(ToString::to_string);
-    host.filter(|host| origin == format!("https://{host}") && !host.contains('@')).ok_or_else(|| {
-        format!("console.proxy.origin: {origin:?} is not an origin such as https://console.example.org")
-            .into()
+    // As browsers write it, who compare with nothing else: small letters, and no port that is the default.
+    let is_written_so = |host: &String| {
+        origin == format!("https://{}", host.to_ascii_lowercase())
+            && !host.contains('@')
+            && !host.ends_with(":443")
+    };
+    host.filter(is_written_so).ok_or_else(|| {
+        format!(
+            "console.proxy.origin: {origin:?} is not an origin as browsers send it, such as https://console.example.org"
+        )
+        .into()
     })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
 
-    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-    fn config() -> ProxyConfig {
+    /// The settings of a proxy.
+    pub(crate) fn config() -> ProxyConfig {
         ProxyConfig {
             origin: "https://console.example.org".to_owned(),
             secret_header: "x-console-secret".to_owned(),
@@ -163,6 +181,20 @@ mod tests {
         }
     }
 
+    /// Of two lines with groups one may have been slipped past the proxy: neither counts.
+    #[test]
+    fn groups_that_come_twice_are_none() {
+        let proxy = Proxy::new(&config()).expect("it is right");
+        let sent = [
+            ("x-console-secret", SECRET),
+            ("x-forwarded-email", "alice@example.org"),
+            ("x-forwarded-groups", "staff"),
+            ("x-forwarded-groups", "operators"),
+        ];
+        let session = proxy.session(&headers(&sent)).expect("signed in");
+        assert_eq!(session.author.may, May::Look);
+    }
+
     /// Without the secret, or with two values of what must be one, nobody is believed.
     #[test]
     fn nobody_is_believed_past_the_proxy() {
@@ -188,11 +220,16 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named() {
         type Change = fn(&mut ProxyConfig);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 14] = [
             (|config| config.origin = "http://console.example.org".to_owned(), "console.proxy.origin"),
             (|config| config.origin = "https://console.example.org/".to_owned(), "console.proxy.origin"),
             (|config| config.origin = "https://a@console.example.org".to_owned(), "console.proxy.origin"),
             (|config| config.origin = "console.example.org".to_owned(), "console.proxy.origin"),
+            (|config| config.origin = "https://Console.example.org".to_owned(), "console.proxy.origin"),
+            (|config| config.origin = "https://console.example.org:443".to_owned(), "console.proxy.origin"),
+            (|config| config.writers.push(String::new()), "console.proxy.writers"),
+            (|config| config.writers.push("a,b".to_owned()), "console.proxy.writers"),
+            (|config| config.user_header = "X-Console-Secret".to_owned(), "console.proxy.user_header"),
             (|config| config.secret = "short".into(), "console.proxy.secret"),
             (|config| config.secret_header = String::new(), "console.proxy.secret_header"),
             (|config| config.user_header = "cookie".to_owned(), "console.proxy.user_header"),

@@ -23,8 +23,9 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    config::{Config, KafkaReaderConfig, ProxyConfig},
+    config::{Config, KafkaReaderConfig},
     guard::CONTENT_SECURITY_POLICY,
+    proxy::tests::{self as proxy, SECRET},
     topics::{Deadline, NotRead, READERS_MAX},
 };
 
@@ -229,17 +230,9 @@ async fn no_route_changes_anything_unless_it_is_allowed() {
 /// proxy says, change something only as members of a group of writers, and only from the proxy's own pages.
 #[tokio::test]
 async fn a_proxy_signs_people_in() {
-    const SECRET: &str = "0123456789abcdef0123456789abcdef";
     let lab = Lab::new(true);
     let mut config = config(lab.folder.path(), true);
-    config.console.proxy = Some(ProxyConfig {
-        origin: "https://console.example.org".to_owned(),
-        secret_header: "x-console-secret".to_owned(),
-        secret: SECRET.into(),
-        user_header: "x-forwarded-email".to_owned(),
-        groups_header: Some("x-forwarded-groups".to_owned()),
-        writers: vec!["operators".to_owned()],
-    });
+    config.console.proxy = Some(proxy::config());
     let console = lab.console_of(&config);
     let (router, cookie) = (router(console.clone()), cookie_at(&console, alice(May::Change)));
     let by_proxy = |route: &Route, secret: &str, groups: &str| {
