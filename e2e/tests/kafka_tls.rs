@@ -13,13 +13,13 @@ use holdfast_chaos::fault::certificate::{Flaw, Flawed};
 use holdfast_e2e::{PATIENCE, World, eventually, id, skipped};
 use holdfast_native::{
     kafka,
-    layout::{Scope, participant_names},
+    layout::{CONSOLE, participant_names},
 };
 use holdfast_proto::topic::{self, EVENT_TOPICS, Operation, READINGS, Resource};
 use holdfast_testkit::stack::TestStack;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
@@ -44,7 +44,7 @@ async fn world() -> Option<(World, MutexGuard<'static, ()>)> {
             ("HOLDFAST__DELIVERY__STEP", "50ms"),
             ("HOLDFAST__GATEWAY__DEADLINE", "20s"),
         ];
-        TestStack::start(Scope::Everything, &[], &environment)
+        TestStack::start_with_console(&environment)
     };
     let stack = STACK.get_or_init(|| async { tokio::task::spawn_blocking(start).await.expect("it starts") });
     let World { stack, rest } = World::of(stack.await);
@@ -159,6 +159,8 @@ fn granted(service: &str) -> Vec<String> {
     let mut granted: Vec<String> = grants
         .filter_map(|grant| match (grant.operation, grant.resource) {
             (Operation::Write, Resource::Topic(topic)) if EVENT_TOPICS.contains(&topic.as_str()) => None,
+            // Of the console alone, and seen on its page.
+            (Operation::DescribeConfigs, _) => None,
             (Operation::Write, Resource::Topic(topic)) => Some(format!("write {topic}")),
             (Operation::Read, Resource::Topic(topic)) => Some(format!("read {topic}")),
             (_, Resource::Group(group)) => Some(format!("read group {group}")),
@@ -181,26 +183,58 @@ async fn a_certificate_opens_what_the_table_says() {
     })
     .await;
     for service in participant_names() {
-        let client = showing(&world, &identity(&world, service));
-        assert_eq!(possible(&client, service).await, granted(service), "{service}");
-        let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
-        let topic = NewTopic::new("forged", 1, TopicReplication::Fixed(1));
-        let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("an answer");
-        let refused = made.into_iter().map(|outcome| outcome.map_err(|(_, code)| code));
-        let refused: Vec<_> = refused.collect();
-        assert!(
-            matches!(
-                refused.as_slice(),
-                [Err(
-                    RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed
-                )]
-            ),
-            "{service} makes topics: {refused:?}"
-        );
+        does_what_is_granted(&world, service).await;
     }
     let client = showing(&world, &identity(&world, "gateway"));
     assert_eq!(possible(&client, "gateway").await, [""; 0]);
     world.every_record_is_tallied().await;
+}
+
+/// By its certificate it may write, read and join what the table says, and make or change no topic.
+async fn does_what_is_granted(world: &World, identity_name: &str) {
+    let client = showing(world, &identity(world, identity_name));
+    assert_eq!(possible(&client, identity_name).await, granted(identity_name), "{identity_name}");
+    let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+    let options = AdminOptions::new();
+    let topic = NewTopic::new("forged", 1, TopicReplication::Fixed(1));
+    let made = admin.create_topics([&topic], &options).await.expect("an answer");
+    let forever = AlterConfig::new(ResourceSpecifier::Topic(EVENT_TOPICS[0])).set("retention.ms", "-1");
+    let changed = admin.alter_configs([&forever], &options).await.expect("an answer");
+    let deleted = admin.delete_topics(&[EVENT_TOPICS[0]], &options).await.expect("an answer");
+    let made = made.into_iter().chain(deleted).map(|outcome| outcome.map(drop).map_err(|(_, code)| code));
+    let changed = changed.into_iter().map(|outcome| outcome.map(drop).map_err(|(_, code)| code));
+    for refused in made.chain(changed) {
+        assert!(
+            matches!(
+                refused,
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)
+            ),
+            "{identity_name} makes or changes topics: {refused:?}"
+        );
+    }
+}
+
+/// The console reads every topic of ours, and sees how long it keeps its records, by a certificate with which it can't write, join a group,
+/// or make or change a topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_console_reads_topics_and_nothing_else() {
+    let Some((world, _alone)) = world().await else { return };
+    does_what_is_granted(&world, CONSOLE).await;
+    let user = world.user("read", "10.00").await;
+    let order = id(&world.create(&user, "1 Quay Street", 1).await);
+    let (_, cookie) = world.signed_in().await;
+    let base = format!("http://127.0.0.1:{}", world.stack.layout.console_port());
+    let shows = async |path: &str, expected: &[&str]| {
+        let page = world.console_page(&format!("{base}{path}"), &cookie).await;
+        let text = String::from_utf8_lossy(&page.body).into_owned();
+        expected.iter().all(|expected| text.contains(expected))
+    };
+    let letters = topic::dead_letters_of(EVENT_TOPICS[0], "payment");
+    // The two times are `retention.ms` of events and of dead letters.
+    eventually("its page has the topics", || shows("/topics", &[EVENT_TOPICS[0], &letters, ">7d<", ">30d<"]))
+        .await;
+    let messages = format!("/orders/{order}/messages");
+    eventually("it finds all events of the order", || shows(&messages, &[": 6 match."])).await;
 }
 
 /// Whether a client gets as far as to an answer of the broker.
