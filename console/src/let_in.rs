@@ -4,7 +4,7 @@
 use std::{
     env,
     ffi::OsString,
-    io::{self, Write as _},
+    io,
     path::PathBuf,
     process::ExitCode,
 };
