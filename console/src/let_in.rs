@@ -1,13 +1,7 @@
 //! `holdfast-console ticket`: lets one browser into the console that runs beside this process, with the same settings. For a container, into
 //! which `holdfast console` does not reach: who may run a program there has the console's key anyway.
 
-use std::{
-    env,
-    ffi::OsString,
-    io,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{env, ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use holdfast_common::{
     admin, config,
