@@ -13,7 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use holdfast_native::{
-    layout::{PORT_OFFSET_MAX, service_names},
+    layout::{PARTICIPANTS, service_names},
+    port_offset::PortOffset,
     programs, say,
 };
 use holdfast_proto::text::on_one_line;
@@ -44,8 +45,6 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(15);
 /// An order may have lost several events, one after another.
 const RECONCILE_ROUNDS_MAX: usize = 5;
-/// Port offsets that put every port outside of those that the kernel gives to outgoing connections (32768 to 60999).
-const PORT_OFFSETS: std::ops::RangeInclusive<u16> = 11_000..=PORT_OFFSET_MAX;
 const START_ATTEMPTS_MAX: u32 = 20;
 /// More than any run makes.
 const LETTERS_MAX: &str = "100000";
@@ -144,8 +143,8 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         are_other_programs(earlier, &program)?;
     }
     say!("starting a stack of its own");
-    let setup = |port_offset| Setup {
-        data_dir: stack::own_folder(&std::env::temp_dir(), port_offset),
+    let setup = |port_offset: PortOffset| Setup {
+        data_dir: stack::own_folder(&std::env::temp_dir(), port_offset.number),
         port_offset,
         replicas: &options.scenario.replicas,
         environment: &[DELIVERY_STEP],
@@ -154,10 +153,12 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         disks: options.scenario.has(Action::DiskFull),
     };
     if let Some(port_offset) = options.port_offset {
-        return Stack::start(program, setup(port_offset)).await;
+        return Stack::start(program, setup(PortOffset::chosen(port_offset))).await;
     }
     for _ in 0..START_ATTEMPTS_MAX {
-        match Stack::start(program.clone(), setup(fastrand::u16(PORT_OFFSETS))).await {
+        let replicas = options.scenario.replicas.iter().map(String::as_str);
+        let port_offset = PortOffset::draw(replicas, options.scenario.needs_links())?;
+        match Stack::start(program.clone(), setup(port_offset)).await {
             Err(error) if error.is::<PortTaken>() => {}
             other => return other,
         }
@@ -211,6 +212,7 @@ async fn run_on(
         stuck: None,
         resolved: 0,
         discarded: 0,
+        before_repair: Vec::new(),
         re_emitted: 0,
         counters: std::collections::BTreeMap::new(),
         open_before: parked(stack).await?.iter().map(|letter| letter.id.clone()).collect(),
@@ -371,7 +373,7 @@ fn progress_of(sample: &Sample) -> (i64, i64) {
 fn waits(sample: &Sample) -> bool {
     let on_the_way = sample.orders.is_none_or(|(unfinished, _)| unfinished > 0);
     on_the_way
-        || sample.services.len() < 3
+        || sample.services.len() < PARTICIPANTS.len()
         || sample.services.values().any(|service| service.lag != Some(0) || service.outbox > 0)
 }
 
@@ -386,6 +388,8 @@ async fn settle(
     say!("the load has ended: {}", progress(workload, watch));
     info.resolved = workload.resolve().await?;
     if faults.iter().any(|fault| fault.action == Action::Poison) {
+        info.before_repair = collect::ends(stack).await?;
+        everything_is_read(watch, workload.now()).await;
         info.discarded = repair(stack, faults).await?;
     }
     if faults.iter().any(|fault| fault.action == Action::LoseTail) {
@@ -439,6 +443,20 @@ async fn dump(stack: &Stack, folder: &Folder) {
         if let Err(error) = std::fs::write(folder.file(&format!("stuck-{component}-{page}.txt")), said) {
             say!("cannot write down the {page} of {component}: {error}");
         }
+    }
+}
+
+/// Returns when all that the topics had at `time` has been read: the last of the poison too is a letter then, and what came behind one is
+/// parked. What is not read for so long is stuck, which is found after the repair.
+async fn everything_is_read(watch: &Watch, time: u64) {
+    let is_read = |sample: &Sample| {
+        sample.time > time
+            && sample.services.len() == PARTICIPANTS.len()
+            && sample.services.values().all(|service| service.lag == Some(0))
+    };
+    let until = Instant::now() + STUCK_AFTER;
+    while Instant::now() < until && !watch.latest().is_some_and(|sample| is_read(&sample)) {
+        sleep(Duration::from_millis(100)).await;
     }
 }
 
