@@ -43,10 +43,7 @@ impl<T> Answers<'_, T> {
 
     /// How a command ended that would have ended with `outcome` if every service had answered.
     pub(crate) const fn outcome(&self, outcome: Outcome) -> Outcome {
-        match outcome {
-            Outcome::Done | Outcome::NothingMatched if self.any_away => Outcome::Partly,
-            outcome => outcome,
-        }
+        outcome.unless_away(self.any_away)
     }
 }
 

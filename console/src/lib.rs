@@ -8,6 +8,7 @@
 //! - [`pages`]: one file each: what is asked, and what is shown;
 //! - [`job`]: a redrive or discard that runs, and what became of it;
 //! - [`live`]: what is watched, and looked at for all that watch it;
+//! - [`examine`]: whether events are lost, looked at one after the other;
 //! - [`browse`]: what is asked of topics: by [`topics`], a few readers, and [`scan`], which is pure and has limits;
 //! - [`guard`]: who may, and from where;
 //! - [`proxy`]: who a proxy says has signed in;
@@ -22,6 +23,7 @@ mod admin;
 mod ask;
 mod browse;
 mod config;
+mod examine;
 mod guard;
 mod job;
 mod live;

@@ -22,6 +22,7 @@ use holdfast_operator::{
 use crate::{
     admin::Ports,
     config::{Config, KafkaReaderConfig},
+    examine::Examiner,
     job::Jobs,
     live::Live,
     payloads::Payloads,
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     admin: RwLock<Vec<Ports>>,
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
+    pub(crate) examiner: Examiner,
     pub(crate) live: Live,
     pub(crate) topics: Topics,
     pub(crate) tickets: PathBuf,
@@ -105,6 +107,7 @@ impl Console {
             admin: RwLock::new(admin_ports(config)),
             sessions: Sessions::default(),
             jobs: Jobs::default(),
+            examiner: Examiner::default(),
             live: Live::default(),
             topics: Topics::new(brokers),
             tickets: console.tickets.clone(),

@@ -61,6 +61,15 @@ impl CallError {
     pub const fn is_away(&self) -> bool {
         matches!(self, Self::Away { .. })
     }
+
+    /// What only it knows stays unknown: it is away, lets this caller not in, or is of a version that does not know the question.
+    #[must_use]
+    pub const fn is_unasked(&self) -> bool {
+        matches!(
+            self,
+            Self::Away { .. } | Self::NotAllowed { .. } | Self::Refused { code: Code::Unimplemented, .. }
+        )
+    }
 }
 
 impl fmt::Display for CallError {
@@ -148,6 +157,13 @@ impl Service {
     #[must_use]
     pub fn move_to(&self, addresses: &Addresses) -> bool {
         self.addresses.become_those_of(addresses)
+    }
+
+    /// The same service, given so much time for a call.
+    #[must_use]
+    pub const fn within(mut self, call_time_max: Duration) -> Self {
+        self.patience.call_time_max = call_time_max;
+        self
     }
 
     /// Its dead letters and positions.

@@ -208,7 +208,7 @@ async fn no_route_changes_anything_unless_it_is_allowed() {
         assert!(page.contains(says), "{page}");
     }
     let writes: Vec<&Route> = ROUTES.iter().filter(|route| route.effect == Effect::Write).collect();
-    assert_eq!(writes.len(), 6);
+    assert_eq!(writes.len(), 7);
     for route in &writes {
         let status = send(&reader, request(route, &reader_cookie)).await.status();
         assert_eq!(status, StatusCode::FORBIDDEN, "{}", route.path);
@@ -334,6 +334,10 @@ async fn a_service_that_is_away_takes_no_page_with_it() {
     for path in [
         "/",
         "/stuck",
+        "/reconcile",
+        "/reconcile/reemit",
+        &format!("/reconcile?order={ID}"),
+        &format!("/reconcile/reemit?order={ID}"),
         "/letters",
         "/letters/list",
         "/groups",
@@ -400,6 +404,56 @@ async fn who_finds_no_reader_comes_again() {
     free.add_permits(READERS_MAX);
     for read in reading {
         assert!(read.await.expect("no panic").is_ok());
+    }
+}
+
+/// Orders are examined one after the other: whoever comes meanwhile is told to come again, and nothing is re-emitted for them.
+#[tokio::test]
+async fn who_finds_somebody_examining_comes_again() {
+    let lab = Lab::new(true);
+    let (router, cookie) = (lab.router(), lab.cookie());
+    let examining = lab.console.examining();
+    let confirmed = Body::from(format!("order={ID}&digest=d&reason=r"));
+    for (route, body) in ROUTES.iter().filter(|route| route.path.starts_with("/reconcile")).zip([
+        Body::empty(),
+        Body::empty(),
+        confirmed,
+    ]) {
+        let mut request = request(route, &cookie);
+        *request.body_mut() = body;
+        let response = send(&router, request).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{}", route.path);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2", "{}", route.path);
+    }
+    drop(examining);
+    let reconcile = ROUTES.iter().find(|route| route.path == "/reconcile").expect("there is one");
+    assert_eq!(send(&router, request(reconcile, &cookie)).await.status(), StatusCode::OK);
+}
+
+/// What nobody has seen is not confirmed, also if it would be nothing.
+#[tokio::test]
+async fn nothing_is_re_emitted_unseen() {
+    let lab = Lab::new(true);
+    let route = ROUTES.iter().find(|route| route.path == "/reconcile/reemit" && route.effect == Effect::Write);
+    let mut request = request(route.expect("there is one"), &lab.cookie());
+    *request.body_mut() = Body::from(format!("order={ID}&digest=d&reason=r"));
+    let response = send(&lab.router(), request).await;
+    assert_eq!(response.status(), StatusCode::CONFLICT);
+    let page = text_of(response).await;
+    assert!(page.contains("not everything was checked") && page.contains("ot asked"), "{page}");
+}
+
+/// An order that is named by no id, and an age that is none, are refused before anybody is asked.
+#[tokio::test]
+async fn what_cant_be_examined_is_refused() {
+    let lab = Lab::new(false);
+    let (router, cookie) = (lab.router(), lab.cookie());
+    for (query, status) in [("order=x", StatusCode::NOT_FOUND), ("older=yesterday", StatusCode::BAD_REQUEST)] {
+        for path in ["/reconcile", "/reconcile/reemit"] {
+            let mut request = request(page_route(), &cookie);
+            *request.uri_mut() = format!("{path}?{query}").parse().expect("an address");
+            assert_eq!(send(&router, request).await.status(), status, "{path}?{query}");
+        }
     }
 }
 
