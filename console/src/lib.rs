@@ -16,6 +16,7 @@
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
 //! - [`payloads`]: how much of what users have written is shown;
+//! - [`when`]: times in addresses;
 //! - [`view`]: text of strangers, times and frames of pages;
 //! - [`session`]: who is signed in.
 
@@ -38,6 +39,7 @@ mod settings;
 mod state;
 mod topics;
 mod view;
+mod when;
 
 use std::process::ExitCode;
 

@@ -11,8 +11,8 @@ use crate::{
     guard::{Effect, guard, no_such_page},
     pages::{
         asset, audit, components, desk, edit, enter, find, groups, job, letter, letters, list, live, message,
-        order, order_messages, outbox, reconcile, redrives, reemit, resume, revert, skip, start, stuck, topic,
-        topics,
+        order, order_messages, outbox, reconcile, redrives, reemit, resume, revert, skip, start, stuck,
+        topic, topics,
     },
     state::Console,
 };

@@ -15,7 +15,7 @@ use holdfast_common::{
     reload::Reload,
 };
 use holdfast_operator::{
-    service::{Hints, Patience, Service},
+    service::{Caller, Hints, Patience, Service},
     ticket::{Author, May},
 };
 
@@ -89,6 +89,7 @@ impl Console {
         }
         let options = &console.command_options;
         let hints = Hints {
+            caller: Caller::Console,
             status: format!("`holdfast status{options}`"),
             certificates: format!("`holdfast certs status{options}`"),
         };

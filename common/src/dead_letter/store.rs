@@ -436,12 +436,19 @@ pub(super) async fn audit(
     Ok(())
 }
 
+/// Of which letter, and from when until when. An absent value matches everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AuditFilter {
+    pub(super) letter: Option<Uuid>,
+    pub(super) since: Option<OffsetDateTime>,
+    pub(super) until: Option<OffsetDateTime>,
+}
+
 /// The audit, newest first; only what is older than `before` if it is given.
 pub(super) async fn audit_entries(
     connection: &mut PgConnection,
     group: &str,
-    letter: Option<Uuid>,
-    since: Option<OffsetDateTime>,
+    filter: AuditFilter,
     before: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<AuditEntry>, DatabaseError> {
@@ -451,12 +458,14 @@ pub(super) async fn audit_entries(
         where group_name = $1
             and ($2::uuid is null or dead_letter_id = $2)
             and ($3::timestamptz is null or at >= $3)
-            and ($4::uuid is null or id < $4)
-        order by id desc limit $5",
+            and ($4::timestamptz is null or at < $4)
+            and ($5::uuid is null or id < $5)
+        order by id desc limit $6",
     )
     .bind(group)
-    .bind(letter)
-    .bind(since)
+    .bind(filter.letter)
+    .bind(filter.since)
+    .bind(filter.until)
     .bind(before)
     .bind(limit)
     .fetch_all(connection)

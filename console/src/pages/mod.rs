@@ -53,6 +53,7 @@ use crate::{
     ask::{Asked, is_not_found},
     state::Console,
     view::{Moment, Shown, link, message, word},
+    when::When,
 };
 
 /// Characters of a reason: with the name of its author it fits where the audit keeps it.
@@ -124,6 +125,27 @@ fn no_such_id() -> Response {
 /// The state of a letter as people write it.
 fn state_of(letter: &pb::DeadLetter) -> String {
     word(letter.state().as_str_name(), "DEAD_LETTER_STATE_")
+}
+
+/// A choice that is a link.
+#[derive(Debug)]
+struct Step {
+    name: String,
+    link: String,
+    is_chosen: bool,
+}
+
+/// How long ago, beside any time: what is often looked at.
+const SINCE: [&str; 3] = ["", "1h", "24h"];
+
+/// Choices of how long ago something was: `link_of` is that of one.
+fn since_steps(chosen: &When, link_of: impl Fn(&str) -> String) -> Vec<Step> {
+    let step = |since: &str| Step {
+        name: if since.is_empty() { "at any time".to_owned() } else { format!("in the last {since}") },
+        link: link_of(since),
+        is_chosen: chosen.text() == since,
+    };
+    SINCE.map(step).into()
 }
 
 /// How often each of these texts is there.

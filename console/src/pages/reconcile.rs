@@ -202,7 +202,8 @@ impl View {
             let of = [("order", order.as_str()), ("older", older), ("after", after), ("force", force)];
             link("/reconcile/reemit", &of)
         };
-        let next = Wanted { after: found.next.clone(), older: wanted.older().to_owned(), ..Wanted::default() };
+        let next =
+            Wanted { after: found.next.clone(), older: wanted.older().to_owned(), ..Wanted::default() };
         Self {
             frame,
             older: Shown::of(wanted.older()),

@@ -109,7 +109,9 @@ pub(super) fn plan(wanted: &Wanted, found: &Examination, now: OffsetDateTime) ->
     let impossible = match (events.is_empty(), found.is_whole()) {
         (false, _) => "",
         (true, true) => "no event is lost: there is nothing to re-emit",
-        (true, false) => "no event is known to be lost, but not everything was checked: there is nothing to re-emit",
+        (true, false) => {
+            "no event is known to be lost, but not everything was checked: there is nothing to re-emit"
+        }
     };
     let orders = wanted.orders();
     let force = if wanted.force { " --force" } else { "" };
@@ -210,7 +212,8 @@ mod tests {
     /// What is lost is re-emitted, what is in doubt only on request, and of many the first ones: the plan says each, and how many are left.
     #[test]
     fn a_plan_says_each_event() {
-        let of = |states: &[Known], force| plan(&Wanted { force, ..Wanted::of(ORDER) }, &found(states), now());
+        let of =
+            |states: &[Known], force| plan(&Wanted { force, ..Wanted::of(ORDER) }, &found(states), now());
         let states = [Known::Waiting, Known::Lost, Known::OnItsWay];
         let lost = of(&states, false);
         assert_eq!(lost.sentences.len(), 2, "{lost:?}");
@@ -218,7 +221,10 @@ mod tests {
         assert!(lost.sentences[0].ends_with("lost, not handled by order and delivery"), "{lost:?}");
         assert_eq!(lost.command, format!("reconcile --order {ORDER} --execute --reason TEXT"));
         let forced = of(&states, true);
-        assert!(forced.sentences[1].contains("event-2") && forced.command.contains(" --force "), "{forced:?}");
+        assert!(
+            forced.sentences[1].contains("event-2") && forced.command.contains(" --force "),
+            "{forced:?}"
+        );
         let many = of(&[Known::Lost; EVENTS_MAX + 7], false);
         assert_eq!(many.sentences.len(), EVENTS_MAX + 2);
         assert_eq!(many.sentences.last().map(String::as_str), Some("7 more are left for another time"));

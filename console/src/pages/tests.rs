@@ -23,7 +23,7 @@ use super::{
     topics,
 };
 use crate::{
-    admin::{Metrics, Part, Readiness, Replica},
+    admin::{Budget, Metrics, Part, Readiness, Replica},
     ask::Asked,
     browse::{Ends, OrderSeen, Question, Seen, Start, TopicSeen, Which},
     job::{Action, Job, Line, Preview, Progress, Selection},
@@ -31,6 +31,7 @@ use crate::{
     saga::{Evidence, Reader},
     scan::{Looked, Scan, Span, Stop},
     view::{Frame, ROWS_MAX, Shown},
+    when::When,
 };
 
 /// Ends elements, attributes and comments, begins scripts, reorders, hides, and acts on terminals.
@@ -177,6 +178,8 @@ fn selection() -> Selection {
         class: hostile(),
         order: hostile(),
         id: hostile(),
+        since: When::default(),
+        until: When::default(),
         max: 5,
         rate: 1,
         force: true,
@@ -315,7 +318,11 @@ fn pages_of_changes(rows: usize) -> Pages {
     let audit =
         pb::ListDeadLetterAuditResponse { entries: vec![entry(); rows], next_page_token: String::new() };
     let (entries, has_more) = audit::rows(&[("order", audit)], now);
-    let view = audit::View { frame: frame(), services: Vec::new(), entries, next: String::new(), has_more };
+    let wanted: audit::Wanted = serde_urlencoded::from_str(
+        &crate::view::link("", &["service", "letter"].map(|field| (field, HOSTILE)))[1..],
+    )
+    .expect("fields");
+    let view = audit::View::of(frame(), &wanted, entries, String::new(), has_more);
     add(&mut pages, "audit", &view);
     pages
 }
@@ -345,6 +352,7 @@ fn pages_of_services(rows: usize) -> Pages {
         readiness: Asked::Answer(Readiness { ready: true, degraded: true, components: parts }),
         metrics: Asked::Answer(Metrics {
             breakers: vec![[hostile(), hostile(), hostile()]; rows],
+            budgets: (0..rows).map(|number| (format!("{HOSTILE}{number}"), Budget::default())).collect(),
             certificate_ends: Some(now),
         }),
     };

@@ -153,13 +153,14 @@ struct Reader {
 /// Examines orders. Who can't be asked is added to those that are `away`; only another failure is an error.
 pub async fn examine(services: &[Service], scope: &Scope<'_>, mut away: Away) -> Result<Examination> {
     let (orders, next) = orders(services, scope, &mut away).await?;
-    let is_list_known = matches!(scope.orders, Orders::These(_))
-        || begins_orders().is_none_or(|service| !away.has(service));
+    let is_list_known =
+        matches!(scope.orders, Orders::These(_)) || begins_orders().is_none_or(|service| !away.has(service));
     let (written, writers) = written(services, scope, &orders, &mut away).await?;
     let asked = OffsetDateTime::now_utc();
     let reader = |service| read(service, &written, &orders, Since { asked, time_max: scope.view_time_max });
     let answers = away.ask_each(services, reader).await?;
-    let answers: HashMap<_, _> = answers.into_iter().map(|(service, answer)| (service.name, answer)).collect();
+    let answers: HashMap<_, _> =
+        answers.into_iter().map(|(service, answer)| (service.name, answer)).collect();
     let (mut handled, mut missing) = (Vec::new(), Vec::new());
     for (writer, event) in written {
         match found_of(writer, event, &answers, asked) {

@@ -45,8 +45,9 @@ pub(super) async fn of_order(
     for service in
         services.all.iter().filter(|service| found.blocked.iter().any(|(name, _)| *name == service.name))
     {
-        letters
-            .extend(found.away.ask(&services.all, service, whole(service, order_id)).await?.unwrap_or_default());
+        letters.extend(
+            found.away.ask(&services.all, service, whole(service, order_id)).await?.unwrap_or_default(),
+        );
     }
     // The ids are of version 7: the order of parking.
     letters.sort_by(|a, b| a.id.cmp(&b.id));
