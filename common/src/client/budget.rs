@@ -192,7 +192,7 @@ mod tests {
         // What the calls have allowed is past before what was used of it.
         advance(Duration::from_secs(8)).await;
         assert_eq!(balance(&budget), (0, 0));
-        for _ in 0..9 {
+        for _ in 0..8 {
             budget.deposit();
         }
         assert!(!budget.withdraw(), "what was used still counts");

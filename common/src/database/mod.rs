@@ -71,8 +71,7 @@ static COMMON_MIGRATIONS: LazyLock<Migrator> = crate::migrations![
     "0011_reemitted_events.sql",
     "0012_audit_insert_only.sql",
     "0013_redrives.sql",
-    "0014_allowances.sql",
-    "0015_audit_times.sql"
+    "0014_allowances.sql"
 ];
 
 /// Time to get a connection; shorter than the edge's deadline, so that an exhausted pool is UNAVAILABLE rather than a
