@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use holdfast_native::{
-    layout::{PORT_OFFSET_MAX, service_names},
+    layout::{PARTICIPANTS, PORT_OFFSET_MAX, service_names},
     programs, say,
 };
 use holdfast_proto::text::on_one_line;
@@ -211,6 +211,7 @@ async fn run_on(
         stuck: None,
         resolved: 0,
         discarded: 0,
+        before_repair: Vec::new(),
         re_emitted: 0,
         counters: std::collections::BTreeMap::new(),
         open_before: parked(stack).await?.iter().map(|letter| letter.id.clone()).collect(),
@@ -371,7 +372,7 @@ fn progress_of(sample: &Sample) -> (i64, i64) {
 fn waits(sample: &Sample) -> bool {
     let on_the_way = sample.orders.is_none_or(|(unfinished, _)| unfinished > 0);
     on_the_way
-        || sample.services.len() < 3
+        || sample.services.len() < PARTICIPANTS.len()
         || sample.services.values().any(|service| service.lag != Some(0) || service.outbox > 0)
 }
 
@@ -386,6 +387,8 @@ async fn settle(
     say!("the load has ended: {}", progress(workload, watch));
     info.resolved = workload.resolve().await?;
     if faults.iter().any(|fault| fault.action == Action::Poison) {
+        info.before_repair = collect::ends(stack).await?;
+        everything_is_read(watch, workload.now()).await;
         info.discarded = repair(stack, faults).await?;
     }
     if faults.iter().any(|fault| fault.action == Action::LoseTail) {
@@ -439,6 +442,20 @@ async fn dump(stack: &Stack, folder: &Folder) {
         if let Err(error) = std::fs::write(folder.file(&format!("stuck-{component}-{page}.txt")), said) {
             say!("cannot write down the {page} of {component}: {error}");
         }
+    }
+}
+
+/// Returns when all that the topics had at `time` has been read: the last of the poison too is a letter then, and what came behind one is
+/// parked. What is not read for so long is stuck, which is found after the repair.
+async fn everything_is_read(watch: &Watch, time: u64) {
+    let is_read = |sample: &Sample| {
+        sample.time > time
+            && sample.services.len() == PARTICIPANTS.len()
+            && sample.services.values().all(|service| service.lag == Some(0))
+    };
+    let until = Instant::now() + STUCK_AFTER;
+    while Instant::now() < until && !watch.latest().is_some_and(|sample| is_read(&sample)) {
+        sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -91,16 +91,18 @@ impl World {
         TokenIssuer::load_or_create(&stack.layout.pki_dir()).expect("created at the start")
     }
 
-    /// A new user of this test, with money.
+    /// A new user of this test, with money. See [`insist`].
     pub async fn user(&self, name: &str, balance: &str) -> Session {
         let user = format!("{name}-{}", Uuid::now_v7().simple());
-        self.rest.credit(&user, balance, &user).await.expect("credited");
+        let answer = insist(|| self.rest.send_credit(&user, balance, &user)).await;
+        assert_eq!(answer.status, 201, "{:?}", answer.body);
         self.rest.user(&user).expect("a token")
     }
 
-    /// Creates an order and returns it.
+    /// Creates one order and returns it. See [`insist`].
     pub async fn create(&self, session: &Session, address: &str, cents: u32) -> Value {
-        let answer = session.create_order(&sample_order(address, cents), None).await.expect("answered");
+        let (order, key) = (sample_order(address, cents), Uuid::now_v7().to_string());
+        let answer = insist(|| session.create_order(&order, Some(&key))).await;
         assert_eq!(answer.status, 201, "{:?}", answer.body);
         answer.json()
     }
@@ -205,6 +207,20 @@ impl World {
             assert!(tokio::time::Instant::now() < until, "{violations:#?}");
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
+    }
+}
+
+/// Asks again while nobody answers, or 503 or 504: for what a test needs and does not look at, because a machine that is slow for a moment
+/// says nothing about the rest. `ask` has a key, so that all its requests are one.
+pub async fn insist<F: Future<Output = anyhow::Result<Answer>>>(mut ask: impl FnMut() -> F) -> Answer {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await;
+        let may_come = answer.as_ref().map_or(true, |answer| [503, 504].contains(&answer.status.as_u16()));
+        if !may_come || tokio::time::Instant::now() >= until {
+            return answer.expect("answered");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
 

@@ -1,14 +1,12 @@
 //! Many orders, and a payment service that refuses them.
 
-use std::time::Duration;
-
 use holdfast_chaos::{
     load::{Plan, open_loop},
     rest::sample_order,
 };
 use uuid::Uuid;
 
-use crate::{World, id};
+use crate::{World, id, insist};
 
 /// A database that refuses payments, for a reason in the data.
 const REFUSE_PAYMENTS: &str = "
@@ -39,14 +37,7 @@ impl World {
             let user = users[usize::try_from(number).unwrap_or(0) % users.len()].clone();
             async move {
                 let (order, key) = (sample_order(address, 100), Uuid::now_v7().to_string());
-                // A busy machine may answer 503; the key makes it safe to try again.
-                loop {
-                    let answer = user.create_order(&order, Some(&key)).await.expect("answered");
-                    if answer.status == 201 {
-                        return answer.json();
-                    }
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                insist(|| user.create_order(&order, Some(&key))).await.json()
             }
         })
         .await;

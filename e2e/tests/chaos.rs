@@ -31,6 +31,9 @@ fn everything_is_survived() {
     match output.status.code() {
         Some(0) => {}
         Some(5) if slow => eprintln!("{words}"),
-        other => panic!("seed {seed} ended with {other:?}\n{words}\n{talk}"),
+        other => {
+            let kept = folder.keep();
+            panic!("seed {seed} ended with {other:?}, see {}\n{words}\n{talk}", kept.display())
+        }
     }
 }

@@ -51,10 +51,15 @@ pub async fn state(stack: &Stack, users: &[String]) -> Result<State> {
             other => anyhow::bail!("nothing is known of the tables of {other}"),
         }
     }
+    state.partitions = ends(stack).await?;
+    Ok(state)
+}
+
+/// Beginning and end of each partition of the event topics.
+pub async fn ends(stack: &Stack) -> Result<Vec<PartitionEnds>> {
     let layout = stack.layout.clone();
     let ends = move || topics::ends(&topics::client(&layout)?, &topic::EVENT_TOPICS, KAFKA_TIME_MAX);
-    state.partitions = tokio::task::spawn_blocking(ends).await??;
-    Ok(state)
+    tokio::task::spawn_blocking(ends).await?
 }
 
 async fn rows<T>(

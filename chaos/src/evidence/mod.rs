@@ -65,6 +65,10 @@ pub struct RunInfo {
     pub resolved: usize,
     /// Letters that were discarded, and whether everything else was redriven.
     pub discarded: usize,
+    /// The ends of the event topics before that, all of which had been read: what came later found the letters closed. Empty if nothing
+    /// was discarded.
+    #[serde(default)]
+    pub before_repair: Vec<PartitionEnds>,
     /// Events that the broker had lost, and that were re-emitted.
     pub re_emitted: usize,
     /// Dead letters that were open before the run: they are not its affair.

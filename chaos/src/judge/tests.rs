@@ -178,6 +178,7 @@ fn empty() -> Evidence {
             stuck: None,
             resolved: 0,
             discarded: 0,
+            before_repair: Vec::new(),
             re_emitted: 0,
             open_before: BTreeSet::new(),
             counters: std::collections::BTreeMap::new(),
@@ -334,6 +335,19 @@ fn overtake(evidence: &mut Evidence) {
         evidence.records.iter().find(|record| record.topic == "delivery.status.updated").expect("one");
     let (topic, subject, offset) = (first.topic.clone(), first.subject.clone(), first.offset);
     evidence.state.letters.push(LetterRow { state: "discarded".into(), topic, subject, offset, ..letter() });
+}
+
+/// What comes once the letter before it is closed overtakes nothing: its order waited behind that letter from the beginning.
+#[test]
+fn what_comes_after_the_repair_overtakes_nothing() {
+    let mut evidence = clean();
+    overtake(&mut evidence);
+    let letter = evidence.state.letters.last().expect("one").clone();
+    let ends = |end| vec![PartitionEnds { topic: letter.topic.clone(), partition: 0, first: 0, end }];
+    for (end, expected) in [(letter.offset + 2, &["I9"][..]), (letter.offset + 1, &[])] {
+        evidence.info.before_repair = ends(end);
+        assert_eq!(violated(&evidence), expected, "the topic ended at {end}");
+    }
 }
 
 fn read_back(evidence: &mut Evidence) {

@@ -7,7 +7,7 @@ use holdfast_proto::topic::{
 };
 
 use super::{Finding, orders::is_terminal};
-use crate::evidence::{Evidence, PositionRow, Record};
+use crate::evidence::{Evidence, PartitionEnds, PositionRow, Record};
 
 /// The hash of a record without a value: the beginning of SHA-256 of no bytes.
 const NO_VALUE: &str = "e3b0c44298fc1c14";
@@ -184,7 +184,7 @@ fn poison_is_parked(evidence: &Evidence, finding: &mut Finding) {
     }
 }
 
-/// What follows a parked record of its order in the same partition is parked behind it.
+/// What follows a parked record of its order in the same partition is parked behind it, until the letter is closed.
 fn nothing_overtakes(evidence: &Evidence, finding: &mut Finding) {
     let letters = places_of_letters(evidence);
     let mut first: HashMap<(&str, &str, &str), i64> = HashMap::new();
@@ -202,7 +202,7 @@ fn nothing_overtakes(evidence: &Evidence, finding: &mut Finding) {
     for ((service, topic, subject), parked) in first {
         let of_subject = events.get(topic).and_then(|events| events.get(subject));
         for record in of_subject.into_iter().flatten() {
-            let behind = record.offset > parked;
+            let behind = record.offset > parked && came_before_the_repair(evidence, record);
             let is_parked = letters.contains(&(service, topic, record.partition, record.offset));
             finding.check(!behind || is_parked, subject, || {
                 format!(
@@ -212,6 +212,14 @@ fn nothing_overtakes(evidence: &Evidence, finding: &mut Finding) {
             });
         }
     }
+}
+
+/// Whether a record was there when the letters of the run were closed. An order whose creation waits behind the poison is paid and
+/// delivered only then.
+fn came_before_the_repair(evidence: &Evidence, record: &Record) -> bool {
+    let ends = &evidence.info.before_repair;
+    let of_record = |ends: &&PartitionEnds| ends.topic == record.topic && ends.partition == record.partition;
+    ends.iter().find(of_record).is_none_or(|ends| record.offset < ends.end)
 }
 
 #[cfg(test)]
