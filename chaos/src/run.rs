@@ -13,7 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use holdfast_native::{
-    layout::{PARTICIPANTS, PORT_OFFSET_MAX, service_names},
+    layout::{PARTICIPANTS, service_names},
+    port_offset::PortOffset,
     programs, say,
 };
 use holdfast_proto::text::on_one_line;
@@ -44,8 +45,6 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(15);
 /// An order may have lost several events, one after another.
 const RECONCILE_ROUNDS_MAX: usize = 5;
-/// Port offsets that put every port outside of those that the kernel gives to outgoing connections (32768 to 60999).
-const PORT_OFFSETS: std::ops::RangeInclusive<u16> = 11_000..=PORT_OFFSET_MAX;
 const START_ATTEMPTS_MAX: u32 = 20;
 /// More than any run makes.
 const LETTERS_MAX: &str = "100000";
@@ -144,8 +143,8 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         are_other_programs(earlier, &program)?;
     }
     say!("starting a stack of its own");
-    let setup = |port_offset| Setup {
-        data_dir: stack::own_folder(&std::env::temp_dir(), port_offset),
+    let setup = |port_offset: PortOffset| Setup {
+        data_dir: stack::own_folder(&std::env::temp_dir(), port_offset.number),
         port_offset,
         replicas: &options.scenario.replicas,
         environment: &[DELIVERY_STEP],
@@ -154,10 +153,12 @@ async fn open_stack(options: &Options) -> Result<Stack> {
         disks: options.scenario.has(Action::DiskFull),
     };
     if let Some(port_offset) = options.port_offset {
-        return Stack::start(program, setup(port_offset)).await;
+        return Stack::start(program, setup(PortOffset::chosen(port_offset))).await;
     }
     for _ in 0..START_ATTEMPTS_MAX {
-        match Stack::start(program.clone(), setup(fastrand::u16(PORT_OFFSETS))).await {
+        let replicas = options.scenario.replicas.iter().map(String::as_str);
+        let port_offset = PortOffset::draw(replicas, options.scenario.needs_links())?;
+        match Stack::start(program.clone(), setup(port_offset)).await {
             Err(error) if error.is::<PortTaken>() => {}
             other => return other,
         }

@@ -13,6 +13,7 @@ use holdfast_native::{
     control::{self, Found},
     layout::{GATEWAY, Layout, PARTICIPANTS, service_of},
     log,
+    port_offset::PortOffset,
     prepare::PORT_TAKEN_EXIT_CODE,
     state::{ComponentReport, StackReport},
 };
@@ -56,6 +57,8 @@ pub struct Stack {
     links: Option<Links>,
     /// The disks of its databases and broker, if they have any of their own.
     disks: Option<Disks>,
+    /// Of a stack of its own: nobody else takes its ports meanwhile.
+    _port_offset: Option<PortOffset>,
 }
 
 /// How a stack of its own is started.
@@ -63,8 +66,8 @@ pub struct Stack {
 pub struct Setup<'a> {
     /// Where its data goes, for as long as it runs.
     pub data_dir: PathBuf,
-    /// Added to each port.
-    pub port_offset: u16,
+    /// Where its ports are.
+    pub port_offset: PortOffset,
     /// `service=N`.
     pub replicas: &'a [String],
     /// Settings of its services.
@@ -88,6 +91,7 @@ impl Stack {
                 own: None,
                 links: None,
                 disks: None,
+                _port_offset: None,
             }),
             Found::Abandoned(_) => bail!(
                 "the stack in {} has lost its supervisor: what is killed would stay dead",
@@ -100,7 +104,7 @@ impl Stack {
     /// Starts one in a new folder, and returns when all of it is ready; [`PortTaken`] if somebody uses one of its ports. Its data
     /// goes when it ends.
     pub async fn start(program: PathBuf, setup: Setup<'_>) -> Result<Self> {
-        let layout = Layout::new(setup.data_dir, setup.port_offset);
+        let layout = Layout::new(setup.data_dir, setup.port_offset.number);
         let mut command =
             control::bound_stack(&program, &layout, setup.replicas.iter().map(String::as_str), &[]);
         command.args(setup.links.then_some("--links"));
@@ -141,7 +145,16 @@ impl Stack {
                 Ok(_) => {
                     let earlier = setup.programs.map(Path::to_owned);
                     let own = Some(Mutex::new(Some(supervisor)));
-                    return Ok(Self { layout, program, earlier, own, links, disks: disks.take() });
+                    let (disks, port_offset) = (disks.take(), Some(setup.port_offset));
+                    return Ok(Self {
+                        layout,
+                        program,
+                        earlier,
+                        own,
+                        links,
+                        disks,
+                        _port_offset: port_offset,
+                    });
                 }
                 Err(error @ control::NotReady::KeepsEnding { .. }) => return Err(error.into()),
                 Err(error) if Instant::now() > until => return Err(error.into()),

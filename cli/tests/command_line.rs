@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast_native::layout::service_names;
+use holdfast_native::{layout::service_names, port_offset::PortOffset};
 
 /// A stack's folder that nobody else uses.
 fn folder() -> tempfile::TempDir {
@@ -33,8 +33,10 @@ fn finished(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// Ports that no other test uses, as far as it can know.
-const PORT_OFFSET: &str = "14900";
+/// Ports that no other test uses.
+fn ports() -> PortOffset {
+    PortOffset::draw([], false).expect("some are free")
+}
 
 /// A wrong command line is 2, nothing found is 3, a failure is 1; data is on stdout, talk on stderr.
 #[test]
@@ -249,9 +251,10 @@ fn times_beyond_all_limits_are_usage_errors() {
 #[test]
 fn a_port_in_use_is_named() {
     let folder = folder();
-    let port = 9092 + PORT_OFFSET.parse::<u16>().expect("a number");
+    let ports = ports();
+    let port = 9092 + ports.number;
     let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("free");
-    let (status, _, stderr) = run(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
+    let (status, _, stderr) = run(folder.path(), &["up", "--port-offset", &ports.number.to_string()]);
     assert_eq!(status, Some(1));
     for part in [&port.to_string(), "kafka", "--port-offset"] {
         assert!(stderr.contains(part), "{part} in {stderr}");
@@ -275,7 +278,8 @@ fn a_missing_java_is_reported_with_the_way_out() {
             fs::write(&java, format!("#!/bin/sh\n{script}\n")).expect("written");
             fs::set_permissions(&java, fs::Permissions::from_mode(0o755)).expect("allowed");
         }
-        let mut command = holdfast(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
+        let ports = ports();
+        let mut command = holdfast(folder.path(), &["up", "--port-offset", &ports.number.to_string()]);
         let (status, _, stderr) = finished(command.env("PATH", &bin));
         assert_eq!(status, Some(1));
         assert!(stderr.contains(expected) && stderr.contains("openjdk-17-jre-headless"), "{stderr}");
@@ -304,7 +308,9 @@ fn a_missing_redis_is_reported_with_the_way_out() {
         if let Some(script) = script {
             program("redis-server", script);
         }
-        let mut command = holdfast(folder.path(), &["up", "--with", "redis", "--port-offset", PORT_OFFSET]);
+        let ports = ports();
+        let mut command =
+            holdfast(folder.path(), &["up", "--with", "redis", "--port-offset", &ports.number.to_string()]);
         let (status, _, stderr) = finished(command.env("PATH", &bin));
         assert_eq!(status, Some(1));
         assert!(stderr.contains(expected) && stderr.contains("apt-get install redis-server"), "{stderr}");
@@ -359,7 +365,8 @@ fn a_project_does_not_become_a_stack() {
     fs::create_dir(folder.path().join("config")).expect("created");
     let file = folder.path().join("config/order.toml");
     fs::write(&file, "precious").expect("written");
-    let (status, _, stderr) = run(folder.path(), &["up", "--port-offset", PORT_OFFSET]);
+    let ports = ports();
+    let (status, _, stderr) = run(folder.path(), &["up", "--port-offset", &ports.number.to_string()]);
     assert_eq!(status, Some(1));
     assert!(stderr.contains("order.toml") && stderr.contains("--data-dir"), "{stderr}");
     let (status, _, _) = run(folder.path(), &["down", "--delete-data", "--yes"]);
@@ -380,7 +387,8 @@ fn what_is_refused_leaves_no_trace() {
     for (data_dir, expected) in
         [(line_feed, "control characters"), (not_text, "not UTF-8"), (long, "bytes long")]
     {
-        let (status, _, stderr) = run(&data_dir, &["up", "--port-offset", PORT_OFFSET]);
+        let ports = ports();
+        let (status, _, stderr) = run(&data_dir, &["up", "--port-offset", &ports.number.to_string()]);
         assert_eq!(status, Some(1), "{stderr}");
         assert!(stderr.contains(expected) && stderr.lines().count() == 1, "{stderr}");
     }
@@ -616,7 +624,9 @@ fn variables_of_libpq_reach_no_connection() {
     fs::write(&java, format!("#!/bin/sh\n/bin/cat /proc/$PPID/environ > '{}'\n", seen.display()))
         .expect("written");
     fs::set_permissions(&java, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("allowed");
-    let mut command = holdfast(&folder.path().join("stack"), &["up", "--port-offset", PORT_OFFSET]);
+    let ports = ports();
+    let mut command =
+        holdfast(&folder.path().join("stack"), &["up", "--port-offset", &ports.number.to_string()]);
     command.env("PATH", &bin).env("PGOPTIONS", "-c synchronous_commit=off").env("PGSSLMODE", "verify-full");
     let (status, _, stderr) = finished(&mut command);
     assert_eq!(status, Some(1), "{stderr}");

@@ -207,7 +207,7 @@ async fn each_bad_record_gets_its_class() {
     let copies = sqlx::query_as::<_, (Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>, String)>(
         "select key, value, headers, topic from outbox order by id",
     )
-    .fetch_all(lab.database.pool())
+    .fetch_all(&mut lab.connect().await)
     .await
     .expect("read");
     assert_eq!(copies.len(), cases.len());
@@ -285,7 +285,7 @@ async fn only_old_inbox_rows_are_purged() {
     sqlx::query(
         "update inbox set handled_at = now() - interval '15 days' where ctid = (select min(ctid) from inbox)",
     )
-    .execute(lab.database.pool())
+    .execute(&mut lab.connect().await)
     .await
     .expect("aged");
     assert_eq!(janitor::purge(&lab.database, &janitor::INBOX).await.expect("purged"), 1);

@@ -93,7 +93,7 @@ async fn only_what_the_rows_prove_is_re_emitted() {
     assert!(again.event_ids.is_empty(), "they wait already");
     let sql = "select o.value, a.actor, a.action, a.reason, a.event_id, a.subject
         from outbox as o join outbox_audit as a on a.outbox_id = o.id order by o.id";
-    let rows = sqlx::query(sql).fetch_all(lab.database.pool()).await.expect("read");
+    let rows = sqlx::query(sql).fetch_all(&mut lab.connect().await).await.expect("read");
     assert_eq!(rows.len(), 2);
     for (row, event) in rows.iter().zip([&one, &two]) {
         assert_eq!(row.get::<Vec<u8>, _>("value"), event.payload);

@@ -512,7 +512,7 @@ async fn everything(lab: &Lab) -> Vec<String> {
         "select row_to_json(t)::text from inbox as t order by 1",
         "select row_to_json(t)::text from consumer_positions as t order by 1",
     ] {
-        let rows = sqlx::query(sql).fetch_all(lab.database.pool()).await.expect("read");
+        let rows = sqlx::query(sql).fetch_all(&mut lab.connect().await).await.expect("read");
         all.extend(rows.into_iter().map(|row| row.get::<String, _>(0)));
     }
     all

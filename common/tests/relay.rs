@@ -169,7 +169,7 @@ async fn a_row_that_cannot_be_published_holds_back_only_its_key() {
     assert_eq!(lab.count("select count(*) from outbox").await, 0, "nothing is in the way of the others");
     // Somebody repairs the row: everything continues on its own.
     sqlx::query("update outbox_held set value = 'small' where length(value) > 1000")
-        .execute(lab.database.pool())
+        .execute(&mut lab.connect().await)
         .await
         .expect("mended");
     eventually("nothing is held back", || async {
@@ -300,7 +300,7 @@ async fn a_topic_that_is_gone_delays_nobody() {
         eventually("it is published", || async {
             sqlx::query("select from outbox where key = $1")
                 .bind(key.as_bytes())
-                .fetch_optional(lab.database.pool())
+                .fetch_optional(&mut lab.connect().await)
                 .await
                 .expect("read")
                 .is_none()

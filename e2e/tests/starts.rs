@@ -15,8 +15,8 @@ use holdfast_chaos::rest::sample_order;
 use holdfast_e2e::{World, eventually, id, interrupt::interrupted};
 use holdfast_native::{
     control::{self, Found},
-    layout::{Layout, Replicas, Scope},
-    ports::taken,
+    layout::{Layout, Scope},
+    port_offset::PortOffset,
     state::StackReport,
 };
 use holdfast_testkit::stack::{TestStack, binary};
@@ -32,19 +32,14 @@ use nix::{
 struct Own {
     folder: tempfile::TempDir,
     port_offset: String,
+    _ports: PortOffset,
 }
 
 impl Own {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        // Stacks of other tests take theirs at random, too.
-        let is_free = |port_offset: &u16| {
-            let layout = Layout::new(folder.path().to_owned(), *port_offset);
-            taken(&layout.ports(Scope::Everything, Replicas::default(), &[], &[])).is_empty()
-        };
-        let mut tried = std::iter::repeat_with(|| fastrand::u16(100..15_000)).take(1_000);
-        let port_offset = tried.find(is_free).expect("ports are free").to_string();
-        Self { folder, port_offset }
+        let ports = PortOffset::draw([], false).expect("some are free");
+        Self { folder, port_offset: ports.number.to_string(), _ports: ports }
     }
 
     fn data_dir(&self) -> PathBuf {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use holdfast_e2e::skipped;
+use holdfast_native::port_offset::PortOffset;
 use holdfast_testkit::stack::binary;
 use nix::unistd::{User, geteuid};
 use serde_json::Value;
@@ -117,12 +118,13 @@ impl Walker {
         assert!(output.status.success(), "{:?} {arguments:?}: {}", self.walk, talk(&output));
     }
 
-    /// Starts on ports that are free.
-    fn up(&self) {
+    /// Starts on ports that are free, and that nobody else takes as long as what is returned lives.
+    fn up(&self) -> PortOffset {
         for _ in 0..PORTS_TRIED {
-            let output = self.run(&["up", "--port-offset", &fastrand::u16(100..15_000).to_string()]);
+            let port_offset = PortOffset::draw([], false).expect("some are free");
+            let output = self.run(&["up", "--port-offset", &port_offset.number.to_string()]);
             if output.status.success() {
-                return;
+                return port_offset;
             }
             assert!(talk(&output).contains("port"), "{:?}: {}", self.walk, talk(&output));
         }
@@ -155,7 +157,7 @@ impl Walker {
     }
 
     fn walk(&self) {
-        self.up();
+        let first = self.up();
         self.done(&["status"]);
         self.order();
         // Whoever has started the stack is let in, and nothing is left of the console.
@@ -165,7 +167,8 @@ impl Walker {
         self.done(&["down"]);
         assert!(!self.is_ours(console), "{:?}: {console}", self.walk);
         assert_eq!(self.run(&["status"]).status.code(), Some(3), "{:?}", self.walk);
-        self.up();
+        drop(first);
+        let _ports = self.up();
         self.done(&["status"]);
         self.order();
         assert_eq!(open_to_others(&self.data_dir()), Vec::<PathBuf>::new(), "{:?}", self.walk);

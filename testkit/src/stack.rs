@@ -18,8 +18,9 @@ use std::{
 
 use holdfast_native::{
     control::{self, Found, NotReady},
-    layout::{Extra, Layout, PARTICIPANTS, PORT_OFFSET_MAX, Participant, Scope},
+    layout::{Extra, Layout, PARTICIPANTS, Participant, Scope},
     link::Link,
+    port_offset::PortOffset,
     prepare::PORT_TAKEN_EXIT_CODE,
     state::StackReport,
 };
@@ -38,6 +39,8 @@ pub struct TestStack {
     supervisor: Child,
     /// What the supervisor has said.
     said: Arc<Mutex<String>>,
+    /// Nobody else takes its ports meanwhile.
+    _port_offset: PortOffset,
 }
 
 /// What is started.
@@ -189,15 +192,16 @@ impl TestStack {
 
     /// `None`: another process took one of the ports first.
     fn try_launch(setup: &Setup<'_>) -> Option<Self> {
-        // Below the range from which the kernel takes ports for outgoing connections, so far as the highest allows.
-        let port_offset = fastrand::u16(100..PORT_OFFSET_MAX);
-        let data_dir = setup.base.join(format!("holdfast-test-{}-{port_offset}", std::process::id()));
-        let layout = Layout::new(data_dir, port_offset);
+        let port_offset = PortOffset::draw(setup.replicas.iter().copied(), setup.flags.contains(&"--links"));
+        let port_offset = port_offset.unwrap_or_else(|error| panic!("no port offset: {error}"));
+        let data_dir =
+            setup.base.join(format!("holdfast-test-{}-{}", std::process::id(), port_offset.number));
+        let layout = Layout::new(data_dir, port_offset.number);
         let mut command = setup.command(&layout);
         let mut supervisor =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let said = listen(&mut supervisor);
-        let mut stack = Self { layout, supervisor, said };
+        let mut stack = Self { layout, supervisor, said, _port_offset: port_offset };
         let until = Instant::now() + START_TIME_MAX;
         while !stack.runs() {
             if let Ok(Some(status)) = stack.supervisor.try_wait() {

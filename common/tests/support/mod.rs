@@ -402,7 +402,7 @@ impl Lab {
         .expect("read")
     }
 
-    /// A connection beside the pool.
+    /// A connection beside the pool, which gives up soon on a machine that is busy.
     pub async fn connect(&self) -> PgConnection {
         let options = self.database.pool().connect_options();
         <PgConnection as sqlx::Connection>::connect_with(&options).await.expect("connected")
@@ -410,17 +410,17 @@ impl Lab {
 
     /// Runs statements that break something, or repair it.
     pub async fn alter(&self, sql: &'static str) {
-        sqlx::raw_sql(sql).execute(self.database.pool()).await.expect("altered");
+        sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("altered");
     }
 
     pub async fn count(&self, sql: &'static str) -> i64 {
-        sqlx::query(sql).fetch_one(self.database.pool()).await.expect("counted").get(0)
+        sqlx::query(sql).fetch_one(&mut self.connect().await).await.expect("counted").get(0)
     }
 
     /// What was done for each subject, in order.
     pub async fn effects(&self) -> Vec<(String, String)> {
         sqlx::query("select subject, payload from effects order by id")
-            .fetch_all(self.database.pool())
+            .fetch_all(&mut self.connect().await)
             .await
             .expect("read")
             .into_iter()
@@ -434,7 +434,7 @@ impl Lab {
             "select coalesce(sum(applied), 0)::bigint, coalesce(sum(duplicates), 0)::bigint,
                 coalesce(sum(parked), 0)::bigint from consumer_positions",
         )
-        .fetch_one(self.database.pool())
+        .fetch_one(&mut self.connect().await)
         .await
         .expect("read");
         (row.get(0), row.get(1), row.get(2))
@@ -451,7 +451,7 @@ impl Lab {
             "select coalesce(d.subject, ''), d.class, b.class from dead_letters as d
             left join dead_letters as b on b.id = d.blocked_by order by d.id",
         )
-        .fetch_all(self.database.pool())
+        .fetch_all(&mut self.connect().await)
         .await
         .expect("read")
         .into_iter()

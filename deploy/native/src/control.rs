@@ -247,7 +247,10 @@ fn words_from(log: &Path, from: u64) -> String {
 
 fn words(text: &[u8], lines_max: usize) -> String {
     let text = String::from_utf8_lossy(text);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    // Where Java was when it failed says nothing; what comes before it does.
+    let says_nothing =
+        |line: &&str| line.trim().is_empty() || line.starts_with("\tat ") || line.starts_with("\t... ");
+    let lines: Vec<&str> = text.lines().filter(|line| !says_nothing(line)).collect();
     match lines.get(lines.len().saturating_sub(lines_max)..) {
         Some(last) if !last.is_empty() => last.join("\n"),
         _ => "its log is empty".to_owned(),

@@ -179,7 +179,7 @@ pub enum ReplicasError {
 }
 
 impl Replicas {
-    const fn of_each(number: u16) -> Self {
+    pub(crate) const fn of_each(number: u16) -> Self {
         Self { participants: [number; PARTICIPANTS.len()], gateways: number }
     }
 

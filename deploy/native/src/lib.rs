@@ -5,6 +5,7 @@
 //! - [`link`]: ports between components, for faults of the network;
 //! - [`environment`], [`files`]: with which variables, rights and modes; the caller's own reach no component;
 //! - [`ports`]: which ports of this machine are taken, and by whom;
+//! - [`port_offset`]: ports for tests and chaos runs that start stacks beside one another;
 //! - [`prepare`]: everything that must be true before anything is started; each failure says what to do about it;
 //! - [`artifacts`], [`postgres`], [`kafka`], [`redis`], [`services`]: how each component is fetched, set up and started;
 //! - [`roles`]: what a service has in the server of its database, also for other servers;
@@ -34,6 +35,7 @@ pub mod kafka;
 pub mod layout;
 pub mod link;
 pub mod log;
+pub mod port_offset;
 pub mod ports;
 mod postgres;
 pub mod prepare;

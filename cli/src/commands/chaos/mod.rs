@@ -93,6 +93,7 @@ mod tests {
             stuck: None,
             resolved: 2,
             discarded: 0,
+            before_repair: Vec::new(),
             re_emitted: 0,
             open_before: BTreeSet::new(),
             counters: BTreeMap::new(),
