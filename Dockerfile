@@ -1,4 +1,4 @@
-# Images of the services and of the command. One target each: gateway, order, payment, delivery, cli.
+# Images of the services and of the command. One target each: gateway, order, payment, delivery, console, cli.
 #
 #   docker build --target gateway -t holdfast-gateway .
 #
@@ -25,12 +25,12 @@ COPY . .
 RUN --mount=type=cache,id=holdfast-cargo,target=/usr/local/cargo/registry --mount=type=cache,id=holdfast-target,target=/src/target <<'END'
 set -eu
 if [ "$KAFKA_TLS" = on ]; then
-    set -- --features holdfast/kafka-tls,holdfast-order/kafka-tls,holdfast-payment/kafka-tls,holdfast-delivery/kafka-tls
+    set -- --features holdfast/kafka-tls,holdfast-order/kafka-tls,holdfast-payment/kafka-tls,holdfast-delivery/kafka-tls,holdfast-console/kafka-tls
 fi
 cargo build --profile dist --locked --bins --workspace --exclude holdfast-e2e --exclude holdfast-simulation --exclude holdfast-testkit "$@"
 mkdir -p /out/openssl
 ldd target/dist/holdfast | awk '/lib(ssl|crypto)\./ { print $3 }' | xargs --no-run-if-empty cp --dereference --target-directory=/out/openssl
-for program in holdfast holdfast-gateway holdfast-order holdfast-payment holdfast-delivery; do
+for program in holdfast holdfast-gateway holdfast-order holdfast-payment holdfast-delivery holdfast-console; do
     cp "target/dist/$program" /out/
 done
 END
@@ -38,7 +38,7 @@ END
 FROM debian:bookworm-slim AS prebuilt
 ARG PREBUILT=target/release
 COPY ${PREBUILT}/holdfast ${PREBUILT}/holdfast-gateway ${PREBUILT}/holdfast-order ${PREBUILT}/holdfast-payment \
-    ${PREBUILT}/holdfast-delivery /out/
+    ${PREBUILT}/holdfast-delivery ${PREBUILT}/holdfast-console /out/
 # Only there if they are needed: a pattern may find nothing.
 COPY ${PREBUILT}/openss[l] /out/openssl/
 
@@ -58,7 +58,7 @@ done | sort -u | xargs cp --dereference --parents --target-directory=/root-of-im
 echo 'holdfast:x:65532:65532::/nonexistent:/sbin/nologin' > /root-of-image/etc/passwd
 echo 'holdfast:x:65532:' > /root-of-image/etc/group
 # An empty volume takes owner and mode of the folder that it covers.
-for folder in pki pki/gateway pki/order pki/payment pki/delivery pki/operator pki/order-db pki/payment-db pki/delivery-db \
+for folder in pki pki/gateway pki/order pki/payment pki/delivery pki/operator pki/console pki/order-db pki/payment-db pki/delivery-db \
     pki/kafka; do
     install -d -o 65532 -g 65532 -m 0700 "/volumes/$folder"
 done
@@ -99,6 +99,12 @@ FROM runtime AS delivery
 COPY --from=binaries /out/holdfast-delivery /holdfast-delivery
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=0.5s CMD ["/holdfast-delivery", "--ready"]
 ENTRYPOINT ["/holdfast-delivery"]
+
+# `/holdfast-console ticket` beside it lets a browser in.
+FROM runtime AS console
+COPY --from=binaries /out/holdfast-console /holdfast-console
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --start-interval=0.5s CMD ["/holdfast-console", "--ready"]
+ENTRYPOINT ["/holdfast-console"]
 
 FROM runtime AS cli
 COPY --from=root --chown=65532:65532 /volumes/ /

@@ -51,6 +51,7 @@ bench: build ## Measure a running stack (starts one if there is none)
 
 compose-up: ## Start the same system in containers (docker with compose 2) and wait until it is ready
 	docker compose up --detach --build --wait
+	@echo 'The console is at http://127.0.0.1:8090, for whom docker compose exec console /holdfast-console ticket --author "$$USER" gives an address'
 	@echo 'The API is at http://127.0.0.1:8080. A token: docker compose run --rm cli token --user alice'
 
 compose-down: ## Stop the containers; ARGS=--volumes deletes their data

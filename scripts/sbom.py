@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 
-PROGRAMS = ["holdfast", "holdfast-gateway", "holdfast-order", "holdfast-payment", "holdfast-delivery"]
+PROGRAMS = ["holdfast", "holdfast-gateway", "holdfast-order", "holdfast-payment", "holdfast-delivery", "holdfast-console"]
 
 
 def purl(package):

@@ -66,7 +66,7 @@ const ASK_TIME_MAX: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// Asks the process that listens on this address whether it is ready. An error says what it said instead.
-pub(crate) fn ask_ready(listen: SocketAddr) -> Result<(), BoxError> {
+pub fn ask_ready(listen: SocketAddr) -> Result<(), BoxError> {
     let mut address = listen;
     match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

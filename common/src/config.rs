@@ -112,7 +112,8 @@ fn load_text<C: DeserializeOwned>(
 
 /// Settings that are lists: in the environment their items are separated by commas. They are named, because guessing would turn a
 /// password of digits into a number.
-const LISTS: [(&str, &str); 3] = [
+const LISTS: [(&str, &str); 4] = [
+    ("HOLDFAST__CONSOLE__PROXY__WRITERS", "console.proxy.writers"),
     ("HOLDFAST__GATEWAY__CORS_ORIGINS", "gateway.cors_origins"),
     ("HOLDFAST__LIMITS__EXEMPT", "limits.exempt"),
     ("HOLDFAST__LIMITS__PROXIES__TRUSTED", "limits.proxies.trusted"),
@@ -178,7 +179,8 @@ fn variables_of(sample: &str) -> HashMap<String, String> {
 
 /// Settings that can be in a file of their own. No other variable that ends in `_FILE` means a file with the value: there are
 /// settings whose own name ends so, such as `auth.jwks_file` and `database.password_file`, which are followed when they change.
-const SECRETS: [&str; 4] = [
+const SECRETS: [&str; 5] = [
+    "HOLDFAST__CONSOLE__PROXY__SECRET",
     "HOLDFAST__DATABASE__URL",
     "HOLDFAST__DATABASE__DIRECT_URL",
     "HOLDFAST__DATABASE__OWNER_URL",
@@ -566,6 +568,33 @@ mod tests {
             assert_eq!(url.expect("set").expose_secret(), "postgres://u:hush@h/d");
         }
         assert!(!format!("{sample:?}").contains("hush"));
+    }
+
+    /// A console behind a proxy is set up by variables alone: its secret in a file, groups separated by commas.
+    #[test]
+    fn a_proxy_is_set_up_by_variables() {
+        #[derive(Debug, Deserialize)]
+        struct Sample {
+            console: Console,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Console {
+            proxy: Proxy,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Proxy {
+            secret: SecretString,
+            writers: Vec<String>,
+        }
+        let mut secret = tempfile::NamedTempFile::new().expect("a temporary file");
+        secret.write_all(b"hush\n").expect("written");
+        let file = secret.path().display().to_string();
+        let variables = [("SECRET_FILE", file.as_str()), ("WRITERS", "operators, 0123")];
+        let named =
+            variables.map(|(key, value)| (format!("HOLDFAST__CONSOLE__PROXY__{key}"), value.to_owned()));
+        let sample: Sample = load_from(None, secrets_from_files(named.into()).expect("read")).expect("valid");
+        assert_eq!(sample.console.proxy.secret.expose_secret(), "hush");
+        assert_eq!(sample.console.proxy.writers, ["operators", "0123"]);
     }
 
     /// A list is written with commas, and a text of digits stays a text.

@@ -1,6 +1,6 @@
 //! The admin ports of the services: readiness, breakers, certificates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::{join, join_all};
@@ -11,6 +11,7 @@ use holdfast_common::metric::{
 use holdfast_operator::admin;
 use serde::Deserialize;
 use time::OffsetDateTime;
+use tokio::{net::lookup_host, time::timeout};
 
 use crate::{ask::Asked, state::CALL_TIME_MAX};
 
@@ -71,7 +72,8 @@ impl Ports {
 
     /// Asks all replicas at once.
     async fn look(&self) -> Vec<Replica> {
-        let replicas = self.addresses.iter().enumerate().map(|(number, address)| async move {
+        let addresses = join_all(self.addresses.iter().map(|address| replicas_at(address))).await;
+        let replicas = addresses.iter().flatten().enumerate().map(|(number, address)| async move {
             let name = match number {
                 0 => self.service.to_owned(),
                 number => format!("{}-{}", self.service, number + 1),
@@ -81,6 +83,19 @@ impl Ports {
         });
         join_all(replicas).await
     }
+}
+
+/// Behind a name are all replicas: it stands for each of its addresses, in their order. One that can't be resolved stays, and whoever
+/// asks it says why.
+async fn replicas_at(name: &str) -> Vec<String> {
+    let found = match timeout(CALL_TIME_MAX, lookup_host(name)).await {
+        Ok(Ok(found)) => found.collect::<BTreeSet<_>>(),
+        _ => BTreeSet::new(),
+    };
+    if found.is_empty() {
+        return vec![name.to_owned()];
+    }
+    found.iter().map(ToString::to_string).collect()
 }
 
 /// All replicas of all services.
@@ -147,6 +162,16 @@ fn label_of(series: &str, label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An address is one replica, and a name that leads nowhere is one that is asked in vain.
+    #[tokio::test]
+    async fn a_name_is_each_of_its_addresses() {
+        for address in ["127.0.0.1:1", "[::1]:1", "nowhere", "nowhere.invalid:1"] {
+            assert_eq!(replicas_at(address).await, [address]);
+        }
+        let found = replicas_at("localhost:1").await;
+        assert!(found.contains(&"127.0.0.1:1".to_owned()), "{found:?}");
+    }
 
     /// Of a breaker the state that it is in is shown, of a retry budget what is left, and of a certificate its end.
     #[test]

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use holdfast_common::{
     config::{IdentityConfig, KafkaTlsConfig, ServiceConfig},
+    error::BoxError,
     service::Configuration,
 };
 use secrecy::SecretString;
@@ -40,7 +41,11 @@ pub struct Config {
 pub struct ConsoleConfig {
     /// Address to listen on. It speaks plain HTTP and answers to the names of loopback only.
     pub listen: SocketAddr,
-    /// Folder in which `holdfast console` leaves tickets: who may write there is let in.
+    /// Address of loopback at which browsers reach it, if that is not `listen`: within a container, whose port is published there.
+    /// Default: `listen`, which must be one of loopback then.
+    #[serde(default)]
+    pub published: Option<SocketAddr>,
+    /// Folder in which `holdfast console` or `holdfast-console ticket` leaves tickets: who may write there is let in.
     pub tickets: PathBuf,
     /// Whether those may change things (redrive, edit, discard) whose address was made with `--allow-write`; otherwise nobody may.
     /// Default false.
@@ -52,9 +57,41 @@ pub struct ConsoleConfig {
     /// A proxy that signs people in. Default: none, only tickets let in.
     #[serde(default)]
     pub proxy: Option<ProxyConfig>,
-    /// Options that the commands need that are shown on the pages, such as ` --data-dir DIR`. Default none.
+    /// How commands begin that are shown on the pages. Default `holdfast`.
+    #[serde(default = "default_command")]
+    pub command: String,
+    /// Options that they need, such as ` --data-dir DIR`. Default none.
     #[serde(default)]
     pub command_options: String,
+    /// The command that prints an address for one browser. Default: `command`, `console` and `command_options`.
+    #[serde(default)]
+    pub ticket_command: Option<String>,
+}
+
+fn default_command() -> String {
+    "holdfast".to_owned()
+}
+
+impl ConsoleConfig {
+    /// Where browsers reach it: on loopback, because it has no TLS. An error says which setting is wrong.
+    pub(crate) fn published(&self) -> Result<SocketAddr, BoxError> {
+        match self.published {
+            Some(published) if published.ip().is_loopback() => Ok(published),
+            Some(_) => Err("console.published must be an address of loopback, because the console has no TLS. A proxy \
+                beside it has (console.proxy)"
+                .into()),
+            None if self.listen.ip().is_loopback() => Ok(self.listen),
+            None => Err("console.listen must be an address of loopback, because the console has no TLS. A proxy beside it \
+                has (console.proxy). Within a container it may be any, if console.published says where on loopback its \
+                port is published"
+                .into()),
+        }
+    }
+
+    /// How a command begins, and with which options it ends.
+    pub(crate) fn command_of(&self, words: &str) -> String {
+        format!("{} {words}{}", self.command, self.command_options)
+    }
 }
 
 /// The brokers.
@@ -131,5 +168,33 @@ mod tests {
     fn the_sample_says_the_defaults() {
         let sample = include_str!("../../deploy/config/console.toml");
         check_sample::<Config>(sample, &["tickets", "address", "admin"]);
+    }
+
+    /// Browsers reach it on loopback, or not at all: it has no TLS. Within a container it listens more widely, if it is said where it is
+    /// published.
+    #[test]
+    fn browsers_come_by_loopback() {
+        let sample = include_str!("../../deploy/config/console.toml");
+        let mut config: Config = toml::from_str(sample).expect("the sample");
+        for (listen, published, expected) in [
+            ("127.0.0.1:8090", None, Ok("127.0.0.1:8090")),
+            ("[::1]:8090", None, Ok("[::1]:8090")),
+            ("0.0.0.0:8090", None, Err("console.listen")),
+            ("[::]:8090", None, Err("console.listen")),
+            ("10.0.0.1:8090", None, Err("console.listen")),
+            ("0.0.0.0:8090", Some("127.0.0.1:18090"), Ok("127.0.0.1:18090")),
+            ("127.0.0.1:8090", Some("127.0.0.1:18090"), Ok("127.0.0.1:18090")),
+            ("0.0.0.0:8090", Some("0.0.0.0:8090"), Err("console.published")),
+            ("127.0.0.1:8090", Some("10.0.0.1:8090"), Err("console.published")),
+        ] {
+            let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+            config.console.listen = address(listen);
+            config.console.published = published.map(address);
+            match (config.console.published(), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, address(expected)),
+                (Err(error), Err(named)) => assert!(error.to_string().starts_with(named), "{error}"),
+                (found, _) => panic!("{listen}, {published:?}: {found:?}"),
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use holdfast_operator::ticket::May;
 use time::OffsetDateTime;
 
 use crate::{
@@ -118,7 +119,7 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
         return refused(StatusCode::FORBIDDEN, "Read-only", text);
     }
     if effect == Effect::Write && !console.may_change(&session.author) {
-        let command = console.command("console --allow-write");
+        let command = console.ticket_command(May::Change);
         return refused(
             StatusCode::FORBIDDEN,
             "Read-only",
@@ -137,7 +138,7 @@ fn session_of_cookie(console: &Console, request: &Request) -> Result<Session, St
     let now = OffsetDateTime::now_utc();
     let mut own = cookies(request).filter(|(name, _)| *name == console.cookie);
     own.find_map(|(_, value)| console.sessions.of(value, now)).ok_or_else(|| {
-        format!("type `{}`: it prints an address that lets one browser in", console.command("console"))
+        format!("type `{}`: it prints an address that lets one browser in", console.ticket_command(May::Look))
     })
 }
 

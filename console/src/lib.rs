@@ -18,7 +18,8 @@
 //! - [`payloads`]: how much of what users have written is shown;
 //! - [`when`]: times in addresses;
 //! - [`view`]: text of strangers, times and frames of pages;
-//! - [`session`]: who is signed in.
+//! - [`session`]: who is signed in;
+//! - [`let_in`]: the command that lets a browser in, where the process runs.
 
 mod admin;
 mod ask;
@@ -27,6 +28,7 @@ mod config;
 mod examine;
 mod guard;
 mod job;
+mod let_in;
 mod live;
 mod pages;
 mod payloads;
@@ -41,7 +43,7 @@ mod topics;
 mod view;
 mod when;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use holdfast_common::{
     error::BoxError,
@@ -61,6 +63,9 @@ const CONNECTIONS_MAX: usize = 256;
 /// Runs the console to its end. Not in `main`, because what is asynchronous is compiled where it is run, and so would be compiled a
 /// second time.
 pub fn run() -> ExitCode {
+    if env::args_os().nth(1).is_some_and(|word| word == let_in::COMMAND) {
+        return let_in::run(env::args_os().skip(2));
+    }
     run_service("console", start)
 }
 

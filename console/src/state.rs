@@ -63,7 +63,9 @@ pub(crate) struct Shared {
     pub(crate) proxy: Option<Proxy>,
     /// Cookies know no ports: consoles of several stacks must not take each other's.
     pub(crate) cookie: String,
+    command: String,
     command_options: String,
+    ticket_command: String,
 }
 
 impl std::ops::Deref for Console {
@@ -82,23 +84,17 @@ impl Console {
         brokers: Result<Brokers, String>,
     ) -> Result<Self, BoxError> {
         let console = &config.console;
-        if !console.listen.ip().is_loopback() {
-            return Err(
-                "console.listen must be an address of loopback: the console has no TLS. A proxy beside it has".into(),
-            );
-        }
-        let options = &console.command_options;
+        let port = console.published()?.port();
         let hints = Hints {
             caller: Caller::Console,
-            status: format!("`holdfast status{options}`"),
-            certificates: format!("`holdfast certs status{options}`"),
+            status: format!("`{}`", console.command_of("status")),
+            certificates: format!("`{}`", console.command_of("certs status")),
         };
         let patience = Patience { call_time_max: CALL_TIME_MAX, attempt_time_max: ATTEMPT_TIME_MAX };
         let mut services = Vec::new();
         for (name, participant) in PARTICIPANTS.into_iter().zip(config.participants()) {
             services.push(Service::new(name, &participant.address, identity, patience, hints.clone())?);
         }
-        let port = console.listen.port();
         let proxy = console.proxy.as_ref().map(Proxy::new).transpose()?;
         let hosts = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
         let mut origins: BTreeMap<_, _> = hosts.map(|host| (host.clone(), format!("http://{host}"))).into();
@@ -117,7 +113,11 @@ impl Console {
             origins,
             proxy,
             cookie: format!("holdfast-console-{port}"),
-            command_options: escaped(options),
+            command: escaped(&console.command),
+            command_options: escaped(&console.command_options),
+            ticket_command: escaped(
+                console.ticket_command.as_ref().unwrap_or(&console.command_of("console")),
+            ),
         })))
     }
 
@@ -154,16 +154,23 @@ impl Console {
 
     /// A command to type that does what a page does.
     pub(crate) fn command(&self, words: &str) -> String {
-        format!("holdfast {}{}", escaped(words), self.command_options)
+        format!("{} {}{}", self.command, escaped(words), self.command_options)
+    }
+
+    /// The command that prints an address with which a browser may do that.
+    pub(crate) fn ticket_command(&self, may: May) -> String {
+        let more = match may {
+            May::Look => "",
+            May::Change => " --allow-write",
+        };
+        format!("{}{more}", self.ticket_command)
     }
 }
 
 /// The brokers of these settings, or why their topics can't be shown. Nothing else of the console needs them, so it starts without.
 pub(crate) fn brokers(config: Option<&KafkaReaderConfig>, identity: &Identity) -> Result<Brokers, String> {
     let Some(KafkaReaderConfig { brokers, tls }) = config else {
-        let why = "topics can't be shown: the console's settings have no section kafka. Natively they have none \
-            where Kafka has TLS, because the broker grants the console nothing";
-        return Err(why.to_owned());
+        return Err("topics can't be shown: the console's settings have no section kafka".to_owned());
     };
     let config = KafkaConfig::of_a_reader(brokers.clone(), tls.clone());
     Brokers::new(&config, identity).map_err(|error| format!("topics can't be shown: {}", chain(&error)))

@@ -23,6 +23,8 @@ pub(crate) const READERS_MAX: usize = 4;
 /// How often Kafka is asked, while it does not answer, whether it does again.
 const ASK_AGAIN_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIME_MAX: Duration = Duration::from_secs(3);
+/// How often readers that nobody uses are looked at: as soon as certificates are renewed.
+const OUTDATED_END_EVERY: Duration = Duration::from_secs(2);
 /// A reader ends in time by itself; this is for what it can't bound, as making a client.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -143,7 +145,7 @@ impl Topics {
         });
     }
 
-    /// Keeps `health` up to date with whether topics can be read, until `stop`. Asks nothing while all is well.
+    /// Keeps `health` up to date with whether topics can be read, and ends readers whose certificate is outdated, until `stop`. Asks nothing while all is well.
     pub(crate) async fn run(&self, health: &Component, stop: impl Future<Output = ()>) {
         let watched = async {
             let mut failing = self.failing.subscribe();
@@ -169,7 +171,22 @@ impl Topics {
         };
         tokio::select! {
             () = watched => {}
+            () = self.end_outdated() => {}
             () = stop => {}
+        }
+    }
+
+    /// Ends readers that show a certificate that was renewed: whoever renews it waits until nobody shows the one before, and the next page
+    /// may be long in coming. Never returns.
+    async fn end_outdated(&self) {
+        loop {
+            tokio::time::sleep(OUTDATED_END_EVERY).await;
+            let outdated: Vec<Reader> =
+                locked(&self.idle).extract_if(.., |reader| reader.is_outdated()).collect();
+            if !outdated.is_empty() {
+                // An end takes its time.
+                tokio::task::spawn_blocking(move || drop(outdated));
+            }
         }
     }
 }

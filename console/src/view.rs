@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
-use holdfast_operator::ticket::Author;
+use holdfast_operator::ticket::{Author, May};
 use holdfast_proto::{
     hexadecimal,
     text::{on_its_lines, on_one_line},
@@ -123,6 +123,8 @@ pub(crate) struct Frame {
     pub(crate) author: Shown,
     /// Whether they may change anything.
     pub(crate) may_change: bool,
+    /// The command that prints an address with which they could.
+    pub(crate) ticket_command: String,
     /// Why services were not asked.
     pub(crate) missing: Vec<Shown>,
     /// Commands that do the same.
@@ -139,6 +141,7 @@ impl Frame {
             title,
             author: Shown::of(&author.name),
             may_change: console.may_change(author),
+            ticket_command: console.ticket_command(May::Change),
             missing: Vec::new(),
             commands: Vec::new(),
             stream: String::new(),

@@ -33,6 +33,10 @@ export USER=tester
 read -r -a curl <<<"${CURL:-curl}"
 port=${GATEWAY_PORT:-127.0.0.1:8080}
 url=http://127.0.0.1:${port##*:}
+console_port=${CONSOLE_PORT:-127.0.0.1:8090}
+# Those that `holdfast status` asks.
+serving="gateway order payment delivery"
+[ "$mode" = vault ] || serving+=" console"
 orders=$(mktemp)
 failures=$(mktemp)
 talk=$(mktemp)
@@ -236,6 +240,24 @@ databases() {
     say "services are in their databases by TLS, and nobody else is"
 }
 
+# The pages for operators: an address lets one browser in, once, and nobody comes without one, or by another name.
+console() {
+    local site=http://127.0.0.1:${console_port##*:} address cookie
+    shown() { "${curl[@]}" --silent --show-error --max-time 10 "$site$1" "${@:2}"; }
+    answered() { shown "$@" --output /dev/null --write-out '%{http_code}'; }
+    [ "$(answered /topics)" = 401 ]
+    [ "$(answered /topics --header 'Host: console:8090')" = 421 ]
+    address=$(docker compose exec --no-TTY console /holdfast-console ticket --author tester </dev/null 2>>"$talk")
+    cookie=$(shown "${address#"$site"}" --output /dev/null --dump-header - | sed -n 's/^set-cookie: \([^;]*\);.*/\1/p')
+    [ -n "$cookie" ]
+    [ "$(answered "${address#"$site"}")" = 401 ]
+    shows() { shown "$1" --header "Cookie: $cookie" | has "$2"; }
+    wait_for "the console shows topics" shows /topics order.created.payment.dlq
+    wait_for "the console shows where services read" shows /groups payment.completed
+    wait_for "the console shows each service" shows /components certificate
+    say "the console lets in who has an address, and shows topics, groups and services"
+}
+
 # Every accepted order is delivered and charged once.
 settle() {
     if [ -n "$load_pid" ]; then
@@ -268,7 +290,7 @@ settle() {
 # A record that can't be handled becomes a letter, is listed, and is redriven or given up: all from the container `cli`.
 operate() {
     say "the operator's commands"
-    wait_for "all that runs is ready" all_ready "$(docker compose ps --quiet gateway order payment delivery | wc -l)"
+    wait_for "all that runs is ready" all_ready "$(docker compose ps --quiet $serving | wc -l)"
     [ "$(cli dlq list >/dev/null; echo "$?")" = 3 ] # nothing yet
 
     sql payment "create function refuse() returns trigger language plpgsql as
@@ -354,6 +376,7 @@ everything() {
     fi
     databases
     rights
+    console
     from_before_owners
     settle
     operate
@@ -373,6 +396,7 @@ quick() {
     say "payment was killed; an order was paid $(($(date +%s%N) / 1000000 - killed_ms)) ms after that"
     databases
     rights
+    console
     from_before_owners
     settle
     operate
@@ -404,11 +428,11 @@ observability() {
     is_seen() { [ "$(asked targets | grep -o '"health":"up"' | wc -l)" = "$1" ]; }
     fires() { asked alerts | has "\"alertname\":\"$1\""; }
     compose up --detach --wait --no-recreate --scale order=2
-    wait_for "every replica is seen" is_seen 5
+    wait_for "every replica is seen" is_seen 6
     local wanted has
     wanted=$(grep -ch '^ *- alert:' deploy/prometheus/*.rules.yml | awk '{ sum += $1 } END { print sum }')
     has=$(asked rules | grep -o '"type":"alerting"' | wc -l)
-    say "Prometheus sees 5 replicas and has $has of $wanted alerts"
+    say "Prometheus sees 6 replicas and has $has of $wanted alerts"
     [ "$has" = "$wanted" ]
     place_one "observed"
     wait_for "it is delivered" delivered "$placed"
@@ -484,6 +508,7 @@ kafka_tls() {
     [ "$(kafka_tool acls --list --principal User:reporting 2>/dev/null | grep -c 'permissionType=ALLOW')" = 1 ]
     [ "$(kafka_tool acls --list --principal User:order --topic payment.completed 2>/dev/null | grep -c 'operation=WRITE')" = 0 ]
     say "topics ensure says who may do what: $before entries"
+    console
 
     : >"$failures"
     local began

@@ -160,8 +160,9 @@ def readings():
 
 
 def grants():
-    """Service, operation, kind of resource and its name: as `grants` in proto/src/topic.rs."""
-    result = {(writer, "Write", "topic", topic) for topic, writer, _ in rows()}
+    """Service or console, operation, kind of resource and its name: as `grants` in proto/src/topic.rs."""
+    result = {("console", operation, "topic", topic.name) for topic in topics() for operation in ("Read", "DescribeConfigs")}
+    result |= {(writer, "Write", "topic", topic) for topic, writer, _ in rows()}
     for topic, reader in readings():
         result |= {(reader, "Read", "topic", topic), (reader, "Read", "group", reader), (reader, "Write", "topic", f"{topic}.{reader}.dlq")}
     return result

@@ -1,10 +1,13 @@
-//! Runs `holdfast dlq` and `holdfast reconcile` as an operator.
+//! Runs `holdfast dlq` and `holdfast reconcile` as an operator, and looks at the console.
 
 use std::process::{Command, Output};
 
+use holdfast_chaos::rest::Answer;
 use holdfast_native::layout::{OPERATOR, Replicas, service_names};
 use holdfast_testkit::stack::binary;
-use serde_json::Value;
+use http::Request;
+use http_body_util::Full;
+use serde_json::{Value, json};
 
 use crate::World;
 
@@ -58,6 +61,24 @@ impl World {
     /// The same of `holdfast orders`.
     pub async fn orders(&self, arguments: &[&str]) -> (Value, i32) {
         self.command_json(&[&["orders"], arguments].concat()).await
+    }
+
+    /// What the console answers whoever has this cookie.
+    pub async fn console_page(&self, url: &str, cookie: &str) -> Answer {
+        let request = Request::get(url).header("cookie", cookie).body(Full::default()).expect("a request");
+        self.rest.send(request).await.expect("answered")
+    }
+
+    /// Lets somebody into the console, to look. Returns the address, which is used then, and the cookie.
+    pub async fn signed_in(&self) -> (String, String) {
+        let (document, code) = self.command_json(&["console"]).await;
+        let expected = (&json!("tester"), &json!(false), 0);
+        assert_eq!((&document["author"], &document["allow_write"], code), expected);
+        let url = document["url"].as_str().expect("an address").to_owned();
+        let answer = self.console_page(&url, "").await;
+        assert_eq!(answer.status, 303, "{answer:?}");
+        let cookie = answer.headers["set-cookie"].to_str().expect("text").split(';').next();
+        (url, cookie.expect("a cookie").to_owned())
     }
 
     /// The JSON that a command prints, and its exit code.

@@ -19,8 +19,6 @@ use holdfast_e2e::{
     eventually, id, reaches, skipped,
 };
 use holdfast_testkit::stack::{TestStack, binary};
-use http::Request;
-use http_body_util::Full;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
@@ -389,32 +387,17 @@ async fn it_says_what_helps_when_it_does_not_answer(world: &World) {
 /// Killed, it is started again; who was signed in has to sign in again, and nothing has a ticket but the one who asked for it.
 async fn it_comes_back(world: &World) {
     let base = format!("http://127.0.0.1:{}", world.stack.layout.console_port());
-    let get = async |url: &str, cookie: &str| {
-        let request = Request::get(url).header("cookie", cookie).body(Full::default()).expect("a request");
-        world.rest.send(request).await.expect("answered")
-    };
-    let sign_in = async || {
-        let output = run(world, &["-o", "json"]).await;
-        let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!((&document["author"], &document["allow_write"]), (&json!("tester"), &json!(false)));
-        let url = document["url"].as_str().expect("an address").to_owned();
-        let answer = get(&url, "").await;
-        assert_eq!(answer.status, 303, "{answer:?}");
-        let cookie =
-            answer.headers["set-cookie"].to_str().expect("text").split(';').next().map(str::to_owned);
-        (url, cookie.expect("a cookie"))
-    };
-    let (url, cookie) = sign_in().await;
-    let page = get(&base, &cookie).await;
+    let (url, cookie) = world.signed_in().await;
+    let page = world.console_page(&base, &cookie).await;
     let text = String::from_utf8_lossy(&page.body).into_owned();
     assert!(page.status == 200 && text.contains("read-only"), "{text}");
-    assert_eq!(get(&url, "").await.status, 401, "an address works once");
+    assert_eq!(world.console_page(&url, "").await.status, 401, "an address works once");
 
     world.restart("console").await;
     eventually("it serves again", || world.is_well("console")).await;
-    assert_eq!(get(&base, &cookie).await.status, 401);
-    let (again, cookie) = sign_in().await;
-    assert_eq!(get(&base, &cookie).await.status, 200);
+    assert_eq!(world.console_page(&base, &cookie).await.status, 401);
+    let (again, cookie) = world.signed_in().await;
+    assert_eq!(world.console_page(&base, &cookie).await.status, 200);
     assert!(world.status().await["console"]["restarts"].as_u64() > Some(0));
     let log = fs::read_to_string(world.stack.layout.log_file("console")).expect("there");
     assert!(log.contains("an operator has signed in"), "{log}");

@@ -13,7 +13,7 @@ use holdfast_chaos::fault::certificate::{Flaw, Flawed};
 use holdfast_e2e::{PATIENCE, World, eventually, id, skipped};
 use holdfast_native::{
     kafka,
-    layout::{Scope, participant_names},
+    layout::{CONSOLE, participant_names},
 };
 use holdfast_proto::topic::{self, EVENT_TOPICS, Operation, READINGS, Resource};
 use holdfast_testkit::stack::TestStack;
@@ -44,7 +44,7 @@ async fn world() -> Option<(World, MutexGuard<'static, ()>)> {
             ("HOLDFAST__DELIVERY__STEP", "50ms"),
             ("HOLDFAST__GATEWAY__DEADLINE", "20s"),
         ];
-        TestStack::start(Scope::Everything, &[], &environment)
+        TestStack::start_with_console(&environment)
     };
     let stack = STACK.get_or_init(|| async { tokio::task::spawn_blocking(start).await.expect("it starts") });
     let World { stack, rest } = World::of(stack.await);
@@ -159,6 +159,8 @@ fn granted(service: &str) -> Vec<String> {
     let mut granted: Vec<String> = grants
         .filter_map(|grant| match (grant.operation, grant.resource) {
             (Operation::Write, Resource::Topic(topic)) if EVENT_TOPICS.contains(&topic.as_str()) => None,
+            // Of the console alone, and seen on its page.
+            (Operation::DescribeConfigs, _) => None,
             (Operation::Write, Resource::Topic(topic)) => Some(format!("write {topic}")),
             (Operation::Read, Resource::Topic(topic)) => Some(format!("read {topic}")),
             (_, Resource::Group(group)) => Some(format!("read group {group}")),
@@ -181,26 +183,57 @@ async fn a_certificate_opens_what_the_table_says() {
     })
     .await;
     for service in participant_names() {
-        let client = showing(&world, &identity(&world, service));
-        assert_eq!(possible(&client, service).await, granted(service), "{service}");
-        let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
-        let topic = NewTopic::new("forged", 1, TopicReplication::Fixed(1));
-        let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("an answer");
-        let refused = made.into_iter().map(|outcome| outcome.map_err(|(_, code)| code));
-        let refused: Vec<_> = refused.collect();
-        assert!(
-            matches!(
-                refused.as_slice(),
-                [Err(
-                    RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed
-                )]
-            ),
-            "{service} makes topics: {refused:?}"
-        );
+        does_what_is_granted(&world, service).await;
     }
     let client = showing(&world, &identity(&world, "gateway"));
     assert_eq!(possible(&client, "gateway").await, [""; 0]);
     world.every_record_is_tallied().await;
+}
+
+/// By its certificate it may write, read and join what the table says, and make or delete no topic.
+async fn does_what_is_granted(world: &World, identity_name: &str) {
+    let client = showing(world, &identity(world, identity_name));
+    assert_eq!(possible(&client, identity_name).await, granted(identity_name), "{identity_name}");
+    let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+    let options = AdminOptions::new();
+    let topic = NewTopic::new("forged", 1, TopicReplication::Fixed(1));
+    let made = admin.create_topics([&topic], &options).await.expect("an answer");
+    let deleted = admin.delete_topics(&[EVENT_TOPICS[0]], &options).await.expect("an answer");
+    for refused in made.into_iter().chain(deleted).map(|outcome| outcome.map_err(|(_, code)| code)) {
+        assert!(
+            matches!(
+                refused,
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)
+            ),
+            "{identity_name} makes or deletes topics: {refused:?}"
+        );
+    }
+}
+
+/// Whether a page of the console has all of this.
+async fn shows(world: &World, cookie: &str, path: &str, expected: &[&str]) -> bool {
+    let url = format!("http://127.0.0.1:{}{path}", world.stack.layout.console_port());
+    let page = world.console_page(&url, cookie).await;
+    let text = String::from_utf8_lossy(&page.body).into_owned();
+    expected.iter().all(|expected| text.contains(expected))
+}
+
+/// The console reads every topic of ours, and sees how long it keeps its records, by a certificate with which it can't write, join a group,
+/// or make or delete a topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_console_reads_topics_and_nothing_else() {
+    let Some((world, _alone)) = world().await else { return };
+    does_what_is_granted(&world, CONSOLE).await;
+    let user = world.user("read", "10.00").await;
+    let order = id(&world.create(&user, "1 Quay Street", 1).await);
+    let cookie = world.signed_in().await.1;
+    let shows = async |path: &str, expected: &[&str]| shows(&world, &cookie, path, expected).await;
+    let letters = topic::dead_letters_of(EVENT_TOPICS[0], "payment");
+    // The two times are `retention.ms` of events and of dead letters.
+    let topics = [EVENT_TOPICS[0], &letters, ">7d<", ">30d<"];
+    eventually("its page has the topics", || shows("/topics", &topics)).await;
+    let (messages, all) = (format!("/orders/{order}/messages"), [": 6 match."]);
+    eventually("it finds all events of the order", || shows(&messages, &all)).await;
 }
 
 /// Whether a client gets as far as to an answer of the broker.
@@ -271,10 +304,15 @@ async fn rotation_under_load_fails_nothing() {
     for file in ["tls.crt", "tls.key", "ca.crt"] {
         fs::copy(identity(&world, "order").join(file), stolen.path().join(file)).expect("stolen");
     }
+    // So that the console has a client as well, for which the rotation waits.
+    let cookie = world.signed_in().await.1;
+    let topics = EVENT_TOPICS;
+    eventually("the console reads topics", || shows(&world, &cookie, "/topics", &topics)).await;
     let kafka_pid = world.stack.pid("kafka");
     let refused = world.metric_of_all("holdfast_kafka_refusals_total").await;
     let renewed = world.metric_of_all("holdfast_kafka_clients_renewed_total").await;
     world.rotate_under_load(&user, &["kafka", "order"]).await;
+    eventually("it still does", || shows(&world, &cookie, "/topics", &topics)).await;
     assert!(
         (world.metric_of_all("holdfast_kafka_refusals_total").await - refused).abs() < 0.5,
         "something was refused"

@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read as _, Write as _},
+    net::SocketAddr,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
     path::{Path, PathBuf},
     time::Duration,
@@ -120,6 +121,23 @@ pub fn redeem(folder: &Path, ticket: &str, now: OffsetDateTime) -> Result<Option
     check_author(&entry.author)?;
     let author = Author { name: entry.author, may: entry.may };
     Ok((entry.expires_at > now.unix_timestamp()).then_some(author))
+}
+
+/// What opens the console that browsers reach at `published`, for whoever has the ticket.
+#[must_use]
+pub fn address(published: SocketAddr, ticket: &str) -> String {
+    format!("http://{published}/open?ticket={ticket}")
+}
+
+/// What to say beside such an address.
+#[must_use]
+pub fn announcement(may: May) -> String {
+    let may = match may {
+        May::Look => "to look",
+        May::Change => "to look and to change things",
+    };
+    let minutes = TICKET_TIME.as_secs() / 60;
+    format!("{may}: open this address within {minutes} minutes, it works once")
 }
 
 fn belongs_to_its_folder(file: &File, folder: &Path) -> io::Result<()> {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::{delivery, order, payment};
+use crate::{CONSOLE, delivery, order, payment};
 
 /// A business event: its protobuf message knows its topic.
 pub trait Event: prost::Message + Default {
@@ -112,9 +112,11 @@ pub enum Operation {
     Read,
     /// To write records.
     Write,
+    /// To see how a topic is configured.
+    DescribeConfigs,
 }
 
-/// That a service may do something.
+/// That a service, or the console, may do something.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
     /// The name of its identity.
@@ -126,7 +128,7 @@ pub struct Grant {
 }
 
 /// What services may do at the brokers, in order; everything else is forbidden. Each writes its own events and the copies of its dead
-/// letters, and reads what its group reads. None may create, delete or change a topic.
+/// letters, and reads what its group reads. The console reads all of these topics, in no group. None may create, delete or change a topic.
 #[must_use]
 pub fn grants() -> Vec<Grant> {
     let grant = |service, operation, resource| Grant { service, operation, resource };
@@ -138,6 +140,11 @@ pub fn grants() -> Vec<Grant> {
         grants.push(grant(*reader, Operation::Read, Resource::Topic((*topic).to_owned())));
         grants.push(grant(*reader, Operation::Read, Resource::Group((*reader).to_owned())));
         grants.push(grant(*reader, Operation::Write, Resource::Topic(dead_letters_of(topic, reader))));
+    }
+    let letters = READINGS.iter().map(|(topic, reader)| dead_letters_of(topic, reader));
+    for topic in EVENT_TOPICS.iter().map(|topic| (*topic).to_owned()).chain(letters) {
+        grants.push(grant(CONSOLE, Operation::Read, Resource::Topic(topic.clone())));
+        grants.push(grant(CONSOLE, Operation::DescribeConfigs, Resource::Topic(topic)));
     }
     grants.sort();
     grants.dedup();
@@ -156,6 +163,26 @@ mod tests {
             Resource::Group(name) => format!("{service} {operation:?} group {name}").to_lowercase(),
         });
         let expected = "
+            console read delivery.status.updated
+            console read delivery.status.updated.order.dlq
+            console read delivery.status.updated.payment.dlq
+            console read order.created
+            console read order.created.payment.dlq
+            console read payment.completed
+            console read payment.completed.delivery.dlq
+            console read payment.completed.order.dlq
+            console read payment.refunded
+            console read payment.refunded.order.dlq
+            console describeconfigs delivery.status.updated
+            console describeconfigs delivery.status.updated.order.dlq
+            console describeconfigs delivery.status.updated.payment.dlq
+            console describeconfigs order.created
+            console describeconfigs order.created.payment.dlq
+            console describeconfigs payment.completed
+            console describeconfigs payment.completed.delivery.dlq
+            console describeconfigs payment.completed.order.dlq
+            console describeconfigs payment.refunded
+            console describeconfigs payment.refunded.order.dlq
             delivery read payment.completed
             delivery read group delivery
             delivery write delivery.status.updated

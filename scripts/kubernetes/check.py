@@ -30,6 +30,7 @@ KUBERNETES = ROOT / "deploy/kubernetes"
 VERSIONS = ["1.31", "1.37"]
 SERVICES = ["gateway", "order", "payment", "delivery"]
 PARTICIPANTS = SERVICES[1:]
+CONSOLE = "console"
 # Each owns the tables of a service.
 OWNERS = [f"{service}-owner" for service in PARTICIPANTS]
 # What docs/kubernetes.md asks whoever installs it to make.
@@ -68,9 +69,13 @@ class Overlay:
         """The Jobs that migrate, by their services."""
         return [(service, job, job["spec"]["template"]) for service in PARTICIPANTS if (job := self.get("Job", f"{service}-migrations"))]
 
+    def consoles(self):
+        return [(item, pod) for item, pod in self.workloads() if item["metadata"]["name"] == CONSOLE]
+
     def programs(self):
-        """What runs the program of a service: the service, the object, the specification of its pods."""
-        return [(item["metadata"]["name"], item, pod) for item, pod in self.services()] + self.migrations()
+        """What runs a program of ours that serves: its name, the object, the specification of its pods."""
+        serving = self.services() + self.consoles()
+        return [(item["metadata"]["name"], item, pod) for item, pod in serving] + self.migrations()
 
 
 def called(item):
@@ -195,10 +200,6 @@ def network_says_what_the_matrix_says(overlay):
                         yield f"{target.name} {'admits' if does else 'refuses'} {source.name} at {port}: not what the matrix says"
 
 
-# Identities that services admit, and that no pod has: the network lets nobody in for them.
-WITHOUT_PODS = {"console"}
-
-
 def operators():
     """The identities of OPERATORS of proto/src/identity.rs."""
     code = (ROOT / "proto/src/identity.rs").read_text()
@@ -216,7 +217,7 @@ def matrix_says_what_the_services_say(_):
         block = re.search(r"permissions: &\[(.*?)\n        \],", code, re.S)
         block = block.group(1) if block else ""
         callers = set(re.findall(r'"([a-z-]+)"', "".join(re.findall(r"&\[(.*?)\]", block))))
-        callers |= operators() - WITHOUT_PODS if "OPERATORS" in block else set()
+        callers |= operators() if "OPERATORS" in block else set()
         port = int(config[service]["grpc"]["listen"].rsplit(":", 1)[1])
         rows = {edge.source for edge in matrix.edges if edge.target == service and (port, "TCP") in map(tuple, edge.ports)}
         if not callers or callers != rows:
@@ -292,7 +293,7 @@ def containers_have_resources_and_probes(overlay):
             probes = ("startupProbe", "readinessProbe", "livenessProbe")
             if item["kind"] == "Deployment" and not all(probe in container for probe in probes):
                 yield f"{called(item)} lacks a probe"
-    for item, template in overlay.services():
+    for item, template in overlay.services() + overlay.consoles():
         container = template["spec"]["containers"][0]
         paths = {"startupProbe": "/healthz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
         for probe, path in paths.items():
@@ -345,7 +346,8 @@ def selectors_find_their_pods(overlay):
         if selector is None:
             continue
         selector = selector if "matchLabels" in selector else {"matchLabels": selector}
-        if [pod for pod, its in labels.items() if world.selects(selector, its)] != [name]:
+        # The ports of a Service NAME-admin are those of the pods of NAME that only the console looks at.
+        if [pod for pod, its in labels.items() if world.selects(selector, its)] != [name.removesuffix("-admin")]:
             yield f"{called(item)} does not select the pods of {name}"
         if item["kind"] == "PodDisruptionBudget" and item["spec"].get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
             yield f"{called(item)} lets a pod that is not ready keep its node"
@@ -449,7 +451,7 @@ def programs():
     """Those that were built here, by service; reading a configuration needs nothing else."""
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     for folder in ("release", "debug"):
-        found = {service: target / folder / f"holdfast-{service}" for service in SERVICES}
+        found = {name: target / folder / f"holdfast-{name}" for name in [*SERVICES, CONSOLE]}
         if all(path.exists() for path in found.values()):
             return found
     return None
@@ -566,7 +568,7 @@ def what_is_mounted_is_there(overlay):
                 yield f"{called(item)}: mounts and volumes differ"
             values = [entry.get("value", "") for entry in container.get("env", [])] + container.get("args", [])
             for path in (value for value in values if re.fullmatch(r"/[\w./-]+", value)):
-                mount = next((mount for mount in mounts if path.startswith(mount["mountPath"] + "/")), None)
+                mount = next((mount for mount in mounts if f"{path}/".startswith(mount["mountPath"] + "/")), None)
                 if not mount and path not in written:
                     yield f"{called(item)}: {path} is in no volume"
                 elif mount and "csi" in volumes[mount["name"]]:
@@ -607,7 +609,7 @@ def certificates_are_identities(overlay):
     domain = re.search(r'TRUST_DOMAIN: &str = "([^"]+)"', (ROOT / "proto/src/identity.rs").read_text()).group(1)
     identities = [item for item in overlay.of("Certificate") if "holdfast.internal/identity" in item["metadata"].get("labels", {})]
     # None where they come from elsewhere; that what is mounted is there is another rule.
-    if {item["metadata"]["name"] for item in identities} not in (set(), {*SERVICES, *OWNERS, "operator"}):
+    if {item["metadata"]["name"] for item in identities} not in (set(), {*SERVICES, *OWNERS, *operators()}):
         yield "the certificates are not those of the identities"
     for item in identities:
         name, spec = item["metadata"]["name"], item["spec"]
@@ -732,8 +734,9 @@ def brokers_admit_whom_the_table_names(overlay):
     encrypted = any(listener["tls"] for listener in spec["listeners"])
     if bool(users) != encrypted:
         yield "there are users without TLS, or TLS without users"
-    for service in PARTICIPANTS:
-        template = overlay.get("Deployment", service)["spec"]["template"]
+    clients = [(item, pod) for item, pod in overlay.services() if item["metadata"]["name"] != "gateway"] + overlay.consoles()
+    for item, template in clients:
+        service = item["metadata"]["name"]
         said = {
             name.removeprefix("HOLDFAST__KAFKA__TLS__"): value
             for name, value in environment(template).items()
@@ -782,6 +785,21 @@ def brokers_admit_whom_the_table_names(overlay):
             yield f"KEDA shows what is in {sorted(secrets)}"
 
 
+def console_is_reached_by_forwarding_only(overlay):
+    """Its pages have no TLS: they are on the pod's own loopback, no Service leads to them, and whoever lets people in has one process to ask."""
+    for item, template in overlay.consoles():
+        listens = [
+            entry["value"] for entry in template["spec"]["containers"][0]["env"] if entry["name"] == "HOLDFAST__CONSOLE__LISTEN"
+        ]
+        if not listens or not all(address.startswith("127.0.0.1:") for address in listens):
+            yield f"{called(item)} listens at {listens}"
+        if (item["spec"].get("replicas"), item["spec"]["strategy"]["type"]) != (1, "Recreate"):
+            yield f"{called(item)} may have two processes, of which each lets in people of its own"
+        for service in overlay.of("Service"):
+            if world.selects({"matchLabels": service["spec"].get("selector", {"": ""})}, template["metadata"]["labels"]):
+                yield f"{called(service)} leads to it"
+
+
 CHECKS = [
     fits_its_schema,
     network_says_what_the_matrix_says,
@@ -804,6 +822,7 @@ CHECKS = [
     certificates_are_identities,
     databases_admit_their_service_only,
     services_own_no_table,
+    console_is_reached_by_forwarding_only,
 ]
 
 
@@ -918,6 +937,26 @@ PLANTED = [
     (services_own_no_table, lambda o: without(o, "Database", "orders")),
     (services_own_no_table, lambda o: o.get("Database", "orders")["spec"].update(owner="order")),
     (services_own_no_table, lambda o: o.get("Cluster", "order-db")["spec"]["managed"]["roles"].append({"name": "order", "inRoles": ["order-owner"]})),
+    (pods_are_restricted, lambda o: o.get("ServiceAccount", CONSOLE).pop("automountServiceAccountToken")),
+    (containers_have_resources_and_probes, lambda o: container(o, CONSOLE).pop("readinessProbe")),
+    (network_says_what_the_matrix_says, lambda o: without(o, "NetworkPolicy", "console-to-payment-egress")),
+    (brokers_admit_whom_the_table_names, lambda o: variable(o, CONSOLE, "HOLDFAST__KAFKA__TLS__MODE", "off")),
+    (
+        brokers_admit_whom_the_table_names,
+        lambda o: o.get("KafkaUser", CONSOLE)["spec"]["authorization"]["acls"][0].update(operations=["Write"]),
+    ),
+    (settings_are_known, lambda o: variable(o, CONSOLE, "HOLDFAST__CONSOLE__PUBLISH", "127.0.0.1:8090")),
+    (programs_take_their_settings, lambda o: variable(o, CONSOLE, "HOLDFAST__CONSOLE__ALLOW_WRITE", "perhaps")),
+    (names_lead_somewhere, lambda o: without(o, "Service", "order-admin")),
+    (certificates_are_identities, lambda o: without(o, "Certificate", CONSOLE)),
+    (
+        console_is_reached_by_forwarding_only,
+        lambda o: container(o, CONSOLE)["env"].append({"name": "HOLDFAST__CONSOLE__LISTEN", "value": "0.0.0.0:8090"}),
+    ),
+    (
+        console_is_reached_by_forwarding_only,
+        lambda o: o.get("Service", "gateway-admin")["spec"].update(selector={"app.kubernetes.io/name": CONSOLE}),
+    ),
     (settings_are_known, lambda o: migrating(o, "order")["env"].append({"name": "HOLDFAST__DATABASE__OWNER", "value": "x"})),
     (names_lead_somewhere, lambda o: migrating(o, "order")["env"].append({"name": "X", "value": "postgres://x@order-db:5432/orders"})),
 ]

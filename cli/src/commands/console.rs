@@ -57,13 +57,14 @@ impl Console {
         let (author, now) = (Author { name: self.by.name(), may }, OffsetDateTime::now_utc());
         let ticket = ticket::issue(&layout.console_tickets_dir(), &author, now)?;
         let expires_at = now + time::Duration::try_from(TICKET_TIME)?;
+        let published = SocketAddr::from((Ipv4Addr::LOCALHOST, layout.console_port()));
         let document = Document {
-            url: format!("http://127.0.0.1:{}/open?ticket={ticket}", layout.console_port()),
+            url: ticket::address(published, &ticket),
             author: author.name,
             allow_write: self.allow_write,
             expires_at: expires_at.replace_nanosecond(0)?.format(&Rfc3339)?,
         };
-        say!("{}", announcement(may));
+        say!("{}", ticket::announcement(may));
         self.output.print(&document, || data!("{}", document.url))?;
         Ok(Outcome::Done)
     }
@@ -93,15 +94,6 @@ async fn check(layout: &Layout, report: &StackReport) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn announcement(may: May) -> String {
-    let may = match may {
-        May::Look => "to look",
-        May::Change => "to look and to change things",
-    };
-    let minutes = TICKET_TIME.as_secs() / 60;
-    format!("{may}: open this address within {minutes} minutes, it works once")
 }
 
 #[cfg(test)]

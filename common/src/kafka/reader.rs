@@ -246,7 +246,7 @@ impl Reader {
             Some(Ok(message)) => Ok(Next::Record(Box::new(Record::from_message(&message)))),
             Some(Err(KafkaError::PartitionEOF(_))) => Ok(Next::End),
             // Tried again until the time is over.
-            Some(Err(error)) if is_passing(&error) => Ok(Next::Nothing),
+            Some(Err(error)) if is_passing(&error) || is_of_the_group(&error) => Ok(Next::Nothing),
             Some(Err(error)) => self.said(Err(error)),
         }
     }
@@ -274,6 +274,12 @@ fn is_passing(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::OperationTimedOut
         )
     )
+}
+
+/// Whether it is about the group, whose coordinator librdkafka looks for in any case. Who may only read topics is refused that, and misses
+/// nothing.
+fn is_of_the_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
 fn topic_view(topic: &MetadataTopic) -> TopicView {

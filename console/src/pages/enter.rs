@@ -5,7 +5,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse as _, Redirect, Response},
 };
-use holdfast_operator::ticket;
+use holdfast_operator::ticket::{self, May};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
@@ -27,7 +27,7 @@ pub(crate) async fn page(State(console): State<Console>, Query(wanted): Query<Wa
         Err(error) => return failed(&error.to_string()),
     };
     let Some(author) = author else {
-        let command = console.command("console");
+        let command = console.ticket_command(May::Look);
         return message(
             StatusCode::UNAUTHORIZED,
             "Not signed in",

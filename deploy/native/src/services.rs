@@ -158,6 +158,9 @@ struct Asked {
 #[derive(Serialize)]
 struct Brokers {
     brokers: String,
+    // As for the services.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsSection>,
 }
 
 #[derive(Serialize)]
@@ -165,8 +168,7 @@ struct ConsoleFile {
     service: Service,
     identity: Identity,
     console: Pages,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kafka: Option<Brokers>,
+    kafka: Brokers,
     #[serde(flatten)]
     services: BTreeMap<&'static str, Asked>,
 }
@@ -229,8 +231,7 @@ pub(crate) fn prepare_console(
             allow_write: true,
             command_options: command_options.to_owned(),
         },
-        // A broker with TLS grants the console nothing.
-        kafka: (layout.kafka_tls() == Tls::Off).then(|| Brokers { brokers: layout.kafka_brokers() }),
+        kafka: Brokers { brokers: layout.kafka_brokers(), tls: TlsSection::of(layout.kafka_tls()) },
         services: PARTICIPANTS.iter().map(of).chain([(GATEWAY, gateway)]).collect(),
     };
     write(layout, CONSOLE, &file, Owner::Console)
@@ -456,6 +457,14 @@ mod tests {
         assert_eq!(file["console"]["command_options"].as_str(), Some(options));
         let certificate = file["identity"]["certificate"].as_str().expect("a path");
         assert!(certificate.ends_with("pki/console/tls.crt"), "{certificate}");
+        assert!(file["kafka"].get("tls").is_none(), "{text}");
+        let encrypted = layout.kafka_tls_file();
+        fs::create_dir_all(encrypted.parent().expect("a folder")).expect("created");
+        fs::write(encrypted, "").expect("written");
+        prepare(&layout, replicas, &Extra::ALL, &layout.links(replicas), options).expect("written");
+        let text = fs::read_to_string(layout.config_file(CONSOLE)).expect("there");
+        let file: toml::Table = text.parse().expect("settings");
+        assert_eq!(file["kafka"]["tls"]["mode"].as_str(), Some("verify-full"));
         fs::remove_dir_all(folder).expect("gone");
     }
 

@@ -51,7 +51,7 @@ enum Asked {
     Addresses(Vec<(&'static str, String)>),
 }
 
-const ADMIN_ADDRESSES: [AddressOption; 4] = [
+const ADMIN_ADDRESSES: [AddressOption; 5] = [
     AddressOption {
         service: "gateway",
         name: "gateway-admin-address",
@@ -75,6 +75,12 @@ const ADMIN_ADDRESSES: [AddressOption; 4] = [
         name: "delivery-admin-address",
         variable: "HOLDFAST_DELIVERY_ADMIN_ADDRESS",
         help: "Where delivery's admin port is",
+    },
+    AddressOption {
+        service: "console",
+        name: "console-admin-address",
+        variable: "HOLDFAST_CONSOLE_ADMIN_ADDRESS",
+        help: "Where the console's admin port is",
     },
 ];
 

@@ -31,6 +31,7 @@ mod number {
     pub(super) const LITERAL: i8 = 3;
     pub(super) const READ: i8 = 3;
     pub(super) const WRITE: i8 = 4;
+    pub(super) const DESCRIBE_CONFIGS: i8 = 10;
     pub(super) const ALLOW: i8 = 3;
     /// In a filter, for any of the numbers above.
     pub(super) const ANY: i8 = 1;
@@ -131,6 +132,7 @@ fn wanted() -> BTreeSet<Entry> {
             operation: match grant.operation {
                 Operation::Read => number::READ,
                 Operation::Write => number::WRITE,
+                Operation::DescribeConfigs => number::DESCRIBE_CONFIGS,
             },
             permission: number::ALLOW,
         }
