@@ -80,9 +80,10 @@ impl PortOffset {
 
 /// Locks the byte of a port for this open file, unless another one has it. The byte needs not be there.
 fn lock(file: &File, port: u16) -> Result<(), Errno> {
+    let small = |constant: libc::c_int| libc::c_short::try_from(constant).map_err(|_| Errno::EINVAL);
     let byte = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: small(libc::F_WRLCK)?,
+        l_whence: small(libc::SEEK_SET)?,
         l_start: port.into(),
         l_len: 1,
         l_pid: 0,
