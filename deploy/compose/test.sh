@@ -255,7 +255,7 @@ console() {
     wait_for "the console shows topics" console_shows /topics order.created.payment.dlq
     wait_for "the console shows where services read" console_shows /groups payment.completed
     wait_for "the console shows each service" console_shows /components certificate
-    say "the console lets in who has an address, and console_shows topics, groups and services"
+    say "the console lets in who has an address, and shows topics, groups and services"
 }
 
 # Every accepted order is delivered and charged once.
