@@ -15,7 +15,6 @@ mod documents;
 mod environment;
 mod examine;
 mod examples;
-mod moment;
 mod options;
 mod output;
 mod runtime;

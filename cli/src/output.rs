@@ -49,6 +49,14 @@ impl Outcome {
         }
     }
 
+    /// How a command ended that would have ended so if every service had answered.
+    pub(crate) const fn unless_away(self, any_away: bool) -> Self {
+        match self {
+            Self::Done | Self::NothingMatched if any_away => Self::Partly,
+            outcome => outcome,
+        }
+    }
+
     pub(crate) fn exit_code(self) -> ExitCode {
         match self {
             Self::Done => ExitCode::SUCCESS,

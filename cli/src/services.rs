@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use holdfast_native::layout::participant_names;
 pub(crate) use holdfast_operator::service::{CallError, Service};
-use holdfast_operator::service::{Hints, Patience};
+use holdfast_operator::service::{Caller, Hints, Patience};
 use holdfast_proto::ops::v1 as pb;
 use tonic::Code;
 use uuid::Uuid;
@@ -43,10 +43,7 @@ impl<T> Answers<'_, T> {
 
     /// How a command ended that would have ended with `outcome` if every service had answered.
     pub(crate) const fn outcome(&self, outcome: Outcome) -> Outcome {
-        match outcome {
-            Outcome::Done | Outcome::NothingMatched if self.any_away => Outcome::Partly,
-            outcome => outcome,
-        }
+        outcome.unless_away(self.any_away)
     }
 }
 
@@ -54,7 +51,11 @@ impl Services {
     /// Those of the target, or the one that is named.
     pub(crate) fn connect(target: &Target, only: Option<&str>) -> Result<Self> {
         let (addresses, identity) = target.find(only)?;
-        let hints = Hints { status: target.hint("status")?, certificates: target.hint("certs status")? };
+        let hints = Hints {
+            caller: Caller::Command,
+            status: target.hint("status")?,
+            certificates: target.hint("certs status")?,
+        };
         let mut all = Vec::new();
         for name in participant_names() {
             let Some(address) = addresses.get(name) else { continue };

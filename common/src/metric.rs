@@ -69,6 +69,8 @@ metrics! {
     counter GRPC_CALLS_WITHOUT_SUBJECT_TOTAL = "holdfast_grpc_calls_without_subject_total", "calls of a gateway of an earlier version, which does not say for whom it calls";
     counter GRPC_CLIENT_RETRIES_OVER_BUDGET_TOTAL = "holdfast_grpc_client_retries_over_budget_total", "retries that the budget did not allow: destination";
     counter GRPC_CLIENT_RETRIES_TOTAL = "holdfast_grpc_client_retries_total", "calls sent again: destination";
+    gauge GRPC_CLIENT_RETRY_BUDGET_ALLOWED = "holdfast_grpc_client_retry_budget_allowed", "retries that the calls of the last 10 s allow in these, those that were sent included: destination";
+    gauge GRPC_CLIENT_RETRY_BUDGET_LEFT = "holdfast_grpc_client_retry_budget_left", "retries that the budget allows now: destination";
     counter GRPC_DEADLINE_EXCEEDED_TOTAL = "holdfast_grpc_deadline_exceeded_total", "calls whose deadline passed while they were handled";
     counter GRPC_MESSAGES_LATE_TOTAL = "holdfast_grpc_messages_late_total", "calls whose message did not arrive in time";
     counter GRPC_PERMISSION_DENIED_TOTAL = "holdfast_grpc_permission_denied_total", "calls of an identity that may not make them, or for somebody who may not";

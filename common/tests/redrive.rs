@@ -86,11 +86,17 @@ async fn edit_parts(
     service(lab).edit_dead_letter(as_operator(request)).await.map(drop)
 }
 
+type Moment = Option<prost_types::Timestamp>;
+
+/// The audit between two times, newest first.
+async fn entries_between(lab: &Lab, since: Moment, until: Moment) -> Vec<pb::DeadLetterAuditEntry> {
+    let request = pb::ListDeadLetterAuditRequest { since, until, page_size: 1000, ..Default::default() };
+    service(lab).list_dead_letter_audit(as_operator(request)).await.expect("listed").into_inner().entries
+}
+
 /// Action and letter of each audit row, oldest first.
 async fn audit(lab: &Lab) -> Vec<(String, String)> {
-    let request = pb::ListDeadLetterAuditRequest { page_size: 1000, ..Default::default() };
-    let answer = service(lab).list_dead_letter_audit(as_operator(request)).await.expect("listed");
-    let entries = answer.into_inner().entries;
+    let entries = entries_between(lab, None, None).await;
     entries.into_iter().rev().map(|entry| (entry.action, entry.dead_letter_id)).collect()
 }
 
@@ -140,6 +146,13 @@ async fn a_repaired_event_and_those_behind_it_are_redriven_in_order() {
         .chain(parked.iter().map(|letter| ("redrive".to_owned(), letter.id.clone())))
         .collect();
     assert_eq!(actions, expected);
+    // Since a time is from then on, and until a time is before it.
+    let edited_at = entries_between(&lab, None, None).await.last().and_then(|edit| edit.at);
+    let redriven = entries_between(&lab, None, None).await.first().and_then(|redrive| redrive.at);
+    assert_eq!(entries_between(&lab, edited_at, None).await.len(), actions.len());
+    assert_eq!(entries_between(&lab, None, edited_at).await, []);
+    assert_eq!(entries_between(&lab, edited_at, redriven).await.len(), 1, "the edit");
+    assert_eq!(entries_between(&lab, redriven, None).await.len(), actions.len() - 1, "in one transaction");
     // The original is kept beside the edit, and the history shows both actions.
     let request = pb::GetDeadLetterRequest { id: parked[0].id.clone() };
     let letter = service(&lab).get_dead_letter(as_operator(request)).await.expect("there").into_inner();

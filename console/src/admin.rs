@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::{join, join_all};
-use holdfast_common::metric::{CERTIFICATE_NOT_AFTER_TIMESTAMP_SECONDS, CIRCUIT_BREAKER_STATE};
+use holdfast_common::metric::{
+    CERTIFICATE_NOT_AFTER_TIMESTAMP_SECONDS, CIRCUIT_BREAKER_STATE, GRPC_CLIENT_RETRY_BUDGET_ALLOWED,
+    GRPC_CLIENT_RETRY_BUDGET_LEFT,
+};
 use holdfast_operator::admin;
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -48,7 +51,18 @@ pub(crate) struct Part {
 pub(crate) struct Metrics {
     /// Destination, endpoint and state of each breaker.
     pub(crate) breakers: Vec<[String; 3]>,
+    /// What is left of the retries to each destination; a service of an earlier version does not say it.
+    pub(crate) budgets: BTreeMap<String, Budget>,
     pub(crate) certificate_ends: Option<OffsetDateTime>,
+}
+
+/// Retries to a destination.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// That are allowed now.
+    pub(crate) left: i64,
+    /// Allowed by the calls of the last seconds.
+    pub(crate) allowed: i64,
 }
 
 impl Ports {
@@ -115,18 +129,28 @@ impl Metrics {
                     ["destination", "endpoint", "state"].map(|label| label_of(series, label));
                 metrics.breakers.push([destination, endpoint, state]);
             } else if name == CERTIFICATE_NOT_AFTER_TIMESTAMP_SECONDS {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "whole seconds, and a cast of a float is bounded"
-                )]
-                let seconds = value.parse::<f64>().ok().map(|seconds| seconds as i64);
+                let seconds = whole(value);
                 metrics.certificate_ends =
                     seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+            } else if [GRPC_CLIENT_RETRY_BUDGET_LEFT, GRPC_CLIENT_RETRY_BUDGET_ALLOWED].contains(&name) {
+                let Some(retries) = whole(value) else { continue };
+                let budget = metrics.budgets.entry(label_of(series, "destination")).or_default();
+                if name == GRPC_CLIENT_RETRY_BUDGET_LEFT {
+                    budget.left = retries;
+                } else {
+                    budget.allowed = retries;
+                }
             }
         }
         metrics.breakers.sort();
         metrics
     }
+}
+
+/// A value without what is behind its point.
+fn whole(value: &str) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "a cast of a float is bounded")]
+    value.parse::<f64>().ok().map(|value| value as i64)
 }
 
 /// The value of a label; ours have no quotes in them.
@@ -149,16 +173,20 @@ mod tests {
         assert!(found.contains(&"127.0.0.1:1".to_owned()), "{found:?}");
     }
 
-    /// Of a breaker the state that it is in is shown, and of a certificate its end.
+    /// Of a breaker the state that it is in is shown, of a retry budget what is left, and of a certificate its end.
     #[test]
-    fn breakers_and_certificates_are_found() {
+    fn breakers_budgets_and_certificates_are_found() {
         let page = "# TYPE holdfast_circuit_breaker_state gauge\n\
             holdfast_circuit_breaker_state{destination=\"order\",endpoint=\"127.0.0.1:1\",state=\"closed\"} 0\n\
             holdfast_circuit_breaker_state{destination=\"order\",endpoint=\"127.0.0.1:1\",state=\"open\"} 1\n\
+            holdfast_grpc_client_retry_budget_allowed{destination=\"order\"} 31\n\
+            holdfast_grpc_client_retry_budget_left{destination=\"order\"} 27\n\
             holdfast_certificate_not_after_timestamp_seconds 1769860800\n\
             nonsense\n";
         let metrics = Metrics::parse(page);
         assert_eq!(metrics.breakers, [["order", "127.0.0.1:1", "open"].map(str::to_owned)]);
+        let budget = Budget { left: 27, allowed: 31 };
+        assert_eq!(metrics.budgets, BTreeMap::from([("order".to_owned(), budget)]));
         assert_eq!(metrics.certificate_ends.map(OffsetDateTime::unix_timestamp), Some(1_769_860_800));
         assert_eq!(Metrics::parse(""), Metrics::default());
     }

@@ -15,7 +15,10 @@ use holdfast_operator::{
     service::{CallError, Service},
     ticket::digest_of,
 };
-use holdfast_proto::ops::v1::{self as pb, redrive_dead_letters_response::Step};
+use holdfast_proto::{
+    ops::v1::{self as pb, redrive_dead_letters_response::Step},
+    to_timestamp,
+};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -24,6 +27,7 @@ use crate::{
     ask::{Asked, answers},
     state::Console,
     view::word,
+    when::When,
 };
 
 /// Letters of one job; what is more is done by the next one.
@@ -75,6 +79,12 @@ pub(crate) struct Selection {
     pub(crate) order: String,
     #[serde(default)]
     pub(crate) id: String,
+    /// Parked at or after.
+    #[serde(default)]
+    pub(crate) since: When,
+    /// Parked before.
+    #[serde(default)]
+    pub(crate) until: When,
     #[serde(default = "one")]
     pub(crate) max: u32,
     /// Of a redrive: letters per second; 0: as fast as they go.
@@ -98,8 +108,9 @@ impl Selection {
     /// Why it can't be meant; an empty value must never match everything.
     pub(crate) fn wrong(&self) -> Option<&'static str> {
         let fields = [&self.topic, &self.class, &self.order, &self.id];
-        if fields.iter().all(|field| field.is_empty()) {
-            return Some("a topic, a class, an order or a letter must be chosen");
+        let is_any_time = self.since.at().or(self.until.at()).is_none();
+        if fields.iter().all(|field| field.is_empty()) && is_any_time {
+            return Some("a topic, a class, an order, a time or a letter must be chosen");
         }
         let is_id = |text: &str| text.is_empty() || Uuid::try_parse(text).is_ok_and(|id| !id.is_nil());
         if !is_id(&self.id) || !is_id(&self.order) {
@@ -124,8 +135,8 @@ impl Selection {
             topic: self.topic.clone(),
             class: self.class.clone(),
             subject: self.order.clone(),
-            since: None,
-            until: None,
+            since: self.since.at().map(to_timestamp),
+            until: self.until.at().map(to_timestamp),
         }
     }
 
@@ -136,6 +147,8 @@ impl Selection {
             class: self.class.clone(),
             subject: self.order.clone(),
             ids: self.ids(),
+            since: self.since.at().map(to_timestamp),
+            until: self.until.at().map(to_timestamp),
             state: state.into(),
             page_size: self.max,
             ..pb::ListDeadLettersRequest::default()
@@ -156,13 +169,20 @@ impl Selection {
         WORK_TIME_MAX + Duration::from_secs(u64::from(pauses))
     }
 
+    /// With times that stay the same while it is looked at and confirmed.
+    pub(crate) fn fixed(self) -> Self {
+        Self { since: self.since.fixed(), until: self.until.fixed(), ..self }
+    }
+
     /// The filter as options of a command.
     fn options(&self) -> String {
         let options = [
-            ("--service", &self.service),
+            ("--service", self.service.as_str()),
             ("--topic", &self.topic),
             ("--class", &self.class),
             ("--order", &self.order),
+            ("--since", self.since.text()),
+            ("--until", self.until.text()),
         ];
         let given = options.into_iter().filter(|(_, value)| !value.is_empty());
         given.fold(String::new(), |words, (option, value)| format!("{words} {option} {value}"))
@@ -505,6 +525,8 @@ mod tests {
             class: "decode".to_owned(),
             order: String::new(),
             id: String::new(),
+            since: When::default(),
+            until: When::default(),
             max: 5,
             rate: 0,
             force: false,
@@ -515,6 +537,11 @@ mod tests {
     #[test]
     fn a_selection_selects_something() {
         assert_eq!(selection().wrong(), None);
+        let since = When::parse("1h").expect("a time");
+        let of_a_time = Selection { class: String::new(), since: since.clone(), ..selection() };
+        assert_eq!(of_a_time.wrong(), None);
+        assert_eq!(of_a_time.filter().since, since.at().map(to_timestamp));
+        assert_eq!(of_a_time.list(pb::DeadLetterState::Parked).since, since.at().map(to_timestamp));
         for wrong in [
             Selection { class: String::new(), ..selection() },
             Selection { id: "x".to_owned(), ..selection() },
@@ -535,11 +562,20 @@ mod tests {
         let slow = Selection { rate: 1, force: true, ..selection() };
         assert_eq!(slow.work_time_max(), WORK_TIME_MAX + Duration::from_secs(5));
         let letter = Selection { id: Uuid::nil().to_string(), class: String::new(), ..selection() };
+        let between = Selection {
+            since: When::parse("2026-01-31").expect("a date").fixed(),
+            until: When::parse("2026-01-31T12:00:00Z").expect("a time"),
+            ..selection()
+        };
         let of = |action, of: &Selection| Selection { action, ..of.clone() }.commands().join("; ");
         for (commands, expected) in [
             (
                 slow.commands().join("; "),
                 "dlq redrive --service payment --class decode --max 5 --rate 1/s --force --execute",
+            ),
+            (
+                of(Action::Discard, &between),
+                "dlq discard --service payment --class decode --since 2026-01-31T00:00:00Z --until 2026-01-31T12:00:00Z --reason TEXT",
             ),
             (of(Action::Discard, &selection()), "dlq discard --service payment --class decode --reason TEXT"),
             (

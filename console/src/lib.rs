@@ -8,6 +8,7 @@
 //! - [`pages`]: one file each: what is asked, and what is shown;
 //! - [`job`]: a redrive or discard that runs, and what became of it;
 //! - [`live`]: what is watched, and looked at for all that watch it;
+//! - [`examine`]: whether events are lost, looked at one after the other;
 //! - [`browse`]: what is asked of topics: by [`topics`], a few readers, and [`scan`], which is pure and has limits;
 //! - [`guard`]: who may, and from where;
 //! - [`proxy`]: who a proxy says has signed in;
@@ -15,6 +16,7 @@
 //! - [`saga`]: where an order is, from what the services know of it; pure;
 //! - [`ask`], [`admin`]: questions to all services at once, with a deadline;
 //! - [`payloads`]: how much of what users have written is shown;
+//! - [`when`]: times in addresses;
 //! - [`view`]: text of strangers, times and frames of pages;
 //! - [`session`]: who is signed in;
 //! - [`let_in`]: the command that lets a browser in, where the process runs.
@@ -23,6 +25,7 @@ mod admin;
 mod ask;
 mod browse;
 mod config;
+mod examine;
 mod guard;
 mod job;
 mod let_in;
@@ -38,6 +41,7 @@ mod settings;
 mod state;
 mod topics;
 mod view;
+mod when;
 
 use std::{env, process::ExitCode};
 

@@ -11,7 +11,8 @@ use crate::{
     guard::{Effect, guard, no_such_page},
     pages::{
         asset, audit, components, desk, edit, enter, find, groups, job, letter, letters, list, live, message,
-        order, order_messages, outbox, redrives, resume, revert, skip, start, stuck, topic, topics,
+        order, order_messages, outbox, reconcile, redrives, reemit, resume, revert, skip, start, stuck,
+        topic, topics,
     },
     state::Console,
 };
@@ -31,7 +32,7 @@ const fn route(path: &'static str, effect: Effect, handler: fn() -> MethodRouter
 }
 
 /// See the module.
-pub(crate) static ROUTES: [Route; 34] = [
+pub(crate) static ROUTES: [Route; 37] = [
     route("/open", Effect::Public, || get(enter::page)),
     route("/console.css", Effect::Public, || get(asset::style)),
     route("/console.js", Effect::Public, || get(asset::script)),
@@ -42,6 +43,9 @@ pub(crate) static ROUTES: [Route; 34] = [
     route("/orders/{id}", Effect::Read, || get(order::page)),
     route("/orders/{id}/messages", Effect::Read, || get(order_messages::page)),
     route("/stuck", Effect::Read, || get(stuck::page)),
+    route("/reconcile", Effect::Read, || get(reconcile::page)),
+    route("/reconcile/reemit", Effect::Read, || get(reemit::page)),
+    route("/reconcile/reemit", Effect::Write, || post(reemit::submit)),
     route("/letters", Effect::Read, || get(letters::page)),
     route("/letters/list", Effect::Read, || get(list::page)),
     route("/letters/{id}", Effect::Read, || get(letter::page)),

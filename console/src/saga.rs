@@ -1,7 +1,7 @@
 //! Where an order is, from what the services know of it. Pure.
 //!
 //! Unlike `holdfast orders` this looks once and waits for nobody: an event that a reader has not handled is said to be that, with how
-//! far the reader was when it last looked at the broker. Whether it is *lost* takes a later look, which the command takes.
+//! far the reader was when it last looked at the broker. Whether it is *lost* takes a later look, which [`crate::examine`] takes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -132,8 +132,7 @@ fn place(event: &pb::WrittenEvent, reader: &Reader, now: OffsetDateTime) -> Stri
             format!("its reader was {records} records behind {ago} ago")
         }
         verdict::Progress::AtTheEnd => format!(
-            "published, and its reader had read to the end {ago} ago: if this stays, `holdfast reconcile` says whether the \
-             broker has lost it"
+            "published, and its reader had read to the end {ago} ago: if this stays, the broker may have lost it"
         ),
         verdict::Progress::Blind => "its reader does not see the topic".to_owned(),
     }

@@ -15,13 +15,14 @@ use holdfast_common::{
     reload::Reload,
 };
 use holdfast_operator::{
-    service::{Hints, Patience, Service},
+    service::{Caller, Hints, Patience, Service},
     ticket::{Author, May},
 };
 
 use crate::{
     admin::Ports,
     config::{Config, KafkaReaderConfig},
+    examine::Examiner,
     job::Jobs,
     live::Live,
     payloads::Payloads,
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     admin: RwLock<Vec<Ports>>,
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
+    pub(crate) examiner: Examiner,
     pub(crate) live: Live,
     pub(crate) topics: Topics,
     pub(crate) tickets: PathBuf,
@@ -84,6 +86,7 @@ impl Console {
         let console = &config.console;
         let port = console.published()?.port();
         let hints = Hints {
+            caller: Caller::Console,
             status: format!("`{}`", console.command_of("status")),
             certificates: format!("`{}`", console.command_of("certs status")),
         };
@@ -101,6 +104,7 @@ impl Console {
             admin: RwLock::new(admin_ports(config)),
             sessions: Sessions::default(),
             jobs: Jobs::default(),
+            examiner: Examiner::default(),
             live: Live::default(),
             topics: Topics::new(brokers),
             tickets: console.tickets.clone(),

@@ -20,8 +20,6 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 /// Pages that read at a time.
 pub(crate) const READERS_MAX: usize = 4;
-/// When whoever found no reader may come again.
-pub(crate) const BUSY_RETRY_AFTER_SECONDS: u64 = 2;
 /// How often Kafka is asked, while it does not answer, whether it does again.
 const ASK_AGAIN_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIME_MAX: Duration = Duration::from_secs(3);

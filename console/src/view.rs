@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use askama::Template;
 use axum::{
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
 use holdfast_operator::ticket::{Author, May};
@@ -22,6 +22,8 @@ use crate::state::Console;
 
 /// Rows of one table. What has more says so, and has a next page or a filter.
 pub(crate) const ROWS_MAX: usize = 50;
+/// When whoever found something busy may come again.
+const BUSY_RETRY_AFTER_SECONDS: u64 = 2;
 /// Bytes of a value that is no event that are shown in hexadecimal.
 const HEX_BYTES_MAX: usize = 512;
 
@@ -190,6 +192,13 @@ struct Message {
 pub(crate) fn message(status: StatusCode, title: &'static str, text: impl AsRef<str>) -> Response {
     let frame = Frame { title, ..Frame::default() };
     page(status, &Message { frame, text: Shown::of(text) })
+}
+
+/// What was asked for is done by somebody else now.
+pub(crate) fn busy(title: &'static str, text: &str) -> Response {
+    let mut response = message(StatusCode::SERVICE_UNAVAILABLE, title, text);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(BUSY_RETRY_AFTER_SECONDS));
+    response
 }
 
 /// A [`message`] in place of what was asked for: the error of whatever looks for that. Boxed, because a response is large.

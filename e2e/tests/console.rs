@@ -11,7 +11,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use holdfast_chaos::{fault::Fault, topics};
+use holdfast_chaos::{fault::Fault, rest::Session, topics};
 use holdfast_e2e::{
     PATIENCE, World,
     browser::{self, Browser},
@@ -34,6 +34,12 @@ const REFUSE_PAYMENTS: &str = "
         $$ begin raise exception 'refused' using errcode = '23514'; end $$;
     create trigger refuse before insert on payments for each row execute function refuse()";
 const ACCEPT_PAYMENTS: &str = "drop trigger refuse on payments; drop function refuse";
+
+/// A database that loses what is to be published, as a broker would after it was acknowledged: the order is there, its event nowhere.
+const LOSE_EVENTS: &str = "
+    create function lose() returns trigger language plpgsql as $$ begin return null; end $$;
+    create trigger lose before insert on outbox for each row execute function lose()";
+const KEEP_EVENTS: &str = "drop trigger lose on outbox; drop function lose";
 
 /// What `holdfast console` says.
 async fn run(world: &World, arguments: &[&str]) -> Output {
@@ -66,7 +72,7 @@ async fn picture(browser: &mut Browser, name: &str) {
 }
 
 /// An order whose event payment can't handle, and the letter in which that is.
-async fn poisoned(world: &World) -> (holdfast_chaos::rest::Session, String, String) {
+async fn poisoned(world: &World) -> (Session, String, String) {
     let session = world.user("console", "10.00").await;
     let mut payments = world.connect("payment").await;
     sqlx::raw_sql(REFUSE_PAYMENTS).execute(&mut payments).await.expect("refusing");
@@ -182,7 +188,53 @@ async fn poison_is_found_repaired_and_redriven_in_the_browser() {
 
     a_redrive_is_ended(&mut browser, &world).await;
     every_page_is_well(&mut browser, &world, &order, &letter).await;
+    a_lost_event_is_re_emitted(&mut browser, &world, &session).await;
     nobody_else_is_let_in(&mut browser, &world, &address).await;
+}
+
+/// An order whose event is lost: its page leads to where that is said, and to where the event is re-emitted; then the order is paid.
+async fn a_lost_event_is_re_emitted(browser: &mut Browser, world: &World, session: &Session) {
+    let mut orders = world.connect("order").await;
+    sqlx::raw_sql(LOSE_EVENTS).execute(&mut orders).await.expect("losing");
+    let order = id(&world.create(session, "1 Quay Street", 300).await);
+    sqlx::raw_sql(KEEP_EVENTS).execute(&mut orders).await.expect("keeping");
+    browser.visit(&format!("http://127.0.0.1:{}/orders/{order}", world.stack.layout.console_port())).await;
+    browser.press(".do a[href^='/reconcile']").await;
+    let verdict = |expected: &str| {
+        let expected = json!(expected);
+        format!("(document.querySelector('#verdict')?.innerText ?? '').startsWith({expected})")
+    };
+    let page = format!("/reconcile?order={order}");
+    // A reader that has had no time to look at the broker is not taken to have read to the end.
+    visit_until(browser, world, &page, &verdict("Missing events: 1 lost.")).await;
+    let missing = text_of(browser, "#missing tbody tr").await;
+    assert!(missing.contains("order.created") && missing.contains("payment lost the broker"), "{missing}");
+    picture(browser, "console-lost.png").await;
+    fits_a_small_screen(browser).await;
+
+    let confirmed = format!("/reconcile/reemit?order={order}");
+    let offered = "document.querySelector('#confirm') !== null";
+    let audit = "select count(*) from outbox_audit where action = 're-emit' and reason = 'it was lost'
+        and actor = 'console (tester)' and subject = $1";
+    let browser = &tokio::sync::Mutex::new(browser);
+    let url = format!("http://127.0.0.1:{}{confirmed}", world.stack.layout.console_port());
+    eventually("it is re-emitted", || async {
+        let mut browser = browser.lock().await;
+        browser.visit(&url).await;
+        if browser.evaluate(offered).await == true {
+            let plan = text_of(&mut browser, "#plan").await;
+            assert!(plan.starts_with(&format!("order writes order.created of order {order} ")), "{plan}");
+            confirm(&mut browser, "it was lost").await;
+        }
+        world.count("order", audit, &order).await == 1
+    })
+    .await;
+    eventually("it is paid", || async {
+        session.order(&order).await.is_ok_and(|order| order["status"] == "PAID")
+    })
+    .await;
+    let mut browser = browser.lock().await;
+    visit_until(&mut browser, world, &page, &verdict("No event is missing.")).await;
 }
 
 /// By itself: nobody loads the page again.
@@ -527,8 +579,9 @@ fn pages(order: &str, letter: &str) -> Vec<String> {
     let fixed = [
         "/",
         "/stuck?older=0s",
+        "/reconcile?older=0s",
         "/letters",
-        "/letters/list?state=all",
+        "/letters/list?state=all&since=24h",
         "/desk?action=redrive&service=payment&class=decode",
         "/groups",
         "/groups/resume?service=payment",
@@ -539,12 +592,13 @@ fn pages(order: &str, letter: &str) -> Vec<String> {
         // Where `stranger` is sent.
         "/topics/order.created/2/0",
         "/outbox",
-        "/audit",
+        "/audit?since=24h",
     ];
     let of_order = ["", "/messages"].map(|page| format!("/orders/{order}{page}"));
+    let lost = ["", "/reemit"].map(|page| format!("/reconcile{page}?order={order}"));
     let of_letter = ["", "/edit", "/revert"].map(|page| format!("/letters/{letter}{page}"));
     let fixed = fixed.map(str::to_owned).into_iter();
-    fixed.chain(of_letter).chain(of_order).chain(["/components".to_owned()]).collect()
+    fixed.chain(of_letter).chain(of_order).chain(lost).chain(["/components".to_owned()]).collect()
 }
 
 /// The text of axe-core, if it can be had here.
@@ -617,6 +671,7 @@ async fn every_page_is_well(browser: &mut Browser, world: &World, order: &str, l
     for service in ["gateway: ready", "order: ready", "payment: ready", "delivery: ready"] {
         assert!(components.contains(service), "{components}");
     }
+    assert!(components.contains("Retries to Left Allowed in 10 s"), "{components}");
     picture(browser, "console-components.png").await;
     let foreign: Vec<String> =
         browser.requested().into_iter().filter(|url| !url.starts_with(&base)).collect();

@@ -39,6 +39,8 @@ pub enum CallError {
     NotAllowed {
         /// Its name.
         service: &'static str,
+        /// Who is not let in.
+        caller: Caller,
         /// In words.
         why: String,
         /// The command that shows the certificates.
@@ -61,6 +63,15 @@ impl CallError {
     pub const fn is_away(&self) -> bool {
         matches!(self, Self::Away { .. })
     }
+
+    /// What only it knows stays unknown: it is away, lets this caller not in, or is of a version that does not know the question.
+    #[must_use]
+    pub const fn is_unasked(&self) -> bool {
+        matches!(
+            self,
+            Self::Away { .. } | Self::NotAllowed { .. } | Self::Refused { code: Code::Unimplemented, .. }
+        )
+    }
 }
 
 impl fmt::Display for CallError {
@@ -69,9 +80,14 @@ impl fmt::Display for CallError {
             Self::Away { service, address, why, hint } => {
                 write!(f, "{service} cannot be reached at {address} ({why}); see {hint}")
             }
-            Self::NotAllowed { service, why, hint } => {
+            Self::NotAllowed { service, caller: Caller::Command, why, hint } => {
                 write!(f, "{service} does not accept this certificate ({why}); see {hint}")
             }
+            Self::NotAllowed { service, caller: Caller::Console, why, hint } => write!(
+                f,
+                "{service} refuses the console ({why}): it is of an earlier version, which does not know the console, or the console's \
+                 certificate is another one's; see {hint}, and use `holdfast` for what {service} has until it is upgraded"
+            ),
             Self::Refused { service, code: Code::Internal | Code::Unknown, why } => {
                 write!(f, "{service} has failed ({why}); see its log")
             }
@@ -111,9 +127,20 @@ impl fmt::Debug for Service {
     }
 }
 
-/// Commands to type for the same services.
+/// Who asks, and so what it means to be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A command, with the operator's certificate.
+    Command,
+    /// The console, with its own, which services of earlier versions do not know.
+    Console,
+}
+
+/// Who asks, and commands to type for the same services.
 #[derive(Debug, Clone)]
 pub struct Hints {
+    /// Who asks.
+    pub caller: Caller,
     /// When one does not answer.
     pub status: String,
     /// When one lets nobody in.
@@ -148,6 +175,13 @@ impl Service {
     #[must_use]
     pub fn move_to(&self, addresses: &Addresses) -> bool {
         self.addresses.become_those_of(addresses)
+    }
+
+    /// The same service, given so much time for a call.
+    #[must_use]
+    pub const fn within(mut self, call_time_max: Duration) -> Self {
+        self.patience.call_time_max = call_time_max;
+        self
     }
 
     /// Its dead letters and positions.
@@ -202,7 +236,7 @@ fn error_of(service: &'static str, address: &str, hints: &Hints, status: &Status
             CallError::Away { service, address, why, hint: hints.status.clone() }
         }
         Code::Unauthenticated | Code::PermissionDenied => {
-            CallError::NotAllowed { service, why, hint: hints.certificates.clone() }
+            CallError::NotAllowed { service, caller: hints.caller, why, hint: hints.certificates.clone() }
         }
         code => CallError::Refused { service, code, why },
     }
@@ -222,10 +256,24 @@ mod tests {
     /// An error is a sentence that names the service, the reason and the next command, without words of a library.
     #[test]
     fn errors_are_in_words() {
-        let hints = Hints {
+        let hints = |caller| Hints {
+            caller,
             status: "`holdfast status`".to_owned(),
             certificates: "`holdfast certs status`".to_owned(),
         };
+        let denied = Status::permission_denied("this identity may not call this method");
+        let console = error_of("payment", "127.0.0.1:50052", &hints(Caller::Console), &denied).to_string();
+        assert!(
+            console.starts_with(
+                "payment refuses the console (this identity may not call this method): it is of an earlier version, "
+            ),
+            "{console}"
+        );
+        assert!(
+            console.contains("`holdfast certs status`") && console.contains("use `holdfast`"),
+            "{console}"
+        );
+        let hints = hints(Caller::Command);
         for (status, expected) in [
             (
                 Status::unavailable("endpoint cannot be reached: Connection refused (os error 111)"),

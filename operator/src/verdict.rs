@@ -29,7 +29,26 @@ pub enum State {
     Refused,
 }
 
+/// Which of the events that a reader lacks are re-emitted. A reader ignores what it has handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those that are lost.
+    Lost,
+    /// Also those that may be on their way, or are older than inboxes remember.
+    Doubtful,
+}
+
 impl State {
+    /// Whether an event in this state is to be re-emitted.
+    #[must_use]
+    pub const fn is_within(self, reach: Reach) -> bool {
+        match self {
+            Self::Lost => true,
+            Self::OnItsWay | Self::Forgotten => matches!(reach, Reach::Doubtful),
+            _ => false,
+        }
+    }
+
     /// As people and programs read it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -125,6 +144,18 @@ mod tests {
             first: ends.map(|(first, _)| first),
             end: ends.map(|(_, end)| end),
             ..pb::ConsumerPosition::default()
+        }
+    }
+
+    /// What is lost is re-emitted, and what is in doubt on request; what waits, or can't be rebuilt, never.
+    #[test]
+    fn what_waits_is_not_re_emitted() {
+        assert!(State::Lost.is_within(Reach::Lost) && State::Lost.is_within(Reach::Doubtful));
+        for doubtful in [State::OnItsWay, State::Forgotten] {
+            assert!(!doubtful.is_within(Reach::Lost) && doubtful.is_within(Reach::Doubtful));
+        }
+        for never in [State::Waiting, State::HeldBack, State::Unprovable, State::Unknown, State::ReEmitted] {
+            assert!(!never.is_within(Reach::Doubtful), "{never:?}");
         }
     }
 

@@ -5,22 +5,24 @@ use std::{collections::BTreeMap, io, time::Duration};
 use anyhow::Result;
 use clap::Args;
 use holdfast_common::duration::parse_duration;
-use holdfast_proto::{OrderId, ops::v1 as pb};
+use holdfast_operator::{
+    examine::{Examination, Orders, Promise},
+    reemit::{Consent, reemit},
+    verdict::{Reach, State},
+};
+use holdfast_proto::OrderId;
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
 use crate::{
-    examine::{Examination, Missing, Promise, Scope, State, examine},
+    examine::{examine, unfinished},
     options::{By, Output, parse_order, parse_reason, service_names},
     output::{Outcome, data, say},
     runtime::block_on,
-    services::{Service, Services},
+    services::Services,
     table::Table,
     target::Target,
 };
-
-/// Events of one call.
-const REEMITTED_MAX: usize = 100;
 
 #[derive(Debug, Args)]
 pub(crate) struct Reconcile {
@@ -92,11 +94,12 @@ impl Reconcile {
 
     async fn reconcile(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
-        let scope =
-            Scope { orders: &self.orders, older_than: self.older_than, writer: self.service.as_deref() };
-        let mut found = examine(&services, &scope).await?;
+        let orders =
+            if self.orders.is_empty() { unfinished(self.older_than)? } else { Orders::These(&self.orders) };
+        let mut found = examine(&services, orders, self.service.as_deref()).await?;
         if let Some(reason) = self.reason.as_deref().filter(|_| self.execute) {
-            self.reemit(&services, &mut found.missing, reason).await?;
+            let consent = Consent { author: &self.by.name(), reason };
+            reemit(&services.all, &mut found.missing, self.reach(), consent).await?;
         }
         let outcome = self.outcome(&found);
         let document = document(found);
@@ -105,77 +108,20 @@ impl Reconcile {
         Ok(outcome)
     }
 
-    /// Whether it is to be re-emitted.
-    fn is_chosen(&self, missing: &Missing) -> bool {
-        match missing.state {
-            State::Lost => true,
-            State::OnItsWay | State::Forgotten => self.force,
-            _ => false,
-        }
-    }
-
-    /// Has the writers re-emit what is chosen, each aggregate's events in their order.
-    async fn reemit(&self, services: &Services, missing: &mut [Missing], reason: &str) -> Result<()> {
-        for service in &services.all {
-            let mut chosen: BTreeMap<String, Vec<String>> = BTreeMap::new();
-            for event in missing.iter().filter(|event| event.writer == service.name && self.is_chosen(event))
-            {
-                chosen.entry(event.order_id.clone()).or_default().extend(event.event_id.clone());
-            }
-            for (subject, ids) in chosen {
-                for ids in ids.chunks(REEMITTED_MAX) {
-                    self.reemit_some(service, missing, &subject, ids, reason).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn reemit_some(
-        &self,
-        service: &Service,
-        missing: &mut [Missing],
-        subject: &str,
-        ids: &[String],
-        reason: &str,
-    ) -> Result<()> {
-        let request = service.request(pb::ReemitEventsRequest {
-            subject: subject.to_owned(),
-            event_ids: ids.to_vec(),
-            reason: reason.to_owned(),
-            author: self.by.name(),
-        })?;
-        let answer = service.reconcile().reemit_events(request).await;
-        let of_these =
-            |event: &&mut Missing| event.event_id.as_ref().is_some_and(|event_id| ids.contains(event_id));
-        match answer {
-            Ok(answer) => {
-                let done = answer.into_inner().event_ids;
-                for event in missing.iter_mut().filter(of_these) {
-                    let is_done = event.event_id.as_ref().is_some_and(|id| done.contains(id));
-                    event.state = if is_done { State::ReEmitted } else { State::Waiting };
-                    event.detail.clear();
-                }
-            }
-            Err(status) => {
-                for event in missing.iter_mut().filter(of_these) {
-                    event.state = State::Refused;
-                    status.message().clone_into(&mut event.detail);
-                }
-            }
-        }
-        Ok(())
+    fn reach(&self) -> Reach {
+        if self.force { Reach::Doubtful } else { Reach::Lost }
     }
 
     fn outcome(&self, found: &Examination) -> Outcome {
         let left = found.missing.iter().filter(|event| event.state != State::ReEmitted).count();
-        found.away.outcome(if found.missing.is_empty() {
+        let outcome = if found.missing.is_empty() {
             Outcome::NothingMatched
         } else if self.execute && left > 0 {
             Outcome::Partly
         } else {
             Outcome::Done
-        })
+        };
+        outcome.unless_away(!found.away.is_empty())
     }
 
     fn talk(&self, document: &Document) {
@@ -286,10 +232,12 @@ fn blocked_table(lines: &[BlockedLine]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_operator::examine::{Away, Missing};
+    use holdfast_proto::ops::v1 as pb;
     use time::macros::datetime;
 
     use super::*;
-    use crate::{examine::Away, output::json, snapshot, table::at_all_widths};
+    use crate::{output::json, snapshot, table::at_all_widths};
 
     /// Lost events and orders that wait are shown with whole ids.
     #[test]
@@ -312,6 +260,7 @@ mod tests {
         };
         let document = document(Examination {
             orders: vec![order_id],
+            next: String::new(),
             handled: Vec::new(),
             missing: vec![missing],
             blocked: vec![("payment", parked)],
@@ -340,6 +289,7 @@ mod tests {
         let is_away = Some("payment could not be asked");
         let document = document(Examination {
             orders: vec!["01a21184-8763-7214-acea-bb1c3b689082".to_owned()],
+            next: String::new(),
             handled: Vec::new(),
             missing: Vec::new(),
             blocked: Vec::new(),

@@ -5,7 +5,7 @@
 //! times            how long the whole call takes                         measure.rs
 //! deadline         the whole call ends here                              total.rs
 //! replay           reads the message once, so that it can be sent again  replay.rs
-//! retry            idempotent calls, UNAVAILABLE, within a budget        retry.rs
+//! retry            idempotent calls, UNAVAILABLE, within a budget        retry.rs, budget.rs
 //! balance          two at random, the one with less to do                balance.rs, resolve.rs
 //! circuit breaker  one per endpoint                                      breaker/
 //! attempt          a timeout for each, and every failure gets its code   attempt.rs, failure.rs
@@ -20,6 +20,7 @@
 mod attempt;
 mod balance;
 pub mod breaker;
+mod budget;
 mod channel;
 mod failure;
 mod measure;
@@ -42,9 +43,10 @@ use self::{
     attempt::Attempt,
     balance::{Balance, Endpoint, Endpoints},
     breaker::{Breaker, BreakerConfig, Rejected},
+    budget::RetryBudget,
     measure::MeasureLayer,
     replay::ReplayLayer,
-    retry::{RetryLimits, RetryPolicy},
+    retry::RetryPolicy,
     total::DeadlineLayer,
     trace::TraceLayer,
 };
@@ -188,11 +190,14 @@ pub fn destination_at(
     };
     tokio::spawn(resolve::track_addresses(config.name.clone(), addresses, Arc::downgrade(&endpoints), make));
     let known_within = config.calls.attempt_timeout;
-    Ok(column(Balance { endpoints, known_within }, &config.name, &config.calls, is_idempotent))
+    let budget = Arc::new(RetryBudget::new(&config.calls));
+    tokio::spawn(budget::report(config.name.clone(), Arc::downgrade(&budget)));
+    let retry = RetryPolicy::new(config.calls.attempts_max, budget, &config.name);
+    Ok(column(Balance { endpoints, known_within }, retry, &config.name, is_idempotent))
 }
 
 /// The layers around a balancer; tests put other endpoints under them.
-fn column<S>(balance: Balance<S>, name: &str, calls: &CallsConfig, is_idempotent: IsIdempotent) -> Destination
+fn column<S>(balance: Balance<S>, retry: RetryPolicy, name: &str, is_idempotent: IsIdempotent) -> Destination
 where
     Balance<S>: tower::Service<http::Request<replay::Message>, Response = http::Response<Body>, Error = Status>
         + Send
@@ -200,11 +205,6 @@ where
         + 'static,
     <Balance<S> as tower::Service<http::Request<replay::Message>>>::Future: Send,
 {
-    let limits = RetryLimits {
-        attempts_max: calls.attempts_max,
-        budget_percent: calls.retry_budget_percent,
-        budget_per_second: calls.retry_budget_per_second,
-    };
     // Cloned with the service, for each call.
     let destination: Arc<str> = name.into();
     let stack = ServiceBuilder::new()
@@ -212,7 +212,7 @@ where
         .layer(MeasureLayer { destination })
         .layer(DeadlineLayer)
         .layer(ReplayLayer { is_idempotent })
-        .layer(RetryLayer::new(RetryPolicy::new(limits, name)))
+        .layer(RetryLayer::new(retry))
         .service(balance);
     BoxCloneSyncService::new(stack)
 }

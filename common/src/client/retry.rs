@@ -14,12 +14,9 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use metrics::Counter;
 use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status, body::Body};
-use tower::retry::{
-    Policy,
-    budget::{Budget as _, TpsBudget},
-};
+use tower::retry::{Policy, budget::Budget as _};
 
-use super::{breaker::Rejected, replay::Message};
+use super::{breaker::Rejected, budget::RetryBudget, replay::Message};
 use crate::{deadline::Deadline, error::is_caused_by};
 
 /// How often the call was sent before (gRFC A6).
@@ -33,26 +30,13 @@ const PAUSE_MAX_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// An attempt that has less time than this is not worth the load.
 const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(50);
-/// How long a call counts for the budget.
-const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-
-/// Settings of retries.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RetryLimits {
-    /// Attempts of one call, the first included.
-    pub(super) attempts_max: u32,
-    /// Retries per hundred calls.
-    pub(super) budget_percent: u32,
-    /// Retries per second that are always allowed; without them a client with few calls could never retry.
-    pub(super) budget_per_second: u32,
-}
 
 /// The policy of one destination; a clone is the state of one call.
 #[derive(Clone)]
 pub(super) struct RetryPolicy {
     attempts_max: u32,
     attempts: u32,
-    budget: Arc<TpsBudget>,
+    budget: Arc<RetryBudget>,
     retries: Counter,
     over_budget: Counter,
 }
@@ -69,14 +53,13 @@ enum Next {
 }
 
 impl RetryPolicy {
-    pub(super) fn new(limits: RetryLimits, destination: &str) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "a percentage")]
-        let percent = limits.budget_percent.min(1000) as f32 / 100.0;
+    /// At most `attempts_max` of a call, the first included.
+    pub(super) fn new(attempts_max: u32, budget: Arc<RetryBudget>, destination: &str) -> Self {
         let name = destination.to_owned();
         Self {
-            attempts_max: limits.attempts_max,
+            attempts_max,
             attempts: 1,
-            budget: Arc::new(TpsBudget::new(BUDGET_WINDOW, limits.budget_per_second, percent)),
+            budget,
             retries: metrics::counter!(crate::metric::GRPC_CLIENT_RETRIES_TOTAL, "destination" => name.clone()),
             over_budget: metrics::counter!(crate::metric::GRPC_CLIENT_RETRIES_OVER_BUDGET_TOTAL, "destination" => name),
         }

@@ -117,7 +117,11 @@ where
     let known = Arc::new(Endpoints::unknown());
     known.set(all.collect());
     let balance = Balance { endpoints: known, known_within: calls.attempt_timeout };
-    column(balance, "test", calls, |_, method| method != "Once")
+    column(balance, policy(calls), "test", |_, method| method != "Once")
+}
+
+fn policy(calls: &CallsConfig) -> RetryPolicy {
+    RetryPolicy::new(calls.attempts_max, Arc::new(RetryBudget::new(calls)), "test")
 }
 
 fn request(method: &'static str, deadline: Duration) -> Request<Body> {
@@ -439,7 +443,7 @@ async fn an_unresolved_name_is_reported() {
     let calls = CallsConfig::default();
     let endpoints: Arc<Endpoints<Attempt<Scripted>>> = Arc::new(Endpoints::unknown());
     let balance = Balance { endpoints, known_within: calls.attempt_timeout };
-    let destination = column(balance, "test", &calls, |_, _| false);
+    let destination = column(balance, policy(&calls), "test", |_, _| false);
     let status = send(&destination, "Get").await.expect_err("nowhere to go");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("resolved"), "{status}");

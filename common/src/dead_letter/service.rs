@@ -22,7 +22,7 @@ use super::{
     progress::{self, Cancelled, NotCancelled, Progress},
     redrive::{Exhausted, Mode, Redrive, RedriveError, Redriver},
     skip::{self, SkipError},
-    store::{self, Move},
+    store::{self, AuditFilter, Move},
 };
 use crate::{
     consumer::{
@@ -150,9 +150,9 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             .read(deadline, move |connection| {
                 async move {
                     let letter = store::get(connection, group, id).await?;
+                    let of_letter = AuditFilter { letter: Some(id), ..AuditFilter::default() };
                     let history =
-                        store::audit_entries(connection, group, Some(id), None, None, HISTORY_ENTRIES_MAX)
-                            .await?;
+                        store::audit_entries(connection, group, of_letter, None, HISTORY_ENTRIES_MAX).await?;
                     Ok(letter.map(|letter| (letter, history)))
                 }
                 .boxed()
@@ -507,13 +507,15 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
             id => Some(parse_id("dead_letter_id", id)?),
         };
         let since = parse_time("since", request.since.as_ref())?;
+        let until = parse_time("until", request.until.as_ref())?;
+        let filter = AuditFilter { letter, since, until };
         let (limit, before) = parse_page(request.page_size, &request.page_token)?;
         let group = self.group.name;
         let mut entries = self
             .group
             .database
             .read(deadline, move |connection| {
-                store::audit_entries(connection, group, letter, since, before, limit + 1).boxed()
+                store::audit_entries(connection, group, filter, before, limit + 1).boxed()
             })
             .await?;
         let next_page_token = next_page(&mut entries, limit, |entry| entry.id);

@@ -436,28 +436,59 @@ pub(super) async fn audit(
     Ok(())
 }
 
+/// Of which letter, and from when until when. An absent value matches everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AuditFilter {
+    pub(super) letter: Option<Uuid>,
+    pub(super) since: Option<OffsetDateTime>,
+    pub(super) until: Option<OffsetDateTime>,
+}
+
+/// How far an entry's time, which is the database's, may be from that in its id, which is the service's.
+const CLOCKS_APART_MAX: time::Duration = time::Duration::DAY;
+
+impl AuditFilter {
+    /// Bounds of the ids that can match, the second one exclusive: the ids are of version 7, so these are found by their index, and what is
+    /// long before or after is not gone through. `None` is none.
+    fn ids(&self, before: Option<Uuid>) -> (Option<Uuid>, Option<Uuid>) {
+        let first = self.since.and_then(|since| since.checked_sub(CLOCKS_APART_MAX)).map(first_id_at);
+        let end = self.until.and_then(|until| until.checked_add(CLOCKS_APART_MAX)).map(first_id_at);
+        (first, before.into_iter().chain(end).min())
+    }
+}
+
+/// No id of version 7 that was made at this time or later is before it.
+fn first_id_at(at: OffsetDateTime) -> Uuid {
+    let ms = u128::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+    Uuid::from_u128(ms << 80)
+}
+
 /// The audit, newest first; only what is older than `before` if it is given.
 pub(super) async fn audit_entries(
     connection: &mut PgConnection,
     group: &str,
-    letter: Option<Uuid>,
-    since: Option<OffsetDateTime>,
+    filter: AuditFilter,
     before: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<AuditEntry>, DatabaseError> {
+    let (first, end) = filter.ids(before);
     let rows = database::query(
         "-- dead_letter.audit_entries
         select id, at, actor, action, dead_letter_id, detail from dead_letter_audit
         where group_name = $1
             and ($2::uuid is null or dead_letter_id = $2)
             and ($3::timestamptz is null or at >= $3)
-            and ($4::uuid is null or id < $4)
-        order by id desc limit $5",
+            and ($4::timestamptz is null or at < $4)
+            and ($5::uuid is null or id >= $5)
+            and ($6::uuid is null or id < $6)
+        order by id desc limit $7",
     )
     .bind(group)
-    .bind(letter)
-    .bind(since)
-    .bind(before)
+    .bind(filter.letter)
+    .bind(filter.since)
+    .bind(filter.until)
+    .bind(first)
+    .bind(end)
     .bind(limit)
     .fetch_all(connection)
     .await?;
@@ -555,4 +586,35 @@ fn letter(row: &PgRow) -> Result<Letter, DatabaseError> {
 
 fn stored_headers(bytes: &[u8]) -> Result<Vec<Header>, DatabaseError> {
     decode_headers(bytes).map_err(|_| DatabaseError::Corrupt("headers of a dead letter".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    /// Entries of a time are looked for among the ids of that time, with a day on both sides for clocks that are wrong.
+    #[test]
+    fn ids_of_a_time_are_bounded() {
+        let at = datetime!(2026-01-31 12:00 UTC);
+        let id_of = |at: OffsetDateTime| {
+            let seconds = u64::try_from(at.unix_timestamp()).expect("after 1970");
+            Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0))
+        };
+        let filter = AuditFilter { since: Some(at), until: Some(at), ..AuditFilter::default() };
+        let (first, end) = filter.ids(None);
+        let (first, end) = (first.expect("bounded"), end.expect("bounded"));
+        for inside in [at - CLOCKS_APART_MAX, at, at + CLOCKS_APART_MAX - time::Duration::SECOND] {
+            assert!((first..end).contains(&id_of(inside)), "{inside}");
+        }
+        for outside in [at - CLOCKS_APART_MAX - time::Duration::SECOND, at + CLOCKS_APART_MAX] {
+            assert!(!(first..end).contains(&id_of(outside)), "{outside}");
+        }
+        let page = id_of(at);
+        assert_eq!(filter.ids(Some(page)).1, Some(page), "a page goes on where the last one has ended");
+        assert_eq!(AuditFilter::default().ids(None), (None, None));
+        let never = AuditFilter { since: Some(OffsetDateTime::UNIX_EPOCH), ..AuditFilter::default() };
+        assert_eq!(never.ids(None).0, Some(Uuid::nil()), "nothing is before 1970");
+    }
 }

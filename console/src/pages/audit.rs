@@ -1,7 +1,5 @@
 //! Who did what to which letter, newest first.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use askama::Template;
 use axum::{
@@ -11,25 +9,32 @@ use axum::{
     response::Response,
 };
 use holdfast_operator::service::Service;
-use holdfast_proto::ops::v1 as pb;
-use serde::Deserialize;
+use holdfast_proto::{ops::v1 as pb, to_timestamp};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{AuditRow, no_such_id};
+use super::{AuditRow, Step, no_such_id, since_steps};
 use crate::{
     ask::answers,
     session::Session,
     state::{Console, PARTICIPANTS},
-    view::{self, Frame, ROWS_MAX, link, message},
+    view::{self, Frame, ROWS_MAX, Shown, link, message},
+    when::When,
 };
 
-#[derive(Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 pub(crate) struct Wanted {
     #[serde(default)]
     service: String,
     #[serde(default)]
     letter: String,
+    /// Done at or after.
+    #[serde(default)]
+    since: When,
+    /// Done before.
+    #[serde(default)]
+    until: When,
     #[serde(default)]
     after: String,
 }
@@ -38,21 +43,66 @@ impl Wanted {
     fn request(&self) -> pb::ListDeadLetterAuditRequest {
         pb::ListDeadLetterAuditRequest {
             dead_letter_id: self.letter.clone(),
-            since: None,
+            since: self.since.at().map(to_timestamp),
+            until: self.until.at().map(to_timestamp),
             page_size: u32::try_from(ROWS_MAX).unwrap_or(u32::MAX),
             page_token: self.after.clone(),
         }
+    }
+
+    /// What was done at that service; the first page.
+    fn of_service(&self, name: &str) -> String {
+        link("/audit", &Self { service: name.to_owned(), after: String::new(), ..self.clone() })
+    }
+
+    fn since(&self, since: &str) -> String {
+        link("/audit", &[("service", self.service.as_str()), ("letter", &self.letter), ("since", since)])
+    }
+
+    fn command(&self) -> String {
+        let letter = if self.letter.is_empty() { String::new() } else { format!(" {}", self.letter) };
+        let times = [("since", self.since.text()), ("until", self.until.text())];
+        let given = times.into_iter().filter(|(_, time)| !time.is_empty());
+        given.fold(format!("dlq audit{letter}"), |words, (option, time)| format!("{words} --{option} {time}"))
     }
 }
 
 #[derive(Debug, Template)]
 #[template(path = "audit.html")]
 pub(super) struct View {
-    pub(super) frame: Frame,
-    pub(super) services: Vec<(&'static str, String)>,
-    pub(super) entries: Vec<AuditRow>,
-    pub(super) next: String,
-    pub(super) has_more: bool,
+    frame: Frame,
+    services: Vec<(&'static str, String)>,
+    service: Shown,
+    letter: Shown,
+    since: Shown,
+    until: Shown,
+    within: Vec<Step>,
+    entries: Vec<AuditRow>,
+    next: String,
+    has_more: bool,
+}
+
+impl View {
+    pub(super) fn of(
+        frame: Frame,
+        wanted: &Wanted,
+        entries: Vec<AuditRow>,
+        next: String,
+        has_more: bool,
+    ) -> Self {
+        Self {
+            frame,
+            services: PARTICIPANTS.map(|name| (name, wanted.of_service(name))).into(),
+            service: Shown::of(&wanted.service),
+            letter: Shown::of(&wanted.letter),
+            since: Shown::of(wanted.since.text()),
+            until: Shown::of(wanted.until.text()),
+            within: since_steps(&wanted.since, |since| wanted.since(since)),
+            entries,
+            next,
+            has_more,
+        }
+    }
 }
 
 /// The newest entries of all services.
@@ -98,21 +148,13 @@ pub(crate) async fn page(
     let token =
         pages.iter().find(|(name, _)| *name == wanted.service).map(|(_, page)| page.next_page_token.as_str());
     let next = token.filter(|token| !token.is_empty()).map_or_else(String::new, |token| {
-        let parameters = [("service", wanted.service.as_str()), ("letter", &wanted.letter), ("after", token)];
-        link("/audit", &BTreeMap::from(parameters))
+        link("/audit", &Wanted { after: token.to_owned(), ..wanted.clone() })
     });
-    let services = PARTICIPANTS.map(|name| {
-        (name, link("/audit", &BTreeMap::from([("service", name), ("letter", wanted.letter.as_str())])))
-    });
-    let command = if wanted.letter.is_empty() {
-        "dlq audit".to_owned()
-    } else {
-        format!("dlq audit {}", wanted.letter)
-    };
-    let frame =
-        Frame::new(&console, "Audit", &session.author).missing(&missing).command(console.command(&command));
+    let frame = Frame::new(&console, "Audit", &session.author)
+        .missing(&missing)
+        .command(console.command(&wanted.command()));
     let has_more = has_more && next.is_empty();
-    view::page(StatusCode::OK, &View { frame, services: services.into(), entries, next, has_more })
+    view::page(StatusCode::OK, &View::of(frame, &wanted, entries, next, has_more))
 }
 
 async fn entries(
@@ -121,4 +163,23 @@ async fn entries(
 ) -> Result<pb::ListDeadLetterAuditResponse> {
     let request = service.request(request)?;
     Ok(service.answer(service.dead_letters().list_dead_letter_audit(request).await)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is looked at is in the address, and the command does the same: from one service to another the times stay.
+    #[test]
+    fn what_is_looked_at_is_in_the_address() {
+        let wanted: Wanted =
+            serde_urlencoded::from_str("service=order&since=24h&until=2026-01-31&after=x").expect("fields");
+        assert_eq!(wanted.of_service("payment"), "/audit?service=payment&since=24h&until=2026-01-31");
+        assert_eq!(wanted.since("1h"), "/audit?service=order&since=1h");
+        assert_eq!(wanted.command(), "dlq audit --since 24h --until 2026-01-31");
+        let request = wanted.request();
+        assert_eq!(request.until, wanted.until.at().map(to_timestamp));
+        assert!(request.since.is_some() && request.page_token == "x");
+        assert!(serde_urlencoded::from_str::<Wanted>("since=yesterday").is_err());
+    }
 }

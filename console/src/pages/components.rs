@@ -1,4 +1,4 @@
-//! How each service is, as its admin port says: readiness with its parts, breakers, the end of its certificate.
+//! How each service is, as its admin port says: readiness with its parts, breakers, retry budgets, the end of its certificate.
 
 use askama::Template;
 use axum::{Extension, extract::State, http::StatusCode, response::Response};
@@ -27,6 +27,7 @@ pub(super) struct Row {
     why: Shown,
     parts: Vec<PartRow>,
     breakers: Vec<BreakerRow>,
+    budgets: Vec<BudgetRow>,
     certificate_ends: Moment,
 }
 
@@ -43,6 +44,13 @@ struct BreakerRow {
     destination: Shown,
     endpoint: Shown,
     state: Shown,
+}
+
+#[derive(Debug)]
+struct BudgetRow {
+    destination: Shown,
+    left: i64,
+    allowed: i64,
 }
 
 impl Row {
@@ -83,6 +91,16 @@ impl Row {
                 .flat_map(|of| of.breakers.iter())
                 .take(ROWS_MAX)
                 .map(breaker)
+                .collect(),
+            budgets: metrics
+                .into_iter()
+                .flat_map(|of| of.budgets.iter())
+                .take(ROWS_MAX)
+                .map(|(destination, budget)| BudgetRow {
+                    destination: Shown::of(destination),
+                    left: budget.left,
+                    allowed: budget.allowed,
+                })
                 .collect(),
             certificate_ends: Moment::of(metrics.and_then(|metrics| metrics.certificate_ends), now),
         }

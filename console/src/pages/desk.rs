@@ -11,12 +11,13 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Form, confirm::not_looked_at, letter_link, order_link, reason_of};
+use super::{Form, Step, confirm::not_looked_at, letter_link, order_link, reason_of};
 use crate::{
     job::{Action, Job, LETTERS_MAX, Line, Preview, Progress, Selection, begin, preview},
     session::Session,
     state::Console,
     view::{self, Frame, ROWS_MAX, Refusal, Shown, link, message, word},
+    when::When,
 };
 
 /// How many letters at a time.
@@ -48,13 +49,6 @@ pub(super) struct View {
     confirmation: String,
     reason: Shown,
     refused: Shown,
-}
-
-#[derive(Debug)]
-struct Step {
-    name: String,
-    link: String,
-    is_chosen: bool,
 }
 
 /// A letter of a preview or a job.
@@ -99,6 +93,10 @@ pub(crate) struct Confirmed {
     order: String,
     #[serde(default)]
     id: String,
+    #[serde(default)]
+    since: When,
+    #[serde(default)]
+    until: When,
     max: u32,
     #[serde(default)]
     rate: u32,
@@ -118,6 +116,8 @@ impl Confirmed {
             class: self.class.clone(),
             order: self.order.clone(),
             id: self.id.clone(),
+            since: self.since.clone(),
+            until: self.until.clone(),
             max: self.max,
             rate: self.rate,
             force: self.force,
@@ -134,11 +134,13 @@ impl View {
         (reason, refused): (&str, &str),
     ) -> Self {
         let filter = [
-            ("service", &selection.service),
+            ("service", selection.service.as_str()),
             ("topic", &selection.topic),
             ("class", &selection.class),
             ("order", &selection.order),
             ("id", &selection.id),
+            ("since", selection.since.text()),
+            ("until", selection.until.text()),
         ];
         let filter: Vec<_> = filter
             .into_iter()
@@ -233,6 +235,7 @@ pub(crate) async fn page(
     Extension(session): Extension<Session>,
     Query(selection): Query<Selection>,
 ) -> Result<Response, Refusal> {
+    let selection = selection.fixed();
     let preview = look(&console, &selection).await?;
     Ok(show(&console, &session, &selection, &preview, (StatusCode::OK, "", "")))
 }

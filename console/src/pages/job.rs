@@ -14,7 +14,7 @@ use holdfast_proto::ops::v1 as pb;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{desk::LineRow, no_such_id, redrives::Row};
+use super::{counted, desk::LineRow, no_such_id, redrives::Row};
 use crate::{
     ask::{Asked, note},
     job::{Action, Job, Progress, locked, parked_of_each, read_back, redrives},
@@ -45,14 +45,6 @@ pub(super) struct View {
     more: Vec<(&'static str, u64)>,
     lines: Vec<LineRow>,
     has_more: bool,
-}
-
-fn counted<'t>(texts: impl Iterator<Item = &'t str>) -> Vec<(Shown, usize)> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for text in texts {
-        *counts.entry(text).or_default() += 1;
-    }
-    counts.into_iter().map(|(text, count)| (Shown::of(text), count)).collect()
 }
 
 /// What services say of a job now.

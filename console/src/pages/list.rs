@@ -8,17 +8,18 @@ use axum::{
     response::Response,
 };
 use holdfast_common::consumer::Class;
-use holdfast_proto::{ops::v1 as pb, topic::EVENT_TOPICS};
+use holdfast_proto::{ops::v1 as pb, to_timestamp, topic::EVENT_TOPICS};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{LetterRow, letters_of};
+use super::{LetterRow, Step, letters_of, since_steps};
 use crate::{
     ask::answers,
     session::Session,
     state::{Console, PARTICIPANTS},
     view::{self, Frame, ROWS_MAX, Shown, link, message},
+    when::When,
 };
 
 /// States by which letters are looked for; empty is any.
@@ -41,6 +42,12 @@ pub(crate) struct Filter {
     order: String,
     #[serde(default = "parked")]
     state: String,
+    /// Parked at or after.
+    #[serde(default)]
+    since: When,
+    /// Parked before.
+    #[serde(default)]
+    until: When,
     #[serde(default)]
     after: String,
 }
@@ -75,6 +82,8 @@ impl Filter {
             topic: self.topic.clone(),
             class: self.class.clone(),
             subject: self.order.clone(),
+            since: self.since.at().map(to_timestamp),
+            until: self.until.at().map(to_timestamp),
             state: state.unwrap_or_default().into(),
             page_size: u32::try_from(ROWS_MAX).unwrap_or(u32::MAX),
             page_token: self.after.clone(),
@@ -89,7 +98,9 @@ impl Filter {
             "discarded" => &[("Restore…", "restore")],
             _ => &[],
         };
-        let is_narrow = !(self.topic.is_empty() && self.class.is_empty() && self.order.is_empty());
+        let is_any_time = self.since.at().or(self.until.at()).is_none();
+        let is_narrow =
+            !(self.topic.is_empty() && self.class.is_empty() && self.order.is_empty() && is_any_time);
         let link = |(name, action): &(&'static str, &str)| {
             let of = [
                 ("action", *action),
@@ -97,19 +108,36 @@ impl Filter {
                 ("topic", &self.topic),
                 ("class", &self.class),
                 ("order", &self.order),
+                ("since", self.since.text()),
+                ("until", self.until.text()),
             ];
             (*name, link("/desk", &of))
         };
         if is_narrow && !self.service.is_empty() { names.iter().map(link).collect() } else { Vec::new() }
     }
 
-    fn command(&self) -> String {
-        let options = [
-            ("service", &self.service),
+    /// The same filter for letters that were parked since another time.
+    fn since(&self, since: &str) -> String {
+        let of = [
+            ("service", self.service.as_str()),
             ("topic", &self.topic),
             ("class", &self.class),
             ("order", &self.order),
             ("state", &self.state),
+            ("since", since),
+        ];
+        link("/letters/list", &of)
+    }
+
+    fn command(&self) -> String {
+        let options = [
+            ("service", self.service.as_str()),
+            ("topic", &self.topic),
+            ("class", &self.class),
+            ("order", &self.order),
+            ("state", &self.state),
+            ("since", self.since.text()),
+            ("until", self.until.text()),
         ];
         let given = options.into_iter().filter(|(_, value)| !value.is_empty());
         given.fold("dlq list".to_owned(), |words, (option, value)| format!("{words} --{option} {value}"))
@@ -136,6 +164,9 @@ pub(super) struct View {
     classes: Vec<Choice>,
     states: Vec<Choice>,
     order: Shown,
+    since: Shown,
+    until: Shown,
+    within: Vec<Step>,
     letters: Vec<LetterRow>,
     /// What can be done with all that match; empty if too little is chosen for that.
     actions: Vec<(&'static str, String)>,
@@ -171,6 +202,9 @@ impl View {
             classes: choices(Class::ALL.map(Class::as_str).into_iter(), &filter.class),
             states: choices(STATES.into_iter().map(|(name, _)| name).chain(["all"]), &filter.state),
             order: Shown::of(&filter.order),
+            since: Shown::of(filter.since.text()),
+            until: Shown::of(filter.until.text()),
+            within: since_steps(&filter.since, |since| filter.since(since)),
             actions: filter.actions(),
             has_more: next.is_empty() && (letters.len() > ROWS_MAX || !tokens.is_empty()),
             next,

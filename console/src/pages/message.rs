@@ -7,7 +7,7 @@ use askama::Template;
 use axum::{
     Extension,
     extract::{Path, State},
-    http::{HeaderValue, StatusCode, header},
+    http::StatusCode,
     response::Response,
 };
 use holdfast_common::{kafka::reader::Place, record};
@@ -19,7 +19,7 @@ use crate::{
     payloads::Payloads,
     session::Session,
     state::Console,
-    topics::{BUSY_RETRY_AFTER_SECONDS, NotRead},
+    topics::NotRead,
     view::{self, Frame, Moment, Shown, message},
 };
 
@@ -97,9 +97,7 @@ pub(super) fn tool(console: &Console, place: &str) -> Option<String> {
 /// All readers are taken.
 pub(super) fn busy() -> Response {
     let text = "as many pages as may read topics at a time do so now: load this page again in a moment";
-    let mut response = message(StatusCode::SERVICE_UNAVAILABLE, "Too many readers", text);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(BUSY_RETRY_AFTER_SECONDS));
-    response
+    view::busy("Too many readers", text)
 }
 
 /// Why there is no page.

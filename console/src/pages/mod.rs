@@ -18,8 +18,10 @@ pub(crate) mod message;
 pub(crate) mod order;
 pub(crate) mod order_messages;
 pub(crate) mod outbox;
+pub(crate) mod reconcile;
 mod record;
 pub(crate) mod redrives;
+pub(crate) mod reemit;
 pub(crate) mod resume;
 pub(crate) mod revert;
 pub(crate) mod skip;
@@ -30,6 +32,8 @@ pub(crate) mod topics;
 
 #[cfg(test)]
 mod tests;
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use axum::{
@@ -48,7 +52,8 @@ use uuid::Uuid;
 use crate::{
     ask::{Asked, is_not_found},
     state::Console,
-    view::{Moment, Shown, message, word},
+    view::{Moment, Shown, link, message, word},
+    when::When,
 };
 
 /// Characters of a reason: with the name of its author it fits where the audit keeps it.
@@ -98,6 +103,11 @@ fn order_link(id: &str) -> String {
     Uuid::try_parse(id).map(|id| format!("/orders/{id}")).unwrap_or_default()
 }
 
+/// The path of the page that says whether events of an order are lost; empty if this is no id of one.
+fn reconcile_link(id: &str) -> String {
+    Uuid::try_parse(id).map(|id| link("/reconcile", &[("order", id.to_string())])).unwrap_or_default()
+}
+
 /// The path of the page of an order's messages; empty if this is no id of one.
 fn messages_link(id: &str) -> String {
     Uuid::try_parse(id).map(|id| format!("/orders/{id}/messages")).unwrap_or_default()
@@ -115,6 +125,36 @@ fn no_such_id() -> Response {
 /// The state of a letter as people write it.
 fn state_of(letter: &pb::DeadLetter) -> String {
     word(letter.state().as_str_name(), "DEAD_LETTER_STATE_")
+}
+
+/// A choice that is a link.
+#[derive(Debug)]
+struct Step {
+    name: String,
+    link: String,
+    is_chosen: bool,
+}
+
+/// How long ago, beside any time: what is often looked at.
+const SINCE: [&str; 3] = ["", "1h", "24h"];
+
+/// Choices of how long ago something was: `link_of` is that of one.
+fn since_steps(chosen: &When, link_of: impl Fn(&str) -> String) -> Vec<Step> {
+    let step = |since: &str| Step {
+        name: if since.is_empty() { "at any time".to_owned() } else { format!("in the last {since}") },
+        link: link_of(since),
+        is_chosen: chosen.text() == since,
+    };
+    SINCE.map(step).into()
+}
+
+/// How often each of these texts is there.
+fn counted<'t>(texts: impl Iterator<Item = &'t str>) -> Vec<(Shown, usize)> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for text in texts {
+        *counts.entry(text).or_default() += 1;
+    }
+    counts.into_iter().map(|(text, count)| (Shown::of(text), count)).collect()
 }
 
 /// Whether a redrive would use something else than what was received.

@@ -16,7 +16,7 @@ use holdfast_proto::{from_timestamp, ops::v1 as pb, topic};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{LetterRow, letter_link, letter_of, letters_of, messages_link, no_such_id};
+use super::{LetterRow, letter_link, letter_of, letters_of, messages_link, no_such_id, reconcile_link};
 use crate::{
     ask::{answers, note},
     saga::{self, Event, Evidence, Reader, Reading, Waits},
@@ -34,6 +34,7 @@ pub(super) struct View {
     frame: Frame,
     order: Shown,
     messages: String,
+    reconcile: String,
     waits: Shown,
     /// Of the letter that it stands behind.
     link: String,
@@ -116,6 +117,7 @@ impl View {
             frame,
             order: Shown::of(order_id),
             messages: messages_link(order_id),
+            reconcile: reconcile_link(order_id),
             waits: Shown::of(sentence(&waits)),
             link: match &waits {
                 Waits::BehindLetter { letter, .. } => letter_link(letter),

@@ -30,18 +30,20 @@ use crate::{
 
 /// Of an age such as `90s`.
 const AGE_BYTES_MAX: usize = 16;
+/// For longer than this, if nothing else is asked for.
+pub(super) const OLDER: &str = "1m";
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Wanted {
-    #[serde(default = "one_minute")]
+    #[serde(default = "older")]
     older: String,
     /// The token of a page that is not the first.
     #[serde(default)]
     after: String,
 }
 
-fn one_minute() -> String {
-    "1m".to_owned()
+fn older() -> String {
+    OLDER.to_owned()
 }
 
 #[derive(Debug, Template)]
@@ -49,6 +51,8 @@ fn one_minute() -> String {
 pub(super) struct View {
     pub(super) frame: Frame,
     pub(super) older: Shown,
+    /// Of the page that says which events of these orders are lost.
+    pub(super) reconcile: String,
     pub(super) orders: Vec<Row>,
     pub(super) next: String,
 }
@@ -101,10 +105,12 @@ pub(crate) async fn page(
 ) -> Response {
     match view(&console, &session.author, &wanted).await {
         Some(view) => view::page(StatusCode::OK, &view),
-        None => {
-            message(StatusCode::BAD_REQUEST, "Not understood", "the age must be a time such as 90s, 5m or 1h")
-        }
+        None => no_such_age(),
     }
+}
+
+pub(super) fn no_such_age() -> Response {
+    message(StatusCode::BAD_REQUEST, "Not understood", "the age must be a time such as 90s, 5m or 1h")
 }
 
 impl Wanted {
@@ -165,7 +171,8 @@ pub(super) async fn view(console: &Console, author: &Author, wanted: &Wanted) ->
         frame
     };
     let orders = rows(&evidence, &orders, missing.is_empty(), now);
-    Some(View { frame, older: Shown::of(&wanted.older), orders, next })
+    let reconcile = link("/reconcile", &[("older", &wanted.older)]);
+    Some(View { frame, older: Shown::of(&wanted.older), reconcile, orders, next })
 }
 
 /// The letters that orders stand behind, for their topics and classes.

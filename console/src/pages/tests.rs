@@ -9,16 +9,21 @@ use holdfast_common::{
     kafka::reader::{PartitionView, Retention},
     record::{Header, Record},
 };
+use holdfast_operator::{
+    examine::{Away, Examination, Missing, Promise},
+    verdict::State,
+};
 use holdfast_proto::{ops::v1 as pb, to_timestamp, topic};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
     audit, components, confirm, desk, edit, groups, job, letter, letters, list, message, order,
-    order_messages, outbox, redrives, resume, revert, start, stuck, topic as topic_page, topics,
+    order_messages, outbox, reconcile, redrives, reemit, resume, revert, start, stuck, topic as topic_page,
+    topics,
 };
 use crate::{
-    admin::{Metrics, Part, Readiness, Replica},
+    admin::{Budget, Metrics, Part, Readiness, Replica},
     ask::Asked,
     browse::{Ends, OrderSeen, Question, Seen, Start, TopicSeen, Which},
     job::{Action, Job, Line, Preview, Progress, Selection},
@@ -26,6 +31,7 @@ use crate::{
     saga::{Evidence, Reader},
     scan::{Looked, Scan, Span, Stop},
     view::{Frame, ROWS_MAX, Shown},
+    when::When,
 };
 
 /// Ends elements, attributes and comments, begins scripts, reorders, hides, and acts on terminals.
@@ -125,6 +131,37 @@ fn evidence(rows: usize) -> Evidence {
     }
 }
 
+/// So many lost events, of a stranger's order each.
+fn examination(rows: usize) -> Examination {
+    let missing = Missing {
+        order_id: hostile(),
+        topic: hostile(),
+        event_id: Some(hostile()),
+        time: Some(now()),
+        writer: "payment",
+        readers: vec!["order"],
+        unknown_at: vec!["delivery"],
+        state: State::Lost,
+        detail: hostile(),
+    };
+    let parked = pb::ParkedAggregate { subject: hostile(), dead_letter_id: hostile() };
+    let promise = Promise {
+        topic: topic::ORDER_CREATED,
+        writer: "order",
+        reader: "payment",
+        unchecked: Some(hostile()),
+    };
+    Examination {
+        orders: vec![hostile(); rows],
+        next: hostile(),
+        handled: Vec::new(),
+        missing: vec![missing; rows],
+        blocked: vec![("payment", parked); rows],
+        promises: vec![promise; rows],
+        away: Away::these(&["delivery"]),
+    }
+}
+
 fn position() -> pb::ConsumerPosition {
     pb::ConsumerPosition { topic: hostile(), first: Some(0), end: Some(9), ..pb::ConsumerPosition::default() }
 }
@@ -141,6 +178,8 @@ fn selection() -> Selection {
         class: hostile(),
         order: hostile(),
         id: hostile(),
+        since: When::default(),
+        until: When::default(),
         max: 5,
         rate: 1,
         force: true,
@@ -201,8 +240,22 @@ fn pages_of_orders(rows: usize) -> Pages {
     let orders: Vec<String> =
         (0..rows).map(|number| if number == 0 { hostile() } else { ORDER.to_owned() }).collect();
     let orders = stuck::rows(&evidence(1), &orders, true, now);
-    let view = stuck::View { frame: frame(), older: Shown::of(HOSTILE), orders, next: String::new() };
+    let view = stuck::View {
+        frame: frame(),
+        older: Shown::of(HOSTILE),
+        reconcile: String::new(),
+        orders,
+        next: String::new(),
+    };
     add(&mut pages, "stuck", &view);
+    let wanted: reconcile::Wanted = serde_urlencoded::from_str(
+        &crate::view::link("", &["order", "older", "after"].map(|field| (field, HOSTILE)))[1..],
+    )
+    .expect("fields");
+    let view = reconcile::View::of(frame(), &wanted, &examination(rows), now);
+    add(&mut pages, "reconcile", &view);
+    let plan = reemit::plan(&reemit::Wanted::of(HOSTILE), &examination(rows), now);
+    add(&mut pages, "re-emit", &confirm::View::of(frame(), &plan, HOSTILE, HOSTILE));
     pages
 }
 
@@ -265,7 +318,11 @@ fn pages_of_changes(rows: usize) -> Pages {
     let audit =
         pb::ListDeadLetterAuditResponse { entries: vec![entry(); rows], next_page_token: String::new() };
     let (entries, has_more) = audit::rows(&[("order", audit)], now);
-    let view = audit::View { frame: frame(), services: Vec::new(), entries, next: String::new(), has_more };
+    let wanted: audit::Wanted = serde_urlencoded::from_str(
+        &crate::view::link("", &["service", "letter"].map(|field| (field, HOSTILE)))[1..],
+    )
+    .expect("fields");
+    let view = audit::View::of(frame(), &wanted, entries, String::new(), has_more);
     add(&mut pages, "audit", &view);
     pages
 }
@@ -295,6 +352,7 @@ fn pages_of_services(rows: usize) -> Pages {
         readiness: Asked::Answer(Readiness { ready: true, degraded: true, components: parts }),
         metrics: Asked::Answer(Metrics {
             breakers: vec![[hostile(), hostile(), hostile()]; rows],
+            budgets: (0..rows).map(|number| (format!("{HOSTILE}{number}"), Budget::default())).collect(),
             certificate_ends: Some(now),
         }),
     };

@@ -11,14 +11,19 @@ use axum::{
 use holdfast_certs::Pki;
 use holdfast_common::{
     config::{IdentityConfig, KafkaTlsConfig},
+    grpc,
+    health::Health,
     identity::Identity,
     kafka::reader::Reader,
     reload::Reload,
+    service::bind,
 };
 use holdfast_operator::ticket::{self, Author, May};
 use http_body_util::BodyExt as _;
 use tempfile::TempDir;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 use super::*;
@@ -208,7 +213,7 @@ async fn no_route_changes_anything_unless_it_is_allowed() {
         assert!(page.contains(says), "{page}");
     }
     let writes: Vec<&Route> = ROUTES.iter().filter(|route| route.effect == Effect::Write).collect();
-    assert_eq!(writes.len(), 6);
+    assert_eq!(writes.len(), 7);
     for route in &writes {
         let status = send(&reader, request(route, &reader_cookie)).await.status();
         assert_eq!(status, StatusCode::FORBIDDEN, "{}", route.path);
@@ -334,6 +339,10 @@ async fn a_service_that_is_away_takes_no_page_with_it() {
     for path in [
         "/",
         "/stuck",
+        "/reconcile",
+        "/reconcile/reemit",
+        &format!("/reconcile?order={ID}"),
+        &format!("/reconcile/reemit?order={ID}"),
         "/letters",
         "/letters/list",
         "/groups",
@@ -400,6 +409,127 @@ async fn who_finds_no_reader_comes_again() {
     free.add_permits(READERS_MAX);
     for read in reading {
         assert!(read.await.expect("no panic").is_ok());
+    }
+}
+
+/// Services that let the console in no further than they let in whom they don't know: those of an earlier version.
+async fn with_services_that_refuse(lab: &Lab) -> Console {
+    let pki = Pki::open_or_init(lab.folder.path()).expect("there");
+    let mut config = config(lab.folder.path(), false);
+    for (name, participant) in
+        [("order", &mut config.order), ("payment", &mut config.payment), ("delivery", &mut config.delivery)]
+    {
+        pki.ensure_leaf(name).expect("issued");
+        let identity = Identity::load(IdentityConfig::in_folder(&lab.folder.path().join(name)));
+        let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
+        participant.address = listener.local_addr().expect("bound").to_string();
+        // Until the test ends, and its runtime with it.
+        tokio::spawn(grpc::serve(
+            listener,
+            identity.expect("loaded"),
+            &[],
+            Routes::default(),
+            8,
+            Health::default(),
+            CancellationToken::new(),
+        ));
+    }
+    lab.console_of(&config)
+}
+
+/// A service that does not know the console refuses it: every page is there, and says what that can mean and what to use meanwhile.
+#[tokio::test]
+async fn a_service_of_an_earlier_version_refuses_in_words() {
+    let lab = Lab::new(false);
+    let console = with_services_that_refuse(&lab).await;
+    let (router, cookie) = (router(console.clone()), cookie_at(&console, alice(May::Look)));
+    for path in
+        ["/", "/stuck", "/letters", "/groups", "/outbox", "/audit", "/reconcile", &format!("/orders/{ID}")]
+    {
+        let mut request = request(page_route(), &cookie);
+        *request.uri_mut() = path.parse().expect("an address");
+        let response = send(&router, request).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let page = text_of(response).await;
+        for service in ["order", "payment", "delivery"] {
+            let expected = format!(
+                "{service} refuses the console (this identity may not call this method): it is of an earlier version"
+            );
+            assert!(page.contains(&expected), "{path}: {page}");
+        }
+        assert!(page.contains("use `holdfast`"), "{path}: {page}");
+    }
+}
+
+/// A time that is none is refused, and does not match everything.
+#[tokio::test]
+async fn a_time_that_is_none_is_refused() {
+    let lab = Lab::new(false);
+    let (router, cookie) = (lab.router(), lab.cookie());
+    for (path, status) in [
+        ("/letters/list?since=yesterday", StatusCode::BAD_REQUEST),
+        ("/letters/list?until=7", StatusCode::BAD_REQUEST),
+        ("/audit?since=x", StatusCode::BAD_REQUEST),
+        ("/desk?action=redrive&service=payment&since=x", StatusCode::BAD_REQUEST),
+        ("/letters/list?since=1h&until=", StatusCode::OK),
+        ("/audit?since=2026-01-31&until=2026-01-31T12:00:00Z", StatusCode::OK),
+        ("/desk?action=redrive&service=payment&since=24h", StatusCode::SERVICE_UNAVAILABLE),
+    ] {
+        let mut request = request(page_route(), &cookie);
+        *request.uri_mut() = path.parse().expect("an address");
+        assert_eq!(send(&router, request).await.status(), status, "{path}");
+    }
+}
+
+/// Orders are examined one after the other: whoever comes meanwhile is told to come again, and nothing is re-emitted for them.
+#[tokio::test]
+async fn who_finds_somebody_examining_comes_again() {
+    let lab = Lab::new(true);
+    let (router, cookie) = (lab.router(), lab.cookie());
+    let examining = lab.console.examining();
+    let confirmed = Body::from(format!("order={ID}&digest=d&reason=r"));
+    for (route, body) in ROUTES.iter().filter(|route| route.path.starts_with("/reconcile")).zip([
+        Body::empty(),
+        Body::empty(),
+        confirmed,
+    ]) {
+        let mut request = request(route, &cookie);
+        *request.body_mut() = body;
+        let response = send(&router, request).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{}", route.path);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2", "{}", route.path);
+    }
+    drop(examining);
+    let reconcile = ROUTES.iter().find(|route| route.path == "/reconcile").expect("there is one");
+    assert_eq!(send(&router, request(reconcile, &cookie)).await.status(), StatusCode::OK);
+}
+
+/// What nobody has seen is not confirmed, also if it would be nothing.
+#[tokio::test]
+async fn nothing_is_re_emitted_unseen() {
+    let lab = Lab::new(true);
+    let route =
+        ROUTES.iter().find(|route| route.path == "/reconcile/reemit" && route.effect == Effect::Write);
+    let mut request = request(route.expect("there is one"), &lab.cookie());
+    *request.body_mut() = Body::from(format!("order={ID}&digest=d&reason=r"));
+    let response = send(&lab.router(), request).await;
+    assert_eq!(response.status(), StatusCode::CONFLICT);
+    let page = text_of(response).await;
+    assert!(page.contains("not everything was checked") && page.contains("ot asked"), "{page}");
+}
+
+/// An order that is named by no id, and an age that is none, are refused before anybody is asked.
+#[tokio::test]
+async fn what_cant_be_examined_is_refused() {
+    let lab = Lab::new(false);
+    let (router, cookie) = (lab.router(), lab.cookie());
+    for (query, status) in [("order=x", StatusCode::NOT_FOUND), ("older=yesterday", StatusCode::BAD_REQUEST)]
+    {
+        for path in ["/reconcile", "/reconcile/reemit"] {
+            let mut request = request(page_route(), &cookie);
+            *request.uri_mut() = format!("{path}?{query}").parse().expect("an address");
+            assert_eq!(send(&router, request).await.status(), status, "{path}?{query}");
+        }
     }
 }
 

@@ -3,12 +3,12 @@
 use anyhow::Result;
 use clap::Args;
 use holdfast_certs::AuditEntry;
+use holdfast_operator::moment::parse_time;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::folder::{Folder, parse_identity, time_text};
 use crate::{
-    moment::parse_time,
     options::Output,
     output::{Outcome, data, say},
     table::Table,

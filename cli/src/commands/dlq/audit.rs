@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use holdfast_operator::moment::parse_time;
 use holdfast_proto::{ops::v1 as pb, to_timestamp};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -11,7 +12,6 @@ use super::{
     named::{Named, parse_named},
 };
 use crate::{
-    moment::parse_time,
     options::Output,
     output::{Outcome, data, say},
     services::{Answers, Services},
@@ -29,6 +29,9 @@ pub(crate) struct Audit {
     /// Since: 2026-01-31T12:00:00Z, 2026-01-31, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
+    /// Until: 2026-01-31T12:00:00Z, 2026-01-31, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    until: Option<OffsetDateTime>,
     /// At most this many
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
@@ -92,7 +95,7 @@ impl Audit {
         &self,
         services: &'s Services,
     ) -> Result<Answers<'s, Vec<pb::DeadLetterAuditEntry>>> {
-        let since = self.since.map(to_timestamp);
+        let (since, until) = (self.since.map(to_timestamp), self.until.map(to_timestamp));
         let ids = services.resolve(self.id.as_slice()).await?;
         let dead_letter_id = ids.first().map(ToString::to_string).unwrap_or_default();
         services
@@ -103,6 +106,7 @@ impl Audit {
                     let request = service.request(pb::ListDeadLetterAuditRequest {
                         dead_letter_id: dead_letter_id.clone(),
                         since,
+                        until,
                         page_size: PAGE_SIZE,
                         page_token,
                     })?;

@@ -19,7 +19,7 @@ use super::{
     moved::LETTERS_MAX,
 };
 use crate::{
-    examine::Away,
+    examine::away,
     output::{Outcome, data, say},
     services::{CallError, Service, Services},
 };
@@ -49,12 +49,13 @@ pub(super) async fn run(edit: &Edit) -> Result<Outcome> {
         edit.cause.as_ref().is_none_or(|cause| letter.reason.contains(cause.as_str()))
     };
     let mut plan = Plan::default();
-    let mut away = Away::default();
+    let mut away = away();
     for (service, letters) in &answers.each {
         // One that goes away in the middle keeps the others from nothing.
         let looked = plan.of_service(edit, service, letters.iter().filter(is_cause));
-        away.ask(&services, service, looked).await?;
+        away.ask(&services.all, service, looked).await?;
     }
+    away.unless_all(&services.all)?;
     let is_empty = plan.edits.is_empty() && plan.lines.is_empty();
     if is_empty {
         let already =
@@ -73,11 +74,12 @@ pub(super) async fn run(edit: &Edit) -> Result<Outcome> {
             [] => Ok(()),
             lines => data!("{}", failures(lines.iter())),
         })?;
-        return Ok(away.outcome(answers.outcome(match (is_empty, edit.dry_run) {
+        let outcome = match (is_empty, edit.dry_run) {
             (true, _) => Outcome::NothingMatched,
             (false, true) => Outcome::Done,
             (false, false) => Outcome::Failed,
-        })));
+        };
+        return Ok(answers.outcome(outcome).unless_away(!away.is_empty()));
     }
     if !edit.consent.to(&plan.text(), "edit them?")? {
         return Ok(Outcome::Failed);
@@ -100,7 +102,7 @@ pub(super) async fn run(edit: &Edit) -> Result<Outcome> {
         say!("further letters match: run the command again for them");
         return Ok(Outcome::Partly);
     }
-    Ok(away.outcome(answers.outcome(document.outcome())))
+    Ok(answers.outcome(document.outcome()).unless_away(!away.is_empty()))
 }
 
 impl<'s> Plan<'s> {

@@ -3,11 +3,12 @@
 use anyhow::{Context as _, Result};
 use clap::Args;
 use holdfast_common::consumer::Class;
+use holdfast_operator::moment::parse_time;
 use holdfast_proto::{ops::v1 as pb, to_timestamp, topic::EVENT_TOPICS};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{moment::parse_time, options::service_names};
+use crate::options::service_names;
 
 /// Which dead letters.
 #[derive(Debug, Args)]

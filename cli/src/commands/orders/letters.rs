@@ -3,12 +3,10 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
+use holdfast_operator::examine::Examination;
 use holdfast_proto::ops::v1 as pb;
 
-use crate::{
-    examine::Examination,
-    services::{Service, Services},
-};
+use crate::services::{Service, Services};
 
 /// Letters of one page.
 const PAGE_SIZE: u32 = 1_000;
@@ -47,8 +45,9 @@ pub(super) async fn of_order(
     for service in
         services.all.iter().filter(|service| found.blocked.iter().any(|(name, _)| *name == service.name))
     {
-        letters
-            .extend(found.away.ask(services, service, whole(service, order_id)).await?.unwrap_or_default());
+        letters.extend(
+            found.away.ask(&services.all, service, whole(service, order_id)).await?.unwrap_or_default(),
+        );
     }
     // The ids are of version 7: the order of parking.
     letters.sort_by(|a, b| a.id.cmp(&b.id));
@@ -74,7 +73,7 @@ pub(super) async fn oldest(services: &Services, found: &mut Examination) -> Resu
         let of_service = found.blocked.iter().filter(|(name, _)| *name == service.name);
         let ids: Vec<String> = of_service.map(|(_, parked)| parked.dead_letter_id.clone()).collect();
         for ids in ids.chunks(PAGE_SIZE as usize) {
-            let listed = found.away.ask(services, service, list(service, "", ids.to_vec())).await?;
+            let listed = found.away.ask(&services.all, service, list(service, "", ids.to_vec())).await?;
             for letter in listed.unwrap_or_default() {
                 let order_id = letter.subject.clone();
                 let letter = Letter::of(service, letter);

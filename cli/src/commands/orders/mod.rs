@@ -6,9 +6,10 @@ mod stuck;
 
 use anyhow::Result;
 use clap::Subcommand;
+use holdfast_operator::examine::Missing;
 
 use self::{show::Show, stuck::Stuck};
-use crate::{examine::Missing, output::Outcome};
+use crate::output::Outcome;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Orders {

@@ -1,9 +1,8 @@
 //! `orders show`: the events of an order in the order of their times, each with who has handled it or where it is.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::Args;
+use holdfast_operator::examine::{Examination, Orders};
 use holdfast_proto::OrderId;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -13,7 +12,7 @@ use super::{
     place_of,
 };
 use crate::{
-    examine::{Examination, Scope, examine},
+    examine::examine,
     options::{Output, parse_order},
     output::{Outcome, data, say},
     runtime::block_on,
@@ -66,16 +65,16 @@ impl Show {
 
     async fn show(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
-        let scope =
-            Scope { orders: std::slice::from_ref(&self.order), older_than: Duration::ZERO, writer: None };
-        let mut found = examine(&services, &scope).await?;
+        let orders = Orders::These(std::slice::from_ref(&self.order));
+        let mut found = examine(&services, orders, None).await?;
         let order_id = self.order.to_string();
         let letters = letters::of_order(&services, &mut found, &order_id).await?;
         let document = Document { order_id, events: lines(&found, &letters), not_asked: found.away.names() };
         let nothing = document.events.is_empty();
         self.output.print(&document, || if nothing { Ok(()) } else { data!("{}", table(&document)) })?;
         say!("{}", conclusion(&document));
-        Ok(found.away.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
+        let outcome = if nothing { Outcome::NothingMatched } else { Outcome::Done };
+        Ok(outcome.unless_away(!found.away.is_empty()))
     }
 }
 
@@ -174,15 +173,16 @@ fn table(document: &Document) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use holdfast_operator::{
+        examine::{Away, Handled, Missing},
+        verdict::State,
+    };
     use time::macros::datetime;
 
     use super::*;
-    use crate::{
-        examine::{Away, Handled, Missing, State},
-        output::json,
-        snapshot,
-        table::at_all_widths,
-    };
+    use crate::{output::json, snapshot, table::at_all_widths};
 
     /// The story of an order, with what it waits for: a dead letter, or an event that was lost.
     #[test]
@@ -197,6 +197,7 @@ mod tests {
         };
         let found = Examination {
             orders: vec![order_id.clone()],
+            next: String::new(),
             handled: vec![
                 handled("order.created", "01a21184-8763-7214-acea-000000000001", 0, "order", &["payment"]),
                 handled(
@@ -258,6 +259,7 @@ mod tests {
         };
         let found = Examination {
             orders: vec![order_id.clone()],
+            next: String::new(),
             handled: vec![
                 event("payment.completed", &["order", "delivery"]),
                 event("order.created", &["payment"]),

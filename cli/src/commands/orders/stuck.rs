@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use holdfast_common::duration::parse_duration;
+use holdfast_operator::examine::{Examination, Missing};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -16,7 +17,7 @@ use super::{
     place_of,
 };
 use crate::{
-    examine::{Examination, Missing, Scope, examine},
+    examine::{examine, unfinished},
     options::Output,
     output::{Outcome, data, say},
     runtime::block_on,
@@ -66,8 +67,7 @@ impl Stuck {
 
     async fn stuck(&self) -> Result<Outcome> {
         let services = Services::connect(&self.target, None)?;
-        let scope = Scope { orders: &[], older_than: self.older_than, writer: None };
-        let mut found = examine(&services, &scope).await?;
+        let mut found = examine(&services, unfinished(self.older_than)?, None).await?;
         let letters = letters::oldest(&services, &mut found).await?;
         let document = Document { orders: lines(&found, &letters), not_asked: found.away.names() };
         let nothing = document.orders.is_empty();
@@ -81,7 +81,8 @@ impl Stuck {
                 say!("{} orders, as far as it is known without {without}", document.orders.len());
             }
         }
-        Ok(found.away.outcome(if nothing { Outcome::NothingMatched } else { Outcome::Done }))
+        let outcome = if nothing { Outcome::NothingMatched } else { Outcome::Done };
+        Ok(outcome.unless_away(!found.away.is_empty()))
     }
 }
 
@@ -150,15 +151,11 @@ fn table(document: &Document) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_operator::{examine::Away, verdict::State};
     use time::macros::datetime;
 
     use super::*;
-    use crate::{
-        examine::{Away, State},
-        output::json,
-        snapshot,
-        table::at_all_widths,
-    };
+    use crate::{output::json, snapshot, table::at_all_widths};
 
     /// Each order is shown with its whole id and what it waits for: a letter, an event, or nothing.
     #[test]
@@ -166,6 +163,7 @@ mod tests {
         let order = |number: u8| format!("01a21184-8763-7214-acea-bb1c3b68908{number}");
         let found = Examination {
             orders: vec![order(1), order(2), order(3)],
+            next: String::new(),
             handled: Vec::new(),
             missing: vec![Missing {
                 order_id: order(2),
@@ -211,6 +209,7 @@ mod tests {
         };
         let found = Examination {
             orders: vec!["one".to_owned(), "two".to_owned(), "three".to_owned()],
+            next: String::new(),
             handled: Vec::new(),
             missing: vec![missing("one", 0, &[]), missing("one", 5, &["order"]), missing("two", 0, &[])],
             blocked: Vec::new(),

@@ -14,6 +14,7 @@ use holdfast_native::{
     layout::{Layout, every_component_name, service_of},
     log,
 };
+use holdfast_operator::moment::parse_time;
 use time::OffsetDateTime;
 
 use self::{
@@ -21,7 +22,6 @@ use self::{
     tail::Tail,
 };
 use crate::{
-    moment::parse_time,
     options::At,
     output::{Outcome, say},
 };

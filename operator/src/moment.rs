@@ -1,11 +1,11 @@
-//! Moments on the command line.
+//! Moments as operators write them, on the command line and in addresses of pages.
 
 use anyhow::{Context as _, Result};
 use holdfast_common::duration::parse_duration;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// A moment: RFC 3339, a date (its first moment in UTC), or how long ago. A number alone is refused: it could be seconds or a year.
-pub(crate) fn parse_time(text: &str) -> Result<OffsetDateTime> {
+pub fn parse_time(text: &str) -> Result<OffsetDateTime> {
     let as_written = OffsetDateTime::parse(text, &Rfc3339);
     let of_date = as_written.or_else(|_| OffsetDateTime::parse(&format!("{text}T00:00:00Z"), &Rfc3339));
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());

@@ -13,82 +13,134 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use holdfast_proto::{OrderId, from_timestamp, ops::v1 as pb, to_timestamp, topic};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-pub(crate) use self::away::Away;
-use crate::services::{Service, Services};
-pub(crate) use holdfast_operator::verdict::State;
-use holdfast_operator::verdict::{Progress, judge, progress};
+pub use self::away::Away;
+use crate::{
+    service::Service,
+    verdict::{Progress, State, judge, progress},
+};
 
-/// Orders of one page.
+/// Unfinished orders of one call.
 const PAGE_SIZE: u32 = 500;
 /// Orders of one call to a writer.
 const SUBJECTS_PER_CALL: usize = 200;
 /// Events of one call to a reader.
 const EVENTS_PER_CALL: usize = 2_000;
-/// A service looks at the broker every 2 s; one that has not in this time does not see it.
-const VIEW_TIME_MAX: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Which orders, and whose events.
-pub(crate) struct Scope<'a> {
-    /// Empty: those that have not ended.
-    pub(crate) orders: &'a [OrderId],
-    /// Of those that have not ended.
-    pub(crate) older_than: Duration,
-    pub(crate) writer: Option<&'a str>,
+#[derive(Debug)]
+pub struct Scope<'a> {
+    /// Which orders.
+    pub orders: Orders<'a>,
+    /// The service whose events are looked at; `None`: everybody's.
+    pub writer: Option<&'a str>,
+    /// How long to wait for a reader to look at the broker, which it does every 2 s. One that has not in this time does not see it.
+    pub view_time_max: Duration,
+}
+
+/// Which orders.
+#[derive(Debug)]
+pub enum Orders<'a> {
+    /// These, whether they have ended or not.
+    These(&'a [OrderId]),
+    /// All that have not ended.
+    Unfinished {
+        /// They began before then.
+        before: OffsetDateTime,
+    },
+    /// Some that have not ended, the oldest first.
+    Page {
+        /// They began before then.
+        before: OffsetDateTime,
+        /// [`Examination::next`] of the page before; empty for the first.
+        token: &'a str,
+        /// 1 to 1,000.
+        orders_max: u32,
+    },
 }
 
 /// An event that a reader has not handled.
-pub(crate) struct Missing {
-    pub(crate) order_id: String,
-    pub(crate) topic: String,
-    pub(crate) event_id: Option<String>,
-    pub(crate) time: Option<OffsetDateTime>,
-    pub(crate) writer: &'static str,
+#[derive(Debug, Clone)]
+pub struct Missing {
+    /// Whose event it is.
+    pub order_id: String,
+    /// The topic for which it was written.
+    pub topic: String,
+    /// `None` if its writer's rows don't suffice to rebuild it.
+    pub event_id: Option<String>,
+    /// When it was written.
+    pub time: Option<OffsetDateTime>,
+    /// Who has written it.
+    pub writer: &'static str,
     /// Who has not handled it.
-    pub(crate) readers: Vec<&'static str>,
+    pub readers: Vec<&'static str>,
     /// Who may have handled it: these could not be asked.
-    pub(crate) unknown_at: Vec<&'static str>,
-    pub(crate) state: State,
-    pub(crate) detail: String,
+    pub unknown_at: Vec<&'static str>,
+    /// What is known of it.
+    pub state: State,
+    /// More of that, for people.
+    pub detail: String,
 }
 
 /// An event that has arrived at all its readers, each of which has handled or parked it.
-pub(crate) struct Handled {
-    pub(crate) topic: String,
-    pub(crate) event_id: String,
-    pub(crate) time: Option<OffsetDateTime>,
-    pub(crate) writer: &'static str,
-    pub(crate) readers: Vec<&'static str>,
+#[derive(Debug, Clone)]
+pub struct Handled {
+    /// The topic for which it was written.
+    pub topic: String,
+    /// Its id.
+    pub event_id: String,
+    /// When it was written.
+    pub time: Option<OffsetDateTime>,
+    /// Who has written it.
+    pub writer: &'static str,
+    /// Who reads it.
+    pub readers: Vec<&'static str>,
 }
 
 /// That a reader handles what a writer has written to a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(crate) struct Promise {
-    pub(crate) topic: &'static str,
-    pub(crate) writer: &'static str,
-    pub(crate) reader: &'static str,
+pub struct Promise {
+    /// The topic.
+    pub topic: &'static str,
+    /// Who writes it.
+    pub writer: &'static str,
+    /// Who reads it.
+    pub reader: &'static str,
     /// Why nobody knows whether it was kept; `null` if it was checked for all orders that were looked at.
-    pub(crate) unchecked: Option<String>,
+    pub unchecked: Option<String>,
 }
 
 /// What was found.
-pub(crate) struct Examination {
+#[derive(Debug)]
+pub struct Examination {
     /// Those that were looked at.
-    pub(crate) orders: Vec<String>,
-    pub(crate) handled: Vec<Handled>,
-    pub(crate) missing: Vec<Missing>,
+    pub orders: Vec<String>,
+    /// The token of the page after a page of unfinished orders; empty if there is none.
+    pub next: String,
+    /// Events that have arrived everywhere.
+    pub handled: Vec<Handled>,
+    /// Events that have not, an order's together, oldest first.
+    pub missing: Vec<Missing>,
     /// Orders that wait behind a dead letter, each with the service whose letter it is.
-    pub(crate) blocked: Vec<(&'static str, pb::ParkedAggregate)>,
+    pub blocked: Vec<(&'static str, pb::ParkedAggregate)>,
     /// What was to be checked.
-    pub(crate) promises: Vec<Promise>,
+    pub promises: Vec<Promise>,
     /// Who could not be asked.
-    pub(crate) away: Away,
+    pub away: Away,
+}
+
+impl Examination {
+    /// Whether everything was checked that was to be. If it was not, nobody may say that nothing is missing.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.away.is_empty() && self.promises.iter().all(|promise| promise.unchecked.is_none())
+    }
 }
 
 /// What a reader has answered.
@@ -98,18 +150,17 @@ struct Reader {
     parked: Vec<pb::ParkedAggregate>,
 }
 
-pub(crate) async fn examine(services: &Services, scope: &Scope<'_>) -> Result<Examination> {
-    let mut away = Away::of(services);
-    let orders = orders(services, scope, &mut away).await?;
-    let is_list_known = !scope.orders.is_empty() || begins_orders().is_none_or(|service| !away.has(service));
+/// Examines orders. Who can't be asked is added to those that are `away`; only another failure is an error.
+pub async fn examine(services: &[Service], scope: &Scope<'_>, mut away: Away) -> Result<Examination> {
+    let (orders, next) = orders(services, scope, &mut away).await?;
+    let is_list_known =
+        matches!(scope.orders, Orders::These(_)) || begins_orders().is_none_or(|service| !away.has(service));
     let (written, writers) = written(services, scope, &orders, &mut away).await?;
     let asked = OffsetDateTime::now_utc();
-    let mut answers = HashMap::new();
-    for service in &services.all {
-        if let Some(answer) = away.ask(services, service, read(service, &written, &orders, asked)).await? {
-            answers.insert(service.name, answer);
-        }
-    }
+    let reader = |service| read(service, &written, &orders, Since { asked, time_max: scope.view_time_max });
+    let answers = away.ask_each(services, reader).await?;
+    let answers: HashMap<_, _> =
+        answers.into_iter().map(|(service, answer)| (service.name, answer)).collect();
     let (mut handled, mut missing) = (Vec::new(), Vec::new());
     for (writer, event) in written {
         match found_of(writer, event, &answers, asked) {
@@ -125,7 +176,7 @@ pub(crate) async fn examine(services: &Services, scope: &Scope<'_>) -> Result<Ex
     let mut blocked: Vec<_> = blocked.collect();
     blocked.sort_by(|a, b| (a.0, &a.1.subject).cmp(&(b.0, &b.1.subject)));
     let promises = promises(scope.writer, is_list_known, &writers, &away);
-    Ok(Examination { orders, handled, missing, blocked, promises, away })
+    Ok(Examination { orders, next, handled, missing, blocked, promises, away })
 }
 
 /// The service that knows which orders have not ended: the one that begins them.
@@ -133,20 +184,32 @@ fn begins_orders() -> Option<&'static str> {
     topic::event_of(topic::ORDER_CREATED).map(|(_, _, writer)| writer)
 }
 
+/// Since when a reader must have looked at the broker, and how long it has time for that.
+#[derive(Clone, Copy)]
+struct Since {
+    asked: OffsetDateTime,
+    time_max: Duration,
+}
+
 /// What a reader has not handled of what was written, how far it is, and what it has parked.
 async fn read(
     service: &Service,
     written: &[(&'static str, pb::WrittenEvent)],
     orders: &[String],
-    asked: OffsetDateTime,
+    since: Since,
 ) -> Result<Reader> {
     let topics = topic::read_by(service.name);
     let of_interest = written.iter().filter(|(_, event)| topics.contains(&event.topic.as_str()));
     let ids: Vec<String> =
         of_interest.map(|(_, event)| event.event_id.clone()).filter(|id| !id.is_empty()).collect();
-    let progress = if ids.is_empty() { HashMap::new() } else { progress_of(service, asked).await? };
-    let unhandled = unhandled(service, ids).await?;
-    Ok(Reader { progress, unhandled, parked: parked(service, orders).await? })
+    // What was handled stays so: only for the rest it matters how far its reader is, and what it has handled until then.
+    let mut lacking = unhandled(service, ids).await?;
+    let mut progress = HashMap::new();
+    if !lacking.is_empty() {
+        progress = progress_of(service, since).await?;
+        lacking = unhandled(service, lacking.into_iter().collect()).await?;
+    }
+    Ok(Reader { progress, unhandled: lacking, parked: parked(service, orders).await? })
 }
 
 enum Found {
@@ -228,48 +291,62 @@ fn promises(
     topic::READINGS.iter().filter_map(promise).collect()
 }
 
-/// The orders to look at.
-async fn orders(services: &Services, scope: &Scope<'_>, away: &mut Away) -> Result<Vec<String>> {
-    if !scope.orders.is_empty() {
-        return Ok(scope.orders.iter().map(OrderId::to_string).collect());
+/// The orders to look at, and the token of those after them.
+async fn orders(services: &[Service], scope: &Scope<'_>, away: &mut Away) -> Result<(Vec<String>, String)> {
+    let (before, token, orders_max) = match scope.orders {
+        Orders::These(orders) => {
+            return Ok((orders.iter().map(OrderId::to_string).collect(), String::new()));
+        }
+        Orders::Unfinished { before } => (before, "", None),
+        Orders::Page { before, token, orders_max } => (before, token, Some(orders_max)),
+    };
+    let before = to_timestamp(before);
+    let answers = away.ask_each(services, |service| unfinished(service, before, token, orders_max)).await?;
+    let (mut orders, mut next) = (Vec::new(), String::new());
+    // Only one service knows of ends; the others answer with nothing.
+    for (_, (subjects, token)) in answers {
+        orders.extend(subjects);
+        next += &token;
     }
-    let age = time::Duration::try_from(scope.older_than).ok();
-    let before = age.and_then(|age| OffsetDateTime::now_utc().checked_sub(age));
-    let before = to_timestamp(before.context("--older-than reaches back before all time")?);
-    let mut orders = Vec::new();
-    for service in &services.all {
-        orders.extend(away.ask(services, service, unfinished(service, before)).await?.unwrap_or_default());
-    }
-    Ok(orders)
+    Ok((orders, next))
 }
 
-/// The orders that have not ended, as far as a service knows of ends.
-async fn unfinished(service: &Service, before: prost_types::Timestamp) -> Result<Vec<String>> {
+/// The orders that have not ended, as far as a service knows of ends: a page of so many, with the token of the next one, or all.
+async fn unfinished(
+    service: &Service,
+    before: prost_types::Timestamp,
+    token: &str,
+    orders_max: Option<u32>,
+) -> Result<(Vec<String>, String)> {
     let mut orders = Vec::new();
-    let mut page_token = String::new();
+    let mut page_token = token.to_owned();
     loop {
-        let request = pb::ListUnfinishedRequest { before: Some(before), page_size: PAGE_SIZE, page_token };
+        let page_size = orders_max.unwrap_or(PAGE_SIZE);
+        let request = pb::ListUnfinishedRequest { before: Some(before), page_size, page_token };
         let answer = service.reconcile().list_unfinished(service.request(request)?).await;
         let answer = service.answer(answer)?;
         orders.extend(answer.subjects);
         page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            return Ok(orders);
+        if page_token.is_empty() || orders_max.is_some() {
+            return Ok((orders, page_token));
         }
     }
 }
 
 /// What the writers have written about these orders, and who has said so.
 async fn written(
-    services: &Services,
+    services: &[Service],
     scope: &Scope<'_>,
     orders: &[String],
     away: &mut Away,
 ) -> Result<(Vec<(&'static str, pb::WrittenEvent)>, BTreeSet<&'static str>)> {
+    let is_writer = |service: &Service| scope.writer.is_none_or(|only| only == service.name);
+    let question = |service| async move {
+        if is_writer(service) { written_by(service, orders).await.map(Some) } else { Ok(None) }
+    };
     let (mut written, mut writers) = (Vec::new(), BTreeSet::new());
-    for service in services.all.iter().filter(|service| scope.writer.is_none_or(|only| only == service.name))
-    {
-        let Some(events) = away.ask(services, service, written_by(service, orders)).await? else { continue };
+    for (service, events) in away.ask_each(services, question).await? {
+        let Some(events) = events else { continue };
         written.extend(events.into_iter().map(|event| (service.name, event)));
         writers.insert(service.name);
     }
@@ -308,14 +385,14 @@ async fn parked(service: &Service, orders: &[String]) -> Result<Vec<pb::ParkedAg
     Ok(parked)
 }
 
-/// How far a reader is with each topic, as it saw the broker after `since`. Empty if it has not seen it.
-async fn progress_of(service: &Service, since: OffsetDateTime) -> Result<HashMap<String, Progress>> {
-    let until = Instant::now() + VIEW_TIME_MAX;
+/// How far a reader is with each topic, as it has seen the broker since the writers were asked. Empty if it has not seen it.
+async fn progress_of(service: &Service, since: Since) -> Result<HashMap<String, Progress>> {
+    let until = Instant::now() + since.time_max;
     loop {
         let request = service.request(pb::ListPositionsRequest {})?;
         let answer = service.dead_letters().list_positions(request).await;
         let answer = service.answer(answer)?;
-        let is_fresh = from_timestamp(answer.seen_at.as_ref()).is_some_and(|seen_at| seen_at > since);
+        let is_fresh = from_timestamp(answer.seen_at.as_ref()).is_some_and(|seen_at| seen_at > since.asked);
         if is_fresh {
             let mut by_topic: HashMap<String, Vec<&pb::ConsumerPosition>> = HashMap::new();
             for position in &answer.positions {
