@@ -243,18 +243,18 @@ databases() {
 # The pages for operators: an address lets one browser in, once, and nobody comes without one, or by another name.
 console() {
     local site=http://127.0.0.1:${console_port##*:} address cookie
-    shown() { "${curl[@]}" --silent --show-error --max-time 10 "$site$1" "${@:2}"; }
-    answered() { shown "$@" --output /dev/null --write-out '%{http_code}'; }
-    [ "$(answered /topics)" = 401 ]
-    [ "$(answered /topics --header 'Host: console:8090')" = 421 ]
+    console_page() { "${curl[@]}" --silent --show-error --max-time 10 "$site$1" "${@:2}"; }
+    console_status() { console_page "$@" --output /dev/null --write-out '%{http_code}'; }
+    [ "$(console_status /topics)" = 401 ]
+    [ "$(console_status /topics --header 'Host: console:8090')" = 421 ]
     address=$(docker compose exec --no-TTY console /holdfast-console ticket --author tester </dev/null 2>>"$talk")
-    cookie=$(shown "${address#"$site"}" --output /dev/null --dump-header - | sed -n 's/^set-cookie: \([^;]*\);.*/\1/p')
+    cookie=$(console_page "${address#"$site"}" --output /dev/null --dump-header - | sed -n 's/^set-cookie: \([^;]*\);.*/\1/p')
     [ -n "$cookie" ]
-    [ "$(answered "${address#"$site"}")" = 401 ]
-    shows() { shown "$1" --header "Cookie: $cookie" | has "$2"; }
-    wait_for "the console shows topics" shows /topics order.created.payment.dlq
-    wait_for "the console shows where services read" shows /groups payment.completed
-    wait_for "the console shows each service" shows /components certificate
+    [ "$(console_status "${address#"$site"}")" = 401 ]
+    console_shows() { console_page "$1" --header "Cookie: $cookie" | has "$2"; }
+    wait_for "the console shows topics" console_shows /topics order.created.payment.dlq
+    wait_for "the console shows where services read" console_shows /groups payment.completed
+    wait_for "the console shows each service" console_shows /components certificate
     say "the console lets in who has an address, and shows topics, groups and services"
 }
 

@@ -316,7 +316,11 @@ async fn the_console_lives_with_its_stack() {
     } else {
         skipped("no Chromium or Chrome is installed, so no order was watched in the console");
     }
-    assert_eq!(world.status().await["console"]["state"], "ready");
+    // A page that Kafka was too slow for makes it degraded until it is asked again.
+    eventually("status says that it is ready", || async {
+        world.status().await["console"]["state"] == "ready"
+    })
+    .await;
     what_the_console_has_is_its_own(&world);
     it_says_what_helps_when_it_does_not_answer(&world).await;
     it_comes_back(&world).await;
