@@ -317,11 +317,11 @@ async fn rotation_under_load_fails_nothing() {
         (world.metric_of_all("holdfast_kafka_refusals_total").await - refused).abs() < 0.5,
         "something was refused"
     );
-    // Three clients of three services, for each of the three steps of the authority and for the first rotation; once more for order.
-    assert!(
-        world.metric_of_all("holdfast_kafka_clients_renewed_total").await - renewed >= 39.0,
-        "clients with an old certificate"
-    );
+    // Three clients of three services: at least once each, because steps that follow one another soon are one renewal.
+    eventually("no client has an old certificate", || async {
+        world.metric_of_all("holdfast_kafka_clients_renewed_total").await - renewed >= 9.0
+    })
+    .await;
     assert_eq!(world.stack.pid("kafka"), kafka_pid, "the broker was started again");
     // It trusts the broker of now.
     fs::copy(identity(&world, "order").join("ca.crt"), stolen.path().join("ca.crt")).expect("copied");

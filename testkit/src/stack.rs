@@ -22,12 +22,14 @@ use holdfast_native::{
     link::Link,
     port_offset::PortOffset,
     prepare::PORT_TAKEN_EXIT_CODE,
-    state::StackReport,
+    state::{ComponentReport, ComponentState, StackReport},
 };
 
 /// A cold machine fetches the components first.
 const START_TIME_MAX: Duration = Duration::from_secs(300);
 const START_ATTEMPTS_MAX: u32 = 20;
+/// Of each component that is not ready, when a test fails for that.
+const LOG_LINES_MAX: usize = 30;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A running stack.
@@ -166,14 +168,29 @@ impl TestStack {
     pub fn wait_until_ready(&self) {
         let until = Instant::now() + START_TIME_MAX;
         while let Err(error) = control::wait_ready(&self.layout.data_dir, Duration::from_millis(500)) {
-            assert!(!matches!(error, NotReady::KeepsEnding { .. }), "{error:#}");
+            assert!(!matches!(error, NotReady::KeepsEnding { .. }), "{error:#}\n{}", self.unready_logs());
             assert!(self.runs(), "the stack ended:\n{}", self.words());
-            assert!(Instant::now() < until, "the stack is not ready:\n{}", self.words());
+            let why = || format!("{}\n{}", self.words(), self.unready_logs());
+            assert!(Instant::now() < until, "the stack is not ready:\n{}", why());
         }
     }
 
     fn runs(&self) -> bool {
         matches!(control::find(&self.layout.data_dir), Ok(Found::Running(_)))
+    }
+
+    /// The ends of the logs of what is not ready: they are deleted with the stack.
+    fn unready_logs(&self) -> String {
+        let Ok(Found::Running(report)) = control::find(&self.layout.data_dir) else { return String::new() };
+        let unready = report.components.iter().filter(|component| component.state != ComponentState::Ready);
+        let end_of = |component: &ComponentReport| {
+            let log = std::fs::read(&component.log).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines.get(lines.len().saturating_sub(LOG_LINES_MAX)..).unwrap_or_default().join("\n");
+            format!("{} is {:?}: {}\n{end}\n", component.name, component.state, component.detail)
+        };
+        unready.map(end_of).collect()
     }
 
     fn words(&self) -> String {
@@ -193,7 +210,7 @@ impl TestStack {
     /// `None`: another process took one of the ports first.
     fn try_launch(setup: &Setup<'_>) -> Option<Self> {
         let port_offset = PortOffset::draw(setup.replicas.iter().copied(), setup.flags.contains(&"--links"));
-        let port_offset = port_offset.unwrap_or_else(|error| panic!("no port offset: {error}"));
+        let port_offset = port_offset.unwrap_or_else(|error| panic!("no port offset: {error:#}"));
         let data_dir =
             setup.base.join(format!("holdfast-test-{}-{}", std::process::id(), port_offset.number));
         let layout = Layout::new(data_dir, port_offset.number);

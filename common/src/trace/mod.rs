@@ -8,6 +8,8 @@
 //! spans go to it in batches by OTLP over gRPC ([`export`]); why not by OpenTelemetry's own SDK is in `docs/adr/0015-traces.md`.
 
 mod context;
+#[cfg(test)]
+mod cost;
 mod current;
 mod encode;
 pub(crate) mod export;

@@ -94,6 +94,11 @@ fn open_to_components(root: &Path) -> Result<()> {
 fn cache_dir() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     (POM, CHECKSUMS, env::consts::ARCH).hash(&mut hasher);
+    Ok(user_dir()?.join(format!("native-{:016x}", hasher.finish())))
+}
+
+/// What all stacks of a user share. Nobody else writes there.
+pub(crate) fn user_dir() -> Result<PathBuf> {
     let base = if nix::unistd::geteuid().is_root() {
         // Then PostgreSQL runs as another user, who can't read root's home.
         PathBuf::from("/var/cache")
@@ -109,7 +114,7 @@ fn cache_dir() -> Result<PathBuf> {
         "{} has a colon: name another folder with XDG_CACHE_HOME",
         base.display()
     );
-    Ok(base.join("holdfast").join(format!("native-{:016x}", hasher.finish())))
+    Ok(base.join("holdfast"))
 }
 
 /// The processor's name in the artifacts of PostgreSQL.

@@ -5,20 +5,23 @@
 
 use std::{
     env,
-    fs::{File, OpenOptions},
-    io, iter,
+    fs::{self, File, OpenOptions},
+    iter,
     ops::RangeInclusive,
     path::Path,
 };
 
+use anyhow::{Context as _, Result, anyhow};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
     libc,
-    unistd::geteuid,
 };
 
-use crate::layout::{Extra, Layout, PORT_OFFSET_MAX, Replicas, Scope};
+use crate::{
+    artifacts::user_dir,
+    layout::{Extra, Layout, PORT_OFFSET_MAX, Replicas, Scope},
+};
 
 /// Those that put every port outside of the range from which the kernel gives ports to outgoing connections (32768 to 60999 by default).
 const PORT_OFFSETS: RangeInclusive<u16> = 11_000..=PORT_OFFSET_MAX;
@@ -42,36 +45,38 @@ impl PortOffset {
 
     /// Draws one for a stack that begins with these replicas (`order=2`), and may get a second one of each service. An error if one of
     /// them is no such number, the file of the locks can't be written, or everything is taken.
-    pub fn draw<'r>(replicas: impl IntoIterator<Item = &'r str>, with_links: bool) -> io::Result<Self> {
-        let file = env::temp_dir().join(format!("holdfast-ports-{}", geteuid()));
+    pub fn draw<'r>(replicas: impl IntoIterator<Item = &'r str>, with_links: bool) -> Result<Self> {
+        let folder = user_dir()?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut most = Replicas::of_each(2);
         for of_service in replicas {
             let mut asked = Replicas::default();
-            asked.set(of_service).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+            asked.set(of_service)?;
             most = most.at_least(asked);
         }
-        Self::draw_from(&file, most, with_links)
+        Self::draw_from(&folder.join("ports"), most, with_links)
     }
 
-    fn draw_from(file: &Path, replicas: Replicas, with_links: bool) -> io::Result<Self> {
+    fn draw_from(file: &Path, replicas: Replicas, with_links: bool) -> Result<Self> {
         let mut drawn = iter::repeat_with(|| fastrand::u16(PORT_OFFSETS)).take(ATTEMPTS_MAX);
-        let none = || io::Error::new(io::ErrorKind::AddrInUse, "tests and chaos runs have all ports");
-        drawn
-            .find_map(|number| Self::take(file, number, replicas, with_links).transpose())
-            .unwrap_or_else(|| Err(none()))
+        let found = drawn.find_map(|number| Self::take(file, number, replicas, with_links).transpose());
+        found.unwrap_or_else(|| Err(anyhow!("tests and chaos runs have all ports")))
     }
 
     /// `None`: somebody has one of its ports.
-    fn take(file: &Path, number: u16, replicas: Replicas, with_links: bool) -> io::Result<Option<Self>> {
+    fn take(file: &Path, number: u16, replicas: Replicas, with_links: bool) -> Result<Option<Self>> {
         let layout = Layout::new(env::temp_dir(), number);
         let links = if with_links { layout.links(replicas) } else { Vec::new() };
         // A file of its own for each, whose locks all go when one can't be had.
-        let locks = OpenOptions::new().create(true).truncate(false).write(true).open(file)?;
+        let locks = OpenOptions::new().create(true).truncate(false).write(true).open(file);
+        let locks = locks.with_context(|| format!("cannot open {}", file.display()))?;
         for (_, port) in layout.ports(Scope::Everything, replicas, &Extra::ALL, &links) {
             match lock(&locks, port) {
                 Ok(()) => {}
                 Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot lock a byte of {}", file.display()));
+                }
             }
         }
         Ok(Some(Self { number, _locks: Some(locks) }))
@@ -125,6 +130,6 @@ mod tests {
         assert!(take().is_none());
         drop(held);
         assert!(take().is_some());
-        std::fs::remove_file(file).expect("it was there");
+        fs::remove_file(file).expect("it was there");
     }
 }
