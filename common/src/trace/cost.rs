@@ -56,7 +56,7 @@ fn cpu_us() -> i64 {
     (usage.user_time() + usage.system_time()).num_microseconds()
 }
 
-/// As large as those of an order are on average: three attributes that never change, one that does, and a number.
+/// About as large as those of an order: four attributes that never change, one that does, and a number.
 fn record(parent: TraceContext, number: usize) {
     let mut span = Span::below(Some(parent), Kind::Client, "order.insert_order");
     span.messaging("process");
