@@ -50,6 +50,10 @@ impl Wanted {
             let order = id.and_then(|id| OrderId::parse(&id.to_string()).ok());
             return order.map(Which::Order).ok_or_else(|| no_such_id().into());
         }
+        // Taken as it is, it would pass over all orders before it, and nothing would look lost.
+        if !self.after.is_empty() && OrderId::parse(&self.after).is_err() {
+            return Err(message(StatusCode::BAD_REQUEST, "Not understood", "there is no such page").into());
+        }
         match stuck::before(self.older(), now) {
             Some(before) => Ok(Which::Unfinished { before, after: self.after.clone() }),
             None => Err(stuck::no_such_age().into()),
@@ -236,9 +240,10 @@ pub(super) async fn look(
             "Somebody else looks",
             "orders are examined one after the other, for somebody else now: load this page again in a moment",
         ),
-        Err(NotExamined::TooSlow) => refused(
-            "the services have taken too long, so nothing is known. The command waits for longer: holdfast reconcile",
-        ),
+        Err(NotExamined::TooSlow) => refused(&format!(
+            "the services have taken too long, so nothing is known. The command waits for longer: {}",
+            console.command(&wanted.command())
+        )),
         Err(NotExamined::Failed(error)) => refused(&format!("nothing is known: {error:#}")),
     };
     Err(why.into())
@@ -359,6 +364,11 @@ mod tests {
         assert_eq!(which("", ""), Some(Which::Unfinished { before, after: String::new() }));
         for (order, older) in [("x", "1m"), ("00000000-0000-0000-0000-000000000000", ""), ("", "x")] {
             assert_eq!(which(order, older), None, "{order} {older}");
+        }
+        let page = |after: &str| Wanted { after: after.to_owned(), ..Wanted::default() }.which(now()).ok();
+        assert_eq!(page(ORDER), Some(Which::Unfinished { before, after: ORDER.to_owned() }));
+        for after in ["x", "\0", "zzzz"] {
+            assert_eq!(page(after), None, "{after}");
         }
     }
 }
