@@ -30,12 +30,8 @@ const EVENTS_MAX: usize = 50;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct Wanted {
-    #[serde(default)]
-    order: String,
-    #[serde(default)]
-    older: String,
-    #[serde(default)]
-    after: String,
+    #[serde(flatten)]
+    orders: reconcile::Wanted,
     /// Also what is in doubt.
     #[serde(default)]
     force: bool,
@@ -43,12 +39,8 @@ pub(crate) struct Wanted {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Confirmed {
-    #[serde(default)]
-    order: String,
-    #[serde(default)]
-    older: String,
-    #[serde(default)]
-    after: String,
+    #[serde(flatten)]
+    orders: reconcile::Wanted,
     #[serde(default)]
     force: bool,
     digest: String,
@@ -56,26 +48,22 @@ pub(crate) struct Confirmed {
 }
 
 impl Wanted {
-    fn orders(&self) -> reconcile::Wanted {
-        let Self { order, older, after, .. } = self.clone();
-        reconcile::Wanted { order, older, after }
-    }
-
     const fn reach(&self) -> Reach {
         if self.force { Reach::Doubtful } else { Reach::Lost }
     }
 
     /// The page on which it is seen what has become of it.
     fn seen_at(&self) -> String {
-        let of_order = order_link(self.order.trim());
-        if of_order.is_empty() { link("/reconcile", &self.orders()) } else { of_order }
+        let of_order = order_link(self.orders.order.trim());
+        if of_order.is_empty() { link("/reconcile", &self.orders) } else { of_order }
     }
 }
 
 #[cfg(test)]
 impl Wanted {
     pub(super) fn of(order: &str) -> Self {
-        Self { order: order.to_owned(), ..Self::default() }
+        let orders = reconcile::Wanted { order: order.to_owned(), ..reconcile::Wanted::default() };
+        Self { orders, ..Self::default() }
     }
 }
 
@@ -113,7 +101,7 @@ pub(super) fn plan(wanted: &Wanted, found: &Examination, now: OffsetDateTime) ->
             "no event is known to be lost, but not everything was checked: there is nothing to re-emit"
         }
     };
-    let orders = wanted.orders();
+    let orders = &wanted.orders;
     let force = if wanted.force { " --force" } else { "" };
     Plan {
         title: "Re-emit events",
@@ -135,7 +123,7 @@ pub(super) fn plan(wanted: &Wanted, found: &Examination, now: OffsetDateTime) ->
 
 async fn look(console: &Console, wanted: &Wanted) -> Result<(Vec<Missing>, Plan), Refusal> {
     let now = OffsetDateTime::now_utc();
-    let found = reconcile::look(console, &wanted.orders(), now).await?;
+    let found = reconcile::look(console, &wanted.orders, now).await?;
     let (events, _) = chosen(&found, wanted.reach());
     Ok((events, plan(wanted, &found, now)))
 }
@@ -154,8 +142,8 @@ pub(crate) async fn submit(
     Extension(session): Extension<Session>,
     Form(confirmed): Form<Confirmed>,
 ) -> Result<Response, Refusal> {
-    let Confirmed { order, older, after, force, digest, reason } = confirmed;
-    let wanted = Wanted { order, older, after, force };
+    let Confirmed { orders, force, digest, reason } = confirmed;
+    let wanted = Wanted { orders, force };
     let (events, plan) = look(&console, &wanted).await?;
     let act = |reason| async {
         let reason: String = reason;
@@ -245,7 +233,8 @@ mod tests {
     #[test]
     fn it_leads_to_where_it_is_seen() {
         assert_eq!(Wanted::of(ORDER).seen_at(), format!("/orders/{ORDER}"));
-        let older = Wanted { older: "5m".to_owned(), after: "x".to_owned(), ..Wanted::default() };
+        let older: Wanted = serde_urlencoded::from_str("older=5m&after=x&force=true").expect("fields");
+        assert!(older.force);
         assert_eq!(older.seen_at(), "/reconcile?older=5m&after=x");
     }
 }
