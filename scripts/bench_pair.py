@@ -5,6 +5,7 @@ machine that is slower for a minute slows both. Prints each pair, and the median
     scripts/bench_pair.py traces               A exports no trace, B every trace
     scripts/bench_pair.py programs OLD NEW     A runs the services of one folder, B those of another one
     scripts/bench_pair.py flags FLAG...        B is started with these flags of `holdfast up`, as in `flags --database-tls=off`
+    scripts/bench_pair.py settings NAME=VALUE...  B is started with these variables, as in `settings TOKIO_WORKER_THREADS=1`
 
 `--pairs N` and `--orders N` come first. HOLDFAST is the command, by default target/release/holdfast. The receiver of traces is
 `holdfast bench` itself, whose CPU counts for none.
@@ -57,6 +58,8 @@ def settings_of(options, folders):
                 stack["flags"] = ["--programs", programs]
         case "flags":
             b["flags"] = options.arguments
+        case "settings":
+            b["settings"] = dict(setting.split("=", 1) for setting in options.arguments)
     return a, b
 
 
@@ -64,7 +67,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--orders", type=int, default=2000)
-    parser.add_argument("what", choices=["traces", "programs", "flags"])
+    parser.add_argument("what", choices=["traces", "programs", "flags", "settings"])
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     ratios = {figure: [] for figure in FIGURES}
