@@ -21,7 +21,7 @@ use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    flight::{Answer, Failure, Flight, Lane, Offer, Place, Row},
+    flight::{Answer, Failure, Flight, Lane, Offer, Place, Row, Sent},
     measure::{self, Taken},
     publisher::{Client, DEAF_AFTER, Publisher, Replaced, Witness},
     store::{self, CLAIM_ROWS_MAX, Measure, Refused},
@@ -165,12 +165,14 @@ impl Relay {
             tokio::time::sleep(LEADER_RETRY_EVERY).await;
         }
         tracing::info!("relay leads");
+        store::wait_for_no_disk(&mut connection).await?;
         let measure = store::measure(&mut connection).await?;
         let mut leader = Leader {
             relay: self,
             connection,
             client: self.publisher.current(),
             flight: Flight::default(),
+            acknowledged: Vec::new(),
             after: 0,
             passed: HashSet::new(),
             holding: measure.lanes > 0,
@@ -221,6 +223,8 @@ struct Leader<'a> {
     connection: PgConnection,
     client: Arc<Client>,
     flight: Flight,
+    /// Rows of the outbox that the broker has, and that go with the next look at the table.
+    acknowledged: Vec<Sent>,
     /// The round over the table: rows up to this id were looked at.
     after: i64,
     /// Lanes with a row that this round has passed over: their later rows are passed over too.
@@ -242,25 +246,25 @@ struct Leader<'a> {
 impl Leader<'_> {
     async fn pass(&mut self) -> Result<(), DatabaseError> {
         self.watch().await;
-        if self.measured.elapsed() >= MEASURE_EVERY {
-            self.measured = Instant::now();
-            let measure = store::measure(&mut self.connection).await?;
-            self.report(&measure);
-        }
         // Before the read: a commit during the read wakes the wait below.
         let relay = self.relay;
         let woken = relay.committed.notified();
         let mut rows = self.due().await?;
         let room = self.flight.len() < IN_FLIGHT_ROWS_MAX;
-        let mut claimed = 0;
+        let page = self.delete_and_claim(if room { CLAIM_ROWS_MAX } else { 0 }).await?;
+        let claimed = page.len();
         if room {
-            let page = store::claim(&mut self.connection, self.after, self.flight.ids()).await?;
-            claimed = page.len();
             self.after = match page.last() {
                 Some(last) if page.len() >= CLAIM_ROWS_MAX => last.id,
                 _ => 0,
             };
             rows.extend(self.without_held(page).await?);
+        }
+        // Without those that are published and were still there.
+        if self.measured.elapsed() >= MEASURE_EVERY {
+            self.measured = Instant::now();
+            let measure = store::measure(&mut self.connection).await?;
+            self.report(&measure);
         }
         if !rows.is_empty() {
             relay.step(Step::Claimed);
@@ -268,8 +272,8 @@ impl Leader<'_> {
         if planted(Bug::OutboxDeleteBeforeAck) {
             let busy = self.flight.lanes();
             rows.retain(|row| !busy.contains(&row.lane()) && !self.passed.contains(&row.lane()));
-            let sent: Vec<_> = rows.iter().map(|row| (row.id, row.place, row.lane())).collect();
-            store::delete(&mut self.connection, &sent).await?;
+            let sent: Vec<i64> = rows.iter().map(|row| row.id).collect();
+            store::delete_and_claim(&mut self.connection, &sent, 0, Vec::new(), 0).await?;
             tokio::time::sleep(POLL_EVERY).await;
         }
         let fresh = self.send(&rows);
@@ -286,6 +290,27 @@ impl Leader<'_> {
         }
         let answers = self.flight.answers(fresh, Instant::now() + PASS_TIME_MAX).await;
         self.settle(answers).await
+    }
+
+    /// Deletes what was acknowledged, and reads what comes next.
+    async fn delete_and_claim(&mut self, limit: usize) -> Result<Vec<Row>, DatabaseError> {
+        let gone = std::mem::take(&mut self.acknowledged);
+        let ids: Vec<i64> = gone.iter().map(|sent| sent.id).collect();
+        let in_flight = self.flight.ids();
+        let page = store::delete_and_claim(&mut self.connection, &ids, self.after, in_flight, limit).await?;
+        self.published(&gone);
+        Ok(page)
+    }
+
+    /// Rows are in Kafka and no longer here.
+    fn published(&mut self, gone: &[Sent]) {
+        if gone.is_empty() {
+            return;
+        }
+        measure::count(gone.iter().map(|sent| sent.topic.as_str()), Taken::Yes);
+        self.relay.step(Step::Deleted);
+        self.relay.progress();
+        self.deaf_after = DEAF_AFTER;
     }
 
     /// Waits for a commit, an answer, or the next look.
@@ -404,12 +429,14 @@ impl Leader<'_> {
         if !acknowledged.is_empty() {
             self.relay.step(Step::Acknowledged);
             trace::report(&acknowledged);
-            let rows: Vec<_> = acknowledged.iter().map(|sent| (sent.id, sent.place, sent.lane)).collect();
-            store::delete(&mut self.connection, &rows).await?;
-            measure::count(acknowledged.iter().map(|sent| sent.topic.as_str()), Taken::Yes);
-            self.relay.step(Step::Deleted);
-            self.relay.progress();
-            self.deaf_after = DEAF_AFTER;
+            let (held, acknowledged): (Vec<Sent>, Vec<Sent>) =
+                acknowledged.into_iter().partition(|sent| sent.place == Place::HeldBack);
+            self.acknowledged = acknowledged;
+            if !held.is_empty() {
+                let rows: Vec<_> = held.iter().map(|sent| (sent.id, sent.lane)).collect();
+                store::delete_held(&mut self.connection, &rows).await?;
+                self.published(&held);
+            }
         }
         if let Some(last) = refused.last() {
             self.held_error.clone_from(&last.error);

@@ -54,20 +54,40 @@ pub(super) async fn try_lock(connection: &mut PgConnection) -> Result<bool, Data
 /// For the bug that the next look is behind it.
 static LAST_PUBLISHED: AtomicI64 = AtomicI64::new(0);
 
-/// The oldest rows after `after` that are not on their way.
-pub(super) async fn claim(
+/// Every change of the relay may be lost when the server crashes: a row that is there again is published again, and the consumers'
+/// inboxes recognise it; a lane that is no longer held back is tried and refused again. So none of them waits for the disk.
+pub(super) async fn wait_for_no_disk(connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    let statement = database::query("-- relay.wait_for_no_disk\nset synchronous_commit = off");
+    bounded(statement.execute(connection)).await?;
+    Ok(())
+}
+
+/// Deletes rows that the broker has acknowledged, and returns the oldest `limit` of the others after `after` that are not on their way:
+/// one round trip.
+pub(super) async fn delete_and_claim(
     connection: &mut PgConnection,
+    acknowledged: &[i64],
     after: i64,
     in_flight: Vec<i64>,
+    limit: usize,
 ) -> Result<Vec<Row>, DatabaseError> {
+    if planted(Bug::OutboxAfterLastId) {
+        LAST_PUBLISHED.fetch_max(acknowledged.iter().copied().max().unwrap_or(0), Ordering::Relaxed);
+    }
     let after = if planted(Bug::OutboxAfterLastId) { LAST_PUBLISHED.load(Ordering::Relaxed) } else { after };
+    // The read doesn't see what the deletion does: both see the table as it was before.
     let query = database::query(
-        "-- relay.claim
-        select id, topic, key, value, headers from outbox where id > $1 and id <> all($2) order by id limit $3",
+        "-- relay.delete_and_claim
+        with gone as (
+            delete from outbox where id = any($1)
+        )
+        select id, topic, key, value, headers from outbox
+        where id > $2 and id <> all($1) and id <> all($3) order by id limit $4",
     )
+    .bind(acknowledged)
     .bind(after)
     .bind(in_flight)
-    .bind(i64::try_from(CLAIM_ROWS_MAX).unwrap_or(i64::MAX));
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX));
     let rows = bounded(query.fetch_all(connection)).await?;
     rows.iter().map(|row| read(row, Place::Outbox)).collect()
 }
@@ -111,55 +131,34 @@ fn bytes(lanes: &[Lane]) -> Vec<Vec<u8>> {
     lanes.iter().map(Lane::bytes).collect()
 }
 
-/// Deletes what the broker has acknowledged, and releases lanes that this empties.
-pub(super) async fn delete(
+/// Deletes held-back rows that the broker has acknowledged, and releases lanes that this empties.
+pub(super) async fn delete_held(
     connection: &mut PgConnection,
-    acknowledged: &[(i64, Place, Lane)],
+    acknowledged: &[(i64, Lane)],
 ) -> Result<(), DatabaseError> {
-    let of = |wanted: Place| -> Vec<i64> {
-        acknowledged.iter().filter(|(_, place, _)| *place == wanted).map(|(id, ..)| *id).collect()
-    };
-    let (outbox, held) = (of(Place::Outbox), of(Place::HeldBack));
-    if planted(Bug::OutboxAfterLastId) {
-        LAST_PUBLISHED.fetch_max(outbox.iter().copied().max().unwrap_or(0), Ordering::Relaxed);
-    }
-    // Not waiting for the disk is safe here: a deletion that is lost in a crash publishes the row again, and the
-    // consumers' inboxes recognise it.
+    let (ids, lanes): (Vec<i64>, HashSet<Lane>) = acknowledged.iter().copied().unzip();
+    let lanes = bytes(&lanes.into_iter().collect::<Vec<_>>());
     bounded(async {
-        let mut transaction = connection.begin_with("begin; set local synchronous_commit = off").await?;
-        if !outbox.is_empty() {
-            database::query("-- relay.delete\ndelete from outbox where id = any($1)")
-                .bind(outbox)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        if !held.is_empty() {
-            let lanes: HashSet<Lane> = acknowledged
-                .iter()
-                .filter(|(_, place, _)| *place == Place::HeldBack)
-                .map(|(_, _, lane)| *lane)
-                .collect();
-            let lanes = bytes(&lanes.into_iter().collect::<Vec<_>>());
-            database::query("-- relay.delete_held\ndelete from outbox_held where id = any($1)")
-                .bind(held)
-                .execute(&mut *transaction)
-                .await?;
-            database::query(
-                "-- relay.lane_goes
-                update outbox_lanes set attempts = 0, retry_at = clock_timestamp() where lane = any($1)",
-            )
-            .bind(&lanes)
+        let mut transaction = connection.begin().await?;
+        database::query("-- relay.delete_held\ndelete from outbox_held where id = any($1)")
+            .bind(ids)
             .execute(&mut *transaction)
             .await?;
-            database::query(
-                "-- relay.release
-                delete from outbox_lanes as l
-                where l.lane = any($1) and not exists (select from outbox_held as h where h.lane = l.lane)",
-            )
-            .bind(&lanes)
-            .execute(&mut *transaction)
-            .await?;
-        }
+        database::query(
+            "-- relay.lane_goes
+            update outbox_lanes set attempts = 0, retry_at = clock_timestamp() where lane = any($1)",
+        )
+        .bind(&lanes)
+        .execute(&mut *transaction)
+        .await?;
+        database::query(
+            "-- relay.release
+            delete from outbox_lanes as l
+            where l.lane = any($1) and not exists (select from outbox_held as h where h.lane = l.lane)",
+        )
+        .bind(&lanes)
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await
     })
     .await
