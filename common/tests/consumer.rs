@@ -91,6 +91,20 @@ async fn poison_costs_its_neighbours_nothing() {
     }
 }
 
+/// A batch with events that the handler refuses takes one transaction, as one without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_rolls_nothing_back() {
+    let lab = Lab::new("refusal").await;
+    let payload = |n: i64| if n % 10 == 7 { "poison" } else { "fine" };
+    let records: Vec<Record> =
+        (0..30).map(|n| lab.record(n, lab.event(&format!("order-{}", n % 15), payload(n)))).collect();
+    lab.processor().process(batch(records)).await.expect("done");
+    // Three are refused, and one waits behind the first of them.
+    assert_eq!(lab.tally().await, (26, 0, 4));
+    // What was rolled back would have taken the first places of the table.
+    assert_eq!(lab.count("select count(*) from inbox where ctid = '(0,1)'").await, 1);
+}
+
 /// Later events of a parked aggregate wait behind it, in the same batch and in later ones; other aggregates don't.
 #[tokio::test(flavor = "multi_thread")]
 async fn later_events_wait_behind_a_parked_one() {

@@ -7,7 +7,7 @@ use holdfast_common::{
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
     database::DatabaseError,
     event::Metadata,
-    outbox::{self, OutboxRecord},
+    outbox::OutboxRecord,
     planted::{Bug, planted},
     record::Record,
 };
@@ -47,6 +47,7 @@ pub struct PaymentDecided {
 
 impl Handler for DeliveryEvents {
     type Event = PaymentDecided;
+    type Changes = NewDeliveries;
 
     fn versions(&self, topic: &str) -> &'static [u32] {
         if topic == topic::PAYMENT_COMPLETED { &[1] } else { &[] }
@@ -76,11 +77,11 @@ impl Handler for DeliveryEvents {
         })
     }
 
-    async fn handle(
+    async fn decide(
         &self,
         connection: &mut PgConnection,
         events: &[Accepted<PaymentDecided>],
-    ) -> Result<Vec<Answer>, DatabaseError> {
+    ) -> Result<(Vec<Answer>, NewDeliveries), DatabaseError> {
         let ids: Vec<OrderId> = events
             .iter()
             .filter(|accepted| accepted.event.deliver_to.is_some())
@@ -88,11 +89,20 @@ impl Handler for DeliveryEvents {
             .collect();
         let mut deliveries: HashMap<OrderId, Delivery> =
             store::deliveries_of_orders(connection, &ids).await?;
-        let decided = decide(&self.plan, &mut deliveries, events, clock::now());
-        store::insert_deliveries(connection, &decided.new).await?;
-        outbox::append(connection, decided.outbox).await?;
-        Ok(decided.answers)
+        let Decided { answers, new, outbox } = decide(&self.plan, &mut deliveries, events, clock::now());
+        Ok((answers, NewDeliveries { deliveries: new, events: outbox }))
     }
+
+    async fn write(&self, connection: &mut PgConnection, changes: NewDeliveries) -> Result<(), DatabaseError> {
+        store::insert_deliveries(connection, &changes.deliveries, changes.events).await
+    }
+}
+
+/// Deliveries and their first events, not yet written.
+#[derive(Debug)]
+pub struct NewDeliveries {
+    deliveries: Vec<Delivery>,
+    events: Vec<OutboxRecord>,
 }
 
 /// What events lead to.

@@ -10,7 +10,7 @@ use holdfast_common::{
     deadline::Deadline,
     error::chain,
     health::PeriodicTask,
-    outbox::{self, OutboxRecord},
+    outbox::OutboxRecord,
     stop::sleep_unless_stopped,
 };
 use tokio_util::sync::CancellationToken;
@@ -65,10 +65,9 @@ async fn advance_due(database: &Database, step: Duration) -> Result<u64, Databas
                 let now = clock::now();
                 let mut due = store::lock_due(connection, now, BATCH_MAX).await?;
                 due.retain_mut(|delivery| delivery.advance(step, now));
-                store::update_deliveries(connection, &due).await?;
                 let events = due.iter().map(|delivery| event::status_updated(delivery, delivery.trace));
                 let records = events.map(|event| OutboxRecord::from_event(event, "delivery")).collect();
-                outbox::append(connection, records).await?;
+                store::update_deliveries(connection, &due, records).await?;
                 Ok(due.len() as u64)
             }
             .boxed()

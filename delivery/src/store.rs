@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use holdfast_common::{
     database::{self, DatabaseError},
+    insert_into_outbox,
+    outbox::{self, OutboxRecord},
     trace::TraceContext,
 };
 use holdfast_proto::{OrderId, UserId};
@@ -91,10 +93,11 @@ pub(crate) async fn deliveries_of_orders(
         .collect()
 }
 
-/// Writes new deliveries with their first step.
+/// Writes new deliveries with their first step and their events.
 pub(crate) async fn insert_deliveries(
     connection: &mut PgConnection,
     deliveries: &[Delivery],
+    events: Vec<OutboxRecord>,
 ) -> Result<(), DatabaseError> {
     if deliveries.is_empty() {
         return Ok(());
@@ -113,7 +116,9 @@ pub(crate) async fn insert_deliveries(
         created.push(delivery.created_at);
         traces.push(delivery.trace.map(|trace| trace.to_string()));
     }
-    database::query(
+    let (events, creations) = outbox::columns(events);
+    creations.after_commit();
+    database::query(concat!(
         "-- delivery.insert_deliveries
         with inserted as (
             insert into deliveries (delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at,
@@ -123,10 +128,13 @@ pub(crate) async fn insert_deliveries(
                 $7::timestamptz[], $8::timestamptz[], $9::text[])
                 as d (delivery_id, order_id, user_id, delivery_address, status, will_fail, due_at, created_at, traceparent)
             returning delivery_id, status, created_at
+        ), begun as (
+            insert into delivery_steps (delivery_id, position, status, at)
+            select delivery_id, 0, status, created_at from inserted
         )
-        insert into delivery_steps (delivery_id, position, status, at)
-        select delivery_id, 0, status, created_at from inserted",
-    )
+        ",
+        insert_into_outbox!("$10", "$11", "$12", "$13", ""),
+    ))
     .bind(ids)
     .bind(orders)
     .bind(users)
@@ -136,6 +144,10 @@ pub(crate) async fn insert_deliveries(
     .bind(dues)
     .bind(created)
     .bind(traces)
+    .bind(events.topics)
+    .bind(events.keys)
+    .bind(events.values)
+    .bind(events.headers)
     .execute(connection)
     .await?;
     Ok(())
@@ -162,10 +174,11 @@ pub(crate) async fn lock_due(
     rows.iter().map(delivery_from_row).collect()
 }
 
-/// Writes the current status of deliveries, each with the step that led to it.
+/// Writes the current status of deliveries, each with the step that led to it, and their events.
 pub(crate) async fn update_deliveries(
     connection: &mut PgConnection,
     deliveries: &[Delivery],
+    events: Vec<OutboxRecord>,
 ) -> Result<(), DatabaseError> {
     if deliveries.is_empty() {
         return Ok(());
@@ -177,7 +190,9 @@ pub(crate) async fn update_deliveries(
         dues.push(delivery.due_at);
         times.push(delivery.updated_at);
     }
-    database::query(
+    let (events, creations) = outbox::columns(events);
+    creations.after_commit();
+    database::query(concat!(
         "-- delivery.update_deliveries
         with updated as (
             update deliveries as d set status = n.status, due_at = n.due_at, updated_at = n.updated_at
@@ -185,16 +200,23 @@ pub(crate) async fn update_deliveries(
                 as n (delivery_id, status, due_at, updated_at)
             where d.delivery_id = n.delivery_id
             returning d.delivery_id, d.status, d.updated_at
+        ), stepped as (
+            insert into delivery_steps (delivery_id, position, status, at)
+            select u.delivery_id, (select count(*) from delivery_steps as s where s.delivery_id = u.delivery_id),
+                u.status, u.updated_at
+            from updated as u
         )
-        insert into delivery_steps (delivery_id, position, status, at)
-        select u.delivery_id, (select count(*) from delivery_steps as s where s.delivery_id = u.delivery_id),
-            u.status, u.updated_at
-        from updated as u",
-    )
+        ",
+        insert_into_outbox!("$5", "$6", "$7", "$8", ""),
+    ))
     .bind(ids)
     .bind(statuses)
     .bind(dues)
     .bind(times)
+    .bind(events.topics)
+    .bind(events.keys)
+    .bind(events.values)
+    .bind(events.headers)
     .execute(connection)
     .await?;
     Ok(())

@@ -43,8 +43,19 @@ pub struct OrderEvent {
     event: Event,
 }
 
+/// What events change.
+#[derive(Debug)]
+pub struct ChangedByEvents {
+    orders: Vec<Order>,
+    /// Their versions before.
+    before: HashMap<OrderId, i64>,
+    /// How long payments took from the orders' creation.
+    payment_times: Vec<time::Duration>,
+}
+
 impl Handler for OrderEvents {
     type Event = OrderEvent;
+    type Changes = ChangedByEvents;
 
     fn versions(&self, topic: &str) -> &'static [u32] {
         match topic {
@@ -94,11 +105,11 @@ impl Handler for OrderEvents {
         })
     }
 
-    async fn handle(
+    async fn decide(
         &self,
         connection: &mut PgConnection,
         events: &[Accepted<OrderEvent>],
-    ) -> Result<Vec<Answer>, DatabaseError> {
+    ) -> Result<(Vec<Answer>, ChangedByEvents), DatabaseError> {
         let ids: Vec<OrderId> = events.iter().map(|accepted| accepted.event.order_id).collect();
         let mut orders = store::lock_orders(connection, &ids).await?;
         let before = orders.iter().map(|(id, order)| (*id, order.version)).collect();
@@ -107,12 +118,21 @@ impl Handler for OrderEvents {
         let now = clock::now();
         let (answers, changed) = decide(&mut orders, events, now);
         let decided = undecided.iter().filter_map(|id| orders.get(id)).filter(|order| !order.is_undecided());
-        report_after_commit(decided.map(|order| now - order.created_at).collect());
-        let changed: Vec<_> = changed.iter().filter_map(|id| orders.get(id)).collect();
-        let changed = store::update_orders(connection, &changed, &before).await?;
-        // After a refusal all of this is undone, with its effects.
+        let payment_times = decided.map(|order| now - order.created_at).collect();
+        let orders = changed.iter().filter_map(|id| orders.remove(id)).collect();
+        Ok((answers, ChangedByEvents { orders, before, payment_times }))
+    }
+
+    async fn write(
+        &self,
+        connection: &mut PgConnection,
+        changes: ChangedByEvents,
+    ) -> Result<(), DatabaseError> {
+        let ChangedByEvents { orders, before, payment_times } = changes;
+        report_after_commit(payment_times);
+        let changed = store::update_orders(connection, &orders, &before).await?;
         self.changes.announce_after_commit(changed);
-        Ok(answers)
+        Ok(())
     }
 }
 

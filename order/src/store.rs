@@ -285,7 +285,7 @@ pub(crate) async fn lock_orders(
 /// order of their positions; `before` has the versions that they replace.
 pub(crate) async fn update_orders(
     connection: &mut PgConnection,
-    orders: &[&Order],
+    orders: &[Order],
     before: &HashMap<OrderId, i64>,
 ) -> Result<Vec<ChangedOrder>, DatabaseError> {
     if orders.is_empty() {
@@ -341,7 +341,7 @@ pub(crate) async fn update_orders(
     .bind(times)
     .fetch_all(connection)
     .await?;
-    let by_id: HashMap<OrderId, &Order> = orders.iter().map(|order| (order.order_id, *order)).collect();
+    let by_id: HashMap<OrderId, &Order> = orders.iter().map(|order| (order.order_id, order)).collect();
     let mut changed = Vec::with_capacity(rows.len());
     for row in &rows {
         let order_id = OrderId::from(row.try_get::<Uuid, _>("order_id")?);

@@ -7,7 +7,7 @@ use holdfast_common::{
     consumer::{Accepted, Answer, Class, Handler, Poison, check},
     database::DatabaseError,
     event::{Metadata, NewEvent},
-    outbox::{self, OutboxRecord},
+    outbox::OutboxRecord,
     planted::{Bug, planted},
     record::Record,
 };
@@ -45,6 +45,7 @@ enum Kind {
 
 impl Handler for PaymentEvents {
     type Event = PaymentEvent;
+    type Changes = Batch;
 
     fn versions(&self, topic: &str) -> &'static [u32] {
         match topic {
@@ -85,15 +86,18 @@ impl Handler for PaymentEvents {
         })
     }
 
-    async fn handle(
+    async fn decide(
         &self,
         connection: &mut PgConnection,
         events: &[Accepted<PaymentEvent>],
-    ) -> Result<Vec<Answer>, DatabaseError> {
+    ) -> Result<(Vec<Answer>, Batch), DatabaseError> {
         let mut batch = Batch::load(connection, events).await?;
         let answers = batch.decide(events, clock::now());
-        batch.save(connection).await?;
-        Ok(answers)
+        Ok((answers, batch))
+    }
+
+    async fn write(&self, connection: &mut PgConnection, batch: Batch) -> Result<(), DatabaseError> {
+        batch.save(connection).await
     }
 }
 
@@ -129,14 +133,10 @@ impl Batch {
         let orders: Vec<OrderId> = acting().map(|event| event.order_id).collect();
         let users: BTreeSet<&UserId> = acting().map(|event| &event.user_id).collect();
         let users: Vec<&UserId> = users.into_iter().collect();
-        let (payments, accounts) = if orders.is_empty() {
-            (HashMap::new(), HashMap::new())
-        } else {
-            (
-                store::lock_payments(connection, &orders).await?,
-                store::lock_accounts(connection, &users).await?,
-            )
-        };
+        if orders.is_empty() {
+            return Ok(Self::default());
+        }
+        let (payments, accounts) = store::lock_payments_and_accounts(connection, &orders, &users).await?;
         Ok(Self { accounts, payments, ..Self::default() })
     }
 
@@ -203,16 +203,16 @@ impl Batch {
     async fn save(self, connection: &mut PgConnection) -> Result<(), DatabaseError> {
         let touched: BTreeSet<&UserId> = self.entries.iter().map(|entry| &entry.user_id).collect();
         let accounts: Vec<&Account> = touched.iter().filter_map(|user| self.accounts.get(*user)).collect();
-        store::save(connection, &accounts, &self.entries).await?;
         let new = self.inserted.iter();
         let new: Vec<_> =
             new.filter_map(|(id, address)| Some((self.payments.get(id)?, address.as_str()))).collect();
-        store::insert_payments(connection, &new).await?;
         // One that was created and refunded in this batch was inserted in its final state.
         let old = self.refunded.iter().filter(|id| !self.inserted.contains_key(id));
         let old: Vec<_> = old.filter_map(|id| self.payments.get(id)).collect();
         store::update_payments(connection, &old).await?;
-        outbox::append(connection, self.outbox).await
+        let changes =
+            store::Changes { accounts, entries: &self.entries, payments: new, events: self.outbox };
+        store::save(connection, changes).await.map(drop)
     }
 }
 

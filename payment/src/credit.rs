@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::{EntryKind, Violation},
-    store,
+    store::{self, Changes},
 };
 
 /// A checked request for a credit.
@@ -67,7 +67,8 @@ async fn write(
         accounts.get_mut(&user_id).ok_or(DatabaseError::Corrupt("account that was just made".into()))?;
     let entry = account.credit(EntryKind::Credit, amount, clock::now()).map_err(WriteError::Refused)?;
     let balance = entry.balance_after;
-    let ids = store::save(connection, &[account], &[entry]).await?;
+    let changes = Changes { accounts: vec![account], entries: &[entry], ..Changes::default() };
+    let ids = store::save(connection, changes).await?;
     for entry_id in ids {
         store::insert_key(connection, &requested_by, &key, &fingerprint, entry_id).await?;
     }

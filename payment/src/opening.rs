@@ -15,7 +15,7 @@ use holdfast_proto::{Currency, Money, UserId};
 
 use crate::{
     domain::{Account, EntryKind},
-    store,
+    store::{self, Changes},
 };
 
 /// Reads the setting; an error names the entry.
@@ -56,7 +56,11 @@ async fn open_account(database: &Database, user_id: UserId, balance: Money) -> R
                     }
                     let mut account = Account::empty(user_id, balance.currency);
                     match account.credit(EntryKind::Opening, balance, clock::now()) {
-                        Ok(entry) => store::save(connection, &[&account], &[entry]).await.map(drop),
+                        Ok(entry) => {
+                            let changes =
+                                Changes { accounts: vec![&account], entries: &[entry], ..Changes::default() };
+                            store::save(connection, changes).await.map(drop)
+                        }
                         // An opening balance of zero: the account exists and is empty.
                         Err(_) => Ok(()),
                     }

@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use holdfast_common::{
     database::{self, DatabaseError},
     idempotency::KEY_RETENTION,
+    insert_into_outbox,
     janitor::Expiring,
+    outbox::{self, OutboxRecord},
     planted::{Bug, now_and_then},
 };
 use holdfast_proto::{Currency, IdempotencyKey, Money, OrderId, UserId};
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::domain::{Account, Entry, EntryKind, Payment, Status};
@@ -86,13 +89,27 @@ pub(crate) async fn lock_accounts(
         .collect()
 }
 
-/// Writes balances and the entries that explain them, in one statement. Returns the ids of the entries.
+/// What a transaction changes.
+#[derive(Debug, Default)]
+pub(crate) struct Changes<'a> {
+    /// With their new balances.
+    pub(crate) accounts: Vec<&'a Account>,
+    /// What explains the balances.
+    pub(crate) entries: &'a [Entry],
+    /// New payments with the addresses of their orders.
+    pub(crate) payments: Vec<(&'a Payment, &'a str)>,
+    /// What to publish.
+    pub(crate) events: Vec<OutboxRecord>,
+}
+
+/// Writes all of it in one statement. Returns the ids of the entries. The unique index ensures one payment per order: a second one is an
+/// error, never an overwrite.
 pub(crate) async fn save(
     connection: &mut PgConnection,
-    accounts: &[&Account],
-    entries: &[Entry],
+    changes: Changes<'_>,
 ) -> Result<Vec<Uuid>, DatabaseError> {
-    if entries.is_empty() {
+    let Changes { accounts, entries, payments, events } = changes;
+    if entries.is_empty() && payments.is_empty() && events.is_empty() {
         return Ok(Vec::new());
     }
     let mut ids = Vec::new();
@@ -113,18 +130,29 @@ pub(crate) async fn save(
         orders.push(order_id);
         times.push(entry.created_at);
     }
-    database::query(
+    let new = PaymentColumns::of(&payments);
+    let (events, creations) = outbox::columns(events);
+    creations.after_commit();
+    database::query(concat!(
         "-- payment.save
         with updated as (
             update accounts as a set balance_minor = n.balance_minor, updated_at = now()
             from unnest($8::text[], $9::bigint[]) as n (user_id, balance_minor)
             where a.user_id = n.user_id
+        ), entered as (
+            insert into ledger_entries
+                (entry_id, user_id, kind, amount_minor, balance_after_minor, order_id, created_at)
+            select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::uuid[],
+                $7::timestamptz[])
+        ), paid as (
+            insert into payments (payment_id, order_id, user_id, currency, amount_minor, status, created_at,
+                updated_at, delivery_address)
+            select * from unnest($10::uuid[], $11::uuid[], $12::text[], $13::text[], $14::bigint[],
+                $15::text[], $16::timestamptz[], $17::timestamptz[], $18::text[])
         )
-        insert into ledger_entries
-            (entry_id, user_id, kind, amount_minor, balance_after_minor, order_id, created_at)
-        select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::uuid[],
-            $7::timestamptz[])",
-    )
+        ",
+        insert_into_outbox!("$19", "$20", "$21", "$22", ""),
+    ))
     .bind(&ids)
     .bind(users)
     .bind(kinds)
@@ -133,10 +161,55 @@ pub(crate) async fn save(
     .bind(orders)
     .bind(times)
     .bind(accounts.iter().map(|account| account.user_id.as_str()).collect::<Vec<_>>())
-    .bind(balances_of(accounts))
+    .bind(balances_of(&accounts))
+    .bind(new.ids)
+    .bind(new.orders)
+    .bind(new.users)
+    .bind(new.currencies)
+    .bind(new.amounts)
+    .bind(new.statuses)
+    .bind(new.created)
+    .bind(new.updated)
+    .bind(new.addresses)
+    .bind(events.topics)
+    .bind(events.keys)
+    .bind(events.values)
+    .bind(events.headers)
     .execute(connection)
     .await?;
     Ok(ids)
+}
+
+/// Payments as the parameters of a statement.
+#[derive(Debug, Default)]
+struct PaymentColumns<'a> {
+    ids: Vec<Uuid>,
+    orders: Vec<Uuid>,
+    users: Vec<&'a str>,
+    currencies: Vec<&'a str>,
+    amounts: Vec<i64>,
+    statuses: Vec<&'a str>,
+    created: Vec<OffsetDateTime>,
+    updated: Vec<OffsetDateTime>,
+    addresses: Vec<&'a str>,
+}
+
+impl<'a> PaymentColumns<'a> {
+    fn of(payments: &[(&'a Payment, &'a str)]) -> Self {
+        let mut columns = Self::default();
+        for (payment, address) in payments {
+            columns.ids.push(payment.payment_id);
+            columns.orders.push(payment.order_id.as_uuid());
+            columns.users.push(payment.user_id.as_str());
+            columns.currencies.push(payment.amount.currency.as_str());
+            columns.amounts.push(payment.amount.minor_units);
+            columns.statuses.push(status_to_text(payment.status));
+            columns.created.push(payment.created_at);
+            columns.updated.push(payment.updated_at);
+            columns.addresses.push(address);
+        }
+        columns
+    }
 }
 
 fn balances_of(accounts: &[&Account]) -> Vec<i64> {
@@ -144,26 +217,40 @@ fn balances_of(accounts: &[&Account]) -> Vec<i64> {
     accounts.iter().map(|account| account.balance.minor_units - lost()).collect()
 }
 
-/// Locks the payments of these orders, always in the same order.
-pub(crate) async fn lock_payments(
+/// Locks the payments of these orders, then these accounts, each always in the same order, and returns those that exist.
+pub(crate) async fn lock_payments_and_accounts(
     connection: &mut PgConnection,
     orders: &[OrderId],
-) -> Result<HashMap<OrderId, Payment>, DatabaseError> {
-    let ids: Vec<Uuid> = orders.iter().map(|id| id.as_uuid()).collect();
+    users: &[&UserId],
+) -> Result<(HashMap<OrderId, Payment>, HashMap<UserId, Account>), DatabaseError> {
     let rows = database::query(
-        "-- payment.lock_payments
-        select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at
-        from payments where order_id = any($1) order by order_id for update",
+        "-- payment.lock_payments_and_accounts
+        with locked_payments as (
+            select payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at
+            from payments where order_id = any($1) order by order_id for update
+        ), locked_accounts as (
+            select user_id, currency, balance_minor from accounts
+            where user_id = any($2) order by user_id for update
+        )
+        select * from locked_payments
+        union all
+        select null, null, user_id, currency, balance_minor, null, null, null from locked_accounts",
     )
-    .bind(ids)
+    .bind(orders.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+    .bind(users.iter().map(|user| user.as_str()).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .map(|row| {
+    let (mut payments, mut accounts) = (HashMap::new(), HashMap::new());
+    for row in &rows {
+        if row.try_get::<Option<Uuid>, _>("payment_id")?.is_some() {
             let payment = payment_from_row(row)?;
-            Ok((payment.order_id, payment))
-        })
-        .collect()
+            payments.insert(payment.order_id, payment);
+        } else {
+            let account = Account { user_id: user_id(row)?, balance: money(row, "amount_minor")? };
+            accounts.insert(account.user_id.clone(), account);
+        }
+    }
+    Ok((payments, accounts))
 }
 
 /// The payment of an order of this user.
@@ -200,50 +287,6 @@ pub(crate) async fn payments_with_addresses(
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| Ok((payment_from_row(row)?, row.try_get("delivery_address")?))).collect()
-}
-
-/// Writes new payments with the addresses of their orders. The unique index ensures one payment per order: a second one is an
-/// error, never an overwrite.
-pub(crate) async fn insert_payments(
-    connection: &mut PgConnection,
-    payments: &[(&Payment, &str)],
-) -> Result<(), DatabaseError> {
-    if payments.is_empty() {
-        return Ok(());
-    }
-    let (mut ids, mut orders, mut users) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut currencies, mut amounts, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut created, mut updated, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
-    for (payment, address) in payments {
-        ids.push(payment.payment_id);
-        orders.push(payment.order_id.as_uuid());
-        users.push(payment.user_id.as_str());
-        currencies.push(payment.amount.currency.to_string());
-        amounts.push(payment.amount.minor_units);
-        statuses.push(status_to_text(payment.status));
-        created.push(payment.created_at);
-        updated.push(payment.updated_at);
-        addresses.push(*address);
-    }
-    database::query(
-        "-- payment.insert_payments
-        insert into payments
-            (payment_id, order_id, user_id, currency, amount_minor, status, created_at, updated_at, delivery_address)
-        select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[],
-            $7::timestamptz[], $8::timestamptz[], $9::text[])",
-    )
-    .bind(ids)
-    .bind(orders)
-    .bind(users)
-    .bind(currencies)
-    .bind(amounts)
-    .bind(statuses)
-    .bind(created)
-    .bind(updated)
-    .bind(addresses)
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Marks payments as refunded.

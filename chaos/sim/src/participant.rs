@@ -6,7 +6,7 @@ use holdfast_common::{
     consumer::{
         Accepted, Answer, Class, Poison,
         pure::{
-            Attempt, Entry, Place, Search, Seen, Sorted, Verdicts, check, compare, place_of, refused, sort,
+            Attempt, Entry, Place, Search, Seen, Sorted, Verdicts, check, compare, place_of, refuse, sort,
         },
     },
     database::DatabaseError,
@@ -26,7 +26,7 @@ use crate::{
     database::Database,
     operation::End,
     relay::Relay,
-    service::{EventOf, Tables},
+    service::{Decision, EventOf, Tables},
 };
 
 /// Members of each group.
@@ -226,19 +226,23 @@ impl<T: Tables> Participant<T> {
             _ => self.database.blockers(),
         };
         let positions = self.database.positions.clone().into_iter().collect();
-        let sorted = sort(records, &seen, positions, blockers, verdicts, |record| {
-            check(self.tables.handler(), record)
-        });
-        if sorted.events.iter().any(|accepted| self.broken.contains(&accepted.metadata.id)) {
-            return Ok(Attempt::Failed(DatabaseError::Corrupt("status".into())));
-        }
-        let decision = self.tables.decide(&sorted.events, now);
-        let accepted: Vec<&Record> = sorted.accepted.iter().map(|index| &records[*index]).collect();
-        match refused(&accepted, decision.answers) {
-            Ok(refused) if refused.is_empty() => {}
-            Ok(refused) => return Ok(Attempt::Refused(refused)),
-            Err(error) => return Ok(Attempt::Failed(error)),
-        }
+        let mut verdicts = verdicts.clone();
+        let (sorted, changes, outbox) = loop {
+            let (positions, blockers) = (positions.clone(), blockers.clone());
+            let sorted = sort(records, &seen, positions, blockers, &verdicts, |record| {
+                check(self.tables.handler(), record)
+            });
+            if sorted.events.iter().any(|accepted| self.broken.contains(&accepted.metadata.id)) {
+                return Ok(Attempt::Failed(DatabaseError::Corrupt("status".into())));
+            }
+            let Decision { answers, changes, outbox } = self.tables.decide(&sorted.events, now);
+            let accepted = sorted.accepted.iter().map(|index| &records[*index]);
+            match refuse(accepted, answers, &mut verdicts, now) {
+                Ok(true) => {}
+                Ok(false) => break (sorted, changes, outbox),
+                Err(error) => return Ok(Attempt::Failed(error)),
+            }
+        };
         let end = end.take().unwrap_or(End::Commits);
         match end {
             End::Unavailable => {
@@ -247,10 +251,10 @@ impl<T: Tables> Participant<T> {
             End::CrashBefore => return Err(Stopped::Crashed),
             End::Commits | End::CommitUnknown | End::CrashAfter => {}
         }
-        if let Err(error) = self.tables.save(decision.changes, self.bug) {
+        if let Err(error) = self.tables.save(changes, self.bug) {
             return Ok(Attempt::Failed(error));
         }
-        self.publish_later(decision.outbox, end);
+        self.publish_later(outbox, end);
         self.commit(records, sorted, entries, now);
         match end {
             End::CrashAfter => Err(Stopped::Crashed),

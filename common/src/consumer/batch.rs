@@ -1,9 +1,9 @@
 //! One batch, one transaction; and how a culprit is found so that poison costs its neighbours nothing.
 //!
-//! A transaction locks the positions, records the batch in the inbox, **sorts** it ([`super::sort`], pure), applies
-//! what the handler accepts, parks the rest and moves the positions on. If it fails for a reason in the data, it runs
-//! again on halves of the batch until the culprit is alone ([`super::search`], pure); what was found against a record
-//! then decides how it is sorted.
+//! A transaction locks the positions, records the batch in the inbox, **sorts** it ([`super::sort`], pure) and asks the handler; if that
+//! refuses events it sorts again without them. What is accepted is written, the rest parked, and the positions move on. If it fails for a
+//! reason in the data, it runs again on halves of the batch until the culprit is alone ([`super::search`], pure); what was found against a
+//! record then decides how it is sorted.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -21,15 +21,14 @@ pub use super::inbox::Counts;
 use super::{
     group::Group,
     handler::Handler,
-    inbox::{self, Entry, Novelty, Place, Positions},
+    inbox::{self, Entry, Novelty, Positions},
     park,
-    search::{Attempt, Search, refused},
+    search::{Attempt, Search, refuse},
     sort::{NewLetter, Seen, Verdicts, compare, place_of, sort},
     trace,
-    verdict::Poison,
 };
 use crate::{
-    database::{BACKGROUND_TIME_MAX, Conflicting, DatabaseError, after_commit},
+    database::{BACKGROUND_TIME_MAX, DatabaseError, after_commit},
     deadline::Deadline,
     event::Metadata,
     planted::{Bug, planted},
@@ -45,25 +44,6 @@ pub struct Processor<H: Handler> {
 impl<H: Handler> Clone for Processor<H> {
     fn clone(&self) -> Self {
         Self { group: self.group.clone() }
-    }
-}
-
-/// Why a transaction was not committed.
-enum Stopped {
-    Failed(DatabaseError),
-    /// The handler refused records; without them the batch can succeed.
-    Refused(Vec<(Place, i64, Poison)>),
-}
-
-impl From<DatabaseError> for Stopped {
-    fn from(error: DatabaseError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl Conflicting for Stopped {
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Failed(error) if error.is_conflict())
     }
 }
 
@@ -101,8 +81,7 @@ impl<H: Handler> Processor<H> {
                     }
                     Attempt::Done
                 }
-                Err(Stopped::Refused(refused)) => Attempt::Refused(refused),
-                Err(Stopped::Failed(error)) => Attempt::Failed(error),
+                Err(error) => Attempt::Failed(error),
             };
             search.learn(&records, range, attempt, now)?;
         }
@@ -142,7 +121,7 @@ impl<H: Handler> Processor<H> {
         records: &Arc<[Record]>,
         range: Range<usize>,
         verdicts: &Verdicts,
-    ) -> Result<(Counts, Vec<NewLetter>), Stopped> {
+    ) -> Result<(Counts, Vec<NewLetter>), DatabaseError> {
         let span = trace::batch(&records[range.clone()], self.group.name);
         let context = span.context();
         let span = SpanUntilDropped::new(span);
@@ -153,14 +132,14 @@ impl<H: Handler> Processor<H> {
             deadline,
             input,
             |connection, (this, records, range, verdicts)| {
-                async move { this.apply_batch(connection, &records[range], &verdicts).await }.boxed()
+                async move { this.apply_batch(connection, &records[range], (*verdicts).clone()).await }.boxed()
             },
         );
         let outcome = within(context, work).await;
-        span.finish(|span| match &outcome {
-            Ok(_) => {}
-            Err(Stopped::Refused(_)) => span.fail("refused"),
-            Err(Stopped::Failed(error)) => span.fail(error.kind()),
+        span.finish(|span| {
+            if let Err(error) = &outcome {
+                span.fail(error.kind());
+            }
         });
         outcome
     }
@@ -170,8 +149,8 @@ impl<H: Handler> Processor<H> {
         &self,
         connection: &mut PgConnection,
         records: &[Record],
-        verdicts: &Verdicts,
-    ) -> Result<(Counts, Vec<NewLetter>), Stopped> {
+        mut verdicts: Verdicts,
+    ) -> Result<(Counts, Vec<NewLetter>), DatabaseError> {
         let group = self.group.name;
         let (positions, seen) = self.lock_and_compare(connection, records).await?;
         let blockers = if positions.any_parked {
@@ -180,17 +159,22 @@ impl<H: Handler> Processor<H> {
         } else {
             HashMap::new()
         };
-        let check = |record: &Record| self.group.check(record);
-        let mut sorted = sort(records, &seen, positions.by_place, blockers, verdicts, check);
-        let spans = trace::of_batch(records, &mut sorted, group);
-        if !sorted.events.is_empty() {
-            let answers = self.group.handler.handle(connection, &sorted.events).await?;
-            let accepted: Vec<&Record> = sorted.accepted.iter().map(|index| &records[*index]).collect();
-            let refused = refused(&accepted, answers)?;
-            if !refused.is_empty() {
-                return Err(Stopped::Refused(refused));
+        // Each further round has one accepted record less, at least.
+        let (sorted, spans) = loop {
+            let check = |record: &Record| self.group.check(record);
+            let mut sorted =
+                sort(records, &seen, positions.by_place.clone(), blockers.clone(), &verdicts, check);
+            let spans = trace::of_batch(records, &mut sorted, group);
+            if sorted.events.is_empty() {
+                break (sorted, spans);
             }
-        }
+            let (answers, changes) = self.group.handler.decide(connection, &sorted.events).await?;
+            let accepted = sorted.accepted.iter().map(|index| &records[*index]);
+            if !refuse(accepted, answers, &mut verdicts, OffsetDateTime::now_utc())? {
+                self.group.handler.write(connection, changes).await?;
+                break (sorted, spans);
+            }
+        };
         park::park(connection, group, records, &sorted.letters).await?;
         inbox::advance(connection, group, &sorted.counts, &sorted.positions).await?;
         if !spans.is_empty() {

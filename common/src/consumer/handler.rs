@@ -18,9 +18,9 @@ pub struct Accepted<E> {
 /// The handler's answer to one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Its effects are in the transaction (or it needs none).
+    /// It can be applied: its effects are among the changes, or it needs none.
     Applied,
-    /// It can never succeed. Whatever was written is rolled back, and the batch is handled again without it.
+    /// It can never succeed.
     DeadLetter(Poison),
 }
 
@@ -28,6 +28,9 @@ pub enum Answer {
 pub trait Handler: Send + Sync + 'static {
     /// The events of all topics that the service reads.
     type Event: Clone + Send + Sync + 'static;
+
+    /// What events lead to, before it is written.
+    type Changes: Send;
 
     /// Decodes and checks a record whose headers are those of an event of this topic. Pure.
     fn decode(&self, record: &Record, metadata: &Metadata) -> Result<Self::Event, Poison>;
@@ -40,11 +43,20 @@ pub trait Handler: Send + Sync + 'static {
         EVENT_TOPICS.contains(&topic)
     }
 
-    /// Applies `events` in order, in the caller's transaction, and returns an answer for each. An `Err` rolls
-    /// everything back; its variant says whether the batch is tried again or searched for a culprit.
-    fn handle(
+    /// Decides about `events` in order: an answer for each, and what is to be written if none of them is refused. In the caller's
+    /// transaction it reads and locks, and changes nothing: after a refusal it is asked again, in the same transaction, without what it
+    /// has refused and what waits behind that. An `Err` is as in [`Handler::write`].
+    fn decide(
         &self,
         connection: &mut PgConnection,
         events: &[Accepted<Self::Event>],
-    ) -> impl Future<Output = Result<Vec<Answer>, DatabaseError>> + Send;
+    ) -> impl Future<Output = Result<(Vec<Answer>, Self::Changes), DatabaseError>> + Send;
+
+    /// Writes what was decided, in the transaction in which it was decided. An `Err` rolls everything back; its variant says whether
+    /// the batch is tried again or searched for a culprit.
+    fn write(
+        &self,
+        connection: &mut PgConnection,
+        changes: Self::Changes,
+    ) -> impl Future<Output = Result<(), DatabaseError>> + Send;
 }

@@ -4,7 +4,7 @@
 pub use super::{
     group::check,
     inbox::{Counts, Entry, Place, Position},
-    search::{Attempt, Search, refused},
+    search::{Attempt, Search, refuse},
     sort::{NewLetter, Seen, Sorted, Verdicts, compare, place_of, sort},
     verdict::{Keep, Verdict},
 };

@@ -6,9 +6,8 @@ use time::OffsetDateTime;
 
 use super::{
     handler::Answer,
-    inbox::Place,
     sort::{Verdicts, place_of},
-    verdict::{Poison, Verdict, is_in_the_data},
+    verdict::{Verdict, is_in_the_data},
 };
 use crate::{database::DatabaseError, error::chain, event::Metadata, record::Record};
 
@@ -17,8 +16,6 @@ use crate::{database::DatabaseError, error::chain, event::Metadata, record::Reco
 pub enum Attempt {
     /// It was committed.
     Done,
-    /// The handler refused records; without them the range can succeed.
-    Refused(Vec<(Place, i64, Poison)>),
     /// It failed.
     Failed(DatabaseError),
 }
@@ -63,12 +60,6 @@ impl Search {
     ) -> Result<(), DatabaseError> {
         match attempt {
             Attempt::Done => {}
-            Attempt::Refused(refused) => {
-                for (place, offset, poison) in refused {
-                    self.verdicts.insert((place, offset), Verdict::new(poison, 1, now));
-                }
-                self.ranges.push(range);
-            }
             Attempt::Failed(error) if !is_in_the_data(&error) => return Err(error),
             Attempt::Failed(error) if range.len() > 1 => {
                 tracing::info!(
@@ -95,25 +86,27 @@ impl Search {
     }
 }
 
-/// The records that the handler refused: the first of each aggregate, because the later ones were handled on top of
-/// effects that are rolled back now.
-pub fn refused(
-    records: &[&Record],
+/// Takes what the handler has refused into `verdicts`: the first record of each aggregate, because it decided about the later ones as if
+/// that had been applied. Returns whether it refused any.
+#[expect(clippy::implicit_hasher, reason = "only our own callers")]
+pub fn refuse<'r>(
+    accepted: impl ExactSizeIterator<Item = &'r Record>,
     answers: Vec<Answer>,
-) -> Result<Vec<(Place, i64, Poison)>, DatabaseError> {
-    if answers.len() != records.len() {
+    verdicts: &mut Verdicts,
+    now: OffsetDateTime,
+) -> Result<bool, DatabaseError> {
+    if answers.len() != accepted.len() {
         return Err(DatabaseError::Corrupt("the handler did not answer for each event".into()));
     }
     let mut subjects = HashSet::new();
-    let mut refused = Vec::new();
-    for (record, answer) in records.iter().zip(answers) {
+    for (record, answer) in accepted.zip(answers) {
         if let Answer::DeadLetter(poison) = answer
             && subjects.insert(Metadata::subject_of(record))
         {
-            refused.push((place_of(record), record.offset, poison));
+            verdicts.insert((place_of(record), record.offset), Verdict::new(poison, 1, now));
         }
     }
-    Ok(refused)
+    Ok(!subjects.is_empty())
 }
 
 fn warn_of_failure(record: &Record, verdict: &Verdict, error: &DatabaseError) {

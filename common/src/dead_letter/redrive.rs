@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    consumer::{Answer, Class, Handler, Poison, group::Group, inbox, is_in_the_data, trace},
+    consumer::{Accepted, Answer, Class, Handler, Poison, group::Group, inbox, is_in_the_data, trace},
     database::{self, BACKGROUND_TIME_MAX, DatabaseError, after_commit, bounded, mark, undo_since},
     deadline::Deadline,
     error::chain,
@@ -552,23 +552,33 @@ impl<H: Handler> Redriver<H> {
             savepoint.rollback().await?;
             return Ok(Err(id_is_taken()));
         }
-        let answers = self.group.handler.handle(&mut savepoint, std::slice::from_ref(&accepted)).await;
-        let poison = match answers {
-            Ok(answers) => match <[Answer; 1]>::try_from(answers) {
-                Ok([Answer::Applied]) => {
-                    savepoint.commit().await?;
-                    return Ok(Ok(()));
-                }
-                Ok([Answer::DeadLetter(poison)]) => poison,
-                Err(_) => {
-                    return Err(DatabaseError::Corrupt("the handler did not answer for each event".into()));
-                }
-            },
+        let poison = match self.apply(&mut savepoint, accepted).await {
+            Ok(Answer::Applied) => {
+                savepoint.commit().await?;
+                return Ok(Ok(()));
+            }
+            Ok(Answer::DeadLetter(poison)) => poison,
             Err(error) if is_in_the_data(&error) => Poison::new(Class::AttemptsExhausted, error.to_string()),
             Err(error) => return Err(error),
         };
         savepoint.rollback().await?;
         Ok(Err(poison))
+    }
+
+    /// The handler's answer to one event, whose effects are in the transaction if it is accepted.
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        accepted: Accepted<H::Event>,
+    ) -> Result<Answer, DatabaseError> {
+        let handler = &self.group.handler;
+        let (answers, changes) = handler.decide(connection, &[accepted]).await?;
+        let [answer] = <[Answer; 1]>::try_from(answers)
+            .map_err(|_| DatabaseError::Corrupt("the handler did not answer for each event".into()))?;
+        if answer == Answer::Applied {
+            handler.write(connection, changes).await?;
+        }
+        Ok(answer)
     }
 
     async fn audit(

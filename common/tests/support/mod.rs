@@ -514,6 +514,7 @@ pub struct Ledger {
 
 impl Handler for Ledger {
     type Event = String;
+    type Changes = Vec<Accepted<String>>;
 
     fn decode(&self, record: &Record, _: &Metadata) -> Result<String, Poison> {
         let text = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned();
@@ -528,27 +529,37 @@ impl Handler for Ledger {
         topic == self.topic || topic == "test.other"
     }
 
-    async fn handle(
+    async fn decide(
+        &self,
+        _: &mut PgConnection,
+        events: &[Accepted<String>],
+    ) -> Result<(Vec<Answer>, Vec<Accepted<String>>), DatabaseError> {
+        let answer = |accepted: &Accepted<String>| {
+            if accepted.event.starts_with("poison") {
+                Answer::DeadLetter(Poison::new(Class::BusinessInvariant, "as agreed"))
+            } else {
+                Answer::Applied
+            }
+        };
+        Ok((events.iter().map(answer).collect(), events.to_vec()))
+    }
+
+    async fn write(
         &self,
         connection: &mut PgConnection,
-        events: &[Accepted<String>],
-    ) -> Result<Vec<Answer>, DatabaseError> {
-        let mut answers = Vec::new();
-        for Accepted { metadata, event } in events {
-            // Before it may be refused: whoever rolls back undoes it.
+        events: Vec<Accepted<String>>,
+    ) -> Result<(), DatabaseError> {
+        // Before it may fail: whoever rolls back undoes it.
+        for Accepted { event, .. } in &events {
             let (topic, payload) = (self.topic, event.clone());
             after_commit(move |_| ANNOUNCED.lock().expect("no panic").push((topic, payload)));
-            if event.starts_with("poison") {
-                answers.push(Answer::DeadLetter(Poison::new(Class::BusinessInvariant, "as agreed")));
-                continue;
-            }
-            sqlx::query("insert into effects (subject, payload) values ($1, $2)")
-                .bind(&metadata.subject)
-                .bind(event)
-                .execute(&mut *connection)
-                .await?;
-            answers.push(Answer::Applied);
         }
-        Ok(answers)
+        let (subjects, payloads): (Vec<String>, Vec<String>) =
+            events.into_iter().map(|accepted| (accepted.metadata.subject, accepted.event)).unzip();
+        let insert = "insert into effects (subject, payload)
+            select subject, payload from unnest($1::text[], $2::text[]) with ordinality as e (subject, payload, nth)
+            order by nth";
+        sqlx::query(insert).bind(subjects).bind(payloads).execute(connection).await?;
+        Ok(())
     }
 }
