@@ -24,7 +24,8 @@ import tempfile
 RECEIVER = "127.0.0.1:14317"
 ROOT = pathlib.Path(__file__).parent.parent
 HOLDFAST = os.environ.get("HOLDFAST", str(ROOT / "target/release/holdfast"))
-FIGURES = ["service_cpu_ms_per_order", "cpu_ms_per_order", "wal_bytes_per_order", "paid_per_second"]
+COMPONENTS = ["order", "payment", "delivery", "orders-db", "payments-db", "deliveries-db", "kafka"]
+FIGURES = ["service_cpu_ms_per_order", "cpu_ms_per_order", "wal_bytes_per_order", "paid_per_second", *(f"{name} / gateway" for name in COMPONENTS)]
 
 
 class Stack:
@@ -46,6 +47,9 @@ class Stack:
         if self.receives_traces and not report["spans_per_order"]:
             raise SystemExit("no span was received")
         report["wal_bytes_per_order"] = sum(database["wal_bytes"] for database in report["cost"]["databases"].values())
+        # In units of the gateway, because a machine that is slower for a minute is so for all of them.
+        components = {name: component["cpu_ms"] for name, component in report["cost"]["components"].items()}
+        report |= {f"{name} / gateway": components[name] / components["gateway"] for name in COMPONENTS}
         return report
 
 

@@ -93,7 +93,11 @@ impl Handler for DeliveryEvents {
         Ok((answers, NewDeliveries { deliveries: new, events: outbox }))
     }
 
-    async fn write(&self, connection: &mut PgConnection, changes: NewDeliveries) -> Result<(), DatabaseError> {
+    async fn write(
+        &self,
+        connection: &mut PgConnection,
+        changes: NewDeliveries,
+    ) -> Result<(), DatabaseError> {
         store::insert_deliveries(connection, &changes.deliveries, changes.events).await
     }
 }

@@ -210,8 +210,7 @@ impl Batch {
         let old = self.refunded.iter().filter(|id| !self.inserted.contains_key(id));
         let old: Vec<_> = old.filter_map(|id| self.payments.get(id)).collect();
         store::update_payments(connection, &old).await?;
-        let changes =
-            store::Changes { accounts, entries: &self.entries, payments: new, events: self.outbox };
+        let changes = store::Changes { accounts, entries: &self.entries, payments: new, events: self.outbox };
         store::save(connection, changes).await.map(drop)
     }
 }

@@ -132,7 +132,8 @@ impl<H: Handler> Processor<H> {
             deadline,
             input,
             |connection, (this, records, range, verdicts)| {
-                async move { this.apply_batch(connection, &records[range], (*verdicts).clone()).await }.boxed()
+                async move { this.apply_batch(connection, &records[range], (*verdicts).clone()).await }
+                    .boxed()
             },
         );
         let outcome = within(context, work).await;
