@@ -123,10 +123,10 @@ SHARES = {"order": (0.2, "payment.completed"), "payment": (0.6, "order.created")
 class Stack:
     """A stack of its own in a folder that is deleted with it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, port_offset=PORT_OFFSET):
         self.folder = pathlib.Path(folder) / "stack"
         self.environment = {**os.environ, "HOLDFAST_DATA_DIR": str(self.folder), "USER": "bench"}
-        self.run("up", "--port-offset", str(PORT_OFFSET))
+        self.run("up", "--port-offset", str(port_offset))
 
     def run(self, *arguments):
         return subprocess.run([HOLDFAST, *arguments], env=self.environment, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -10,6 +10,7 @@ this program. HOLDFAST and PSQL are as for scripts/console_bench.py; `openssl` m
 import contextlib
 import html.parser
 import http.cookiejar
+import itertools
 import os
 import pathlib
 import re
@@ -25,7 +26,7 @@ import urllib.request
 
 from console_bench import Stack, park_one_each, until
 
-PROXY_PORT, DEX_PORT = 19443, 19556
+PORT_OFFSET, PROXY_PORT, DEX_PORT = 9300, 19443, 19556
 ORIGIN = f"https://localhost:{PROXY_PORT}"
 ISSUER = f"http://127.0.0.1:{DEX_PORT}/dex"
 # Of both people; the hash is bcrypt of `password`, from dex's own example.
@@ -202,7 +203,7 @@ def claims(stack, folder, console, secret):
     request = urllib.request.Request(f"{ORIGIN}/live?page=groups")
     began = time.monotonic()
     with alice.follows.open(request, timeout=20) as stream:
-        events = [line for line in (stream.readline() for _ in range(200)) if line.startswith(b"data")][:3]
+        events = list(itertools.islice((line for line in stream if line.startswith(b"data")), 3))
     assert len(events) == 3, events
     yield f"events arrive through the proxy: three in {time.monotonic() - began:.1f} s"
 
@@ -229,7 +230,7 @@ def main():
         folder = pathlib.Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-console-proxy-")))
         # Components may run as another user; what is secret is not for them.
         os.chmod(folder, 0o711)
-        stack = Stack(folder)
+        stack = Stack(folder, PORT_OFFSET)
         at_end.callback(stack.run, "down", "--delete-data", "--yes")
         park_one_each(stack)
         console = stack.components()["console"]["port"]
