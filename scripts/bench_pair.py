@@ -4,7 +4,10 @@ machine that is slower for a minute slows both. Prints each pair, and the median
 
     scripts/bench_pair.py traces               A exports no trace, B every trace
     scripts/bench_pair.py programs OLD NEW     A runs the services of one folder, B those of another one
+    scripts/bench_pair.py commands OLD NEW     A is run by one `holdfast`, B by another, each with the services beside it and its own settings of
+                                               databases and broker
     scripts/bench_pair.py flags FLAG...        B is started with these flags of `holdfast up`, as in `flags --database-tls=off`
+    scripts/bench_pair.py settings NAME=VALUE...  B is started with these variables, as in `settings TOKIO_WORKER_THREADS=1`
 
 `--pairs N` and `--orders N` come first. HOLDFAST is the command, by default target/release/holdfast. The receiver of traces is
 `holdfast bench` itself, whose CPU counts for none.
@@ -25,15 +28,16 @@ FIGURES = ["service_cpu_ms_per_order", "cpu_ms_per_order", "wal_bytes_per_order"
 
 
 class Stack:
-    """A stack of its own. `settings` are variables of its services, `flags` those of `holdfast up`."""
+    """A stack of its own. `settings` are variables of its services, `flags` those of `holdfast up`, `command` is the `holdfast` that runs and loads it."""
 
-    def __init__(self, folder, port_offset, settings, flags, receives_traces):
+    def __init__(self, folder, port_offset, settings, flags, receives_traces, command=HOLDFAST):
+        self.command = command
         self.environment = {**os.environ, **settings, "HOLDFAST_DATA_DIR": folder}
         self.receives_traces = receives_traces
         self.run("up", "--port-offset", str(port_offset), *flags)
 
     def run(self, *arguments):
-        return subprocess.run([HOLDFAST, *arguments], env=self.environment, check=True, stdout=subprocess.PIPE).stdout
+        return subprocess.run([self.command, *arguments], env=self.environment, check=True, stdout=subprocess.PIPE).stdout
 
     def bench(self, orders):
         receive = ["--receive-traces", RECEIVER] if self.receives_traces else []
@@ -55,8 +59,13 @@ def settings_of(options, folders):
         case "programs":
             for stack, programs in zip((a, b), options.arguments, strict=True):
                 stack["flags"] = ["--programs", programs]
+        case "commands":
+            for stack, command in zip((a, b), options.arguments, strict=True):
+                stack["command"] = command
         case "flags":
             b["flags"] = options.arguments
+        case "settings":
+            b["settings"] = dict(setting.split("=", 1) for setting in options.arguments)
     return a, b
 
 
@@ -64,7 +73,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--orders", type=int, default=2000)
-    parser.add_argument("what", choices=["traces", "programs", "flags"])
+    parser.add_argument("what", choices=["traces", "programs", "commands", "flags", "settings"])
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     ratios = {figure: [] for figure in FIGURES}
