@@ -35,8 +35,7 @@ port=${GATEWAY_PORT:-127.0.0.1:8080}
 url=http://127.0.0.1:${port##*:}
 console_port=${CONSOLE_PORT:-127.0.0.1:8090}
 # Those that `holdfast status` asks.
-serving="gateway order payment delivery"
-[ "$mode" = vault ] || serving+=" console"
+serving="gateway order payment delivery console"
 orders=$(mktemp)
 failures=$(mktemp)
 talk=$(mktemp)

@@ -20,7 +20,7 @@ done
 
 as_root=/vault/vault-as-root.sh
 "$as_root" setup.sh engines
-"$as_root" setup.sh approle /approle gateway order payment delivery operator databases
+"$as_root" setup.sh approle /approle gateway order payment delivery operator console databases
 # Tokens of whoever tries it: the key that signs them, and the one that the gateway checks them with.
 put() { # secret, fields
     secret=$1

@@ -15,7 +15,7 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 bao=${BAO:-$(command -v bao || command -v vault)}
-identities="gateway order payment delivery operator"
+identities="gateway order payment delivery operator console"
 # Who owns the tables of each service: an identity that migrates them and is nobody to the services.
 owners="order-owner payment-owner delivery-owner"
 # Those that are known to a cluster, or run an agent. Redis has no certificate, but a password; `databases` sets up servers in containers.

@@ -75,6 +75,7 @@ AGENTS = {
         ),
     ),
     **{name: (f"{name} service", participant(name)) for name in PARTICIPANTS},
+    "console": ("console", service("console")),
     "databases": (
         "databases: of who owns tables, and of superusers. Servers, and what migrates, read them as users of their own",
         [password(name, "", f"/secrets/{name}") for name in DATABASES],

@@ -16,7 +16,9 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VAULT = ROOT / "deploy/vault"
 SERVICES = ["gateway", "order", "payment", "delivery"]
-IDENTITIES = [*SERVICES, "operator"]
+IDENTITIES = [*SERVICES, "operator", "console"]
+# They do not start before they have their files.
+WAITING = [*SERVICES, "console"]
 # Each owns the tables of a service, and migrates them, in a cluster.
 OWNERS = ["order-owner", "payment-owner", "delivery-owner"]
 # `databases` has no certificate.
@@ -206,7 +208,7 @@ def each_is_itself(forms, *_):
         for name, its in asked.items():
             if its.role not in (None, f"holdfast-{name}"):
                 yield f"{form}: {name} logs in as {its.role}"
-            if name in SERVICES and len(its.certificates) == 0:
+            if name in WAITING and len(its.certificates) == 0:
                 yield f"{form}: {name} gets no certificate"
             for path, parameters in its.certificates:
                 wanted = {"common_name": name, "uri_sans": f"spiffe://{TRUST_DOMAIN}/{name}"}
@@ -315,7 +317,7 @@ def services_find_the_files_that_agents_write(_, __, services):
                 writer = written.get(place(service, value))
                 if not writer:
                     yield f"{name}: nobody writes {value} ({key})"
-                elif writer not in service["depends_on"] and (name in SERVICES or name.endswith("-migrations")):
+                elif writer not in service["depends_on"] and (name in WAITING or name.endswith("-migrations")):
                     yield f"{name} does not wait for {writer}"
         for needed in service.get("depends_on", {}):
             if needed not in services:

@@ -23,7 +23,7 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-IDENTITIES = ["gateway", "order", "payment", "delivery", "operator"]
+IDENTITIES = ["gateway", "order", "payment", "delivery", "operator", "console"]
 # Each owns the tables of a service.
 OWNERS = ["order-owner", "payment-owner", "delivery-owner"]
 SUPERUSERS = ["order-db", "payment-db", "delivery-db"]
@@ -37,6 +37,7 @@ READS = {
     "payment": {"payment", "trust"},
     "delivery": {"delivery", "trust"},
     "operator": {"operator", "trust"},
+    "console": {"trust"},
     **{owner: {owner, "trust"} for owner in OWNERS},
     "databases": {*OWNERS, *SUPERUSERS},
     "redis": {"redis"},

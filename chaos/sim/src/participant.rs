@@ -225,10 +225,10 @@ impl<T: Tables> Participant<T> {
             Some(Bug::BlockedNotParked) => HashMap::new(),
             _ => self.database.blockers(),
         };
-        let positions = self.database.positions.clone().into_iter().collect();
+        let positions = || self.database.positions.clone().into_iter().collect();
         let mut verdicts = verdicts.clone();
         let (sorted, changes, outbox) = loop {
-            let (positions, blockers) = (positions.clone(), blockers.clone());
+            let (positions, blockers) = (positions(), blockers.clone());
             let sorted = sort(records, &seen, positions, blockers, &verdicts, |record| {
                 check(self.tables.handler(), record)
             });

@@ -88,7 +88,6 @@ impl Search {
 
 /// Takes what the handler has refused into `verdicts`: the first record of each aggregate, because it decided about the later ones as if
 /// that had been applied. Returns whether it refused any.
-#[expect(clippy::implicit_hasher, reason = "only our own callers")]
 pub fn refuse<'r>(
     accepted: impl ExactSizeIterator<Item = &'r Record>,
     answers: Vec<Answer>,

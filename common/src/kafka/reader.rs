@@ -127,7 +127,8 @@ fn reader_config(mut client: ClientConfig) -> ClientConfig {
         .set("auto.offset.reset", "earliest")
         .set("enable.partition.eof", "true")
         .set("fetch.min.bytes", "1")
-        .set("fetch.wait.max.ms", "100")
+        // librdkafka asks a broker one thing at a time, and asks on after the end of a partition: what is read next waits so long.
+        .set("fetch.wait.max.ms", "10")
         .set("fetch.error.backoff.ms", "50")
         .set("queued.max.messages.kbytes", QUEUE_KIB_MAX.to_string())
         .set("fetch.message.max.bytes", RECORD_BYTES_MAX.to_string())
@@ -218,8 +219,10 @@ impl Reader {
             topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(time_max));
         let answers = futures_util::FutureExt::boxed(admin.describe_configs(&asked, &options));
-        let answers = tokio::runtime::Handle::current().block_on(answers)?;
-        let known = answers.into_iter().filter_map(|answer| match answer {
+        let answers = tokio::runtime::Handle::current().block_on(answers);
+        // It takes up to 100 ms to end, for which nobody has to wait.
+        tokio::task::spawn_blocking(move || drop(admin));
+        let known = answers?.into_iter().filter_map(|answer| match answer {
             Ok(resource) => match &resource.specifier {
                 OwnedResourceSpecifier::Topic(topic) => Some((topic.clone(), retention_of(&resource))),
                 _ => None,
