@@ -4,6 +4,7 @@
     scripts/console_bench.py                   a million orders, 10,000 dead letters; then the pages, then CPU
     scripts/console_bench.py --orders 20000    fewer
     scripts/console_bench.py --only pages      or cpu
+    scripts/console_bench.py --only cpu --pages-per-second 15    with the console's own limit
 
 It starts a stack of its own and deletes it at the end. A few thousand orders are made by `holdfast bench`, so that topics have messages,
 and three dead letters by databases that refuse; all others are copies of rows, written by SQL, whose events nobody has published. HOLDFAST is the
@@ -118,10 +119,10 @@ SHARES = {"order": (0.2, "payment.completed"), "payment": (0.6, "order.created")
 class Stack:
     """A stack of its own in a folder that is deleted with it."""
 
-    def __init__(self, folder, port_offset=PORT_OFFSET):
+    def __init__(self, folder, port_offset=PORT_OFFSET, pages_per_second=100_000):
         self.folder = pathlib.Path(folder) / "stack"
         self.environment = {**os.environ, "HOLDFAST_DATA_DIR": str(self.folder), "USER": "bench"}
-        self.run("up", "--port-offset", str(port_offset))
+        self.run("up", "--port-offset", str(port_offset), "--set", f"console.pages_per_second={pages_per_second}")
 
     def run(self, *arguments):
         return subprocess.run([HOLDFAST, *arguments], env=self.environment, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -459,12 +460,13 @@ def main():
     parser.add_argument("--bench-orders", type=int, default=2000, help="orders that are really made")
     parser.add_argument("--requests", type=int, default=200, help="of each page")
     parser.add_argument("--seconds", type=int, default=20, choices=range(1, 26), metavar="1-25", help="for which CPU is measured, each time")
+    parser.add_argument("--pages-per-second", type=int, default=100_000, help="that one person may ask for; the console's own limit is 15")
     parser.add_argument("--only", choices=["pages", "cpu"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="holdfast-console-bench-") as folder:
         # Components may run as another user.
         os.chmod(folder, 0o755)
-        stack = Stack(folder)
+        stack = Stack(folder, pages_per_second=options.pages_per_second)
         try:
             seed(stack, options)
             if options.only != "cpu":

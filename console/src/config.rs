@@ -1,6 +1,6 @@
 //! Settings of the console.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 use holdfast_common::{
     config::{IdentityConfig, KafkaTlsConfig, ServiceConfig},
@@ -54,6 +54,9 @@ pub struct ConsoleConfig {
     /// How much of keys, headers and values of records is shown: `full`, `masked` or `off`. Default `full`.
     #[serde(default)]
     pub payloads: Payloads,
+    /// Pages a second that one person may ask for, ten seconds' worth of them at once. Default 15.
+    #[serde(default = "default_pages_per_second")]
+    pub pages_per_second: NonZeroU32,
     /// A proxy that signs people in. Default: none, only tickets let in.
     #[serde(default)]
     pub proxy: Option<ProxyConfig>,
@@ -66,6 +69,11 @@ pub struct ConsoleConfig {
     /// The command that prints an address for one browser. Default: `command`, `console` and `command_options`.
     #[serde(default)]
     pub ticket_command: Option<String>,
+}
+
+/// What the services feel of it is 2 % of two cores.
+fn default_pages_per_second() -> NonZeroU32 {
+    NonZeroU32::new(15).unwrap_or(NonZeroU32::MIN)
 }
 
 fn default_command() -> String {

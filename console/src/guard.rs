@@ -113,6 +113,9 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
         Ok(session) => session,
         Err(why) => return refused(StatusCode::UNAUTHORIZED, "Not signed in", &why),
     };
+    if let Err(wait) = console.pace.take(&session.author.name) {
+        return Err(Refusal::from(too_many(wait)));
+    }
     if effect == Effect::Write && !console.allow_write {
         let text =
             "this console changes nothing, whoever is signed in: its setting console.allow_write says so";
@@ -131,6 +134,16 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
     }
     request.extensions_mut().insert(session);
     Ok(request)
+}
+
+/// Somebody asks for more pages than a person reads.
+fn too_many(wait: Duration) -> Response {
+    let text = "you have asked for too many pages in a short time (console.pages_per_second). Nothing was done; load this one again \
+                in a moment";
+    let mut response = message(StatusCode::TOO_MANY_REQUESTS, "Too many pages", text);
+    let seconds = wait.as_secs() + 1;
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
 }
 
 /// Who has signed in with a ticket; an error says how.

@@ -30,6 +30,7 @@ mod guard;
 mod job;
 mod let_in;
 mod live;
+mod pace;
 mod pages;
 mod payloads;
 mod proxy;

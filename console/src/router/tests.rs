@@ -156,6 +156,30 @@ async fn no_route_is_open_without_a_session() {
     }
 }
 
+/// Who asks for more pages than anybody reads is told to wait, on every route, and nobody else is.
+#[tokio::test]
+async fn one_person_may_not_ask_for_any_number_of_pages() {
+    let lab = Lab::new(true);
+    let (router, cookie) = (lab.router(), lab.cookie());
+    let other = lab.cookie_of(Author { name: "bob".to_owned(), may: May::Change });
+    for route in ROUTES.iter().filter(|route| route.effect != Effect::Public) {
+        // On a slow machine there may be a page again by the time that the request is there.
+        let mut looks = 0..1_000;
+        let refused = loop {
+            looks.next().expect("refused at last");
+            while lab.console.pace.take("alice").is_ok() {}
+            let response = send(&router, request(route, &cookie)).await;
+            if response.status() == StatusCode::TOO_MANY_REQUESTS {
+                break response;
+            }
+        };
+        assert!(refused.headers().contains_key(header::RETRY_AFTER), "{}", route.path);
+        assert!(text_of(refused).await.contains("pages_per_second"), "{}", route.path);
+    }
+    let status = send(&router, request(page_route(), &other)).await.status();
+    assert_eq!(status, StatusCode::OK);
+}
+
 /// What another page has sent is refused on every route, also with the operator's cookie; so is a name that somebody has pointed here.
 #[tokio::test]
 async fn no_route_is_open_to_other_pages() {
