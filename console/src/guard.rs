@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use crate::{
     session::Session,
     state::Console,
-    view::{Refusal, message},
+    view::{Refusal, again_after, message},
 };
 
 /// What a route may do, and so who may use it.
@@ -140,10 +140,7 @@ fn admit(console: &Console, effect: Effect, mut request: Request) -> Result<Requ
 fn too_many(wait: Duration) -> Response {
     let text = "you have asked for too many pages in a short time (console.pages_per_second). Nothing was done; load this one again \
                 in a moment";
-    let mut response = message(StatusCode::TOO_MANY_REQUESTS, "Too many pages", text);
-    let seconds = wait.as_secs() + 1;
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    response
+    again_after(wait.as_secs() + 1, StatusCode::TOO_MANY_REQUESTS, "Too many pages", text)
 }
 
 /// Who has signed in with a ticket; an error says how.

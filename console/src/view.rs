@@ -196,8 +196,13 @@ pub(crate) fn message(status: StatusCode, title: &'static str, text: impl AsRef<
 
 /// What was asked for is done by somebody else now.
 pub(crate) fn busy(title: &'static str, text: &str) -> Response {
-    let mut response = message(StatusCode::SERVICE_UNAVAILABLE, title, text);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(BUSY_RETRY_AFTER_SECONDS));
+    again_after(BUSY_RETRY_AFTER_SECONDS, StatusCode::SERVICE_UNAVAILABLE, title, text)
+}
+
+/// A refusal that ends by itself, and when to come again.
+pub(crate) fn again_after(seconds: u64, status: StatusCode, title: &'static str, text: &str) -> Response {
+    let mut response = message(status, title, text);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 

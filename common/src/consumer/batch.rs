@@ -125,15 +125,14 @@ impl<H: Handler> Processor<H> {
         let span = trace::batch(&records[range.clone()], self.group.name);
         let context = span.context();
         let span = SpanUntilDropped::new(span);
-        let input = (self.clone(), records.clone(), range, Arc::new(verdicts.clone()));
+        let input = (self.clone(), records.clone(), range, verdicts.clone());
         let deadline = Deadline::after(BACKGROUND_TIME_MAX);
         let work = self.group.database.transaction(
             "consumer.batch",
             deadline,
             input,
             |connection, (this, records, range, verdicts)| {
-                async move { this.apply_batch(connection, &records[range], (*verdicts).clone()).await }
-                    .boxed()
+                async move { this.apply_batch(connection, &records[range], verdicts).await }.boxed()
             },
         );
         let outcome = within(context, work).await;
