@@ -27,6 +27,7 @@
 
 pub mod admin;
 pub mod bench;
+mod disk;
 pub mod events;
 pub mod evidence;
 pub mod fault;

@@ -1,4 +1,4 @@
-//! What processes cost: CPU time, memory, context switches and bytes written, from `/proc`.
+//! What processes cost: CPU time, memory and context switches, from `/proc`.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -24,11 +24,9 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Context switches, voluntary or not, of each thread that runs now.
     pub context_switches: Counters,
-    /// Bytes that each of its processes has caused to be written to disks.
-    pub written_bytes: Counters,
 }
 
-/// Counters of threads or processes, by their ids. One that has ended has taken its own with it.
+/// Counters of threads, by their ids. One that has ended has taken its own with it.
 #[derive(Debug, Clone, Default)]
 pub struct Counters(BTreeMap<u32, u64>);
 
@@ -45,7 +43,6 @@ impl std::ops::AddAssign for Usage {
         self.cpu += other.cpu;
         self.memory_bytes += other.memory_bytes;
         self.context_switches.0.extend(other.context_switches.0);
-        self.written_bytes.0.extend(other.written_bytes.0);
     }
 }
 
@@ -107,10 +104,6 @@ fn usage_of(pid: u32) -> Result<Usage> {
         cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND),
         memory_bytes: kib * 1024,
         context_switches: context_switches(pid)?,
-        written_bytes: Counters(BTreeMap::from([(
-            pid,
-            number(&fs::read_to_string(format!("/proc/{pid}/io"))?, "write_bytes:"),
-        )])),
     })
 }
 

@@ -128,6 +128,10 @@ async fn what_was_not_handled_is_listed() {
         }
     }
     assert_eq!(pages, [vec!["a", "b"], vec!["c"]]);
+    let before = Some(to_timestamp(OffsetDateTime::now_utc()));
+    let request = pb::ListUnfinishedRequest { before, page_size: 2, page_token: "a\0".to_owned() };
+    let refused = service.list_unfinished(as_operator(request)).await.expect_err("no name of an aggregate");
+    assert_eq!(refused.code(), Code::InvalidArgument);
 
     lab.processor().process(vec![lab.record(0, events[1].clone())].into()).await.expect("handled");
     let request = pb::ListUnhandledEventsRequest {

@@ -15,6 +15,10 @@ use crate::{event::order_created, store};
 pub(crate) struct OrderFacts;
 
 impl Facts for OrderFacts {
+    fn is_name(&self, name: &str) -> bool {
+        OrderId::parse(name).is_ok()
+    }
+
     async fn unfinished(
         &self,
         connection: &mut PgConnection,
@@ -35,5 +39,19 @@ impl Facts for OrderFacts {
         let ids: Vec<OrderId> = subjects.iter().filter_map(|subject| OrderId::parse(subject).ok()).collect();
         let orders = store::orders_by_id(connection, &ids).await?;
         Ok(orders.iter().map(|order| Fact::Event(order_created(order, None))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page begins after an order, and after nothing else: with another token it would be the first page again.
+    #[test]
+    fn a_page_begins_after_an_order() {
+        assert!(OrderFacts.is_name("01890a5d-ac96-774b-bcce-b302099a8057"));
+        for name in ["x", "01890a5d", "01890a5d-ac96-774b-bcce-b302099a8057 ", "\0"] {
+            assert!(!OrderFacts.is_name(name), "{name:?}");
+        }
     }
 }

@@ -1,16 +1,19 @@
-//! What an order costs: CPU time, context switches and bytes written by each component, WAL and its flushes by each database.
+//! What an order costs: CPU time and context switches of each component, WAL and its flushes of each database, what reaches the disk.
 //!
-//! From `/proc` and from PostgreSQL's own counters, read before and after a load. Threads and processes that have ended meanwhile have
-//! taken their context switches and bytes with them; CPU time of children that have ended is kept by the kernel.
+//! From `/proc` and from PostgreSQL's own counters, read before and after a load. Threads that have ended meanwhile have
+//! taken their context switches with them; CPU time of children that have ended is kept by the kernel.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Result;
 use holdfast_native::layout::{Layout, PARTICIPANTS};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-use crate::process::{self, Process, Usage};
+use crate::{
+    disk,
+    process::{self, Process, Usage},
+};
 
 /// Per order.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -19,6 +22,8 @@ pub struct Cost {
     pub components: BTreeMap<String, ComponentCost>,
     /// Of each database, by its component.
     pub databases: BTreeMap<String, DatabaseCost>,
+    /// Bytes that reached the disk of the stack's data, written by whatever runs on the machine; `None` if no disk is below it.
+    pub disk_bytes: Option<f64>,
 }
 
 /// What a component spends on an order.
@@ -28,8 +33,6 @@ pub struct ComponentCost {
     pub cpu_ms: f64,
     /// Context switches, voluntary or not.
     pub context_switches: f64,
-    /// Bytes given to disks.
-    pub written_bytes: f64,
 }
 
 /// What a database writes for an order.
@@ -73,6 +76,7 @@ const COUNTERS: &str = "select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bi
 
 /// Reads what the components of a stack have spent so far.
 pub(super) struct Costs {
+    data_dir: PathBuf,
     processes: Vec<Process>,
     databases: Vec<(&'static str, PgConnection)>,
 }
@@ -81,6 +85,7 @@ pub(super) struct Costs {
 pub(super) struct Spent {
     processes: BTreeMap<String, Usage>,
     databases: BTreeMap<&'static str, Counters>,
+    disk_bytes: Option<u64>,
 }
 
 impl Costs {
@@ -91,7 +96,7 @@ impl Costs {
             let url = layout.database_url(participant)?;
             databases.push((participant.server, PgConnection::connect(&url).await?));
         }
-        Ok(Self { processes, databases })
+        Ok(Self { data_dir: layout.data_dir.clone(), processes, databases })
     }
 
     /// Milliseconds of CPU of our services, replicas included.
@@ -115,7 +120,8 @@ impl Costs {
             };
             databases.insert(*server, counters);
         }
-        Ok(Spent { processes: process::usage(&self.processes)?, databases })
+        let disk_bytes = disk::written_bytes(&self.data_dir)?;
+        Ok(Spent { processes: process::usage(&self.processes)?, databases, disk_bytes })
     }
 }
 
@@ -129,7 +135,6 @@ impl Spent {
             let cost = ComponentCost {
                 cpu_ms: after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1000.0 / orders,
                 context_switches: after.context_switches.since(&before.context_switches) as f64 / orders,
-                written_bytes: after.written_bytes.since(&before.written_bytes) as f64 / orders,
             };
             (name.clone(), cost)
         });
@@ -144,6 +149,8 @@ impl Spent {
             };
             ((*server).to_owned(), cost)
         });
-        Cost { components: components.collect(), databases: databases.collect() }
+        let disk_bytes = self.disk_bytes.zip(later.disk_bytes);
+        let disk_bytes = disk_bytes.map(|(before, after)| after.saturating_sub(before) as f64 / orders);
+        Cost { components: components.collect(), databases: databases.collect(), disk_bytes }
     }
 }

@@ -97,12 +97,7 @@ fn cost(cost: &Cost, load: &str) -> Vec<Row> {
         .components
         .iter()
         .map(|(name, cost)| {
-            let value = format!(
-                "{:.3} ms, {:.1} context switches, {:.1} kB written",
-                cost.cpu_ms,
-                cost.context_switches,
-                cost.written_bytes / 1e3
-            );
+            let value = format!("{:.3} ms, {:.1} context switches", cost.cpu_ms, cost.context_switches);
             row(format!("an order in {name}, {load}"), value)
         })
         .collect();
@@ -117,5 +112,11 @@ fn cost(cost: &Cost, load: &str) -> Vec<Row> {
         rows.push(row(format!("WAL of an order in {name}, {load}"), value));
     }
     rows.push(row(format!("WAL of an order, {load}"), format!("{:.1} kB", cost.wal_bytes() / 1e3)));
+    rows.extend(cost.disk_bytes.map(|bytes| {
+        row(
+            format!("written to the disk for an order, by all that uses it, {load}"),
+            format!("{:.1} kB", bytes / 1e3),
+        )
+    }));
     rows
 }

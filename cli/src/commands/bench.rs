@@ -110,11 +110,12 @@ mod tests {
     }
 
     fn cost() -> Cost {
-        let component = ComponentCost { cpu_ms: 1.5, context_switches: 12.0, written_bytes: 2_048.0 };
+        let component = ComponentCost { cpu_ms: 1.5, context_switches: 12.0 };
         let database = DatabaseCost { wal_bytes: 3_100.0, wal_flushes: 0.8, updates: 4.0, hot_updates: 3.0 };
         Cost {
             components: BTreeMap::from([("order".to_owned(), component)]),
             databases: BTreeMap::from([("orders-db".to_owned(), database)]),
+            disk_bytes: Some(48_000.0),
         }
     }
 

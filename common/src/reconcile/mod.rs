@@ -12,7 +12,10 @@ mod store;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use crate::{database::DatabaseError, event::NewEvent};
+use crate::{
+    database::DatabaseError,
+    event::{NewEvent, is_subject},
+};
 
 /// An event that a service has written, by its rows.
 #[derive(Debug, Clone)]
@@ -34,6 +37,11 @@ pub enum Fact {
 
 /// What the rows of a service prove.
 pub trait Facts: Send + Sync + 'static {
+    /// Whether an aggregate of [`Facts::unfinished`] can have this name, so that a page may begin after it.
+    fn is_name(&self, name: &str) -> bool {
+        is_subject(name)
+    }
+
     /// At most `limit` aggregates that began before a time and have not ended, in the order of their names, beginning after
     /// `after`. None, unless the service knows when an aggregate has ended.
     fn unfinished(

@@ -57,6 +57,9 @@ impl<F: Facts> ReconcileService for Reconcile<F> {
             return Err(Status::invalid_argument("page_size must be 1 to 1,000"));
         }
         let facts = self.facts.clone();
+        if !page_token.is_empty() && !facts.is_name(&page_token) {
+            return Err(Status::invalid_argument("page_token is not valid"));
+        }
         let read = self.database.read(deadline, move |connection| {
             async move { facts.unfinished(connection, before, &page_token, i64::from(page_size) + 1).await }
                 .boxed()
