@@ -169,23 +169,17 @@ pub(super) async fn groups(
     let ids = (!filter.ids.is_empty()).then_some(filter.ids.as_slice());
     let rows = database::query(
         "-- dead_letter.groups
-        with matching as (
-            select distinct coalesce(subject, id::text) as subject_or_id, subject is null as alone
-            from dead_letters
-            where group_name = $1 and state = 'parked'
-                and ($2::uuid[] is null or id = any($2))
-                and ($3::text is null or topic = $3)
-                and ($4::text is null or class = $4)
-                and ($5::text is null or subject = $5)
-                and ($6::timestamptz is null or parked_at >= $6)
-                and ($7::timestamptz is null or parked_at < $7)
-        )
-        select m.subject_or_id, m.alone, count(*) as letters
-        from matching as m
-        join dead_letters as d on d.group_name = $1 and d.state = 'parked'
-            and coalesce(d.subject, d.id::text) = m.subject_or_id and (d.subject is null) = m.alone
-        group by m.subject_or_id, m.alone
-        order by min(d.id::text)",
+        select subject, case when subject is null then id end as alone, count(*) as letters
+        from dead_letters
+        where group_name = $1 and state = 'parked'
+        group by 1, 2
+        having bool_or(($2::uuid[] is null or id = any($2))
+            and ($3::text is null or topic = $3)
+            and ($4::text is null or class = $4)
+            and ($5::text is null or subject = $5)
+            and ($6::timestamptz is null or parked_at >= $6)
+            and ($7::timestamptz is null or parked_at < $7))
+        order by min(id::text)",
     )
     .bind(group)
     .bind(ids)
@@ -198,13 +192,10 @@ pub(super) async fn groups(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let subject_or_id: String = row.try_get("subject_or_id")?;
-            let redrive_group = if row.try_get("alone")? {
-                RedriveGroup::Alone(
-                    Uuid::try_parse(&subject_or_id).map_err(|_| DatabaseError::Corrupt("id".into()))?,
-                )
-            } else {
-                RedriveGroup::Aggregate(subject_or_id)
+            let redrive_group = match (row.try_get("subject")?, row.try_get("alone")?) {
+                (Some(subject), _) => RedriveGroup::Aggregate(subject),
+                (None, Some(id)) => RedriveGroup::Alone(id),
+                (None, None) => return Err(DatabaseError::Corrupt("a letter without an id".into())),
             };
             Ok((redrive_group, row.try_get("letters")?))
         })
