@@ -91,8 +91,8 @@ async fn no_statement_outlives_its_deadline() {
         let ended = match kind {
             "read" => lab.database.read(deadline, slow).await,
             "statement" => {
-                let work = |connection, ()| half_at_once(connection);
-                lab.database.single_statement("test.half", deadline, (), work).await
+                let database = &lab.database;
+                database.single_statement("test.half", deadline, (), |one, ()| half_at_once(one)).await
             }
             _ => lab.database.transaction("test.half", deadline, (), |connection, ()| half(connection)).await,
         };
