@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use holdfast_common::{
-    consumer::PARKED_BYTES_MAX,
+    consumer::{PARKED_BYTES_MAX, observer::ViewReceiver},
     database::TransactionStep,
     dead_letter::{
         Filter, State,
@@ -762,6 +762,30 @@ async fn repaired(lab: &Lab, count: i64) {
     lab.alter("update dead_letters set edited_value = 'fine'").await;
 }
 
+/// A dry run names the letters that are redriven, in the order in which they are, and no more than may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_names_what_is_redriven() {
+    let lab = Lab::new("named").await;
+    // Two letters of each order, those of all orders in turns, and one letter that names none.
+    let order = |n: i64| format!("order-{}", n % 130);
+    let mut records: Vec<Record> = (0..260).map(|n| lab.record(n, lab.event(&order(n), "poison"))).collect();
+    let mut bare = lab.record(260, lab.event("bare", "poison"));
+    bare.headers.clear();
+    records.push(bare);
+    park(&lab, records).await;
+    lab.alter("update dead_letters set edited_value = 'fine'").await;
+    for most in [3, 150, 1_000] {
+        let some = |mode| Redrive { letters_max: Some(most), ..all(mode) };
+        let planned = redrive(&lab, some(Mode::DryRun)).await;
+        let done = redrive(&lab, some(Mode::Execute)).await;
+        let subjects =
+            |outcomes: &[(String, Outcome)]| outcomes.iter().map(|(of, _)| of.clone()).collect::<Vec<_>>();
+        assert_eq!(subjects(&planned), subjects(&done), "at most {most}");
+        assert!(planned.len() as u64 <= most && !planned.is_empty());
+    }
+    assert_eq!(letters(&lab).await.iter().filter(|letter| letter.subject.is_empty()).count(), 1);
+}
+
 fn execute(id: Uuid, rate_per_second: f64) -> Request<pb::RedriveDeadLettersRequest> {
     as_operator(pb::RedriveDeadLettersRequest {
         mode: pb::RedriveMode::Execute.into(),
@@ -880,7 +904,7 @@ async fn a_redrive_whose_service_died_is_abandoned() {
     for (step, had_before) in [(TransactionStep::Worked, 0), (TransactionStep::Committed, 1)] {
         let lab = Lab::new("abandoned").await;
         repaired(&lab, 3).await;
-        let (_, nobody_looks) = tokio::sync::watch::channel(None);
+        let nobody_looks = ViewReceiver::without_observer();
         let id = Uuid::now_v7();
         let dying =
             DeadLetters::new(lab.consumers_that_die_at("dead_letter.redrive", step), nobody_looks.clone());

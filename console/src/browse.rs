@@ -193,21 +193,16 @@ fn key_of(
     let which = Which::Order(id);
     let created: Vec<_> = topics.iter().filter(|topic| topic.name == topic::ORDER_CREATED).cloned().collect();
     let spans = spans(reader, deadline, &created, Start::Newest, &which)?;
-    let count = u32::try_from(spans.len()).unwrap_or(u32::MAX).max(1);
     let limits = Limits {
-        records: SEARCH_RECORDS_MAX / u64::from(count),
-        bytes: SEARCH_BYTES_MAX / u64::from(count),
+        records: SEARCH_RECORDS_MAX,
+        bytes: SEARCH_BYTES_MAX,
         found_of_each: 1,
+        found_of_all: 1,
         found_bytes: KEPT_BYTES_MAX,
-        time: deadline.left() / 2 / count,
+        time: deadline.left() / 2,
     };
-    for span in spans {
-        let found = scan(&mut &*reader, vec![span], |record| is_wanted(record, &which), &limits)?.found;
-        if let Some(key) = found.into_iter().next().and_then(|record| record.key) {
-            return Ok(Some(key.to_vec()));
-        }
-    }
-    Ok(None)
+    let found = scan(&mut &*reader, spans, |record| is_wanted(record, &which), &limits)?.found;
+    Ok(found.into_iter().next().and_then(|record| record.key).map(|key| key.to_vec()))
 }
 
 /// Whether the contract names the topic.
@@ -314,6 +309,7 @@ fn wanted(reader: &Reader, time: Duration, spans: Vec<Span>, which: &Which) -> R
         records,
         bytes: SEARCH_BYTES_MAX,
         found_of_each: SHOWN_MAX,
+        found_of_all: usize::MAX,
         found_bytes: KEPT_BYTES_MAX,
         time,
     };

@@ -22,7 +22,7 @@ pub(crate) const ORDERS_MAX: u32 = 200;
 const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(12);
 /// Of one question, about many orders at once.
 const CALL_TIME_MAX: Duration = Duration::from_secs(2);
-/// For a reader to look at the broker, which it does every 2 s.
+/// For a reader to look at the broker.
 const VIEW_TIME_MAX: Duration = Duration::from_secs(6);
 
 /// Which orders.

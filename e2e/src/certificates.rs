@@ -73,7 +73,7 @@ async fn orders_while<T>(user: &Session, going: impl Future<Output = T>) -> (T, 
     let (mut ids, mut failed) = (Vec::new(), Vec::new());
     let mut going = std::pin::pin!(going);
     loop {
-        let plan = Plan { rate: 40.0, requests: 40, clients: 8 };
+        let plan = Plan { rate: 40.0, requests: 40, clients: 2 };
         let user = user.clone();
         let round = open_loop(plan, move |_, _| {
             let user = user.clone();

@@ -181,8 +181,13 @@ impl TestStack {
 
     /// The ends of the logs of what is not ready: they are deleted with the stack.
     fn unready_logs(&self) -> String {
+        self.log_ends(|component| component.state != ComponentState::Ready)
+    }
+
+    /// The ends of the logs of some components, for a test that fails: they are deleted with the stack.
+    #[must_use]
+    pub fn log_ends(&self, is_wanted: impl Fn(&ComponentReport) -> bool) -> String {
         let Ok(Found::Running(report)) = control::find(&self.layout.data_dir) else { return String::new() };
-        let unready = report.components.iter().filter(|component| component.state != ComponentState::Ready);
         let end_of = |component: &ComponentReport| {
             let log = std::fs::read(&component.log).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
@@ -190,7 +195,7 @@ impl TestStack {
             let end = lines.get(lines.len().saturating_sub(LOG_LINES_MAX)..).unwrap_or_default().join("\n");
             format!("{} is {:?}: {}\n{end}\n", component.name, component.state, component.detail)
         };
-        unready.map(end_of).collect()
+        report.components.iter().filter(|component| is_wanted(component)).map(end_of).collect()
     }
 
     fn words(&self) -> String {

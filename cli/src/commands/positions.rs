@@ -81,7 +81,7 @@ impl Positions {
         let services = Services::connect(&self.target, self.service.as_deref())?;
         let answers = services
             .ask(async |service| {
-                let request = service.request(pb::ListPositionsRequest {})?;
+                let request = service.request(pb::ListPositionsRequest::default())?;
                 Ok(service.answer(service.dead_letters().list_positions(request).await)?)
             })
             .await?;

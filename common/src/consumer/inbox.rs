@@ -234,21 +234,24 @@ pub(super) async fn lock_and_insert(
     Ok((positions, inserted))
 }
 
-/// Whether an event with this id was dealt with.
-pub(crate) async fn has(
+/// Those of these events that were dealt with.
+pub(crate) async fn known(
     connection: &mut PgConnection,
     group: &str,
-    event_id: Uuid,
-) -> Result<bool, DatabaseError> {
-    let has = database::query(
-        "-- inbox.has
-        select exists (select from inbox where group_name = $1 and event_id = $2) as there",
+    event_ids: &[Uuid],
+) -> Result<HashSet<Uuid>, DatabaseError> {
+    if event_ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let rows = database::query(
+        "-- inbox.known
+        select event_id from inbox where group_name = $1 and event_id = any($2)",
     )
     .bind(group)
-    .bind(event_id)
-    .scalar(connection)
+    .bind(event_ids)
+    .fetch_all(connection)
     .await?;
-    Ok(has)
+    rows.into_iter().map(|row| Ok(row.try_get("event_id")?)).collect()
 }
 
 /// Writes the entries that don't exist yet and returns their ids: for records that are entered under an id other than

@@ -15,14 +15,17 @@ use rdkafka::{
     metadata::MetadataTopic,
     types::RDKafkaErrorCode,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 use super::{inbox::Place, positions};
 use crate::{
     database::Database,
     error::chain,
     kafka::{
-        Brokers, QuietContext,
+        Brokers, QuietContext, offsets_of,
         refusal::Refusals,
         tls::{ClientKind, Renewal},
     },
@@ -30,6 +33,8 @@ use crate::{
 
 /// How often the broker is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The same when somebody wants to know what it says now: at most so often, however many they are.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// One partition.
@@ -61,7 +66,7 @@ impl PartitionView {
 /// A group at one moment.
 #[derive(Debug, Clone)]
 pub struct GroupView {
-    /// When the broker was asked.
+    /// Before the broker was asked.
     pub at: Instant,
     /// The group's state as the broker reports it: `Stable`, `Empty`, `PreparingRebalance`, ...
     pub state: String,
@@ -79,8 +84,38 @@ impl GroupView {
     }
 }
 
-/// What the observer has seen last.
-pub type ViewReceiver = watch::Receiver<Option<Arc<GroupView>>>;
+/// What the observer has seen last; clones are the same.
+#[derive(Debug, Clone)]
+pub struct ViewReceiver {
+    seen: watch::Receiver<Option<Arc<GroupView>>>,
+    wanted: Arc<Notify>,
+}
+
+impl ViewReceiver {
+    /// Of nobody: there is never a view. For tests of what shows one.
+    #[must_use]
+    pub fn without_observer() -> Self {
+        Self { seen: watch::Sender::new(None).subscribe(), wanted: Arc::default() }
+    }
+
+    /// The last view; `None` if the broker has not answered since the start.
+    #[must_use]
+    pub fn latest(&self) -> Option<Arc<GroupView>> {
+        self.seen.borrow().clone()
+    }
+
+    /// Has the observer ask the broker now, and waits for the answer, but no longer than `time_max`: then the last view is as old as
+    /// it is.
+    pub async fn renewed(&self, time_max: Duration) -> Option<Arc<GroupView>> {
+        let asked = Instant::now();
+        self.wanted.notify_one();
+        let mut seen = self.seen.clone();
+        let newer = seen.wait_for(|view| view.as_ref().is_some_and(|view| view.at >= asked));
+        // Late, or there is no observer any more.
+        let _ = timeout(time_max, newer).await;
+        self.latest()
+    }
+}
 
 /// With whether it should be replaced for its certificate.
 type Client = (Arc<BaseConsumer<QuietContext>>, Renewal);
@@ -93,6 +128,7 @@ pub(super) struct Observer {
     database: Database,
     refusals: Refusals,
     seen: watch::Sender<Option<Arc<GroupView>>>,
+    wanted: Arc<Notify>,
 }
 
 impl Observer {
@@ -110,11 +146,12 @@ impl Observer {
             database: database.clone(),
             refusals: refusals.clone(),
             seen: watch::Sender::new(None),
+            wanted: Arc::default(),
         }
     }
 
     pub(super) fn subscribe(&self) -> ViewReceiver {
-        self.seen.subscribe()
+        ViewReceiver { seen: self.seen.subscribe(), wanted: self.wanted.clone() }
     }
 
     /// Never returns; its caller drops it.
@@ -123,6 +160,7 @@ impl Observer {
         // The positions from the last time that the database answered: they don't change while it is away.
         let mut positions = HashMap::new();
         loop {
+            let began = Instant::now();
             match self.look(&mut client, &mut positions).await {
                 Ok(view) => {
                     self.refusals.forget();
@@ -137,7 +175,10 @@ impl Observer {
                     tracing::debug!(error = chain(&error), "cannot look at the consumer group");
                 }
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => {}
+                () = self.wanted.notified() => sleep_until(began + LOOK_AGAIN_AFTER).await,
+            }
         }
     }
 
@@ -196,29 +237,10 @@ impl Observer {
 }
 
 fn ask(client: &BaseConsumer<QuietContext>, group: &str, topics: &[String]) -> KafkaResult<GroupView> {
+    let at = Instant::now();
     // It reads nothing, but librdkafka reports its errors here, and they must not pile up.
     while client.poll(Duration::ZERO).is_some() {}
-    let mut partitions = BTreeMap::new();
-    for topic in topics {
-        let metadata = client.fetch_metadata(Some(topic), ANSWER_TIME_MAX)?;
-        let refused = RDKafkaErrorCode::TopicAuthorizationFailed;
-        if metadata.topics().iter().any(|topic| topic.error().map(RDKafkaErrorCode::from) == Some(refused)) {
-            return Err(KafkaError::MetadataFetch(refused));
-        }
-        let mut places = TopicPartitionList::new();
-        for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
-            places.add_partition(topic, partition.id());
-        }
-        for place in client.committed_offsets(places, ANSWER_TIME_MAX)?.elements() {
-            let (first, end) = client.fetch_watermarks(topic, place.partition(), ANSWER_TIME_MAX)?;
-            let committed = match place.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            };
-            let view = PartitionView { first, end, committed, position: None };
-            partitions.insert((topic.clone(), place.partition()), view);
-        }
-    }
+    let partitions = ask_partitions(client, topics)?;
     let groups = client.client().fetch_group_list(Some(group), ANSWER_TIME_MAX)?;
     let (mut state, mut owned) = ("Empty".to_owned(), BTreeSet::new());
     for found in groups.groups().iter().filter(|found| found.name() == group) {
@@ -227,7 +249,51 @@ fn ask(client: &BaseConsumer<QuietContext>, group: &str, topics: &[String]) -> K
             owned.extend(assigned_places(member.assignment().unwrap_or_default()));
         }
     }
-    Ok(GroupView { at: Instant::now(), state, owned, partitions })
+    Ok(GroupView { at, state, owned, partitions })
+}
+
+/// The partitions of the topics, without the positions that the database has.
+fn ask_partitions(
+    client: &BaseConsumer<QuietContext>,
+    topics: &[String],
+) -> KafkaResult<BTreeMap<Place, PartitionView>> {
+    let mut places: Vec<Place> = Vec::new();
+    for topic in topics {
+        let metadata = client.fetch_metadata(Some(topic), ANSWER_TIME_MAX)?;
+        let refused = RDKafkaErrorCode::TopicAuthorizationFailed;
+        if metadata.topics().iter().any(|topic| topic.error().map(RDKafkaErrorCode::from) == Some(refused)) {
+            return Err(KafkaError::MetadataFetch(refused));
+        }
+        let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        places.extend(partitions.map(|partition| (topic.clone(), partition.id())));
+    }
+    if places.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut list = TopicPartitionList::with_capacity(places.len());
+    for (topic, partition) in &places {
+        list.add_partition(topic, *partition);
+    }
+    let committed = client.committed_offsets(list, ANSWER_TIME_MAX)?;
+    let committed: HashMap<Place, Offset> = committed
+        .elements()
+        .iter()
+        .map(|element| ((element.topic().to_owned(), element.partition()), element.offset()))
+        .collect();
+    let firsts = offsets_of(client, &places, Offset::Beginning, ANSWER_TIME_MAX)?;
+    let ends = offsets_of(client, &places, Offset::End, ANSWER_TIME_MAX)?;
+    let mut partitions = BTreeMap::new();
+    for (place, (first, end)) in places.into_iter().zip(firsts.into_iter().zip(ends)) {
+        let (Some(first), Some(end)) = (first, end) else {
+            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
+        };
+        let committed = match committed.get(&place) {
+            Some(Offset::Offset(offset)) => Some(*offset),
+            _ => None,
+        };
+        partitions.insert(place, PartitionView { first, end, committed, position: None });
+    }
+    Ok(partitions)
 }
 
 /// The partitions in a member's assignment (Kafka's consumer protocol: version, then topics, each with its partitions;
@@ -265,6 +331,35 @@ fn assigned_places(bytes: &[u8]) -> Vec<Place> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn seen_now() -> Option<Arc<GroupView>> {
+        let (state, at) = ("Stable".to_owned(), Instant::now());
+        Some(Arc::new(GroupView { at, state, owned: BTreeSet::new(), partitions: BTreeMap::new() }))
+    }
+
+    /// Whoever wants a newer view has it made and waits for it, not for one that was begun before; without a broker only for so long.
+    #[tokio::test(start_paused = true)]
+    async fn a_newer_view_is_made_for_whoever_wants_it() {
+        let (seen, wanted) = (watch::Sender::new(seen_now()), Arc::<Notify>::default());
+        let view = ViewReceiver { seen: seen.subscribe(), wanted: wanted.clone() };
+        let begin = Instant::now();
+        let waits = Duration::from_secs(1);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let old = view.renewed(waits).await.expect("the last one");
+        assert_eq!((old.at, begin.elapsed()), (begin, waits + Duration::from_millis(1)));
+        wanted.notified().await;
+
+        let begun_before = seen_now();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let asks = tokio::spawn(async move { view.renewed(waits).await });
+        wanted.notified().await;
+        seen.send_replace(begun_before);
+        sleep(Duration::from_millis(1)).await;
+        assert!(!asks.is_finished());
+        let asked_at = Instant::now();
+        seen.send_replace(seen_now());
+        assert_eq!(asks.await.expect("no panic").expect("a view").at, asked_at);
+    }
 
     /// An assignment as Kafka writes it, and any part of it, is read without a panic.
     #[test]

@@ -398,7 +398,7 @@ impl<H: Handler> Session<'_, H> {
             return;
         }
         let place = (record.topic.clone(), record.partition);
-        let view = self.view.borrow().clone();
+        let view = self.view.latest();
         let first = view.and_then(|view| view.partitions.get(&place).map(|partition| partition.first));
         // Offsets without a record are common: markers of transactions, compaction. Those below the log's start are not.
         let missing = first.unwrap_or_default().min(record.offset) - next_offset;
@@ -437,7 +437,7 @@ impl<H: Handler> Session<'_, H> {
                 (place.clone(), Reading { next_offset: progress.next_offset, fetched_offset, listened })
             })
             .collect();
-        let view = self.view.borrow().clone();
+        let view = self.view.latest();
         let finding = self.watch.look(now, view.as_deref(), &reading);
         let is_progressing = matches!(finding, Finding::Well | Finding::Blind | Finding::Unreadable(_));
         if is_progressing {
@@ -469,7 +469,7 @@ impl<H: Handler> Session<'_, H> {
 
     /// Continues after records that an operator has skipped: the database's position is past the unreadable ones.
     fn follow_skips(&mut self, unreadable: &[(Place, i64)]) -> Result<(), Lost> {
-        let Some(view) = self.view.borrow().clone() else { return Ok(()) };
+        let Some(view) = self.view.latest() else { return Ok(()) };
         for (place, offset) in unreadable {
             let position = view.partitions.get(place).and_then(|partition| partition.position);
             let Some(position) = position.filter(|position| position > offset) else { continue };

@@ -6,6 +6,7 @@
 //! transaction.
 
 pub mod depth;
+mod foresee;
 pub(crate) mod messages;
 pub mod progress;
 pub mod redrive;

@@ -12,7 +12,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use sqlx::{Connection as _, PgConnection};
 use tokio::{
     sync::mpsc,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    consumer::{Accepted, Answer, Class, Handler, Poison, group::Group, inbox, is_in_the_data, trace},
+    consumer::{Accepted, Answer, Class, Handler, Poison, group::Group, is_in_the_data, trace},
     database::{self, BACKGROUND_TIME_MAX, DatabaseError, after_commit, bounded, mark, undo_since},
     deadline::Deadline,
     error::chain,
@@ -36,9 +36,9 @@ use crate::{
 };
 
 /// Letters per transaction; an aggregate with more is redriven in several, in order.
-const LETTERS_PER_TRANSACTION_MAX: i64 = 100;
+pub(super) const LETTERS_PER_TRANSACTION_MAX: i64 = 100;
 /// Bytes of the letters of a transaction, which are in memory at the same time; the one that reaches it still belongs to it.
-const BYTES_PER_TRANSACTION_MAX: i64 = 8 * 1024 * 1024;
+pub(super) const BYTES_PER_TRANSACTION_MAX: i64 = 8 * 1024 * 1024;
 /// Attempts of a transaction while the database is away; then the command fails, and the operator runs it again.
 const ATTEMPTS_MAX: u32 = 8;
 /// A redrive that waits looks this often whether it was cancelled.
@@ -171,7 +171,7 @@ impl RedriveLock {
 
 /// Redrives the letters of a group.
 pub struct Redriver<H: Handler> {
-    group: Group<H>,
+    pub(super) group: Group<H>,
 }
 
 impl<H: Handler> Clone for Redriver<H> {
@@ -265,6 +265,18 @@ impl<H: Handler> Redriver<H> {
         if steps.send(plan).await.is_err() {
             return Ok(Ended::CallerGone);
         }
+        match request.mode {
+            Mode::DryRun => self.foresee(&groups, request, steps).await,
+            Mode::Execute => self.execute(groups, request, steps).await,
+        }
+    }
+
+    async fn execute(
+        &self,
+        groups: Vec<(RedriveGroup, i64)>,
+        request: &Redrive,
+        steps: &mpsc::Sender<Step>,
+    ) -> Result<Ended, RedriveError> {
         let mut left = request.letters_max.unwrap_or(u64::MAX);
         let mut rate_limit = RateLimit::new(request.rate_per_second);
         for (redrive_group, _) in groups {
@@ -279,14 +291,11 @@ impl<H: Handler> Redriver<H> {
                 let most = i64::try_from(left).unwrap_or(i64::MAX).min(LETTERS_PER_TRANSACTION_MAX);
                 // At a low rate, small steps keep it even.
                 let most = most.min(rate_limit.letters_at_once());
-                let Done { outcomes, may_have_more } =
-                    self.redrive_group_with_retries(&redrive_group, most, request).await?;
+                let done = retried(|| self.redrive_group(&redrive_group, most, request).boxed()).await?;
+                let Done { outcomes, may_have_more } = done.map_err(RedriveError::Cancelled)?;
                 let all_redriven = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Redriven);
                 let done = outcomes.len();
-                for (_, outcome) in &outcomes {
-                    metrics::counter!(crate::metric::DEAD_LETTERS_REDRIVEN_TOTAL, "outcome" => outcome.name())
-                        .increment(1);
-                }
+                count(&outcomes);
                 // All that was done is reported, cancelled or not, however slowly it is taken in.
                 tokio::select! {
                     () = report(outcomes, steps) => {}
@@ -354,80 +363,6 @@ impl<H: Handler> Redriver<H> {
                 move |connection, ()| progress::plan(connection, group, id, letters).boxed(),
             )
             .await
-    }
-
-    /// Tries again while the database is away, for a while.
-    async fn redrive_group_with_retries(
-        &self,
-        redrive_group: &RedriveGroup,
-        most: i64,
-        request: &Redrive,
-    ) -> Result<Done, RedriveError> {
-        let mut backoff = Backoff::for_infrastructure();
-        loop {
-            let outcome = match request.mode {
-                Mode::DryRun => self.plan_group(redrive_group, request.exhausted).await.map(Ok),
-                Mode::Execute => self.redrive_group(redrive_group, most, request).await,
-            };
-            match outcome {
-                Err(error) if !is_in_the_data(&error) && backoff.attempt() + 1 < ATTEMPTS_MAX => {
-                    tracing::warn!(error = chain(&error), "redrive waits for its database");
-                    tokio::time::sleep(backoff.next_pause()).await;
-                }
-                Err(error) => return Err(error.into()),
-                Ok(Err(by)) => return Err(RedriveError::Cancelled(by)),
-                Ok(Ok(done)) => return Ok(done),
-            }
-        }
-    }
-
-    /// What would be done with the letters of a group, all of them. Each is looked at alone, because it may have megabytes.
-    async fn plan_group(
-        &self,
-        redrive_group: &RedriveGroup,
-        exhausted: Exhausted,
-    ) -> Result<Done, DatabaseError> {
-        let (redriver, redrive_group) = (self.clone(), redrive_group.clone());
-        let deadline = Deadline::after(BACKGROUND_TIME_MAX);
-        self.group
-            .database
-            .read(deadline, move |connection| {
-                Box::pin(async move {
-                    let mut line = Line::new(exhausted);
-                    let mut outcomes = Vec::new();
-                    for letter in store::parked(connection, redriver.group.name, &redrive_group).await? {
-                        let outcome = match line.stopped_at(letter.redrive_count) {
-                            Some(outcome) => outcome,
-                            None => match line.passed(redriver.try_form(connection, letter.id).await?) {
-                                Outcome::Failed(poison) => Outcome::WouldFail(poison),
-                                _ => Outcome::Planned,
-                            },
-                        };
-                        outcomes.push((letter, outcome));
-                    }
-                    Ok(Done { outcomes, may_have_more: false })
-                })
-            })
-            .await
-    }
-
-    /// What can be known of a redrive without its effects: whether headers, key and value are what the service can handle, and whether
-    /// the event's id is free.
-    async fn try_form(
-        &self,
-        connection: &mut PgConnection,
-        id: Uuid,
-    ) -> Result<Result<(), Poison>, DatabaseError> {
-        let group = self.group.name;
-        // It may have been redriven since; then there is nothing wrong with it.
-        let Some(letter) = store::get(connection, group, id).await? else { return Ok(Ok(())) };
-        let accepted = match self.group.check(&letter.effective_record()) {
-            Ok(accepted) => accepted,
-            Err(poison) => return Ok(Err(poison)),
-        };
-        let is_taken = accepted.metadata.id != letter.event_id
-            && inbox::has(connection, group, accepted.metadata.id).await?;
-        Ok(if is_taken { Err(id_is_taken()) } else { Ok(()) })
     }
 
     /// One transaction: the first letters of a group, in order, up to the first that fails. The inner error is who has cancelled it.
@@ -593,14 +528,37 @@ impl<H: Handler> Redriver<H> {
     }
 }
 
+/// Tries again while the database is away, for a while.
+pub(super) async fn retried<'a, T>(
+    work: impl Fn() -> BoxFuture<'a, Result<T, DatabaseError>>,
+) -> Result<T, DatabaseError> {
+    let mut backoff = Backoff::for_infrastructure();
+    loop {
+        match work().await {
+            Err(error) if !is_in_the_data(&error) && backoff.attempt() + 1 < ATTEMPTS_MAX => {
+                tracing::warn!(error = chain(&error), "redrive waits for its database");
+                tokio::time::sleep(backoff.next_pause()).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+pub(super) fn count(outcomes: &[(Summary, Outcome)]) {
+    for (_, outcome) in outcomes {
+        metrics::counter!(crate::metric::DEAD_LETTERS_REDRIVEN_TOTAL, "outcome" => outcome.name())
+            .increment(1);
+    }
+}
+
 /// If nobody listens, what is done stays done.
-async fn report(outcomes: Vec<(Summary, Outcome)>, steps: &mpsc::Sender<Step>) {
+pub(super) async fn report(outcomes: Vec<(Summary, Outcome)>, steps: &mpsc::Sender<Step>) {
     for (letter, outcome) in outcomes {
         let _ = steps.send(Step::Letter { letter: Box::new(letter), outcome }).await;
     }
 }
 
-fn id_is_taken() -> Poison {
+pub(super) fn id_is_taken() -> Poison {
     Poison::new(Class::SchemaViolation, "event id was used for another event")
 }
 
@@ -616,6 +574,12 @@ impl Line {
     #[must_use]
     pub const fn new(exhausted: Exhausted) -> Self {
         Self { exhausted, stopped: false }
+    }
+
+    /// Whether all that follow wait.
+    #[must_use]
+    pub const fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// The outcome of the next letter, which was redriven so often, if it is not to be handled again.

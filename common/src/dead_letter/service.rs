@@ -1,6 +1,8 @@
 //! `holdfast.ops.v1.DeadLetterService`: one implementation for all services. Its messages are checked and built in
 //! [`super::messages`].
 
+use std::time::Duration;
+
 use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use holdfast_proto::{
     ops::v1::{self as pb, dead_letter_service_server::DeadLetterService},
@@ -48,6 +50,9 @@ const COUNTED_MAX: i64 = 10_000;
 
 /// Entries of the audit that are shown with a letter, the latest ones; `ListDeadLetterAudit` has the rest.
 const HISTORY_ENTRIES_MAX: i64 = 1_000;
+
+/// How long the broker has to answer a caller that wants to know what it says now.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Serves the dead letters of one group.
 pub struct DeadLetters<H: Handler> {
@@ -433,13 +438,18 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         &self,
         request: Request<pb::ListPositionsRequest>,
     ) -> Result<Response<pb::ListPositionsResponse>, Status> {
-        let group = self.group.name;
+        let (group, deadline) = (self.group.name, Deadline::of(&request));
+        // Before the positions are read: whoever is at an end that was seen then has read all that there was.
+        let view = if request.get_ref().look_now {
+            self.view.renewed(LOOK_TIME_MAX.min(deadline.remaining() / 2)).await
+        } else {
+            self.view.latest()
+        };
         let tallies = self
             .group
             .database
-            .read(Deadline::of(&request), move |connection| positions::tallies(connection, group).boxed())
+            .read(deadline, move |connection| positions::tallies(connection, group).boxed())
             .await?;
-        let view = self.view.borrow().clone();
         Ok(Response::new(positions_to_proto(tallies, view.as_deref())))
     }
 
@@ -450,7 +460,7 @@ impl<H: Handler> DeadLetterService for DeadLetters<H> {
         let (deadline, peer) = (Deadline::of(&request), peer_of(&request)?);
         let skip = parse_skip(request.into_inner(), &peer)?;
         let place = (skip.topic.clone(), skip.partition);
-        let view = self.view.borrow().clone();
+        let view = self.view.latest();
         let end = view.as_deref().and_then(|view| view.partitions.get(&place)).map(|partition| partition.end);
         let position = skip.offset + i64::from(skip.records);
         if end.is_none_or(|end| position > end) {

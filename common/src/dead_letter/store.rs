@@ -1,5 +1,7 @@
 //! SQL of what operators do with letters.
 
+use std::collections::HashMap;
+
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -219,26 +221,80 @@ impl RedriveGroup {
     }
 }
 
-/// The parked letters of a group, oldest first.
+/// A parked letter of one of several groups.
+#[derive(Debug)]
+pub(super) struct Parked {
+    /// Which of them.
+    pub(super) group: usize,
+    pub(super) summary: Summary,
+    /// What takes memory of it.
+    pub(super) bytes: i64,
+}
+
+/// The parked letters of these groups, one group after the other, oldest first.
 pub(super) async fn parked(
     connection: &mut PgConnection,
     group: &str,
-    redrive_group: &RedriveGroup,
-) -> Result<Vec<Summary>, DatabaseError> {
-    let (subject, id) = redrive_group.parameters();
+    groups: &[RedriveGroup],
+) -> Result<Vec<Parked>, DatabaseError> {
+    let (mut by_subject, mut by_id) = (HashMap::new(), HashMap::new());
+    for (place, group) in groups.iter().enumerate() {
+        match group {
+            RedriveGroup::Aggregate(subject) => drop(by_subject.insert(subject.as_str(), place)),
+            RedriveGroup::Alone(id) => drop(by_id.insert(*id, place)),
+        }
+    }
+    let subjects: Vec<&str> = by_subject.keys().copied().collect();
+    let ids: Vec<Uuid> = by_id.keys().copied().collect();
     let rows = database::query(concat!(
         "-- dead_letter.parked\nselect ",
         summary_columns!(),
-        " from dead_letters
-        where group_name = $1 and state = 'parked' and (subject = $2 or (subject is null and id = $3))
+        ", (",
+        letter_bytes!(),
+        ")::bigint as bytes
+        from dead_letters
+        where group_name = $1 and state = 'parked' and (subject = any($2) or (subject is null and id = any($3)))
         order by id"
     ))
     .bind(group)
-    .bind(subject)
-    .bind(id)
+    .bind(subjects)
+    .bind(ids)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(summary).collect()
+    let mut letters = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (summary, bytes) = (summary(row)?, row.try_get("bytes")?);
+        let place = match &summary.subject {
+            Some(subject) => by_subject.get(subject.as_str()),
+            None => by_id.get(&summary.id),
+        };
+        let group = *place.ok_or_else(|| DatabaseError::Corrupt("a letter that was not asked for".into()))?;
+        letters.push(Parked { group, summary, bytes });
+    }
+    // Stable: those of a group stay in their order.
+    letters.sort_by_key(|letter| letter.group);
+    Ok(letters)
+}
+
+/// Those of these letters that there are, in no order.
+pub(super) async fn letters(
+    connection: &mut PgConnection,
+    group: &str,
+    ids: &[Uuid],
+) -> Result<Vec<Letter>, DatabaseError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = database::query(concat!(
+        "-- dead_letter.letters\nselect ",
+        letter_columns!(),
+        " from dead_letters where group_name = $1 and id = any($2)"
+    ))
+    .bind(group)
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(letter).collect()
 }
 
 /// The first parked letters of a group.

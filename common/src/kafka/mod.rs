@@ -5,15 +5,15 @@ pub mod reader;
 pub mod refusal;
 pub mod tls;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 use holdfast_proto::{text::kafka_in_words, topic};
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig, ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, ConsumerContext},
-    error::KafkaError,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::{KafkaError, KafkaResult},
     producer::FutureProducer,
 };
 
@@ -232,6 +232,31 @@ fn producer_config(mut client: ClientConfig) -> ClientConfig {
         .set("queue.buffering.max.messages", "10000")
         .set("compression.type", "none");
     client
+}
+
+/// The offsets of these partitions, in their order: of the oldest record (`Offset::Beginning`), after the newest (`Offset::End`), or of the
+/// first that is not older than so many milliseconds since 1970 (`Offset::Offset`), if there is one. Each must have a leader, or none is
+/// answered.
+pub(crate) fn offsets_of(
+    client: &BaseConsumer<QuietContext>,
+    places: &[(String, i32)],
+    asked: Offset,
+    time_max: Duration,
+) -> KafkaResult<Vec<Option<i64>>> {
+    let mut list = TopicPartitionList::with_capacity(places.len());
+    for (topic, partition) in places {
+        list.add_partition_offset(topic, *partition, asked)?;
+    }
+    // In the protocol beginning and end are times of their own, so this is one request to each leader.
+    let answered = client.offsets_for_times(list, time_max)?;
+    let mut offsets = HashMap::new();
+    for element in answered.elements() {
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset() {
+            offsets.insert((element.topic().to_owned(), element.partition()), offset);
+        }
+    }
+    Ok(places.iter().map(|place| offsets.get(place).copied()).collect())
 }
 
 /// The partition to which our producers send what has this key, of a topic that has so many; `None` if it may be in any.

@@ -2,10 +2,7 @@
 //!
 //! It blocks, and each call has a time after which it fails. What it holds is bounded by [`QUEUE_KIB_MAX`] and one answer of a broker.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use holdfast_proto::topic::RECORD_BYTES_MAX;
 use rdkafka::{
@@ -18,7 +15,7 @@ use rdkafka::{
 };
 
 use super::{
-    Brokers, QuietContext, in_words,
+    Brokers, QuietContext, in_words, offsets_of,
     refusal::Refusals,
     tls::{ClientKind, Renewal},
 };
@@ -85,13 +82,13 @@ pub enum At {
     Time(i64),
 }
 
-/// What comes next of a partition.
+/// What comes next.
 #[derive(Debug)]
 pub enum Next {
     /// A record.
     Record(Box<Record>),
-    /// No record yet.
-    End,
+    /// A partition with this number has no further record yet; of which topic is not said.
+    End(i32),
     /// Nothing was heard in time.
     Nothing,
 }
@@ -174,29 +171,12 @@ impl Reader {
         if places.is_empty() {
             return Ok(Vec::new());
         }
-        self.said(self.ask_offsets(places, at, time_max))
-    }
-
-    fn ask_offsets(&self, places: &[Place], at: At, time_max: Duration) -> KafkaResult<Vec<Option<i64>>> {
         let asked = match at {
             At::First => Offset::Beginning,
             At::End => Offset::End,
             At::Time(ms) => Offset::Offset(ms.max(0)),
         };
-        let mut list = TopicPartitionList::with_capacity(places.len());
-        for (topic, partition) in places {
-            list.add_partition_offset(topic, *partition, asked)?;
-        }
-        // In the protocol beginning and end are times of their own, so this is one request to each leader.
-        let answered = self.client.offsets_for_times(list, time_max)?;
-        let mut offsets = HashMap::new();
-        for element in answered.elements() {
-            element.error()?;
-            if let Offset::Offset(offset) = element.offset() {
-                offsets.insert((element.topic().to_owned(), element.partition()), offset);
-            }
-        }
-        Ok(places.iter().map(|place| offsets.get(place).copied()).collect())
+        self.said(offsets_of(&self.client, places, asked, time_max))
     }
 
     /// How long these topics keep their records, by their names; those are missing of which that may not be known.
@@ -233,21 +213,28 @@ impl Reader {
         Ok(known.collect())
     }
 
-    /// Reads this partition from an offset on, and nothing else.
-    pub fn begin(&self, (topic, partition): &Place, offset: i64) -> Result<(), ReadError> {
-        let mut list = TopicPartitionList::with_capacity(1);
-        let begun = list
-            .add_partition_offset(topic, *partition, Offset::Offset(offset))
-            .and_then(|()| self.client.assign(&list));
-        self.said(begun)
+    /// Reads these partitions, each from an offset on, and nothing else.
+    pub fn begin(&self, places: &[(Place, i64)]) -> Result<(), ReadError> {
+        let mut list = TopicPartitionList::with_capacity(places.len());
+        let added = places.iter().try_for_each(|((topic, partition), offset)| {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+        });
+        self.said(added.and_then(|()| self.client.assign(&list)))
     }
 
-    /// The next record of the partition that was begun.
+    /// Reads no more of one of the partitions that were begun.
+    pub fn leave(&self, (topic, partition): &Place) -> Result<(), ReadError> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(topic, *partition);
+        self.said(self.client.incremental_unassign(&list))
+    }
+
+    /// What comes next of the partitions that were begun.
     pub fn next(&self, time_max: Duration) -> Result<Next, ReadError> {
         match self.client.poll(time_max) {
             None => Ok(Next::Nothing),
             Some(Ok(message)) => Ok(Next::Record(Box::new(Record::from_message(&message)))),
-            Some(Err(KafkaError::PartitionEOF(_))) => Ok(Next::End),
+            Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Next::End(partition)),
             // Tried again until the time is over.
             Some(Err(error)) if is_passing(&error) || is_of_the_group(&error) => Ok(Next::Nothing),
             Some(Err(error)) => self.said(Err(error)),

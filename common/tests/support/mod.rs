@@ -15,6 +15,7 @@ use holdfast_common::{
         Accepted, Answer, Class, Handler, Poison,
         batch::Processor,
         group::Group,
+        observer::ViewReceiver,
         runtime::{PlantedFault, Runtime},
     },
     database::{BACKGROUND_TIME_MAX, Database, DatabaseError, TransactionStep, after_commit},
@@ -478,8 +479,7 @@ impl Lab {
 
 /// The gRPC service, called as the operator would.
 pub fn service(lab: &Lab) -> DeadLetters<Ledger> {
-    let (_, nobody_looks) = tokio::sync::watch::channel(None);
-    DeadLetters::new(lab.consumers(), nobody_looks)
+    DeadLetters::new(lab.consumers(), ViewReceiver::without_observer())
 }
 
 /// A call of the identity `operator`.

@@ -121,7 +121,7 @@ impl ServiceRow {
 
 /// Where a service reads.
 pub(super) async fn positions(service: &Service) -> Result<pb::ListPositionsResponse> {
-    let request = service.request(pb::ListPositionsRequest {})?;
+    let request = service.request(pb::ListPositionsRequest::default())?;
     Ok(service.answer(service.dead_letters().list_positions(request).await)?)
 }
 

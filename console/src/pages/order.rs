@@ -167,7 +167,7 @@ pub(super) async fn readers(
 
 async fn reader(service: Service, event_ids: Vec<String>, subjects: Vec<String>) -> Result<Reader> {
     let unhandled = service.request(pb::ListUnhandledEventsRequest { event_ids, subjects })?;
-    let positions = service.request(pb::ListPositionsRequest {})?;
+    let positions = service.request(pb::ListPositionsRequest::default())?;
     let (mut reconcile, mut dead_letters) = (service.reconcile(), service.dead_letters());
     let (unhandled, positions) =
         tokio::join!(reconcile.list_unhandled_events(unhandled), dead_letters.list_positions(positions));

@@ -40,7 +40,7 @@ pub struct Scope<'a> {
     pub orders: Orders<'a>,
     /// The service whose events are looked at; `None`: everybody's.
     pub writer: Option<&'a str>,
-    /// How long to wait for a reader to look at the broker, which it does every 2 s. One that has not in this time does not see it.
+    /// How long to wait for a reader to look at the broker, which it does when it is asked to. One that has not in this time does not see it.
     pub view_time_max: Duration,
 }
 
@@ -389,7 +389,7 @@ async fn parked(service: &Service, orders: &[String]) -> Result<Vec<pb::ParkedAg
 async fn progress_of(service: &Service, since: Since) -> Result<HashMap<String, Progress>> {
     let until = Instant::now() + since.time_max;
     loop {
-        let request = service.request(pb::ListPositionsRequest {})?;
+        let request = service.request(pb::ListPositionsRequest { look_now: true })?;
         let answer = service.dead_letters().list_positions(request).await;
         let answer = service.answer(answer)?;
         let is_fresh = from_timestamp(answer.seen_at.as_ref()).is_some_and(|seen_at| seen_at > since.asked);
