@@ -73,8 +73,13 @@ async fn wait_until(due: Instant) {
     }
     tokio::time::sleep(left.saturating_sub(TIMER_ERROR_MAX)).await;
     let left = due.saturating_duration_since(Instant::now());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "on a thread for what blocks, where the runtime's timer is too coarse"
+    )]
+    let rest = spawn_blocking(move || std::thread::sleep(left));
     // It fails only if the runtime ends.
-    let _ = spawn_blocking(move || std::thread::sleep(left)).await;
+    let _ = rest.await;
 }
 
 #[cfg(test)]

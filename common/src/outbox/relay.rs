@@ -176,7 +176,7 @@ impl Relay {
             self.beat();
         }
         loop {
-            if let Err(error) = self.lead(&mut backoff).await {
+            if let Err(error) = Box::pin(self.lead(&mut backoff)).await {
                 metrics::counter!(crate::metric::OUTBOX_RELAY_FAILURES_TOTAL).increment(1);
                 let text = chain(&error);
                 tracing::warn!(error = text, "relay starts over");
