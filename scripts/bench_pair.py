@@ -9,7 +9,7 @@ machine that is slower for a minute slows both. Prints each pair, and the median
     scripts/bench_pair.py flags FLAG...        B is started with these flags of `holdfast up`, as in `flags --database-tls=off`
     scripts/bench_pair.py settings NAME=VALUE...  B is started with these variables, as in `settings TOKIO_WORKER_THREADS=1`
 
-`--pairs N` and `--orders N` come first. HOLDFAST is the command, by default target/release/holdfast. The receiver of traces is
+`--pairs N`, `--orders N` and `--phase TIME`, the length of the phases that measure latency, come first. HOLDFAST is the command, by default target/release/holdfast. The receiver of traces is
 `holdfast bench` itself, whose CPU counts for none.
 """
 
@@ -25,7 +25,8 @@ RECEIVER = "127.0.0.1:14317"
 ROOT = pathlib.Path(__file__).parent.parent
 HOLDFAST = os.environ.get("HOLDFAST", str(ROOT / "target/release/holdfast"))
 COMPONENTS = ["order", "payment", "delivery", "orders-db", "payments-db", "deliveries-db", "kafka"]
-FIGURES = ["service_cpu_ms_per_order", "cpu_ms_per_order", "wal_bytes_per_order", "paid_per_second", *(f"{name} / gateway" for name in COMPONENTS)]
+LATENCIES = [f"{phase} {figure} {quantile}" for phase in ("idle", "loaded") for figure in ("post", "post_to_paid") for quantile in ("p50_ms", "p99_ms")]
+FIGURES = [*LATENCIES, "service_cpu_ms_per_order", "cpu_ms_per_order", "wal_bytes_per_order", "paid_per_second", *(f"{name} / gateway" for name in COMPONENTS)]
 
 
 class Stack:
@@ -40,13 +41,17 @@ class Stack:
     def run(self, *arguments):
         return subprocess.run([self.command, *arguments], env=self.environment, check=True, stdout=subprocess.PIPE).stdout
 
-    def bench(self, orders):
+    def bench(self, orders, phase):
         receive = ["--receive-traces", RECEIVER] if self.receives_traces else []
-        report = json.loads(self.run("bench", "--phase", "1s", "--orders", str(orders), "-o", "json", *receive))["throughput"]
+        whole = json.loads(self.run("bench", "--phase", phase, "--orders", str(orders), "-o", "json", *receive))
+        report = whole["throughput"]
         # A comparison with traces that nobody has received would prove nothing.
         if self.receives_traces and not report["spans_per_order"]:
             raise SystemExit("no span was received")
         report["wal_bytes_per_order"] = sum(database["wal_bytes"] for database in report["cost"]["databases"].values())
+        for latency in LATENCIES:
+            load, figure, quantile = latency.split()
+            report[latency] = whole[load][figure][quantile]
         # In units of the gateway, because a machine that is slower for a minute is so for all of them.
         components = {name: component["cpu_ms"] for name, component in report["cost"]["components"].items()}
         report |= {f"{name} / gateway": components[name] / components["gateway"] for name in COMPONENTS}
@@ -77,6 +82,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--orders", type=int, default=2000)
+    parser.add_argument("--phase", default="1s")
     parser.add_argument("what", choices=["traces", "programs", "commands", "flags", "settings"])
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
@@ -88,10 +94,10 @@ def main():
                 stacks.append(Stack(**arguments))
             for stack in stacks:
                 # Caches, plans and compilers get warm.
-                stack.bench(options.orders // 2)
+                stack.bench(options.orders // 2, options.phase)
             for pair in range(options.pairs):
                 order = [0, 1] if pair % 2 == 0 else [1, 0]
-                reports = {i: stacks[i].bench(options.orders) for i in order}
+                reports = {i: stacks[i].bench(options.orders, options.phase) for i in order}
                 for figure in FIGURES:
                     ratios[figure].append(reports[1][figure] / reports[0][figure])
                 print("  ".join(f"{figure} {reports[0][figure]:.3f} {reports[1][figure]:.3f}" for figure in FIGURES), flush=True)

@@ -8,7 +8,7 @@
 //! - [`fault`]: what is done to a stack on purpose;
 //! - [`invariant`]: what must hold of it, whatever happened;
 //! - [`process`]: what the processes of a stack cost;
-//! - [`bench`]: the figures of `make bench`; `spans` counts the traces that arrive meanwhile.
+//! - [`bench`]: the figures of `make bench`; `spans` receives the traces that arrive meanwhile.
 //!
 //! A chaos run:
 //!

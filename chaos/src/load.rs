@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::Semaphore,
-    task::JoinSet,
-    time::{Instant, sleep_until},
+    task::{JoinSet, spawn_blocking},
+    time::Instant,
 };
 
 /// How much load.
@@ -37,7 +37,7 @@ where
     for number in 0..plan.requests {
         #[expect(clippy::cast_precision_loss, reason = "a count of requests is far below 2^52")]
         let due = begin + Duration::from_secs_f64(number as f64 / plan.rate);
-        sleep_until(due).await;
+        wait_until(due).await;
         let (clients, request) = (clients.clone(), request.clone());
         running.spawn(async move {
             let permit = clients.acquire_owned().await;
@@ -62,8 +62,30 @@ where
     results
 }
 
+/// The runtime's timer ticks once in a millisecond, and wakes late rather than early.
+const TIMER_ERROR_MAX: Duration = Duration::from_millis(2);
+
+/// To some 50 us, because what the load is late counts as the stack's time: the last moments on a thread, which the kernel wakes in time.
+async fn wait_until(due: Instant) {
+    let left = due.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return;
+    }
+    tokio::time::sleep(left.saturating_sub(TIMER_ERROR_MAX)).await;
+    let left = due.saturating_duration_since(Instant::now());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "on a thread for what blocks, where the runtime's timer is too coarse"
+    )]
+    let rest = spawn_blocking(move || std::thread::sleep(left));
+    // It fails only if the runtime ends.
+    let _ = rest.await;
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep_until;
+
     use super::*;
 
     /// A server that stalls once is seen by every request that was due meanwhile, not by one.

@@ -35,8 +35,8 @@ impl<R> From<DatabaseError> for WriteError<R> {
 }
 
 impl<R> Conflicting for WriteError<R> {
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(error) if error.is_conflict())
+    fn database_error(&self) -> Option<&DatabaseError> {
+        if let Self::Database(error) = self { Some(error) } else { None }
     }
 }
 

@@ -15,7 +15,7 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use holdfast_common::{
-    database::{Database, DatabaseError},
+    database::{Conflicting as _, Database, DatabaseError, commit_error},
     deadline::Deadline,
     health::Health,
 };
@@ -51,6 +51,18 @@ fn slow(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError
     .boxed()
 }
 
+/// The same effect in one statement, which commits by itself.
+fn half_at_once(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
+    async move {
+        sqlx::query("insert into effects (subject, payload) select 'half', '' from pg_sleep(30)")
+            .execute(connection)
+            .await
+            .map_err(commit_error)?;
+        Ok(())
+    }
+    .boxed()
+}
+
 /// Writes a row, then sleeps: half an effect, if it stayed.
 fn half(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), DatabaseError>> {
     async move {
@@ -73,14 +85,20 @@ async fn no_statement_outlives_its_deadline() {
     let lab = Lab::new("deadline").await;
     let mut observer = observer(&lab.database).await;
     let time = Duration::from_millis(300);
-    for kind in ["read", "transaction"] {
+    for kind in ["read", "transaction", "statement"] {
         let begin = Instant::now();
         let deadline = Deadline::after(time);
         let ended = match kind {
             "read" => lab.database.read(deadline, slow).await,
+            "statement" => {
+                let database = &lab.database;
+                database.single_statement("test.half", deadline, (), |one, ()| half_at_once(one)).await
+            }
             _ => lab.database.transaction("test.half", deadline, (), |connection, ()| half(connection)).await,
         };
-        ended.expect_err("too slow");
+        let error = ended.expect_err("too slow");
+        // It was cut off, and may have been committing.
+        assert!(kind != "statement" || error.is_unknown(), "{error:?}");
         let took = begin.elapsed();
         assert!(took <= ENDED_WITHIN, "{kind}: {took:?}");
         while busy(&mut observer).await > 0 {

@@ -205,6 +205,46 @@ async fn a_commit_wakes_the_relay() {
     assert_eq!(lab.read_topic(lab.topic).await.len(), 20);
 }
 
+/// A commit of another process wakes the relay that leads: even if that never polls, events are published.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_another_process_wakes_the_leader() {
+    let lab = Lab::new("relay-tell").await;
+    let (stop, never) = (CancellationToken::new(), Duration::from_secs(3600));
+    let leader = tokio::spawn(lab.relay().with_poll_every(never).run(stop.clone()));
+    lab.write(vec![lab.event("key", "first")]).await;
+    eventually("it leads", || outbox_is_empty(&lab)).await;
+
+    let process = lab.other_process().await;
+    let other = tokio::spawn(lab.relay_of(&process).with_poll_every(never).run(stop.clone()));
+    for n in 0..20 {
+        Lab::write_by(&process, vec![lab.event("key", &n.to_string())]).await;
+        eventually("the outbox is empty", || outbox_is_empty(&lab)).await;
+    }
+    stop.cancel();
+    for relay in [leader, other] {
+        relay.await.expect("ends when asked to");
+    }
+    assert_eq!(lab.read_topic(lab.topic).await.len(), 21);
+}
+
+/// A relay that is asked to end leaves nothing that the broker has to be published again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_is_gone_when_the_relay_ends() {
+    let lab = Lab::new("relay-end").await;
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    let hook = Arc::new(move |step| {
+        if step == Step::Acknowledged {
+            asked.cancel();
+        }
+    });
+    let relay = tokio::spawn(lab.relay().with_hook(hook).run(stop));
+    lab.write(vec![lab.event("key", "last")]).await;
+    relay.await.expect("ends when asked to");
+    assert!(outbox_is_empty(&lab).await);
+    assert_eq!(lab.read_topic(lab.topic).await.len(), 1);
+}
+
 /// The relay publishes with a producer of this lab's Kafka as soon as it has replaced `first`.
 async fn heals(lab: &Lab, first: Client) {
     let publisher = Publisher::starting_with(first, &lab.brokers());

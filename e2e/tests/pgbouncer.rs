@@ -240,13 +240,13 @@ async fn services_work_through_a_pooler() {
     world.invariants_hold().await;
 }
 
-/// Connections of the service's role: those without a lock that outlives a transaction, and those with one.
+/// Connections of the service's role: those that neither have a lock that outlives a transaction nor listen, and those with a lock.
 async fn connections(stack: &TestStack, participant: &Participant) -> (i64, i64) {
     let mut connection =
         PgConnection::connect(&stack.database_url(participant.name)).await.expect("connected");
     let row = sqlx::query(
-        "select count(*) filter (where not locks) as pooled, count(*) filter (where locks) as with_lock
-        from (select exists (select from pg_locks where pg_locks.pid = pg_stat_activity.pid
+        "select count(*) filter (where not locks and not listens) as pooled, count(*) filter (where locks) as with_lock
+        from (select query like 'LISTEN %' as listens, exists (select from pg_locks where pg_locks.pid = pg_stat_activity.pid
             and locktype = 'advisory' and granted) as locks
             from pg_stat_activity where usename = $1) as connections",
     )

@@ -119,7 +119,6 @@ async fn one_order_is_one_trace() {
         (format!("order server {call}"), format!("gateway client {call}"), 1),
         ("order producer create order.created".to_owned(), format!("order server {call}"), 1),
         statement("order.insert_order"),
-        statement("COMMIT"),
         (
             "payment consumer process order.created".to_owned(),
             "order producer create order.created".to_owned(),
@@ -201,6 +200,8 @@ async fn the_statements_of_a_batch_are_found_from_its_events() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let (world, collector) = (world(), collector());
     let session = world.user("batched", "100.00").await;
+    // The first batch of a partition has to make its position, with a statement more; all orders of a user are in the same ones.
+    delivered(&world, &id(&world.create(&session, ADDRESS, 300).await)).await;
     let order_id = id(&world.create(&session, ADDRESS, 300).await);
     delivered(&world, &order_id).await;
     let trace_id = trace_of(&order_id).await;
@@ -214,7 +215,7 @@ async fn the_statements_of_a_batch_are_found_from_its_events() {
         let root = span_of(&batch_trace, &format!("{service} consumer process batch")).await;
         assert_eq!(handling.span.links[0].span_id, root.span.span_id);
         assert_eq!(root.attribute("messaging.batch.message_count").as_deref(), Some("1"), "{root:?}");
-        let of_every_batch = ["inbox.lock_and_insert", "inbox.advance", "COMMIT"];
+        let of_every_batch = ["inbox.lock_and_insert", "COMMIT"];
         let statements = statements.iter().chain(&of_every_batch);
         let below = statements.map(|name| (format!("{service} client {name}"), root.title(), 1));
         let expected: BTreeMap<(String, String), usize> = below

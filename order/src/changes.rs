@@ -60,6 +60,16 @@ impl Changes {
         });
     }
 
+    /// For the work of a transaction that does not know yet what it changes: if nobody knows whether it is committed, readers look.
+    pub(crate) fn doubt_if_unknown(&self) {
+        let changes = self.clone();
+        after_commit(move |fate| {
+            if fate == Fate::Unknown {
+                changes.doubt();
+            }
+        });
+    }
+
     fn announce(&self, changed: &[ChangedOrder]) {
         // Asked now, not before the commit: a reader that came meanwhile has perhaps looked before it.
         if self.news.receiver_count() == 0 {

@@ -1,4 +1,4 @@
-//! Creating an order: order, lines, key and event in one transaction.
+//! Creating an order: order, lines, key and event in one statement, which is a transaction of its own.
 
 use futures_util::FutureExt as _;
 use holdfast_common::{
@@ -43,62 +43,71 @@ pub(crate) async fn create(
     new: NewOrder,
     deadline: Deadline,
 ) -> Result<Created, WriteError> {
-    // Outside of the transaction: the same order in each attempt.
-    let order_id = OrderId::generate();
-    let created = database
-        .transaction("order.create", deadline, (new, changes.clone()), move |connection, (new, changes)| {
-            async move {
-                let (created, changed) = write(connection, order_id, new).await?;
-                changes.announce_after_commit(changed);
-                Ok::<_, WriteError>(created)
-            }
-            .boxed()
-        })
-        .await?;
-    if !created.replayed {
-        metrics::counter!(holdfast_common::metric::ORDERS_CREATED_TOTAL).increment(1);
-    }
-    Ok(created)
-}
-
-/// What one transaction does, and what it has changed.
-async fn write(
-    connection: &mut PgConnection,
-    order_id: OrderId,
-    NewOrder { draft, key, trace }: NewOrder,
-) -> Result<(Created, Vec<ChangedOrder>), WriteError> {
-    let fingerprint = idempotency::fingerprint(&draft.canonical_bytes());
+    let fingerprint = idempotency::fingerprint(&new.draft.canonical_bytes());
+    let (user, key) = (new.draft.user_id.clone(), new.key.clone());
     if planted(Bug::AddressInLog) {
-        tracing::info!(address = draft.delivery_address, "order created");
+        tracing::info!(address = new.draft.delivery_address, "order created");
     }
-    let order = Order::create(order_id, draft, clock::now());
-    let (events, creations) = outbox::columns(event::of_creation(&order, trace));
-    let position = match store::insert_order(connection, &order, &key, &fingerprint, events).await? {
-        Insertion::Inserted(position) => position,
-        Insertion::KeyLocked => return Err(WriteError::StillRunning),
-        Insertion::KeyUsed => {
-            let order = replayed(connection, &order.user_id, &key, &fingerprint).await?;
-            return Ok((Created { order, replayed: true }, Vec::new()));
+    // Outside of the statement: the same order in each attempt.
+    let order = Order::create(OrderId::generate(), new.draft, clock::now());
+    let input =
+        NewRows { order: order.clone(), key: new.key, fingerprint: fingerprint.clone(), trace: new.trace };
+    let changes = changes.clone();
+    let insertion = database.single_statement("order.create", deadline, input, move |connection, rows| {
+        insert(connection, changes.clone(), rows).boxed()
+    });
+    match insertion.await? {
+        Insertion::Inserted(_) => {
+            metrics::counter!(holdfast_common::metric::ORDERS_CREATED_TOTAL).increment(1);
+            Ok(Created { order, replayed: false })
         }
-    };
-    creations.after_commit();
-    let changed = vec![ChangedOrder { order: order.clone(), position, previous_version: 0 }];
-    Ok((Created { order, replayed: false }, changed))
+        Insertion::KeyLocked => Err(WriteError::StillRunning),
+        Insertion::KeyUsed => {
+            let before = database.read(deadline, |connection| created_before(connection, user, key).boxed());
+            let (used, order) = before.await?;
+            if used == fingerprint {
+                Ok(Created { order, replayed: true })
+            } else {
+                Err(WriteError::KeyReused)
+            }
+        }
+    }
 }
 
-/// The order that the key has created, as it was then.
-async fn replayed(
+/// What the statement writes.
+#[derive(Debug, Clone)]
+struct NewRows {
+    order: Order,
+    key: IdempotencyKey,
+    fingerprint: Vec<u8>,
+    trace: Option<TraceContext>,
+}
+
+async fn insert(
     connection: &mut PgConnection,
-    user: &UserId,
-    key: &IdempotencyKey,
-    fingerprint: &[u8],
-) -> Result<Order, WriteError> {
-    // Keys that have expired are deleted: one that was there a moment ago may be gone.
-    let gone = || DatabaseError::Conflict(sqlx::Error::RowNotFound);
-    let used = store::key_use(connection, user, key).await?.ok_or_else(gone)?;
-    if used.fingerprint != fingerprint {
-        return Err(WriteError::KeyReused);
+    changes: Changes,
+    NewRows { order, key, fingerprint, trace }: NewRows,
+) -> Result<Insertion, DatabaseError> {
+    changes.doubt_if_unknown();
+    let (events, creations) = outbox::columns(event::of_creation(&order, trace));
+    let insertion = store::insert_order(connection, &order, &key, &fingerprint, events).await?;
+    if let Insertion::Inserted(position) = insertion {
+        creations.after_commit();
+        changes.announce_after_commit(vec![ChangedOrder { order, position, previous_version: 0 }]);
     }
-    let order = store::order_of_user(connection, used.order_id, user.clone()).await?;
-    Ok(order.ok_or(DatabaseError::Corrupt("key without its order".into()))?.as_created())
+    Ok(insertion)
+}
+
+/// The order that the key has created, as it was then, and the fingerprint of what it was used for.
+async fn created_before(
+    connection: &mut PgConnection,
+    user: UserId,
+    key: IdempotencyKey,
+) -> Result<(Vec<u8>, Order), DatabaseError> {
+    // Keys that have expired are deleted: one that was there a moment ago may be gone, and the caller may ask again.
+    let gone = || DatabaseError::Conflict(sqlx::Error::RowNotFound);
+    let used = store::key_use(connection, &user, &key).await?.ok_or_else(gone)?;
+    let order = store::order_of_user(connection, used.order_id, user).await?;
+    let order = order.ok_or(DatabaseError::Corrupt("key without its order".into()))?;
+    Ok((used.fingerprint, order.as_created()))
 }

@@ -2,11 +2,12 @@
 //! memory, and whether the stack keeps up with a rate for long.
 //!
 //! [`latency`] has the phases of a fixed rate, [`throughput`] the one that goes as fast as it can, and [`sustained`] those that show
-//! whether a backlog grows. [`cost`] reads what the components spend, `table.rs` prints the report for people.
+//! whether a backlog grows. [`steps`] says where the time to PAID goes, if the services send their spans here. [`cost`] reads what the components spend, `table.rs` prints the report for people.
 
 pub mod cost;
 mod followed;
 pub mod latency;
+pub mod steps;
 pub mod sustained;
 mod table;
 pub mod throughput;
@@ -25,13 +26,13 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::{
-    cost::Costs, followed::FollowedOrders, latency::LatencyPhase, sustained::SustainedPhase,
+    cost::Costs, followed::FollowedOrders, latency::LatencyPhase, steps::Step, sustained::SustainedPhase,
     throughput::ThroughputPhase,
 };
 use crate::{
     process::{self, Process, Usage},
     rest::{Rest, Session},
-    spans::SpanCounter,
+    spans::Spans,
 };
 
 /// What to measure.
@@ -66,12 +67,18 @@ pub struct Sustain {
 const CLIENTS: usize = 32;
 /// Orders per second of the phase with one client: far apart, so that each finds the stack idle.
 const IDLE_RATE: f64 = 10.0;
+/// When the spans of a phase have arrived: several times the interval at which services export them. Orders whose spans come later are left
+/// out of the steps.
+const EXPORTED_AFTER: Duration = Duration::from_secs(10);
 
 /// Everything.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// One client, idle stack.
     pub idle: LatencyPhase,
+    /// Where the orders of that phase spend their time until PAID, if the services send their spans here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub idle_steps: Vec<Step>,
     /// Many clients.
     pub loaded: LatencyPhase,
     /// A rate that is held.
@@ -97,7 +104,7 @@ pub async fn run(
     options: Options,
     delivery_time: Duration,
 ) -> Result<Report> {
-    let spans = options.receive_traces.map(SpanCounter::listen).transpose()?;
+    let spans = options.receive_traces.map(Spans::listen).transpose()?;
     say!("idle stack: 5 s");
     let before = process::usage(&processes)?;
     sleep(Duration::from_secs(5)).await;
@@ -116,7 +123,17 @@ pub async fn run(
     // The first requests pay for connections and prepared statements; users of a running system don't.
     latency::measure(&sessions, &followed, 1, 20.0, Duration::from_secs(2)).await?;
     say!("1 client: {} s at {IDLE_RATE} orders/s", options.phase.as_secs());
+    if let Some(spans) = &spans {
+        spans.keep();
+    }
     let idle = latency::measure(&sessions, &followed, 1, IDLE_RATE, options.phase).await?;
+    let idle_steps = match &spans {
+        None => Vec::new(),
+        Some(spans) => {
+            sleep(EXPORTED_AFTER).await;
+            steps::of(&spans.take())?
+        }
+    };
     say!("{CLIENTS} clients: {} s at {} orders/s", options.phase.as_secs(), options.rate);
     let loaded = latency::measure(&sessions, &followed, CLIENTS, options.rate, options.phase).await?;
     let sustained = match options.sustain {
@@ -139,6 +156,7 @@ pub async fn run(
     let peak_memory_total_bytes = *peak.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(Report {
         idle,
+        idle_steps,
         loaded,
         sustained,
         throughput,

@@ -6,6 +6,7 @@ use super::{
     Report,
     cost::Cost,
     latency::{Latency, LatencyPhase},
+    steps::Step,
     sustained::{SustainedPhase, verdict},
     throughput::ThroughputPhase,
 };
@@ -16,8 +17,10 @@ impl Report {
     pub fn table(&self) -> String {
         let mut table = Table::new();
         table.load_style(UTF8_BORDERS_ONLY).set_header(["figure", "value"]);
-        let phases = [&self.idle, &self.loaded].into_iter().flat_map(latency);
-        let rows = phases
+        let rows = latency(&self.idle)
+            .into_iter()
+            .chain(self.idle_steps.iter().map(step))
+            .chain(latency(&self.loaded))
             .chain(self.sustained.iter().flat_map(sustained))
             .chain(throughput(&self.throughput))
             .chain(self.memory());
@@ -59,6 +62,11 @@ fn latency(phase: &LatencyPhase) -> [Row; 2] {
         row(format!("POST p50 / p99, {load}"), ms(&phase.post)),
         row(format!("POST to PAID p50 / p99, {load}"), ms(&phase.post_to_paid)),
     ]
+}
+
+fn step(step: &Step) -> Row {
+    let Step { name, time } = step;
+    row(format!("  {name}"), format!("{:.2} / {:.2} ms", time.p50_ms, time.p99_ms))
 }
 
 fn sustained(phase: &SustainedPhase) -> Vec<Row> {

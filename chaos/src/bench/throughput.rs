@@ -15,7 +15,7 @@ use super::{
 use crate::{
     load::{self, Plan},
     rest::{Session, is_terminal},
-    spans::SpanCounter,
+    spans::Spans,
 };
 
 const COMPLETE_TIME_MAX: Duration = Duration::from_secs(120);
@@ -51,9 +51,9 @@ pub(super) async fn measure(
     costs: &mut Costs,
     orders: u64,
     delivery_time: Duration,
-    spans: Option<&SpanCounter>,
+    spans: Option<&Spans>,
 ) -> Result<ThroughputPhase> {
-    let spans_before = spans.map(SpanCounter::count);
+    let spans_before = spans.map(Spans::count);
     let before = costs.read().await?;
     let begin = Instant::now();
     let users = sessions.clone();

@@ -49,7 +49,7 @@ pub(crate) struct Bench {
     /// Look for the highest rate that can be held so long, from that rate on
     #[arg(long, requires = "sustain")]
     highest: bool,
-    /// Receive the spans of the services at this address meanwhile, and count them
+    /// Receive the spans of the services at this address meanwhile, count them, and say where an order spends its time until PAID
     #[arg(long, value_name = "HOST:PORT")]
     receive_traces: Option<SocketAddr>,
 }
@@ -95,6 +95,7 @@ mod tests {
         Report,
         cost::{ComponentCost, Cost, DatabaseCost},
         latency::{Latency, LatencyPhase},
+        steps::Step,
         sustained::SustainedPhase,
         throughput::ThroughputPhase,
     };
@@ -124,6 +125,7 @@ mod tests {
     fn figures_are_shown() {
         let report = Report {
             idle: phase(1, 10.0),
+            idle_steps: vec![Step { name: "payment: COMMIT".to_owned(), time: latency() }],
             loaded: phase(32, 100.0),
             sustained: Some(SustainedPhase {
                 rate: 300.0,

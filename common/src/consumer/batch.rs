@@ -98,14 +98,15 @@ impl<H: Handler> Processor<H> {
             input,
             |connection, (group, records)| {
                 async move {
-                    let places = records.iter().map(place_of).collect();
-                    let (mut positions, _) = inbox::lock_and_insert(connection, group, &places, &[]).await?;
+                    let forecasts = inbox::forecast(records.iter());
+                    let (mut positions, _) =
+                        inbox::lock_and_insert(connection, group, &forecasts, &[]).await?;
                     for record in records.iter() {
                         let position = positions.by_place.entry(place_of(record)).or_default();
                         position.pass(record.offset, Metadata::inbox_id(record), Novelty::SeenBefore);
                     }
-                    let nothing = places.into_iter().map(|place| (place, Counts::default())).collect();
-                    inbox::advance(connection, group, &nothing, &positions.by_place).await
+                    let nothing = forecasts.into_keys().map(|place| (place, Counts::default())).collect();
+                    inbox::advance(connection, group, &nothing, &positions.by_place, &positions.written).await
                 }
                 .boxed()
             },
@@ -176,7 +177,7 @@ impl<H: Handler> Processor<H> {
             }
         };
         park::park(connection, group, records, &sorted.letters).await?;
-        inbox::advance(connection, group, &sorted.counts, &sorted.positions).await?;
+        inbox::advance(connection, group, &sorted.counts, &sorted.positions, &positions.written).await?;
         if !spans.is_empty() {
             after_commit(move |_| spans.into_iter().for_each(Span::end));
         }
@@ -191,13 +192,13 @@ impl<H: Handler> Processor<H> {
         records: &[Record],
     ) -> Result<(Positions, Vec<Seen>), DatabaseError> {
         let group = self.group.name;
-        let places = records.iter().map(place_of).collect();
+        let forecasts = inbox::forecast(records.iter());
         let entries: Vec<Entry> = records.iter().map(Entry::of).collect();
         // Of records that share an id, the first one's entry; it matters which when their payloads differ.
         let unique: BTreeMap<Uuid, Entry> =
             entries.iter().rev().map(|entry| (entry.event_id, entry.clone())).collect();
         let unique: Vec<Entry> = unique.into_values().collect();
-        let (positions, inserted) = inbox::lock_and_insert(connection, group, &places, &unique).await?;
+        let (positions, inserted) = inbox::lock_and_insert(connection, group, &forecasts, &unique).await?;
         let old = unique.iter().map(|entry| entry.event_id).filter(|id| !inserted.contains(id));
         let known = inbox::payload_hashes(connection, group, &old.collect::<Vec<_>>()).await?;
 

@@ -75,10 +75,38 @@ pub(super) enum Novelty {
     SeenBefore,
 }
 
+/// How a partition is left by a batch whose records are all new and all applied, as they nearly always are: this is written with the first
+/// statement, and [`advance`] has nothing to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Forecast {
+    position: Position,
+    applied: i64,
+}
+
+impl Forecast {
+    fn came_true(self, position: Position, count: Counts) -> bool {
+        position == self.position && count == Counts { applied: self.applied, ..Counts::default() }
+    }
+}
+
+/// That of these records, in their order.
+pub(super) fn forecast<'r>(records: impl Iterator<Item = &'r Record>) -> BTreeMap<Place, Forecast> {
+    let mut forecasts = BTreeMap::<Place, Forecast>::new();
+    for record in records {
+        let forecast = forecasts.entry((record.topic.clone(), record.partition)).or_default();
+        forecast.position.pass(record.offset, Metadata::inbox_id(record), Novelty::FirstTime);
+        forecast.applied += 1;
+    }
+    forecasts
+}
+
 /// The state of the partitions of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
+    /// Before the batch.
     pub(super) by_place: HashMap<Place, Position>,
+    /// What is written of them already.
+    pub(super) written: BTreeMap<Place, Forecast>,
     /// Whether the group has any parked letters. Usually it has none, and then no aggregate needs to be looked up.
     pub(super) any_parked: bool,
 }
@@ -114,8 +142,9 @@ fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
     (ids, topics, hashes)
 }
 
-/// Locks the positions of `places` and writes the entries that don't exist yet, in one round trip. Returns the
-/// positions and the ids that were written.
+/// Locks the positions of the partitions in `forecasts`, moves them on as it says, and writes the entries that don't exist yet, in one round
+/// trip. Returns the positions as they were, which of them were moved on, and the ids that were written. A partition that is new has no row
+/// that could be moved on.
 ///
 /// The locks make two members that both believe that they own a partition take turns. An entry that exists already is a
 /// duplicate, not an error (pitfalls P26). Both inserts find what was committed since the statement began, which its look at the positions does
@@ -123,22 +152,33 @@ fn columns(entries: &[Entry]) -> (Vec<Uuid>, Vec<&str>, Vec<&[u8]>) {
 pub(super) async fn lock_and_insert(
     connection: &mut PgConnection,
     group: &str,
-    places: &BTreeSet<Place>,
+    forecasts: &BTreeMap<Place, Forecast>,
     entries: &[Entry],
 ) -> Result<(Positions, HashSet<Uuid>), DatabaseError> {
     // Both are sorted, so that everybody locks in the same order.
-    let (topics, partitions): (Vec<_>, Vec<_>) = places.iter().cloned().unzip();
+    let (topics, partitions): (Vec<_>, Vec<_>) = forecasts.keys().cloned().unzip();
+    let nexts: Vec<i64> = forecasts.values().map(|forecast| forecast.position.next_offset).collect();
+    let lasts: Vec<Option<Uuid>> =
+        forecasts.values().map(|forecast| forecast.position.last_event_id).collect();
+    let applied: Vec<i64> = forecasts.values().map(|forecast| forecast.applied).collect();
     let (event_ids, event_topics, hashes) = columns(entries);
     let rows = database::query(
         "-- inbox.lock_and_insert
         with places as (
-            select * from unnest($2::text[], $3::int[]) with ordinality as r (topic, partition, position)
+            select * from unnest($2::text[], $3::int[], $7::bigint[], $8::uuid[], $9::bigint[])
+                with ordinality as r (topic, partition, next_offset, last_event_id, applied, position)
         ), locked as (
             select p.topic, p.partition, p.next_offset, p.last_event_id
             from places join consumer_positions as p using (topic, partition)
             where p.group_name = $1
             order by places.position
             for no key update of p
+        ), moved as (
+            update consumer_positions as p
+            set next_offset = r.next_offset, last_event_id = r.last_event_id, applied = p.applied + r.applied
+            from locked join places as r using (topic, partition)
+            where p.group_name = $1 and p.topic = locked.topic and p.partition = locked.partition
+            returning p.topic, p.partition
         ), made as (
             insert into consumer_positions as p (group_name, topic, partition)
             select $1, topic, partition from places
@@ -155,10 +195,11 @@ pub(super) async fn lock_and_insert(
             returning event_id
         )
         select topic, partition, next_offset, last_event_id, null::uuid as event_id,
+            (topic, partition) in (select topic, partition from moved) as is_moved,
             exists (select from dead_letters where group_name = $1 and state = 'parked') as any_parked
         from (select * from locked union all select * from made) as positions
         union all
-        select null, null, null, null, event_id, false from inserted",
+        select null, null, null, null, event_id, false, false from inserted",
     )
     .bind(group)
     .bind(topics)
@@ -166,6 +207,9 @@ pub(super) async fn lock_and_insert(
     .bind(event_ids)
     .bind(event_topics)
     .bind(hashes)
+    .bind(nexts)
+    .bind(lasts)
+    .bind(applied)
     .fetch_all(connection)
     .await?;
     let (mut positions, mut inserted) = (Positions::default(), HashSet::new());
@@ -174,11 +218,16 @@ pub(super) async fn lock_and_insert(
             inserted.insert(event_id);
             continue;
         }
-        let place = (row.try_get("topic")?, row.try_get("partition")?);
+        let place: Place = (row.try_get("topic")?, row.try_get("partition")?);
         let position = Position {
             next_offset: row.try_get("next_offset")?,
             last_event_id: row.try_get("last_event_id")?,
         };
+        if row.try_get("is_moved")?
+            && let Some(forecast) = forecasts.get(&place)
+        {
+            positions.written.insert(place.clone(), *forecast);
+        }
         positions.by_place.insert(place, position);
         positions.any_parked |= row.try_get::<bool, _>("any_parked")?;
     }
@@ -254,27 +303,38 @@ pub(super) async fn payload_hashes(
     rows.into_iter().map(|row| Ok((row.try_get("event_id")?, row.try_get("payload_hash")?))).collect()
 }
 
-/// Adds what was done to the tally, and moves the positions on. Their rows are locked by [`lock_and_insert`].
+/// Adds what was done to the tally, and moves the positions on, but for what is `written` already. Their rows are locked by
+/// [`lock_and_insert`].
 pub(super) async fn advance(
     connection: &mut PgConnection,
     group: &str,
     counts: &BTreeMap<Place, Counts>,
     positions: &HashMap<Place, Position>,
+    written: &BTreeMap<Place, Forecast>,
 ) -> Result<(), DatabaseError> {
     let (mut topics, mut partitions) = (Vec::new(), Vec::new());
     let (mut nexts, mut lasts) = (Vec::new(), Vec::new());
     let (mut applied, mut duplicates) = (Vec::new(), Vec::new());
     let (mut parked, mut set_aside) = (Vec::new(), Vec::new());
-    for (place, count) in counts {
+    let places: BTreeSet<&Place> = counts.keys().chain(written.keys()).collect();
+    for place in places {
+        let count = counts.get(place).copied().unwrap_or_default();
         let position = positions.get(place).copied().unwrap_or_default();
+        let before = written.get(place).copied();
+        if before.is_some_and(|forecast| forecast.came_true(position, count)) {
+            continue;
+        }
         topics.push(place.0.as_str());
         partitions.push(place.1);
         nexts.push(position.next_offset);
         lasts.push(position.last_event_id);
-        applied.push(count.applied);
+        applied.push(count.applied - before.unwrap_or_default().applied);
         duplicates.push(count.duplicates);
         parked.push(count.parked);
         set_aside.push(count.set_aside);
+    }
+    if topics.is_empty() {
+        return Ok(());
     }
     database::query(
         "-- inbox.advance

@@ -3,7 +3,7 @@
 //! The work of a transaction may run several times, be rolled back, and outlive its caller. So it has no effect of its
 //! own outside of its connection: it leaves one here, which [`super::Database::transaction`] runs when the outcome is known.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,7 @@ type Effect = Box<dyn FnOnce(Fate) + Send>;
 
 tokio::task_local! {
     static EFFECTS: RefCell<Vec<Effect>>;
+    static WRITES_EVENTS: Cell<bool>;
 }
 
 /// For the work of a transaction: runs `effect` after the commit, whether or not the caller is still there. It is dropped
@@ -30,6 +31,17 @@ tokio::task_local! {
 /// Outside of [`super::Database::transaction`], where it would never run.
 pub fn after_commit(effect: impl FnOnce(Fate) + Send + 'static) {
     EFFECTS.with(|effects| effects.borrow_mut().push(Box::new(effect)));
+}
+
+/// For the work of a transaction that writes events: the relay is woken after the commit.
+pub(crate) fn wake_relay_after_commit() {
+    // Whoever has no transaction of ours has its events found by the relay's next look.
+    let _ = WRITES_EVENTS.try_with(|writes| writes.set(true));
+}
+
+/// Whether the work of this attempt has written events. Those of a savepoint that was rolled back count too, which costs the relay a look.
+pub(super) fn writes_events() -> bool {
+    WRITES_EVENTS.with(Cell::get)
 }
 
 /// What effects there are, for [`undo_since`].
@@ -53,6 +65,7 @@ pub(super) async fn with_effects<T>(attempt: impl Future<Output = (Option<Fate>,
         let (fate, outcome) = attempt.await;
         (fate, EFFECTS.with(RefCell::take), outcome)
     };
+    let scoped = WRITES_EVENTS.scope(Cell::default(), scoped);
     let (fate, effects, outcome) = EFFECTS.scope(RefCell::default(), scoped).await;
     if let Some(fate) = fate {
         for effect in effects {

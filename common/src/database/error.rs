@@ -151,20 +151,32 @@ pub(super) fn may_have_stale_plans(age: Duration) -> bool {
     since.is_some_and(|since| since.elapsed() <= age)
 }
 
-/// Whether a transaction's error means that it should be run again.
+/// An error of a transaction, which says whether it should be run again.
 pub trait Conflicting {
-    /// Lost against another transaction.
-    fn is_conflict(&self) -> bool;
-}
+    /// What the database has said, if it is that.
+    fn database_error(&self) -> Option<&DatabaseError>;
 
-impl Conflicting for DatabaseError {
+    /// Lost against another transaction: it should be run again.
     fn is_conflict(&self) -> bool {
-        matches!(self, Self::Conflict(_))
+        matches!(self.database_error(), Some(DatabaseError::Conflict(_)))
+    }
+
+    /// Done or not: nobody knows.
+    fn is_unknown(&self) -> bool {
+        matches!(self.database_error(), Some(DatabaseError::CommitUnknown(_)))
     }
 }
 
-/// A refusal by the server means that nothing was done; after a broken connection nobody knows.
-pub(super) fn commit_error(error: sqlx::Error) -> DatabaseError {
+impl Conflicting for DatabaseError {
+    fn database_error(&self) -> Option<&DatabaseError> {
+        Some(self)
+    }
+}
+
+/// The error of a COMMIT, or of a statement that commits by itself: a refusal by the server means that nothing was done; after a broken
+/// connection nobody knows.
+#[must_use]
+pub fn commit_error(error: sqlx::Error) -> DatabaseError {
     if matches!(error, sqlx::Error::Database(_)) {
         DatabaseError::from(error)
     } else {

@@ -31,25 +31,25 @@ use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres,
     migrate::{MigrateError, Migrator},
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::after::{mark, undo_since};
-use self::{
-    after::with_effects,
-    error::{commit_error, may_have_stale_plans},
-    password::PasswordFile,
-    tls::Renewed,
-};
+pub(crate) use self::after::{mark, undo_since, wake_relay_after_commit};
 pub use self::{
     after::{Fate, after_commit},
-    error::{Conflicting, DatabaseError},
+    error::{Conflicting, DatabaseError, commit_error},
     password::PasswordError,
     schema::SchemaError,
     statement::{Statement, query},
     tables::Tables,
+};
+use self::{
+    after::{with_effects, writes_events},
+    error::may_have_stale_plans,
+    password::PasswordFile,
+    tls::Renewed,
 };
 use crate::{
     backoff::Backoff, config::DatabaseConfig, deadline::Deadline, error::chain, handles::Histograms,
@@ -119,7 +119,7 @@ pub struct Database {
     pool: PgPool,
     /// True once the schema exists.
     migrated: Arc<watch::Sender<bool>>,
-    /// Woken after each commit; the relay sleeps on it.
+    /// Woken after each commit that has written events; the relay sleeps on it.
     committed: Arc<Notify>,
     hook: Option<TransactionHook>,
     /// When the identity that connections show was last renewed.
@@ -237,6 +237,18 @@ impl Database {
         bounded_by(DatabaseError::of_connecting, PgConnection::connect_with(&self.direct_options())).await
     }
 
+    /// Listens to a channel, on a connection of its own to the database itself. What is said while that is lost is not heard.
+    pub(crate) async fn listen(&self, channel: &str) -> Result<PgListener, DatabaseError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with((*self.direct_options()).clone());
+        let mut listener = bounded_by(DatabaseError::of_connecting, PgListener::connect_with(&pool)).await?;
+        bounded(listener.listen(channel)).await?;
+        Ok(listener)
+    }
+
     /// For background statements that have no caller, and for tests. Calls use [`Database::read`].
     #[must_use]
     pub fn pool(&self) -> &PgPool {
@@ -261,7 +273,7 @@ impl Database {
         crash_point(name, moment);
     }
 
-    /// Woken after each commit of this process.
+    /// Woken after each commit of this process that has written events.
     #[must_use]
     pub fn committed(&self) -> Arc<Notify> {
         self.committed.clone()
@@ -376,9 +388,48 @@ impl Database {
     /// for metrics, which have the time of each attempt.
     ///
     /// The transaction is finished even if the caller goes away, and rolled back at the deadline. Wakes the relay after
-    /// the commit, and runs what `work` has left with [`after_commit`].
+    /// the commit if events were written, and runs what `work` has left with [`after_commit`].
     pub async fn transaction<I, T, E, W>(
         &self,
+        name: &'static str,
+        deadline: Deadline,
+        input: I,
+        work: W,
+    ) -> Result<T, E>
+    where
+        I: Clone + Send + Sync + 'static,
+        T: Send + 'static,
+        E: From<DatabaseError> + Conflicting + Send + 'static,
+        W: for<'c> Fn(&'c mut PgConnection, I) -> BoxFuture<'c, Result<T, E>> + Send + Sync + 'static,
+    {
+        self.commit_as(Form::Transaction, name, deadline, input, work).await
+    }
+
+    /// Like [`Database::transaction`] for work that is **one** statement, which commits by itself: one round trip instead of three.
+    ///
+    /// A connection that breaks leaves the outcome unknown from the first byte on, so `work` makes its error with [`commit_error`]. At the
+    /// deadline the connection is closed, and the server ends the statement, as it does for a [`Database::read`].
+    pub async fn single_statement<I, T, W>(
+        &self,
+        name: &'static str,
+        deadline: Deadline,
+        input: I,
+        work: W,
+    ) -> Result<T, DatabaseError>
+    where
+        I: Clone + Send + Sync + 'static,
+        T: Send + 'static,
+        W: for<'c> Fn(&'c mut PgConnection, I) -> BoxFuture<'c, Result<T, DatabaseError>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.commit_as(Form::Statement, name, deadline, input, work).await
+    }
+
+    async fn commit_as<I, T, E, W>(
+        &self,
+        form: Form,
         name: &'static str,
         deadline: Deadline,
         input: I,
@@ -394,7 +445,7 @@ impl Database {
         let attempts = async move {
             let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
             loop {
-                let outcome = with_effects(database.attempt(name, deadline, &input, &work)).await;
+                let outcome = with_effects(database.attempt(form, name, deadline, &input, &work)).await;
                 let lost = outcome.as_ref().err().is_some_and(Conflicting::is_conflict);
                 if lost && backoff.attempt() + 1 < CONFLICT_ATTEMPTS_MAX {
                     metrics::counter!(crate::metric::TRANSACTION_CONFLICTS_TOTAL, "name" => name)
@@ -419,6 +470,7 @@ impl Database {
     /// One attempt, and how far it came: `None` if nothing is committed.
     async fn attempt<I, T, E, W>(
         &self,
+        form: Form,
         name: &'static str,
         deadline: Deadline,
         input: &I,
@@ -426,7 +478,7 @@ impl Database {
     ) -> (Option<Fate>, Result<T, E>)
     where
         I: Clone,
-        E: From<DatabaseError>,
+        E: From<DatabaseError> + Conflicting,
         W: for<'c> Fn(&'c mut PgConnection, I) -> BoxFuture<'c, Result<T, E>>,
     {
         let connection = match self.acquire(deadline).await {
@@ -435,11 +487,20 @@ impl Database {
         };
         let mut lease = Lease { connection, outcome: Outcome::CutOff };
         let begun = Instant::now();
-        // The limit travels with BEGIN, so it costs no round trip. At least 1: 0 would mean no limit.
-        let time_ms = deadline.remaining().as_millis().max(1);
-        let begin = AssertSqlSafe(format!("begin; set local statement_timeout = {time_ms}"));
         let mut fate = None;
         let outcome = tokio::time::timeout_at(deadline.instant(), async {
+            if let Form::Statement = form {
+                fate = Some(Fate::Unknown);
+                let outcome = work(&mut lease.connection, input.clone()).await;
+                fate = fate_of(&outcome);
+                if outcome.is_ok() {
+                    self.step(name, TransactionStep::Committed);
+                }
+                return outcome;
+            }
+            // The limit travels with BEGIN, so it costs no round trip. At least 1: 0 would mean no limit.
+            let time_ms = deadline.remaining().as_millis().max(1);
+            let begin = AssertSqlSafe(format!("begin; set local statement_timeout = {time_ms}"));
             let mut transaction = lease.connection.begin_with(begin).await.map_err(DatabaseError::from)?;
             match work(&mut transaction, input.clone()).await {
                 Ok(value) => {
@@ -468,7 +529,7 @@ impl Database {
             return (fate, Err(DatabaseError::CommitUnknown(sqlx::Error::PoolTimedOut).into()));
         };
         lease.outcome = Outcome::Finished;
-        if outcome.is_ok() {
+        if outcome.is_ok() && writes_events() {
             self.committed.notify_one();
         }
         (fate, outcome)
@@ -503,6 +564,24 @@ impl Database {
             Err(_) => {}
         }
         connection.map_err(DatabaseError::of_connecting)
+    }
+}
+
+/// What commits the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// BEGIN before it and COMMIT behind it.
+    Transaction,
+    /// Its only statement does.
+    Statement,
+}
+
+/// How far a statement came that commits by itself.
+fn fate_of<T, E: Conflicting>(outcome: &Result<T, E>) -> Option<Fate> {
+    match outcome {
+        Ok(_) => Some(Fate::Committed),
+        Err(error) if error.is_unknown() => Some(Fate::Unknown),
+        Err(_) => None,
     }
 }
 

@@ -597,8 +597,8 @@ impl From<DatabaseError> for EditError {
 }
 
 impl crate::database::Conflicting for EditError {
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(error) if error.is_conflict())
+    fn database_error(&self) -> Option<&DatabaseError> {
+        if let Self::Database(error) = self { Some(error) } else { None }
     }
 }
 

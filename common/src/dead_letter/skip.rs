@@ -48,8 +48,8 @@ pub enum SkipError {
 }
 
 impl Conflicting for SkipError {
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(error) if error.is_conflict())
+    fn database_error(&self) -> Option<&DatabaseError> {
+        if let Self::Database(error) = self { Some(error) } else { None }
     }
 }
 

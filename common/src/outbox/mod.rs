@@ -9,11 +9,12 @@ pub mod relay;
 pub mod service;
 mod store;
 mod trace;
+mod wake;
 
 use sqlx::PgConnection;
 
 use crate::{
-    database::{self, DatabaseError, after_commit},
+    database::{self, DatabaseError, after_commit, wake_relay_after_commit},
     event::NewEvent,
     record::{Header, encode_headers},
     trace::{Kind, Span},
@@ -96,9 +97,12 @@ impl Creations {
     }
 }
 
-/// What is written of these records, for a statement in the caller's transaction.
+/// What is written of these records, for a statement in the caller's transaction, after which the relay is woken.
 pub fn columns(records: Vec<OutboxRecord>) -> (Columns, Creations) {
     let (mut columns, mut creations) = (Columns::default(), Vec::new());
+    if !records.is_empty() {
+        wake_relay_after_commit();
+    }
     for record in records {
         creations.extend(record.creation);
         columns.topics.push(record.topic);

@@ -6,13 +6,16 @@
 //! skipped (pitfalls P14). Published means acknowledged: a crash between acknowledgement and deletion publishes a row
 //! twice, and the inbox of each consumer recognises it.
 //!
+//! Nothing waits for a timer: a commit of this process wakes the relay, and the relay of another process tells it of that one's commits
+//! ([`super::wake`]). What was published is deleted with the look for what comes next, or a moment later.
+//!
 //! A row that can't be published holds back its own topic and key, and nothing else: no pass waits for it, and it leaves
 //! the table that is claimed ([`super::store`]). A producer that is dead or deaf is replaced ([`super::publisher`]), and so is one whose
 //! certificate was renewed.
 
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -25,19 +28,23 @@ use super::{
     measure::{self, Taken},
     publisher::{Client, DEAF_AFTER, Publisher, Replaced, Witness},
     store::{self, CLAIM_ROWS_MAX, Measure, Refused},
-    trace,
+    trace, wake,
 };
 use crate::{
     backoff::Backoff,
-    database::{Database, DatabaseError},
+    database::{Database, DatabaseError, bounded},
     error::chain,
     health::{Component, Heartbeat},
     kafka::refusal::Refusal,
     planted::{Bug, crash_point, planted},
 };
 
-/// Rows written by other replicas don't wake this relay; it finds them after at most this time.
+/// Rows of which nobody has told this relay are found after at most this time.
 const POLL_EVERY: Duration = Duration::from_millis(100);
+/// What was published waits so long for a look at the table that something else is the reason for, and then has one of its own: at low rates
+/// that halves the relay's statements, and the deletion doesn't compete with those who handle what was published. A relay that dies
+/// meanwhile publishes it twice.
+const DELETE_AFTER: Duration = Duration::from_millis(50);
 /// How often a relay that is not the leader tries to become it.
 const LEADER_RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How often backlog and age are measured.
@@ -83,6 +90,8 @@ pub struct Relay {
     database: Database,
     publisher: Publisher,
     committed: Arc<Notify>,
+    /// Rows of the outbox that the broker has, and that go with the next look at the table.
+    acknowledged: Mutex<Vec<Sent>>,
     component: Component,
     heartbeat: Option<Heartbeat>,
     poll_every: Duration,
@@ -98,6 +107,7 @@ impl Relay {
             database,
             publisher,
             committed,
+            acknowledged: Mutex::default(),
             component,
             heartbeat: None,
             poll_every: POLL_EVERY,
@@ -133,6 +143,30 @@ impl Relay {
             () = stop.cancelled() => {}
             () = self.lead_forever() => {}
         }
+        self.delete_acknowledged().await;
+    }
+
+    /// Whoever leads next would publish them again.
+    async fn delete_acknowledged(&self) {
+        let ids: Vec<i64> = self.acknowledged().drain(..).map(|sent| sent.id).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let deleted = async {
+            let mut connection = bounded(self.database.pool().acquire()).await?;
+            store::delete_and_claim(&mut connection, &ids, 0, Vec::new(), 0).await
+        };
+        if let Err(error) = deleted.await {
+            tracing::info!(
+                error = chain(&error),
+                rows = ids.len(),
+                "published rows stay, and are published again"
+            );
+        }
+    }
+
+    fn acknowledged(&self) -> MutexGuard<'_, Vec<Sent>> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn lead_forever(&self) {
@@ -142,7 +176,7 @@ impl Relay {
             self.beat();
         }
         loop {
-            if let Err(error) = self.lead(&mut backoff).await {
+            if let Err(error) = Box::pin(self.lead(&mut backoff)).await {
                 metrics::counter!(crate::metric::OUTBOX_RELAY_FAILURES_TOTAL).increment(1);
                 let text = chain(&error);
                 tracing::warn!(error = text, "relay starts over");
@@ -159,22 +193,22 @@ impl Relay {
         // A connection of its own rather than one of the pool: the lock must end with the relay, not go back with a
         // connection.
         let mut connection = self.database.connect().await?;
+        store::wait_for_no_disk(&mut connection).await?;
         while !store::try_lock(&mut connection).await? {
             self.component.ready();
             self.progress();
-            tokio::time::sleep(LEADER_RETRY_EVERY).await;
+            wake::tell_leader(&mut connection, &self.committed, LEADER_RETRY_EVERY).await?;
         }
         tracing::info!("relay leads");
-        store::wait_for_no_disk(&mut connection).await?;
         let measure = store::measure(&mut connection).await?;
         let mut leader = Leader {
             relay: self,
             connection,
             client: self.publisher.current(),
             flight: Flight::default(),
-            acknowledged: Vec::new(),
             after: 0,
             passed: HashSet::new(),
+            is_table_read: false,
             holding: measure.lanes > 0,
             held_error: String::new(),
             retried: Instant::now() - RETRY_LOOK_EVERY,
@@ -185,9 +219,15 @@ impl Relay {
             witnessed: Instant::now(),
             silent: false,
         };
-        loop {
-            leader.pass().await?;
-            backoff.reset();
+        let passes = async {
+            loop {
+                leader.pass().await?;
+                backoff.reset();
+            }
+        };
+        tokio::select! {
+            ended = passes => ended,
+            never = wake::listen(&self.database, &self.committed) => match never {},
         }
     }
 
@@ -223,12 +263,12 @@ struct Leader<'a> {
     connection: PgConnection,
     client: Arc<Client>,
     flight: Flight,
-    /// Rows of the outbox that the broker has, and that go with the next look at the table.
-    acknowledged: Vec<Sent>,
     /// The round over the table: rows up to this id were looked at.
     after: i64,
     /// Lanes with a row that this round has passed over: their later rows are passed over too.
     passed: HashSet<Lane>,
+    /// Whether the last look has found all rows, and all of them were sent.
+    is_table_read: bool,
     /// Whether lanes may be held back.
     holding: bool,
     held_error: String,
@@ -246,8 +286,11 @@ struct Leader<'a> {
 impl Leader<'_> {
     async fn pass(&mut self) -> Result<(), DatabaseError> {
         self.watch().await;
-        // Before the read: a commit during the read wakes the wait below.
         let relay = self.relay;
+        if self.is_table_read && self.flight.len() == 0 && !relay.acknowledged().is_empty() {
+            self.rest(relay.committed.notified(), DELETE_AFTER).await;
+        }
+        // Before the read: a commit during the read wakes the wait below.
         let woken = relay.committed.notified();
         let mut rows = self.due().await?;
         let room = self.flight.len() < IN_FLIGHT_ROWS_MAX;
@@ -277,6 +320,7 @@ impl Leader<'_> {
             tokio::time::sleep(POLL_EVERY).await;
         }
         let fresh = self.send(&rows);
+        self.is_table_read = room && self.after == 0 && fresh.len() == rows.len();
         drop(rows);
         if self.after == 0 || self.passed.len() > PASSED_LANES_MAX {
             self.after = 0;
@@ -286,7 +330,7 @@ impl Leader<'_> {
             relay.progress();
         }
         if fresh.is_empty() && self.after == 0 {
-            self.rest(woken).await;
+            self.rest(woken, self.relay.poll_every).await;
         }
         let answers = self.flight.answers(fresh, Instant::now() + PASS_TIME_MAX).await;
         self.settle(answers).await
@@ -294,7 +338,7 @@ impl Leader<'_> {
 
     /// Deletes what was acknowledged, and reads what comes next.
     async fn delete_and_claim(&mut self, limit: usize) -> Result<Vec<Row>, DatabaseError> {
-        let gone = std::mem::take(&mut self.acknowledged);
+        let gone = std::mem::take(&mut *self.relay.acknowledged());
         let ids: Vec<i64> = gone.iter().map(|sent| sent.id).collect();
         let in_flight = self.flight.ids();
         let page = store::delete_and_claim(&mut self.connection, &ids, self.after, in_flight, limit).await?;
@@ -313,9 +357,8 @@ impl Leader<'_> {
         self.deaf_after = DEAF_AFTER;
     }
 
-    /// Waits for a commit, an answer, or the next look.
-    async fn rest(&mut self, woken: impl Future<Output = ()>) {
-        let mut pause = self.relay.poll_every;
+    /// Waits for a commit, an answer, or the next look, which is due after `pause` at the latest.
+    async fn rest(&mut self, woken: impl Future<Output = ()>, mut pause: Duration) {
         if self.holding || self.flight.len() > 0 {
             pause = pause.min(RETRY_LOOK_EVERY);
         }
@@ -431,7 +474,7 @@ impl Leader<'_> {
             trace::report(&acknowledged);
             let (held, acknowledged): (Vec<Sent>, Vec<Sent>) =
                 acknowledged.into_iter().partition(|sent| sent.place == Place::HeldBack);
-            self.acknowledged = acknowledged;
+            self.relay.acknowledged().extend(acknowledged);
             if !held.is_empty() {
                 let rows: Vec<_> = held.iter().map(|sent| (sent.id, sent.lane)).collect();
                 store::delete_held(&mut self.connection, &rows).await?;

@@ -51,6 +51,16 @@ pub(super) async fn try_lock(connection: &mut PgConnection) -> Result<bool, Data
     Ok(row.try_get("leader")?)
 }
 
+/// Where a relay that does not lead says that there are new rows. Notices stay in their database.
+pub(super) const WAKE_CHANNEL: &str = "holdfast_outbox";
+
+/// Has the leader look at the table, in whatever process it is.
+pub(super) async fn wake_leader(connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    let statement = database::query("-- relay.wake_leader\nselect pg_notify($1, '')").bind(WAKE_CHANNEL);
+    bounded(statement.execute(connection)).await?;
+    Ok(())
+}
+
 /// For the bug that the next look is behind it.
 static LAST_PUBLISHED: AtomicI64 = AtomicI64::new(0);
 

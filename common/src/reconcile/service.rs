@@ -256,8 +256,8 @@ impl From<DatabaseError> for ReemitError {
 }
 
 impl Conflicting for ReemitError {
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(error) if error.is_conflict())
+    fn database_error(&self) -> Option<&DatabaseError> {
+        if let Self::Database(error) = self { Some(error) } else { None }
     }
 }
 

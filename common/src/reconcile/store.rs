@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::{
-    database::{self, DatabaseError},
+    database::{self, DatabaseError, wake_relay_after_commit},
     event::{Metadata, NewEvent},
     outbox::OutboxRecord,
     record::{Record, decode_headers, encode_headers},
@@ -94,6 +94,7 @@ pub(super) async fn reemit(
 ) -> Result<(), DatabaseError> {
     let (id, subject) = (event.id, event.subject.clone());
     let record = OutboxRecord::from_event(event, source);
+    wake_relay_after_commit();
     database::query(
         "-- reconcile.reemit
         with written as (

@@ -216,8 +216,19 @@ impl Lab {
     }
 
     pub fn relay(&self) -> Relay {
+        self.relay_of(&self.database)
+    }
+
+    pub fn relay_of(&self, database: &Database) -> Relay {
         let publisher = Publisher::new(&self.brokers()).expect("a producer");
-        Relay::new(self.database.clone(), publisher, self.health.component("outbox"))
+        Relay::new(database.clone(), publisher, self.health.component("outbox"))
+    }
+
+    /// The pool of another process with the same database.
+    pub async fn other_process(&self) -> Database {
+        let database = Database::new(&self.database_config).expect("a URL");
+        database.migrate(&business()).await.expect("migrated");
+        database
     }
 
     /// A relay that publishes what is written, until it is asked to end.
@@ -328,9 +339,14 @@ impl Lab {
 
     /// Writes events to the outbox, each in a transaction of its own.
     pub async fn write(&self, events: Vec<NewEvent>) {
+        Self::write_by(&self.database, events).await;
+    }
+
+    /// The same by the pool of another process.
+    pub async fn write_by(database: &Database, events: Vec<NewEvent>) {
         for event in events {
             let record = OutboxRecord::from_event(event, "test");
-            self.database
+            database
                 .transaction(
                     "test.write",
                     Deadline::after(BACKGROUND_TIME_MAX),
