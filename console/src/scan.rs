@@ -310,9 +310,9 @@ impl Round<'_> {
     /// A partition with this number has no record yet. Of which topic is not said: if there are several of this number, it may be one
     /// that has ended before.
     fn end(&mut self, partition: i32) {
-        let is_it = |looking: &&mut &mut Looking| looking.looked.span.place.1 == partition;
-        let is_one = self.open.iter_mut().filter(is_it).count() == 1;
-        for looking in self.open.iter_mut().filter(is_it).filter(|looking| looking.is_read()) {
+        let is_it = |looking: &Looking| looking.looked.span.place.1 == partition;
+        let is_one = self.open.iter().filter(|looking| is_it(looking)).count() == 1;
+        for looking in self.open.iter_mut().filter(|looking| is_it(looking) && looking.is_read()) {
             if is_one {
                 looking.ends();
             } else {

@@ -332,15 +332,15 @@ fn assigned_places(bytes: &[u8]) -> Vec<Place> {
 mod tests {
     use super::*;
 
-    fn seen_now() -> Option<Arc<GroupView>> {
+    fn seen_now() -> Arc<GroupView> {
         let (state, at) = ("Stable".to_owned(), Instant::now());
-        Some(Arc::new(GroupView { at, state, owned: BTreeSet::new(), partitions: BTreeMap::new() }))
+        Arc::new(GroupView { at, state, owned: BTreeSet::new(), partitions: BTreeMap::new() })
     }
 
     /// Whoever wants a newer view has it made and waits for it, not for one that was begun before; without a broker only for so long.
     #[tokio::test(start_paused = true)]
     async fn a_newer_view_is_made_for_whoever_wants_it() {
-        let (seen, wanted) = (watch::Sender::new(seen_now()), Arc::<Notify>::default());
+        let (seen, wanted) = (watch::Sender::new(Some(seen_now())), Arc::<Notify>::default());
         let view = ViewReceiver { seen: seen.subscribe(), wanted: wanted.clone() };
         let begin = Instant::now();
         let waits = Duration::from_secs(1);
@@ -353,11 +353,11 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         let asks = tokio::spawn(async move { view.renewed(waits).await });
         wanted.notified().await;
-        seen.send_replace(begun_before);
+        seen.send_replace(Some(begun_before));
         sleep(Duration::from_millis(1)).await;
         assert!(!asks.is_finished());
         let asked_at = Instant::now();
-        seen.send_replace(seen_now());
+        seen.send_replace(Some(seen_now()));
         assert_eq!(asks.await.expect("no panic").expect("a view").at, asked_at);
     }
 
