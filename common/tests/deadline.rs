@@ -15,7 +15,7 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use holdfast_common::{
-    database::{Conflicting as _, Database, DatabaseError, commit_error},
+    database::{Conflicting as _, Database, DatabaseError},
     deadline::Deadline,
     health::Health,
 };
@@ -56,8 +56,7 @@ fn half_at_once(connection: &mut PgConnection) -> BoxFuture<'_, Result<(), Datab
     async move {
         sqlx::query("insert into effects (subject, payload) select 'half', '' from pg_sleep(30)")
             .execute(connection)
-            .await
-            .map_err(commit_error)?;
+            .await?;
         Ok(())
     }
     .boxed()

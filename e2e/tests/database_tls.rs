@@ -4,7 +4,10 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use holdfast_certs::LEAF_LIFE_MAX;
-use holdfast_chaos::fault::certificate::{Flaw, Flawed};
+use holdfast_chaos::{
+    fault::certificate::{Flaw, Flawed},
+    rest::sample_order,
+};
 use holdfast_e2e::{PATIENCE, World, eventually, id};
 use holdfast_native::layout::{
     PARTICIPANTS, Participant, Scope, identities, participant_names, service_names,
@@ -297,6 +300,58 @@ async fn a_revoked_certificate_is_thrown_out() {
     eventually("the order is paid", || async {
         let answer = user.get(&format!("/api/orders/{}", id(&created))).await;
         answer.is_ok_and(|answer| answer.json()["status"] != "PENDING")
+    })
+    .await;
+}
+
+/// A statement that waits for a lock ends with the deadline of its call, over TLS too: what it has locked itself is free again, however long
+/// it would have to wait. To close its connection in good order would take 5 s, because the server says nothing before it has the lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_off_holds_no_lock() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let world = world().await;
+    let user = world.user("cut-off", "10.00").await;
+    world.create(&user, "1 Quay Street", 1).await;
+    let url = world.stack.layout.database_url(participant("order")).expect("it was made");
+    let mut observer = PgConnection::connect(&url).await.expect("connected");
+    let mut holder = PgConnection::connect(&url).await.expect("connected");
+    let mut held = holder.begin().await.expect("begun");
+    let lock = "select from user_positions where user_id = $1 for update";
+    sqlx::query(lock).bind(user.user.as_str()).execute(&mut *held).await.expect("locked");
+
+    let created = tokio::spawn({
+        let user = user.clone();
+        async move { user.create_order(&sample_order("2 Quay Street", 1), Some("cut-off")).await }
+    });
+    let waiting = "select pid, backend_start::text from pg_stat_activity
+        where query like '%order.insert_order%' and pid <> pg_backend_pid() and wait_event_type = 'Lock'";
+    let backend = Mutex::new(None);
+    let asked = Mutex::new(&mut observer);
+    eventually("it waits", || async {
+        let row = sqlx::query(waiting).fetch_optional(&mut **asked.lock().await).await.expect("asked");
+        let found = row.map(|row| (row.get::<i32, _>(0), row.get::<String, _>(1)));
+        *backend.lock().await = found.clone();
+        found.is_some()
+    })
+    .await;
+    let (pid, start) = backend.into_inner().expect("it was found");
+    let begin = std::time::Instant::now();
+    let there = "select count(*) from pg_stat_activity where pid = $1 and backend_start::text = $2";
+    loop {
+        let row = sqlx::query(there).bind(pid).bind(&start).fetch_one(&mut **asked.lock().await).await;
+        if row.expect("asked").get::<i64, _>(0) == 0 {
+            break;
+        }
+        // An attempt has a second.
+        assert!(begin.elapsed() < Duration::from_millis(4500), "the statement still waits for the lock");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    held.rollback().await.expect("released");
+    let answer = created.await.expect("no panic").expect("answered");
+    assert!([201, 503, 504, 409].contains(&answer.status.as_u16()), "{}", answer.json());
+    eventually("the order is there once it can be", || async {
+        let answer = user.create_order(&sample_order("2 Quay Street", 1), Some("cut-off")).await;
+        answer.is_ok_and(|answer| answer.status == 201)
     })
     .await;
 }

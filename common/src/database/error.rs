@@ -84,6 +84,14 @@ impl DatabaseError {
         if is_untrusted(&error) { Self::untrusted(error) } else { Self::Unavailable(error) }
     }
 
+    /// Of a statement that commits by itself: unless the server has said what is wrong, it may have been committed.
+    pub(super) fn of_single_statement(error: Self) -> Self {
+        match error {
+            Self::Unavailable(cause) | Self::Untrusted(cause) | Self::Defect(cause) => commit_error(cause),
+            other => other,
+        }
+    }
+
     /// Which variant it is, in one word.
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
@@ -175,8 +183,7 @@ impl Conflicting for DatabaseError {
 
 /// The error of a COMMIT, or of a statement that commits by itself: a refusal by the server means that nothing was done; after a broken
 /// connection nobody knows.
-#[must_use]
-pub fn commit_error(error: sqlx::Error) -> DatabaseError {
+pub(super) fn commit_error(error: sqlx::Error) -> DatabaseError {
     if matches!(error, sqlx::Error::Database(_)) {
         DatabaseError::from(error)
     } else {
@@ -222,6 +229,11 @@ mod tests {
         assert!(!error.is_conflict());
         assert_eq!(tonic::Status::from(error).code(), tonic::Code::Unavailable);
         assert!(matches!(DatabaseError::from(broken()), DatabaseError::Unavailable(_)));
+        // A statement that commits by itself has no before.
+        let error = DatabaseError::of_single_statement(broken().into());
+        assert!(error.is_unknown(), "{error:?}");
+        let error = DatabaseError::of_single_statement(DatabaseError::Conflict(broken()));
+        assert!(error.is_conflict(), "{error:?}");
     }
 
     /// A certificate that one side refuses has an error of its own, which callers may try again after; a network that falsifies

@@ -25,7 +25,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres,
@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::after::{mark, undo_since, wake_relay_after_commit};
 pub use self::{
     after::{Fate, after_commit},
-    error::{Conflicting, DatabaseError, commit_error},
+    error::{Conflicting, DatabaseError},
     password::PasswordError,
     schema::SchemaError,
     statement::{Statement, query},
@@ -47,7 +47,7 @@ pub use self::{
 };
 use self::{
     after::{with_effects, writes_events},
-    error::may_have_stale_plans,
+    error::{commit_error, may_have_stale_plans},
     password::PasswordFile,
     tls::Renewed,
 };
@@ -407,8 +407,8 @@ impl Database {
 
     /// Like [`Database::transaction`] for work that is **one** statement, which commits by itself: one round trip instead of three.
     ///
-    /// A connection that breaks leaves the outcome unknown from the first byte on, so `work` makes its error with [`commit_error`]. At the
-    /// deadline the connection is closed, and the server ends the statement, as it does for a [`Database::read`].
+    /// A connection that breaks leaves the outcome unknown ([`DatabaseError::CommitUnknown`]) from the first byte on. At the deadline the
+    /// connection is closed, and the server ends the statement, as it does for a [`Database::read`].
     pub async fn single_statement<I, T, W>(
         &self,
         name: &'static str,
@@ -424,7 +424,10 @@ impl Database {
             + Sync
             + 'static,
     {
-        self.commit_as(Form::Statement, name, deadline, input, work).await
+        self.commit_as(Form::Statement, name, deadline, input, move |connection, input| {
+            work(connection, input).map_err(DatabaseError::of_single_statement).boxed()
+        })
+        .await
     }
 
     async fn commit_as<I, T, E, W>(
@@ -485,13 +488,13 @@ impl Database {
             Ok(connection) => connection,
             Err(error) => return (None, Err(error.into())),
         };
-        let mut lease = Lease { connection, outcome: Outcome::CutOff };
+        let mut lease = Lease::begin(connection);
         let begun = Instant::now();
         let mut fate = None;
         let outcome = tokio::time::timeout_at(deadline.instant(), async {
             if let Form::Statement = form {
                 fate = Some(Fate::Unknown);
-                let outcome = work(&mut lease.connection, input.clone()).await;
+                let outcome = work(lease.connection(), input.clone()).await;
                 fate = fate_of(&outcome);
                 if outcome.is_ok() {
                     self.step(name, TransactionStep::Committed);
@@ -501,7 +504,7 @@ impl Database {
             // The limit travels with BEGIN, so it costs no round trip. At least 1: 0 would mean no limit.
             let time_ms = deadline.remaining().as_millis().max(1);
             let begin = AssertSqlSafe(format!("begin; set local statement_timeout = {time_ms}"));
-            let mut transaction = lease.connection.begin_with(begin).await.map_err(DatabaseError::from)?;
+            let mut transaction = lease.connection().begin_with(begin).await.map_err(DatabaseError::from)?;
             match work(&mut transaction, input.clone()).await {
                 Ok(value) => {
                     self.step(name, TransactionStep::Worked);
@@ -541,8 +544,8 @@ impl Database {
     where
         W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, DatabaseError>>,
     {
-        let mut lease = Lease { connection: self.acquire(deadline).await?, outcome: Outcome::CutOff };
-        let answer = tokio::time::timeout_at(deadline.instant(), work(&mut lease.connection)).await;
+        let mut lease = Lease::begin(self.acquire(deadline).await?);
+        let answer = tokio::time::timeout_at(deadline.instant(), work(lease.connection())).await;
         let answer = answer.map_err(|_| DatabaseError::Unavailable(sqlx::Error::PoolTimedOut))?;
         lease.outcome = Outcome::Finished;
         answer
@@ -588,7 +591,8 @@ fn fate_of<T, E: Conflicting>(outcome: &Result<T, E>) -> Option<Fate> {
 /// A connection in use. One that was cut off in the middle must not go back to the pool: a statement may run on it, and
 /// a transaction may be open.
 struct Lease {
-    connection: PoolConnection<Postgres>,
+    /// Taken when the lease is dropped.
+    connection: Option<PoolConnection<Postgres>>,
     outcome: Outcome,
 }
 
@@ -598,11 +602,25 @@ enum Outcome {
     Finished,
 }
 
+impl Lease {
+    const fn begin(connection: PoolConnection<Postgres>) -> Self {
+        Self { connection: Some(connection), outcome: Outcome::CutOff }
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("it is taken when the lease is dropped, and not before")
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
+        let connection = self.connection.take();
         if self.outcome == Outcome::CutOff {
             metrics::counter!(crate::metric::DATABASE_CONNECTIONS_CUT_OFF_TOTAL).increment(1);
-            self.connection.close_on_drop();
+            // Its socket is closed here and now, so that the server notices. To take leave of the server, as the pool does, waits over
+            // TLS until it says something, which it does only when the statement has ended; the pool gives that up after 5 s, and as long
+            // the statement would hold its locks.
+            drop(connection.map(PoolConnection::detach));
         }
     }
 }
