@@ -310,7 +310,8 @@ impl Database {
         if let Some(service) = &service {
             grants::rows_to(&mut connection, service.get_username()).await?;
         }
-        connection.close().await?;
+        // All is done: a server that does not hear this must not keep the service from starting.
+        let _ = bounded(connection.close()).await;
         self.migrated.send_replace(true);
         Ok(())
     }
@@ -378,7 +379,9 @@ impl Database {
         if let Err(DatabaseError::Unavailable(sqlx::Error::PoolTimedOut)) = probed {
             let options = self.pool.connect_options();
             let connecting = PgConnection::connect_with(&options);
-            bounded_by(DatabaseError::of_connecting, connecting).await?.close().await?;
+            let connection = bounded_by(DatabaseError::of_connecting, connecting).await?;
+            // Over TLS it waits for the server, which may be silent again.
+            bounded(connection.close()).await?;
         }
         probed.map(drop)
     }
