@@ -172,6 +172,25 @@ async fn connections_that_died_idle_fail_no_caller() {
     }
 }
 
+/// A few connections are open before a call needs them, and those that are lost are replaced although nobody calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_open_before_they_are_needed() {
+    let lab = Lab::new("kept").await;
+    let pool = lab.database.pool();
+    let (health, stop) = (Health::default(), CancellationToken::new());
+    let own: &'static Migrator = Box::leak(Box::new(business()));
+    let component = health.component("database");
+    let probing = tokio::spawn(lab.database.clone().migrate_and_probe(own, component, stop.clone()));
+    let are_idle = || async { pool.num_idle() == CONNECTIONS_MAX as usize };
+    eventually("they are open", are_idle).await;
+    for _ in 0..2 {
+        drop(pool.acquire().await.expect("one of them").detach());
+    }
+    eventually("they are open again", are_idle).await;
+    stop.cancel();
+    probing.await.expect("no panic");
+}
+
 /// Polls a future this often, then drops it.
 async fn poll_times<F: Future>(future: F, times: usize) {
     let mut future = pin!(future);

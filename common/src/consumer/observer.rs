@@ -34,7 +34,7 @@ use crate::{
 /// How often the broker is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The same when somebody wants to know what it says now: at most so often, however many they are.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(25);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// One partition.

@@ -11,6 +11,7 @@
 mod after;
 mod error;
 mod grants;
+mod kept;
 pub mod migrations;
 mod password;
 mod schema;
@@ -350,6 +351,7 @@ impl Database {
                 Ok(()) => {
                     backoff.reset();
                     component.ready();
+                    kept::open_missing(&self.pool).await;
                     PROBE_EVERY
                 }
                 Err(error) => {
