@@ -11,7 +11,7 @@ use tonic::service::Routes;
 
 use crate::{
     config::{DatabaseConfig, GrpcConfig, IdentityConfig, KafkaConfig},
-    consumer::{Handler, batch::Processor, group::Group, runtime::Runtime},
+    consumer::{Handler, any::AnyHandler, batch::Processor, group::Group, runtime::Runtime},
     database::Database,
     dead_letter::{depth, progress, service::DeadLetters},
     error::BoxError,
@@ -58,25 +58,40 @@ pub struct Participant<'a> {
 
 impl Participant<'_> {
     /// Binds the port and starts the parts; none of them needs the database or the broker yet.
-    pub async fn start<H: Handler, F: Facts>(
+    pub async fn start(
         self,
         context: &mut Context,
         database: &Database,
-        handler: H,
-        facts: F,
+        handler: impl Handler,
+        facts: impl Facts,
+        routes: Routes,
+    ) -> Result<(), BoxError> {
+        let listener = bind(self.grpc.listen).await?;
+        let group = Group::new(database.clone(), context.name, AnyHandler::new(handler));
+        let reconcile = Reconcile::new(database.clone(), context.name, facts);
+        self.spawn(context, listener, group, reconcile, routes)
+    }
+
+    // What follows is not asynchronous itself and has no type parameters, so that what it starts is compiled here once, and not again with
+    // each service.
+
+    fn spawn(
+        &self,
+        context: &mut Context,
+        listener: TcpListener,
+        group: Group<AnyHandler>,
+        reconcile: Reconcile,
         routes: Routes,
     ) -> Result<(), BoxError> {
         let identity = Identity::load(self.identity.clone())?;
-        let listener = bind(self.grpc.listen).await?;
         let brokers = Brokers::new(self.kafka, &identity)?;
+        let database = &group.database.clone();
 
-        let group = context.name;
-        let consumers = Group::new(database.clone(), group, handler);
-        let processor = Processor::new(consumers.clone());
+        let processor = Processor::new(group.clone());
         let consumer = Runtime::new(&brokers, self.topics, processor, &context.health);
-        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(consumers, consumer.view()))
+        let dead_letters = DeadLetterServiceServer::new(DeadLetters::new(group, consumer.view()))
             .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
-        let reconcile = ReconcileServiceServer::new(Reconcile::new(database.clone(), group, facts))
+        let reconcile = ReconcileServiceServer::new(reconcile)
             .max_decoding_message_size(grpc::OPERATOR_MESSAGE_BYTES_MAX);
         let routes = routes.add_service(dead_letters).add_service(reconcile);
         let (migrated, stopped) = (database.clone(), context.stop.clone());
@@ -94,9 +109,6 @@ impl Participant<'_> {
         self.spawn_periodic(context, database);
         self.spawn_grpc(context, database, identity, listener, routes)
     }
-
-    // What follows knows nothing of the handler. It is not asynchronous itself and has no type parameters, so that what it
-    // starts is compiled here once, and not again with each service.
 
     fn spawn_database(&self, context: &mut Context, database: &Database, identity: &Identity) {
         let (health, stop) = (context.health.clone(), context.stop.clone());

@@ -23,6 +23,7 @@ use uuid::Uuid;
 /// A service that has written these.
 struct Written(Vec<NewEvent>);
 
+#[tonic::async_trait]
 impl Facts for Written {
     async fn unfinished(
         &self,

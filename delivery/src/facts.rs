@@ -13,6 +13,7 @@ use crate::{domain::Delivery, event::status_updated, store};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeliveryFacts;
 
+#[tonic::async_trait]
 impl Facts for DeliveryFacts {
     async fn events(
         &self,

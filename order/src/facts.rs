@@ -14,6 +14,7 @@ use crate::{event::order_created, store};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OrderFacts;
 
+#[tonic::async_trait]
 impl Facts for OrderFacts {
     fn is_name(&self, name: &str) -> bool {
         OrderId::parse(name).is_ok()

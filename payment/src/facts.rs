@@ -17,6 +17,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PaymentFacts;
 
+#[tonic::async_trait]
 impl Facts for PaymentFacts {
     async fn events(
         &self,

@@ -30,7 +30,7 @@ pub trait Handler: Send + Sync + 'static {
     type Event: Clone + Send + Sync + 'static;
 
     /// What events lead to, before it is written.
-    type Changes: Send;
+    type Changes: Send + 'static;
 
     /// Decodes and checks a record whose headers are those of an event of this topic. Pure.
     fn decode(&self, record: &Record, metadata: &Metadata) -> Result<Self::Event, Poison>;

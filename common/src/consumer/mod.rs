@@ -6,6 +6,7 @@
 //! *try again* for the whole batch while the infrastructure is away, which never becomes a dead letter, however long it
 //! lasts ([`runtime`]).
 
+pub(crate) mod any;
 pub mod batch;
 pub mod check;
 pub mod group;

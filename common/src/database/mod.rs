@@ -556,22 +556,26 @@ impl Database {
         answer
     }
 
-    async fn acquire(&self, deadline: Deadline) -> Result<PoolConnection<Postgres>, DatabaseError> {
-        if !*self.migrated.borrow() {
-            return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed));
-        }
-        let begun = Instant::now();
-        let connection = tokio::time::timeout_at(deadline.instant(), self.pool.acquire()).await;
-        let connection = connection.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        match &connection {
-            Ok(_) => metrics::histogram!(crate::metric::DB_CLIENT_CONNECTION_WAIT_TIME_SECONDS)
-                .record(begun.elapsed()),
-            Err(sqlx::Error::PoolTimedOut) => {
-                metrics::counter!(crate::metric::DB_CLIENT_CONNECTION_TIMEOUTS_TOTAL).increment(1);
+    // Not asynchronous itself, so that how a connection is made is compiled here once, and not by each crate that has a statement.
+    fn acquire(&self, deadline: Deadline) -> BoxFuture<'_, Result<PoolConnection<Postgres>, DatabaseError>> {
+        async move {
+            if !*self.migrated.borrow() {
+                return Err(DatabaseError::Unavailable(sqlx::Error::PoolClosed));
             }
-            Err(_) => {}
+            let begun = Instant::now();
+            let connection = tokio::time::timeout_at(deadline.instant(), self.pool.acquire()).await;
+            let connection = connection.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+            match &connection {
+                Ok(_) => metrics::histogram!(crate::metric::DB_CLIENT_CONNECTION_WAIT_TIME_SECONDS)
+                    .record(begun.elapsed()),
+                Err(sqlx::Error::PoolTimedOut) => {
+                    metrics::counter!(crate::metric::DB_CLIENT_CONNECTION_TIMEOUTS_TOTAL).increment(1);
+                }
+                Err(_) => {}
+            }
+            connection.map_err(DatabaseError::of_connecting)
         }
-        connection.map_err(DatabaseError::of_connecting)
+        .boxed()
     }
 }
 

@@ -36,6 +36,7 @@ pub enum Fact {
 }
 
 /// What the rows of a service prove.
+#[tonic::async_trait]
 pub trait Facts: Send + Sync + 'static {
     /// Whether an aggregate of [`Facts::unfinished`] can have this name, so that a page may begin after it.
     fn is_name(&self, name: &str) -> bool {
@@ -44,20 +45,20 @@ pub trait Facts: Send + Sync + 'static {
 
     /// At most `limit` aggregates that began before a time and have not ended, in the order of their names, beginning after
     /// `after`. None, unless the service knows when an aggregate has ended.
-    fn unfinished(
+    async fn unfinished(
         &self,
         _connection: &mut PgConnection,
         _before: OffsetDateTime,
         _after: &str,
         _limit: i64,
-    ) -> impl Future<Output = Result<Vec<String>, DatabaseError>> + Send {
-        async { Ok(Vec::new()) }
+    ) -> Result<Vec<String>, DatabaseError> {
+        Ok(Vec::new())
     }
 
     /// The events that this service has written about these aggregates, each aggregate's in the order in which they were written.
-    fn events(
+    async fn events(
         &self,
         connection: &mut PgConnection,
         subjects: &[String],
-    ) -> impl Future<Output = Result<Vec<Fact>, DatabaseError>> + Send;
+    ) -> Result<Vec<Fact>, DatabaseError>;
 }

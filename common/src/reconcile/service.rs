@@ -29,22 +29,22 @@ const EVENTS_MAX: usize = 5_000;
 const REEMITTED_MAX: usize = 100;
 
 /// Serves the events that the rows of one service prove.
-pub struct Reconcile<F: Facts> {
+pub struct Reconcile {
     database: Database,
     service: &'static str,
-    facts: Arc<F>,
+    facts: Arc<dyn Facts>,
 }
 
-impl<F: Facts> Reconcile<F> {
+impl Reconcile {
     /// Of the service of this name, which is its consumer group's too.
     #[must_use]
-    pub fn new(database: Database, service: &'static str, facts: F) -> Self {
+    pub fn new(database: Database, service: &'static str, facts: impl Facts) -> Self {
         Self { database, service, facts: Arc::new(facts) }
     }
 }
 
 #[tonic::async_trait]
-impl<F: Facts> ReconcileService for Reconcile<F> {
+impl ReconcileService for Reconcile {
     async fn list_unfinished(
         &self,
         request: Request<pb::ListUnfinishedRequest>,
