@@ -15,8 +15,7 @@ use super::{
 use crate::{database::DatabaseError, event::Metadata, record::Record};
 
 /// Some service's handler.
-#[derive(Clone)]
-pub(crate) struct AnyHandler(Arc<dyn Erased>);
+pub(crate) struct AnyHandler(Box<dyn Erased>);
 
 /// A handler's [`Handler::Event`].
 type AnyEvent = Arc<dyn Any + Send + Sync>;
@@ -27,7 +26,7 @@ const OF_ANOTHER: &str = "a handler gets what it has made itself";
 
 impl AnyHandler {
     pub(crate) fn new(handler: impl Handler) -> Self {
-        Self(Arc::new(handler))
+        Self(Box::new(handler))
     }
 }
 

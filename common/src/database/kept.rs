@@ -10,10 +10,11 @@ use std::iter;
 use futures_util::{future::join_all, poll};
 use sqlx::PgPool;
 
-/// As many as a service needs with little to do: several calls at once, and the batch of each of its consumers.
+/// As many as a service needs with little to do: several calls at once, and a batch of its consumer.
 const CONNECTIONS_KEPT: u32 = 5;
 
-/// Opens those that are missing; to be called when the database has just answered. No idle connection is kept from a call meanwhile.
+/// Opens those that are missing; to be called when the database has just answered. Idle connections are kept from calls for a round trip, not until
+/// the new ones are there.
 pub(super) async fn open_missing(pool: &PgPool) {
     let kept = CONNECTIONS_KEPT.min(pool.options().get_max_connections());
     let missing = kept.saturating_sub(pool.size());
@@ -25,7 +26,7 @@ pub(super) async fn open_missing(pool: &PgPool) {
     let mut opening = Box::pin(join_all((0..missing).map(|_| pool.acquire())));
     if poll!(&mut opening).is_pending() {
         drop(idle);
-        // One that can't be opened is tried again after the next probe, and is opened by a call that needs it and then fails with the reason.
+        // One that can't be opened is tried again after the next probe; a call that needs it tries too, and fails with the reason.
         opening.await;
     }
 }
